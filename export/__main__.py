@@ -1,0 +1,98 @@
+"""``python -m export CHECKPOINT``: a checkpoint becomes a model repository for Triton."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from export.audio import SUPPORTED_CHUNK_MS
+from export.errors import ExportError, ParityFailed
+from export.spec import Serving
+
+_console = Console(stderr=True)
+
+
+class Runtime(StrEnum):
+    """What executes the exported graphs."""
+
+    onnxruntime = "onnxruntime"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the encoder; everything else stays in float32."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+
+
+def main(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Local folder in transformers format, or a hub id.")
+    ],
+    chunk_ms: Annotated[
+        int,
+        typer.Option(help=f"Audio per step: {', '.join(map(str, SUPPORTED_CHUNK_MS))}."),
+    ] = 560,
+    runtime: Annotated[Runtime, typer.Option(help="What will run the model.")] = (
+        Runtime.onnxruntime
+    ),
+    precision: Annotated[
+        Precision,
+        typer.Option(help="int8: smaller and faster on CPUs, may change a few tokens."),
+    ] = Precision.fp32,
+    repository: Annotated[Path, typer.Option(help="Model repository to install into.")] = Path(
+        "model_repository"
+    ),
+    max_streams: Annotated[
+        int, typer.Option(min=1, help="Live streams that the server accepts.")
+    ] = Serving.max_streams,
+    encoder_instances: Annotated[
+        int, typer.Option(min=1, help="Encoder processes; one per core serves most streams.")
+    ] = Serving.encoder_instances,
+) -> None:
+    """Export a streaming recognizer to ONNX and Triton configs, proved equal to the original.
+
+    The stages are compared with transformers on the recordings of this repository before anything
+    is installed; if they differ, the old model repository stays as it was.
+    """
+    serving = Serving(max_streams=max_streams, encoder_instances=encoder_instances)
+    try:
+        _export(checkpoint, chunk_ms, precision.value, repository, serving)
+    except ParityFailed as error:
+        _console.print(f"[red]parity failed:[/red] {error}")
+        sys.exit(1)
+    except (ExportError, ValueError) as error:
+        _console.print(f"[red]error:[/red] {error}")
+        sys.exit(2)
+
+
+def _export(name: str, chunk_ms: int, precision: str, repository: Path, serving: Serving) -> None:
+    # Torch and transformers take seconds to load; --help and bad options should not wait for them.
+    from export.audio import frames_per_chunk
+    from export.checkpoint import load_checkpoint
+    from export.streaming import export_streaming
+
+    frames_per_chunk(chunk_ms)
+    with _console.status("loading the checkpoint") as status:
+        loaded = load_checkpoint(name)
+        _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
+
+        def report(step: str) -> None:
+            status.update(step)
+            _console.print(f"  {step}")
+
+        parity = export_streaming(loaded, chunk_ms, precision, repository, serving, report)
+    _console.print(
+        f"  {parity.audio_seconds:.0f} s of speech, {parity.reference_tokens} reference tokens: "
+        f"{parity.chain_token_difference:.2%} differ"
+    )
+    _console.print(f"[green]installed[/green] in {repository} ({chunk_ms} ms chunks, {precision})")
+
+
+if __name__ == "__main__":
+    typer.run(main)

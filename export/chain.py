@@ -1,0 +1,157 @@
+"""Run exported stages as the server would: in a batch of streams, chunk after chunk, state kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from export.audio import LEAD_SAMPLES, SUBSAMPLING, chunk_count
+from export.spec import StageSpec, StreamingSpec
+
+Arrays = list[NDArray[Any]]
+
+
+class OnnxStage:
+    """One exported stage and the pool of its streams' states."""
+
+    def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
+        assert spec.state is not None
+        self.spec = spec
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+        self.pool = np.zeros((streams, spec.state.rows, spec.state.width), dtype=np.float32)
+
+    def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
+        """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
+        assert self.spec.state is not None
+        feed = {
+            tensor.name: values for tensor, values in zip(self.spec.inputs, inputs, strict=True)
+        }
+        feed["POOL"] = self.pool.reshape(-1, self.spec.state.width)
+        feed["SLOTS"] = slots
+        *outputs, update, rows = cast(Arrays, self._session.run(None, feed))
+        self.pool[slots[:, None], rows] = update
+        return outputs
+
+
+@dataclass
+class StreamResult:
+    """What a chain said of one stream."""
+
+    mel: list[NDArray[np.float32]] = field(default_factory=list)
+    encoded: list[NDArray[np.float32]] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    token_frames: list[int] = field(default_factory=list)
+
+
+class Chain:
+    """The three stages, connected as in the ensemble.
+
+    Args:
+        folder: a model repository, with ``<stage>/1/model.onnx`` for each stage.
+        spec: what was exported there.
+        streams: how many streams run side by side.
+    """
+
+    def __init__(self, folder: Path, spec: StreamingSpec, streams: int) -> None:
+        self.spec = spec
+        self.feature_extractor, self.encoder, self.decoder = (
+            OnnxStage(folder / stage.name / "1" / "model.onnx", stage, streams)
+            for stage in spec.stages
+        )
+
+    def transcribe(self, utterances: Sequence[NDArray[np.float32]]) -> list[StreamResult]:
+        """All utterances of samples [N] at once, one stream each."""
+        results = [StreamResult() for _ in utterances]
+        for inputs, slots in _batches(_chunked(utterances, self.spec.chunk_samples)):
+            features = self.feature_extractor.step(inputs, slots)
+            encoded = self.encoder.step(features, slots)
+            decoded = self.decoder.step(encoded, slots)
+            _collect_frames(results, slots, features, "mel")
+            _collect_frames(results, slots, encoded, "encoded")
+            _collect_tokens(results, slots, decoded)
+        for result in results:
+            _drop_lead(result)
+        return results
+
+    def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """The encoder alone, on valid mel frames [M, n_mels] of each utterance."""
+        results = [StreamResult() for _ in mels]
+        frames = SUBSAMPLING * self.spec.frames
+        leads = [np.pad(mel, ((SUBSAMPLING - 1, 0), (0, 0))) for mel in mels]
+        for inputs, slots in _batches([_pieces(lead, frames) for lead in leads]):
+            _collect_frames(results, slots, self.encoder.step(inputs, slots), "encoded")
+        return [np.concatenate(result.encoded) for result in results]
+
+    def decode(self, encoded: Sequence[NDArray[np.float32]]) -> list[list[int]]:
+        """The decoder alone, on valid encoder frames [E, D] of each utterance."""
+        results = [StreamResult() for _ in encoded]
+        for inputs, slots in _batches([_pieces(frames, self.spec.frames) for frames in encoded]):
+            _collect_tokens(results, slots, self.decoder.step(inputs, slots))
+        return [result.tokens for result in results]
+
+
+Piece = tuple[NDArray[np.float32], int]
+
+
+def _chunked(utterances: Sequence[NDArray[np.float32]], chunk_samples: int) -> list[list[Piece]]:
+    """Streams as the client sends them: lead, audio, zeros up to a whole number of chunks."""
+    streams: list[list[Piece]] = []
+    for samples in utterances:
+        stream = _pieces(np.pad(samples, (LEAD_SAMPLES, 0)), chunk_samples)
+        assert len(stream) == chunk_count(len(samples), chunk_samples)
+        streams.append(stream)
+    return streams
+
+
+def _pieces(values: NDArray[np.float32], length: int) -> list[Piece]:
+    """``values`` [N, ...] in pieces of ``length``, the last zero-padded, with valid lengths."""
+    pieces: list[Piece] = []
+    for start in range(0, max(len(values), 1), length):
+        piece = values[start : start + length]
+        padding = [(0, length - len(piece)), *[(0, 0)] * (values.ndim - 1)]
+        pieces.append((np.pad(piece, padding), len(piece)))
+    return pieces
+
+
+def _batches(
+    streams: Sequence[Sequence[Piece]],
+) -> Iterator[tuple[Arrays, NDArray[np.int64]]]:
+    """Step by step, the next piece of every stream that has one: ``(inputs, slots)``."""
+    for step in range(max((len(stream) for stream in streams), default=0)):
+        active = [slot for slot, stream in enumerate(streams) if step < len(stream)]
+        values = np.stack([streams[slot][step][0] for slot in active])
+        lengths = np.array([[streams[slot][step][1]] for slot in active], dtype=np.int32)
+        yield [values, lengths], np.array(active, dtype=np.int64)
+
+
+def _collect_frames(
+    results: Sequence[StreamResult], slots: NDArray[np.int64], outputs: Arrays, kind: str
+) -> None:
+    frames, lengths = outputs
+    for row, slot in enumerate(slots):
+        getattr(results[slot], kind).append(frames[row, : lengths[row, 0]])
+
+
+def _collect_tokens(
+    results: Sequence[StreamResult], slots: NDArray[np.int64], outputs: Arrays
+) -> None:
+    tokens, frames, _, counts, _ = outputs
+    for row, slot in enumerate(slots):
+        count = counts[row, 0]
+        results[slot].tokens += tokens[row, :count].tolist()
+        results[slot].token_frames += frames[row, :count].tolist()
+
+
+def _drop_lead(result: StreamResult) -> None:
+    """The first seven mel frames of a stream lie before its audio."""
+    result.mel = [np.concatenate(result.mel)[SUBSAMPLING - 1 :]]

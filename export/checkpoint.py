@@ -1,0 +1,129 @@
+"""Load a streaming transducer checkpoint, from a local folder or a model hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from export.audio import FFT_SAMPLES, FRAME_MS, HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from export.errors import UnsupportedCheckpoint, UnsupportedOption
+
+STREAMING_MODEL_TYPE = "nemotron_asr_streaming"
+SUPPORTED_ARCHITECTURES = {STREAMING_MODEL_TYPE: "NemotronAsrStreamingForRNNT"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint, in float32 and evaluation mode."""
+
+    name: str
+    """What the user called it: the folder's name or the hub id."""
+    model: Any
+    """``transformers.NemotronAsrStreamingForRNNT``."""
+    processor: Any
+    """``transformers.NemotronAsrStreamingProcessor``."""
+    sha256: str
+    """Hash of the weights as loaded: name, dtype and bytes of every tensor."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    @property
+    def supported_chunk_ms(self) -> list[int]:
+        """Chunks whose lookahead the model was trained with, shortest first."""
+        lookaheads = self.processor.supported_num_lookahead_tokens
+        return sorted((lookahead + 1) * FRAME_MS for lookahead in lookaheads)
+
+    def require_chunk(self, chunk_ms: int) -> None:
+        """Refuse a chunk that the model was not trained for.
+
+        Raises:
+            UnsupportedOption: says which chunks it supports.
+        """
+        if chunk_ms not in self.supported_chunk_ms:
+            supported = ", ".join(map(str, self.supported_chunk_ms))
+            raise UnsupportedOption(
+                f"{self.name} does not support chunks of {chunk_ms} ms; it was trained for "
+                f"{supported} ms (--chunk-ms)"
+            )
+
+
+def load_checkpoint(name_or_path: str) -> Checkpoint:
+    """Load a checkpoint and check that the stages can express it.
+
+    Args:
+        name_or_path: a local folder in ``transformers`` format, or a hub id.
+
+    Raises:
+        UnsupportedCheckpoint: missing, incomplete, or not a supported architecture.
+    """
+    _require_architecture(name_or_path)
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+
+    try:
+        # Not "eager": transformers 5.23 then hands the encoder an additive mask where it expects a
+        # boolean one, and attends to exactly the wrong keys.
+        model = transformers.NemotronAsrStreamingForRNNT.from_pretrained(
+            name_or_path, dtype=torch.float32, attn_implementation="sdpa"
+        )
+        processor = transformers.AutoProcessor.from_pretrained(name_or_path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnsupportedCheckpoint(f"{name_or_path} cannot be loaded: {error}") from error
+    _require_features(name_or_path, processor.feature_extractor)
+    model.eval()
+    path = Path(name_or_path)
+    name = path.resolve().name if path.exists() else name_or_path
+    return Checkpoint(name, model, processor, _hash(model))
+
+
+def _require_architecture(name_or_path: str) -> None:
+    """Read the config alone, so that an unknown architecture is refused before any download."""
+    from transformers import PreTrainedConfig
+
+    path = Path(name_or_path)
+    if path.exists() and not (path / "config.json").is_file():
+        raise UnsupportedCheckpoint(
+            f"{name_or_path} holds no config.json; expected a folder written by save_pretrained()"
+        )
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise UnsupportedCheckpoint(
+            f"{name_or_path} is neither a local checkpoint folder nor a reachable hub id: {error}"
+        ) from error
+    model_type = config.get("model_type", "none")
+    if model_type not in SUPPORTED_ARCHITECTURES:
+        supported = ", ".join(SUPPORTED_ARCHITECTURES.values())
+        raise UnsupportedCheckpoint(
+            f"{name_or_path} is of type {model_type!r}; supported architectures: {supported}"
+        )
+
+
+def _require_features(name: str, feature_extractor: Any) -> None:
+    """The audio numbers of the streaming contract are fixed; a checkpoint must share them."""
+    expected = {
+        "sampling_rate": SAMPLE_RATE_HZ,
+        "hop_length": HOP_SAMPLES,
+        "win_length": WINDOW_SAMPLES,
+        "n_fft": FFT_SAMPLES,
+    }
+    got = {field: getattr(feature_extractor, field) for field in expected}
+    if got != expected:
+        raise UnsupportedCheckpoint(f"{name} extracts features with {got}, supported: {expected}")
+
+
+def _hash(model: Any) -> str:
+    digest = hashlib.sha256()
+    for key, weight in sorted(model.state_dict().items()):
+        digest.update(f"{key} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()

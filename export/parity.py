@@ -1,0 +1,132 @@
+"""The gate: exported stages must say what `transformers` says, on real speech, state chained.
+
+Each stage is fed the reference's own input of that stage, so that a difference is pinned to the
+stage that makes it; then the whole chain is compared token for token. Everything runs through ONNX
+Runtime, on the very files that will be served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
+
+from export.audio import SAMPLE_RATE_HZ
+from export.chain import Chain, StreamResult
+from export.checkpoint import Checkpoint
+from export.errors import ParityFailed
+from export.reference import ReferenceResult, transcribe
+from export.spec import StreamingSpec
+
+Frames = NDArray[np.float32]
+
+MEL_TOLERANCE = 5e-3
+"""Log-mel: two float32 transforms of the same frame, and the logarithm of nearly silent bins."""
+ENCODED_TOLERANCE = 2e-3
+"""Encoder output, of order 1, after minutes of chained state in float32."""
+INT8_TOKEN_DIFFERENCE = 0.10
+"""An int8 encoder that changes more than this share of the tokens is not worth its speed."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was compared and how far apart it is; goes into the manifest as it stands."""
+
+    audio_seconds: float
+    utterances: int
+    reference_tokens: int
+    mel_max_difference: float
+    encoded_max_difference: float
+    decoder_token_difference: float
+    """Edits per reference token, the decoder alone."""
+    chain_token_difference: float
+    """Edits per reference token, the whole chain."""
+    token_frames_equal: bool
+
+    def as_dict(self) -> dict[str, float | int | bool]:
+        """For the manifest."""
+        return asdict(self)
+
+
+def check_parity(
+    checkpoint: Checkpoint,
+    folder: Path,
+    spec: StreamingSpec,
+    utterances: Sequence[NDArray[np.float32]],
+) -> Parity:
+    """Compare the stages in ``folder`` with the reference on ``utterances`` (samples [N], 16 kHz).
+
+    Raises:
+        ParityFailed: says which stage differs, and by how much.
+    """
+    references = transcribe(checkpoint, utterances, lookahead=spec.frames - 1)
+    results = Chain(folder, spec, len(utterances)).transcribe(utterances)
+    alone = Chain(folder, spec, len(utterances))
+    encoded = alone.encode([reference.mel for reference in references])
+    decoded = alone.decode([reference.encoded for reference in references])
+    parity = Parity(
+        audio_seconds=round(sum(map(len, utterances)) / SAMPLE_RATE_HZ, 2),
+        utterances=len(utterances),
+        reference_tokens=sum(len(reference.tokens) for reference in references),
+        mel_max_difference=_largest(
+            zip((r.mel[0] for r in results), (r.mel for r in references), strict=True)
+        ),
+        encoded_max_difference=_largest(zip(encoded, (r.encoded for r in references), strict=True)),
+        decoder_token_difference=_token_difference(decoded, references),
+        chain_token_difference=_token_difference([r.tokens for r in results], references),
+        token_frames_equal=_frames_equal(results, references),
+    )
+    _judge(parity, exact=spec.precision == "fp32")
+    return parity
+
+
+def _judge(parity: Parity, exact: bool) -> None:
+    if parity.mel_max_difference > MEL_TOLERANCE:
+        _fail("feature_extractor", "log-mel", parity.mel_max_difference, MEL_TOLERANCE)
+    if exact and parity.encoded_max_difference > ENCODED_TOLERANCE:
+        _fail("encoder", "output", parity.encoded_max_difference, ENCODED_TOLERANCE)
+    if parity.decoder_token_difference > 0:
+        _fail("decoder", "share of tokens", parity.decoder_token_difference, 0)
+    allowed = 0 if exact else INT8_TOKEN_DIFFERENCE
+    if parity.chain_token_difference > allowed:
+        _fail("the chain of all stages", "share of tokens", parity.chain_token_difference, allowed)
+    if exact and not parity.token_frames_equal:
+        raise ParityFailed("the chain of all stages emits the reference's tokens at other frames")
+
+
+def _fail(stage: str, what: str, got: float, allowed: float) -> None:
+    raise ParityFailed(
+        f"{stage} differs from transformers: {what} by {got:.3g}, allowed {allowed:.3g}; "
+        "nothing was installed"
+    )
+
+
+def _largest(pairs: Iterable[tuple[Frames, Frames]]) -> float:
+    """Largest absolute difference; infinite where lengths differ or a value is not a number."""
+    largest = 0.0
+    for got, expected in pairs:
+        if got.shape != expected.shape:
+            return float("inf")
+        if got.size:
+            difference = float(np.abs(got - expected).max())
+            largest = max(largest, difference) if np.isfinite(difference) else float("inf")
+    return largest
+
+
+def _token_difference(got: Sequence[list[int]], references: Sequence[ReferenceResult]) -> float:
+    edits = sum(
+        Levenshtein.distance(tokens, reference.tokens)
+        for tokens, reference in zip(got, references, strict=True)
+    )
+    return edits / max(1, sum(len(reference.tokens) for reference in references))
+
+
+def _frames_equal(results: Sequence[StreamResult], references: Sequence[ReferenceResult]) -> bool:
+    return all(
+        result.token_frames == reference.token_frames
+        for result, reference in zip(results, references, strict=True)
+    )

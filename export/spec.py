@@ -1,0 +1,178 @@
+"""The one place where tensor names, shapes and dtypes of the served models are said.
+
+``export`` writes the ONNX files and the Triton configs from a ``StreamingSpec``; a test holds the
+committed configs, the ensemble and the ONNX graphs to it. The client reads what it needs from the
+ensemble's ``parameters``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from export.audio import (
+    FRAME_MS,
+    FRAME_SAMPLES,
+    LEAD_SAMPLES,
+    SAMPLE_RATE_HZ,
+    SUBSAMPLING,
+    frames_per_chunk,
+)
+from export.stages.decoder import CONTEXT_TOKENS
+from export.stages.state import StateLayout
+
+CONTRACT_VERSION = "1"
+ENSEMBLE = "asr_streaming"
+DETOKENIZER = "detokenizer"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a model, without its batch axis; ``dtype`` is Triton's name for it."""
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A model of the ensemble. ``state`` is ``None`` for one that holds nothing between chunks."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    state: StateLayout | None = None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How the models are served: the knobs of the sequence batcher and of the bundled backend."""
+
+    max_streams: int = 1024
+    """Streams that the server accepts; the next one is refused."""
+    max_batch_size: int = 64
+    sequence_idle_ms: int = 30_000
+    """A stream that sends nothing for so long is closed."""
+    encoder_instances: int = 2
+    """Processes that run the encoder, one core each: best throughput per core on CPUs."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_streams", "max_batch_size", "sequence_idle_ms", "encoder_instances"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class StreamingSpec:
+    """Everything that the configs of one exported streaming model say."""
+
+    checkpoint: str
+    chunk_ms: int
+    num_mel_bins: int
+    encoded_size: int
+    max_tokens: int
+    feature_state: StateLayout
+    encoder_state: StateLayout
+    decoder_state: StateLayout
+    precision: str = "fp32"
+    runtime: str = "onnxruntime"
+    serving: Serving = field(default_factory=Serving)
+
+    @property
+    def frames(self) -> int:
+        """T, encoder frames per chunk."""
+        return frames_per_chunk(self.chunk_ms)
+
+    @property
+    def chunk_samples(self) -> int:
+        """Audio samples per chunk."""
+        return self.frames * FRAME_SAMPLES
+
+    @property
+    def audio(self) -> tuple[TensorSpec, ...]:
+        """Inputs of the ensemble: samples in [-1, 1], and how many of them are valid."""
+        return (
+            TensorSpec("AUDIO", "FP32", (self.chunk_samples,)),
+            TensorSpec("AUDIO_LENGTH", "INT32", (1,)),
+        )
+
+    @property
+    def mel(self) -> tuple[TensorSpec, ...]:
+        """Log-mel frames of the chunk."""
+        return (
+            TensorSpec("MEL", "FP32", (SUBSAMPLING * self.frames, self.num_mel_bins)),
+            TensorSpec("MEL_LENGTH", "INT32", (1,)),
+        )
+
+    @property
+    def encoded(self) -> tuple[TensorSpec, ...]:
+        """Encoder frames of the chunk, projected for the joint network."""
+        return (
+            TensorSpec("ENCODED", "FP32", (self.frames, self.encoded_size)),
+            TensorSpec("ENCODED_LENGTH", "INT32", (1,)),
+        )
+
+    @property
+    def tokens(self) -> tuple[TensorSpec, ...]:
+        """Tokens of the chunk, padded with -1; frames of 80 ms counted from the stream's start."""
+        return (
+            TensorSpec("TOKENS", "INT32", (self.max_tokens,)),
+            TensorSpec("TOKEN_FRAMES", "INT32", (self.max_tokens,)),
+            TensorSpec("TOKEN_LOGPROBS", "FP32", (self.max_tokens,)),
+            TensorSpec("TOKEN_COUNT", "INT32", (1,)),
+        )
+
+    @property
+    def previous_tokens(self) -> TensorSpec:
+        """The tokens before this chunk, between decoder and detokenizer only."""
+        return TensorSpec("PREVIOUS_TOKENS", "INT32", (CONTEXT_TOKENS,))
+
+    @property
+    def text(self) -> tuple[TensorSpec, ...]:
+        """What the chunk adds to the transcript, and the characters of it that each token adds."""
+        return (
+            TensorSpec("TEXT", "BYTES", (1,)),
+            TensorSpec("TOKEN_TEXT_LENGTHS", "INT32", (self.max_tokens,)),
+        )
+
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages with an engine, in the order a chunk takes."""
+        return (
+            StageSpec("feature_extractor", self.audio, self.mel, self.feature_state),
+            StageSpec("encoder", self.mel, self.encoded, self.encoder_state),
+            StageSpec(
+                "decoder",
+                self.encoded,
+                (*self.tokens, self.previous_tokens),
+                self.decoder_state,
+            ),
+        )
+
+    @property
+    def detokenizer(self) -> StageSpec:
+        """Tokens to text; stateless."""
+        tokens, _, _, count = self.tokens
+        return StageSpec(DETOKENIZER, (tokens, count, self.previous_tokens), self.text)
+
+    @property
+    def ensemble(self) -> StageSpec:
+        """What a client sees."""
+        return StageSpec(ENSEMBLE, self.audio, (*self.text, *self.tokens))
+
+    @property
+    def client_parameters(self) -> dict[str, str]:
+        """What a client learns from the server instead of being configured with it."""
+        return {
+            "contract_version": CONTRACT_VERSION,
+            "checkpoint": self.checkpoint,
+            "runtime": self.runtime,
+            "precision": self.precision,
+            "sample_rate_hz": str(SAMPLE_RATE_HZ),
+            "chunk_ms": str(self.chunk_ms),
+            "chunk_samples": str(self.chunk_samples),
+            "lead_samples": str(LEAD_SAMPLES),
+            "frame_ms": str(FRAME_MS),
+            "max_streams": str(self.serving.max_streams),
+            "sequence_idle_ms": str(self.serving.sequence_idle_ms),
+        }

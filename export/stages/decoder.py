@@ -1,0 +1,208 @@
+"""Greedy transducer decoding of one chunk, for a batch of streams, as one graph.
+
+Equal to ``NemotronAsrStreamingForRNNT.generate``: at each encoder frame emit tokens until blank or
+``max_symbols_per_step``, then go to the next frame (Graves 2012). All streams step together; each
+has its own frame pointer. The loop ends when every stream is past its last frame, so a symbol
+count never has to live on into the next chunk.
+
+State (one row): 1.0 once started, number of frames decoded, the last ``CONTEXT_TOKENS`` tokens
+plus one (0 where none), predictor output, then h and c of each LSTM layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.while_loop import while_loop
+
+from export.stages.state import Stage, State, StateLayout, Update, all_rows
+
+CONTEXT_TOKENS = 8
+"""Tokens handed on to the detokenizer, so that it can be stateless (see its model)."""
+
+
+@dataclass(frozen=True)
+class DecoderDims:
+    """Sizes of a decoder, named after the fields of ``NemotronAsrStreamingConfig``."""
+
+    frames: int
+    """T, encoder frames per chunk."""
+    decoder_hidden_size: int
+    num_decoder_layers: int
+    max_symbols_per_step: int
+    blank_token_id: int
+
+    @classmethod
+    def from_config(cls, config: Any, frames: int) -> DecoderDims:
+        """Read the sizes off a transformers config."""
+        return cls(
+            frames=frames,
+            decoder_hidden_size=config.decoder_hidden_size,
+            num_decoder_layers=config.num_decoder_layers,
+            max_symbols_per_step=config.max_symbols_per_step,
+            blank_token_id=config.blank_token_id,
+        )
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens that one chunk can bring."""
+        return self.frames * self.max_symbols_per_step
+
+    @property
+    def part_sizes(self) -> list[int]:
+        """Sizes of the parts of the state, in order; see the module's docstring."""
+        layers = [self.decoder_hidden_size] * (2 * self.num_decoder_layers)
+        return [1, 1, CONTEXT_TOKENS, self.decoder_hidden_size, *layers]
+
+
+class Decoder(Stage):
+    """ENCODED [B, T, D], ENCODED_LENGTH int32 [B, 1] -> tokens of the chunk.
+
+    Outputs: TOKENS and TOKEN_FRAMES int32 [B, M] and TOKEN_LOGPROBS float32 [B, M], padded with -1;
+    TOKEN_COUNT int32 [B, 1]; PREVIOUS_TOKENS int32 [B, 8], the tokens before this chunk, oldest
+    first, padded with -1 in front. M is ``DecoderDims.max_tokens``. TOKEN_FRAMES count encoder
+    frames from the start of the stream's audio.
+
+    Args:
+        model: ``NemotronAsrStreamingForRNNT``, in float32.
+        frames: T, encoder frames per chunk.
+    """
+
+    def __init__(self, model: Any, frames: int) -> None:
+        super().__init__()
+        self.dims = DecoderDims.from_config(model.config, frames)
+        self.layout = StateLayout(rows=1, width=sum(self.dims.part_sizes))
+        self.predictor = _Predictor(model.decoder)
+        self.activation = model.joint.activation
+        self.head = model.joint.head
+        self.start = nn.Buffer(self._start_of_stream())
+
+    def _start_of_stream(self) -> Tensor:
+        """Predictor output, h and c after the blank that opens every utterance, flat."""
+        blank = torch.tensor([self.dims.blank_token_id])
+        zero = torch.zeros(1, sum(self.dims.part_sizes[3:]))
+        with torch.no_grad():
+            return self.predictor(blank, zero)
+
+    def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
+        """One chunk; see the class and module for shapes and state."""
+        encoded, encoded_length = inputs
+        parts = [1, 1, CONTEXT_TOKENS, self.start.shape[1]]
+        started, frames_before, context, predictor = state.read(0, 1)[:, 0].split(parts, dim=1)
+        predictor = torch.where(started > 0, predictor, self.start)
+        predictor, tokens, frames, logprobs, count = self._decode(
+            encoded, encoded_length[:, 0].to(torch.int64), predictor
+        )
+        valid = tokens >= 0
+        absolute = torch.where(valid, frames + frames_before.to(torch.int32), frames)
+        next_context = _last_tokens(context, tokens, count)
+        frames_after = frames_before + encoded_length.to(frames_before.dtype)
+        next_parts = [torch.ones_like(started), frames_after, next_context, predictor]
+        values = torch.cat(next_parts, dim=1)[:, None]
+        update = Update(rows=all_rows(self.layout, encoded), values=values)
+        previous = context.to(torch.int32) - 1
+        return (tokens, absolute, logprobs, count[:, None], previous), update
+
+    def _decode(
+        self, encoded: Tensor, length: Tensor, predictor: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Run the greedy loop; returns predictor state, tokens, frames, logprobs, count [B]."""
+        batch = encoded.shape[0]
+        dims = self.dims
+        slot = torch.arange(dims.max_tokens, device=encoded.device)[None]
+
+        def unfinished(frame: Tensor, *_: Tensor) -> Tensor:
+            return (frame < length).any()
+
+        def emit_or_advance(
+            frame: Tensor,
+            symbols: Tensor,
+            predictor: Tensor,
+            tokens: Tensor,
+            frames: Tensor,
+            logprobs: Tensor,
+            count: Tensor,
+        ) -> tuple[Tensor, ...]:
+            at = frame.clamp(max=dims.frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
+            heard = encoded.gather(1, at)[:, 0]
+            logits = self.head(self.activation(heard + predictor[:, : dims.decoder_hidden_size]))
+            best, token = logits.max(dim=1)
+            emits = (frame < length) & (token != dims.blank_token_id)
+            here = emits[:, None] & (slot == count[:, None])
+            logprob = best - logits.logsumexp(dim=1)
+            tokens = torch.where(here, token[:, None].to(torch.int32), tokens)
+            frames = torch.where(here, frame[:, None].to(torch.int32), frames)
+            logprobs = torch.where(here, logprob[:, None], logprobs)
+            predictor = torch.where(emits[:, None], self.predictor(token, predictor), predictor)
+            symbols = torch.where(emits, symbols + 1, torch.zeros_like(symbols))
+            advances = ~emits | (symbols >= dims.max_symbols_per_step)
+            symbols = torch.where(advances, torch.zeros_like(symbols), symbols)
+            frame = frame + advances.to(frame.dtype)
+            count = count + emits.to(count.dtype)
+            return frame, symbols, predictor, tokens, frames, logprobs, count
+
+        zero = torch.zeros_like(length)
+        nothing = torch.full((batch, dims.max_tokens), -1, dtype=torch.int32, device=encoded.device)
+        carried = (
+            zero,
+            zero.clone(),
+            predictor,
+            nothing,
+            nothing.clone(),
+            nothing.to(encoded.dtype),
+            zero.to(torch.int32),
+        )
+        _, _, predictor, tokens, frames, logprobs, count = while_loop(
+            unfinished, emit_or_advance, carried
+        )
+        return predictor, tokens, frames, logprobs, count
+
+
+class _Predictor(nn.Module):
+    """One step of the LSTM prediction network, its state flat: output, then h and c per layer."""
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.embedding = decoder.embedding
+        self.projector = decoder.decoder_projector
+        self.hidden_size = decoder.lstm.hidden_size
+        self.num_layers = decoder.lstm.num_layers
+        self.gates = nn.ModuleList(
+            _lstm_gates(decoder.lstm, layer) for layer in range(self.num_layers)
+        )
+
+    def forward(self, token: Tensor, state: Tensor) -> Tensor:
+        """Token int64 [B], state [B, (1 + 2 * layers) * H] -> next state."""
+        parts = state.split(self.hidden_size, dim=1)
+        inputs = self.embedding(token)
+        cells: list[Tensor] = []
+        for layer, gates in enumerate(self.gates):
+            hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
+            gate = gates(torch.cat([inputs, hidden], dim=1))
+            keep_in, forget, candidate, out = gate.chunk(4, dim=1)
+            cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
+            inputs = out.sigmoid() * cell.tanh()
+            cells += [inputs, cell]
+        return torch.cat([self.projector(inputs), *cells], dim=1)
+
+
+def _lstm_gates(lstm: nn.LSTM, layer: int) -> nn.Linear:
+    """Input and recurrent weights of one LSTM layer as one projection of ``[input, hidden]``."""
+    from_input = getattr(lstm, f"weight_ih_l{layer}").detach()
+    from_hidden = getattr(lstm, f"weight_hh_l{layer}").detach()
+    weight = torch.cat([from_input, from_hidden], dim=1)
+    gates = nn.Linear(weight.shape[1], weight.shape[0])
+    gates.weight = nn.Parameter(weight)
+    bias = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
+    gates.bias = nn.Parameter(bias.detach())
+    return gates
+
+
+def _last_tokens(context: Tensor, tokens: Tensor, count: Tensor) -> Tensor:
+    """The last ``CONTEXT_TOKENS`` of context and tokens; both as token plus one, 0 where none."""
+    joined = torch.cat([context, (tokens + 1).to(context.dtype)], dim=1)
+    position = torch.arange(CONTEXT_TOKENS, device=context.device)[None]
+    return joined.gather(1, position + count[:, None].to(torch.int64))

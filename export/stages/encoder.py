@@ -1,0 +1,426 @@
+"""The cache-aware FastConformer encoder, one chunk at a time.
+
+Equal to ``NemotronAsrStreamingEncoder`` over the whole utterance (Rekesh et al. 2023, Noroozi et
+al. 2023, arXiv 2312.17279) with the same lookahead. Three choices make it fast to serve:
+
+- Keys and values of past chunks are a ring of whole chunks that is written in place and never
+  shifted. Attention does not care in which order its keys lie, only the relative position and the
+  mask do: both are gathered by the age of each ring block.
+- Scores of the past and of the new chunk are computed apart and joined, not their keys and values.
+- Projections run on ``[B * T, D]``, 1x1 convolutions are linear layers, constant factors live in
+  the weights.
+
+State, as rows of ``T * head_dim`` values: first the small part (ring position, filled blocks, last
+input frame of each subsampling convolution, last inputs of each depthwise convolution, zero
+padding), then keys and values as ``[layer, key or value, head, ring block]`` rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.audio import SUBSAMPLING
+from export.stages.state import Stage, State, StateLayout, Update
+
+_MASKED = -1e30
+"""Added to the score of a key that must not be heard; finite, so that no row can become NaN."""
+
+
+@dataclass(frozen=True)
+class EncoderDims:
+    """Sizes of an encoder, named after the fields of ``NemotronAsrStreamingEncoderConfig``."""
+
+    frames: int
+    """T, encoder frames per chunk."""
+    num_mel_bins: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    conv_kernel_size: int
+    subsampling_conv_channels: int
+    ring_blocks: int
+    """Whole chunks of left context."""
+
+    @classmethod
+    def from_config(cls, config: Any, frames: int) -> EncoderDims:
+        """Read the sizes off a transformers encoder config.
+
+        Raises:
+            ValueError: the config asks for something that the stage does not do.
+        """
+        ring_blocks = (config.sliding_window - 1) // frames
+        if ring_blocks < 1:
+            raise ValueError(
+                f"left context of {config.sliding_window - 1} frames is shorter than one chunk of "
+                f"{frames} frames; choose a smaller chunk"
+            )
+        kernel = (config.subsampling_conv_kernel_size, config.subsampling_conv_stride)
+        if config.subsampling_factor != SUBSAMPLING or kernel != (3, 2):
+            raise ValueError(
+                "only a subsampling factor of 8 with kernel 3 and stride 2 is supported, got "
+                f"factor {config.subsampling_factor}, kernel and stride {kernel}"
+            )
+        return cls(
+            frames=frames,
+            num_mel_bins=config.num_mel_bins,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            conv_kernel_size=config.conv_kernel_size,
+            subsampling_conv_channels=config.subsampling_conv_channels,
+            ring_blocks=ring_blocks,
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def past_frames(self) -> int:
+        """Frames of left context."""
+        return self.ring_blocks * self.frames
+
+    @property
+    def subsampled_bins(self) -> tuple[int, int, int]:
+        """Frequency bins after each subsampling convolution."""
+        first = self.num_mel_bins // 2 + 1
+        second = first // 2 + 1
+        return first, second, second // 2 + 1
+
+    @property
+    def small_sizes(self) -> list[int]:
+        """Sizes of the parts of the small state, in order; see the module's docstring."""
+        first, second, _ = self.subsampled_bins
+        channels = self.subsampling_conv_channels
+        conv = (self.conv_kernel_size - 1) * self.hidden_size
+        sizes = [1, 1, self.num_mel_bins, channels * first, channels * second]
+        sizes += [conv] * self.num_hidden_layers
+        return [*sizes, -sum(sizes) % self.row_width]
+
+    @property
+    def row_width(self) -> int:
+        """Keys (or values) of one head and one chunk."""
+        return self.frames * self.head_dim
+
+    @property
+    def small_rows(self) -> int:
+        """Rows that hold the small state."""
+        return sum(self.small_sizes) // self.row_width
+
+    @property
+    def layout(self) -> StateLayout:
+        """Rows and width of the whole state."""
+        ring = 2 * self.num_hidden_layers * self.num_attention_heads * self.ring_blocks
+        return StateLayout(rows=self.small_rows + ring, width=self.row_width)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What every layer needs of the chunk: shared, computed once."""
+
+    distance: Tensor
+    """int64 [B, H, T, past + T]: row of the relative-position table for each query and key."""
+    mask: Tensor
+    """float32 [B, 1, 1, past + T]: 0 for keys to be heard, else ``_MASKED``."""
+
+
+class Encoder(Stage):
+    """MEL [B, 8T, n_mels], MEL_LENGTH int32 [B, 1] -> ENCODED [B, T, D], ENCODED_LENGTH [B, 1].
+
+    D is the width of the joint network: the projection behind the encoder belongs to this stage.
+
+    Args:
+        model: ``NemotronAsrStreamingForRNNT``, in float32.
+        frames: T, encoder frames per chunk.
+    """
+
+    def __init__(self, model: Any, frames: int) -> None:
+        super().__init__()
+        self.dims = EncoderDims.from_config(model.config.encoder_config, frames)
+        self.layout = self.dims.layout
+        self.subsampling = _Subsampling(model.encoder, self.dims)
+        positions = _relative_positions(model.encoder, self.dims)
+        self.layers = nn.ModuleList(
+            _Layer(layer, self.dims, positions) for layer in model.encoder.layers
+        )
+        self.projector = model.encoder_projector
+
+    def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
+        """One chunk; see the class and module for shapes and state."""
+        mel, mel_length = inputs
+        small = state.read(0, self.dims.small_rows).flatten(1)
+        position, filled, *tails, _ = small.split(self.dims.small_sizes, dim=1)
+        encoded_length = _subsampled(_subsampled(_subsampled(mel_length)))
+        hidden, *stem_tails = self.subsampling(mel, mel_length, filled > 0, *tails[:3])
+        context = self._context(position, filled, encoded_length)
+        conv_tails: list[Tensor] = []
+        new_rows: list[Tensor] = []
+        for index, (layer, tail) in enumerate(zip(self.layers, tails[3:], strict=True)):
+            hidden, tail, keys_and_values = layer(hidden, tail, self._past(state, index), context)
+            conv_tails.append(tail)
+            new_rows.append(keys_and_values)
+        encoded = self.projector(hidden).reshape(-1, self.dims.frames, self._encoded_size)
+        counters = self._next_counters(position, filled)
+        padding = torch.zeros_like(small[:, : self.dims.small_sizes[-1]])
+        next_small = torch.cat([*counters, *stem_tails, *conv_tails, padding], dim=1)
+        update = self._update(position, next_small, new_rows)
+        return (encoded, encoded_length), update
+
+    @property
+    def _encoded_size(self) -> int:
+        return self.projector.out_features
+
+    def _past(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the ring: two [B, H, past, head_dim]."""
+        dims = self.dims
+        count = dims.num_attention_heads * dims.ring_blocks
+        shape = (-1, dims.num_attention_heads, dims.past_frames, dims.head_dim)
+        start = dims.small_rows + 2 * layer * count
+        keys, values = state.read(start, count), state.read(start + count, count)
+        return keys.reshape(shape), values.reshape(shape)
+
+    def _context(self, position: Tensor, filled: Tensor, encoded_length: Tensor) -> _Context:
+        """Relative distance and mask of every key; a ring block of age 1 is the newest."""
+        dims = self.dims
+        block = torch.arange(dims.ring_blocks, device=position.device)
+        behind = position.to(torch.int64) - 1 - block
+        age = torch.where(behind < 0, behind + dims.ring_blocks, behind) + 1
+        frame = torch.arange(dims.frames, device=position.device)
+        past_offset = (age[..., None] * dims.frames - frame).flatten(1)
+        new_offset = (-frame).expand(position.shape[0], -1)
+        offset = torch.cat([past_offset, new_offset], dim=1)
+        distance = offset[:, None, None] + frame[:, None] + (dims.frames - 1)
+        past_heard = (age <= filled).repeat_interleave(dims.frames, dim=1)
+        heard = torch.cat([past_heard, frame < encoded_length], dim=1)
+        mask = torch.where(heard, 0.0, _MASKED)
+        distance = distance.expand(-1, dims.num_attention_heads, -1, -1)
+        return _Context(distance=distance, mask=mask[:, None, None])
+
+    def _next_counters(self, position: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = self.dims.ring_blocks
+        wrapped = torch.where(position + 1 >= blocks, torch.zeros_like(position), position + 1)
+        return wrapped, (filled + 1).clamp(max=blocks)
+
+    def _update(self, position: Tensor, small: Tensor, new_rows: list[Tensor]) -> Update:
+        """The small rows, and of the ring only the block of this chunk."""
+        dims = self.dims
+        small_rows = torch.arange(dims.small_rows, device=small.device)
+        rings = 2 * dims.num_hidden_layers * dims.num_attention_heads
+        ring_rows = dims.small_rows + torch.arange(rings, device=small.device) * dims.ring_blocks
+        rows = [
+            small_rows.expand(small.shape[0], -1),
+            ring_rows + position.to(torch.int64),
+        ]
+        values = [small.reshape(-1, dims.small_rows, dims.row_width), *new_rows]
+        return Update(rows=torch.cat(rows, dim=1), values=torch.cat(values, dim=1))
+
+
+class _Subsampling(nn.Module):
+    """Three causal stride-2 convolutions and a projection: 8 mel frames become one frame."""
+
+    def __init__(self, encoder: Any, dims: EncoderDims) -> None:
+        super().__init__()
+        self.dims = dims
+        stem = encoder.subsampling
+        self.convolutions = nn.ModuleList([stem.conv_in, *(x.depthwise_conv for x in stem.layers)])
+        self.pointwise = nn.ModuleList(x.pointwise_conv for x in stem.layers)
+        self.linear = _scaled(stem.linear, encoder.input_scale)
+
+    def forward(
+        self, mel: Tensor, mel_length: Tensor, started: Tensor, *tails: Tensor
+    ) -> tuple[Tensor, ...]:
+        """MEL [B, 8T, n_mels] -> frames [B * T, D] and the last input frame of each convolution."""
+        batch = mel.shape[0]
+        hidden, length, not_in_reference = mel[:, None], mel_length, SUBSAMPLING - 1
+        next_tails: list[Tensor] = []
+        for index, convolution in enumerate(self.convolutions):
+            next_tails.append(hidden[:, :, -1].flatten(1))
+            tail = tails[index].reshape(batch, hidden.shape[1], 1, hidden.shape[3])
+            hidden = _strided(convolution, torch.cat([tail, hidden], dim=2))
+            if index > 0:
+                hidden = self.pointwise[index - 1](hidden)
+            length, not_in_reference = _subsampled(length), not_in_reference // 2
+            hidden = functional.relu(_keep_frames(hidden, length, started, not_in_reference))
+        frames = hidden.transpose(1, 2).reshape(batch * self.dims.frames, -1)
+        return self.linear(frames), *next_tails
+
+
+def _strided(convolution: Any, frames: Tensor) -> Tensor:
+    """``convolution`` over frames that already carry their left context; pads frequency only."""
+    padded = functional.pad(frames, (2, 1))
+    return functional.conv2d(
+        padded, convolution.weight, convolution.bias, stride=2, groups=convolution.groups
+    )
+
+
+def _keep_frames(frames: Tensor, length: Tensor, started: Tensor, skipped: int) -> Tensor:
+    """Zero the frames past ``length`` and, in a first chunk, the ``skipped`` before the audio."""
+    frame = torch.arange(frames.shape[2], dtype=torch.int32, device=frames.device)
+    keep = (frame < length) & (started | (frame >= skipped))
+    return frames * keep.to(frames.dtype)[:, None, :, None]
+
+
+def _subsampled(length: Tensor) -> Tensor:
+    """Valid frames of a chunk behind one stride-2 convolution.
+
+    The reference counts ``x // 2 + 1`` over the whole utterance; with 7, 3 and 1 frames in front of
+    the first chunk this is ``(x + 1) // 2`` within any chunk.
+    """
+    return (length + 1) // 2
+
+
+class _Layer(nn.Module):
+    """One Conformer block: half feed-forward, attention, convolution, half feed-forward."""
+
+    def __init__(self, layer: Any, dims: EncoderDims, positions: Tensor) -> None:
+        super().__init__()
+        self.feed_forward1 = _FeedForward(layer.norm_feed_forward1, layer.feed_forward1)
+        self.norm_self_att = layer.norm_self_att
+        self.attention = _Attention(layer.self_attn, dims, positions)
+        self.norm_conv = layer.norm_conv
+        self.convolution = _Convolution(layer.conv, dims)
+        self.feed_forward2 = _FeedForward(layer.norm_feed_forward2, layer.feed_forward2)
+        self.norm_out = layer.norm_out
+
+    def forward(
+        self, hidden: Tensor, tail: Tensor, past: tuple[Tensor, Tensor], context: _Context
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[B * T, D] -> the same, next convolution tail, new ring rows [B, 2H, T * head_dim]."""
+        hidden = hidden + self.feed_forward1(hidden)
+        attended, new_rows = self.attention(self.norm_self_att(hidden), past, context)
+        hidden = hidden + attended
+        convolved, tail = self.convolution(self.norm_conv(hidden), tail)
+        hidden = hidden + convolved
+        hidden = hidden + self.feed_forward2(hidden)
+        return self.norm_out(hidden), tail, new_rows
+
+
+class _FeedForward(nn.Module):
+    """Half a feed-forward step; the factor 0.5 lies in the second projection."""
+
+    def __init__(self, norm: nn.Module, feed_forward: Any) -> None:
+        super().__init__()
+        self.norm = norm
+        self.linear1 = feed_forward.linear1
+        self.activation = feed_forward.activation
+        self.linear2 = _scaled(feed_forward.linear2, 0.5)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.linear2(self.activation(self.linear1(self.norm(hidden))))
+
+
+class _Attention(nn.Module):
+    """Multi-head attention with Transformer-XL relative positions over the ring and the chunk."""
+
+    def __init__(self, attention: Any, dims: EncoderDims, positions: Tensor) -> None:
+        super().__init__()
+        self.dims = dims
+        heads, head_dim = dims.num_attention_heads, dims.head_dim
+        query = _scaled(attention.q_proj, head_dim**-0.5)
+        self.projection = _joined([query, attention.k_proj, attention.v_proj])
+        scale = head_dim**-0.5
+        self.bias_u = nn.Parameter(attention.bias_u.detach() * scale)
+        self.bias_v = nn.Parameter(attention.bias_v.detach() * scale)
+        keys = attention.relative_k_proj(positions).reshape(-1, heads, head_dim)
+        self.position_keys = nn.Buffer(keys.permute(1, 2, 0).detach().contiguous())
+        self.output = attention.o_proj
+
+    def forward(
+        self, hidden: Tensor, past: tuple[Tensor, Tensor], context: _Context
+    ) -> tuple[Tensor, Tensor]:
+        """[B * T, D] -> the same shape and the new ring rows [B, 2H, T * head_dim]."""
+        dims = self.dims
+        heads, shape = dims.num_attention_heads, (-1, dims.frames, 3, dims.num_attention_heads)
+        projected = self.projection(hidden).reshape(*shape, dims.head_dim)
+        query, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
+        past_keys, past_values = past
+        content = query + self.bias_u[:, None]
+        content_scores = torch.cat(
+            [content @ past_keys.transpose(2, 3), content @ keys.transpose(2, 3)], dim=3
+        )
+        by_distance = (query + self.bias_v[:, None]) @ self.position_keys
+        scores = content_scores + by_distance.gather(3, context.distance) + context.mask
+        past_weights, weights = scores.softmax(dim=3).split([dims.past_frames, dims.frames], dim=3)
+        heard = past_weights @ past_values + weights @ values
+        new_rows = torch.stack([keys, values], dim=1).reshape(-1, 2 * heads, dims.row_width)
+        flat = heard.transpose(1, 2).reshape(-1, dims.hidden_size)
+        return self.output(flat), new_rows
+
+
+class _Convolution(nn.Module):
+    """Gated pointwise, causal depthwise, norm, pointwise; the pointwise ones are linear layers."""
+
+    def __init__(self, convolution: Any, dims: EncoderDims) -> None:
+        super().__init__()
+        self.dims = dims
+        self.pointwise1 = _as_linear(convolution.pointwise_conv1)
+        depthwise = convolution.depthwise_conv
+        self.depthwise_weight = depthwise.weight
+        self.depthwise_bias = depthwise.bias
+        self.norm = convolution.norm
+        self.activation = convolution.activation
+        self.pointwise2 = _as_linear(convolution.pointwise_conv2)
+
+    def forward(self, hidden: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """[B * T, D] and tail [B, (kernel - 1) * D] -> the same two."""
+        dims = self.dims
+        kept = dims.conv_kernel_size - 1
+        gated = functional.glu(self.pointwise1(hidden), dim=1)
+        frames = gated.reshape(-1, dims.frames, dims.hidden_size)
+        frames = torch.cat([tail.reshape(-1, kept, dims.hidden_size), frames], dim=1)
+        convolved = functional.conv1d(
+            frames.transpose(1, 2),
+            self.depthwise_weight,
+            self.depthwise_bias,
+            groups=dims.hidden_size,
+        )
+        flat = convolved.transpose(1, 2).reshape(-1, dims.hidden_size)
+        return self.pointwise2(self.activation(self.norm(flat))), frames[:, -kept:].flatten(1)
+
+
+def _relative_positions(encoder: Any, dims: EncoderDims) -> Tensor:
+    """Sinusoids of every distance a query can have to a key, from ``1 - T`` to ``past + T - 1``."""
+    encoding = encoder.encode_positions
+    distance = torch.arange(1 - dims.frames, dims.past_frames + dims.frames).float()
+    angle = distance[:, None] * encoding.inv_freq.float()
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
+
+
+def _scaled(linear: Any, factor: float) -> nn.Linear:
+    """``factor * linear(x)`` as one linear layer."""
+    scaled = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
+    scaled.weight = nn.Parameter(linear.weight.detach() * factor)
+    if linear.bias is not None:
+        scaled.bias = nn.Parameter(linear.bias.detach() * factor)
+    return scaled
+
+
+def _joined(linears: list[Any]) -> nn.Linear:
+    """Several projections of one input as one linear layer."""
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    has_bias = linears[0].bias is not None
+    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias)
+    joined.weight = nn.Parameter(weight)
+    if has_bias:
+        joined.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
+    return joined
+
+
+def _as_linear(convolution: Any) -> nn.Linear:
+    """A 1x1 convolution over time as a linear layer."""
+    has_bias = convolution.bias is not None
+    linear = nn.Linear(convolution.in_channels, convolution.out_channels, bias=has_bias)
+    linear.weight = nn.Parameter(convolution.weight.detach()[:, :, 0])
+    if has_bias:
+        linear.bias = convolution.bias
+    return linear
+
+
+assert math.log2(SUBSAMPLING) == 3

@@ -1,0 +1,125 @@
+"""How a stage reads and writes the state of its streams: rows of one flat tensor per stream.
+
+A stage never sees who carries its state. It reads blocks of rows and returns an ``Update``: new
+values for some of its rows. Two carriers exist:
+
+- ``FlatState``: the state arrives and leaves as one tensor per stream, ``[B, rows * width]``
+  (Triton's implicit state, TensorRT).
+- ``PooledState``: the states of all streams lie in one pool, ``[slots * rows, width]``; the stage
+  gathers what it needs and the caller writes the updated rows back (the bundled backend). The
+  large, mostly unchanged part of a state (the attention keys and values) is then read once and
+  never copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """Shape of one stream's state: ``rows`` rows of ``width`` float32 values, all zero at start."""
+
+    rows: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Values per stream."""
+        return self.rows * self.width
+
+
+@dataclass(frozen=True)
+class Update:
+    """New values of some rows: ``values`` [B, U, width] belong at ``rows`` int64 [B, U]."""
+
+    rows: Tensor
+    values: Tensor
+
+
+class State(Protocol):
+    """What a stage may do with its state."""
+
+    def read(self, start: int, count: int) -> Tensor:
+        """Rows ``start .. start + count`` of every stream of the batch: [B, count, width]."""
+        ...
+
+
+class FlatState:
+    """State handed over as ``[B, rows * width]``."""
+
+    def __init__(self, state: Tensor, layout: StateLayout) -> None:
+        self._rows = state.reshape(-1, layout.rows, layout.width)
+
+    def read(self, start: int, count: int) -> Tensor:
+        """See ``State.read``."""
+        return self._rows[:, start : start + count]
+
+    def replace(self, update: Update) -> Tensor:
+        """The next state ``[B, rows * width]``: this one with the updated rows replaced."""
+        batch = torch.arange(self._rows.shape[0], device=self._rows.device)[:, None]
+        rows = self._rows.index_put((batch, update.rows), update.values)
+        return rows.flatten(1)
+
+
+class PooledState:
+    """State gathered from ``pool`` [slots * rows, width] by ``slots`` int64 [B]."""
+
+    def __init__(self, pool: Tensor, slots: Tensor, layout: StateLayout) -> None:
+        self._pool = pool
+        self._first_row = (slots * layout.rows)[:, None]
+
+    def read(self, start: int, count: int) -> Tensor:
+        """See ``State.read``."""
+        rows = self._first_row + torch.arange(start, start + count, device=self._pool.device)
+        return self._pool.index_select(0, rows.flatten()).reshape(*rows.shape, -1)
+
+
+class Stage(nn.Module):
+    """A pure function ``(inputs, state) -> (outputs, update)`` of one chunk of every stream."""
+
+    layout: StateLayout
+
+    def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
+        """One chunk of a batch of streams."""
+        raise NotImplementedError
+
+
+class FlatStage(nn.Module):
+    """``stage`` as ``(*inputs, STATE) -> (*outputs, NEXT_STATE)``."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, *inputs_and_state: Tensor) -> tuple[Tensor, ...]:
+        """Flat form; the last input and output are the state, float32 [B, rows * width]."""
+        *inputs, flat = inputs_and_state
+        state = FlatState(flat, self.stage.layout)
+        outputs, update = self.stage.step(*inputs, state=state)
+        return *outputs, state.replace(update)
+
+
+class PooledStage(nn.Module):
+    """``stage`` as ``(*inputs, POOL, SLOTS) -> (*outputs, UPDATE, UPDATE_ROWS)``."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, *inputs_pool_and_slots: Tensor) -> tuple[Tensor, ...]:
+        """Pooled form; UPDATE float32 [B, U, width] goes to rows UPDATE_ROWS int64 [B, U]."""
+        *inputs, pool, slots = inputs_pool_and_slots
+        state = PooledState(pool, slots, self.stage.layout)
+        outputs, update = self.stage.step(*inputs, state=state)
+        return *outputs, update.values, update.rows
+
+
+def all_rows(layout: StateLayout, like: Tensor) -> Tensor:
+    """Row numbers of a whole state for each stream of the batch ``like`` [B, ...]: [B, rows]."""
+    rows = torch.arange(layout.rows, device=like.device)
+    return rows[None].expand(like.shape[0], -1)

@@ -1,0 +1,181 @@
+"""Triton model configs, written from a ``StreamingSpec`` so that nothing can drift from it.
+
+Each stage gets two: ``config.pbtxt`` serves TensorRT plans with Triton's implicit state,
+``configs/onnxruntime.pbtxt`` (picked with ``--model-config-name=onnxruntime``) serves ONNX files
+with the bundled backend. Detokenizer and ensemble are the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from export.spec import Serving, StageSpec, StreamingSpec, TensorSpec
+from export.stages.state import StateLayout
+
+_HEADER = """\
+# {title}
+# Written by `python -m export` from export/spec.py; change it there.
+"""
+
+_ORT_THREADS = {"feature_extractor": 1, "encoder": 1, "decoder": 1}
+
+
+def config_files(spec: StreamingSpec) -> dict[str, str]:
+    """Every config of the repository: path inside it -> text."""
+    files: dict[str, str] = {}
+    for stage in spec.stages:
+        files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec.serving)
+        files[f"{stage.name}/configs/onnxruntime.pbtxt"] = _onnxruntime(stage, spec.serving)
+    files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
+    files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
+    return files
+
+
+def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
+    instances = serving.encoder_instances if stage.name == "encoder" else 1
+    parameters = {
+        "max_streams": str(serving.max_streams),
+        "state_rows": str(_state(stage).rows),
+        "intra_op_threads": str(_ORT_THREADS[stage.name]),
+    }
+    if stage.name == "feature_extractor":
+        # What comes from outside is checked where it enters.
+        parameters |= {
+            "finite_inputs": "AUDIO",
+            "length_input": "AUDIO_LENGTH",
+            "length_of": "AUDIO",
+        }
+    return "\n".join(
+        [
+            _HEADER.format(title=f"{stage.name}, ONNX Runtime: state lives in the backend's pool."),
+            f'name: "{stage.name}"',
+            'backend: "earshot"',
+            f"max_batch_size: {serving.max_batch_size}",
+            _tensors("input", stage.inputs),
+            _tensors("output", stage.outputs),
+            _sequence_batching(serving),
+            f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
+            _parameters(parameters),
+        ]
+    )
+
+
+def _tensorrt(stage: StageSpec, serving: Serving) -> str:
+    state = _state(stage).size
+    return "\n".join(
+        [
+            _HEADER.format(title=f"{stage.name}, TensorRT: state lives in Triton, on the GPU."),
+            f'name: "{stage.name}"',
+            'platform: "tensorrt_plan"',
+            f"max_batch_size: {serving.max_batch_size}",
+            _tensors("input", stage.inputs),
+            _tensors("output", stage.outputs),
+            _sequence_batching(serving, _implicit_state(state)),
+            "instance_group [ { kind: KIND_GPU count: 1 } ]",
+            "",
+        ]
+    )
+
+
+def _detokenizer(spec: StreamingSpec) -> str:
+    stage = spec.detokenizer
+    return "\n".join(
+        [
+            _HEADER.format(title="Tokens to text. Stateless: the decoder hands on the context."),
+            f'name: "{stage.name}"',
+            'backend: "earshot_detokenizer"',
+            f"max_batch_size: {spec.serving.max_batch_size}",
+            _tensors("input", stage.inputs),
+            _tensors("output", stage.outputs),
+            "# Takes what has queued up; text is short work, so it never waits for more.",
+            "dynamic_batching { }",
+            "instance_group [ { kind: KIND_CPU count: 1 } ]",
+            "",
+        ]
+    )
+
+
+def _ensemble(spec: StreamingSpec) -> str:
+    stage = spec.ensemble
+    steps = ",\n".join(_step(member) for member in (*spec.stages, spec.detokenizer))
+    return "\n".join(
+        [
+            _HEADER.format(title="What clients call: one chunk of audio in, its text out."),
+            f'name: "{stage.name}"',
+            'platform: "ensemble"',
+            f"max_batch_size: {spec.serving.max_batch_size}",
+            _tensors("input", stage.inputs),
+            _tensors("output", stage.outputs),
+            f"ensemble_scheduling {{\n  step [\n{steps}\n  ]\n}}",
+            _parameters(spec.client_parameters),
+        ]
+    )
+
+
+def _step(stage: StageSpec) -> str:
+    maps = [
+        *(_mapping("input_map", tensor.name) for tensor in stage.inputs),
+        *(_mapping("output_map", tensor.name) for tensor in stage.outputs),
+    ]
+    lines = "\n".join(f"      {line}" for line in maps)
+    return f'    {{\n      model_name: "{stage.name}" model_version: -1\n{lines}\n    }}'
+
+
+def _mapping(kind: str, name: str) -> str:
+    return f'{kind} {{ key: "{name}" value: "{name}" }}'
+
+
+def _tensors(kind: str, tensors: Iterable[TensorSpec]) -> str:
+    lines = ",\n".join(
+        f'  {{ name: "{tensor.name}" data_type: {_data_type(tensor.dtype)} '
+        f"dims: [ {', '.join(map(str, tensor.dims))} ] }}"
+        for tensor in tensors
+    )
+    return f"{kind} [\n{lines}\n]"
+
+
+def _data_type(dtype: str) -> str:
+    return "TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}"
+
+
+def _sequence_batching(serving: Serving, state: str = "") -> str:
+    return f"""\
+sequence_batching {{
+  # A client that vanishes without END frees its place after this long.
+  max_sequence_idle_microseconds: {serving.sequence_idle_ms * 1000}
+  oldest {{
+    # Above the pool's size: a stream too many reaches the pool, which refuses it with a reason,
+    # instead of waiting unseen in Triton's unbounded backlog.
+    max_candidate_sequences: {2 * serving.max_streams}
+    # Never wait for a fuller batch: while one batch runs, the next one fills.
+    max_queue_delay_microseconds: 0
+  }}
+{state}}}"""
+
+
+def _implicit_state(size: int) -> str:
+    return f"""\
+  # One flat state: several would be paired by the sorted order of their names.
+  state [
+    {{
+      input_name: "STATE" output_name: "NEXT_STATE" data_type: TYPE_FP32 dims: [ {size} ]
+      # Without it a stream starts on whatever lay in memory.
+      initial_state: {{ name: "zero" data_type: TYPE_FP32 dims: [ {size} ] zero_data: true }}
+      # Halves the memory per stream: the next state overwrites the last.
+      use_same_buffer_for_input_output: true
+    }}
+  ]
+"""
+
+
+def _parameters(parameters: Mapping[str, str]) -> str:
+    entries = "\n".join(
+        f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}'
+        for key, value in parameters.items()
+    )
+    return entries + "\n"
+
+
+def _state(stage: StageSpec) -> StateLayout:
+    assert stage.state is not None
+    return stage.state

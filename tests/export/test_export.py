@@ -1,0 +1,158 @@
+"""`python -m export`: what it installs, what it refuses, and that a failed gate changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from project import PROJECT, Exported
+
+from export.chain import Chain
+from export.checkpoint import load_checkpoint
+from export.errors import ParityFailed
+from export.install import replacing
+from export.onnx_file import quantize_encoder
+from export.parity import check_parity
+from export.recordings import load_recordings
+from export.spec import Serving, StreamingSpec
+from export.streaming import build_stages, spec_of
+
+
+def run_export(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "export", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def spec_for(checkpoint_folder: Path, precision: str = "fp32") -> StreamingSpec:
+    checkpoint = load_checkpoint(str(checkpoint_folder))
+    return spec_of(checkpoint, build_stages(checkpoint, 4), 320, precision, Serving())
+
+
+def test_manifest_tells_what_was_exported(exported: Exported, random_checkpoint: Path) -> None:
+    manifest = json.loads((exported(320) / "asr_streaming" / "1" / "manifest.json").read_text())
+    assert manifest["checkpoint"]["sha256"] == load_checkpoint(str(random_checkpoint)).sha256
+    assert manifest["chunk_ms"] == 320
+    assert manifest["parity"]["reference_tokens"] > 100
+    assert manifest["parity"]["chain_token_difference"] == 0
+    assert len(manifest["files"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["/does/not/exist"], "neither a local checkpoint folder"),
+        (["recordings"], "no config.json"),
+        (["CHECKPOINT", "--chunk-ms", "100"], "80, 160, 320, 560, 1120"),
+        (["CHECKPOINT", "--precision", "fp4"], "fp4"),
+        (["CHECKPOINT", "--runtime", "tflite"], "tflite"),
+    ],
+)
+def test_a_users_mistake_exits_with_2(
+    arguments: list[str], says: str, random_checkpoint: Path
+) -> None:
+    arguments = [str(random_checkpoint) if word == "CHECKPOINT" else word for word in arguments]
+    result = run_export(*arguments)
+    assert result.returncode == 2
+    assert says in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_unknown_architecture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    result = run_export(str(tmp_path))
+    assert result.returncode == 2
+    assert "whisper" in result.stderr
+    assert "NemotronAsrStreamingForRNNT" in result.stderr
+
+
+def test_a_chunk_the_model_was_not_trained_for_is_refused(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(random_checkpoint, tmp_path / "narrow")
+    processor = json.loads((folder / "processor_config.json").read_text())
+    processor["supported_num_lookahead_tokens"] = [13, 6, 1, 0]
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    result = run_export(str(folder), "--chunk-ms", "320", "--repository", str(tmp_path / "models"))
+    assert result.returncode == 2
+    assert "80, 160, 560, 1120" in " ".join(result.stderr.split())
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("stage", ["feature_extractor", "encoder", "decoder"])
+def test_the_gate_names_the_stage_that_differs(
+    stage: str, exported: Exported, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported(320), tmp_path / "models")
+    disturb(folder / stage / "1" / "model.onnx")
+    checkpoint = load_checkpoint(str(random_checkpoint))
+    speech = [recording.samples for recording in load_recordings()[:3]]
+    with pytest.raises(ParityFailed, match=stage):
+        check_parity(checkpoint, folder, spec_for(random_checkpoint), speech)
+
+
+def disturb(path: Path) -> None:
+    """Change the largest weight of an ONNX file by a few percent."""
+    model = onnx.load(path)
+    tensors = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    tensors += [
+        attribute.t
+        for node in model.graph.node
+        if node.op_type == "Loop"
+        for attribute in node.attribute[0].g.initializer
+        if attribute.data_type == onnx.TensorProto.FLOAT
+    ]
+    largest = max(tensors, key=lambda tensor: len(tensor.raw_data))
+    values = onnx.numpy_helper.to_array(largest)
+    noise = np.random.default_rng(0).normal(1, 0.3, values.shape).astype(values.dtype)
+    largest.CopyFrom(onnx.numpy_helper.from_array(values * noise, largest.name))
+    onnx.save(model, path)
+
+
+def test_a_failed_export_leaves_the_repository_untouched(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    (repository / "encoder").mkdir(parents=True)
+    (repository / "encoder" / "config.pbtxt").write_text("old")
+    with pytest.raises(ParityFailed), replacing(repository, ["encoder"]) as folder:
+        (folder / "encoder").mkdir()
+        (folder / "encoder" / "config.pbtxt").write_text("new")
+        raise ParityFailed("encoder")
+    assert (repository / "encoder" / "config.pbtxt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_other_models_of_the_repository_stay(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    (repository / "other").mkdir(parents=True)
+    (repository / "encoder").mkdir()
+    (repository / "encoder" / "stale").touch()
+    with replacing(repository, ["encoder"]) as folder:
+        (folder / "encoder").mkdir()
+        (folder / "encoder" / "new").touch()
+    assert (repository / "other").is_dir()
+    assert [path.name for path in (repository / "encoder").iterdir()] == ["new"]
+
+
+def test_int8_encoder_has_integer_products_and_still_recognizes(
+    exported: Exported, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported(320), tmp_path / "models")
+    path = folder / "encoder" / "1" / "model.onnx"
+    before = path.stat().st_size
+    quantize_encoder(path)
+    operators = {node.op_type for node in onnx.load(path).graph.node}
+    assert "MatMulInteger" in operators
+    assert path.stat().st_size < before
+    speech = [recording.samples for recording in load_recordings()[:3]]
+    results = Chain(folder, spec_for(random_checkpoint, "int8"), len(speech)).transcribe(speech)
+    assert all(np.isfinite(np.concatenate(result.encoded)).all() for result in results)

@@ -1,0 +1,134 @@
+"""Spec, configs, ensemble and ONNX files must say the same names, dtypes and dims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from google.protobuf import text_format
+from project import PROJECT, Exported
+from tritonclient.grpc import model_config_pb2
+
+from export.spec import StageSpec, StreamingSpec, TensorSpec
+from export.streaming import build_stages, spec_of
+
+CHUNK_MS = 320
+STAGES = ("feature_extractor", "encoder", "decoder")
+ONNX_DTYPES = {
+    onnx.TensorProto.FLOAT: "FP32",
+    onnx.TensorProto.INT32: "INT32",
+    onnx.TensorProto.INT64: "INT64",
+}
+
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+
+
+@pytest.fixture(scope="module")
+def repository(exported: Exported) -> Path:
+    return exported(CHUNK_MS)
+
+
+@pytest.fixture(scope="module")
+def spec(random_checkpoint: Path) -> StreamingSpec:
+    from export.checkpoint import load_checkpoint
+    from export.spec import Serving
+
+    checkpoint = load_checkpoint(str(random_checkpoint))
+    return spec_of(checkpoint, build_stages(checkpoint, 4), CHUNK_MS, "fp32", Serving())
+
+
+def read_config(path: Path):
+    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+
+
+def config_tensors(entries) -> Tensors:
+    names = {
+        value: name.removeprefix("TYPE_").replace("STRING", "BYTES")
+        for name, value in model_config_pb2.DataType.items()
+    }
+    return {entry.name: (names[entry.data_type], tuple(entry.dims)) for entry in entries}
+
+
+def spec_tensors(tensors: tuple[TensorSpec, ...]) -> Tensors:
+    return {tensor.name: (tensor.dtype, tensor.dims) for tensor in tensors}
+
+
+def onnx_tensors(values) -> Tensors:
+    return {
+        value.name: (
+            ONNX_DTYPES[value.type.tensor_type.elem_type],
+            tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]),
+        )
+        for value in values
+    }
+
+
+def stage_of(spec: StreamingSpec, name: str) -> StageSpec:
+    members = (*spec.stages, spec.detokenizer, spec.ensemble)
+    return next(stage for stage in members if stage.name == name)
+
+
+@pytest.mark.parametrize("name", [*STAGES, "detokenizer", "asr_streaming"])
+def test_configs_say_what_the_spec_says(repository: Path, spec: StreamingSpec, name: str) -> None:
+    stage = stage_of(spec, name)
+    configs = [repository / name / "config.pbtxt"]
+    if name in STAGES:
+        configs.append(repository / name / "configs" / "onnxruntime.pbtxt")
+    for path in configs:
+        config = read_config(path)
+        assert config.name == name
+        assert config_tensors(config.input) == spec_tensors(stage.inputs)
+        assert config_tensors(config.output) == spec_tensors(stage.outputs)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_onnx_files_say_what_the_spec_says(
+    repository: Path, spec: StreamingSpec, name: str
+) -> None:
+    stage = stage_of(spec, name)
+    assert stage.state is not None
+    graph = onnx.load(repository / name / "1" / "model.onnx").graph
+    inputs, outputs = onnx_tensors(graph.input), onnx_tensors(graph.output)
+    assert inputs.pop("POOL") == ("FP32", (stage.state.width,))
+    assert inputs.pop("SLOTS") == ("INT64", ())
+    assert outputs.pop("UPDATE")[1][-1] == stage.state.width
+    assert outputs.pop("UPDATE_ROWS")[0] == "INT64"
+    assert inputs == spec_tensors(stage.inputs)
+    assert outputs == spec_tensors(stage.outputs)
+
+
+def test_every_step_of_the_ensemble_is_fed(repository: Path) -> None:
+    ensemble = read_config(repository / "asr_streaming" / "config.pbtxt")
+    known = config_tensors(ensemble.input)
+    for step in ensemble.ensemble_scheduling.step:
+        member = read_config(repository / step.model_name / "config.pbtxt")
+        inputs, outputs = config_tensors(member.input), config_tensors(member.output)
+        assert set(step.input_map) == set(inputs), step.model_name
+        assert set(step.output_map) == set(outputs), step.model_name
+        for tensor, source in step.input_map.items():
+            assert known[source] == inputs[tensor], (step.model_name, tensor)
+        known |= {step.output_map[tensor]: outputs[tensor] for tensor in outputs}
+    for tensor, entry in config_tensors(ensemble.output).items():
+        assert known[tensor] == entry
+
+
+def test_implicit_state_has_the_size_of_the_layout(repository: Path, spec: StreamingSpec) -> None:
+    for stage in spec.stages:
+        assert stage.state is not None
+        config = read_config(repository / stage.name / "config.pbtxt")
+        [state] = config.sequence_batching.state
+        assert list(state.dims) == [stage.state.size]
+        assert list(state.initial_state[0].dims) == [stage.state.size]
+
+
+def test_committed_configs_are_those_of_the_demo_checkpoint() -> None:
+    from export.checkpoint import load_checkpoint
+    from export.spec import Serving
+    from export.triton_config import config_files
+
+    checkpoint = load_checkpoint(str(PROJECT / "export" / "demo" / "checkpoint"))
+    spec = spec_of(checkpoint, build_stages(checkpoint, 7), 560, "fp32", Serving())
+    for name, text in config_files(spec).items():
+        path = PROJECT / "model_repository" / name
+        assert path.read_text() == text, f"{path} is stale: run `make export`"

@@ -1,0 +1,11 @@
+"""Where things lie in the checkout, for tests that start its commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent
+
+Exported = Callable[[int], Path]
+"""chunk_ms -> model repository of the random checkpoint."""
