@@ -30,8 +30,6 @@ $(READY): pyproject.toml constraints.txt client/pyproject.toml
 	@echo "setting up $(VENV) (about 1.5 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --editable '.[export,server,loadtest,demo-model,dev]' --editable ./client
-	@# Only the tritonserver binary of this wheel is used; its own requirements pin an old numpy.
-	@$(PIP) --no-deps nvidia-pytriton
 	@touch $@
 
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core

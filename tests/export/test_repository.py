@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 from google.protobuf import text_format
-from project import PROJECT, Exported
+from project import DEMO_CHECKPOINT, PROJECT, Exported
 from tritonclient.grpc import model_config_pb2
 
 from export.spec import StageSpec, StreamingSpec, TensorSpec
@@ -127,7 +127,7 @@ def test_committed_configs_are_those_of_the_demo_checkpoint() -> None:
     from export.spec import Serving
     from export.triton_config import config_files
 
-    checkpoint = load_checkpoint(str(PROJECT / "export" / "demo" / "checkpoint"))
+    checkpoint = load_checkpoint(str(DEMO_CHECKPOINT))
     spec = spec_of(checkpoint, build_stages(checkpoint, 7), 560, "fp32", Serving())
     for name, text in config_files(spec).items():
         path = PROJECT / "model_repository" / name

@@ -1,0 +1,88 @@
+"""`python -m server --repository DIR`: serve in the foreground until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from .errors import TritonDied, UserError
+from .launch import Triton, running
+
+# Diagnostics go to stderr; the ready line on stdout is for whoever scripts this.
+_console = Console(stderr=True)
+
+
+def serve(
+    repository: Annotated[Path, typer.Option(help="Folder with the exported models.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option(help="Port for inference over gRPC.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="Port that Prometheus scrapes.")] = 8002,
+    http_port: Annotated[
+        int | None, typer.Option(help="Port for Triton's HTTP protocol; off by default.")
+    ] = None,
+    log_file: Annotated[
+        Path | None, typer.Option(help="Where Triton's log goes; a temporary file by default.")
+    ] = None,
+) -> None:
+    """Serve a model repository with an embedded Triton on the CPU."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    with contextlib.suppress(KeyboardInterrupt), _progress() as bar:
+        task = bar.add_task("loading models", total=None)
+        server = running(
+            repository,
+            host=host,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            http_port=http_port,
+            log_path=log_file,
+            progress=lambda loaded, models: bar.update(task, completed=loaded, total=models),
+        )
+        with server as triton:
+            bar.stop()
+            _announce(triton)
+            triton.process.wait()
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=_console,
+        transient=True,
+    )
+
+
+def _announce(triton: Triton) -> None:
+    print(
+        f"ready: gRPC {triton.grpc_url}, metrics {triton.metrics_url}, log {triton.log_path}",
+        flush=True,
+    )
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Runs the command line; exits with 2 for what the user can mend, 1 if Triton died."""
+    try:
+        typer.run(serve)
+    except UserError as error:
+        _console.print(f"error: {error}", markup=False, style="red", soft_wrap=True)
+        raise SystemExit(2) from None
+    except TritonDied as error:
+        _console.print(f"error: {error}", markup=False, style="red", soft_wrap=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

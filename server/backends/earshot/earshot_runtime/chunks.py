@@ -1,0 +1,53 @@
+"""Requests as columns: what Triton hands over in one call, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from .errors import ChunkError
+
+# The rows of one request in each output of the stage, in the config's order.
+Rows = tuple[npt.NDArray[Any], ...]
+Outcome = Rows | ChunkError
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """One entry per request in every list; `inputs` has one list per input of the config."""
+
+    streams: list[int]
+    starts: list[bool]
+    ends: list[bool]
+    inputs: list[list[npt.NDArray[Any]]]
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def pick(self, indices: Sequence[int]) -> Chunks:
+        """Some of the requests, in the given order."""
+        return Chunks(
+            [self.streams[i] for i in indices],
+            [self.starts[i] for i in indices],
+            [self.ends[i] for i in indices],
+            [[column[i] for i in indices] for column in self.inputs],
+        )
+
+
+def rounds(streams: Sequence[int]) -> list[list[int]]:
+    """Splits a batch so that no stream is in a round twice; order within a stream is kept.
+
+    A client that has two chunks of one stream in flight may find both in one batch. The second
+    needs the state that the first leaves behind.
+    """
+    seen: dict[int, int] = {}
+    split: list[list[int]] = []
+    for index, stream in enumerate(streams):
+        turn = seen[stream] = seen.get(stream, -1) + 1
+        if turn == len(split):
+            split.append([])
+        split[turn].append(index)
+    return split

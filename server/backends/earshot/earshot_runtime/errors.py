@@ -1,0 +1,40 @@
+"""What can go wrong with one chunk, and what can be wrong with a whole stage.
+
+StageError
+├── BadStage          config and ONNX graph do not fit together: the model does not load
+└── ChunkError        one request fails, the others of its batch do not
+    ├── InvalidChunk      NaN audio, impossible length, audio after the end
+    ├── UnknownStream     no state is held for this correlation id
+    ├── ServerFull        every slot of the pool holds a live stream
+    └── RunFailed         ONNX Runtime refused the batch
+"""
+
+from __future__ import annotations
+
+
+class StageError(Exception):
+    """Base of all errors of this package."""
+
+
+class BadStage(StageError):
+    """The model config, its parameters and the ONNX graph contradict each other."""
+
+
+class ChunkError(StageError):
+    """One request cannot be answered."""
+
+
+class InvalidChunk(ChunkError):
+    """The request's content breaks the stage's rules."""
+
+
+class UnknownStream(ChunkError):
+    """A chunk continues a stream for which no state is held."""
+
+
+class ServerFull(ChunkError):
+    """A stream wants to start while all slots are taken."""
+
+
+class RunFailed(ChunkError):
+    """ONNX Runtime raised while it ran the batch."""

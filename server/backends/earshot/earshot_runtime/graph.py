@@ -1,0 +1,128 @@
+"""Opens a stage's ONNX graph and holds it to the model config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from .errors import BadStage
+from .spec import StageSpec, TensorSpec
+from .state import POOL, SLOTS, UPDATE, UPDATE_ROWS, StateSpec
+
+_DTYPES: dict[str, type[np.generic]] = {
+    "tensor(bool)": np.bool_,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An open session, and the shape of its state if it has one."""
+
+    session: ort.InferenceSession
+    state: StateSpec | None
+
+
+def open_graph(path: Path, spec: StageSpec) -> Graph:
+    """Loads `path` for the CPU; raises BadStage where graph and config disagree."""
+    try:
+        session = ort.InferenceSession(
+            path, _session_options(spec.intra_op_threads), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        raise BadStage(f"{spec.model}: cannot load {path}: {error}") from error
+    inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
+    state_inputs = [inputs.pop(name, None) for name in (POOL, SLOTS)]
+    state_outputs = [outputs.pop(name, None) for name in (UPDATE, UPDATE_ROWS)]
+    _check_tensors(spec.model, "input", spec.inputs, inputs)
+    _check_tensors(spec.model, "output", spec.outputs, outputs)
+    return Graph(session, _state(spec, state_inputs + state_outputs))
+
+
+def _session_options(intra_op_threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors: warnings tell of leftovers that every export has
+    # Several stages share the cores: a pool that spins takes them from the stage that has work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _tensors(nodes: Iterable[Any]) -> dict[str, TensorSpec]:
+    return {
+        node.name: TensorSpec(
+            node.name,
+            np.dtype(_DTYPES.get(node.type, np.object_)),
+            tuple(dim if isinstance(dim, int) else -1 for dim in node.shape[1:]),
+        )
+        for node in nodes
+    }
+
+
+def _check_tensors(
+    model: str, role: str, config: Iterable[TensorSpec], graph: dict[str, TensorSpec]
+) -> None:
+    wanted = {tensor.name: tensor for tensor in config}
+    if wanted.keys() != graph.keys():
+        raise BadStage(
+            f"{model}: config and model.onnx disagree on {role}s: the config has "
+            f"{sorted(wanted)}, the graph has {sorted(graph)}; export the model again"
+        )
+    for name, tensor in wanted.items():
+        if not _fits(tensor, graph[name]):
+            raise BadStage(
+                f"{model}: config and model.onnx disagree on {role} {name}: the config has "
+                f"{_describe(tensor)}, the graph has {_describe(graph[name])}; "
+                "export the model again"
+            )
+
+
+def _fits(config: TensorSpec, graph: TensorSpec) -> bool:
+    """A dimension that either side leaves open fits any size."""
+    return (
+        config.dtype == graph.dtype
+        and len(config.dims) == len(graph.dims)
+        and all(a == b or -1 in (a, b) for a, b in zip(config.dims, graph.dims, strict=True))
+    )
+
+
+def _describe(tensor: TensorSpec) -> str:
+    return f"{tensor.dtype} {list(tensor.dims)}"
+
+
+def _state(spec: StageSpec, tensors: list[TensorSpec | None]) -> StateSpec | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    if bool(present) != (spec.sequence is not None):
+        raise BadStage(
+            f"{spec.model}: a graph with a {POOL} of state needs sequence_batching in its config, "
+            "and the other way round; export the model again"
+        )
+    if spec.sequence is None:
+        return None
+    if len(present) != len(tensors):
+        raise BadStage(
+            f"{spec.model}: model.onnx must have all of {POOL}, {SLOTS}, {UPDATE}, {UPDATE_ROWS}"
+        )
+    pool, _, update, update_rows = present
+    if update.dims != (*update_rows.dims, *pool.dims) or not update.is_fixed:
+        raise BadStage(
+            f"{spec.model}: {POOL}, {UPDATE} and {UPDATE_ROWS} of model.onnx do not fit together: "
+            f"{_describe(pool)}, {_describe(update)}, {_describe(update_rows)}"
+        )
+    rows, width = update.dims
+    return StateSpec(spec.sequence.state_rows, width, rows, pool.dtype)

@@ -1,0 +1,72 @@
+"""Expires silent streams and reports the live ones, also when no request comes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from .slots import SlotTable
+
+INTERVAL_S = 1.0
+
+
+class Metric(Protocol):
+    """The part of Triton's custom metric that is used here."""
+
+    def set(self, value: float) -> None:
+        """Sets a gauge."""
+
+    def increment(self, value: float) -> None:
+        """Raises a counter."""
+
+
+class Housekeeper:
+    """A thread that looks after one table of slots, once per interval.
+
+    Setting a metric is a round trip to Triton's process. Doing it here keeps that out of the
+    path of a chunk and bounds its cost whatever the load.
+    """
+
+    def __init__(
+        self,
+        slots: SlotTable,
+        lock: threading.Lock,
+        live_streams: Metric,
+        expired_streams: Metric,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._slots = slots
+        self._lock = lock
+        self._live_metric = live_streams
+        self._expired_metric = expired_streams
+        self._clock = clock
+        self._reported = (0, 0)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(INTERVAL_S):
+            self.tick()
+
+    def tick(self) -> None:
+        """Expires once and reports what has changed since the last time."""
+        with self._lock:
+            self._slots.expire(self._clock())
+            live, expired = self._slots.live, self._slots.expired_total
+        reported_live, reported_expired = self._reported
+        if live != reported_live:
+            self._live_metric.set(live)
+        if expired != reported_expired:
+            self._expired_metric.increment(expired - reported_expired)
+        self._reported = (live, expired)

@@ -1,0 +1,143 @@
+"""The stage as its Triton model config describes it: tensors, limits, parameters.
+
+The config is the contract between export, server and client, so names, shapes and dtypes are
+read from it and never written down here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import BadStage
+
+DTYPES: dict[str, type[np.generic]] = {
+    "TYPE_BOOL": np.bool_,
+    "TYPE_UINT8": np.uint8,
+    "TYPE_INT8": np.int8,
+    "TYPE_INT16": np.int16,
+    "TYPE_INT32": np.int32,
+    "TYPE_INT64": np.int64,
+    "TYPE_FP16": np.float16,
+    "TYPE_FP32": np.float32,
+    "TYPE_FP64": np.float64,
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of the config; `dims` leaves out the batch axis, -1 is a free dimension."""
+
+    name: str
+    dtype: np.dtype[Any]
+    dims: tuple[int, ...]
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every dimension is known before a request comes."""
+        return all(dim >= 0 for dim in self.dims)
+
+
+@dataclass(frozen=True)
+class SequenceSpec:
+    """Limits of a stage that keeps state between the chunks of a stream."""
+
+    max_streams: int
+    state_rows: int
+    max_idle_s: float
+    warm_up_batches: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """All that a stage needs to know from its model config."""
+
+    model: str
+    max_batch: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    intra_op_threads: int
+    finite_inputs: tuple[str, ...]
+    length_input: str | None
+    length_of: str | None
+    sequence: SequenceSpec | None
+
+    @classmethod
+    def from_model_config(cls, config: Mapping[str, Any]) -> StageSpec:
+        """Reads Triton's model config (as parsed from JSON); raises BadStage where it is wrong."""
+        model = str(config["name"])
+        parameters = _Parameters(model, config.get("parameters", {}))
+        inputs = tuple(_tensor(model, entry) for entry in config["input"])
+        spec = cls(
+            model=model,
+            max_batch=int(config.get("max_batch_size", 0)),
+            inputs=inputs,
+            outputs=tuple(_tensor(model, entry) for entry in config["output"]),
+            intra_op_threads=parameters.count("intra_op_threads", default=1),
+            finite_inputs=parameters.names("finite_inputs"),
+            length_input=parameters.text("length_input"),
+            length_of=parameters.text("length_of"),
+            sequence=_sequence(config, parameters),
+        )
+        _check(spec)
+        return spec
+
+
+class _Parameters:
+    """The `parameters` of a model config, where every value is a string."""
+
+    def __init__(self, model: str, entries: Mapping[str, Mapping[str, str]]) -> None:
+        self._model = model
+        self._values = {key: entry["string_value"] for key, entry in entries.items()}
+
+    def text(self, key: str) -> str | None:
+        return self._values.get(key)
+
+    def names(self, key: str) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self._values.get(key, "").split(",") if name.strip())
+
+    def count(self, key: str, *, default: int | None = None) -> int:
+        text = self._values.get(key)
+        if text is None:
+            if default is None:
+                raise BadStage(f"{self._model}: the config has no parameter '{key}'")
+            return default
+        if not text.isdigit() or int(text) < 1:
+            raise BadStage(f"{self._model}: parameter '{key}' must be a count >= 1, not '{text}'")
+        return int(text)
+
+
+def _tensor(model: str, entry: Mapping[str, Any]) -> TensorSpec:
+    name, data_type = str(entry["name"]), str(entry["data_type"])
+    if data_type not in DTYPES:
+        raise BadStage(f"{model}: tensor {name} has {data_type}, which this backend cannot serve")
+    return TensorSpec(name, np.dtype(DTYPES[data_type]), tuple(int(d) for d in entry["dims"]))
+
+
+def _sequence(config: Mapping[str, Any], parameters: _Parameters) -> SequenceSpec | None:
+    batching = config.get("sequence_batching")
+    if batching is None:
+        return None
+    preferred = batching.get("oldest", {}).get("preferred_batch_size", [])
+    return SequenceSpec(
+        max_streams=parameters.count("max_streams"),
+        state_rows=parameters.count("state_rows"),
+        max_idle_s=int(batching["max_sequence_idle_microseconds"]) / 1e6,
+        warm_up_batches=tuple(sorted({1, *(int(size) for size in preferred)})),
+    )
+
+
+def _check(spec: StageSpec) -> None:
+    if spec.max_batch < 1:
+        raise BadStage(f"{spec.model}: max_batch_size must be at least 1")
+    if (spec.length_input is None) != (spec.length_of is None):
+        raise BadStage(f"{spec.model}: parameters length_input and length_of go together")
+    names = {tensor.name for tensor in spec.inputs}
+    for name in (*spec.finite_inputs, spec.length_input, spec.length_of):
+        if name is not None and name not in names:
+            raise BadStage(f"{spec.model}: a parameter names the input {name}, which is not there")
+    if spec.sequence and not all(t.is_fixed for t in (*spec.inputs, *spec.outputs)):
+        raise BadStage(f"{spec.model}: a stage with state needs fixed dims in its config")

@@ -1,0 +1,65 @@
+"""Everything about state: the pool, its place in the graph, its way back from a run.
+
+A stage with state is a graph in pooled form. It reads the state of its batch from the pool itself
+and returns only the rows that changed:
+
+    inputs    POOL         (slots * rows, width)   the state of all streams, `rows` rows each
+              SLOTS        (B,) int64              which slots the batch is about
+    outputs   UPDATE       (B, U, width)           new values ...
+              UPDATE_ROWS  (B, U) int64            ... and the rows of each stream they belong to
+
+Zeros start a stream. np.zeros leaves it to the kernel to back a page on first touch, so a pool
+for many streams costs the memory of the most that were ever live at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from .binding import bind_input, bind_output
+from .slots import Slots
+
+POOL, SLOTS = "POOL", "SLOTS"
+UPDATE, UPDATE_ROWS = "UPDATE", "UPDATE_ROWS"
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """Shape of one stream's state, and how many of its rows a chunk changes."""
+
+    rows: int
+    width: int
+    update_rows: int
+    dtype: np.dtype[Any]
+
+
+class StatePool:
+    """State of all streams, and the arrays through which the graph sees a batch of it."""
+
+    def __init__(self, spec: StateSpec, capacity: int, max_batch: int) -> None:
+        self._pool = np.zeros((capacity, spec.rows, spec.width), spec.dtype)
+        self._slots = np.zeros(max_batch, np.int64)
+        self._update = np.zeros((max_batch, spec.update_rows, spec.width), spec.dtype)
+        self._update_rows = np.zeros((max_batch, spec.update_rows), np.int64)
+
+    def bind(self, binding: ort.IOBinding, batch: int) -> None:
+        """Binds the graph's state tensors for runs of `batch` rows."""
+        bind_input(binding, POOL, self._pool.reshape(-1, self._pool.shape[-1]))
+        bind_input(binding, SLOTS, self._slots[:batch])
+        bind_output(binding, UPDATE, self._update[:batch])
+        bind_output(binding, UPDATE_ROWS, self._update_rows[:batch])
+
+    def load(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
+        """Points the next run at these slots; those of streams that start are cleared."""
+        self._slots[: len(slots)] = slots
+        self._pool[slots[starts]] = 0
+
+    def store(self, slots: Slots) -> None:
+        """Writes the rows that the last run changed to the streams' slots."""
+        batch = len(slots)
+        self._pool[slots[:, np.newaxis], self._update_rows[:batch]] = self._update[:batch]

@@ -1,0 +1,112 @@
+"""Triton's door to `earshot_runtime`: the backend of every model with `backend: "earshot"`.
+
+Triton loads this file once per model instance, each in a process of its own, and calls `execute`
+with the requests that its batcher has put together.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import triton_python_backend_utils as pb_utils
+from earshot_runtime.chunks import Chunks, Outcome
+from earshot_runtime.errors import ChunkError, RunFailed, ServerFull
+from earshot_runtime.graph import open_graph
+from earshot_runtime.housekeeping import Housekeeper
+from earshot_runtime.sequences import SequenceStage
+from earshot_runtime.spec import StageSpec
+from earshot_runtime.stateless import StatelessStage
+from tensors import to_array, to_tensor
+
+START = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
+END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
+
+
+class TritonPythonModel:
+    """One instance of one stage; Triton fixes the class name and its methods."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Opens the graph and allocates all memory; raises where config and graph disagree."""
+        self._spec = StageSpec.from_model_config(json.loads(args["model_config"]))
+        self._lock = threading.Lock()
+        self._housekeeper: Housekeeper | None = None
+        path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        graph = open_graph(path, self._spec)
+        if self._spec.sequence is None or graph.state is None:
+            self._stateless = StatelessStage(self._spec, graph)
+            return
+        self._stage = SequenceStage(self._spec, self._spec.sequence, graph, graph.state)
+        self._start_housekeeper(args["model_instance_name"])
+
+    def execute(
+        self, requests: list[pb_utils.InferenceRequest]
+    ) -> list[pb_utils.InferenceResponse]:
+        """Answers the requests of one batch, in order."""
+        chunks = self._read(requests)
+        if self._housekeeper is None:
+            outcomes = self._stateless.process(chunks)
+        else:
+            with self._lock:
+                outcomes = self._stage.process(chunks, time.monotonic())
+        return [self._response(outcome) for outcome in outcomes]
+
+    def finalize(self) -> None:
+        """Stops the housekeeping before the interpreter goes away."""
+        if self._housekeeper is not None:
+            self._housekeeper.stop()
+
+    def _read(self, requests: list[pb_utils.InferenceRequest]) -> Chunks:
+        flags = [request.flags() for request in requests]
+        get = pb_utils.get_input_tensor_by_name
+        return Chunks(
+            streams=[request.correlation_id() for request in requests],
+            starts=[bool(flag & START) for flag in flags],
+            ends=[bool(flag & END) for flag in flags],
+            inputs=[
+                [to_array(get(request, tensor.name)) for request in requests]
+                for tensor in self._spec.inputs
+            ],
+        )
+
+    def _response(self, outcome: Outcome) -> pb_utils.InferenceResponse:
+        if isinstance(outcome, ChunkError):
+            error = pb_utils.TritonError(str(outcome), _code(outcome))
+            return pb_utils.InferenceResponse(error=error)
+        return pb_utils.InferenceResponse(
+            [
+                to_tensor(tensor.name, rows)
+                for tensor, rows in zip(self._spec.outputs, outcome, strict=True)
+            ]
+        )
+
+    def _start_housekeeper(self, instance: str) -> None:
+        labels = {"model": self._spec.model, "instance": instance}
+        # Triton removes a family's metrics when the family object dies.
+        self._live_family = pb_utils.MetricFamily(
+            name="earshot_live_streams",
+            description="Streams that hold a slot of the state pool",
+            kind=pb_utils.MetricFamily.GAUGE,
+        )
+        self._expired_family = pb_utils.MetricFamily(
+            name="earshot_expired_streams_total",
+            description="Streams that were dropped because they were idle for too long",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self._housekeeper = Housekeeper(
+            self._stage.slots,
+            self._lock,
+            live_streams=self._live_family.Metric(labels=labels),
+            expired_streams=self._expired_family.Metric(labels=labels),
+        )
+        self._housekeeper.start()
+
+
+def _code(error: ChunkError) -> int:
+    if isinstance(error, ServerFull):
+        return pb_utils.TritonError.UNAVAILABLE
+    if isinstance(error, RunFailed):
+        return pb_utils.TritonError.INTERNAL
+    return pb_utils.TritonError.INVALID_ARG

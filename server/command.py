@@ -1,0 +1,102 @@
+"""The tritonserver command line and environment, with the reason for each choice."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .locate import TritonInstall
+from .repository import BUNDLED_BACKENDS, CONFIG_NAME, Repository
+
+EXIT_TIMEOUT_S = 10
+
+# Room for the batches of one stage. The shared memory region grows while it serves otherwise.
+_SHM_BYTES = 16 * 2**20
+
+# Each stage runs in a process of its own: a pool of BLAS or OpenMP threads in each would fight
+# over the cores. ONNX Runtime's threads are set per model and do not read these.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the server listens. `http_port` None keeps HTTP off."""
+
+    host: str
+    grpc_port: int
+    metrics_port: int
+    http_port: int | None
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port`, as gRPC wants it."""
+        return f"{self.host}:{self.grpc_port}"
+
+
+def triton_command(
+    install: TritonInstall,
+    repository: Repository,
+    backends: Path,
+    endpoints: Endpoints,
+    shm_prefix: str,
+) -> list[str]:
+    """The full command."""
+    return [
+        str(install.binary),
+        f"--model-repository={repository.path}",
+        f"--model-config-name={CONFIG_NAME}",
+        f"--backend-directory={backends}",
+        # The configs are complete and committed; nothing may be guessed from the models.
+        "--disable-auto-complete-config",
+        # All models load at start, none can be unloaded by a client.
+        "--model-control-mode=none",
+        "--strict-readiness=true",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        *_transport_flags(repository, endpoints),
+        *_shared_memory_flags(shm_prefix),
+    ]
+
+
+def _transport_flags(repository: Repository, endpoints: Endpoints) -> list[str]:
+    flags = [
+        f"--grpc-address={endpoints.host}",
+        f"--grpc-port={endpoints.grpc_port}",
+        # Request objects beyond the pool are freed while others are in flight, which has crashed
+        # the server: two per stream cover one chunk in flight and one on its way out.
+        f"--grpc-infer-allocation-pool-size={max(64, 2 * repository.max_streams)}",
+        f"--metrics-address={endpoints.host}",
+        f"--metrics-port={endpoints.metrics_port}",
+    ]
+    if endpoints.http_port is None:
+        return [*flags, "--allow-http=false"]
+    return [
+        *flags,
+        f"--http-address={endpoints.host}",
+        f"--http-port={endpoints.http_port}",
+    ]
+
+
+def _shared_memory_flags(prefix: str) -> list[str]:
+    return [
+        f"--backend-config={backend},{setting}"
+        for backend in ("python", *BUNDLED_BACKENDS)
+        for setting in (
+            f"shm-region-prefix-name={prefix}",
+            f"shm-default-byte-size={_SHM_BYTES}",
+        )
+    ]
+
+
+def triton_environment(install: TritonInstall) -> dict[str, str]:
+    """The environment in which the backends' Python is the one that runs now."""
+    # The stub embeds Python, ignores PYTHONHOME and PYTHONPATH, and takes the first `python3` on
+    # PATH for its home: that of a virtual environment brings the environment's packages.
+    path = [str(install.python_dir), *filter(None, [os.environ.get("PATH")])]
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join(path),
+        "LD_LIBRARY_PATH": install.library_path,
+        **dict.fromkeys(_THREAD_VARIABLES, "1"),
+        "TOKENIZERS_PARALLELISM": "false",
+    }

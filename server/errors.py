@@ -1,0 +1,35 @@
+"""Why the server does not run.
+
+ServerError
+├── UserError             the caller can mend it; the command line exits with 2
+│   ├── TritonNotFound        no tritonserver, or one without a Python backend for this Python
+│   ├── BadRepository         no models, not exported, or made for another runtime
+│   └── PortInUse             another process listens there
+└── TritonDied            tritonserver ended, or did not become ready in time; exits with 1
+"""
+
+from __future__ import annotations
+
+
+class ServerError(Exception):
+    """Base of all errors of this package."""
+
+
+class UserError(ServerError):
+    """Something that the caller can mend."""
+
+
+class TritonNotFound(UserError):
+    """No usable tritonserver on this machine."""
+
+
+class BadRepository(UserError):
+    """The model repository cannot be served."""
+
+
+class PortInUse(UserError):
+    """A port that was asked for is taken."""
+
+
+class TritonDied(ServerError):
+    """tritonserver ended by itself or never became ready; the message ends with its log."""

@@ -1,0 +1,170 @@
+"""Starts Triton, waits until it is ready, and stops it: the library behind `python -m server`."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
+
+from .backend_directory import make_backend_directory
+from .command import Endpoints, triton_command, triton_environment
+from .errors import TritonDied
+from .locate import TritonInstall, find_triton
+from .log import failure_report, loaded_models
+from .ports import choose_port
+from .process import TritonProcess
+from .repository import Repository, read_repository
+
+_POLL_S = 0.1
+_BACKENDS = "backends"
+
+# Called with the number of models that are loaded and the number that there are.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Triton:
+    """A running server."""
+
+    endpoints: Endpoints
+    process: TritonProcess
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port`, as tritonclient wants it."""
+        return self.endpoints.grpc_url
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus scrapes."""
+        return f"http://{self.endpoints.host}:{self.endpoints.metrics_port}/metrics"
+
+    @property
+    def log_path(self) -> Path:
+        """What tritonserver and the backends print."""
+        return self.process.log_path
+
+
+@contextmanager
+def running(
+    repository: Path,
+    *,
+    host: str = "127.0.0.1",
+    grpc_port: int | None = None,
+    metrics_port: int | None = None,
+    http_port: int | None = None,
+    log_path: Path | None = None,
+    ready_timeout_s: float = 300.0,
+    progress: Progress = lambda loaded, models: None,
+) -> Generator[Triton]:
+    """Serves `repository` for the length of the block; ports that are None are chosen free.
+
+    HTTP stays off unless `http_port` is given. Raises a UserError before anything starts, and
+    TritonDied when the server ends early or is not ready after `ready_timeout_s`. Without
+    `log_path` the log lies in a temporary folder that is kept only when Triton died. The server
+    ends with the thread that called this, at the latest.
+    """
+    install = find_triton()
+    models = read_repository(repository)
+    endpoints = Endpoints(
+        host=host,
+        grpc_port=choose_port(host, grpc_port, "grpc"),
+        metrics_port=choose_port(host, metrics_port, "metrics"),
+        http_port=None if http_port is None else choose_port(host, http_port, "http"),
+    )
+    with (
+        _workspace() as folder,
+        _start(install, models, endpoints, folder, log_path) as process,
+        _dying_loudly(process),
+    ):
+        _wait_until_ready(process, endpoints, len(models.models), ready_timeout_s, progress)
+        yield Triton(endpoints, process)
+
+
+@contextmanager
+def _workspace() -> Generator[Path]:
+    """A temporary folder that stays when Triton died: its log lies there."""
+    folder = Path(tempfile.mkdtemp(prefix="earshot-"))
+    try:
+        yield folder
+    except TritonDied:
+        shutil.rmtree(folder / _BACKENDS)
+        raise
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
+
+
+def _start(
+    install: TritonInstall,
+    repository: Repository,
+    endpoints: Endpoints,
+    folder: Path,
+    log_path: Path | None,
+) -> TritonProcess:
+    backends = make_backend_directory(folder / _BACKENDS, install)
+    shm_prefix = f"{folder.name}-"
+    return TritonProcess(
+        triton_command(install, repository, backends, endpoints, shm_prefix),
+        triton_environment(install),
+        log_path or folder / "triton.log",
+        shm_prefix,
+    )
+
+
+@contextmanager
+def _dying_loudly(process: TritonProcess) -> Generator[None]:
+    """Turns whatever the end of tritonserver has caused in the block into TritonDied."""
+    try:
+        yield
+    except Exception as error:
+        if process.exit_code is None:
+            raise
+        raise _died(process) from error
+    if process.exit_code is not None:
+        raise _died(process)
+
+
+def _died(process: TritonProcess) -> TritonDied:
+    return TritonDied(
+        f"tritonserver ended with {process.exit_code}\n{failure_report(process.log_path)}"
+    )
+
+
+def _wait_until_ready(
+    process: TritonProcess,
+    endpoints: Endpoints,
+    models: int,
+    timeout_s: float,
+    progress: Progress,
+) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not _is_ready(endpoints):
+        progress(loaded_models(process.log_path), models)
+        if process.wait(_POLL_S) is not None:
+            raise _died(process)
+        if time.monotonic() > deadline_s:
+            raise TritonDied(
+                f"tritonserver was not ready after {timeout_s:g} s\n"
+                f"{failure_report(process.log_path)}"
+            )
+    progress(models, models)
+
+
+def _is_ready(endpoints: Endpoints) -> bool:
+    try:
+        # gRPC backs off after a refused connection; a bare socket notices the server at once.
+        socket.create_connection((endpoints.host, endpoints.grpc_port), timeout=1).close()
+        with grpcclient.InferenceServerClient(endpoints.grpc_url) as client:
+            return bool(client.is_server_ready(client_timeout=1))
+    except (OSError, InferenceServerException):
+        return False

@@ -1,0 +1,31 @@
+"""What tritonserver's log tells: how far the start has come, and why it failed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_LINES = 30
+_LOADED = re.compile(r"successfully loaded '")
+# An error of a model, up to its end or to the traceback that a Python backend appends after the
+# escaped end of a line.
+_LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version \d+: (.+?)(?:\\n|\"$)", re.MULTILINE)
+# Tables repeat the options and models, each row as wide as its longest cell.
+_TABLE_ROW = re.compile(r"[+|]")
+
+
+def loaded_models(path: Path) -> int:
+    """How many models are loaded so far."""
+    return len(_LOADED.findall(_read(path)))
+
+
+def failure_report(path: Path) -> str:
+    """The models that failed and why, then the last lines of the log."""
+    text = _read(path)
+    causes = [f"  {model}: {reason}" for model, reason in _LOAD_FAILURE.findall(text)]
+    lines = [line for line in text.splitlines() if line and not _TABLE_ROW.match(line)]
+    return "\n".join([*causes, f"the end of {path}:", *(f"  {line}" for line in lines[-_LINES:])])
+
+
+def _read(path: Path) -> str:
+    return path.read_text(errors="replace")

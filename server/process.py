@@ -1,0 +1,84 @@
+"""Runs tritonserver as a child that never outlives its launcher."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .command import EXIT_TIMEOUT_S
+
+_TIED_EXEC = Path(__file__).with_name("tied_exec.py")
+_SHM = Path("/dev/shm")
+
+# Triton waits EXIT_TIMEOUT_S for requests in flight and then for its backends' processes.
+_STOP_TIMEOUT_S = EXIT_TIMEOUT_S + 20
+
+
+class TritonProcess:
+    """tritonserver in a session and process group of its own, with the stubs it starts.
+
+    As a context manager, it is stopped at the end of the block.
+
+    The kernel ties the child to the thread that creates it: create this on a thread that lives
+    as long as the server should.
+    """
+
+    def __init__(
+        self, command: Sequence[str], env: dict[str, str], log_path: Path, shm_prefix: str
+    ) -> None:
+        self.log_path = log_path
+        self._shm_prefix = shm_prefix
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("wb") as log:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_TIED_EXEC), str(os.getpid()), *command],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Of tritonserver, and of its process group."""
+        return self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative if a signal ended it."""
+        return self._popen.poll()
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """The exit code once it has ended, or None after `timeout_s`; without one, waits on."""
+        try:
+            return self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def __enter__(self) -> TritonProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Asks tritonserver to end, insists when it does not, and clears what it left."""
+        try:
+            if self.exit_code is None:
+                self._popen.send_signal(signal.SIGTERM)
+                self.wait(_STOP_TIMEOUT_S)
+        finally:  # also when a second Ctrl-C cuts the waiting short
+            self._clear()
+
+    def _clear(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
+        for region in _SHM.glob(f"{self._shm_prefix}*"):
+            region.unlink(missing_ok=True)

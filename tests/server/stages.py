@@ -1,0 +1,58 @@
+"""Stages of the toy repository without Triton around them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+
+from server.backends.earshot.earshot_runtime.chunks import Chunks
+from server.backends.earshot.earshot_runtime.graph import open_graph
+from server.backends.earshot.earshot_runtime.sequences import SequenceStage
+from server.backends.earshot.earshot_runtime.spec import StageSpec
+from server.backends.earshot.earshot_runtime.stateless import StatelessStage
+from tests.server.toy_repository import CHUNK_SAMPLES
+
+
+def model_config(repository: Path, model: str) -> dict[str, Any]:
+    """A model's config as Triton hands it to a backend."""
+    text = (repository / model / "configs" / "onnxruntime.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    return json_format.MessageToDict(config, preserving_proto_field_name=True)
+
+
+def sequence_stage(repository: Path, model: str = "summer") -> SequenceStage:
+    """A stage with state."""
+    spec = StageSpec.from_model_config(model_config(repository, model))
+    graph = open_graph(repository / model / "1" / "model.onnx", spec)
+    assert spec.sequence is not None
+    assert graph.state is not None
+    return SequenceStage(spec, spec.sequence, graph, graph.state)
+
+
+def stateless_stage(repository: Path) -> StatelessStage:
+    """The stage without state."""
+    spec = StageSpec.from_model_config(model_config(repository, "scaler"))
+    return StatelessStage(spec, open_graph(repository / "scaler" / "1" / "model.onnx", spec))
+
+
+def summer_chunks(
+    *entries: tuple[int, float], flags: str = "", length: int = CHUNK_SAMPLES
+) -> Chunks:
+    """Chunks of (stream, value of every sample) for `summer`.
+
+    `flags` has a character per entry: S for START, E for END, B for both, anything else for none.
+    """
+    flags = flags.ljust(len(entries), "-")
+    return Chunks(
+        streams=[stream for stream, _ in entries],
+        starts=[flag in "SB" for flag in flags],
+        ends=[flag in "EB" for flag in flags],
+        inputs=[
+            [np.full((1, CHUNK_SAMPLES), value, np.float32) for _, value in entries],
+            [np.array([[length]], np.int32) for _ in entries],
+        ],
+    )

@@ -1,0 +1,159 @@
+"""Starting and stopping a real Triton: nothing stays behind, every failure says what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from server.errors import TritonDied
+from server.launch import running
+
+ROOT = Path(__file__).parents[2]
+SHARED_MEMORY = Path("/dev/shm")
+
+pytestmark = pytest.mark.triton
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that die keep their log: not in the machine's own temporary folder."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+def test_stop_leaves_nothing(toy_repository: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    with running(toy_repository, progress=lambda *counts: progress.append(counts)) as triton:
+        pid, folder = triton.process.pid, triton.log_path.parent
+        assert len(_group(pid)) == 4  # tritonserver and a process per stage
+        assert list(SHARED_MEMORY.glob(f"{folder.name}*"))
+    assert progress[-1] == (4, 4)
+    assert not _group(pid)
+    assert not folder.exists()
+    assert not list(SHARED_MEMORY.glob(f"{folder.name}*"))
+
+
+def test_config_and_graph_that_disagree_are_named(toy_repository: Path) -> None:
+    config = toy_repository / "summer" / "configs" / "onnxruntime.pbtxt"
+    config.write_text(config.read_text().replace("TYPE_FP32 dims: [ 1 ]", "TYPE_FP32 dims: [ 2 ]"))
+    with pytest.raises(TritonDied) as death, running(toy_repository):
+        pass
+    cause = str(death.value).splitlines()[1]
+    assert "summer: config and model.onnx disagree on output SUM" in cause
+    assert "the config has float32 [2], the graph has float32 [1]; export the model again" in cause
+    assert "Traceback" not in cause
+
+
+def test_a_server_that_dies_under_way_is_reported_with_its_log(toy_repository: Path) -> None:
+    with (
+        pytest.raises(TritonDied, match="Started GRPCInferenceService") as death,
+        running(toy_repository) as triton,
+    ):
+        pid = triton.process.pid
+        os.kill(pid, signal.SIGKILL)
+        triton.process.wait()
+        raise ConnectionError("what a client would say")
+    assert f"ended with {-signal.SIGKILL}" in str(death.value)
+    assert isinstance(death.value.__cause__, ConnectionError)
+    _wait_for(lambda: not _group(pid))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_server_cleanly(toy_repository: Path, how: signal.Signals) -> None:
+    with _served(toy_repository) as (launcher, pid):
+        launcher.send_signal(how)
+        assert launcher.wait(timeout=30) == 0
+        assert not _group(pid)
+
+
+def test_a_killed_launcher_takes_the_server_with_it(toy_repository: Path) -> None:
+    with _served(toy_repository) as (launcher, pid):
+        launcher.kill()
+        _wait_for(lambda: not _group(pid))
+
+
+def test_a_dead_server_exits_with_1(toy_repository: Path) -> None:
+    with _served(toy_repository) as (launcher, pid):
+        os.kill(pid, signal.SIGKILL)
+        _, errors = launcher.communicate(timeout=30)
+        assert launcher.returncode == 1
+        assert "error: tritonserver ended with -9" in errors
+
+
+def test_users_mistakes_exit_with_2(toy_repository: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        _expect_error(["--repository", str(toy_repository), "--grpc-port", port], "cannot listen")
+    _expect_error(["--repository", str(tmp_path / "nowhere")], "no model repository at")
+    (toy_repository / "summer" / "1" / "model.onnx").unlink()
+    _expect_error(["--repository", str(toy_repository)], "python -m export")
+
+
+def _expect_error(arguments: list[str], message: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@contextlib.contextmanager
+def _served(repository: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`python -m server` when it is ready, and the pid of its tritonserver."""
+    command = [sys.executable, "-m", "server", "--repository", str(repository)]
+    command += ["--grpc-port", str(_free_port()), "--metrics-port", str(_free_port())]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as launcher:
+        try:
+            assert launcher.stdout is not None
+            assert launcher.stdout.readline().startswith("ready: gRPC 127.0.0.1:")
+            (pid,) = _children(launcher.pid)
+            yield launcher, pid
+        finally:
+            launcher.kill()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _children(pid: int) -> list[int]:
+    return [child for child, parent, _ in _processes() if parent == pid]
+
+
+def _group(pid: int) -> list[int]:
+    """Living processes of a process group."""
+    return [member for member, _, group in _processes() if group == pid]
+
+
+def _processes() -> Iterator[tuple[int, int, int]]:
+    """(pid, parent, process group) of all that are not zombies."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, parent, group = path.read_text().rpartition(")")[2].split()[:3]
+            if state != "Z":
+                yield int(path.parent.name), int(parent), int(group)
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "did not happen in time"
+        time.sleep(0.1)

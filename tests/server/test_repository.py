@@ -1,0 +1,48 @@
+"""A repository that cannot be served is refused before Triton starts, with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.errors import BadRepository
+from server.repository import read_repository
+from tests.server.toy_repository import MAX_STREAMS, write_config
+
+
+def test_models_and_capacity_are_read(toy_repository: Path) -> None:
+    repository = read_repository(toy_repository)
+    assert repository.models == ("accumulator", "scaler", "summer", "toy_streaming")
+    assert repository.max_streams == MAX_STREAMS
+
+
+def test_the_narrowest_stage_sets_the_capacity(toy_repository: Path) -> None:
+    config = toy_repository / "accumulator" / "configs" / "onnxruntime.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 3"))
+    assert read_repository(toy_repository).max_streams == MAX_STREAMS
+
+
+def test_an_empty_folder_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(BadRepository, match="python -m export"):
+        read_repository(tmp_path)
+
+
+def test_a_missing_graph_is_not_exported(toy_repository: Path) -> None:
+    (toy_repository / "summer" / "1" / "model.onnx").unlink()
+    with pytest.raises(BadRepository, match=r"summer has no model\.onnx .*python -m export"):
+        read_repository(toy_repository)
+
+
+def test_a_model_for_another_runtime_is_named(toy_repository: Path) -> None:
+    folder = toy_repository / "encoder"
+    folder.mkdir()
+    (folder / "config.pbtxt").write_text('name: "encoder" platform: "tensorrt_plan"')
+    with pytest.raises(BadRepository, match="encoder needs the backend 'tensorrt_plan'"):
+        read_repository(toy_repository)
+
+
+def test_a_broken_config_is_quoted(toy_repository: Path) -> None:
+    write_config(toy_repository, "summer", 'name: "summer')
+    with pytest.raises(BadRepository, match=r"onnxruntime\.pbtxt is not a model config"):
+        read_repository(toy_repository)

@@ -1,0 +1,134 @@
+"""A stage with state, batch by batch, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.backends.earshot.earshot_runtime.chunks import Outcome, rounds
+from server.backends.earshot.earshot_runtime.errors import (
+    ChunkError,
+    InvalidChunk,
+    RunFailed,
+    ServerFull,
+    UnknownStream,
+)
+from server.backends.earshot.earshot_runtime.sequences import SequenceStage
+from tests.server.stages import sequence_stage, summer_chunks
+from tests.server.toy_repository import MAX_IDLE_S, write_toy_repository
+
+CAPACITY = 8
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> SequenceStage:
+    return sequence_stage(write_toy_repository(tmp_path, max_streams=CAPACITY))
+
+
+def test_a_batch_equals_its_streams_one_by_one(tmp_path: Path) -> None:
+    repository = write_toy_repository(tmp_path)
+    together, alone = sequence_stage(repository), sequence_stage(repository)
+    rng = np.random.default_rng(3)
+    streams = [int(stream) for stream in rng.integers(1, 2**63, 16)]
+    for step in range(5):
+        flags = "S" * 16 if step == 0 else ""
+        chunks = summer_chunks(*zip(streams, rng.normal(size=16), strict=True), flags=flags)
+        batch = _sums(together.process(chunks, 0.0))
+        singles = [_sums(alone.process(chunks.pick([row]), 0.0))[0] for row in range(16)]
+        assert batch == singles
+
+
+def test_a_stream_twice_in_a_batch_runs_in_order(stage: SequenceStage) -> None:
+    chunks = summer_chunks((1, 1.0), (2, 1.0), (1, 2.0), (1, 3.0), flags="SSES")
+    assert _sums(stage.process(chunks, 0.0)) == [8.0, 8.0, 24.0, 24.0]
+    assert stage.slots.live == 2
+
+
+@pytest.mark.parametrize(
+    ("streams", "expected"),
+    [([], []), ([5], [[0]]), ([1, 2, 1, 1, 2], [[0, 1], [2, 4], [3]])],
+)
+def test_rounds(streams: list[int], expected: list[list[int]]) -> None:
+    assert rounds(streams) == expected
+
+
+def test_refusals_leave_the_rest_of_the_batch_alone(stage: SequenceStage) -> None:
+    stage.process(summer_chunks((1, 1.0), (2, 1.0), (3, 1.0), flags="SSS"), 0.0)
+    outcomes = stage.process(summer_chunks((1, np.nan), (9, 1.0), (2, 2.0), (3, 3.0)), 0.0)
+    assert [type(outcome) for outcome in outcomes[:2]] == [InvalidChunk, UnknownStream]
+    assert _sums(outcomes[2:]) == [24.0, 32.0]
+    assert _sums(stage.process(summer_chunks((1, 1.0)), 0.0)) == [16.0]
+
+
+def test_a_batch_of_refusals_only(stage: SequenceStage) -> None:
+    outcomes = stage.process(summer_chunks((1, 1.0), (2, np.inf), flags="-S"), 0.0)
+    assert [type(outcome) for outcome in outcomes] == [UnknownStream, InvalidChunk]
+    assert stage.slots.live == 0
+
+
+def test_end_frees_even_when_the_chunk_is_refused(stage: SequenceStage) -> None:
+    stage.process(summer_chunks((1, 1.0), flags="S"), 0.0)
+    stage.process(summer_chunks((1, np.nan), flags="E"), 0.0)
+    assert stage.slots.live == 0
+
+
+def test_a_slot_starts_at_zero_whoever_had_it(stage: SequenceStage) -> None:
+    for stream in range(1, 2 * CAPACITY):
+        assert _sums(stage.process(summer_chunks((stream, 1.0), flags="B"), 0.0)) == [8.0]
+
+
+def test_a_full_stage_refuses_until_a_stream_is_idle(stage: SequenceStage) -> None:
+    everyone = summer_chunks(*((s, 1.0) for s in range(1, CAPACITY + 1)), flags="S" * CAPACITY)
+    stage.process(everyone, 0.0)
+    (refused,) = stage.process(summer_chunks((99, 1.0), flags="S"), MAX_IDLE_S)
+    assert isinstance(refused, ServerFull)
+    stage.process(summer_chunks((1, 1.0)), MAX_IDLE_S)
+    assert _sums(stage.process(summer_chunks((99, 1.0), flags="S"), 2 * MAX_IDLE_S)) == [8.0]
+    assert stage.slots.live == 2
+    assert stage.slots.expired_total == CAPACITY - 1
+
+
+def test_a_stream_of_the_batch_does_not_expire_for_another(stage: SequenceStage) -> None:
+    everyone = summer_chunks(*((s, 1.0) for s in range(1, CAPACITY + 1)), flags="S" * CAPACITY)
+    stage.process(everyone, 0.0)
+    batch = summer_chunks(*((s, 1.0) for s in range(1, CAPACITY + 1)), (99, 1.0))
+    batch.starts[-1] = True
+    outcomes = stage.process(batch, 2 * MAX_IDLE_S)
+    assert _sums(outcomes[:-1]) == [16.0] * CAPACITY
+    assert isinstance(outcomes[-1], ServerFull)
+
+
+def test_audio_ends_with_a_short_chunk(stage: SequenceStage) -> None:
+    stage.process(summer_chunks((1, 1.0), flags="S", length=3), 0.0)
+    (late,) = stage.process(summer_chunks((1, 1.0)), 0.0)
+    assert isinstance(late, InvalidChunk)
+    assert _sums(stage.process(summer_chunks((1, 0.0), length=0), 0.0)) == [8.0]
+    # A new stream may use the slot, or the id, for full chunks again.
+    assert _sums(stage.process(summer_chunks((1, 1.0), flags="S"), 0.0)) == [8.0]
+    assert _sums(stage.process(summer_chunks((1, 1.0)), 0.0)) == [16.0]
+
+
+def test_a_run_that_fails_fails_its_batch_only(
+    stage: SequenceStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.process(summer_chunks((1, 1.0), (2, 1.0), (3, 1.0), flags="SSS"), 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_run", _out_of_memory)
+        outcomes = stage.process(summer_chunks((1, 5.0), (2, 5.0), (4, 5.0), flags="-ES"), 0.0)
+    assert all(isinstance(outcome, RunFailed) for outcome in outcomes)
+    assert "out of memory" in str(outcomes[0])
+    assert _sums(stage.process(summer_chunks((1, 1.0), (3, 1.0)), 0.0)) == [16.0, 16.0]
+    assert 2 not in stage.slots
+    assert 4 not in stage.slots
+
+
+def _out_of_memory(batch: int) -> None:
+    raise RuntimeError("out of memory")
+
+
+def _sums(outcomes: Sequence[Outcome]) -> list[float]:
+    assert not [outcome for outcome in outcomes if isinstance(outcome, ChunkError)]
+    return [float(outcome[0][0, 0]) for outcome in outcomes if isinstance(outcome, tuple)]

@@ -1,0 +1,174 @@
+"""The backend inside a real Triton: state, isolation, refusals, limits, metrics."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
+
+from server.launch import Triton
+from tests.server.streams import Stream, constant
+from tests.server.toy_repository import CHUNK_SAMPLES, MAX_IDLE_S, MAX_STREAMS
+
+pytestmark = pytest.mark.triton
+
+
+def test_interleaved_streams_keep_their_own_state(
+    client: grpcclient.InferenceServerClient,
+) -> None:
+    streams = [Stream(client) for _ in range(60)]
+    rng = np.random.default_rng(7)
+    chunks = rng.integers(-50, 50, (12, len(streams), 1, CHUNK_SAMPLES)).astype(np.float32)
+    sums = chunks.sum(axis=(2, 3)).cumsum(axis=0)
+    totals = sums.cumsum(axis=0)
+    for step in range(len(chunks)):
+        order = rng.permutation(len(streams))
+        answers = {i: streams[i].send(chunks[step, i], end=step == 11) for i in order}
+        for i, answer in answers.items():
+            expected = {"SUM": sums[step, i], "TOTAL": totals[step, i], "CHUNKS": step + 1}
+            assert answer.result(timeout=10) == expected
+
+
+def test_batches_are_formed(triton: Triton, client: grpcclient.InferenceServerClient) -> None:
+    before = _counts(triton, "summer")
+    streams = [Stream(client) for _ in range(48)]
+    for answer in [stream.send(constant(1.0), end=True) for stream in streams]:
+        answer.result(timeout=10)
+    requests, runs = (after - b for after, b in zip(_counts(triton, "summer"), before, strict=True))
+    assert requests == 48
+    assert runs < requests
+
+
+def test_start_resets_a_known_stream(client: grpcclient.InferenceServerClient) -> None:
+    stream = Stream(client)
+    stream.send(constant(5.0)).result(timeout=10)
+    answer = stream.send(constant(1.0), start=True).result(timeout=10)
+    assert answer == {"SUM": 8.0, "TOTAL": 8.0, "CHUNKS": 1.0}
+    stream.finish()
+
+
+def test_end_frees_the_slot(client: grpcclient.InferenceServerClient) -> None:
+    for _ in range(2 * MAX_STREAMS):
+        Stream(client).send(constant(1.0), end=True).result(timeout=10)
+
+
+def test_nan_fails_alone(client: grpcclient.InferenceServerClient) -> None:
+    streams = [Stream(client) for _ in range(16)]
+    for answer in [stream.send(constant(1.0)) for stream in streams]:
+        answer.result(timeout=10)
+    chunk = constant(1.0)
+    chunk[0, 3] = np.nan
+    answers = [s.send(chunk if i == 5 else constant(2.0)) for i, s in enumerate(streams)]
+    with pytest.raises(InferenceServerException, match="AUDIO holds NaN") as refusal:
+        answers.pop(5).result(timeout=10)
+    assert "INVALID_ARGUMENT" in str(refusal.value.status())
+    assert all(answer.result(timeout=10)["SUM"] == 24.0 for answer in answers)
+    # The refused chunk has left no trace: the stream goes on where it was.
+    assert streams[5].send(constant(2.0)).result(timeout=10)["SUM"] == 24.0
+    for stream in streams:
+        stream.finish()
+
+
+def test_a_stream_whose_start_was_refused_is_unknown(
+    client: grpcclient.InferenceServerClient,
+) -> None:
+    stream, other = Stream(client), Stream(client)
+    with pytest.raises(InferenceServerException, match="NaN"):
+        stream.send(constant(np.inf)).result(timeout=10)
+    unknown, fine = stream.send(constant(1.0)), other.send(constant(1.0))
+    with pytest.raises(InferenceServerException, match="is not open"):
+        unknown.result(timeout=10)
+    assert fine.result(timeout=10)["SUM"] == 8.0
+    other.finish()
+
+
+@pytest.mark.parametrize("length", [-1, CHUNK_SAMPLES + 1])
+def test_impossible_length_is_refused(
+    client: grpcclient.InferenceServerClient, length: int
+) -> None:
+    with pytest.raises(InferenceServerException, match=r"must lie in 0\.\.8"):
+        Stream(client).send(constant(1.0), length=length, end=True).result(timeout=10)
+
+
+def test_audio_after_the_end_is_refused(client: grpcclient.InferenceServerClient) -> None:
+    stream = Stream(client)
+    stream.send(constant(1.0), length=3).result(timeout=10)
+    with pytest.raises(InferenceServerException, match="audio has ended"):
+        stream.send(constant(1.0)).result(timeout=10)
+    stream.finish()
+
+
+def test_wrong_shape_is_refused(client: grpcclient.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="unexpected shape"):
+        Stream(client).send(np.zeros((1, 5), np.float32)).result(timeout=10)
+
+
+def test_full_server_refuses_and_recovers(
+    triton: Triton, client: grpcclient.InferenceServerClient
+) -> None:
+    _wait_for(lambda: _metric(triton, "earshot_live_streams", "summer") == 0)
+    streams = [Stream(client) for _ in range(MAX_STREAMS)]
+    for answer in [stream.send(constant(1.0)) for stream in streams]:
+        answer.result(timeout=10)
+    late = Stream(client)
+    with pytest.raises(InferenceServerException, match="all are taken") as refusal:
+        late.send(constant(1.0)).result(timeout=10)
+    assert "UNAVAILABLE" in str(refusal.value.status())
+    for stream in streams:
+        stream.finish()
+    assert Stream(client).send(constant(1.0), end=True).result(timeout=10)["SUM"] == 8.0
+
+
+def test_metrics_follow_live_and_expired_streams(
+    triton: Triton, client: grpcclient.InferenceServerClient
+) -> None:
+    expired = _metric(triton, "earshot_expired_streams_total", "summer")
+    streams = [Stream(client) for _ in range(3)]
+    for stream in streams:
+        stream.send(constant(1.0)).result(timeout=10)
+    _wait_for(lambda: _metric(triton, "earshot_live_streams", "summer") == 3)
+    _wait_for(lambda: _metric(triton, "earshot_live_streams", "summer") == 0)
+    assert _metric(triton, "earshot_expired_streams_total", "summer") == expired + 3
+    with pytest.raises(InferenceServerException, match="START"):
+        streams[0].send(constant(1.0)).result(timeout=10)
+
+
+def test_stage_without_state_batches_equal_shapes(
+    client: grpcclient.InferenceServerClient,
+) -> None:
+    for samples in (1, 7):
+        tensor = grpcclient.InferInput("X", [2, samples], "FP32")
+        tensor.set_data_from_numpy(np.arange(2.0 * samples, dtype=np.float32).reshape(2, samples))
+        answer = client.infer("scaler", [tensor]).as_numpy("Y")
+        assert answer is not None
+        np.testing.assert_array_equal(answer.ravel(), 2 * np.arange(2.0 * samples))
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float = 4 * MAX_IDLE_S + 4) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "did not happen in time"
+        time.sleep(0.1)
+
+
+def _metric(triton: Triton, name: str, model: str) -> float:
+    """The sum of a metric over a model's instances."""
+    with urllib.request.urlopen(triton.metrics_url, timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    found = [re.fullmatch(rf'{name}{{.*\bmodel="{model}".*}} (\S+)', line) for line in lines]
+    values = [float(match[1]) for match in found if match is not None]
+    assert values, f"no metric {name} of {model}"
+    return sum(values)
+
+
+def _counts(triton: Triton, model: str) -> tuple[float, float]:
+    return (
+        _metric(triton, "nv_inference_count", model),
+        _metric(triton, "nv_inference_exec_count", model),
+    )

@@ -1,0 +1,109 @@
+"""Configs that contradict themselves or their graph do not load, and say why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.backends.earshot.earshot_runtime.errors import BadStage
+from server.backends.earshot.earshot_runtime.graph import open_graph
+from server.backends.earshot.earshot_runtime.spec import StageSpec
+from tests.server.stages import model_config
+from tests.server.toy_repository import MAX_IDLE_S, MAX_STREAMS
+
+Config = dict[str, Any]
+
+
+def test_all_is_read_from_the_config(toy_repository: Path) -> None:
+    spec = StageSpec.from_model_config(model_config(toy_repository, "summer"))
+    assert [(t.name, str(t.dtype), t.dims) for t in spec.inputs] == [
+        ("AUDIO", "float32", (8,)),
+        ("AUDIO_LENGTH", "int32", (1,)),
+    ]
+    assert spec.sequence is not None
+    assert spec.sequence.max_streams == MAX_STREAMS
+    assert spec.sequence.max_idle_s == MAX_IDLE_S
+    assert (spec.finite_inputs, spec.length_input, spec.length_of) == (
+        ("AUDIO",),
+        "AUDIO_LENGTH",
+        "AUDIO",
+    )
+
+
+def _drop(key: str) -> Callable[[Config], None]:
+    return lambda config: config["parameters"].pop(key)
+
+
+def _set(key: str, value: str) -> Callable[[Config], None]:
+    return lambda config: config["parameters"].update({key: {"string_value": value}})
+
+
+def _string_input(config: Config) -> None:
+    config["input"][0]["data_type"] = "TYPE_STRING"
+
+
+def _free_dim(config: Config) -> None:
+    config["input"][0]["dims"] = ["-1"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_drop("max_streams"), "no parameter 'max_streams'"),
+        (_set("max_streams", "many"), "must be a count >= 1, not 'many'"),
+        (_set("intra_op_threads", "0"), "must be a count >= 1, not '0'"),
+        (_drop("length_of"), "go together"),
+        (_set("finite_inputs", "AUDIO, NOISE"), "names the input NOISE"),
+        (_string_input, "TYPE_STRING"),
+        (_free_dim, "needs fixed dims"),
+        (lambda config: config.pop("max_batch_size"), "at least 1"),
+    ],
+)
+def test_a_contradictory_config_is_refused(
+    toy_repository: Path, damage: Callable[[Config], None], message: str
+) -> None:
+    config = model_config(toy_repository, "summer")
+    damage(config)
+    with pytest.raises(BadStage, match=message):
+        StageSpec.from_model_config(config)
+
+
+def _other_dims(config: Config) -> None:
+    config["input"][0]["dims"] = ["9"]
+
+
+def _other_name(config: Config) -> None:
+    config["output"][0]["name"] = "TOTAL"
+
+
+def _no_sequences(config: Config) -> None:
+    del config["sequence_batching"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_other_dims, r"input AUDIO: the config has float32 \[9\], the graph has float32 \[8\]"),
+        (_other_name, r"the config has \['TOTAL'\], the graph has \['SUM'\]"),
+        (_no_sequences, "needs sequence_batching"),
+    ],
+)
+def test_a_graph_that_does_not_fit_is_refused(
+    toy_repository: Path, damage: Callable[[Config], None], message: str
+) -> None:
+    config = model_config(toy_repository, "summer")
+    damage(config)
+    spec = StageSpec.from_model_config(config)
+    with pytest.raises(BadStage, match=message):
+        open_graph(toy_repository / "summer" / "1" / "model.onnx", spec)
+
+
+def test_a_file_that_is_no_graph_is_refused(toy_repository: Path) -> None:
+    path = toy_repository / "summer" / "1" / "model.onnx"
+    path.write_text("version https://git-lfs.github.com/spec/v1")
+    spec = StageSpec.from_model_config(model_config(toy_repository, "summer"))
+    with pytest.raises(BadStage, match="cannot load"):
+        open_graph(path, spec)

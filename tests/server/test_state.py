@@ -1,0 +1,36 @@
+"""The pool: what it costs, and that it writes what it should and nothing else."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+
+from server.backends.earshot.earshot_runtime.state import StatePool, StateSpec
+
+MEGABYTE = 2**20
+
+
+def test_memory_is_backed_by_use() -> None:
+    spec = StateSpec(rows=16, width=MEGABYTE // 64, update_rows=1, dtype=np.dtype(np.float32))
+    before = _resident_bytes()
+    pool = StatePool(spec, capacity=4096, max_batch=4)  # 4 GiB
+    pool.load(np.array([7, 4000]), np.array([True, True]))
+    assert _resident_bytes() - before < 20 * MEGABYTE
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_no_copy_of_the_pool_is_made() -> None:
+    spec = StateSpec(rows=4, width=MEGABYTE // 16, update_rows=1, dtype=np.dtype(np.float32))
+    pool = StatePool(spec, capacity=64, max_batch=8)
+    slots = np.arange(8)
+    tracemalloc.start()
+    pool.load(slots, slots < 0)
+    pool.store(slots)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MEGABYTE

@@ -1,0 +1,55 @@
+"""The demo checkpoint on every recording, every chunk, and ten minutes of speech (slow).
+
+EARSHOT_SPEECH names a folder with more recordings than those of this repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from listening import Service
+from project import DEMO_CHECKPOINT
+
+from export.audio import SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS
+from export.checkpoint import load_checkpoint
+from export.recordings import load_recordings
+from export.spec import Serving
+from export.streaming import export_streaming
+from server.launch import running
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+TEN_MINUTES = 600 * SAMPLE_RATE_HZ
+
+
+@pytest.fixture(scope="module", params=SUPPORTED_CHUNK_MS, ids=lambda ms: f"{ms}ms")
+def service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    repository = tmp_path_factory.mktemp("models") / "demo"
+    checkpoint = load_checkpoint(str(DEMO_CHECKPOINT))
+    serving = Serving(max_streams=256)
+    export_streaming(checkpoint, request.param, "fp32", repository, serving, lambda step: None)
+    with running(repository) as triton:
+        yield Service(triton.grpc_url, triton.metrics_url, checkpoint, request.param)
+
+
+@pytest.fixture(scope="module")
+def speech(speech_folder: Path) -> list[np.ndarray]:
+    return [recording.samples for recording in load_recordings(speech_folder)]
+
+
+def test_every_recording(service: Service, speech: list[np.ndarray]) -> None:
+    references = service.references(speech)
+    for got, expected in zip(service.transcribe(speech), references, strict=True):
+        service.assert_equal(got, expected)
+
+
+def test_ten_minutes(service: Service, speech: list[np.ndarray]) -> None:
+    joined = np.resize(np.concatenate(speech), TEN_MINUTES)
+    [expected] = service.references([joined])
+    [got] = service.transcribe([joined])
+    service.assert_equal(got, expected)

@@ -1,0 +1,74 @@
+"""The whole service on a real Triton: what a client gets is what transformers says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from listening import Service
+from project import Exported
+
+from export.audio import LEAD_SAMPLES, SUPPORTED_CHUNK_MS
+from export.recordings import Recording, load_recordings
+from server.launch import running
+
+pytestmark = pytest.mark.triton
+
+EDGES_CHUNK_MS = 320
+
+
+@pytest.fixture(scope="module", params=SUPPORTED_CHUNK_MS, ids=lambda ms: f"{ms}ms")
+def service(
+    request: pytest.FixtureRequest, exported: Exported, random_checkpoint: Path
+) -> Iterator[Service]:
+    with running(exported(request.param)) as triton:
+        yield Service.of(triton.grpc_url, triton.metrics_url, random_checkpoint, request.param)
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[Recording]:
+    return load_recordings()
+
+
+def test_recordings_come_back_as_the_reference_hears_them(
+    service: Service, speech: list[Recording]
+) -> None:
+    utterances = [recording.samples for recording in speech]
+    references = service.references(utterances)
+    assert sum(len(reference.tokens) for reference in references) > 100
+    for got, expected in zip(service.transcribe(utterances), references, strict=True):
+        service.assert_equal(got, expected)
+
+
+def test_synthetic_edges(service: Service, speech: list[Recording]) -> None:
+    """Empty, one sample, shorter than a chunk, and an end on each 10 ms of a chunk."""
+    chunk = service.chunk_ms * 16
+    samples = speech[0].samples
+    lengths = [0, 1, chunk - LEAD_SAMPLES - 1, chunk - LEAD_SAMPLES, chunk - LEAD_SAMPLES + 1]
+    lengths += range(chunk, 2 * chunk, 160)
+    utterances = [samples[:length] for length in lengths]
+    references = service.references(utterances)
+    for got, expected in zip(service.transcribe(utterances), references, strict=True):
+        service.assert_equal(got, expected)
+
+
+def test_two_hundred_streams_at_once_hear_only_themselves(
+    service: Service, speech: list[Recording]
+) -> None:
+    if service.chunk_ms != EDGES_CHUNK_MS:
+        pytest.skip("one chunk size is enough: what is tested is who gets which answer")
+    samples = np.concatenate([recording.samples for recording in speech])
+    random = np.random.default_rng(0)
+    starts = random.integers(0, len(samples) - 16_000 * 5, 200)
+    lengths = random.integers(16_000, 16_000 * 4, 200)
+    utterances = [samples[s : s + n] for s, n in zip(starts, lengths, strict=True)]
+    together = service.transcribe(utterances, at_once=200)
+    for got, expected in zip(together, service.references(utterances), strict=True):
+        service.assert_equal(got, expected)
+    some = range(0, 200, 20)
+    for index, alone in zip(
+        some, service.transcribe([utterances[i] for i in some], 1), strict=True
+    ):
+        assert alone.tokens == together[index].tokens
