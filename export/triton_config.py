@@ -17,7 +17,10 @@ _HEADER = """\
 # Written by `python -m export` from export/spec.py; change it there.
 """
 
-_ORT_THREADS = {"feature_extractor": 1, "encoder": 1, "decoder": 1}
+_ORT_THREADS = 1
+"""One thread per process: more streams per core than one process with many threads."""
+_ORT_QUEUE_DELAY_MS = {"feature_extractor": 5, "encoder": 2, "decoder": 2}
+"""The first stage collects a batch; the others wait only for what a split batch left behind."""
 
 
 def config_files(spec: StreamingSpec) -> dict[str, str]:
@@ -36,7 +39,7 @@ def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
     parameters = {
         "max_streams": str(serving.max_streams),
         "state_rows": str(_state(stage).rows),
-        "intra_op_threads": str(_ORT_THREADS[stage.name]),
+        "intra_op_threads": str(_ORT_THREADS),
     }
     if stage.name == "feature_extractor":
         # What comes from outside is checked where it enters.
@@ -53,7 +56,7 @@ def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            _sequence_batching(serving),
+            _sequence_batching(serving, _ORT_QUEUE_DELAY_MS[stage.name]),
             f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
             _parameters(parameters),
         ]
@@ -70,7 +73,7 @@ def _tensorrt(stage: StageSpec, serving: Serving) -> str:
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            _sequence_batching(serving, _implicit_state(state)),
+            _sequence_batching(serving, 0, _implicit_state(state)),
             "instance_group [ { kind: KIND_GPU count: 1 } ]",
             "",
         ]
@@ -138,7 +141,12 @@ def _data_type(dtype: str) -> str:
     return "TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}"
 
 
-def _sequence_batching(serving: Serving, state: str = "") -> str:
+def _sequence_batching(serving: Serving, delay_ms: int, state: str = "") -> str:
+    delay_reason = (
+        "Chunks come one by one; a short wait makes batches, and batches save CPU."
+        if delay_ms
+        else "Never wait for a fuller batch: while one batch runs, the next one fills."
+    )
     return f"""\
 sequence_batching {{
   # A client that vanishes without END frees its place after this long.
@@ -147,8 +155,8 @@ sequence_batching {{
     # Above the pool's size: a stream too many reaches the pool, which refuses it with a reason,
     # instead of waiting unseen in Triton's unbounded backlog.
     max_candidate_sequences: {2 * serving.max_streams}
-    # Never wait for a fuller batch: while one batch runs, the next one fills.
-    max_queue_delay_microseconds: 0
+    # {delay_reason}
+    max_queue_delay_microseconds: {delay_ms * 1000}
   }}
 {state}}}"""
 

@@ -1,4 +1,4 @@
-"""Triton's door to `earshot_text`: the backend of every model with `backend: "earshot_detokenizer"`.
+"""Triton's door to `earshot_text`: serves models with `backend: "earshot_detokenizer"`.
 
 Inputs per request: TOKENS int32 [1, M], TOKEN_COUNT int32 [1, 1], PREVIOUS_TOKENS int32 [1, 8]
 (padded with -1 in front). Outputs: TEXT bytes [1, 1], TOKEN_TEXT_LENGTHS int32 [1, M] (padded

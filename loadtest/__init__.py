@@ -1,0 +1,1 @@
+"""How much the service carries, measured through the client on real speech."""

@@ -1,0 +1,92 @@
+"""The yardstick: the same ONNX files in a bare loop, one thread, one full batch after another.
+
+No server, no transport, no queue: what the network itself costs. The state stays where it is and
+every step advances the same streams.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from loadtest.speech import Samples, from_offset
+
+STAGES: tuple[str, ...] = ("feature_extractor", "encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class BareLoop:
+    """CPU time of one chunk of one stream, by stage."""
+
+    batch: int
+    cpu_ms_per_chunk: dict[str, float]
+
+    @property
+    def total_ms(self) -> float:
+        """CPU time of all stages."""
+        return sum(self.cpu_ms_per_chunk.values())
+
+
+def run_bare_loop(
+    repository: Path, speech: Samples, batch: int, chunk_samples: int, steps: int = 60
+) -> BareLoop:
+    """Feed ``batch`` streams of ``speech`` through the stages of ``repository``."""
+    stages = {name: _Stage(repository / name, batch) for name in STAGES}
+    lengths = np.full((batch, 1), chunk_samples, dtype=np.int32)
+    spent_s = dict.fromkeys(STAGES, 0.0)
+    warm_up = steps // 4
+    for step in range(warm_up + steps):
+        if step == warm_up:
+            spent_s = dict.fromkeys(STAGES, 0.0)
+        audio = [
+            from_offset(speech, (stream * 7919 + step) * chunk_samples, chunk_samples)
+            for stream in range(batch)
+        ]
+        tensors: list[NDArray[Any]] = [np.stack(audio), lengths]
+        for name, stage in stages.items():
+            before = time.process_time()
+            tensors = stage.step(tensors)[:2]
+            spent_s[name] += time.process_time() - before
+    per_chunk = {name: 1000 * seconds / (steps * batch) for name, seconds in spent_s.items()}
+    return BareLoop(batch, per_chunk)
+
+
+class _Stage:
+    """A session and the state pool of its streams."""
+
+    def __init__(self, folder: Path, batch: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            folder / "1" / "model.onnx", options, providers=["CPUExecutionProvider"]
+        )
+        shapes = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
+        self._inputs = [name for name in shapes if name not in ("POOL", "SLOTS")]
+        rows = _state_rows(folder)
+        self._pool = np.zeros((batch, rows, shapes["POOL"][1]), dtype=np.float32)
+        self._slots = np.arange(batch)
+
+    def step(self, tensors: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        feed = dict(zip(self._inputs, tensors, strict=True))
+        feed |= {"POOL": self._pool.reshape(-1, self._pool.shape[2]), "SLOTS": self._slots}
+        *outputs, update, rows = cast(list[NDArray[Any]], self._session.run(None, feed))
+        self._pool[self._slots[:, None], rows] = update
+        return outputs
+
+
+def _state_rows(folder: Path) -> int:
+    """Rows of one stream's state, as the backend's config has it."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    config: Any = model_config_pb2.ModelConfig()  # pyright: ignore
+    text_format.Parse((folder / "configs" / "onnxruntime.pbtxt").read_text(), config)
+    return int(config.parameters["state_rows"].string_value)

@@ -1,0 +1,33 @@
+"""The overhead report on a real Triton: every part is there and adds up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from project import PROJECT, Exported
+
+
+@pytest.mark.triton
+def test_report_names_each_process_and_counts_every_chunk(exported: Exported) -> None:
+    command = [sys.executable, "-m", "loadtest.overhead", "--repository", str(exported(320))]
+    result = subprocess.run(
+        [*command, "--streams", "8", "--seconds", "2", "--json"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    used = report["service"]["cpu_ms_per_chunk"]
+    assert set(used) == {"triton", "feature_extractor", "encoder", "decoder", "detokenizer"}
+    assert report["chunks"] > 8
+    # The CPU time counted cannot exceed what the machine had, nor be next to nothing.
+    busy_s = sum(used.values()) * report["chunks"] / 1000
+    assert 0.05 * report["seconds"] < busy_s <= 1.2 * report["cores"] * report["seconds"]
+    assert report["ratio"] == pytest.approx(
+        report["service"]["streams_per_core"] / report["bare_loop"]["streams_per_core"], rel=0.05
+    )
