@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import itertools
 
 import pytest
+from earshot_text.detokenizer import Detokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-BACKEND = Path(__file__).parents[2] / "server" / "backends" / "earshot_detokenizer"
 CONTEXT = 8
-
-sys.path.insert(0, str(BACKEND))
-import itertools
-
-from earshot_text.detokenizer import Detokenizer  # noqa: E402
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 WORDS = ["▁the", "▁cat", "s", "▁", "é", "▁naïve", "'", "▁on"]

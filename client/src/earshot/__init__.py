@@ -1,0 +1,49 @@
+"""Live and file transcription over gRPC.
+
+`connect` and `connect_async` lead to everything else.
+"""
+
+from ._aio import AsyncClient, AsyncStream, connect_async
+from ._errors import (
+    ChunkTimeout,
+    ConnectionFailed,
+    EarshotError,
+    InvalidAudio,
+    ServerBusy,
+    ServerFailed,
+    StreamClosed,
+    StreamError,
+    StreamLost,
+    UnsupportedServer,
+)
+from ._pcm import Pcm
+from ._server_info import ServerInfo
+from ._sync import Client, Stream, connect
+from ._timeouts import Timeouts
+from ._transcript import ChunkResult, Token, Transcript, Word
+
+__all__ = [
+    "AsyncClient",
+    "AsyncStream",
+    "ChunkResult",
+    "ChunkTimeout",
+    "Client",
+    "ConnectionFailed",
+    "EarshotError",
+    "InvalidAudio",
+    "Pcm",
+    "ServerBusy",
+    "ServerFailed",
+    "ServerInfo",
+    "Stream",
+    "StreamClosed",
+    "StreamError",
+    "StreamLost",
+    "Timeouts",
+    "Token",
+    "Transcript",
+    "UnsupportedServer",
+    "Word",
+    "connect",
+    "connect_async",
+]

@@ -1,0 +1,246 @@
+"""The asyncio client: the same names and the same rules as the blocking one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable
+from contextlib import asynccontextmanager
+from os import PathLike
+from types import TracebackType
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from ._failures import connect_error
+from ._files import open_audio
+from ._grpc import (
+    CONFIG_REQUEST,
+    METADATA_REQUEST,
+    READY_REQUEST,
+    Address,
+    describe,
+    make_stub,
+    read_address,
+)
+from ._pcm import Pcm
+from ._server_info import ServerInfo
+from ._session import Call, Session
+from ._timeouts import Timeouts
+from ._transcript import ChunkResult, Transcript
+
+_aio: Any = grpc.aio
+
+
+@asynccontextmanager
+async def connect_async(
+    url: str,
+    *,
+    tls: bool = False,
+    root_certificates: bytes | None = None,
+    timeouts: Timeouts | None = None,
+) -> AsyncGenerator[AsyncClient, None]:
+    """Connects for the length of an `async with`; arguments and errors as for `connect`."""
+    timeouts = timeouts or Timeouts()
+    address = read_address(url, tls, root_certificates)
+    async with _open_channel(address) as channel:
+        stub = make_stub(channel)
+        try:
+            questions: list[Awaitable[Any]] = [
+                stub.ServerMetadata(METADATA_REQUEST, timeout=timeouts.connect_s),
+                stub.ModelConfig(CONFIG_REQUEST, timeout=timeouts.connect_s),
+            ]
+            answers = await asyncio.gather(*questions)
+        except grpc.RpcError as error:
+            raise connect_error(error, address.target, timeouts.connect_s) from error
+        line = _Line(stub, timeouts)
+        try:
+            yield AsyncClient(describe(address, *answers), line)
+        finally:
+            await line.close()
+
+
+def _open_channel(address: Address) -> Any:
+    if address.tls:
+        return _aio.secure_channel(address.target, address.credentials())
+    return _aio.insecure_channel(address.target)
+
+
+class AsyncClient:
+    """A connection to one server; make one with `connect_async`."""
+
+    info: ServerInfo
+
+    def __init__(self, info: ServerInfo, line: _Line) -> None:
+        self.info = info
+        self._line = line
+
+    def stream(self, *, sample_rate_hz: float, channels: int = 1) -> AsyncStream:
+        """A live stream for audio of this rate and number of interleaved channels."""
+        session = Session(self.info, self._line.timeouts, sample_rate_hz, channels)
+        return AsyncStream(session, self._line)
+
+    async def stream_from(
+        self,
+        pieces: AsyncIterable[Pcm] | Iterable[Pcm],
+        *,
+        sample_rate_hz: float,
+        channels: int = 1,
+    ) -> AsyncGenerator[ChunkResult, None]:
+        """A stream of its own for `pieces`; see `Stream.send_all`."""
+        async with self.stream(sample_rate_hz=sample_rate_hz, channels=channels) as stream:
+            async for result in stream.send_all(pieces):
+                yield result
+
+    async def transcribe(self, path: str | PathLike[str]) -> Transcript:
+        """Streams an audio file; see `Client.transcribe`."""
+        with open_audio(path) as audio:
+            async with self.stream(
+                sample_rate_hz=audio.sample_rate_hz, channels=audio.channels
+            ) as stream:
+                for block in audio.blocks():
+                    await stream.send(block)
+                return await stream.finish()
+
+    async def is_ready(self) -> bool:
+        """Whether the server takes streams now; raises ConnectionFailed if it does not answer."""
+        connect_s = self._line.timeouts.connect_s
+        try:
+            return (await self._line.stub.ModelReady(READY_REQUEST, timeout=connect_s)).ready
+        except grpc.RpcError as error:
+            raise connect_error(error, self.info.url, connect_s) from error
+
+
+class AsyncStream:
+    """One live stream; make one with `AsyncClient.stream`. One task at a time may use it.
+
+    A stream that is not finished is ended on the server's side in any case: on leaving its
+    `async with` block, on an error, on cancellation, and when it is garbage collected.
+    """
+
+    def __init__(self, session: Session, line: _Line) -> None:
+        self._session = session
+        self._line = line
+        self._in_flight: asyncio.Future[Any] | None = None
+        self._abandon = weakref.finalize(self, line.abandon_threadsafe, session)
+        line.streams.add(self)
+
+    async def send(self, piece: Pcm) -> list[ChunkResult]:
+        """Takes a piece of audio of any length; see `Stream.send`."""
+        return [await self._exchange(call) for call in self._session.push(piece)]
+
+    async def send_all(
+        self, pieces: AsyncIterable[Pcm] | Iterable[Pcm]
+    ) -> AsyncGenerator[ChunkResult, None]:
+        """Sends `pieces` and ends the stream; see `Stream.send_all`."""
+        try:
+            async for piece in _iterate(pieces):
+                for call in self._session.push(piece):
+                    yield await self._exchange(call)
+            for result in await self.end():
+                yield result
+        finally:
+            self.close()
+
+    async def end(self) -> list[ChunkResult]:
+        """Sends what is left as the last chunk; returns what it added."""
+        return [await self._exchange(call) for call in self._session.end()]
+
+    async def finish(self) -> Transcript:
+        """Ends the stream if `end` has not yet; returns the whole transcript."""
+        if not self._session.finished:
+            await self.end()
+        return self.transcript
+
+    @property
+    def transcript(self) -> Transcript:
+        """All that has been recognized so far."""
+        return self._session.transcript
+
+    def close(self) -> None:
+        """Gives the stream up: what it has not sent is dropped. Does not wait for the server."""
+        self._abandon.detach()
+        self._line.abandon(self._session, self._in_flight)
+
+    async def __aenter__(self) -> AsyncStream:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._session.add_transcript(error)
+        self.close()
+
+    async def _exchange(self, call: Call) -> ChunkResult:
+        session = self._session
+        sent_s = time.monotonic()
+        # A cancelled task must not cancel the chunk on the server, but leave it in order: the END
+        # that follows then finds the stream as the server's stages know it.
+        self._in_flight = asyncio.ensure_future(self._line.infer(call, session))
+        try:
+            reply = await asyncio.shield(self._in_flight)
+            return session.receive(call, reply, sent_s, time.monotonic())
+        except BaseException as error:
+            self.close()
+            if isinstance(error, grpc.RpcError):
+                raise session.explain(call, error) from error
+            raise
+
+
+class _Line:
+    """The calls of one client, and what is under way in the background."""
+
+    def __init__(self, stub: Any, timeouts: Timeouts) -> None:
+        self.stub = stub
+        self.timeouts = timeouts
+        self.streams: weakref.WeakSet[AsyncStream] = weakref.WeakSet()
+        self._loop = asyncio.get_running_loop()
+        self._ends: set[asyncio.Task[None]] = set()
+
+    async def infer(self, call: Call, session: Session) -> Any:
+        return await self.stub.ModelInfer(
+            call.request, timeout=call.deadline_s, metadata=session.metadata
+        )
+
+    def abandon(self, session: Session, in_flight: asyncio.Future[Any] | None) -> None:
+        """Sends END in the background, after the answer to what is in flight."""
+        request = session.abandon()
+        if request is None:
+            return
+        end = asyncio.ensure_future(self._end(request, session.metadata, in_flight))
+        self._ends.add(end)
+        end.add_done_callback(self._ends.discard)
+
+    def abandon_threadsafe(self, session: Session) -> None:
+        """The same from a finalizer: in any thread, perhaps after the loop; never raises."""
+        with contextlib.suppress(Exception):
+            self._loop.call_soon_threadsafe(self.abandon, session, None)
+
+    async def close(self) -> None:
+        for stream in tuple(self.streams):
+            stream.close()
+        await asyncio.sleep(0)  # lets what finalizers have scheduled come in
+        await asyncio.gather(*self._ends)
+
+    async def _end(
+        self, request: Any, metadata: Any, in_flight: asyncio.Future[Any] | None
+    ) -> None:
+        if in_flight is not None:
+            await asyncio.gather(in_flight, return_exceptions=True)
+        with contextlib.suppress(grpc.RpcError):  # how an END fails is of no use to anyone
+            await self.stub.ModelInfer(request, timeout=self.timeouts.finish_s, metadata=metadata)
+
+
+async def _iterate(pieces: AsyncIterable[Pcm] | Iterable[Pcm]) -> AsyncIterator[Pcm]:
+    if isinstance(pieces, AsyncIterable):
+        async for piece in pieces:
+            yield piece
+    else:
+        for piece in pieces:
+            yield piece

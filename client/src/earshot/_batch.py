@@ -1,0 +1,93 @@
+"""Several files through one server: bounded concurrency, one progress bar per running file."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from ._aio import AsyncClient
+from ._errors import EarshotError
+from ._files import AudioFile, open_audio
+from ._transcript import Transcript
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What became of one file: a transcript or an error."""
+
+    path: Path
+    transcript: Transcript | None
+    error: EarshotError | None
+    seconds: float
+    """From opening the file to the end of its text."""
+
+
+class Batch:
+    """Files under way; `results` starts them."""
+
+    def __init__(self, client: AsyncClient, jobs: int, console: Console) -> None:
+        self._client = client
+        self._places = asyncio.Semaphore(jobs)
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            # What is printed belongs to stdout, not to the console of the bar.
+            redirect_stdout=False,
+            disable=not console.is_terminal,
+        )
+
+    async def results(self, paths: Sequence[Path]) -> AsyncGenerator[FileResult, None]:
+        """One result per path, in their order, as soon as it is there."""
+        tasks = [asyncio.ensure_future(self._transcribe(path)) for path in paths]
+        try:
+            for task in tasks:
+                self._bars.start()
+                result = await task
+                # Off the screen while the caller prints.
+                self._bars.stop()
+                yield result
+        finally:
+            self._bars.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _transcribe(self, path: Path) -> FileResult:
+        async with self._places:
+            started_s = time.monotonic()
+            transcript = error = None
+            bar = self._bars.add_task(path.name, total=None)
+            try:
+                with open_audio(path) as audio:
+                    self._bars.update(bar, total=audio.duration_s)
+                    transcript = await self._stream(audio, bar)
+            except EarshotError as caught:
+                error = caught
+            self._bars.remove_task(bar)
+            return FileResult(path, transcript, error, time.monotonic() - started_s)
+
+    async def _stream(self, audio: AudioFile, bar: TaskID) -> Transcript:
+        async with self._client.stream(
+            sample_rate_hz=audio.sample_rate_hz, channels=audio.channels
+        ) as stream:
+            for block in audio.blocks():
+                await stream.send(block)
+                self._bars.advance(bar, len(block) / audio.sample_rate_hz)
+            return await stream.finish()

@@ -1,0 +1,62 @@
+"""What the sync and the asyncio client share of gRPC: addresses, channels, the first questions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from ._server_info import MODEL, ServerInfo, read_server_info
+
+DEFAULT_PORT = 8001
+
+# The generated protobuf classes and the stub carry no types.
+_pb: Any = service_pb2
+_stubs: Any = service_pb2_grpc
+
+CONFIG_REQUEST: Any = _pb.ModelConfigRequest(name=MODEL)
+METADATA_REQUEST: Any = _pb.ServerMetadataRequest()
+READY_REQUEST: Any = _pb.ModelReadyRequest(name=MODEL)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server is, and whether the connection is encrypted."""
+
+    target: str
+    tls: bool
+    root_certificates: bytes | None
+
+    def credentials(self) -> Any:
+        """grpc.ChannelCredentials for an encrypted connection."""
+        return grpc.ssl_channel_credentials(self.root_certificates)
+
+
+def read_address(url: str, tls: bool, root_certificates: bytes | None) -> Address:
+    """`host`, `host:port`, `grpc://host:port` or, encrypted, `grpcs://host:port`."""
+    scheme, separator, target = url.rpartition("://")
+    if separator and scheme not in ("grpc", "grpcs"):
+        raise ValueError(
+            f"expected host:port, grpc://host:port or grpcs://host:port, got {url!r}: "
+            f"the server is reached over gRPC (port {DEFAULT_PORT} by default), not {scheme}"
+        )
+    target = target.rstrip("/")
+    if not target:
+        raise ValueError(f"no host in {url!r}")
+    if not target.rpartition(":")[2].isdecimal():
+        target = f"{target}:{DEFAULT_PORT}"
+    encrypted = tls or scheme == "grpcs" or root_certificates is not None
+    return Address(target, encrypted, root_certificates)
+
+
+def make_stub(channel: Any) -> Any:
+    """The calls that Triton offers, over a sync or an asyncio channel."""
+    return _stubs.GRPCInferenceServiceStub(channel)
+
+
+def describe(address: Address, metadata: Any, config: Any) -> ServerInfo:
+    """ServerInfo from the answers to METADATA_REQUEST and CONFIG_REQUEST."""
+    parameters = {name: value.string_value for name, value in config.config.parameters.items()}
+    return read_server_info(address.target, f"{metadata.name} {metadata.version}", parameters)

@@ -1,0 +1,123 @@
+"""Turns any piece of PCM into mono float32 at the model's rate.
+
+Every step works sample by sample or keeps its state, so the samples that come out do not depend
+on how the audio was cut into pieces: not even in the last bit (soxr's streaming resampler holds
+to that; a test holds it to it).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from ._errors import InvalidAudio
+
+# soxr carries no types.
+_soxr: Any = soxr
+
+Samples: TypeAlias = npt.NDArray[np.float32]
+Pcm: TypeAlias = bytes | bytearray | npt.NDArray[np.int16] | npt.NDArray[np.float32]
+"""int16 or float32 samples, [n] interleaved or [frames, channels]; bytes are int16, little-endian.
+
+A piece may end anywhere, even inside a sample. Floats lie in [-1, 1].
+"""
+
+_INT16_SCALE = np.float32(1 / 32768)
+# Decoders overshoot 1.0 a little, a microphone with gain by more; int16 in float clothes by
+# thousands.
+_PEAK_LIMIT = 8.0
+
+
+class PcmReader:
+    """Reads the pieces of one stream."""
+
+    def __init__(self, sample_rate_hz: float, channels: int, model_rate_hz: int) -> None:
+        if not sample_rate_hz > 0:
+            raise InvalidAudio(f"sample_rate_hz must be positive, not {sample_rate_hz}")
+        if channels < 1:
+            raise InvalidAudio(f"channels must be at least 1, not {channels}")
+        self._rate_hz = sample_rate_hz
+        self._channels = channels
+        self._part_of_sample = b""
+        self._part_of_frame: Samples = np.empty(0, dtype=np.float32)
+        self._frames = 0
+        self._resampler: Any = (
+            None
+            if sample_rate_hz == model_rate_hz
+            else _soxr.ResampleStream(sample_rate_hz, model_rate_hz, 1, "float32", "HQ")
+        )
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the audio read so far."""
+        return self._frames / self._rate_hz
+
+    def read(self, piece: Pcm) -> Samples:
+        """Mono samples [n] at the model's rate; raises InvalidAudio and keeps nothing of it."""
+        mono = self._mix_down(self._interleaved(piece))
+        self._frames += mono.size
+        return mono if self._resampler is None else self._resampler.resample_chunk(mono)
+
+    def flush(self) -> Samples:
+        """What the resampler still held. An incomplete frame at the very end is dropped."""
+        nothing = np.empty(0, dtype=np.float32)
+        return nothing if self._resampler is None else self._resampler.resample_chunk(nothing, True)
+
+    def _interleaved(self, piece: Any) -> Samples:
+        if isinstance(piece, (bytes, bytearray)):
+            data = self._part_of_sample + piece
+            whole = len(data) // 2
+            self._part_of_sample = data[2 * whole :]
+            return _as_float(np.frombuffer(data, dtype="<i2", count=whole))
+        if not hasattr(piece, "dtype"):
+            raise InvalidAudio(f"expected bytes or a numpy array, got {type(piece).__name__}")
+        return _as_float(self._flat(piece))
+
+    def _flat(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if array.ndim == 1:
+            return array
+        if array.ndim == 2 and array.shape[1] == self._channels:
+            return array.reshape(-1)
+        raise InvalidAudio(
+            f"expected an array [n] or [frames, {self._channels}], got shape {array.shape}"
+        )
+
+    def _mix_down(self, samples: Samples) -> Samples:
+        """Mean of the channels, added one by one: the same order for every piece size."""
+        if self._channels == 1:
+            return samples
+        if self._part_of_frame.size:
+            samples = np.concatenate((self._part_of_frame, samples))
+        whole = samples.size - samples.size % self._channels
+        self._part_of_frame = samples[whole:].copy()
+        frames = samples[:whole].reshape(-1, self._channels)
+        mono = frames[:, 0].copy()
+        for channel in range(1, self._channels):
+            mono += frames[:, channel]
+        mono /= self._channels
+        return mono
+
+
+def _as_float(samples: npt.NDArray[Any]) -> Samples:
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) * _INT16_SCALE
+    if samples.dtype.type not in (np.float32, np.float64):
+        raise InvalidAudio(f"expected int16 or float32 samples, got {samples.dtype}")
+    # Comparisons with NaN are false, so this catches it too.
+    if samples.size and not (samples.min() >= -_PEAK_LIMIT and samples.max() <= _PEAK_LIMIT):
+        raise InvalidAudio(_complaint(samples))
+    return samples.astype(np.float32, copy=False)
+
+
+def _complaint(samples: npt.NDArray[Any]) -> str:
+    bad = np.flatnonzero(~np.isfinite(samples))
+    if bad.size:
+        return f"sample {bad[0]} of the piece is {samples[bad[0]]}: audio must be finite"
+    peak = float(np.abs(samples).max())
+    return (
+        f"float samples must lie in [-1, 1], but reach {peak:g}: if they are int16 values, "
+        "pass them as int16 or divide by 32768"
+    )

@@ -1,0 +1,28 @@
+"""How long to wait, one figure per phase of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Deadlines in seconds, all positive.
+
+    connect_s   `connect`: until the server has described itself, else ConnectionFailed
+    queue_s     first chunk: until the server has a free place for the stream, else ServerBusy
+    chunk_s     each chunk: until its text has come, else ChunkTimeout; the first chunk has
+                queue_s + chunk_s
+    finish_s    last chunk: the same for the rest of the text
+    """
+
+    connect_s: float = 5.0
+    queue_s: float = 5.0
+    chunk_s: float = 10.0
+    finish_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise ValueError(f"{field.name} must be positive, not {value}")

@@ -1,0 +1,95 @@
+"""Chunks to Triton requests, Triton replies to text and tokens.
+
+The messages are built from tritonclient's generated protobuf classes, not through its
+`InferInput` objects, so that a chunk costs a few microseconds and both clients share the code.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import accumulate
+from typing import Any
+
+from tritonclient.grpc import service_pb2
+
+from ._chunker import Chunk
+from ._errors import UnsupportedServer
+from ._server_info import MODEL
+from ._transcript import Token
+
+# The generated protobuf classes carry no types.
+_pb: Any = service_pb2
+
+
+class RequestWriter:
+    """Writes the requests of one stream.
+
+    Each is a copy of a template: setting the audio of one message anew for every chunk would grow
+    its arena, which protobuf frees only with the message.
+    """
+
+    def __init__(self, stream_id: int, chunk_samples: int, queue_s: float) -> None:
+        start = _pb.ModelInferRequest(model_name=MODEL)
+        start.inputs.add(name="AUDIO", datatype="FP32", shape=[1, chunk_samples])
+        start.inputs.add(name="AUDIO_LENGTH", datatype="INT32", shape=[1, 1])
+        start.parameters["sequence_id"].int64_param = stream_id
+        self._next = _copy(start)
+        start.parameters["sequence_start"].bool_param = True
+        # Triton keeps a START in its queue without limit unless the request itself has one.
+        start.parameters["timeout"].int64_param = round(queue_s * 1e6)
+        self._start = start
+        self._silence = bytes(4 * chunk_samples)
+
+    def write(self, chunk: Chunk, *, first: bool) -> Any:
+        """The ModelInferRequest for `chunk`."""
+        request = _copy(self._start if first else self._next)
+        if chunk.last:
+            request.parameters["sequence_end"].bool_param = True
+        request.raw_input_contents.extend((chunk.audio, struct.pack("<i", chunk.length)))
+        return request
+
+    def write_end(self) -> Any:
+        """The request that ends the stream without more audio."""
+        return self.write(Chunk(self._silence, 0, last=True), first=False)
+
+
+def read_reply(reply: Any) -> tuple[str, tuple[Token, ...]]:
+    """TEXT and the tokens of a ModelInferResponse; raises UnsupportedServer."""
+    try:
+        tensors = {
+            tensor.name: raw
+            for tensor, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
+        }
+        text = _string(tensors["TEXT"])
+        count = int.from_bytes(tensors["TOKEN_COUNT"], "little")
+        if not count and not text:
+            return "", ()
+        ids = _row(tensors["TOKENS"], count, "i")
+        frames = _row(tensors["TOKEN_FRAMES"], count, "i")
+        logprobs = _row(tensors["TOKEN_LOGPROBS"], count, "f")
+        lengths = _row(tensors["TOKEN_TEXT_LENGTHS"], count, "i")
+    except (KeyError, ValueError, struct.error) as error:
+        raise UnsupportedServer(f"a reply of {MODEL} breaks the contract: {error!r}") from error
+    if sum(lengths) != len(text) or min(lengths, default=0) < 0:
+        raise UnsupportedServer(
+            f"TOKEN_TEXT_LENGTHS {lengths} do not add up to the {len(text)} characters of TEXT"
+        )
+    ends = accumulate(lengths)
+    pieces = (text[end - length : end] for end, length in zip(ends, lengths, strict=True))
+    return text, tuple(map(Token, ids, pieces, frames, logprobs))
+
+
+def _copy(request: Any) -> Any:
+    copy = _pb.ModelInferRequest()
+    copy.CopyFrom(request)
+    return copy
+
+
+def _string(raw: bytes) -> str:
+    """The only element of a BYTES tensor: its length in 4 bytes, then its UTF-8."""
+    (length,) = struct.unpack_from("<I", raw)
+    return raw[4 : 4 + length].decode()
+
+
+def _row(raw: bytes, count: int, kind: str) -> tuple[Any, ...]:
+    return struct.unpack_from(f"<{count}{kind}", raw)

@@ -1,0 +1,174 @@
+"""The asyncio client against a real Triton: what differs from the blocking one."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import earshot
+import numpy as np
+import pytest
+import soundfile
+
+from tests.client import stand_in
+from tests.client.stand_in import FIRST, RATE_HZ, StandIn, chunk, noise, texts
+
+pytestmark = pytest.mark.triton
+
+TIMEOUT_S = 20
+
+Scenario = Callable[[earshot.AsyncClient], Awaitable[None]]
+
+
+def run(server: StandIn, scenario: Scenario, timeouts: earshot.Timeouts | None = None) -> None:
+    """Runs the scenario; nothing may complain behind its back."""
+    complaints: list[dict[str, object]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, c: complaints.append(c))
+        async with earshot.connect_async(server.url, timeouts=timeouts) as client:
+            await asyncio.wait_for(scenario(client), TIMEOUT_S)
+        gc.collect()
+
+    asyncio.run(main())
+    assert not complaints
+
+
+def test_fifty_streams_at_once_stay_apart(server: StandIn) -> None:
+    async def transcribe(client: earshot.AsyncClient, seed: int) -> None:
+        audio = noise(8000 + 100 * seed, seed)
+        results: list[earshot.ChunkResult] = []
+        async with client.stream(sample_rate_hz=RATE_HZ) as stream:
+            for piece in np.array_split(audio, 5):
+                results += await stream.send(piece)
+            results += await stream.end()
+            transcript = await stream.finish()
+        assert texts(transcript.words) == stand_in.expected_words(audio)
+        assert "".join(result.text for result in results) == transcript.text
+
+    async def scenario(client: earshot.AsyncClient) -> None:
+        assert await client.is_ready()
+        await asyncio.gather(*(transcribe(client, seed) for seed in range(50)))
+
+    run(server, scenario)
+
+
+def test_stream_from_takes_both_kinds_of_iterables(server: StandIn) -> None:
+    audio = noise(10000)
+
+    async def microphone() -> AsyncIterator[earshot.Pcm]:
+        for piece in np.array_split(audio, 7):
+            await asyncio.sleep(0)
+            yield piece
+
+    async def scenario(client: earshot.AsyncClient) -> None:
+        for source in (microphone(), np.array_split(audio, 3)):
+            text = ""
+            async for result in client.stream_from(source, sample_rate_hz=RATE_HZ):
+                text += result.text
+            assert text.split() == stand_in.expected_words(audio)
+
+    run(server, scenario)
+
+
+def test_a_stream_from_that_is_dropped_half_way(server: StandIn) -> None:
+    async def scenario(client: earshot.AsyncClient) -> None:
+        async for _ in client.stream_from([noise(10000)], sample_rate_hz=RATE_HZ):
+            break
+
+    run(server, scenario)
+
+
+def test_files(server: StandIn, tmp_path: Path) -> None:
+    path = tmp_path / "noise.flac"
+    soundfile.write(path, noise(20000), RATE_HZ)
+    decoded, _ = soundfile.read(path, dtype="float32")
+
+    async def scenario(client: earshot.AsyncClient) -> None:
+        transcript = await client.transcribe(path)
+        assert texts(transcript.words) == stand_in.expected_words(decoded)
+
+    run(server, scenario)
+
+
+def test_end_on_cancellation(server: StandIn) -> None:
+    before = len(server.chunks())
+
+    async def scenario(client: earshot.AsyncClient) -> None:
+        async def speak() -> None:
+            async with client.stream(sample_rate_hz=RATE_HZ) as stream:
+                await stream.send(chunk(stand_in.SLOW))
+
+        speaking = asyncio.ensure_future(speak())
+        while len(server.chunks()) == before:
+            await asyncio.sleep(0.01)
+        speaking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await speaking
+
+    run(server, scenario)
+
+
+def test_end_on_an_error_in_the_block(server: StandIn) -> None:
+    async def scenario(client: earshot.AsyncClient) -> None:
+        with pytest.raises(KeyError):
+            async with client.stream(sample_rate_hz=RATE_HZ) as stream:
+                await stream.send(chunk())
+                raise KeyError
+        with pytest.raises(earshot.StreamClosed):
+            await stream.send(chunk())
+
+    run(server, scenario)
+
+
+def test_end_when_it_is_garbage(server: StandIn) -> None:
+    before = len(server.chunks())
+
+    async def scenario(client: earshot.AsyncClient) -> None:
+        await client.stream(sample_rate_hz=RATE_HZ).send(noise(FIRST))
+        gc.collect()
+        while len(server.chunks()) < before + 2:
+            await asyncio.sleep(0.01)
+
+    run(server, scenario)
+    assert server.chunks()[-1].end
+
+
+def test_end_when_the_client_closes(server: StandIn) -> None:
+    async def scenario(client: earshot.AsyncClient) -> None:
+        kept.append(client.stream(sample_rate_hz=RATE_HZ))
+        await kept[0].send(chunk())
+
+    kept: list[earshot.AsyncStream] = []
+    run(server, scenario)
+
+
+@pytest.mark.parametrize(
+    ("marker", "kind"),
+    [
+        (stand_in.SLOW, earshot.ChunkTimeout),
+        (stand_in.FAIL, earshot.ServerFailed),
+    ],
+)
+def test_errors_carry_what_was_recognized(
+    server: StandIn, marker: float, kind: type[earshot.StreamError]
+) -> None:
+    async def scenario(client: earshot.AsyncClient) -> None:
+        stream = client.stream(sample_rate_hz=RATE_HZ)
+        (first,) = await stream.send(noise(FIRST))
+        with pytest.raises(kind) as caught:
+            await stream.send(chunk(marker))
+        assert caught.value.transcript is not None
+        assert caught.value.transcript.text == first.text
+
+    run(server, scenario, earshot.Timeouts(chunk_s=0.2))
+
+
+def test_refused(server: StandIn) -> None:
+    async def scenario(client: earshot.AsyncClient) -> None:
+        with pytest.raises(earshot.ServerBusy):
+            await client.stream(sample_rate_hz=RATE_HZ).send(chunk(stand_in.REFUSE))
+
+    run(server, scenario)

@@ -1,0 +1,222 @@
+"""The command `earshot`: usage without a server, everything else against a real Triton."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+from earshot._cli import app
+from typer.testing import CliRunner
+
+from tests.client import stand_in
+from tests.client.stand_in import RATE_HZ, StandIn, noise
+
+COMMAND = [str(Path(sys.executable).with_name("earshot"))]
+
+
+def earshot(*arguments: object, url: str = "localhost:1"):
+    return CliRunner().invoke(
+        app, [str(argument) for argument in arguments], env={"EARSHOT_URL": url}
+    )
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, noise(20000), RATE_HZ)
+    return path
+
+
+def words_in(path: Path) -> list[str]:
+    return stand_in.expected_words(soundfile.read(path, dtype="float32")[0])
+
+
+@pytest.mark.parametrize("command", [[], ["transcribe"], ["info"]])
+def test_help(command: list[str]) -> None:
+    shown = earshot(*command, "--help")
+    assert shown.exit_code == 0
+    assert "Usage" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["transcribe"],
+        ["transcribe", "--jobs", "0", "a.wav"],
+        ["info", "--url", "http://localhost:8000"],
+        ["info", "--root-certificates", "/no/such/file"],
+        ["sing"],
+    ],
+)
+def test_wrong_usage(arguments: list[str]) -> None:
+    assert earshot(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["transcribe", "a.wav"]])
+def test_no_server(arguments: list[str]) -> None:
+    result = earshot(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "earshot: no server at localhost:1:" in result.stderr
+    assert "--url or EARSHOT_URL" in result.stderr
+
+
+@pytest.mark.triton
+def test_text_of_one_file(server: StandIn, speech: Path) -> None:
+    result = earshot("transcribe", speech, url=server.url)
+    assert result.exit_code == 0
+    assert result.stdout == " ".join(words_in(speech)) + "\n"
+    assert result.stderr == ""
+
+
+@pytest.mark.triton
+def test_json(server: StandIn, speech: Path) -> None:
+    result = earshot("transcribe", "--json", speech, url=server.url)
+    report = json.loads(result.stdout)
+    assert report["file"] == str(speech)
+    assert report["text"].split() == [word["word"] for word in report["words"]]
+    assert report["words"][1] == {
+        "word": words_in(speech)[1],
+        "start_ms": 80,
+        "end_ms": 160,
+        "confidence": 0.3679,
+    }
+    assert report["duration_s"] == 1.25
+    assert report["audio_s_per_s"] > 1
+    assert (report["model"], report["chunk_ms"]) == ("stand-in", 80)
+
+
+@pytest.mark.triton
+def test_what_cannot_be_read_does_not_stop_the_rest(
+    server: StandIn, speech: Path, tmp_path: Path
+) -> None:
+    text, empty, missing = (tmp_path / name for name in ("text.wav", "empty.wav", "missing.wav"))
+    text.write_text("no audio")
+    soundfile.write(empty, np.zeros(0, np.float32), RATE_HZ)
+    result = earshot("transcribe", text, speech, empty, missing, speech, url=server.url)
+    assert result.exit_code == 1
+    assert result.stdout == f"{speech}: {' '.join(words_in(speech))}\n" * 2
+    complaints = result.stderr.splitlines()
+    assert [line.split(": ")[1] for line in complaints] == [str(p) for p in (text, empty, missing)]
+
+
+@pytest.mark.triton
+def test_what_was_recognized_before_an_error_is_shown(server: StandIn, tmp_path: Path) -> None:
+    path = tmp_path / "half.wav"
+    audio = noise(5 * stand_in.CHUNK_SAMPLES)
+    audio[-1] = stand_in.FAIL
+    soundfile.write(path, audio, RATE_HZ, subtype="FLOAT")
+    result = earshot("transcribe", path, url=server.url)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    recognized = " ".join(stand_in.expected_words(audio)[:-1])
+    assert f"half.wav: recognized before that: {recognized}\n" in result.stderr
+
+
+@pytest.mark.triton
+def test_many_files_come_in_order(server: StandIn, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{seconds}.wav" for seconds in (3, 1, 2)]
+    for path in paths:
+        soundfile.write(path, noise(int(path.stem) * RATE_HZ), RATE_HZ)
+    result = earshot("transcribe", *paths, "--jobs", 2, url=server.url)
+    assert [line.split(": ")[0] for line in result.stdout.splitlines()] == list(map(str, paths))
+
+
+class FakeSoundDevice(ModuleType):
+    """Hears five pieces, then Ctrl-C. No machine that runs tests has a microphone."""
+
+    PortAudioError = RuntimeError
+
+    def query_devices(self, kind: str) -> dict[str, float]:
+        assert kind == "input"
+        return {"default_samplerate": 48000.0}
+
+    @contextmanager
+    def RawInputStream(
+        self, samplerate: float, channels: int, dtype: str, callback: Callable[..., None]
+    ) -> Iterator[None]:
+        assert (samplerate, channels, dtype) == (48000, 1, "int16")
+        for _ in range(5):
+            callback(bytearray(9600), 4800, None, None)
+        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+        yield
+
+
+@pytest.mark.triton
+def test_mic(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice("sounddevice"))
+    result = earshot("mic", url=server.url)
+    assert result.exit_code == 0
+    assert result.stdout == " ".join(stand_in.expected_words(np.zeros(8000, np.float32))) + "\n"
+
+
+@pytest.mark.triton
+def test_mic_without_sounddevice(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    result = earshot("mic", url=server.url)
+    assert result.exit_code == 1
+    assert "pip install 'earshot-client[mic]'" in result.stderr
+
+
+@pytest.mark.triton
+def test_info(server: StandIn) -> None:
+    shown = dict(
+        line.split(maxsplit=1) for line in earshot("info", url=server.url).stdout.splitlines()
+    )
+    assert shown["url"] == server.url
+    assert shown["model"] == "stand-in"
+    assert shown["ready"] == "True"
+    as_json = json.loads(earshot("info", "--json", url=server.url).stdout)
+    assert {name: str(value) for name, value in as_json.items()} == shown
+
+
+@pytest.mark.triton
+def test_a_terminal_gets_a_progress_bar_and_stdout_stays_clean(
+    server: StandIn, speech: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    result = subprocess.run(
+        [*COMMAND, "transcribe", "--url", server.url, speech],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=environment,
+        text=True,
+    )
+    os.close(theirs)
+    assert result.stdout == " ".join(words_in(speech)) + "\n"
+    assert "speech.wav" in os.read(ours, 10000).decode()
+    os.close(ours)
+
+
+@pytest.mark.triton
+def test_ctrl_c_ends_the_stream(server: StandIn, tmp_path: Path) -> None:
+    path = tmp_path / "slow.wav"
+    audio = noise(20 * stand_in.CHUNK_SAMPLES)
+    audio[:: stand_in.CHUNK_SAMPLES] = stand_in.SLOW
+    soundfile.write(path, audio, RATE_HZ, subtype="FLOAT")
+    before = len(server.chunks())
+    command = subprocess.Popen(
+        [*COMMAND, "transcribe", "--url", server.url, path], stderr=subprocess.PIPE, text=True
+    )
+    while len(server.chunks()) == before:
+        time.sleep(0.02)
+    command.send_signal(signal.SIGINT)
+    _, complaint = command.communicate(timeout=10)
+    assert command.returncode == 130
+    assert complaint == "earshot: interrupted\n"
+    assert server.chunks()[-1].end

@@ -1,0 +1,59 @@
+"""Audio files block by block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from earshot import InvalidAudio
+from earshot._files import open_audio
+
+from tests.client.stand_in import RATE_HZ
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_blocks_are_the_whole_file(tmp_path: Path, suffix: str, channels: int) -> None:
+    path = tmp_path / f"audio.{suffix}"
+    time_s = np.arange(3 * RATE_HZ) / RATE_HZ
+    syllables = np.sin(2 * np.pi * 200 * time_s) * (np.sin(2 * np.pi * 4 * time_s) > 0)
+    soundfile.write(path, np.stack([0.5 * syllables] * channels, axis=1), RATE_HZ)
+    whole, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    with open_audio(path) as audio:
+        assert (audio.sample_rate_hz, audio.channels) == (RATE_HZ, channels)
+        assert audio.duration_s == len(whole) / RATE_HZ
+        blocks = list(audio.blocks())
+    assert len(blocks) >= 12
+    # The mp3 decoder adds a little dither, differently in each run.
+    np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("content", [b"no audio", b""])
+def test_what_is_no_audio(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "text.wav"
+    path.write_bytes(content)
+    with pytest.raises(InvalidAudio, match=r"text\.wav"), open_audio(path):
+        pass
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidAudio, match=r"none\.wav"), open_audio(tmp_path / "none.wav"):
+        pass
+
+
+def test_a_file_without_samples(tmp_path: Path) -> None:
+    path = tmp_path / "empty.wav"
+    soundfile.write(path, np.zeros(0, np.float32), RATE_HZ)
+    with pytest.raises(InvalidAudio, match="holds no audio"), open_audio(path):
+        pass
+
+
+def test_a_file_that_breaks_off(tmp_path: Path) -> None:
+    path = tmp_path / "half.flac"
+    soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 3 * RATE_HZ), RATE_HZ)
+    path.write_bytes(path.read_bytes()[:50_000])
+    with open_audio(path) as audio, pytest.raises(InvalidAudio, match=r"half\.flac"):
+        for _ in audio.blocks():
+            pass

@@ -1,0 +1,93 @@
+"""Requests as Triton wants them; replies that keep the contract, and replies that break it."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from earshot import Token, UnsupportedServer
+from earshot._chunker import Chunk
+from earshot._wire import RequestWriter, read_reply
+from tritonclient.grpc import service_pb2
+
+MAX_TOKENS = 4
+
+
+def test_only_the_first_request_starts_and_waits_for_a_place() -> None:
+    writer = RequestWriter(2**63 - 1, chunk_samples=2, queue_s=1.5)
+    chunk = Chunk(struct.pack("<2f", 0.5, -0.5), 2, last=False)
+    first, second = writer.write(chunk, first=True), writer.write(chunk, first=False)
+    assert first.parameters["sequence_id"].int64_param == 2**63 - 1
+    assert first.parameters["sequence_start"].bool_param
+    assert first.parameters["timeout"].int64_param == 1_500_000
+    assert set(second.parameters) == {"sequence_id"}
+    assert [tuple(tensor.shape) for tensor in second.inputs] == [(1, 2), (1, 1)]
+    assert list(second.raw_input_contents) == [chunk.audio, b"\x02\0\0\0"]
+
+
+def test_the_last_request_ends() -> None:
+    writer = RequestWriter(1, chunk_samples=2, queue_s=1)
+    only = writer.write(Chunk(bytes(8), 1, last=True), first=True)
+    assert only.parameters["sequence_start"].bool_param
+    assert only.parameters["sequence_end"].bool_param
+    end = writer.write_end()
+    assert end.parameters["sequence_end"].bool_param
+    assert "sequence_start" not in end.parameters
+    assert list(end.raw_input_contents) == [bytes(8), bytes(4)]
+
+
+def reply(text: str, lengths: list[int], **replaced: bytes):
+    count = len(lengths)
+    padding = [-1] * (MAX_TOKENS - count)
+    encoded = text.encode()
+    raw = {
+        "TEXT": struct.pack("<I", len(encoded)) + encoded,
+        "TOKENS": struct.pack("<4i", *range(count), *padding),
+        "TOKEN_FRAMES": struct.pack("<4i", *range(7, 7 + count), *padding),
+        "TOKEN_LOGPROBS": struct.pack("<4f", *[-0.5] * count, *padding),
+        "TOKEN_TEXT_LENGTHS": struct.pack("<4i", *lengths, *padding),
+        "TOKEN_COUNT": struct.pack("<i", count),
+    } | replaced
+    return service_pb2.ModelInferResponse(
+        outputs=[service_pb2.ModelInferResponse.InferOutputTensor(name=name) for name in raw],
+        raw_output_contents=raw.values(),
+    )
+
+
+def test_a_token_has_its_slice_of_the_text_in_characters() -> None:
+    text, tokens = read_reply(reply("né 漢", [2, 0, 2]))
+    assert text == "né 漢"
+    assert tokens == (
+        Token(0, "né", 7, -0.5),
+        Token(1, "", 8, -0.5),
+        Token(2, " 漢", 9, -0.5),
+    )
+
+
+def test_a_chunk_may_add_nothing() -> None:
+    assert read_reply(reply("", [])) == ("", ())
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        reply("abc", [1, 1]),
+        reply("abc", [4, -1]),
+        reply("abc", [3], TOKENS=b""),
+        reply("abc", [3], TEXT=b"\x01\0\0\0\xff"),
+        reply("abc", [3], TEXT=b""),
+        service_pb2.ModelInferResponse(),
+        service_pb2.ModelInferResponse(raw_output_contents=[b""]),
+    ],
+    ids=["lengths", "negative", "short", "utf-8", "no text", "nothing", "nameless"],
+)
+def test_a_reply_that_breaks_the_contract_is_refused(
+    broken: service_pb2.ModelInferResponse,
+) -> None:
+    with pytest.raises(UnsupportedServer):
+        read_reply(broken)
+
+
+def test_text_without_tokens_breaks_the_contract() -> None:
+    with pytest.raises(UnsupportedServer):
+        read_reply(reply("abc", []))
