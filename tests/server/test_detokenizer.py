@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 from earshot_text.detokenizer import Detokenizer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
@@ -66,8 +66,9 @@ def test_a_character_waits_for_its_last_byte(detokenizer: Detokenizer) -> None:
     assert results == [("the", [3, 0]), ("", [0]), ("€s", [1, 1])]
 
 
+@settings(max_examples=400)
 @given(
-    pieces=st.lists(st.sampled_from([*WORDS, "é€", "字"]), max_size=30),
+    pieces=st.lists(st.sampled_from([*WORDS, "é€", "字", "𝄞"]), max_size=30),
     cuts=st.lists(st.integers(0, 60), max_size=8),
 )
 def test_any_chunking_gives_the_text_of_the_whole(

@@ -14,6 +14,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+_BYTES_BEFORE_LAST = 3
+"""Bytes of a UTF-8 character in front of its last one, at most."""
 
 
 class Detokenizer:
@@ -27,7 +29,7 @@ class Detokenizer:
 
         A character whose bytes are not all there yet is held back until its last byte comes.
         """
-        known = list(previous)
+        known = self._whole_characters(previous)
         before = text = self._complete_text(known)
         lengths: list[int] = []
         for token in tokens:
@@ -38,4 +40,21 @@ class Detokenizer:
         return text[len(before) :], lengths
 
     def _complete_text(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(tokens).rstrip(_INCOMPLETE) if tokens else ""
+        """Text up to the last complete character.
+
+        Byte tokens are decoded a run at a time, so one missing byte spoils the characters before
+        it too: the incomplete ones have to be left out, not cut off.
+        """
+        for held_back in range(min(_BYTES_BEFORE_LAST, len(tokens)) + 1):
+            text = self._tokenizer.decode(tokens[: len(tokens) - held_back])
+            if not text.endswith(_INCOMPLETE):
+                return text
+        return self._tokenizer.decode(tokens)
+
+    def _whole_characters(self, context: Sequence[int]) -> list[int]:
+        """``context`` without the end of a character whose first bytes it no longer reaches."""
+        for skipped in range(_BYTES_BEFORE_LAST + 1):
+            rest = list(context[skipped:])
+            if _INCOMPLETE not in self._complete_text(rest):
+                return rest
+        return list(context)
