@@ -8,6 +8,7 @@ CHUNK_MS ?= 560
 PRECISION ?= fp32
 REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
+SPEECH ?= ../shared/speech
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,14 +16,14 @@ READY := $(VENV)/.ready
 EXPORTED := $(REPOSITORY)/asr_streaming/1/manifest.json
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help env demo export serve test test-all parity overhead lint types clean
+.PHONY: help env demo export serve test test-all parity overhead demo-model lint types clean
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON"
+	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -45,7 +46,7 @@ $(EXPORTED): $(wildcard $(CHECKPOINT)/*.safetensors) $(wildcard export/*.py expo
 serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctrl-C
 	$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port $(GRPC_PORT)
 
-test: $(READY) ## Lint-free quick suite: unit tests and tests against a real Triton
+test: $(READY) ## Unit tests, and tests against a real Triton
 	$(BIN)/python -m pytest
 
 parity: $(READY) ## Every recording (EARSHOT_SPEECH), every chunk, through Triton, against transformers
@@ -53,6 +54,9 @@ parity: $(READY) ## Every recording (EARSHOT_SPEECH), every chunk, through Trito
 
 test-all: $(READY) ## Both suites
 	$(BIN)/python -m pytest -m ''
+
+demo-model: $(READY) ## Train the demo model from recordings (hours; may be stopped and called again)
+	$(BIN)/python -m export.demo --speech $(SPEECH)
 
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
 	$(BIN)/python -m loadtest.overhead --repository $(REPOSITORY)

@@ -1,10 +1,12 @@
 """The demo checkpoint on every recording, every chunk, and ten minutes of speech (slow).
 
-EARSHOT_SPEECH names a folder with more recordings than those of this repository.
+EARSHOT_SPEECH names a folder with more recordings than those of this repository,
+EARSHOT_CHECKPOINT another checkpoint.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     repository = tmp_path_factory.mktemp("models") / "demo"
-    checkpoint = load_checkpoint(str(DEMO_CHECKPOINT))
+    checkpoint = load_checkpoint(os.environ.get("EARSHOT_CHECKPOINT", str(DEMO_CHECKPOINT)))
     serving = Serving(max_streams=256)
     export_streaming(checkpoint, request.param, "fp32", repository, serving, lambda step: None)
     with running(repository) as triton:

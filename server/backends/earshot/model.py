@@ -19,7 +19,6 @@ from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
 from earshot_runtime.stateless import StatelessStage
-from tensors import to_array, to_tensor
 
 START = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
@@ -66,7 +65,7 @@ class TritonPythonModel:
             starts=[bool(flag & START) for flag in flags],
             ends=[bool(flag & END) for flag in flags],
             inputs=[
-                [to_array(get(request, tensor.name)) for request in requests]
+                [get(request, tensor.name).as_numpy() for request in requests]
                 for tensor in self._spec.inputs
             ],
         )
@@ -77,7 +76,7 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=error)
         return pb_utils.InferenceResponse(
             [
-                to_tensor(tensor.name, rows)
+                pb_utils.Tensor(tensor.name, rows)
                 for tensor, rows in zip(self._spec.outputs, outcome, strict=True)
             ]
         )

@@ -1,0 +1,121 @@
+"""From sound files to shards: who is held out, what is joined, what is left out, what is spoken."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from export.demo.batches import load_pool
+from export.demo.corpora import corpora, is_held_out, prepare_corpus, prepare_noise
+from export.demo.features import FRAMES_PER_SECOND, SAMPLE_RATE_HZ, read_audio, read_shard
+from export.demo.prepare import prepare
+from export.demo.synthesize import make_words_shard, words_shard_name
+from export.demo.workplace import Workplace
+
+ENGINES = ("flite", "festival", "espeak-ng")
+SPEAKERS = [f"speaker{letter}" for letter in "abcdefghijklmnopqr"]
+
+
+def write_sound(path: Path, seconds: float, rate_hz: int = SAMPLE_RATE_HZ) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(0).normal(0, 0.1, round(seconds * rate_hz))
+    soundfile.write(path, samples, rate_hz)
+
+
+def write_corpus(speech: Path, name: str, rows: list[tuple[str, float, str]]) -> None:
+    """Rows of speaker, seconds, transcript."""
+    lines = ["file\tseconds\tspeaker\ttranscript"]
+    for i, (speaker, seconds, transcript) in enumerate(rows):
+        write_sound(speech / "train" / name / f"{i}.wav", seconds)
+        lines.append(f"{i}.wav\t{seconds}\t{speaker}\t{transcript}")
+    (speech / "train" / name / "manifest.tsv").write_text("\n".join(lines) + "\n")
+
+
+def test_held_out_speakers_are_in_no_training_shard(tmp_path: Path) -> None:
+    write_corpus(tmp_path, "books", [(s, 1.0, f"Read by {s}.") for s in SPEAKERS])
+    assert corpora(tmp_path) == ["books"]
+    prepare_corpus(tmp_path, tmp_path / "features", "books")
+    trained = {u.text for u in read_shard(tmp_path / "features" / "real-books.tsv")}
+    held_out = {u.text for u in read_shard(tmp_path / "features" / "dev-books.tsv")}
+    expected = {s for s in SPEAKERS if is_held_out("books", s)}
+    assert 0 < len(expected) < len(SPEAKERS)
+    assert held_out == {f"read by {speaker}" for speaker in expected}
+    assert trained == {f"read by {speaker}" for speaker in SPEAKERS} - held_out
+
+
+def test_few_speakers_are_all_trained_on(tmp_path: Path) -> None:
+    write_corpus(tmp_path, "books", [(s, 1.0, "some words") for s in SPEAKERS[:3]])
+    prepare_corpus(tmp_path, tmp_path / "features", "books")
+    assert not list((tmp_path / "features").glob("dev-*"))
+
+
+def test_single_words_are_joined_by_speaker(tmp_path: Path) -> None:
+    rows = [(s, 0.5, word) for s in ("ann", "ben") for word in ("one", "two", "three")]
+    write_corpus(tmp_path, "digits", [*rows, ("ben", 3.0, "a whole sentence")])
+    prepare_corpus(tmp_path, tmp_path / "features", "digits")
+    utterances = read_shard(tmp_path / "features" / "real-digits.tsv")
+    words = [sorted(u.text.split()) for u in utterances if u.text != "a whole sentence"]
+    assert sum(map(len, words)) == 6
+    assert all(len(set(group)) == len(group) for group in words)
+    assert sum(len(u.frames) for u in utterances) == 6 * FRAMES_PER_SECOND
+
+
+def test_malformed_noise_is_left_out(tmp_path: Path) -> None:
+    write_sound(tmp_path / "noise" / "rain.wav", 1.0)
+    (tmp_path / "noise" / "broken.ogg").write_bytes(b"no sound")
+    prepare_noise(tmp_path, tmp_path / "features")
+    assert len(read_shard(tmp_path / "features" / "noise.tsv")) == 1
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 48_000])
+def test_audio_comes_at_one_rate_and_the_speed_asked_for(tmp_path: Path, rate_hz: int) -> None:
+    write_sound(tmp_path / "sound.wav", 2.0, rate_hz)
+    assert len(read_audio(tmp_path / "sound.wav")) == 2 * SAMPLE_RATE_HZ
+    faster = read_audio(tmp_path / "sound.wav", speed=1.25)
+    assert len(faster) == pytest.approx(1.6 * SAMPLE_RATE_HZ, abs=2)
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ENGINES)), reason="no text-to-speech engines")
+def test_every_engine_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.demo.synthesize.UTTERANCES_PER_SHARD", 2)
+    for engine in ("flite", "festival", "espeak"):
+        monkeypatch.setattr("export.demo.synthesize.ENGINE_SHARE", {engine: 1.0})
+        folder = tmp_path / engine
+        make_words_shard(folder, 0, ["hello world"])
+        spoken = read_shard(folder / f"{words_shard_name(0)}.tsv")
+        assert len(spoken) == 2
+        assert all(0.3 < u.seconds < 3 and u.text in "hello world" for u in spoken)
+        assert all(u.frames.max() > u.frames.min() + 5 for u in spoken)
+
+
+def test_prepare_makes_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.demo.prepare.WORDS_SHARDS", 0)
+    write_corpus(tmp_path, "books", [(s, 1.0, f"read by {s}") for s in SPEAKERS])
+    write_sound(tmp_path / "noise" / "rain.wav", 1.0)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    sentences = [a * n + b for a in letters for b in letters for n in (1, 2, 3)]
+    (tmp_path / "train" / "text").mkdir()
+    (tmp_path / "train" / "text" / "sentences.txt").write_text("\n".join(sentences))
+    place = Workplace(tmp_path / "work")
+    prepare(tmp_path, place, synthetic_shards=0, jobs=1, committed=None)
+    made = {path: path.stat().st_mtime_ns for path in place.folder.rglob("*") if path.is_file()}
+    names = {path.name for path in made}
+    assert {"real-books.tsv", "dev-books.tsv", "noise.tsv", "tokenizer.json"} <= names
+    prepare(tmp_path, place, synthetic_shards=0, jobs=1, committed=None)
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+
+
+def test_prepare_says_what_a_speech_folder_lacks(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="manifest"):
+        prepare(tmp_path, Workplace(tmp_path / "work"), 0, jobs=1, committed=None)
+
+
+def test_pool_leaves_out_what_is_too_fast_to_be_true(tmp_path: Path) -> None:
+    features = tmp_path / "features"
+    write_corpus(tmp_path, "books", [("a", 1.0, "one two"), ("a", 1.0, "very " * 20)])
+    prepare_corpus(tmp_path, features, "books")
+    write_sound(tmp_path / "noise" / "rain.wav", 1.0)
+    prepare_noise(tmp_path, features)
+    assert [u.text for u in load_pool(features).real] == ["one two"]

@@ -1,0 +1,82 @@
+"""The README's commands and paths exist and do what they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from project import PROJECT
+
+README = (PROJECT / "README.md").read_text()
+CLIENT_README = (PROJECT / "client" / "README.md").read_text()
+
+
+def make_targets(text: str) -> set[str]:
+    commands = re.findall(r"\bmake ((?:[a-z][a-z-]*\s?)+)", re.sub(r"[#|].*", "", text))
+    return {target for command in commands for target in command.split()}
+
+
+def shell_lines(text: str) -> list[str]:
+    blocks = re.findall(r"```\n(.*?)```", text, flags=re.S)
+    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+def test_every_make_target_exists() -> None:
+    makefile = (PROJECT / "Makefile").read_text()
+    targets = make_targets("\n".join(f"{line}\n" for line in shell_lines(README)))
+    targets |= set(re.findall(r"`(?:\w+=\w+ )?make ([a-z-]+)`", README))
+    assert {"demo", "test", "serve", "parity", "overhead"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.M), f"no `make {target}`"
+
+
+def test_bare_make_prints_help() -> None:
+    printed = subprocess.run(["make"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    for target in ("demo", "test", "export", "serve", "parity"):
+        assert re.search(rf"^{target} ", printed.stdout, flags=re.M)
+
+
+def test_every_path_exists() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    files = re.findall(r"\b(?:recordings|client)/[\w./-]+\.\w+", README)
+    assert links
+    assert files
+    for path in {*links, *files}:
+        assert (PROJECT / path).exists(), path
+
+
+@pytest.mark.parametrize("module", ["export", "server", "loadtest.overhead"])
+def test_options_named_in_the_readme_exist(module: str) -> None:
+    text = " ".join(subprocess_help(module).split())
+    for line in shell_lines(README):
+        if line.startswith(f"python -m {module} "):
+            for option in re.findall(r"--[a-z-]+", line):
+                assert option in text, (module, option)
+    assert "Usage" in text
+
+
+def subprocess_help(module: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "TERM": "dumb", "NO_COLOR": "1"},
+    )
+    return result.stdout
+
+
+@pytest.mark.parametrize("text", [README, CLIENT_README], ids=["README", "client/README"])
+def test_python_examples_use_names_that_exist(text: str) -> None:
+    import earshot
+
+    examples = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S))
+    assert examples
+    for name in re.findall(r"\bearshot\.(\w+)", examples):
+        assert hasattr(earshot, name), name
+    for owner, names in {"client": earshot.Client, "stream": earshot.Stream}.items():
+        for method in re.findall(rf"(?<!\.)\b{owner}\.(\w+)\(", examples):
+            assert hasattr(names, method), f"{owner}.{method}"
