@@ -6,6 +6,7 @@ with the requests that its batcher has put together.
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
@@ -39,6 +40,8 @@ class TritonPythonModel:
             return
         self._stage = SequenceStage(self._spec, self._spec.sequence, graph, graph.state)
         self._start_housekeeper(args["model_instance_name"])
+        # What is there now stays: collections between chunks need not walk it again.
+        gc.freeze()
 
     def execute(
         self, requests: list[pb_utils.InferenceRequest]

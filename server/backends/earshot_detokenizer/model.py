@@ -7,6 +7,7 @@ with -1), whose sum is the number of characters of TEXT.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ class TritonPythonModel:
         """Loads `tokenizer.json` from the model's version folder."""
         folder = Path(args["model_repository"]) / args["model_version"]
         self._detokenizer = Detokenizer(folder / "tokenizer.json")
+        # What is there now stays: collections between chunks need not walk it again.
+        gc.freeze()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request, in order."""
