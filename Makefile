@@ -13,10 +13,11 @@ SPEECH ?= ../shared/speech
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/asr_streaming/1/manifest.json
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help env demo export serve test test-all parity overhead demo-model lint types clean
+.PHONY: help env demo export serve test test-all parity overhead demo-model lint types clean FORCE
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
@@ -28,6 +29,8 @@ help: ## Print this help
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
 $(READY): pyproject.toml constraints.txt client/pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 12) or sys.exit( \
+	  f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "setting up $(VENV) (about 1.5 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --editable '.[export,server,loadtest,demo-model,dev]' --editable ./client
@@ -40,7 +43,13 @@ export: $(READY) ## Export CHECKPOINT into REPOSITORY, proved equal to the origi
 	$(BIN)/python -m export $(CHECKPOINT) --chunk-ms $(CHUNK_MS) --precision $(PRECISION) \
 	  --repository $(REPOSITORY)
 
-$(EXPORTED): $(wildcard $(CHECKPOINT)/*.safetensors) $(wildcard export/*.py export/stages/*.py) | $(READY)
+# Another checkpoint, chunk or precision than last time is another export.
+$(KNOBS): FORCE
+	@mkdir -p $(@D)
+	@echo "$(CHECKPOINT) $(CHUNK_MS) $(PRECISION)" | cmp -s - $@ || \
+	  echo "$(CHECKPOINT) $(CHUNK_MS) $(PRECISION)" >$@
+
+$(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/stages/*.py) | $(READY)
 	@$(MAKE) --no-print-directory export
 
 serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctrl-C
@@ -69,4 +78,4 @@ types: $(READY) ## pyright, strict
 	$(BIN)/pyright
 
 clean: ## Remove what was exported; the environment stays
-	rm -rf model_repository/*/1 build
+	rm -rf $(REPOSITORY)/*/1 $(KNOBS)

@@ -7,7 +7,6 @@ what it heard beside what was said, then holds more and more live streams until 
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,10 @@ from rich.progress import Progress
 from rich.table import Table
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from loadtest.pacing import Level
+from loadtest.pacing import WARM_UP_S, Level
 from loadtest.quick import largest_count
+from loadtest.server_process import ServerEnded, ServerProcess, serving
 from loadtest.speech import RECORDINGS, load_speech
-from server.errors import ServerError
-from server.launch import Triton, running
 
 _console = Console()
 
@@ -45,22 +43,22 @@ def main(
 ) -> None:
     """Transcribe real speech on an embedded Triton and count live streams per core."""
     try:
-        with _console.status("starting Triton"), running(repository) as triton:
-            _show(triton)
-    except (ServerError, earshot.EarshotError) as error:
-        _console.print(f"[red]error:[/red] {error}", markup=True)
+        with serving(repository) as server:
+            _show(server)
+    except (ServerEnded, earshot.EarshotError) as error:
+        _console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
 
 
-def _show(triton: Triton) -> None:
-    with earshot.connect(triton.grpc_url) as client:
+def _show(server: ServerProcess) -> None:
+    with earshot.connect(server.url) as client:
         info = client.info
         _console.print(
             f"serving [bold]{info.model}[/bold] ({info.precision}, {info.chunk_ms} ms chunks) on "
-            f"{info.server} at {triton.grpc_url}\n"
+            f"{info.server} at {server.url}\n"
         )
         _print_transcripts(_transcribe_all(client))
-    _print_capacity(triton, info.max_streams)
+    _print_capacity(server, info.max_streams)
 
 
 def _transcribe_all(client: earshot.Client) -> list[Heard]:
@@ -93,30 +91,46 @@ def _print_transcripts(results: list[Heard]) -> None:
     _console.print(f"word error rate over {seconds:.0f} s: [bold]{jiwer.wer(said, heard):.1%}\n")
 
 
-def _print_capacity(triton: Triton, limit: int) -> None:
+def _print_capacity(server: ServerProcess, limit: int) -> None:
+    used = _CpuMeter(server)
+    cores_used: dict[int, float] = {}
     with Progress(console=_console, transient=True) as progress:
-        task = progress.add_task("live streams", total=None)
+        progress.add_task("live streams", total=None)
 
         def report(level: Level) -> None:
             # A late send counts as latency, so a level that passes does so in spite of it.
             late = "late" if level.valid else "late, and so was the load generator"
             mark = "[green]in time[/green]" if level.passes else f"[red]{late}[/red]"
+            cores_used[level.streams] = used.since_last_s() / (WARM_UP_S + level.hold_s)
             progress.console.print(
                 f"  {level.streams:4d} live streams: text after {level.percentile_ms(50):4.0f} ms "
                 f"(p50), {level.p99_ms:4.0f} ms (p99)  {mark}"
             )
-            progress.advance(task)
 
-        best = largest_count(triton.grpc_url, load_speech(), limit, report)
+        best = largest_count(server.url, load_speech(), limit, report)
     if best is None:
         _console.print("this machine does not carry the first level of live streams")
         return
-    cores = os.cpu_count() or 1
+    cores = cores_used[best.streams]
     _console.print(
-        f"\n[bold]{best.streams / cores:.0f} live streams per core[/bold] "
-        f"({best.streams} on {cores} cores, load generator included; p99 of {best.p99_ms:.0f} ms "
-        f"from the end of a {best.chunk_ms} ms chunk to its text; held for {best.hold_s:.0f} s)"
+        f"\n[bold]{best.streams} live streams, {best.streams / cores:.0f} per core[/bold] "
+        f"(the server used {cores:.1f} cores, the load generator shares the machine; p99 of "
+        f"{best.p99_ms:.0f} ms from the end of a {best.chunk_ms} ms chunk to its text; held for "
+        f"{best.hold_s:.0f} s)"
     )
+
+
+class _CpuMeter:
+    """CPU seconds of all server processes, from one look to the next."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self._last_s = sum(server.cpu_s().values())
+
+    def since_last_s(self) -> float:
+        """CPU seconds since the last call."""
+        before_s, self._last_s = self._last_s, sum(self._server.cpu_s().values())
+        return self._last_s - before_s
 
 
 if __name__ == "__main__":

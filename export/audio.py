@@ -7,6 +7,8 @@ up to a whole number of chunks. With that lead every chunk has the same shape, a
 
 from __future__ import annotations
 
+from export.errors import UnsupportedOption
+
 SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160
 WINDOW_SAMPLES = 400
@@ -40,11 +42,13 @@ def frames_per_chunk(chunk_ms: int) -> int:
     """Encoder frames T in a chunk; the lookahead of the model is ``T - 1``.
 
     Raises:
-        ValueError: the chunk is not one of ``SUPPORTED_CHUNK_MS``.
+        UnsupportedOption: the chunk is not one of ``SUPPORTED_CHUNK_MS``.
     """
     if chunk_ms not in SUPPORTED_CHUNK_MS:
         supported = ", ".join(map(str, SUPPORTED_CHUNK_MS))
-        raise ValueError(f"chunk of {chunk_ms} ms is not supported; choose one of {supported}")
+        raise UnsupportedOption(
+            f"chunk of {chunk_ms} ms is not supported; choose one of {supported}"
+        )
     return chunk_ms // FRAME_MS
 
 

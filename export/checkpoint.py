@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from export.audio import FFT_SAMPLES, FRAME_MS, HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from export.errors import UnsupportedCheckpoint, UnsupportedOption
@@ -72,12 +74,17 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
     try:
         # Not "eager": transformers 5.23 then hands the encoder an additive mask where it expects a
         # boolean one, and attends to exactly the wrong keys.
-        model = transformers.NemotronAsrStreamingForRNNT.from_pretrained(
-            name_or_path, dtype=torch.float32, attn_implementation="sdpa"
+        loaded: Any = transformers.NemotronAsrStreamingForRNNT.from_pretrained(
+            name_or_path,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
         processor = transformers.AutoProcessor.from_pretrained(name_or_path)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnsupportedCheckpoint(f"{name_or_path} cannot be loaded: {error}") from error
+    model, loading = loaded
+    _require_all_weights(name_or_path, loading)
     _require_features(name_or_path, processor.feature_extractor)
     model.eval()
     path = Path(name_or_path)
@@ -105,6 +112,16 @@ def _require_architecture(name_or_path: str) -> None:
         supported = ", ".join(SUPPORTED_ARCHITECTURES.values())
         raise UnsupportedCheckpoint(
             f"{name_or_path} is of type {model_type!r}; supported architectures: {supported}"
+        )
+
+
+def _require_all_weights(name: str, loading: Mapping[str, Any]) -> None:
+    """A missing weight would be drawn at random, in the reference too: parity would hold."""
+    lacking = sorted(map(str, (*loading["missing_keys"], *loading["mismatched_keys"])))
+    if lacking:
+        raise UnsupportedCheckpoint(
+            f"{name} lacks {len(lacking)} weights that its architecture needs: "
+            f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         )
 
 

@@ -1,53 +1,69 @@
 """Put an exported model into a model repository in one step, or not at all.
 
-The new repository is built beside the old one and takes its place by a rename: a server that
-starts meanwhile, or a crash, sees the old models or the new ones, never a mixture.
+Everything is built and checked in a folder beside the repository. Only then do its models take the
+places of the old ones, by renames; if anything goes wrong meanwhile, the old ones are put back.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+from export.errors import UnsupportedOption
 
 
 @contextmanager
 def replacing(repository: Path, models: list[str]) -> Generator[Path]:
     """Yield an empty folder to build ``models`` in; install them when the block ends well.
 
-    Other models of the repository stay. If the block raises, the repository is left untouched.
+    Other models of the repository stay as they are. If the block raises, nothing changes.
+
+    Raises:
+        UnsupportedOption: ``repository`` is a folder of something else.
     """
     repository = repository.resolve()
+    _refuse_foreign_folder(repository, models)
     repository.parent.mkdir(parents=True, exist_ok=True)
     workspace = tempfile.TemporaryDirectory(prefix=f".{repository.name}.", dir=repository.parent)
     with workspace as folder:
-        built = Path(folder) / "new"
+        built, replaced = Path(folder) / "new", Path(folder) / "old"
         built.mkdir()
+        replaced.mkdir()
         yield built
-        if repository.exists():
-            _keep_others(repository, built, models)
-        _swap(built, repository, Path(folder) / "old")
+        repository.mkdir(exist_ok=True)
+        _swap(built, repository, replaced, models)
 
 
-def _keep_others(repository: Path, built: Path, models: list[str]) -> None:
-    for entry in repository.iterdir():
-        if entry.name in models:
-            continue
-        if entry.is_dir():
-            shutil.copytree(entry, built / entry.name, symlinks=True)
-        else:
-            shutil.copy2(entry, built / entry.name)
+def _refuse_foreign_folder(repository: Path, models: list[str]) -> None:
+    if repository.is_mount():
+        raise UnsupportedOption(
+            f"{repository} is a mount point, where models cannot be replaced in one step; export "
+            "into a folder inside it"
+        )
+    for model in models:
+        folder = repository / model
+        if folder.exists() and not (folder / "config.pbtxt").is_file():
+            raise UnsupportedOption(
+                f"{folder} holds no config.pbtxt, so {repository} is not a model repository; "
+                "choose another --repository"
+            )
 
 
-def _swap(new: Path, repository: Path, old: Path) -> None:
-    if not repository.exists():
-        new.rename(repository)
-        return
-    repository.rename(old)
+def _swap(built: Path, repository: Path, replaced: Path, models: list[str]) -> None:
     try:
-        new.rename(repository)
-    except OSError:
-        old.rename(repository)
+        for model in models:
+            if (repository / model).exists():
+                (repository / model).rename(replaced / model)
+            (built / model).rename(repository / model)
+    except BaseException:
+        _put_back(repository, replaced, built)
         raise
+
+
+def _put_back(repository: Path, replaced: Path, built: Path) -> None:
+    for old in replaced.iterdir():
+        if (repository / old.name).exists():
+            (repository / old.name).rename(built / old.name)
+        old.rename(repository / old.name)

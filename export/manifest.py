@@ -42,8 +42,9 @@ def write_manifest(
             "state": {stage.name: asdict(stage.state) for stage in spec.stages if stage.state},
         },
         "files": {
-            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("model.onnx"))
+            str(path.relative_to(folder)): _sha256(path)
+            for path in sorted(folder.glob("*/1/*"))
+            # A large model keeps its weights in a file beside the graph.
         },
         "parity": parity.as_dict(),
         "versions": {
@@ -56,3 +57,8 @@ def write_manifest(
     path = folder / spec.ensemble.name / "1" / "manifest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

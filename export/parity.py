@@ -28,6 +28,8 @@ MEL_TOLERANCE = 5e-3
 """Log-mel: two float32 transforms of the same frame, and the logarithm of nearly silent bins."""
 ENCODED_TOLERANCE = 2e-3
 """Encoder output, of order 1, after minutes of chained state in float32."""
+FEWEST_TOKENS = 20
+"""Equal tokens prove nothing where there are none."""
 INT8_TOKEN_DIFFERENCE = 0.10
 """An int8 encoder that changes more than this share of the tokens is not worth its speed."""
 
@@ -44,7 +46,9 @@ class Parity:
     decoder_token_difference: float
     """Edits per reference token, the decoder alone."""
     chain_token_difference: float
-    """Edits per reference token, the whole chain."""
+    """Edits per reference token, the whole chain, all utterances in one batch."""
+    alone_token_difference: float
+    """The same, each utterance in a batch of its own."""
     token_frames_equal: bool
 
     def as_dict(self) -> dict[str, float | int | bool]:
@@ -65,9 +69,10 @@ def check_parity(
     """
     references = transcribe(checkpoint, utterances, lookahead=spec.frames - 1)
     results = Chain(folder, spec, len(utterances)).transcribe(utterances)
-    alone = Chain(folder, spec, len(utterances))
-    encoded = alone.encode([reference.mel for reference in references])
-    decoded = alone.decode([reference.encoded for reference in references])
+    alone = [Chain(folder, spec, 1).transcribe([utterance])[0] for utterance in utterances]
+    stages = Chain(folder, spec, len(utterances))
+    encoded = stages.encode([reference.mel for reference in references])
+    decoded = stages.decode([reference.encoded for reference in references])
     parity = Parity(
         audio_seconds=round(sum(map(len, utterances)) / SAMPLE_RATE_HZ, 2),
         utterances=len(utterances),
@@ -78,6 +83,7 @@ def check_parity(
         encoded_max_difference=_largest(zip(encoded, (r.encoded for r in references), strict=True)),
         decoder_token_difference=_token_difference(decoded, references),
         chain_token_difference=_token_difference([r.tokens for r in results], references),
+        alone_token_difference=_token_difference([r.tokens for r in alone], references),
         token_frames_equal=_frames_equal(results, references),
     )
     _judge(parity, exact=spec.precision == "fp32")
@@ -85,6 +91,12 @@ def check_parity(
 
 
 def _judge(parity: Parity, exact: bool) -> None:
+    if parity.reference_tokens < FEWEST_TOKENS:
+        raise ParityFailed(
+            f"the checkpoint hears only {parity.reference_tokens} tokens in "
+            f"{parity.audio_seconds:.0f} s of speech, too few to compare (at least "
+            f"{FEWEST_TOKENS}); nothing was installed"
+        )
     if parity.mel_max_difference > MEL_TOLERANCE:
         _fail("feature_extractor", "log-mel", parity.mel_max_difference, MEL_TOLERANCE)
     if exact and parity.encoded_max_difference > ENCODED_TOLERANCE:
@@ -92,8 +104,12 @@ def _judge(parity: Parity, exact: bool) -> None:
     if parity.decoder_token_difference > 0:
         _fail("decoder", "share of tokens", parity.decoder_token_difference, 0)
     allowed = 0 if exact else INT8_TOKEN_DIFFERENCE
-    if parity.chain_token_difference > allowed:
-        _fail("the chain of all stages", "share of tokens", parity.chain_token_difference, allowed)
+    for chain, difference in {
+        "the chain of all stages": parity.chain_token_difference,
+        "the chain with one stream alone": parity.alone_token_difference,
+    }.items():
+        if difference > allowed:
+            _fail(chain, "share of tokens", difference, allowed)
     if exact and not parity.token_frames_equal:
         raise ParityFailed("the chain of all stages emits the reference's tokens at other frames")
 

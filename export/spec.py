@@ -56,11 +56,6 @@ class Serving:
     encoder_instances: int = 2
     """Processes that run the encoder, one core each: best throughput per core on CPUs."""
 
-    def __post_init__(self) -> None:
-        for name in ("max_streams", "max_batch_size", "sequence_idle_ms", "encoder_instances"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
 
 @dataclass(frozen=True)
 class StreamingSpec:
@@ -74,8 +69,8 @@ class StreamingSpec:
     feature_state: StateLayout
     encoder_state: StateLayout
     decoder_state: StateLayout
-    precision: str = "fp32"
-    runtime: str = "onnxruntime"
+    runtime: str
+    precision: str
     serving: Serving = field(default_factory=Serving)
 
     @property

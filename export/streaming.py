@@ -37,6 +37,7 @@ def spec_of(
     checkpoint: Checkpoint,
     stages: tuple[Stage, Stage, Stage],
     chunk_ms: int,
+    runtime: str,
     precision: str,
     serving: Serving,
 ) -> StreamingSpec:
@@ -52,6 +53,7 @@ def spec_of(
         feature_state=feature_extractor.layout,
         encoder_state=encoder.layout,
         decoder_state=decoder.layout,
+        runtime=runtime,
         precision=precision,
         serving=serving,
     )
@@ -60,6 +62,7 @@ def spec_of(
 def export_streaming(
     checkpoint: Checkpoint,
     chunk_ms: int,
+    runtime: str,
     precision: str,
     repository: Path,
     serving: Serving,
@@ -77,7 +80,7 @@ def export_streaming(
     began = time.monotonic()
     checkpoint.require_chunk(chunk_ms)
     stages = build_stages(checkpoint, frames_per_chunk(chunk_ms))
-    spec = spec_of(checkpoint, stages, chunk_ms, precision, serving)
+    spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving)
     models = [stage.name for stage in (*spec.stages, spec.detokenizer, spec.ensemble)]
     with replacing(repository, models) as folder:
         _write_engines(folder, stages, spec, report)

@@ -7,6 +7,7 @@ with the bundled backend. Detokenizer and ensemble are the same for both.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 
 from export.spec import Serving, StageSpec, StreamingSpec, TensorSpec
@@ -41,12 +42,14 @@ def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
         "state_rows": str(_state(stage).rows),
         "intra_op_threads": str(_ORT_THREADS),
     }
+    values, length = stage.inputs
+    parameters |= {"length_input": length.name, "length_of": values.name}
     if stage.name == "feature_extractor":
-        # What comes from outside is checked where it enters.
+        # What comes from outside is checked where it enters: samples in [-1, 1], with room for
+        # filters that overshoot, and neither NaN nor what would overflow.
         parameters |= {
-            "finite_inputs": "AUDIO",
-            "length_input": "AUDIO_LENGTH",
-            "length_of": "AUDIO",
+            "bounded_inputs": "AUDIO",
+            "max_abs": "8",
         }
     return "\n".join(
         [
@@ -178,10 +181,14 @@ def _implicit_state(size: int) -> str:
 
 def _parameters(parameters: Mapping[str, str]) -> str:
     entries = "\n".join(
-        f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}'
+        f'parameters {{ key: "{key}" value: {{ string_value: {_quoted(value)} }} }}'
         for key, value in parameters.items()
     )
     return entries + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _state(stage: StageSpec) -> StateLayout:

@@ -78,6 +78,7 @@ async def _press(server: ServerProcess, speech: Samples, streams: int, seconds: 
         before, began = _snapshot(server, counts), time.monotonic()
         await asyncio.sleep(seconds)
         after, took_s = _snapshot(server, counts), time.monotonic() - began
+        _require_all_talking(tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -96,6 +97,13 @@ async def _press(server: ServerProcess, speech: Samples, streams: int, seconds: 
                 for name in STAGES
             },
         )
+
+
+def _require_all_talking(tasks: list[asyncio.Task[None]]) -> None:
+    """A stream that has failed presses no more; what was measured then is not what is said."""
+    failed = [task.exception() for task in tasks if task.done()]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(tasks)} streams failed: {failed[0]}")
 
 
 def _snapshot(server: ServerProcess, counts: list[int]) -> dict[str, Any]:

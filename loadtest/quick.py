@@ -1,6 +1,8 @@
 """A quick look at capacity: double the streams until text comes late, then halve the gap.
 
-Minutes are not spent here; for a figure to plan with, hold the count for longer.
+Minutes are not spent here; for a figure to plan with, hold the count for longer. Where the
+generator shares the cores with the server it is late before the server is: the count is then a
+lower bound, never too high, because a late send counts as latency.
 """
 
 from __future__ import annotations

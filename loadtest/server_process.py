@@ -15,6 +15,11 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 READY = "ready:"
+_without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class ServerEnded(Exception):
+    """The server did not become ready."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class ServerProcess:
 
     def counter(self, metric: str) -> dict[str, float]:
         """Value of a Triton counter by model."""
-        with urllib.request.urlopen(self.metrics_url, timeout=10) as response:
+        with _without_proxy.open(self.metrics_url, timeout=10) as response:
             families = text_string_to_metric_families(response.read().decode())
         return {
             sample.labels["model"]: sample.value
@@ -52,7 +57,7 @@ def serving(repository: Path) -> Generator[ServerProcess]:
     """Serve ``repository`` on free ports for the length of the block.
 
     Raises:
-        RuntimeError: the server ended before it was ready; its own message is on stderr.
+        ServerEnded: before it was ready; its own message is on stderr.
     """
     grpc_port, metrics_port = _free_port(), _free_port()
     arguments = ["--repository", str(repository), "--grpc-port", str(grpc_port)]
@@ -63,7 +68,7 @@ def serving(repository: Path) -> Generator[ServerProcess]:
         line = process.stdout.readline()
         if not line.startswith(READY):
             process.wait()
-            raise RuntimeError(f"the server ended with {process.returncode} before it was ready")
+            raise ServerEnded(f"the server ended with {process.returncode} before it was ready")
         try:
             yield ServerProcess(
                 process.pid,

@@ -25,13 +25,15 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     from export.streaming import export_streaming
 
     folder = tmp_path_factory.mktemp("exported")
-    serving = Serving(max_streams=256, sequence_idle_ms=10_000, encoder_instances=1)
+    serving = Serving(max_streams=256, sequence_idle_ms=10_000, encoder_instances=2)
 
     def repository(chunk_ms: int) -> Path:
         path = folder / str(chunk_ms)
         if not path.exists():
             checkpoint = load_checkpoint(str(random_checkpoint))
-            export_streaming(checkpoint, chunk_ms, "fp32", path, serving, lambda step: None)
+            export_streaming(
+                checkpoint, chunk_ms, "onnxruntime", "fp32", path, serving, lambda step: None
+            )
         return path
 
     return repository

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.audio import SUBSAMPLING
+from export.errors import UnsupportedOption
 from export.stages.state import Stage, State, StateLayout, Update
 
 _MASKED = -1e30
@@ -52,17 +53,17 @@ class EncoderDims:
         """Read the sizes off a transformers encoder config.
 
         Raises:
-            ValueError: the config asks for something that the stage does not do.
+            UnsupportedOption: the config asks for something that the stage does not do.
         """
         ring_blocks = (config.sliding_window - 1) // frames
         if ring_blocks < 1:
-            raise ValueError(
+            raise UnsupportedOption(
                 f"left context of {config.sliding_window - 1} frames is shorter than one chunk of "
                 f"{frames} frames; choose a smaller chunk"
             )
         kernel = (config.subsampling_conv_kernel_size, config.subsampling_conv_stride)
         if config.subsampling_factor != SUBSAMPLING or kernel != (3, 2):
-            raise ValueError(
+            raise UnsupportedOption(
                 "only a subsampling factor of 8 with kernel 3 and stride 2 is supported, got "
                 f"factor {config.subsampling_factor}, kernel and stride {kernel}"
             )

@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 import pytest
 from project import PROJECT, Exported
+from safetensors.torch import load_file, save_file
 
 from export.chain import Chain
 from export.checkpoint import load_checkpoint
-from export.errors import ParityFailed
+from export.errors import ParityFailed, UnsupportedCheckpoint, UnsupportedOption
 from export.install import replacing
 from export.onnx_file import quantize_encoder
 from export.parity import check_parity
@@ -36,7 +37,9 @@ def run_export(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def spec_for(checkpoint_folder: Path, precision: str = "fp32") -> StreamingSpec:
     checkpoint = load_checkpoint(str(checkpoint_folder))
-    return spec_of(checkpoint, build_stages(checkpoint, 4), 320, precision, Serving())
+    return spec_of(
+        checkpoint, build_stages(checkpoint, 4), 320, "onnxruntime", precision, Serving()
+    )
 
 
 def test_manifest_tells_what_was_exported(exported: Exported, random_checkpoint: Path) -> None:
@@ -45,7 +48,13 @@ def test_manifest_tells_what_was_exported(exported: Exported, random_checkpoint:
     assert manifest["chunk_ms"] == 320
     assert manifest["parity"]["reference_tokens"] > 100
     assert manifest["parity"]["chain_token_difference"] == 0
-    assert len(manifest["files"]) == 3
+    assert manifest["parity"]["alone_token_difference"] == 0
+    assert sorted(manifest["files"]) == [
+        "decoder/1/model.onnx",
+        "detokenizer/1/tokenizer.json",
+        "encoder/1/model.onnx",
+        "feature_extractor/1/model.onnx",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +83,26 @@ def test_unknown_architecture_is_named(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "whisper" in result.stderr
     assert "NemotronAsrStreamingForRNNT" in result.stderr
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    """It would be drawn at random, in the reference as well: parity would hold."""
+    folder = shutil.copytree(random_checkpoint, tmp_path / "holey")
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layers.1.feed_forward1.linear1.bias"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedCheckpoint, match=r"lacks 1 weights .*linear1\.bias"):
+        load_checkpoint(str(folder))
+
+
+def test_a_truncated_checkpoint_is_refused(random_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(random_checkpoint, tmp_path / "cut")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UnsupportedCheckpoint, match="cannot be loaded"):
+        load_checkpoint(str(folder))
 
 
 def test_a_chunk_the_model_was_not_trained_for_is_refused(
@@ -131,10 +160,45 @@ def test_a_failed_export_leaves_the_repository_untouched(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
 
 
+def test_an_interrupted_swap_puts_the_old_models_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models"
+    for model in ("encoder", "decoder"):
+        (repository / model).mkdir(parents=True)
+        (repository / model / "config.pbtxt").write_text("old")
+    rename, renames = Path.rename, []
+
+    def interrupted(path: Path, target: Path) -> Path:
+        renames.append(target)
+        if len(renames) == 4:  # the decoder's old folder is out of the way, its new one not in
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing(repository, ["encoder", "decoder"]) as folder:
+        for model in ("encoder", "decoder"):
+            (folder / model).mkdir()
+            (folder / model / "config.pbtxt").write_text("new")
+    for model in ("encoder", "decoder"):
+        assert (repository / model / "config.pbtxt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "thesis.txt").write_text("years of work")
+    refused = pytest.raises(UnsupportedOption, match="not a model repository")
+    with refused, replacing(tmp_path, ["encoder"]):
+        pass
+    assert (tmp_path / "encoder" / "thesis.txt").exists()
+
+
 def test_other_models_of_the_repository_stay(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     (repository / "other").mkdir(parents=True)
     (repository / "encoder").mkdir()
+    (repository / "encoder" / "config.pbtxt").touch()
     (repository / "encoder" / "stale").touch()
     with replacing(repository, ["encoder"]) as folder:
         (folder / "encoder").mkdir()

@@ -35,7 +35,9 @@ def spec(random_checkpoint: Path) -> StreamingSpec:
     from export.spec import Serving
 
     checkpoint = load_checkpoint(str(random_checkpoint))
-    return spec_of(checkpoint, build_stages(checkpoint, 4), CHUNK_MS, "fp32", Serving())
+    return spec_of(
+        checkpoint, build_stages(checkpoint, 4), CHUNK_MS, "onnxruntime", "fp32", Serving()
+    )
 
 
 def read_config(path: Path):
@@ -128,7 +130,7 @@ def test_committed_configs_are_those_of_the_demo_checkpoint() -> None:
     from export.triton_config import config_files
 
     checkpoint = load_checkpoint(str(DEMO_CHECKPOINT))
-    spec = spec_of(checkpoint, build_stages(checkpoint, 7), 560, "fp32", Serving())
+    spec = spec_of(checkpoint, build_stages(checkpoint, 7), 560, "onnxruntime", "fp32", Serving())
     for name, text in config_files(spec).items():
         path = PROJECT / "model_repository" / name
         assert path.read_text() == text, f"{path} is stale: run `make export`"

@@ -34,7 +34,9 @@ def service(
     repository = tmp_path_factory.mktemp("models") / "demo"
     checkpoint = load_checkpoint(os.environ.get("EARSHOT_CHECKPOINT", str(DEMO_CHECKPOINT)))
     serving = Serving(max_streams=256)
-    export_streaming(checkpoint, request.param, "fp32", repository, serving, lambda step: None)
+    export_streaming(
+        checkpoint, request.param, "onnxruntime", "fp32", repository, serving, lambda step: None
+    )
     with running(repository) as triton:
         yield Service(triton.grpc_url, triton.metrics_url, checkpoint, request.param)
 
