@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from .errors import TritonDied, UserError
 from .launch import Triton, running
+from .ports import MAX_PORT
 
 # Diagnostics go to stderr; the ready line on stdout is for whoever scripts this.
 _console = Console(stderr=True)
@@ -21,11 +22,16 @@ _console = Console(stderr=True)
 
 def serve(
     repository: Annotated[Path, typer.Option(help="Folder with the exported models.")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    grpc_port: Annotated[int, typer.Option(help="Port for inference over gRPC.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(help="Port that Prometheus scrapes.")] = 8002,
+    host: Annotated[str, typer.Option(help="IPv4 address to listen on.")] = "127.0.0.1",
+    grpc_port: Annotated[
+        int, typer.Option(min=1, max=MAX_PORT, help="Port for inference over gRPC.")
+    ] = 8001,
+    metrics_port: Annotated[
+        int, typer.Option(min=1, max=MAX_PORT, help="Port that Prometheus scrapes.")
+    ] = 8002,
     http_port: Annotated[
-        int | None, typer.Option(help="Port for Triton's HTTP protocol; off by default.")
+        int | None,
+        typer.Option(min=1, max=MAX_PORT, help="Port for Triton's HTTP protocol; off by default."),
     ] = None,
     log_file: Annotated[
         Path | None, typer.Option(help="Where Triton's log goes; a temporary file by default.")

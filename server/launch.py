@@ -19,12 +19,14 @@ from .command import Endpoints, triton_command, triton_environment
 from .errors import TritonDied
 from .locate import TritonInstall, find_triton
 from .log import failure_report, loaded_models
-from .ports import choose_port
+from .ports import choose_endpoints
 from .process import TritonProcess
 from .repository import Repository, read_repository
 
 _POLL_S = 0.1
 _BACKENDS = "backends"
+# A proxy for the way out is no way to a server of this machine.
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
 # Called with the number of models that are loaded and the number that there are.
 Progress = Callable[[int, int], None]
@@ -74,11 +76,8 @@ def running(
     """
     install = find_triton()
     models = read_repository(repository)
-    endpoints = Endpoints(
-        host=host,
-        grpc_port=choose_port(host, grpc_port, "grpc"),
-        metrics_port=choose_port(host, metrics_port, "metrics"),
-        http_port=None if http_port is None else choose_port(host, http_port, "http"),
+    endpoints = choose_endpoints(
+        host, grpc_port=grpc_port, metrics_port=metrics_port, http_port=http_port
     )
     with (
         _workspace() as folder,
@@ -164,7 +163,8 @@ def _is_ready(endpoints: Endpoints) -> bool:
     try:
         # gRPC backs off after a refused connection; a bare socket notices the server at once.
         socket.create_connection((endpoints.host, endpoints.grpc_port), timeout=1).close()
-        with grpcclient.InferenceServerClient(endpoints.grpc_url) as client:
+        url = endpoints.grpc_url
+        with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
             return bool(client.is_server_ready(client_timeout=1))
     except (OSError, InferenceServerException):
         return False

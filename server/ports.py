@@ -1,22 +1,79 @@
-"""Picks free ports and refuses taken ones before Triton trips over them."""
+"""Chooses where the server listens and refuses what cannot work before Triton trips over it."""
 
 from __future__ import annotations
 
 import socket
 
-from .errors import PortInUse
+from .command import Endpoints
+from .errors import BadEndpoint, PortInUse
+
+MAX_PORT = 65535
 
 
-def choose_port(host: str, wanted: int | None, purpose: str) -> int:
-    """`wanted` if nobody listens there, or a free port if it is None."""
-    with socket.socket() as probe:
+def choose_endpoints(
+    host: str, *, grpc_port: int | None, metrics_port: int | None, http_port: int | None
+) -> Endpoints:
+    """The ports that were asked for, once they are known to be free.
+
+    A `grpc_port` or `metrics_port` that is None is chosen free; `http_port` None keeps HTTP off.
+    Raises BadEndpoint or PortInUse.
+    """
+    _check_host(host)
+    ports = {"grpc": grpc_port, "metrics": metrics_port, "http": http_port}
+    asked = {purpose: port for purpose, port in ports.items() if port is not None}
+    _check_distinct(asked)
+    for purpose, port in asked.items():
+        _check_port(host, port, purpose)
+    taken = set(asked.values())
+    if grpc_port is None:
+        grpc_port = _free_port(host, taken)
+    if metrics_port is None:
+        metrics_port = _free_port(host, {*taken, grpc_port})
+    return Endpoints(host, grpc_port, metrics_port, http_port)
+
+
+def _check_host(host: str) -> None:
+    # IPv4 only: Triton joins host and port with a bare colon, which no IPv6 address survives.
+    try:
+        with socket.socket(socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        raise BadEndpoint(
+            f"cannot listen on the host '{host}' ({error.strerror}); give an IPv4 address of this "
+            "machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+        ) from error
+
+
+def _check_distinct(asked: dict[str, int]) -> None:
+    purpose_of: dict[int, str] = {}
+    for purpose, port in asked.items():
+        other = purpose_of.setdefault(port, purpose)
+        if other != purpose:
+            raise BadEndpoint(
+                f"{other} and {purpose} cannot both listen on port {port}; "
+                f"choose another --{purpose}-port"
+            )
+
+
+def _check_port(host: str, port: int, purpose: str) -> None:
+    if not 1 <= port <= MAX_PORT:
+        raise BadEndpoint(f"--{purpose}-port must lie in 1..{MAX_PORT}, not {port}")
+    with socket.socket(socket.AF_INET) as probe:
         # As Triton does: a port that only lingers from an earlier server is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, wanted or 0))
+            probe.bind((host, port))
         except OSError as error:
             raise PortInUse(
-                f"cannot listen on {host}:{wanted} for {purpose} ({error.strerror}); "
+                f"cannot listen on {host}:{port} for {purpose} ({error.strerror}); "
                 f"stop what listens there or choose another --{purpose}-port"
             ) from error
-        return int(probe.getsockname()[1])
+
+
+def _free_port(host: str, taken: set[int]) -> int:
+    while True:
+        with socket.socket(socket.AF_INET) as probe:
+            probe.bind((host, 0))
+            port = int(probe.getsockname()[1])
+        if port not in taken:
+            return port

@@ -5,7 +5,7 @@ Triton reports a missing file from deep inside a load; here the message can say 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,11 @@ BUNDLED_BACKENDS = {
 EXPORT_HINT = "export the models first (see `python -m export --help`)"
 
 # What a version folder must hold, by backend; without it Triton fails deep inside a load.
-_MODEL_FILES = {"earshot": "model.onnx", "python": "model.py"}
+_MODEL_FILES = {
+    "earshot": "model.onnx",
+    "earshot_detokenizer": "tokenizer.json",
+    "python": "model.py",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def read_repository(path: Path) -> Repository:
     configs = {folder.name: _read_config(folder) for folder in folders}
     for folder in folders:
         _check_model(folder, configs[folder.name])
-    return Repository(path.resolve(), tuple(configs), _max_streams(configs.values()))
+    return Repository(path.resolve(), tuple(configs), _max_streams(configs))
 
 
 def _config_path(folder: Path) -> Path | None:
@@ -79,12 +83,21 @@ def _check_model(folder: Path, config: Any) -> None:
         raise BadRepository(f"model {folder.name} has no {wanted} in {folder}/1; {EXPORT_HINT}")
 
 
-def _max_streams(configs: Iterable[Any]) -> int:
+def _max_streams(configs: Mapping[str, Any]) -> int:
     """Live streams that the service admits: its tightest stage sets the number."""
     limits = [
-        int(config.parameters["max_streams"].string_value)
+        _streams_per_instance(model, config.parameters["max_streams"].string_value)
         * sum(group.count for group in config.instance_group)
-        for config in configs
+        for model, config in configs.items()
         if "max_streams" in config.parameters
     ]
     return min(limits, default=0)
+
+
+def _streams_per_instance(model: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise BadRepository(
+            f"model {model}: parameter 'max_streams' must be a count >= 1, not '{text}'; "
+            "export the models again"
+        )
+    return int(text)

@@ -13,7 +13,6 @@ from server.backends.earshot.earshot_runtime.chunks import Chunks
 from server.backends.earshot.earshot_runtime.graph import open_graph
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
 from server.backends.earshot.earshot_runtime.spec import StageSpec
-from server.backends.earshot.earshot_runtime.stateless import StatelessStage
 from tests.server.toy_repository import CHUNK_SAMPLES
 
 
@@ -27,16 +26,7 @@ def model_config(repository: Path, model: str) -> dict[str, Any]:
 def sequence_stage(repository: Path, model: str = "summer") -> SequenceStage:
     """A stage with state."""
     spec = StageSpec.from_model_config(model_config(repository, model))
-    graph = open_graph(repository / model / "1" / "model.onnx", spec)
-    assert spec.sequence is not None
-    assert graph.state is not None
-    return SequenceStage(spec, spec.sequence, graph, graph.state)
-
-
-def stateless_stage(repository: Path) -> StatelessStage:
-    """The stage without state."""
-    spec = StageSpec.from_model_config(model_config(repository, "scaler"))
-    return StatelessStage(spec, open_graph(repository / "scaler" / "1" / "model.onnx", spec))
+    return SequenceStage(spec, open_graph(repository / model / "1" / "model.onnx", spec))
 
 
 def summer_chunks(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
+from server.backends.earshot.earshot_runtime import housekeeping
 from server.backends.earshot.earshot_runtime.housekeeping import Housekeeper
 from server.backends.earshot.earshot_runtime.slots import SlotTable
 
@@ -34,3 +37,34 @@ def test_a_tick_expires_and_reports_changes_only() -> None:
     now_s = 11.5
     keeper.tick()
     assert (live.calls, expired.calls) == ([2, 0], [2])
+
+
+class MetricThatFailsOnce(RecordedMetric):
+    """Raises on its first call, as when Triton does not answer; then tells of the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures = 0
+        self.reported = threading.Event()
+
+    def set(self, value: float) -> None:
+        if not self.failures:
+            self.failures += 1
+            raise RuntimeError("no answer")
+        super().set(value)
+        self.reported.set()
+
+
+def test_a_tick_that_fails_is_logged_and_made_up_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(housekeeping, "INTERVAL_S", 0.01)
+    slots = SlotTable(capacity=4, max_idle_s=10.0)
+    live = MetricThatFailsOnce()
+    keeper = Housekeeper(slots, threading.Lock(), live, RecordedMetric(), clock=lambda: 0.0)
+    slots.open(1, 0.0)
+    keeper.start()
+    assert live.reported.wait(timeout=10)
+    keeper.stop()
+    assert (live.failures, live.calls) == (1, [1])
+    assert "RuntimeError: no answer" in capfd.readouterr().err

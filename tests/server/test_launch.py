@@ -35,12 +35,25 @@ def test_stop_leaves_nothing(toy_repository: Path) -> None:
     progress: list[tuple[int, int]] = []
     with running(toy_repository, progress=lambda *counts: progress.append(counts)) as triton:
         pid, folder = triton.process.pid, triton.log_path.parent
-        assert len(_group(pid)) == 4  # tritonserver and a process per stage
+        assert len(_group(pid)) == 3  # tritonserver and a process per stage
         assert list(SHARED_MEMORY.glob(f"{folder.name}*"))
-    assert progress[-1] == (4, 4)
+    assert progress[-1] == (3, 3)
     assert not _group(pid)
     assert not folder.exists()
     assert not list(SHARED_MEMORY.glob(f"{folder.name}*"))
+
+
+def test_a_proxy_does_not_hide_the_server(
+    toy_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as dead:
+        port = dead.getsockname()[1]
+    for variable in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
+    for variable in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    with running(toy_repository, ready_timeout_s=30):
+        pass
 
 
 def test_config_and_graph_that_disagree_are_named(toy_repository: Path) -> None:
@@ -94,6 +107,8 @@ def test_users_mistakes_exit_with_2(toy_repository: Path, tmp_path: Path) -> Non
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         _expect_error(["--repository", str(toy_repository), "--grpc-port", port], "cannot listen")
+    _expect_error(["--repository", str(toy_repository), "--grpc-port", "99999"], "equal to 65535")
+    _expect_error(["--repository", str(toy_repository), "--host", "::1"], "give an IPv4 address")
     _expect_error(["--repository", str(tmp_path / "nowhere")], "no model repository at")
     (toy_repository / "summer" / "1" / "model.onnx").unlink()
     _expect_error(["--repository", str(toy_repository)], "python -m export")

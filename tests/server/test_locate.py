@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import PortInUse, TritonNotFound
+from server.errors import TritonNotFound
 from server.locate import find_triton
-from server.ports import choose_port
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +46,6 @@ def test_all_places_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TritonNotFound, match=r"EARSHOT_TRITONSERVER, on PATH, .*pip install"):
         find_triton()
-
-
-def test_ports() -> None:
-    port = choose_port("127.0.0.1", None, "grpc")
-    assert choose_port("127.0.0.1", port, "grpc") == port
-    with pytest.raises(PortInUse, match="another --grpc-port"):
-        choose_port("192.0.2.1", port, "grpc")
 
 
 def test_numpy_2_is_refused_because_the_stub_would_pass_empty_strings(

@@ -13,7 +13,7 @@ from tests.server.toy_repository import MAX_STREAMS, write_config
 
 def test_models_and_capacity_are_read(toy_repository: Path) -> None:
     repository = read_repository(toy_repository)
-    assert repository.models == ("accumulator", "scaler", "summer", "toy_streaming")
+    assert repository.models == ("accumulator", "summer", "toy_streaming")
     assert repository.max_streams == MAX_STREAMS
 
 
@@ -31,6 +31,23 @@ def test_an_empty_folder_is_not_exported(tmp_path: Path) -> None:
 def test_a_missing_graph_is_not_exported(toy_repository: Path) -> None:
     (toy_repository / "summer" / "1" / "model.onnx").unlink()
     with pytest.raises(BadRepository, match=r"summer has no model\.onnx .*python -m export"):
+        read_repository(toy_repository)
+
+
+def test_a_missing_tokenizer_is_not_exported(toy_repository: Path) -> None:
+    config = 'name: "detokenizer" backend: "earshot_detokenizer" max_batch_size: 1'
+    write_config(toy_repository, "detokenizer", config)
+    with pytest.raises(BadRepository, match=r"detokenizer has no tokenizer\.json"):
+        read_repository(toy_repository)
+    (toy_repository / "detokenizer" / "1" / "tokenizer.json").touch()
+    assert "detokenizer" in read_repository(toy_repository).models
+
+
+@pytest.mark.parametrize("text", ["many", "", "0", "-1", "1.5"])
+def test_a_capacity_that_is_no_count_is_refused(toy_repository: Path, text: str) -> None:
+    config = toy_repository / "summer" / "configs" / "onnxruntime.pbtxt"
+    config.write_text(config.read_text().replace(f'"{MAX_STREAMS}"', f'"{text}"'))
+    with pytest.raises(BadRepository, match=f"summer: .*'max_streams' must be .* not '{text}'"):
         read_repository(toy_repository)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +64,30 @@ def test_refusals_leave_the_rest_of_the_batch_alone(stage: SequenceStage) -> Non
     assert _sums(stage.process(summer_chunks((1, 1.0)), 0.0)) == [16.0]
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (1e30, r"AUDIO peaks at 1e\+30: its values must lie in -8\.\.8"),
+        (-9.0, r"AUDIO peaks at 9: its values must lie in -8\.\.8"),
+        (np.inf, "AUDIO peaks at inf"),
+        (-np.inf, "AUDIO peaks at inf"),
+        (np.nan, r"AUDIO holds NaN: its values must lie in -8\.\.8"),
+    ],
+)
+def test_one_sample_out_of_bounds_fails_its_chunk_alone(
+    stage: SequenceStage, value: float, message: str
+) -> None:
+    stage.process(summer_chunks((1, 1.0), (2, 1.0), (3, 1.0), flags="SSS"), 0.0)
+    chunks = summer_chunks((1, 8.0), (2, 1.0), (3, -8.0))
+    chunks.inputs[0][1][0, 3] = value
+    first, refused, last = stage.process(chunks, 0.0)
+    assert _sums([first, last]) == [72.0, -56.0]
+    assert isinstance(refused, InvalidChunk)
+    assert re.match(message, str(refused))
+    # The refused chunk has left no trace in its own stream either.
+    assert _sums(stage.process(summer_chunks((2, 1.0)), 0.0)) == [16.0]
+
+
 def test_a_batch_of_refusals_only(stage: SequenceStage) -> None:
     outcomes = stage.process(summer_chunks((1, 1.0), (2, np.inf), flags="-S"), 0.0)
     assert [type(outcome) for outcome in outcomes] == [UnknownStream, InvalidChunk]
@@ -109,6 +134,17 @@ def test_audio_ends_with_a_short_chunk(stage: SequenceStage) -> None:
     # A new stream may use the slot, or the id, for full chunks again.
     assert _sums(stage.process(summer_chunks((1, 1.0), flags="S"), 0.0)) == [8.0]
     assert _sums(stage.process(summer_chunks((1, 1.0)), 0.0)) == [16.0]
+
+
+def test_batches_up_to_16_are_warm_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    monkeypatch.setattr(SequenceStage, "_run", lambda stage, batch: batches.append(batch))
+    repository = write_toy_repository(tmp_path)
+    config = repository / "summer" / "configs" / "onnxruntime.pbtxt"
+    for max_batch in (64, 5):
+        config.write_text(re.sub(r"size: \d+", f"size: {max_batch}", config.read_text(), count=1))
+        sequence_stage(repository)
+    assert batches == [1, 2, 4, 8, 16, 1, 2, 4]
 
 
 def test_a_run_that_fails_fails_its_batch_only(

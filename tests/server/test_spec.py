@@ -12,7 +12,7 @@ from server.backends.earshot.earshot_runtime.errors import BadStage
 from server.backends.earshot.earshot_runtime.graph import open_graph
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from tests.server.stages import model_config
-from tests.server.toy_repository import MAX_IDLE_S, MAX_STREAMS
+from tests.server.toy_repository import MAX_IDLE_S, MAX_STREAMS, save, stateless_summer_graph
 
 Config = dict[str, Any]
 
@@ -23,14 +23,10 @@ def test_all_is_read_from_the_config(toy_repository: Path) -> None:
         ("AUDIO", "float32", (8,)),
         ("AUDIO_LENGTH", "int32", (1,)),
     ]
-    assert spec.sequence is not None
     assert spec.sequence.max_streams == MAX_STREAMS
     assert spec.sequence.max_idle_s == MAX_IDLE_S
-    assert (spec.finite_inputs, spec.length_input, spec.length_of) == (
-        ("AUDIO",),
-        "AUDIO_LENGTH",
-        "AUDIO",
-    )
+    assert (spec.bounded_inputs, spec.max_abs) == (("AUDIO",), 8.0)
+    assert (spec.length_input, spec.length_of, spec.full_length) == ("AUDIO_LENGTH", "AUDIO", 8)
 
 
 def _drop(key: str) -> Callable[[Config], None]:
@@ -56,7 +52,15 @@ def _free_dim(config: Config) -> None:
         (_set("max_streams", "many"), "must be a count >= 1, not 'many'"),
         (_set("intra_op_threads", "0"), "must be a count >= 1, not '0'"),
         (_drop("length_of"), "go together"),
-        (_set("finite_inputs", "AUDIO, NOISE"), "names the input NOISE"),
+        (_set("bounded_inputs", "AUDIO, NOISE"), "names the input NOISE"),
+        (_set("bounded_inputs", "AUDIO_LENGTH"), "AUDIO_LENGTH, which has no float type"),
+        (_drop("bounded_inputs"), "go together"),
+        (_drop("max_abs"), "go together"),
+        (_set("max_abs", "loud"), "'max_abs' must be a number > 0, not 'loud'"),
+        (_set("max_abs", "nan"), "must be a number > 0, not 'nan'"),
+        (_set("max_abs", "inf"), "must be a number > 0, not 'inf'"),
+        (_set("max_abs", "-8"), "must be a number > 0, not '-8'"),
+        (lambda config: config.pop("sequence_batching"), "has no sequence_batching"),
         (_string_input, "TYPE_STRING"),
         (_free_dim, "needs fixed dims"),
         (lambda config: config.pop("max_batch_size"), "at least 1"),
@@ -79,16 +83,11 @@ def _other_name(config: Config) -> None:
     config["output"][0]["name"] = "TOTAL"
 
 
-def _no_sequences(config: Config) -> None:
-    del config["sequence_batching"]
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (_other_dims, r"input AUDIO: the config has float32 \[9\], the graph has float32 \[8\]"),
         (_other_name, r"the config has \['TOTAL'\], the graph has \['SUM'\]"),
-        (_no_sequences, "needs sequence_batching"),
     ],
 )
 def test_a_graph_that_does_not_fit_is_refused(
@@ -99,6 +98,14 @@ def test_a_graph_that_does_not_fit_is_refused(
     spec = StageSpec.from_model_config(config)
     with pytest.raises(BadStage, match=message):
         open_graph(toy_repository / "summer" / "1" / "model.onnx", spec)
+
+
+def test_a_graph_without_a_pool_is_refused(toy_repository: Path) -> None:
+    path = toy_repository / "summer" / "1" / "model.onnx"
+    save(stateless_summer_graph(), path)
+    spec = StageSpec.from_model_config(model_config(toy_repository, "summer"))
+    with pytest.raises(BadStage, match=r"must have all of POOL, .* stages with pooled state only"):
+        open_graph(path, spec)
 
 
 def test_a_file_that_is_no_graph_is_refused(toy_repository: Path) -> None:

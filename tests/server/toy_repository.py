@@ -1,4 +1,4 @@
-"""A tiny recognizer-shaped repository: two stages with state in an ensemble, one without.
+"""A tiny recognizer-shaped repository: two stages with state in an ensemble.
 
 `summer` keeps the running sum of a stream's AUDIO, `accumulator` the running sum of those sums:
 one wrong, lost or mixed state row shows in the second number for the rest of the stream.
@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 CHUNK_SAMPLES = 8
+MAX_ABS = 8
 MAX_STREAMS = 64
 MAX_IDLE_S = 2.0
 
@@ -42,10 +43,11 @@ input [
 output [ {{ name: "SUM" data_type: TYPE_FP32 dims: [ 1 ] }} ]
 """
 
-SUMMER_PARAMETERS = """,
-  { key: "finite_inputs" value { string_value: "AUDIO" } },
-  { key: "length_input" value { string_value: "AUDIO_LENGTH" } },
-  { key: "length_of" value { string_value: "AUDIO" } }
+SUMMER_PARAMETERS = f""",
+  {{ key: "bounded_inputs" value {{ string_value: "AUDIO" }} }},
+  {{ key: "max_abs" value {{ string_value: "{MAX_ABS}" }} }},
+  {{ key: "length_input" value {{ string_value: "AUDIO_LENGTH" }} }},
+  {{ key: "length_of" value {{ string_value: "AUDIO" }} }}
 """
 
 ACCUMULATOR_TENSORS = """
@@ -54,16 +56,6 @@ output [
   { name: "TOTAL" data_type: TYPE_FP32 dims: [ 1 ] },
   { name: "CHUNKS" data_type: TYPE_INT32 dims: [ 1 ] }
 ]
-"""
-
-SCALER_CONFIG = """
-name: "scaler"
-backend: "earshot"
-max_batch_size: 8
-input [ { name: "X" data_type: TYPE_FP32 dims: [ -1 ] } ]
-output [ { name: "Y" data_type: TYPE_FP32 dims: [ -1 ] } ]
-instance_group [ { kind: KIND_CPU count: 1 } ]
-dynamic_batching { max_queue_delay_microseconds: 1000 }
 """
 
 ENSEMBLE_CONFIG = f"""
@@ -100,8 +92,6 @@ def write_toy_repository(folder: Path, *, max_streams: int = MAX_STREAMS) -> Pat
     stage = partial(_write_stage, folder, max_streams=max_streams)
     stage("summer", SUMMER_TENSORS, summer_graph(), state_rows=1, parameters=SUMMER_PARAMETERS)
     stage("accumulator", ACCUMULATOR_TENSORS, accumulator_graph(), state_rows=3)
-    write_config(folder, "scaler", SCALER_CONFIG)
-    save(scaler_graph(), folder / "scaler" / "1" / "model.onnx")
     write_config(folder, "toy_streaming", ENSEMBLE_CONFIG)
     return folder
 
@@ -173,6 +163,17 @@ def summer_graph() -> onnx.GraphProto:
     )
 
 
+def stateless_summer_graph() -> onnx.GraphProto:
+    """The inputs and outputs of `summer` without its state: no stage of this backend."""
+    return helper.make_graph(
+        [helper.make_node("ReduceSum", ["AUDIO", "axis"], ["SUM"], keepdims=1)],
+        "stateless_summer",
+        [_floats("AUDIO", CHUNK_SAMPLES), _ints("AUDIO_LENGTH", 1)],
+        [_floats("SUM", 1)],
+        [helper.make_tensor("axis", TensorProto.INT64, [1], [1])],
+    )
+
+
 def accumulator_graph() -> onnx.GraphProto:
     """TOTAL and CHUNKS add up SUM and 1.
 
@@ -222,16 +223,6 @@ def _update(rows: int, width: int) -> list[onnx.ValueInfoProto]:
         helper.make_tensor_value_info("UPDATE", TensorProto.FLOAT, ["batch", rows, width]),
         helper.make_tensor_value_info("UPDATE_ROWS", TensorProto.INT64, ["batch", rows]),
     ]
-
-
-def scaler_graph() -> onnx.GraphProto:
-    """Y = 2 X for any length: a stage without state."""
-    return helper.make_graph(
-        [helper.make_node("Add", ["X", "X"], ["Y"])],
-        "scaler",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["batch", "samples"])],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["batch", "samples"])],
-    )
 
 
 def _floats(name: str, size: int) -> onnx.ValueInfoProto:

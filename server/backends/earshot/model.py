@@ -19,7 +19,6 @@ from earshot_runtime.graph import open_graph
 from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
-from earshot_runtime.stateless import StatelessStage
 
 START = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
@@ -32,13 +31,8 @@ class TritonPythonModel:
         """Opens the graph and allocates all memory; raises where config and graph disagree."""
         self._spec = StageSpec.from_model_config(json.loads(args["model_config"]))
         self._lock = threading.Lock()
-        self._housekeeper: Housekeeper | None = None
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        graph = open_graph(path, self._spec)
-        if self._spec.sequence is None or graph.state is None:
-            self._stateless = StatelessStage(self._spec, graph)
-            return
-        self._stage = SequenceStage(self._spec, self._spec.sequence, graph, graph.state)
+        self._stage = SequenceStage(self._spec, open_graph(path, self._spec))
         self._start_housekeeper(args["model_instance_name"])
         # What is there now stays: collections between chunks need not walk it again.
         gc.freeze()
@@ -48,17 +42,13 @@ class TritonPythonModel:
     ) -> list[pb_utils.InferenceResponse]:
         """Answers the requests of one batch, in order."""
         chunks = self._read(requests)
-        if self._housekeeper is None:
-            outcomes = self._stateless.process(chunks)
-        else:
-            with self._lock:
-                outcomes = self._stage.process(chunks, time.monotonic())
+        with self._lock:
+            outcomes = self._stage.process(chunks, time.monotonic())
         return [self._response(outcome) for outcome in outcomes]
 
     def finalize(self) -> None:
         """Stops the housekeeping before the interpreter goes away."""
-        if self._housekeeper is not None:
-            self._housekeeper.stop()
+        self._housekeeper.stop()
 
     def _read(self, requests: list[pb_utils.InferenceRequest]) -> Chunks:
         flags = [request.flags() for request in requests]

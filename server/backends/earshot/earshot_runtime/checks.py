@@ -1,7 +1,8 @@
 """What a chunk must satisfy before it may meet the others of its batch.
 
-One NaN would spread through a stream's state for good, so such a chunk is refused while the
-stream itself stays as it was.
+One NaN, or a finite value so large that the stage overflows on it, would spread through a
+stream's state for good, and in a quantized stage to the rest of the batch. Such a chunk is refused
+while the stream itself stays as it was.
 """
 
 from __future__ import annotations
@@ -21,45 +22,60 @@ Errors = dict[int, ChunkError]
 
 
 class ContentChecks:
-    """Checks each row of a batch by itself: finite audio, lengths that fit the chunk."""
+    """Checks each row of a batch by itself: bounded values, lengths that fit the chunk."""
 
     def __init__(self, spec: StageSpec) -> None:
-        self._finite_inputs = spec.finite_inputs
+        self._bounded_inputs = spec.bounded_inputs
+        self._max_abs = spec.max_abs
         self._length_input = spec.length_input
-        self._length_of = spec.length_of
+        self._full = spec.full_length
 
     def reject(self, inputs: Arrays) -> Errors:
         """An error for each row that must not run. Shapes: (B, *dims)."""
         errors: Errors = {}
-        for name in self._finite_inputs:
-            finite = np.isfinite(inputs[name])
-            if not finite.all():
-                for row in np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1)):
-                    errors[int(row)] = InvalidChunk(f"{name} holds NaN or infinite values")
-        if self._length_input is not None and self._length_of is not None:
-            errors |= self._reject_lengths(
-                inputs[self._length_input].ravel(), full=inputs[self._length_of].shape[-1]
-            )
+        for name in self._bounded_inputs:
+            errors |= self._reject_values(name, inputs[name])
+        if self._length_input is not None:
+            errors |= self._reject_lengths(inputs[self._length_input].ravel())
         return errors
 
-    def _reject_lengths(self, lengths: npt.NDArray[Any], full: int) -> Errors:
-        wrong = (lengths < 0) | (lengths > full)
+    def _reject_values(self, name: str, values: npt.NDArray[Any]) -> Errors:
+        rows = values.reshape(len(values), -1)
+        # Both extremes instead of abs(): no copy of the batch. A NaN becomes its row's peak.
+        peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+        within = peaks <= self._max_abs  # false for NaN
+        if within.all():
+            return {}
+        return {int(row): self._out_of_bounds(name, peaks[row]) for row in np.flatnonzero(~within)}
+
+    def _out_of_bounds(self, name: str, peak: np.floating[Any]) -> InvalidChunk:
+        got = "holds NaN" if np.isnan(peak) else f"peaks at {peak:g}"
+        return InvalidChunk(
+            f"{name} {got}: its values must lie in -{self._max_abs:g}..{self._max_abs:g}"
+        )
+
+    def _reject_lengths(self, lengths: npt.NDArray[Any]) -> Errors:
+        wrong = (lengths < 0) | (lengths > self._full)
         if not wrong.any():
             return {}
         return {
             int(row): InvalidChunk(
-                f"{self._length_input} must lie in 0..{full}, not {lengths[row]}"
+                f"{self._length_input} must lie in 0..{self._full}, not {lengths[row]}"
             )
             for row in np.flatnonzero(wrong)
         }
 
 
 class AudioEnds:
-    """Remembers which streams had a chunk that was not full: their audio has ended."""
+    """Remembers which streams had a chunk that was not full: their audio has ended.
+
+    This holds behind the first stage as well: a stage turns a full chunk into a full one and an
+    empty chunk into an empty one, so only a stream's last chunk with audio can be short.
+    """
 
     def __init__(self, spec: StageSpec, capacity: int) -> None:
         self._length_input = spec.length_input
-        self._full = next((t.dims[-1] for t in spec.inputs if t.name == spec.length_of), 0)
+        self._full = spec.full_length
         self._ended = np.zeros(capacity, np.bool_)
 
     def reject(self, inputs: Arrays, slots: Slots, starts: npt.NDArray[np.bool_]) -> Errors:
@@ -73,7 +89,7 @@ class AudioEnds:
         return {
             int(row): InvalidChunk(
                 f"{self._length_input} is {lengths[row]}, but this stream's audio has ended: an "
-                f"earlier chunk had fewer than {self._full} samples; start a new stream"
+                f"earlier chunk had less than the full {self._full}; start a new stream"
             )
             for row in np.flatnonzero(late)
         }

@@ -3,7 +3,7 @@
 StageError
 ├── BadStage          config and ONNX graph do not fit together: the model does not load
 └── ChunkError        one request fails, the others of its batch do not
-    ├── InvalidChunk      NaN audio, impossible length, audio after the end
+    ├── InvalidChunk      audio out of bounds, impossible length, audio after the end
     ├── UnknownStream     no state is held for this correlation id
     ├── ServerFull        every slot of the pool holds a live stream
     └── RunFailed         ONNX Runtime refused the batch

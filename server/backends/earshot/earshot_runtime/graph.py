@@ -29,10 +29,10 @@ _DTYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class Graph:
-    """An open session, and the shape of its state if it has one."""
+    """An open session, and the shape of its state."""
 
     session: ort.InferenceSession
-    state: StateSpec | None
+    state: StateSpec
 
 
 def open_graph(path: Path, spec: StageSpec) -> Graph:
@@ -105,18 +105,12 @@ def _describe(tensor: TensorSpec) -> str:
     return f"{tensor.dtype} {list(tensor.dims)}"
 
 
-def _state(spec: StageSpec, tensors: list[TensorSpec | None]) -> StateSpec | None:
+def _state(spec: StageSpec, tensors: list[TensorSpec | None]) -> StateSpec:
     present = [tensor for tensor in tensors if tensor is not None]
-    if bool(present) != (spec.sequence is not None):
-        raise BadStage(
-            f"{spec.model}: a graph with a {POOL} of state needs sequence_batching in its config, "
-            "and the other way round; export the model again"
-        )
-    if spec.sequence is None:
-        return None
     if len(present) != len(tensors):
         raise BadStage(
-            f"{spec.model}: model.onnx must have all of {POOL}, {SLOTS}, {UPDATE}, {UPDATE_ROWS}"
+            f"{spec.model}: model.onnx must have all of {POOL}, {SLOTS}, {UPDATE}, {UPDATE_ROWS}: "
+            "this backend serves stages with pooled state only; export the model again"
         )
     pool, _, update, update_rows = present
     if update.dims != (*update_rows.dims, *pool.dims) or not update.is_fixed:

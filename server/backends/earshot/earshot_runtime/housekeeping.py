@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Protocol
 
@@ -57,7 +59,12 @@ class Housekeeper:
 
     def _loop(self) -> None:
         while not self._stopping.wait(INTERVAL_S):
-            self.tick()
+            try:
+                self.tick()
+            except Exception:  # whatever it is, idle streams must go on to expire
+                # stderr is Triton's log; what was not reported is part of the next tick.
+                print("housekeeping failed, trying again:", file=sys.stderr)
+                traceback.print_exc()
 
     def tick(self) -> None:
         """Expires once and reports what has changed since the last time."""

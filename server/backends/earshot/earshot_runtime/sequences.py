@@ -14,8 +14,11 @@ from .chunks import Chunks, Outcome, rounds
 from .errors import ChunkError, RunFailed
 from .graph import Graph
 from .slots import Slots, SlotTable
-from .spec import SequenceSpec, StageSpec, TensorSpec
-from .state import StatePool, StateSpec
+from .spec import StageSpec, TensorSpec
+from .state import StatePool
+
+# Each further power of two would double what warming up adds to the start.
+_MAX_WARM_UP_BATCH = 16
 
 
 class SequenceStage:
@@ -25,19 +28,24 @@ class SequenceStage:
     the stream, and a refused START leaves it closed.
     """
 
-    def __init__(
-        self, spec: StageSpec, sequence: SequenceSpec, graph: Graph, state: StateSpec
-    ) -> None:
+    def __init__(self, spec: StageSpec, graph: Graph) -> None:
+        sequence = spec.sequence
         self.slots = SlotTable(sequence.max_streams, sequence.max_idle_s)
         self._session = graph.session
         self._inputs = _allocate(spec.inputs, spec.max_batch)
         self._outputs = _allocate(spec.outputs, spec.max_batch)
-        self._state = StatePool(state, sequence.max_streams, spec.max_batch)
+        self._state = StatePool(graph.state, sequence.max_streams, spec.max_batch)
         self._content = ContentChecks(spec)
         self._audio_ends = AudioEnds(spec, sequence.max_streams)
         self._bindings: dict[int, ort.IOBinding] = {}
-        for batch in sequence.warm_up_batches:
+        self._warm_up(spec.max_batch)
+
+    def _warm_up(self, max_batch: int) -> None:
+        """Runs powers of two once: ONNX Runtime plans and allocates on the first run of a size."""
+        batch = 1
+        while batch <= min(max_batch, _MAX_WARM_UP_BATCH):
             self._run(batch)
+            batch *= 2
 
     def process(self, chunks: Chunks, now_s: float) -> list[Outcome]:
         """One outcome per request. The rows are views, valid until the next call."""

@@ -6,6 +6,7 @@ read from it and never written down here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,6 @@ class SequenceSpec:
     max_streams: int
     state_rows: int
     max_idle_s: float
-    warm_up_batches: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,16 @@ class StageSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     intra_op_threads: int
-    finite_inputs: tuple[str, ...]
+    bounded_inputs: tuple[str, ...]
+    max_abs: float
     length_input: str | None
     length_of: str | None
-    sequence: SequenceSpec | None
+    sequence: SequenceSpec
+
+    @property
+    def full_length(self) -> int:
+        """The largest legal value of `length_input`: the first dimension of `length_of`."""
+        return next((t.dims[0] for t in self.inputs if t.name == self.length_of), 0)
 
     @classmethod
     def from_model_config(cls, config: Mapping[str, Any]) -> StageSpec:
@@ -77,10 +83,11 @@ class StageSpec:
             inputs=inputs,
             outputs=tuple(_tensor(model, entry) for entry in config["output"]),
             intra_op_threads=parameters.count("intra_op_threads", default=1),
-            finite_inputs=parameters.names("finite_inputs"),
+            bounded_inputs=parameters.names("bounded_inputs"),
+            max_abs=parameters.limit("max_abs"),
             length_input=parameters.text("length_input"),
             length_of=parameters.text("length_of"),
-            sequence=_sequence(config, parameters),
+            sequence=_sequence(model, config, parameters),
         )
         _check(spec)
         return spec
@@ -109,6 +116,18 @@ class _Parameters:
             raise BadStage(f"{self._model}: parameter '{key}' must be a count >= 1, not '{text}'")
         return int(text)
 
+    def limit(self, key: str) -> float:
+        text = self._values.get(key)
+        if text is None:
+            return math.inf
+        try:
+            limit = float(text)
+        except ValueError:
+            limit = math.nan
+        if not 0 < limit < math.inf:
+            raise BadStage(f"{self._model}: parameter '{key}' must be a number > 0, not '{text}'")
+        return limit
+
 
 def _tensor(model: str, entry: Mapping[str, Any]) -> TensorSpec:
     name, data_type = str(entry["name"]), str(entry["data_type"])
@@ -117,16 +136,14 @@ def _tensor(model: str, entry: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(name, np.dtype(DTYPES[data_type]), tuple(int(d) for d in entry["dims"]))
 
 
-def _sequence(config: Mapping[str, Any], parameters: _Parameters) -> SequenceSpec | None:
+def _sequence(model: str, config: Mapping[str, Any], parameters: _Parameters) -> SequenceSpec:
     batching = config.get("sequence_batching")
     if batching is None:
-        return None
-    preferred = batching.get("oldest", {}).get("preferred_batch_size", [])
+        raise BadStage(f"{model}: the config has no sequence_batching; this backend serves streams")
     return SequenceSpec(
         max_streams=parameters.count("max_streams"),
         state_rows=parameters.count("state_rows"),
         max_idle_s=int(batching["max_sequence_idle_microseconds"]) / 1e6,
-        warm_up_batches=tuple(sorted({1, *(int(size) for size in preferred)})),
     )
 
 
@@ -135,9 +152,14 @@ def _check(spec: StageSpec) -> None:
         raise BadStage(f"{spec.model}: max_batch_size must be at least 1")
     if (spec.length_input is None) != (spec.length_of is None):
         raise BadStage(f"{spec.model}: parameters length_input and length_of go together")
-    names = {tensor.name for tensor in spec.inputs}
-    for name in (*spec.finite_inputs, spec.length_input, spec.length_of):
-        if name is not None and name not in names:
+    if bool(spec.bounded_inputs) != math.isfinite(spec.max_abs):
+        raise BadStage(f"{spec.model}: parameters bounded_inputs and max_abs go together")
+    inputs = {tensor.name: tensor for tensor in spec.inputs}
+    for name in (*spec.bounded_inputs, spec.length_input, spec.length_of):
+        if name is not None and name not in inputs:
             raise BadStage(f"{spec.model}: a parameter names the input {name}, which is not there")
-    if spec.sequence and not all(t.is_fixed for t in (*spec.inputs, *spec.outputs)):
+    for name in spec.bounded_inputs:
+        if inputs[name].dtype.kind != "f":
+            raise BadStage(f"{spec.model}: bounded_inputs names {name}, which has no float type")
+    if not all(t.is_fixed for t in (*spec.inputs, *spec.outputs)):
         raise BadStage(f"{spec.model}: a stage with state needs fixed dims in its config")
