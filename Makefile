@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 
 PYTHON ?= python3
-CHECKPOINT ?= export/demo/checkpoint
+CHECKPOINT ?= checkpoints/demo
 CHUNK_MS ?= 560
 PRECISION ?= fp32
 REPOSITORY ?= model_repository
@@ -65,7 +65,7 @@ test-all: $(READY) ## Both suites
 	$(BIN)/python -m pytest -m ''
 
 demo-model: $(READY) ## Train the demo model from recordings (hours; may be stopped and called again)
-	$(BIN)/python -m export.demo --speech $(SPEECH)
+	$(BIN)/python -m export.demo --speech $(SPEECH) --fresh
 
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
 	$(BIN)/python -m loadtest.overhead --repository $(REPOSITORY)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
 
-DEMO_CHECKPOINT = PROJECT / "export" / "demo" / "checkpoint"
+DEMO_CHECKPOINT = PROJECT / "checkpoints" / "demo"
 
 Exported = Callable[[int], Path]
 """chunk_ms -> model repository of the random checkpoint."""

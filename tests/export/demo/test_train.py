@@ -13,9 +13,9 @@ from export.demo.batches import Pool, collate, draw_round, load_pool
 from export.demo.fast_encoder import encode
 from export.demo.features import MEL_BINS, Utterance, read_shard, write_shard
 from export.demo.model import LOOKAHEADS, VOCAB_SIZE, Batch, create_model, losses
-from export.demo.schedule import PHASES, Phase, again, moment
+from export.demo.schedule import PHASES, Phase, again, moment, total_hours
 from export.demo.text import text_of, train_tokenizer
-from export.demo.train import train
+from export.demo.train import open_trainer, train
 from export.demo.workplace import Workplace
 
 SENTENCES = [f"{a} {b}" for a in ("one", "two", "three", "four") for b in ("five", "six", "seven")]
@@ -65,7 +65,8 @@ def test_a_resumed_run_goes_on_counting(place: Workplace) -> None:
     looks, steps, audio_hours = looks_and_steps(place)
     assert looks
     assert audio_hours == pytest.approx(hours, abs=12 / 3600)
-    train(place, (phase(hours),), start=None)
+    with pytest.raises(SystemExit, match="has ended"):
+        train(place, (phase(hours),), start=None)
     assert looks_and_steps(place)[1:] == (steps, audio_hours)
     train(place, (phase(2 * hours),), start=None)
     _, more_steps, more_hours = looks_and_steps(place)
@@ -79,6 +80,18 @@ def test_without_a_state_the_checkpoint_is_the_start(place: Workplace) -> None:
     place.state.unlink()
     train(place, (phase(30 / 3600),), start=place.latest)
     assert looks_and_steps(place)[1] > steps
+
+
+def test_a_checkpoint_past_the_schedule_takes_one_cycle_more(place: Workplace) -> None:
+    train(place, (phase(15 / 3600),), start=None)
+    place.state.unlink()
+    end = total_hours(PHASES)
+    (place.latest / "training.json").write_text(json.dumps({"steps": 7, "audio_hours": end + 5}))
+    with pytest.raises(SystemExit, match="--extra-hours"):
+        train(place, PHASES, start=place.latest)
+    progress = open_trainer(place, place.latest).progress
+    assert (progress.steps, progress.audio_hours) == (7, end)
+    assert progress.earlier_hours == pytest.approx(5)
 
 
 def test_a_killed_writer_leaves_no_shard(tmp_path: Path) -> None:

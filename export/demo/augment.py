@@ -1,0 +1,120 @@
+"""Augmentation on log-mel frames, where each costs a fraction of what it costs on samples.
+
+Every function takes and returns float32 frames (frames, mel bins) of log power; none changes its
+input. `augment` draws and chains them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from export.demo.features import FRAMES_PER_SECOND, MEL_BINS, SAMPLE_RATE_HZ
+
+LogMel = npt.NDArray[np.float32]
+
+LOG_FLOOR = math.log(2**-24)
+"""What the extractor gives for digital silence."""
+NEPERS_PER_DB = math.log(10) / 10
+
+
+def change_tempo(frames: LogMel, factor: float) -> LogMel:
+    """Speaks `factor` times as fast, at the same pitch."""
+    count = max(1, round(len(frames) / factor))
+    return _resample(frames, np.linspace(0, len(frames) - 1, count, dtype=np.float32))
+
+
+def shift_formants(frames: LogMel, factor: float) -> LogMel:
+    """Moves the envelope up the mel axis (`factor` > 1), as a shorter vocal tract would."""
+    bins = np.minimum(np.arange(MEL_BINS, dtype=np.float32) / factor, MEL_BINS - 1)
+    return np.ascontiguousarray(_resample(np.ascontiguousarray(frames.T), bins).T)
+
+
+def _resample(rows: LogMel, positions: npt.NDArray[np.float32]) -> LogMel:
+    """Rows at fractional positions, linearly interpolated."""
+    below = positions.astype(np.int64)
+    above = np.minimum(below + 1, len(rows) - 1)
+    share = (positions - below).astype(np.float32)[:, None]
+    return (rows[below] * (1 - share) + rows[above] * share).astype(np.float32)
+
+
+def change_level(frames: LogMel, gain_db: float) -> LogMel:
+    """Louder by `gain_db`; digital silence stays what it is."""
+    return np.maximum(frames + np.float32(gain_db * NEPERS_PER_DB), np.float32(LOG_FLOOR))
+
+
+def mix_noise(frames: LogMel, noise: LogMel, snr_db: float) -> LogMel:
+    """Adds noise, repeated to the length of the speech, at a ratio of mean powers of `snr_db`."""
+    noise = np.resize(noise, frames.shape)
+    ratio = np.exp(frames).mean() / max(float(np.exp(noise).mean()), 2**-24)
+    gain = math.log(max(float(ratio), 1e-9)) - snr_db * NEPERS_PER_DB
+    return np.logaddexp(frames, noise + np.float32(gain))
+
+
+def limit_band(frames: LogMel, low_hz: float, high_hz: float, floor: float) -> LogMel:
+    """Leaves `floor` (log power) outside the band, as a telephone line or a lossy codec would."""
+    low, high = mel_bin(low_hz), mel_bin(high_hz)
+    limited = frames.copy()
+    np.minimum(limited[:, :low], floor, out=limited[:, :low])
+    np.minimum(limited[:, high:], floor, out=limited[:, high:])
+    return limited
+
+
+def mel_bin(frequency_hz: float) -> int:
+    """First mel bin (slaney scale) whose centre lies at or above the frequency."""
+    return math.ceil(_mel(frequency_hz) / _mel(SAMPLE_RATE_HZ / 2) * (MEL_BINS + 1)) - 1
+
+
+def _mel(frequency_hz: float) -> float:
+    if frequency_hz < 1000:
+        return frequency_hz * 3 / 200
+    return 15 + 27 * math.log(frequency_hz / 1000) / math.log(6.4)
+
+
+def mask_blocks(frames: LogMel, rng: np.random.Generator) -> LogMel:
+    """SpecAugment: up to two bands and one gap per two seconds become the utterance's mean."""
+    masked = frames.copy()
+    mean = frames.mean()
+    for _ in range(int(rng.integers(0, 3))):
+        width = int(rng.integers(1, 16))
+        start = int(rng.integers(0, MEL_BINS - width))
+        masked[:, start : start + width] = mean
+    for _ in range(int(rng.integers(0, 2 + len(frames) // (2 * FRAMES_PER_SECOND)))):
+        width = int(rng.integers(1, 1 + min(25, max(1, len(frames) // 8))))
+        start = int(rng.integers(0, max(1, len(frames) - width)))
+        masked[start : start + width] = mean
+    return masked
+
+
+def augment(frames: LogMel, noises: Sequence[LogMel], rng: np.random.Generator) -> LogMel:
+    """One random variant of an utterance."""
+    frames = change_tempo(frames, rng.uniform(0.9, 1.15))
+    if rng.random() < 0.5:
+        frames = shift_formants(frames, rng.uniform(0.92, 1.08))
+    frames = change_level(frames, rng.uniform(-12, 6))
+    if noises and rng.random() < 0.3:
+        noise = noises[int(rng.integers(len(noises)))]
+        frames = mix_noise(frames, noise, rng.uniform(5, 30))
+    if rng.random() < 0.2:
+        floor = rng.uniform(LOG_FLOOR, LOG_FLOOR + 3)
+        telephone = rng.random() < 0.25
+        low_hz, high_hz = (300, 3400) if telephone else (0, rng.uniform(3800, 7500))
+        frames = limit_band(frames, low_hz, high_hz, floor)
+    return mask_blocks(frames, rng)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What `augment` needs for a batch, and the share of utterances it is applied to."""
+
+    noises: Sequence[LogMel]
+    share: float
+    rng: np.random.Generator
+
+    def apply(self, frames: LogMel) -> LogMel:
+        """The frames themselves or a variant."""
+        if self.rng.random() >= self.share:
+            return frames
+        return augment(frames, self.noises, self.rng)

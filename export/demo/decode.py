@@ -1,0 +1,68 @@
+"""Transcribing with a checkpoint, greedily in one offline pass, and the word error rate."""
+
+from collections.abc import Sequence
+
+import jiwer
+import torch
+from transformers import NemotronAsrStreamingForRNNT
+from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
+
+from export.demo.batches import collate
+from export.demo.fast_encoder import encode, encoder_frame_counts
+from export.demo.features import Utterance
+from export.demo.model import Batch, joint_logits
+from export.demo.text import normalize, text_of
+
+BATCH_SIZE = 16
+
+
+def transcribe(
+    model: NemotronAsrStreamingForRNNT,
+    tokenizer: ParakeetTokenizer,
+    utterances: Sequence[Utterance],
+    lookahead: int,
+) -> list[str]:
+    """Texts by `model.generate`, in the order given."""
+    texts = [""] * len(utterances)
+    order = sorted(range(len(utterances)), key=lambda i: len(utterances[i].frames))
+    for first in range(0, len(order), BATCH_SIZE):
+        chosen = order[first : first + BATCH_SIZE]
+        batch = collate([utterances[i] for i in chosen], tokenizer)
+        for i, ids in zip(chosen, _generate(model, batch, lookahead), strict=True):
+            texts[i] = text_of(tokenizer, ids)
+    return texts
+
+
+@torch.inference_mode()
+def _generate(model: NemotronAsrStreamingForRNNT, batch: Batch, lookahead: int) -> list[list[int]]:
+    mask = torch.arange(batch.mel.shape[1]) < batch.mel_counts[:, None]
+    most_tokens = model.max_symbols_per_step * int(encoder_frame_counts(batch.mel_counts).max())
+    output = model.generate(
+        input_features=batch.mel,
+        attention_mask=mask,
+        num_lookahead_tokens=lookahead,
+        max_new_tokens=most_tokens,
+    )
+    return output.sequences.tolist()
+
+
+@torch.inference_mode()
+def transcribe_by_ctc(
+    model: NemotronAsrStreamingForRNNT,
+    tokenizer: ParakeetTokenizer,
+    utterances: Sequence[Utterance],
+    lookahead: int,
+) -> list[str]:
+    """Texts by the CTC reading of the joint network: what the encoder knows by itself."""
+    texts: list[str] = []
+    for utterance in utterances:
+        batch = collate([utterance], tokenizer)
+        encoded, _ = encode(model, batch.mel, batch.mel_counts, lookahead)
+        best = joint_logits(model, encoded)[0].argmax(-1).unique_consecutive()
+        texts.append(text_of(tokenizer, best.tolist()))
+    return texts
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Errors per reference word over all utterances; both sides lower case without punctuation."""
+    return jiwer.wer(list(map(normalize, references)), list(map(normalize, hypotheses)))

@@ -1,0 +1,92 @@
+"""What training does when, by hours of audio trained on: pauses change nothing."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Objective = Literal["ctc", "transducer"]
+"""CTC alone, or the transducer with CTC beside it."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training, in which the learning rate moves to `learning_rate`.
+
+    An update takes one batch of `batch_seconds`, padding included, per replica.
+    """
+
+    name: str
+    audio_hours: float
+    learning_rate: float
+    real_share: float
+    max_seconds: float
+    objective: Objective
+    batch_seconds: float = 32.0
+    augmented_share: float = 0.4
+    lookahead_weights: Mapping[int, int] = field(
+        default_factory=lambda: {13: 2, 6: 4, 3: 2, 1: 1, 0: 1}
+    )
+
+
+_EASY: Any = {
+    "objective": "ctc",
+    "real_share": 0.0,
+    "batch_seconds": 12.0,
+    "augmented_share": 0.0,
+    "lookahead_weights": {13: 1, 6: 1},
+}
+"""First alignments are found sooner in clean synthetic speech, and with a view ahead."""
+
+PHASES = (
+    Phase("warm-up", 0.3, 7e-4, max_seconds=1.3, **_EASY),
+    Phase("words", 1.0, 7e-4, max_seconds=1.5, **_EASY),
+    Phase("align", 1.8, 7e-4, max_seconds=4.0, **_EASY),
+    Phase(
+        "listen", 9.0, 1e-3, real_share=0.5, max_seconds=7.0, objective="ctc", augmented_share=0.0
+    ),
+    Phase("listen on", 6.0, 5e-4, real_share=0.55, max_seconds=15.5, objective="ctc"),
+    Phase("transduce", 14.0, 5e-4, real_share=0.6, max_seconds=15.5, objective="transducer"),
+    Phase("real", 10.0, 2e-5, real_share=0.85, max_seconds=15.5, objective="transducer"),
+)
+CTC_WEIGHT = 0.3
+"""Of the whole loss, once the transducer takes part."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where training stands: the phase and the learning rate to use now."""
+
+    phase: Phase
+    learning_rate: float
+
+
+def moment(audio_hours: float, phases: tuple[Phase, ...] = PHASES) -> Moment | None:
+    """The moment after so many hours of audio; None when training is over."""
+    rate_before, begin = 0.0, 0.0
+    for phase in phases:
+        if audio_hours < begin + phase.audio_hours:
+            share = (audio_hours - begin) / phase.audio_hours
+            if phase.learning_rate < rate_before:
+                share = (1 - math.cos(math.pi * share)) / 2
+            rate = rate_before + (phase.learning_rate - rate_before) * share
+            return Moment(phase, max(rate, 1e-6))
+        rate_before, begin = phase.learning_rate, begin + phase.audio_hours
+    return None
+
+
+def total_hours(phases: tuple[Phase, ...]) -> float:
+    """Audio that all phases together take."""
+    return sum(phase.audio_hours for phase in phases)
+
+
+def again(audio_hours: float) -> tuple[Phase, ...]:
+    """A shorter cycle after the schedule: the learning rate rises once more and falls."""
+    if audio_hours <= 0:
+        return ()
+    rise = 0.1 * audio_hours
+    mixture: Any = {"real_share": 0.6, "max_seconds": 15.5, "objective": "transducer"}
+    return (
+        Phase("again, rising", rise, 4e-4, **mixture),
+        Phase("again, falling", audio_hours - rise, 2e-5, **mixture),
+    )
