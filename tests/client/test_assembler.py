@@ -64,3 +64,21 @@ def test_one_token_may_end_a_word_and_begin_the_next() -> None:
     (second,) = assembler.finish()
     assert (first.text, first.start_ms, first.end_ms) == ("ab", 0, 160)
     assert (second.text, second.start_ms, second.end_ms) == ("c", 80, 160)
+
+
+def test_bytes_of_a_character_that_begins_a_word_belong_to_that_word() -> None:
+    assembler = Assembler(FRAME_MS)
+    (ok,) = assembler.add([token("ok", 0), token("", 4, -2.0), token(" 漢", 5), token("", 8, -2.0)])
+    assert (ok.end_ms, ok.confidence) == (FRAME_MS, math.exp(-0.1))
+    (ideograph,) = assembler.finish()
+    assert (ideograph.start_ms, ideograph.end_ms) == (4 * FRAME_MS, 6 * FRAME_MS)
+    assert math.isclose(ideograph.confidence, math.exp(-1.05))
+
+
+def test_bytes_of_a_character_inside_a_word_wait_for_it() -> None:
+    assembler = Assembler(FRAME_MS)
+    assembler.add([token("na", 0), token("", 4)])
+    assert assembler.transcript(0).words[0].end_ms == FRAME_MS
+    assembler.add([token("ï", 5), token("ve", 6)])
+    (word,) = assembler.finish()
+    assert (word.text, word.start_ms, word.end_ms) == ("naïve", 0, 7 * FRAME_MS)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 import soundfile
 from earshot._cli import app
+from earshot._files import AudioFile, open_audio
 from typer.testing import CliRunner
 
 from tests.client import stand_in
+from tests.client.fake_triton import fake_triton
 from tests.client.stand_in import RATE_HZ, StandIn, noise
 
 COMMAND = [str(Path(sys.executable).with_name("earshot"))]
@@ -112,6 +114,56 @@ def test_what_cannot_be_read_does_not_stop_the_rest(
     assert result.stdout == f"{speech}: {' '.join(words_in(speech))}\n" * 2
     complaints = result.stderr.splitlines()
     assert [line.split(": ")[1] for line in complaints] == [str(p) for p in (text, empty, missing)]
+    assert complaints[2] == f"earshot: {missing}: no such file"
+
+
+@pytest.mark.triton
+def test_file_names_that_are_not_valid_utf8(server: StandIn, speech: Path) -> None:
+    odd = speech.rename(speech.with_name(os.fsdecode(b"caf\xe9.wav")))
+    missing = speech.with_name(os.fsdecode(b"\xe9.wav"))
+    for options in ([], ["--json"]):
+        result = subprocess.run(
+            [*COMMAND, "transcribe", *options, "--url", server.url, odd, missing],
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 1
+        assert "caf\N{REPLACEMENT CHARACTER}.wav" in result.stdout
+        assert " ".join(words_in_odd(odd)) in result.stdout
+        assert result.stderr.endswith("\N{REPLACEMENT CHARACTER}.wav: no such file\n")
+
+
+def words_in_odd(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        return stand_in.expected_words(soundfile.read(file, dtype="float32")[0])
+
+
+@pytest.mark.triton
+def test_whatever_befalls_one_file_the_others_go_on(
+    server: StandIn, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_or_fail(path: Path) -> AbstractContextManager[AudioFile]:
+        if path.name == "bad.wav":
+            raise RuntimeError("of all things")
+        return open_audio(path)
+
+    monkeypatch.setattr("earshot._batch.open_audio", open_or_fail)
+    bad = tmp_path / "bad.wav"
+    result = earshot("transcribe", bad, speech, url=server.url)
+    assert result.exit_code == 1
+    assert result.stdout == f"{speech}: {' '.join(words_in(speech))}\n"
+    assert result.stderr == f"earshot: {bad}: RuntimeError: of all things\n"
+
+
+@pytest.mark.triton
+def test_a_wav_that_breaks_off(server: StandIn, speech: Path) -> None:
+    speech.write_bytes(speech.read_bytes()[:20000])
+    result = earshot("transcribe", speech, url=server.url)
+    assert result.exit_code == 0
+    assert result.stdout == " ".join(words_in(speech)) + "\n"
+    assert result.stderr == (
+        f"earshot: {speech}: the file breaks off: its header promises more audio\n"
+    )
 
 
 @pytest.mark.triton
@@ -220,3 +272,17 @@ def test_ctrl_c_ends_the_stream(server: StandIn, tmp_path: Path) -> None:
     assert command.returncode == 130
     assert complaint == "earshot: interrupted\n"
     assert server.chunks()[-1].end
+
+
+def test_ctrl_c_while_the_server_hangs(speech: Path) -> None:
+    with fake_triton(stand_in.PARAMETERS) as fake:
+        command = subprocess.Popen(
+            [*COMMAND, "transcribe", "--url", fake.url, speech], stderr=subprocess.PIPE, text=True
+        )
+        fake.arrived.acquire()
+        command.send_signal(signal.SIGINT)
+        started_s = time.monotonic()
+        _, complaint = command.communicate(timeout=20)
+        assert time.monotonic() - started_s < 4  # one second of it is close_s
+    assert command.returncode == 130
+    assert complaint == "earshot: interrupted\n"

@@ -66,6 +66,30 @@ def test_no_server(connect: Connect) -> None:
 
 
 @both_clients
+def test_a_proxy_is_not_asked_for_loopback_addresses(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with fake_triton(stand_in.PARAMETERS) as fake:
+        for host in ("127.0.0.1", "localhost"):
+            url = fake.url.replace("127.0.0.1", host)
+            assert connect(url).url == url
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]"])
+def test_loopback_hosts(host: str) -> None:
+    address = read_address(f"grpc://{host}:8001", tls=False, root_certificates=None)
+    assert address.options() == [("grpc.enable_http_proxy", 0)]
+
+
+@pytest.mark.parametrize("host", ["speech.example", "10.0.0.1", "127.0.0.1.example", "[::2]"])
+def test_other_hosts_keep_their_proxy(host: str) -> None:
+    assert read_address(host, tls=False, root_certificates=None).options() == []
+
+
+@both_clients
 def test_a_server_that_never_answers(connect: Connect) -> None:
     with silent_server() as url, pytest.raises(earshot.ConnectionFailed, match=r"within 0\.2 s"):
         connect(url, timeouts=earshot.Timeouts(connect_s=0.2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,46 @@ def test_what_is_no_audio(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InvalidAudio, match=r"none\.wav"), open_audio(tmp_path / "none.wav"):
+    path = tmp_path / "none.wav"
+    with pytest.raises(InvalidAudio) as caught, open_audio(path):
         pass
+    assert str(caught.value) == f"{path}: no such file"
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InvalidAudio) as caught, open_audio(tmp_path):
+        pass
+    assert str(caught.value) == f"{tmp_path}: is a folder"
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
+def test_a_name_that_is_not_valid_utf8(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"plain.{suffix}"
+    soundfile.write(path, np.zeros(RATE_HZ), RATE_HZ)
+    path = path.rename(tmp_path / os.fsdecode(b"caf\xe9." + suffix.encode()))
+    with open_audio(path) as audio:
+        assert sum(map(len, audio.blocks())) == RATE_HZ
+
+
+def test_a_name_says_nothing_of_the_format(tmp_path: Path) -> None:
+    path = tmp_path / "audio.raw"
+    soundfile.write(path, np.zeros(RATE_HZ), RATE_HZ, format="FLAC")
+    with open_audio(path) as audio:
+        assert audio.duration_s == 1
+
+
+@pytest.mark.parametrize(
+    ("promised", "cut_off"), [(32000, False), (32002, True), (0xFFFFFFFF, False)]
+)
+def test_a_wav_that_breaks_off(tmp_path: Path, promised: int, cut_off: bool) -> None:
+    path = tmp_path / "audio.wav"
+    soundfile.write(path, np.zeros(RATE_HZ), RATE_HZ, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[40:44] = promised.to_bytes(4, "little")
+    path.write_bytes(content)
+    with open_audio(path) as audio:
+        assert audio.cut_off == cut_off
+        assert sum(map(len, audio.blocks())) == RATE_HZ
 
 
 def test_a_file_without_samples(tmp_path: Path) -> None:

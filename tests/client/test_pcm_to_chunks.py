@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -167,7 +169,18 @@ def test_a_little_overshoot_is_audio() -> None:
     np.testing.assert_array_equal(samples_of(chunks_of([loud])), loud)
 
 
-@pytest.mark.parametrize(("rate_hz", "channels"), [(0, 1), (-8000, 1), (16000, 0)])
-def test_impossible_formats_are_refused(rate_hz: int, channels: int) -> None:
+@pytest.mark.parametrize("rate_hz", [0, -8000, 1, 1e-3, 999.9, 768_001, 1e12, math.inf, math.nan])
+def test_impossible_rates_are_refused(rate_hz: float) -> None:
+    message = f"expected sample_rate_hz from 1000 to 768000, got {rate_hz}"
+    with pytest.raises(InvalidAudio, match=re.escape(message)):
+        PcmReader(rate_hz, 1, MODEL_RATE_HZ)
+
+
+@pytest.mark.parametrize("rate_hz", [1000, 768_000])
+def test_the_lowest_and_the_highest_rate(rate_hz: int) -> None:
+    assert len(samples_of(chunks_of([noise(rate_hz)], rate_hz))) == MODEL_RATE_HZ
+
+
+def test_no_channel_is_refused() -> None:
     with pytest.raises(InvalidAudio):
-        PcmReader(rate_hz, channels, MODEL_RATE_HZ)
+        PcmReader(MODEL_RATE_HZ, 0, MODEL_RATE_HZ)

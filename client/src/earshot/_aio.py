@@ -65,8 +65,8 @@ async def connect_async(
 
 def _open_channel(address: Address) -> Any:
     if address.tls:
-        return _aio.secure_channel(address.target, address.credentials())
-    return _aio.insecure_channel(address.target)
+        return _aio.secure_channel(address.target, address.credentials(), address.options())
+    return _aio.insecure_channel(address.target, address.options())
 
 
 class AsyncClient:
@@ -180,12 +180,14 @@ class AsyncStream:
     async def _exchange(self, call: Call) -> ChunkResult:
         session = self._session
         sent_s = time.monotonic()
-        # A cancelled task must not cancel the chunk on the server, but leave it in order: the END
-        # that follows then finds the stream as the server's stages know it.
+        # Neither a cancelled task nor a deadline may cancel the chunk on the server: the END that
+        # follows must find the stream as all of the server's stages know it.
         self._in_flight = asyncio.ensure_future(self._line.infer(call, session))
         try:
-            reply = await asyncio.shield(self._in_flight)
-            return session.receive(call, reply, sent_s, time.monotonic())
+            # Unlike wait_for, wait leaves the call alone when the time is over, or the task ends.
+            if not (await asyncio.wait((self._in_flight,), timeout=call.deadline_s))[0]:
+                raise session.time_out(call)
+            return session.receive(call, self._in_flight.result(), sent_s, time.monotonic())
         except BaseException as error:
             self.close()
             if isinstance(error, grpc.RpcError):
@@ -205,7 +207,7 @@ class _Line:
 
     async def infer(self, call: Call, session: Session) -> Any:
         return await self.stub.ModelInfer(
-            call.request, timeout=call.deadline_s, metadata=session.metadata
+            call.request, timeout=call.wire_s, metadata=session.metadata
         )
 
     def abandon(self, session: Session, in_flight: asyncio.Future[Any] | None) -> None:
@@ -213,7 +215,7 @@ class _Line:
         request = session.abandon()
         if request is None:
             return
-        end = asyncio.ensure_future(self._end(request, session.metadata, in_flight))
+        end = asyncio.ensure_future(self._end(request, session, in_flight))
         self._ends.add(end)
         end.add_done_callback(self._ends.discard)
 
@@ -226,15 +228,20 @@ class _Line:
         for stream in tuple(self.streams):
             stream.close()
         await asyncio.sleep(0)  # lets what finalizers have scheduled come in
-        await asyncio.gather(*self._ends)
+        if self._ends:
+            await asyncio.wait(self._ends, timeout=self.timeouts.close_s)
+        late = tuple(self._ends)
+        for end in late:
+            end.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     async def _end(
-        self, request: Any, metadata: Any, in_flight: asyncio.Future[Any] | None
+        self, request: Any, session: Session, in_flight: asyncio.Future[Any] | None
     ) -> None:
         if in_flight is not None:
             await asyncio.gather(in_flight, return_exceptions=True)
         with contextlib.suppress(grpc.RpcError):  # how an END fails is of no use to anyone
-            await self.stub.ModelInfer(request, timeout=self.timeouts.finish_s, metadata=metadata)
+            await self.stub.ModelInfer(request, timeout=session.idle_s, metadata=session.metadata)
 
 
 async def _iterate(pieces: AsyncIterable[Pcm] | Iterable[Pcm]) -> AsyncIterator[Pcm]:

@@ -20,6 +20,7 @@ class Assembler:
         self._words: list[Word] = []
         self._open_text = ""
         self._open_tokens: list[Token] = []
+        self._textless: list[Token] = []
 
     def add(self, tokens: Sequence[Token]) -> tuple[Word, ...]:
         """Takes the tokens of the next chunk; returns the words that are now final."""
@@ -47,14 +48,16 @@ class Assembler:
 
     def _add(self, token: Token) -> None:
         if not token.text:
-            # A byte of a character that a later token completes, and so part of its word.
-            self._open_tokens.append(token)
+            # A byte of a character that a later token completes: only then is its word known.
+            self._textless.append(token)
             return
         for run in _RUNS.findall(token.text):
             if run.isspace():
                 self._close_word()
                 continue
             self._open_text += run
+            self._open_tokens += self._textless
+            self._textless = []
             if not self._open_tokens or self._open_tokens[-1] is not token:
                 self._open_tokens.append(token)
 

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from ._aio import AsyncClient
 from ._errors import EarshotError
-from ._files import AudioFile, open_audio
+from ._files import AudioFile, display_name, open_audio
 from ._transcript import Transcript
 
 
@@ -33,6 +33,8 @@ class FileResult:
     error: EarshotError | None
     seconds: float
     """From opening the file to the end of its text."""
+    cut_off: bool = False
+    """Whether the file's header promises more audio than it has."""
 
 
 class Batch:
@@ -73,15 +75,20 @@ class Batch:
         async with self._places:
             started_s = time.monotonic()
             transcript = error = None
-            bar = self._bars.add_task(path.name, total=None)
+            cut_off = False
+            bar = self._bars.add_task(display_name(path.name), total=None)
             try:
                 with open_audio(path) as audio:
+                    cut_off = audio.cut_off
                     self._bars.update(bar, total=audio.duration_s)
                     transcript = await self._stream(audio, bar)
             except EarshotError as caught:
                 error = caught
+            except Exception as caught:  # whatever it is, the other files go on
+                error = EarshotError(f"{type(caught).__name__}: {caught}")
+                error.__cause__ = caught
             self._bars.remove_task(bar)
-            return FileResult(path, transcript, error, time.monotonic() - started_s)
+            return FileResult(path, transcript, error, time.monotonic() - started_s, cut_off)
 
     async def _stream(self, audio: AudioFile, bar: TaskID) -> Transcript:
         async with self._client.stream(

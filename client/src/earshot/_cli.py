@@ -21,6 +21,7 @@ from rich.console import Console
 from ._aio import connect_async
 from ._batch import Batch, FileResult
 from ._errors import ConnectionFailed, EarshotError, UnsupportedServer
+from ._files import display_name
 from ._grpc import read_address
 from ._microphone import Microphone, open_microphone
 from ._server_info import ServerInfo
@@ -160,6 +161,9 @@ def _read(path: Path | None) -> bytes | None:
 
 def _print_result(result: FileResult, info: ServerInfo, as_json: bool, *, named: bool) -> bool:
     """Whether there was a transcript to print."""
+    name = display_name(result.path)
+    if result.cut_off:
+        _stderr.print(f"earshot: {name}: the file breaks off: its header promises more audio")
     if result.transcript is None:
         _print_error(result)
         return False
@@ -167,20 +171,22 @@ def _print_result(result: FileResult, info: ServerInfo, as_json: bool, *, named:
         report = _report(result.path, result.transcript, result.seconds, info)
         typer.echo(json.dumps(report, ensure_ascii=False))
     else:
-        typer.echo(f"{result.path}: {result.transcript.text}" if named else result.transcript.text)
+        typer.echo(f"{name}: {result.transcript.text}" if named else result.transcript.text)
     return True
 
 
 def _print_error(result: FileResult) -> None:
-    _stderr.print(f"earshot: {result.path}: {result.error}")
+    name = display_name(result.path)
+    reason = str(result.error).removeprefix(f"{name}: ")
+    _stderr.print(f"earshot: {name}: {reason}")
     before = result.error and result.error.transcript
     if before and before.text:
-        _stderr.print(f"earshot: {result.path}: recognized before that: {before.text}")
+        _stderr.print(f"earshot: {name}: recognized before that: {before.text}")
 
 
 def _report(path: Path, transcript: Transcript, seconds: float, info: ServerInfo) -> dict[str, Any]:
     return {
-        "file": str(path),
+        "file": display_name(path),
         "text": transcript.text,
         "words": [
             {

@@ -60,8 +60,7 @@ def chunk_error(
     """Why a chunk got no answer; `starting` if it was the first of its stream."""
     code, details = _read(failure)
     if code == "DEADLINE_EXCEEDED":
-        which = "the first chunk" if starting else "a chunk"
-        return ChunkTimeout(f"{info.url} did not answer {which} within {deadline_s:g} s")
+        return chunk_timeout(info, starting=starting, deadline_s=deadline_s)
     if code == "RESOURCE_EXHAUSTED" or (code == "UNAVAILABLE" and starting):
         if _NO_CONNECTION.search(details):
             return ConnectionFailed(f"no server at {info.url}: {details}")
@@ -75,6 +74,12 @@ def chunk_error(
             f"{details}"
         )
     return ServerFailed(f"{info.url} failed on a chunk: {code}: {details}")
+
+
+def chunk_timeout(info: ServerInfo, *, starting: bool, deadline_s: float) -> ChunkTimeout:
+    """The answer to a chunk has not come in time; `starting` if it was the first of its stream."""
+    which = "the first chunk" if starting else "a chunk"
+    return ChunkTimeout(f"{info.url} did not answer {which} within {deadline_s:g} s")
 
 
 def _read(failure: RpcFailure) -> tuple[str, str]:

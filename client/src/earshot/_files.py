@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from os import PathLike, fspath
+from io import FileIO
+from os import PathLike, fsencode
 from typing import Any
 
 import soundfile
@@ -13,6 +15,10 @@ from ._errors import InvalidAudio
 from ._pcm import Samples
 
 _BLOCKS_PER_SECOND = 4
+# libsndfile's log of a WAV whose header promises more than there is. What writes to a pipe promises
+# the most that the field holds, or nearly; that is no sign of loss.
+_CUT_OFF = re.compile(r"^data : (\d+) \(should be \d+\)", re.MULTILINE)
+_LENGTH_UNKNOWN = 0x7FFF_0000
 
 # soundfile carries no types.
 _soundfile: Any = soundfile
@@ -21,8 +27,8 @@ _soundfile: Any = soundfile
 class AudioFile:
     """An open audio file; make one with `open_audio`."""
 
-    def __init__(self, path: str, file: Any) -> None:
-        self._path = path
+    def __init__(self, name: str, file: Any) -> None:
+        self._name = name
         self._file = file
         # soundfile seeks after each read of a seekable file, to where it already is. In mp3 that
         # loses the decoder's bit reservoir, and the next frames come out wrong.
@@ -30,6 +36,9 @@ class AudioFile:
         self.sample_rate_hz: int = file.samplerate
         self.channels: int = file.channels
         self.duration_s: float = file.frames / file.samplerate
+        promised = _CUT_OFF.search(file.extra_info)
+        self.cut_off = promised is not None and int(promised[1]) < _LENGTH_UNKNOWN
+        """Whether the header of a WAV promises more audio than the file has."""
 
     def blocks(self) -> Iterator[Samples]:
         """float32 arrays [frames, channels], a quarter of a second each."""
@@ -38,7 +47,7 @@ class AudioFile:
             try:
                 block = self._file.read(frames, dtype="float32", always_2d=True)
             except _soundfile.SoundFileError as error:
-                raise InvalidAudio(f"{self._path}: {error}") from error
+                raise InvalidAudio(f"{self._name}: {_reason(error)}") from error
             if not len(block):
                 return
             yield block
@@ -47,13 +56,36 @@ class AudioFile:
 @contextmanager
 def open_audio(path: str | PathLike[str]) -> Generator[AudioFile, None, None]:
     """Opens whatever libsndfile reads; raises InvalidAudio if it cannot, or finds no audio."""
-    name = fspath(path)
-    try:
-        file = _soundfile.SoundFile(name)
-    except (OSError, _soundfile.SoundFileError) as error:
-        raise InvalidAudio(f"cannot read {name} as audio: {error}") from error
-    with file:
-        audio = AudioFile(name, file)
+    name = display_name(path)
+    with _open(path, name) as raw, _decode(raw, name) as file:
         if not file.frames:
-            raise InvalidAudio(f"{name} holds no audio")
-        yield audio
+            raise InvalidAudio(f"{name}: holds no audio")
+        yield AudioFile(name, file)
+
+
+def _open(path: str | PathLike[str], name: str) -> FileIO:
+    try:
+        return open(path, "rb", buffering=0)
+    except FileNotFoundError as error:
+        raise InvalidAudio(f"{name}: no such file") from error
+    except IsADirectoryError as error:
+        raise InvalidAudio(f"{name}: is a folder") from error
+    except OSError as error:
+        raise InvalidAudio(f"{name}: {error.strerror}") from error
+
+
+def _decode(raw: FileIO, name: str) -> Any:
+    try:
+        # A descriptor, because soundfile takes no names that are not valid UTF-8.
+        return _soundfile.SoundFile(raw.fileno(), closefd=False)
+    except _soundfile.SoundFileError as error:
+        raise InvalidAudio(f"{name}: cannot be read as audio: {_reason(error)}") from error
+
+
+def display_name(path: str | PathLike[str]) -> str:
+    """The path as text that can be printed: a file name need not be valid UTF-8."""
+    return fsencode(path).decode(errors="replace")
+
+
+def _reason(error: Any) -> str:
+    return getattr(error, "error_string", str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from ._server_info import MODEL, ServerInfo, read_server_info
 
 DEFAULT_PORT = 8001
+_LOOPBACK = re.compile(r"localhost|127(\.\d+){1,3}|\[::1\]", re.IGNORECASE)
 
 # The generated protobuf classes and the stub carry no types.
 _pb: Any = service_pb2
@@ -32,6 +34,11 @@ class Address:
     def credentials(self) -> Any:
         """grpc.ChannelCredentials for an encrypted connection."""
         return grpc.ssl_channel_credentials(self.root_certificates)
+
+    def options(self) -> list[tuple[str, int]]:
+        """Options of the channel: gRPC asks even loopback addresses of the proxy in http_proxy."""
+        host = self.target.rpartition(":")[0]
+        return [("grpc.enable_http_proxy", 0)] if _LOOPBACK.fullmatch(host) else []
 
 
 def read_address(url: str, tls: bool, root_certificates: bytes | None) -> Address:

@@ -25,6 +25,9 @@ Pcm: TypeAlias = bytes | bytearray | npt.NDArray[np.int16] | npt.NDArray[np.floa
 A piece may end anywhere, even inside a sample. Floats lie in [-1, 1].
 """
 
+# Beyond these soxr hangs or asks for all memory; nothing records there either.
+_MIN_RATE_HZ = 1_000
+_MAX_RATE_HZ = 768_000
 _INT16_SCALE = np.float32(1 / 32768)
 # Decoders overshoot 1.0 a little, a microphone with gain by more; int16 in float clothes by
 # thousands.
@@ -35,8 +38,12 @@ class PcmReader:
     """Reads the pieces of one stream."""
 
     def __init__(self, sample_rate_hz: float, channels: int, model_rate_hz: int) -> None:
-        if not sample_rate_hz > 0:
-            raise InvalidAudio(f"sample_rate_hz must be positive, not {sample_rate_hz}")
+        # Comparisons with NaN are false, so this catches it too.
+        if not _MIN_RATE_HZ <= sample_rate_hz <= _MAX_RATE_HZ:
+            raise InvalidAudio(
+                f"expected sample_rate_hz from {_MIN_RATE_HZ} to {_MAX_RATE_HZ}, "
+                f"got {sample_rate_hz}"
+            )
         if channels < 1:
             raise InvalidAudio(f"channels must be at least 1, not {channels}")
         self._rate_hz = sample_rate_hz

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ._assembler import Assembler
 from ._chunker import Chunk, Chunker
 from ._errors import EarshotError, InvalidAudio, StreamClosed
-from ._failures import RpcFailure, chunk_error
+from ._failures import RpcFailure, chunk_error, chunk_timeout
 from ._pcm import Pcm, PcmReader
 from ._server_info import ServerInfo
 from ._timeouts import Timeouts
@@ -31,6 +31,11 @@ class Call:
 
     request: Any
     deadline_s: float
+    """For the client, which waits no longer than this."""
+    wire_s: float
+    """For gRPC, which then cancels the request. That must not happen while the server still works
+    on it: an ensemble drops a cancelled sequence in its first stage, and an END no longer reaches
+    the stages behind."""
     index: int
     last: bool
 
@@ -48,6 +53,8 @@ class Session:
         self.id = secrets.randbits(63) or 1
         # A proxy in front of several servers needs it to send all chunks to the same one.
         self.metadata = ((STREAM_HEADER, str(self.id)),)
+        self.idle_s = info.sequence_idle_ms / 1000
+        """After so long without an answer the server forgets the stream by itself."""
         self._info = info
         self._timeouts = timeouts
         self._reader = PcmReader(sample_rate_hz, channels, info.sample_rate_hz)
@@ -95,6 +102,11 @@ class Session:
         )
         return self._with_transcript(error)
 
+    def time_out(self, call: Call) -> EarshotError:
+        """The exception to raise because the answer to `call` has not come in time."""
+        error = chunk_timeout(self._info, starting=call.index == 0, deadline_s=call.deadline_s)
+        return self._with_transcript(error)
+
     def add_transcript(self, error: BaseException | None) -> None:
         """Nothing recognized is lost, whatever it is that ends the stream."""
         if isinstance(error, EarshotError) and error.transcript is None:
@@ -119,7 +131,8 @@ class Session:
             self._sent += 1
             self._server_holds_it = True
             request = self._writer.write(chunk, first=index == 0)
-            yield Call(request, self._deadline_s(index, chunk.last), index, chunk.last)
+            deadline_s = self._deadline_s(index, chunk.last)
+            yield Call(request, deadline_s, deadline_s + self.idle_s, index, chunk.last)
 
     def _deadline_s(self, index: int, last: bool) -> float:
         deadline_s = self._timeouts.finish_s if last else self._timeouts.chunk_s

@@ -1,11 +1,17 @@
-"""The blocking client. It runs under gevent too, after `grpc.experimental.gevent.init_gevent()`."""
+"""The blocking client.
+
+It runs under gevent too, after `monkey.patch_all()` and `grpc.experimental.gevent.init_gevent()`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Generator, Iterable
+from concurrent import futures
 from os import PathLike
 from types import TracebackType
 from typing import Any
@@ -61,8 +67,8 @@ def connect(
 
 def _open_channel(address: Address) -> Any:
     if address.tls:
-        return grpc.secure_channel(address.target, address.credentials())
-    return grpc.insecure_channel(address.target)
+        return grpc.secure_channel(address.target, address.credentials(), address.options())
+    return grpc.insecure_channel(address.target, address.options())
 
 
 class Client:
@@ -112,7 +118,7 @@ class Client:
             raise connect_error(error, self.info.url, connect_s) from error
 
     def close(self) -> None:
-        """Ends open streams, waits for the server to hear of it, and disconnects."""
+        """Ends open streams, waits `Timeouts.close_s` for the server to hear of it, disconnects."""
         self._line.close()
 
     def __enter__(self) -> Client:
@@ -137,7 +143,8 @@ class Stream:
     def __init__(self, session: Session, line: _Line) -> None:
         self._session = session
         self._line = line
-        self._abandon = weakref.finalize(self, line.abandon, session)
+        self._in_flight: Any = None
+        self._abandon = weakref.finalize(self, line.abandon_garbage, session)
         line.streams.add(self)
 
     def send(self, piece: Pcm) -> list[ChunkResult]:
@@ -179,7 +186,8 @@ class Stream:
 
     def close(self) -> None:
         """Gives the stream up: what it has not sent is dropped. Does not wait for the server."""
-        self._abandon()
+        self._abandon.detach()
+        self._line.abandon(self._session, self._in_flight)
 
     def __enter__(self) -> Stream:
         return self
@@ -197,12 +205,13 @@ class Stream:
         session = self._session
         sent_s = time.monotonic()
         try:
-            reply = self._line.infer(
-                call.request, timeout=call.deadline_s, metadata=session.metadata
-            )
+            self._in_flight = self._line.infer(call.request, call.wire_s, session)
+            reply = self._in_flight.result(timeout=call.deadline_s)
             return session.receive(call, reply, sent_s, time.monotonic())
         except BaseException as error:
-            self._abandon()
+            self.close()
+            if isinstance(error, grpc.FutureTimeoutError):
+                raise session.time_out(call) from error
             if isinstance(error, grpc.RpcError):
                 raise session.explain(call, error) from error
             raise
@@ -213,27 +222,57 @@ class _Line:
 
     def __init__(self, channel: Any, stub: Any, timeouts: Timeouts) -> None:
         self.stub = stub
-        self.infer = stub.ModelInfer
         self.timeouts = timeouts
         self.streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._channel = channel
-        self._ends: set[Any] = set()
+        self._infer = stub.ModelInfer.future
+        self._ends: set[futures.Future[None]] = set()
+        self._this_thread = threading.local()
+        self._garbage: deque[Session] = deque()
 
-    def abandon(self, session: Session) -> None:
-        """Sends END without waiting; runs in finalizers, so it must never raise."""
+    def infer(self, request: Any, wire_s: float, session: Session) -> Any:
+        """Sends one request; the answer comes as a grpc.Future."""
+        self._this_thread.in_grpc = True
+        try:
+            return self._infer(request, timeout=wire_s, metadata=session.metadata)
+        finally:
+            self._this_thread.in_grpc = False
+            with contextlib.suppress(IndexError):
+                while True:
+                    self.abandon(self._garbage.popleft(), None)
+
+    def abandon(self, session: Session, in_flight: Any | None) -> None:
+        """Sends END after the answer to what is in flight, without waiting; must never raise."""
         with contextlib.suppress(Exception):
             request = session.abandon()
             if request is None:
                 return
-            end = self.infer.future(
-                request, timeout=self.timeouts.finish_s, metadata=session.metadata
-            )
-            self._ends.add(end)
-            end.add_done_callback(self._ends.discard)
+            ended: futures.Future[None] = futures.Future()
+            self._ends.add(ended)
+            ended.add_done_callback(self._ends.discard)
+
+            def end(_: Any) -> None:
+                try:
+                    call = self.infer(request, session.idle_s, session)
+                    # How an END fails is of no use to anyone.
+                    call.add_done_callback(lambda _: ended.set_result(None))
+                except Exception:  # the channel is closed
+                    ended.set_result(None)
+
+            if in_flight is None:
+                end(None)
+            else:
+                in_flight.add_done_callback(end)
+
+    def abandon_garbage(self, session: Session) -> None:
+        """The same from a finalizer; that may interrupt gRPC where it holds a lock of its own."""
+        if getattr(self._this_thread, "in_grpc", False):
+            self._garbage.append(session)
+        else:
+            self.abandon(session, None)
 
     def close(self) -> None:
         for stream in tuple(self.streams):
             stream.close()
-        for end in tuple(self._ends):
-            end.exception()  # waits; how an END fails is of no use to anyone
+        futures.wait(tuple(self._ends), timeout=self.timeouts.close_s)
         self._channel.close()

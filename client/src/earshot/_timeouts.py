@@ -14,12 +14,15 @@ class Timeouts:
     chunk_s     each chunk: until its text has come, else ChunkTimeout; the first chunk has
                 queue_s + chunk_s
     finish_s    last chunk: the same for the rest of the text
+    close_s     leaving the client: until the server has heard of the end of open streams; then it
+                is left to drop them when they have been idle for long enough
     """
 
     connect_s: float = 5.0
     queue_s: float = 5.0
     chunk_s: float = 10.0
     finish_s: float = 10.0
+    close_s: float = 1.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
