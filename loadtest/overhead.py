@@ -8,6 +8,7 @@ each, in one run. Both are counted in CPU time, so a client on the same machine 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import platform
 import time
@@ -148,9 +149,18 @@ def _report(service: Saturated, bare: BareLoop, streams: int) -> dict[str, Any]:
         },
         "ratio": round(bare.total_ms / service.total_ms, 3),
         "cores": psutil.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
-        "onnxruntime": version("onnxruntime"),
+        "machine": _cpu_model(),
+        "versions": {"server": service.info.server, "onnxruntime": version("onnxruntime")},
     }
+
+
+def _cpu_model() -> str:
+    """As the kernel names it; the architecture where it does not."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:
