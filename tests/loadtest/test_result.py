@@ -83,7 +83,7 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     RESULT.write(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
-    with pytest.raises(ValueError, match="expected schema 1 in .*, got 2"):
+    with pytest.raises(ValueError, match=r"expected schema 1 in .*, got 2"):
         CapacityResult.from_json(path)
 
 
