@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from loadtest.search import Found
 
 SHORT_HOLD_S = 10.0
-SERVER_NICENESS = 5
-"""Of a server started here: it shares the cores with the generator, which has to keep its times."""
 EXIT_CODES = "Exit codes: 0 pass, 1 fail, 2 usage or no server, 3 invalid (the generator was late)."
 
 _Url = Annotated[
@@ -149,7 +147,7 @@ def _measurement(
     try:
         if url is None:
             with (
-                serving(repository, SERVER_NICENESS) as server,
+                serving(repository) as server,
                 measure(server.url, server.metrics_url, repository) as measurement,
             ):
                 yield measurement

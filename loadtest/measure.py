@@ -150,9 +150,7 @@ def _processes(url: str) -> list[psutil.Process]:
 
 
 def _live(console: Console) -> Bar:
-    return Bar(
-        SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True
-    )
+    return Bar(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True)
 
 
 def _progress_line(streams: int, at_s: float, hold_s: float, gathering: Gathering) -> str:

@@ -15,7 +15,9 @@ from loadtest.result import StageUse
 from loadtest.server_process import Metrics, cpu_s_by_model, read_metrics
 
 ENSEMBLE = "asr_streaming"
-_COMPUTE = tuple(f"nv_inference_compute_{part}_duration_us" for part in ("input", "infer", "output"))
+_COMPUTE = tuple(
+    f"nv_inference_compute_{part}_duration_us" for part in ("input", "infer", "output")
+)
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,7 @@ class ServerWatch:
         """The hold has ended: what it has cost."""
         before, after = self._before, self._look()
         seconds = after.at_s - before.at_s
-        cpu_s = {
-            name: used - before.cpu_s.get(name, 0.0) for name, used in after.cpu_s.items()
-        }
+        cpu_s = {name: used - before.cpu_s.get(name, 0.0) for name, used in after.cpu_s.items()}
         return ServerUse(
             stages=_stages(before.metrics, after.metrics, cpu_s, seconds),
             cpu_cores=sum(cpu_s.values()) / seconds if cpu_s else None,

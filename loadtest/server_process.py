@@ -102,12 +102,8 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(repository: Path, niceness: int = 0) -> Generator[ServerProcess]:
+def serving(repository: Path) -> Generator[ServerProcess]:
     """Serve ``repository`` on free ports for the length of the block.
-
-    Args:
-        niceness: added to that of this process. A generator on the same machine keeps its times
-            only if it need not queue for a CPU behind the server that it has driven to its limit.
 
     Raises:
         ServerEnded: before it was ready; its own message is on stderr.
@@ -115,7 +111,7 @@ def serving(repository: Path, niceness: int = 0) -> Generator[ServerProcess]:
     grpc_port, metrics_port = free_port(), free_port()
     arguments = ["--repository", str(repository), "--grpc-port", str(grpc_port)]
     arguments += ["--metrics-port", str(metrics_port)]
-    command = ["nice", "-n", str(niceness), sys.executable, "-m", "server", *arguments]
+    command = [sys.executable, "-m", "server", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
