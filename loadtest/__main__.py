@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from loadtest import baseline, report
 from loadtest.capacity import capacity, hold
 
 app = typer.Typer(
@@ -13,6 +14,8 @@ app = typer.Typer(
 )
 app.command()(capacity)
 app.command()(hold)
+app.command("report")(report.main)
+app.command("baseline")(baseline.main)
 
 if __name__ == "__main__":
     app()
