@@ -25,7 +25,7 @@ help: ## Print this help
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH"
+	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH RECORDINGS"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -71,9 +71,9 @@ demo-model: $(READY) ## Train the demo model from recordings (hours; may be stop
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
 	$(BIN)/python -m loadtest.overhead --repository $(REPOSITORY)
 
-baseline: $(READY) $(EXPORTED) ## WER and streams per core beside PocketSphinx on RECORDINGS (URL, OUTPUT)
-	$(BIN)/python -m loadtest baseline --recordings $(RECORDINGS) --repository $(REPOSITORY) \
-	  $(if $(URL),--url $(URL)) $(if $(OUTPUT),--output $(OUTPUT))
+baseline: $(READY) $(EXPORTED) ## WER and streams per core beside PocketSphinx on RECORDINGS (SETS, URL, OUTPUT)
+	$(BIN)/python -m loadtest baseline --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) \
+	  --repository $(REPOSITORY) $(if $(URL),--url $(URL)) $(if $(OUTPUT),--output $(OUTPUT))
 
 lint: $(READY) ## ruff: format and rules
 	$(BIN)/ruff format --check .

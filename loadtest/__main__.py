@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from loadtest import baseline, report
+from loadtest import baseline, plan, report, table
 from loadtest.capacity import capacity, hold
 
 app = typer.Typer(
@@ -15,6 +15,8 @@ app = typer.Typer(
 app.command()(capacity)
 app.command()(hold)
 app.command("report")(report.main)
+app.command("table")(table.main)
+app.command("plan")(plan.main)
 app.command("baseline")(baseline.main)
 
 if __name__ == "__main__":
