@@ -9,6 +9,7 @@ PRECISION ?= fp32
 REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
 SPEECH ?= ../shared/speech
+RECORDINGS ?= recordings
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,14 +18,14 @@ KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/asr_streaming/1/manifest.json
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help env demo export serve test test-all parity overhead demo-model lint types clean FORCE
+.PHONY: help env demo export serve test test-all parity overhead baseline demo-model lint types clean FORCE
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH"
+	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH RECORDINGS"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -33,7 +34,7 @@ $(READY): pyproject.toml constraints.txt client/pyproject.toml
 	  f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "setting up $(VENV) (about 1.5 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable '.[export,server,loadtest,demo-model,dev]' --editable ./client
+	@$(PIP) --editable '.[export,server,loadtest,baseline,demo-model,dev]' --editable ./client
 	@touch $@
 
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core
@@ -69,6 +70,10 @@ demo-model: $(READY) ## Train the demo model from recordings (hours; may be stop
 
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
 	$(BIN)/python -m loadtest.overhead --repository $(REPOSITORY)
+
+baseline: $(READY) $(EXPORTED) ## WER and streams per core beside PocketSphinx on RECORDINGS (SETS, URL, OUTPUT)
+	$(BIN)/python -m loadtest baseline --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) \
+	  --repository $(REPOSITORY) $(if $(URL),--url $(URL)) $(if $(OUTPUT),--output $(OUTPUT))
 
 lint: $(READY) ## ruff: format and rules
 	$(BIN)/ruff format --check .
