@@ -12,7 +12,7 @@ from rich.console import Console
 
 from export.audio import SUPPORTED_CHUNK_MS
 from export.errors import ExportError, ParityFailed
-from export.spec import Serving
+from export.spec import Serving, check_name
 
 _console = Console(stderr=True)
 
@@ -48,6 +48,13 @@ def main(
     repository: Annotated[Path, typer.Option(help="Model repository to install into.")] = Path(
         "model_repository"
     ),
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name among several recognizers of one repository, such as clinic_v2: clients "
+            "choose it with --model. Without one, this is the repository's default."
+        ),
+    ] = "",
     max_streams: Annotated[
         int, typer.Option(min=1, help="Live streams that the server accepts.")
     ] = Serving.max_streams,
@@ -62,7 +69,7 @@ def main(
     """
     serving = Serving(max_streams=max_streams, encoder_instances=encoder_instances)
     try:
-        _export(checkpoint, chunk_ms, runtime.value, precision.value, repository, serving)
+        _export(checkpoint, chunk_ms, runtime.value, precision.value, repository, serving, name)
     except ParityFailed as error:
         _complain(f"parity failed: {error}")
         sys.exit(1)
@@ -76,34 +83,41 @@ def _complain(message: str) -> None:
 
 
 def _export(
-    name: str,
+    checkpoint: str,
     chunk_ms: int,
     runtime: str,
     precision: str,
     repository: Path,
     serving: Serving,
+    name: str,
 ) -> None:
     # Torch and transformers take seconds to load; --help and bad options should not wait for them.
     from export.audio import frames_per_chunk
     from export.checkpoint import load_checkpoint
     from export.streaming import export_streaming
 
+    check_name(name)
     frames_per_chunk(chunk_ms)
     with _console.status("loading the checkpoint") as status:
-        loaded = load_checkpoint(name)
+        loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
 
         def report(step: str) -> None:
             status.update(step)
             _console.print(f"  {step}")
 
-        parity = export_streaming(loaded, chunk_ms, runtime, precision, repository, serving, report)
+        parity = export_streaming(
+            loaded, chunk_ms, runtime, precision, repository, serving, report, name
+        )
     _console.print(
         f"  {parity.audio_seconds:.0f} s of speech, {parity.reference_tokens} reference tokens: "
         f"{parity.chain_token_difference:.2%} differ, {parity.alone_token_difference:.2%} if each "
         "stream runs alone"
     )
-    _console.print(f"[green]installed[/green] in {repository} ({chunk_ms} ms chunks, {precision})")
+    _console.print(
+        f"[green]installed[/green] {name or 'the default model'} in {repository} "
+        f"({chunk_ms} ms chunks, {precision})"
+    )
 
 
 if __name__ == "__main__":

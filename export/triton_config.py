@@ -36,7 +36,7 @@ def config_files(spec: StreamingSpec) -> dict[str, str]:
 
 
 def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
-    instances = serving.encoder_instances if stage.name == "encoder" else 1
+    instances = serving.encoder_instances if stage.role == "encoder" else 1
     parameters = {
         "max_streams": str(serving.max_streams),
         "state_rows": str(_state(stage).rows),
@@ -44,7 +44,7 @@ def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
     }
     values, length = stage.inputs
     parameters |= {"length_input": length.name, "length_of": values.name}
-    if stage.name == "feature_extractor":
+    if stage.role == "feature_extractor":
         # What comes from outside is checked where it enters: samples in [-1, 1], with room for
         # filters that overshoot, and neither NaN nor what would overflow.
         parameters |= {
@@ -59,7 +59,7 @@ def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            _sequence_batching(serving, _ORT_QUEUE_DELAY_MS[stage.name]),
+            _sequence_batching(serving, _ORT_QUEUE_DELAY_MS[stage.role]),
             f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
             _parameters(parameters),
         ]
