@@ -116,7 +116,7 @@ class Repository:
         deadline_s = time.monotonic() + timeout_s
         quiet_since_s: float | None = None
         while quiet_since_s is None or time.monotonic() - quiet_since_s < quiet_s:
-            live = self._live_streams(name, metrics_url)
+            live = self.live_streams(name, metrics_url)
             report(live)
             now_s = time.monotonic()
             quiet_since_s = None if live else quiet_since_s or now_s
@@ -129,7 +129,7 @@ class Repository:
             time.sleep(_POLL_S)
         self.unload(name)
 
-    def _live_streams(self, name: str, metrics_url: str) -> int:
+    def live_streams(self, name: str, metrics_url: str) -> int:
         """Open streams of the recognizer: its fullest stage knows."""
         ensemble = served_name(name, STREAMING)
         if self._states().get(ensemble, ("", ""))[0] != READY_STATE:
