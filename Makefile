@@ -6,6 +6,7 @@ PYTHON ?= python3
 CHECKPOINT ?= checkpoints/demo
 CHUNK_MS ?= 560
 PRECISION ?= fp32
+MODE ?=
 REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
 SPEECH ?= ../shared/speech
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KNOBS := $(REPOSITORY)/.knobs
-EXPORTED := $(REPOSITORY)/asr_streaming/1/manifest.json
+EXPORTED := $(REPOSITORY)/.exported
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
 .PHONY: help env demo export serve test test-all parity overhead demo-model lint types clean FORCE
@@ -24,7 +25,7 @@ help: ## Print this help
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH"
+	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -41,15 +42,16 @@ demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, coun
 
 export: $(READY) ## Export CHECKPOINT into REPOSITORY, proved equal to the original
 	$(BIN)/python -m export $(CHECKPOINT) --chunk-ms $(CHUNK_MS) --precision $(PRECISION) \
-	  --repository $(REPOSITORY)
+	  $(if $(MODE),--mode $(MODE)) --repository $(REPOSITORY)
+	@touch $(EXPORTED)
 
-# Another checkpoint, chunk or precision than last time is another export.
+# Another checkpoint, mode, chunk or precision than last time is another export.
 $(KNOBS): FORCE
 	@mkdir -p $(@D)
-	@echo "$(CHECKPOINT) $(CHUNK_MS) $(PRECISION)" | cmp -s - $@ || \
-	  echo "$(CHECKPOINT) $(CHUNK_MS) $(PRECISION)" >$@
+	@echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION)" | cmp -s - $@ || \
+	  echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION)" >$@
 
-$(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/stages/*.py) | $(READY)
+$(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/offline/*.py export/stages/*.py export/stages/offline/*.py) | $(READY)
 	@$(MAKE) --no-print-directory export
 
 serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctrl-C
@@ -78,4 +80,4 @@ types: $(READY) ## pyright, strict
 	$(BIN)/pyright
 
 clean: ## Remove what was exported; the environment stays
-	rm -rf $(REPOSITORY)/*/1 $(KNOBS)
+	rm -rf $(REPOSITORY)/*/1 $(KNOBS) $(EXPORTED)

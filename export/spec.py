@@ -8,7 +8,8 @@ ensemble's ``parameters``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from export.audio import (
     FRAME_MS,
@@ -205,4 +206,18 @@ class StreamingSpec:
             "frame_ms": str(FRAME_MS),
             "max_streams": str(self.serving.max_streams),
             "sequence_idle_ms": str(self.serving.sequence_idle_ms),
+        }
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says of the model's sizes."""
+        return {
+            "chunk_ms": self.chunk_ms,
+            "dims": {
+                "frames_per_chunk": self.frames,
+                "num_mel_bins": self.num_mel_bins,
+                "encoded_size": self.encoded_size,
+                "max_tokens": self.max_tokens,
+                "state": {stage.name: asdict(stage.state) for stage in self.stages if stage.state},
+            },
         }

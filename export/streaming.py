@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from export.audio import frames_per_chunk
@@ -89,8 +89,8 @@ def export_streaming(
     models = [stage.name for stage in (*spec.stages, spec.detokenizer, spec.ensemble)]
     with replacing(repository, models) as folder:
         _write_engines(folder, stages, spec, report)
-        _write_configs(folder, spec)
-        _write_tokenizer(folder / spec.detokenizer.name / "1", checkpoint)
+        write_configs(folder, config_files(spec))
+        write_tokenizer(folder / spec.detokenizer.name, checkpoint)
         report("comparing with transformers on real speech")
         utterances = [recording.samples for recording in load_recordings()]
         parity = check_parity(checkpoint, folder, spec, utterances)
@@ -110,14 +110,16 @@ def _write_engines(
             quantize_encoder(path)
 
 
-def _write_configs(folder: Path, spec: StreamingSpec) -> None:
-    for name, text in config_files(spec).items():
+def write_configs(folder: Path, files: Mapping[str, str]) -> None:
+    """Write ``files``, path inside ``folder`` -> text."""
+    for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 
-def _write_tokenizer(version: Path, checkpoint: Checkpoint) -> None:
+def write_tokenizer(model: Path, checkpoint: Checkpoint) -> None:
     """The tokenizer as the `tokenizers` library reads it: no transformers where it is served."""
+    version = model / "1"
     version.mkdir(parents=True, exist_ok=True)
     checkpoint.processor.tokenizer.backend_tokenizer.save(str(version / "tokenizer.json"))

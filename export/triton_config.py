@@ -7,16 +7,12 @@ with the bundled backend. Detokenizer and ensemble are the same for both.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-
-from export.spec import Serving, StageSpec, StreamingSpec, TensorSpec
+from export.pbtxt import HEADER as _HEADER
+from export.pbtxt import ensemble_step as _step
+from export.pbtxt import parameter_list as _parameters
+from export.pbtxt import tensor_list as _tensors
+from export.spec import Serving, StageSpec, StreamingSpec
 from export.stages.state import StateLayout
-
-_HEADER = """\
-# {title}
-# Written by `python -m export` from export/spec.py; change it there.
-"""
 
 _ORT_THREADS = 1
 """One thread per process: more streams per core than one process with many threads."""
@@ -118,32 +114,6 @@ def _ensemble(spec: StreamingSpec) -> str:
     )
 
 
-def _step(stage: StageSpec) -> str:
-    maps = [
-        *(_mapping("input_map", tensor.name) for tensor in stage.inputs),
-        *(_mapping("output_map", tensor.name) for tensor in stage.outputs),
-    ]
-    lines = "\n".join(f"      {line}" for line in maps)
-    return f'    {{\n      model_name: "{stage.name}" model_version: -1\n{lines}\n    }}'
-
-
-def _mapping(kind: str, name: str) -> str:
-    return f'{kind} {{ key: "{name}" value: "{name}" }}'
-
-
-def _tensors(kind: str, tensors: Iterable[TensorSpec]) -> str:
-    lines = ",\n".join(
-        f'  {{ name: "{tensor.name}" data_type: {_data_type(tensor.dtype)} '
-        f"dims: [ {', '.join(map(str, tensor.dims))} ] }}"
-        for tensor in tensors
-    )
-    return f"{kind} [\n{lines}\n]"
-
-
-def _data_type(dtype: str) -> str:
-    return "TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}"
-
-
 def _sequence_batching(serving: Serving, delay_ms: int, state: str = "") -> str:
     delay_reason = (
         "Chunks come one by one; a short wait makes batches, and batches save CPU."
@@ -177,18 +147,6 @@ def _implicit_state(size: int) -> str:
     }}
   ]
 """
-
-
-def _parameters(parameters: Mapping[str, str]) -> str:
-    entries = "\n".join(
-        f'parameters {{ key: "{key}" value: {{ string_value: {_quoted(value)} }} }}'
-        for key, value in parameters.items()
-    )
-    return entries + "\n"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _state(stage: StageSpec) -> StateLayout:
