@@ -9,6 +9,8 @@ PRECISION ?= fp32
 MODE ?=
 REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
+MODEL_CONTROL ?=
+NAME ?=
 SPEECH ?= ../shared/speech
 
 VENV := .venv
@@ -18,14 +20,14 @@ KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/.exported
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help env demo export serve test test-all parity overhead demo-model lint types clean FORCE
+.PHONY: help env demo export serve live test test-all parity overhead demo-model lint types clean FORCE
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH"
+	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT MODEL_CONTROL NAME PYTHON SPEECH"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -55,7 +57,17 @@ $(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/
 	@$(MAKE) --no-print-directory export
 
 serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctrl-C
-	$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port $(GRPC_PORT)
+	$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port $(GRPC_PORT) \
+	  $(if $(MODEL_CONTROL),--model-control)
+
+live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY and load it, timed
+	@test -n "$(NAME)" || { echo "make live NAME=clinic_v2 CHECKPOINT=... REPOSITORY=..." >&2; exit 2; }
+	@began=$$(date +%s) && \
+	$(BIN)/python -m export $(CHECKPOINT) --name $(NAME) --chunk-ms $(CHUNK_MS) \
+	  --precision $(PRECISION) $(if $(MODE),--mode $(MODE)) --repository $(REPOSITORY) && \
+	$(BIN)/earshot models load $(NAME) --url localhost:$(GRPC_PORT) && \
+	$(BIN)/earshot transcribe --model $(NAME) --url localhost:$(GRPC_PORT) recordings/jfk/jfk.flac && \
+	echo "$$(( $$(date +%s) - began )) s from the checkpoint to the first transcript"
 
 test: $(READY) ## Unit tests, and tests against a real Triton
 	$(BIN)/python -m pytest
