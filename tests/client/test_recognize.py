@@ -279,6 +279,12 @@ def test_so_many_pieces_are_under_way_and_no_more(
 
 
 @both_clients
+def test_none_at_once_is_refused(fake: FakeTriton, recognize: Recognize) -> None:
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        recognize(fake.url, bytes(100), sample_rate_hz=RATE_HZ, at_once=0)
+
+
+@both_clients
 def test_audio_that_turns_bad_keeps_what_came_before(
     fake: FakeTriton, recognize: Recognize, tmp_path: Path
 ) -> None:

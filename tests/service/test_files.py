@@ -91,6 +91,14 @@ def test_a_long_file_is_its_pieces(
     assert [(token.id, token.frame) for token in got.tokens] == expected
 
 
+@pytest.mark.parametrize("samples", [1, 319, 321, 5000])
+def test_what_is_hardly_audio(service: Service, speech: list[np.ndarray], samples: int) -> None:
+    with earshot.connect(service.url) as client:
+        transcript = client.recognize(speech[0][:samples], sample_rate_hz=SAMPLE_RATE_HZ)
+    assert transcript.failed == ()
+    assert transcript.duration_s == samples / SAMPLE_RATE_HZ
+
+
 def test_the_command_line_on_a_server_that_only_recognizes_files(
     service: Service, tmp_path: Path
 ) -> None:

@@ -131,8 +131,8 @@ class AsyncClient:
         """The same for audio that is open already."""
         info = self.served.need_offline()
         timeouts = self._line.timeouts
-        recognition = Recognition(info, timeouts, source.sample_rate_hz, source.channels)
-        return await recognize(self._line.stub, recognition, source, at_once, on_progress)
+        recognition = Recognition(info, timeouts, source.sample_rate_hz, source.channels, at_once)
+        return await recognize(self._line.stub, recognition, source, on_progress)
 
     async def is_ready(self) -> bool:
         """Whether the recognizer serves now; raises ConnectionFailed if nothing answers."""

@@ -47,8 +47,16 @@ class Recognition:
     """The state of one recording. Memory grows with its text, not with its audio."""
 
     def __init__(
-        self, info: OfflineInfo, timeouts: Timeouts, sample_rate_hz: float, channels: int
+        self,
+        info: OfflineInfo,
+        timeouts: Timeouts,
+        sample_rate_hz: float,
+        channels: int,
+        at_once: int,
     ) -> None:
+        if at_once < 1:
+            raise ValueError(f"at_once must be at least 1, not {at_once}")
+        self.at_once = at_once
         self.timeout_s = timeouts.piece_s
         self._info = info
         self._reader = PcmReader(sample_rate_hz, channels, info.sample_rate_hz)

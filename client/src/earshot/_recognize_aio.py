@@ -13,10 +13,10 @@ from ._transcript import Transcript
 
 
 async def recognize(
-    stub: Any, recognition: Recognition, source: AudioSource, at_once: int, on_progress: Progress
+    stub: Any, recognition: Recognition, source: AudioSource, on_progress: Progress
 ) -> Transcript:
     """Reads `source` no faster than the server answers; see `Client.recognize`."""
-    sender = _Sender(stub, recognition, at_once, on_progress)
+    sender = _Sender(stub, recognition, on_progress)
     with recognition.keeping_text():
         try:
             for block in source.blocks():
@@ -36,15 +36,13 @@ async def recognize(
 
 
 class _Sender:
-    """Up to `at_once` pieces under way."""
+    """A few pieces under way."""
 
-    def __init__(
-        self, stub: Any, recognition: Recognition, at_once: int, on_progress: Progress
-    ) -> None:
+    def __init__(self, stub: Any, recognition: Recognition, on_progress: Progress) -> None:
         self._infer = stub.ModelInfer
         self._recognition = recognition
         self._on_progress = on_progress
-        self._places = asyncio.Semaphore(at_once)
+        self._places = asyncio.Semaphore(recognition.at_once)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def send(self, call: PieceCall) -> None:

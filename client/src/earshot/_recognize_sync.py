@@ -15,10 +15,10 @@ from ._transcript import Transcript
 
 
 def recognize(
-    stub: Any, recognition: Recognition, source: AudioSource, at_once: int, on_progress: Progress
+    stub: Any, recognition: Recognition, source: AudioSource, on_progress: Progress
 ) -> Transcript:
     """Reads `source` no faster than the server answers; see `Client.recognize`."""
-    with recognition.keeping_text(), _Sender(stub, recognition, at_once, on_progress) as sender:
+    with recognition.keeping_text(), _Sender(stub, recognition, on_progress) as sender:
         for block in source.blocks():
             for call in recognition.push(block):
                 sender.send(call)
@@ -28,16 +28,14 @@ def recognize(
 
 
 class _Sender:
-    """Up to `at_once` pieces under way; leaving the block waits for all of them."""
+    """A few pieces under way; leaving the block waits for all of them."""
 
-    def __init__(
-        self, stub: Any, recognition: Recognition, at_once: int, on_progress: Progress
-    ) -> None:
+    def __init__(self, stub: Any, recognition: Recognition, on_progress: Progress) -> None:
         self._infer = stub.ModelInfer.future
         self._recognition = recognition
         self._on_progress = on_progress
-        self._places = threading.Semaphore(at_once)
-        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="earshot")
+        self._places = threading.Semaphore(recognition.at_once)
+        self._pool = ThreadPoolExecutor(recognition.at_once, thread_name_prefix="earshot")
         self._sent: list[Future[None]] = []
         self._under_way: set[Any] = set()
         self._lock = threading.Lock()

@@ -155,8 +155,10 @@ class Client:
         info = self.served.need_offline()
         timeouts = self._line.timeouts
         with open_source(audio, sample_rate_hz, channels) as source:
-            recognition = Recognition(info, timeouts, source.sample_rate_hz, source.channels)
-            return recognize(self._line.stub, recognition, source, at_once, on_progress)
+            recognition = Recognition(
+                info, timeouts, source.sample_rate_hz, source.channels, at_once
+            )
+            return recognize(self._line.stub, recognition, source, on_progress)
 
     def is_ready(self) -> bool:
         """Whether the recognizer serves now; raises ConnectionFailed if nothing answers."""
