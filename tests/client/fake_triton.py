@@ -52,6 +52,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, models: dict[str, dict[str, str]]) -> None:
         self.url = ""
         self.models = models
+        self.restricted = False
         self.hear: Hear = lambda heard: []
         self.answer = threading.Event()
         self.arrived = threading.Semaphore(0)
@@ -72,6 +73,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return response
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        if self.restricted:
+            context.abort(
+                grpc.StatusCode.UNAVAILABLE,
+                "This protocol is restricted, expecting header 'triton-grpc-protocol-admin-key'",
+            )
         return service_pb2.RepositoryIndexResponse(
             models=[
                 service_pb2.RepositoryIndexResponse.ModelIndex(

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2
 
-from ._errors import ConnectionFailed, EarshotError, UnsupportedServer
+from ._errors import EarshotError, UnsupportedServer
 from ._failures import connect_error
 from ._handshake import READY_STATE, UNNAMED, recognizers
 from ._server_info import OFFLINE, STREAMING, served_name
@@ -218,6 +218,6 @@ def _fetch(metrics_url: str) -> str:
         with opener.open(metrics_url, timeout=5) as response:
             return response.read().decode()
     except (OSError, ValueError) as error:
-        raise ConnectionFailed(
-            f"no metrics at {metrics_url} ({error}); name them with --metrics-url"
+        raise UnsupportedServer(
+            f"no metrics at {metrics_url} ({error}): name their address with --metrics-url"
         ) from error
