@@ -179,6 +179,13 @@ def states(triton: Triton) -> dict[str, str]:
         return {status.name: status.state for status in repository.statuses()}
 
 
+def loaded_models(triton: Triton) -> set[str]:
+    """All models that are loaded, stages too."""
+    with grpcclient.InferenceServerClient(triton.grpc_url) as client:
+        index = client.get_model_repository_index().models
+    return {model.name for model in index if model.state == "READY"}
+
+
 def test_streams_run_through_the_change(
     generations: list[Generation], triton: Triton, utterances: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -199,6 +206,7 @@ def test_streams_run_through_the_change(
         assert heard.tokens == by_name[heard.generation].expected[heard.utterance]
     assert any(h.generation == first.name and h.newest_at_end == second.name for h in traffic.heard)
     assert states(triton) == {"clinic_v1": "UNAVAILABLE", "clinic_v2": "READY"}
+    assert loaded_models(triton) == {model.name for model in second.folder.iterdir()}
     differing = [a != b for a, b in zip(first.expected, second.expected, strict=True)]
     assert all(differing), "equal tokens would not show which generation was heard"
 

@@ -1,8 +1,10 @@
 """Which recognizers a server has, and bringing one in or out while the others serve.
 
-A recognizer is one or two ensembles and their stages. Triton loads an ensemble's stages with it;
-`unload_dependents` unloads them with it. It does so at once: streams that are open break off. So
-a recognizer retires only when no stream has been open for a while, which the bundled backend's
+A recognizer is one or two ensembles and their stages. Triton loads the stages with their ensemble;
+it unloads them with it (`unload_dependents`) only if they came with it, not if they were there from
+the start: so they are unloaded one by one. That happens at once, and open streams break off; the
+same befalls them when a stage is loaded anew, or gets a new version. So a new checkpoint has a new
+name, and the old one retires when no stream has been open for a while, which the bundled backend's
 metric `earshot_live_streams` tells.
 """
 
@@ -25,6 +27,7 @@ from ._server_info import OFFLINE, STREAMING, served_name
 
 LOAD_TIMEOUT_S = 600.0
 _POLL_S = 0.2
+_ALIVE = (READY_STATE, "LOADING", "UNLOADING")
 
 # Triton's words for a server whose models are fixed, and for one that wants a secret.
 _NO_CONTROL = re.compile(r"load / unload is not allowed")
@@ -96,13 +99,17 @@ class Repository:
     def unload(self, name: str) -> None:
         """Unloads a recognizer at once; returns when it is gone. Open streams break off."""
         ensembles = self._loaded(name)
-        for ensemble in ensembles:
-            request = _pb.RepositoryModelUnloadRequest(model_name=ensemble)
-            request.parameters["unload_dependents"].bool_param = True
-            self._call("RepositoryModelUnload", request)
-        while any(
-            self._states()[ensemble][0] in (READY_STATE, "UNLOADING") for ensemble in ensembles
-        ):
+        states = self._states()
+        others = [
+            model
+            for other in recognizers(states)
+            for model in self._ensembles(other, states)
+            if model not in ensembles and states[model][0] == READY_STATE
+        ]
+        models = [*ensembles, *sorted(self._members(ensembles) - self._members(others))]
+        for model in models:
+            self._call("RepositoryModelUnload", _pb.RepositoryModelUnloadRequest(model_name=model))
+        while any(self._states()[model][0] in _ALIVE for model in models):
             time.sleep(_POLL_S)
 
     def retire(
@@ -134,8 +141,7 @@ class Repository:
         ensemble = served_name(name, STREAMING)
         if self._states().get(ensemble, ("", ""))[0] != READY_STATE:
             return 0
-        config = self._call("ModelConfig", _pb.ModelConfigRequest(name=ensemble)).config
-        members = {step.model_name for step in config.ensemble_scheduling.step}
+        members = self._members([ensemble])
         live: dict[str, float] = {}
         for sample in _LIVE.finditer(_fetch(metrics_url)):
             label = _MODEL_LABEL.search(sample["labels"])
@@ -183,10 +189,20 @@ class Repository:
             )
         return there
 
+    def _members(self, ensembles: list[str]) -> set[str]:
+        """The stages of loaded ensembles."""
+        requests = [_pb.ModelConfigRequest(name=ensemble) for ensemble in ensembles]
+        configs = [self._call("ModelConfig", request).config for request in requests]
+        return {step.model_name for c in configs for step in c.ensemble_scheduling.step}
+
     def _states(self) -> dict[str, tuple[str, str]]:
-        """State and reason of every model in the repository."""
+        """State and reason of every model in the repository; a model lives with any version."""
         index = self._call("RepositoryIndex", _pb.RepositoryIndexRequest())
-        return {entry.name: (entry.state, entry.reason) for entry in index.models}
+        states: dict[str, tuple[str, str]] = {}
+        for entry in index.models:
+            if states.get(entry.name, ("", ""))[0] not in _ALIVE:
+                states[entry.name] = entry.state, entry.reason
+        return states
 
     def _call(self, method: str, request: Any) -> Any:
         loads = method == "RepositoryModelLoad"
