@@ -13,6 +13,7 @@ from pathlib import Path
 import earshot
 import numpy as np
 import pytest
+import tritonclient.grpc as grpcclient
 from earshot._cli import app
 from earshot._sync import open_repository
 from typer.testing import CliRunner
