@@ -33,6 +33,8 @@ CHUNK_MS = 320
 AT_ONCE = 16
 PIECE = SAMPLE_RATE_HZ * CHUNK_MS // 1000
 
+ROLES = ("feature_extractor", "encoder", "decoder", "detokenizer", "asr_streaming")
+
 Tokens = list[int]
 
 
@@ -272,6 +274,7 @@ def test_what_cannot_be_loaded(triton: Triton, tmp_path: Path) -> None:
     complaint = fail("load", "clinic_v2")
     assert "clinic_v2_encoder" in complaint
     assert states(triton)["clinic_v1"] == "READY"
+    assert loaded_models(triton) == {f"clinic_v1_{role}" for role in ROLES}
 
 
 def test_a_server_with_fixed_models(generations: list[Generation]) -> None:

@@ -26,6 +26,8 @@ from ._handshake import READY_STATE, UNNAMED, recognizers
 from ._server_info import OFFLINE, STREAMING, served_name
 
 LOAD_TIMEOUT_S = 600.0
+UNLOAD_TIMEOUT_S = 120.0
+"""Triton lets requests that are under way finish."""
 _POLL_S = 0.2
 _ALIVE = (READY_STATE, "LOADING", "UNLOADING")
 
@@ -89,12 +91,15 @@ class Repository:
                 "(python -m export --name ...): loading it over the old one would break off its "
                 "open streams"
             )
-        for ensemble in ensembles:
-            self._call("RepositoryModelLoad", _pb.RepositoryModelLoadRequest(model_name=ensemble))
-        states = self._states()
-        for ensemble in ensembles:
-            if states[ensemble][0] != READY_STATE:
-                raise UnsupportedServer(f"{ensemble} did not become ready: {states[ensemble][1]}")
+        try:
+            for ensemble in ensembles:
+                if states[ensemble][0] != READY_STATE:
+                    request = _pb.RepositoryModelLoadRequest(model_name=ensemble)
+                    self._call("RepositoryModelLoad", request)
+        except EarshotError:
+            # Triton leaves the stages that it could load where they are.
+            self._unload([m for m in self._alive() if states.get(m, ("", ""))[0] not in _ALIVE])
+            raise
 
     def unload(self, name: str) -> None:
         """Unloads a recognizer at once; returns when it is gone. Open streams break off."""
@@ -107,10 +112,7 @@ class Repository:
             if model not in ensembles and states[model][0] == READY_STATE
         ]
         models = [*ensembles, *sorted(self._members(ensembles) - self._members(others))]
-        for model in models:
-            self._call("RepositoryModelUnload", _pb.RepositoryModelUnloadRequest(model_name=model))
-        while any(self._states()[model][0] in _ALIVE for model in models):
-            time.sleep(_POLL_S)
+        self._unload(models)
 
     def retire(
         self, name: str, metrics_url: str, quiet_s: float, timeout_s: float, report: Report
@@ -188,6 +190,20 @@ class Repository:
                 f"{known}: export one there with `python -m export --name`"
             )
         return there
+
+    def _unload(self, models: list[str]) -> None:
+        for model in models:
+            self._call("RepositoryModelUnload", _pb.RepositoryModelUnloadRequest(model_name=model))
+        deadline_s = time.monotonic() + UNLOAD_TIMEOUT_S
+        while left := self._alive().intersection(models):
+            if time.monotonic() > deadline_s:
+                raise UnsupportedServer(
+                    f"{', '.join(sorted(left))} did not unload within {UNLOAD_TIMEOUT_S:g} s"
+                )
+            time.sleep(_POLL_S)
+
+    def _alive(self) -> set[str]:
+        return {model for model, (state, _) in self._states().items() if state in _ALIVE}
 
     def _members(self, ensembles: list[str]) -> set[str]:
         """The stages of loaded ensembles."""
