@@ -229,7 +229,9 @@ def test_retiring_waits_for_the_last_stream(
         ):
             stream.send(utterances[0][: 4 * PIECE])
             _until(lambda: repository.live_streams("clinic_v1", triton.metrics_url) == 1)
-            with pytest.raises(earshot.UnsupportedServer, match=r"1 open streams after 1 s"):
+            with pytest.raises(
+                earshot.UnsupportedServer, match=r"in use after 1 s \(1 open streams\)"
+            ):
                 retire(timeout_s=1)
             assert live[-1] == 1
             stream.send(utterances[0][4 * PIECE :])

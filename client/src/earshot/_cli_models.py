@@ -87,13 +87,13 @@ def retire(
         typer.Option(help="Where Prometheus scrapes; by default port 8002 of the same host."),
     ] = None,
     quiet_s: Annotated[
-        float, typer.Option(min=2, help="Unload when no stream has been open for so long.")
+        float, typer.Option(min=2, help="Unload when it has not been used for so long.")
     ] = 5.0,
     timeout_s: Annotated[
         float, typer.Option(min=0, help="Give up, with nothing unloaded, after so long.")
     ] = 3600.0,
 ) -> None:
-    """Unload a recognizer when its last stream has ended; waits for that.
+    """Unload a recognizer when its last stream and file have ended; waits for that.
 
     Let clients move to the new one first: those that connect with the name of the family (clinic)
     do so when they connect or call `refresh`.

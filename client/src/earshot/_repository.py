@@ -117,23 +117,25 @@ class Repository:
     def retire(
         self, name: str, metrics_url: str, quiet_s: float, timeout_s: float, report: Report
     ) -> None:
-        """Unloads a recognizer once no stream has been open for `quiet_s`.
+        """Unloads a recognizer once no stream has been open, and no file asked for, for `quiet_s`.
 
         Raises UnsupportedServer, with nothing unloaded, if that does not come within `timeout_s`.
         """
-        self._loaded(name)
+        ensembles = self._loaded(name)
         deadline_s = time.monotonic() + timeout_s
-        quiet_since_s: float | None = None
-        while quiet_since_s is None or time.monotonic() - quiet_since_s < quiet_s:
-            live = self.live_streams(name, metrics_url)
+        answered = -1
+        quiet_since_s = time.monotonic()
+        while time.monotonic() - quiet_since_s < quiet_s:
+            live, before = self.live_streams(name, metrics_url), answered
             report(live)
-            now_s = time.monotonic()
-            quiet_since_s = None if live else quiet_since_s or now_s
-            if live and now_s > deadline_s:
+            answered = sum(map(self._answered, ensembles))
+            if live or answered != before:
+                quiet_since_s = time.monotonic()
+            if quiet_since_s > deadline_s:
                 raise UnsupportedServer(
-                    f"'{name or UNNAMED}' has {live} open streams after {timeout_s:g} s; nothing "
-                    "was unloaded. Let its clients move on (client.refresh(), or --model), then "
-                    "try again"
+                    f"'{name or UNNAMED}' is in use after {timeout_s:g} s ({live} open streams); "
+                    "nothing was unloaded. Let its clients move on (client.refresh(), or "
+                    "--model), then try again"
                 )
             time.sleep(_POLL_S)
         self.unload(name)
@@ -155,6 +157,14 @@ class Repository:
                 "be known when its last stream ends; `earshot models unload` does not wait"
             )
         return round(max(live.values()))
+
+    def _answered(self, ensemble: str) -> int:
+        """Requests that it has answered so far: files have no streams that could be counted."""
+        request = _pb.ModelStatisticsRequest(name=ensemble)
+        stats = [
+            entry.inference_stats for entry in self._call("ModelStatistics", request).model_stats
+        ]
+        return sum(entry.success.count + entry.fail.count for entry in stats)
 
     def _status(self, name: str, role: str, state: str, reason: str) -> ModelStatus:
         parameters: dict[str, str] = {}
