@@ -123,7 +123,7 @@ class Repository:
         """
         ensembles = self._loaded(name)
         deadline_s = time.monotonic() + timeout_s
-        answered = -1
+        answered = sum(map(self._answered, ensembles))
         quiet_since_s = time.monotonic()
         while time.monotonic() - quiet_since_s < quiet_s:
             live, before = self.live_streams(name, metrics_url), answered
