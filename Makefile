@@ -6,8 +6,11 @@ PYTHON ?= python3
 CHECKPOINT ?= checkpoints/demo
 CHUNK_MS ?= 560
 PRECISION ?= fp32
+MODE ?=
 REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
+MODEL_CONTROL ?=
+NAME ?=
 SPEECH ?= ../shared/speech
 RECORDINGS ?= recordings
 
@@ -15,17 +18,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KNOBS := $(REPOSITORY)/.knobs
-EXPORTED := $(REPOSITORY)/asr_streaming/1/manifest.json
+EXPORTED := $(REPOSITORY)/.exported
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help env demo export serve test test-all parity overhead baseline demo-model lint types clean FORCE
+.PHONY: help env demo export serve live test test-all parity overhead baseline demo-model lint types \
+  clean FORCE
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH RECORDINGS"
+	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT MODEL_CONTROL"
+	@echo "  NAME PYTHON SPEECH RECORDINGS"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -42,19 +47,30 @@ demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, coun
 
 export: $(READY) ## Export CHECKPOINT into REPOSITORY, proved equal to the original
 	$(BIN)/python -m export $(CHECKPOINT) --chunk-ms $(CHUNK_MS) --precision $(PRECISION) \
-	  --repository $(REPOSITORY)
+	  $(if $(MODE),--mode $(MODE)) --repository $(REPOSITORY)
+	@touch $(EXPORTED)
 
-# Another checkpoint, chunk or precision than last time is another export.
+# Another checkpoint, mode, chunk or precision than last time is another export.
 $(KNOBS): FORCE
 	@mkdir -p $(@D)
-	@echo "$(CHECKPOINT) $(CHUNK_MS) $(PRECISION)" | cmp -s - $@ || \
-	  echo "$(CHECKPOINT) $(CHUNK_MS) $(PRECISION)" >$@
+	@echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION)" | cmp -s - $@ || \
+	  echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION)" >$@
 
-$(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/stages/*.py) | $(READY)
+$(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/offline/*.py export/stages/*.py export/stages/offline/*.py) | $(READY)
 	@$(MAKE) --no-print-directory export
 
 serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctrl-C
-	$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port $(GRPC_PORT)
+	$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port $(GRPC_PORT) \
+	  $(if $(MODEL_CONTROL),--model-control)
+
+live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY and load it, timed
+	@test -n "$(NAME)" || { echo "make live NAME=clinic_v2 CHECKPOINT=... REPOSITORY=..." >&2; exit 2; }
+	@began=$$(date +%s) && \
+	$(BIN)/python -m export $(CHECKPOINT) --name $(NAME) --chunk-ms $(CHUNK_MS) \
+	  --precision $(PRECISION) $(if $(MODE),--mode $(MODE)) --repository $(REPOSITORY) && \
+	$(BIN)/earshot models load $(NAME) --url localhost:$(GRPC_PORT) && \
+	$(BIN)/earshot transcribe --model $(NAME) --url localhost:$(GRPC_PORT) recordings/jfk/jfk.flac && \
+	echo "$$(( $$(date +%s) - began )) s from the checkpoint to the first transcript"
 
 test: $(READY) ## Unit tests, and tests against a real Triton
 	$(BIN)/python -m pytest
@@ -83,4 +99,4 @@ types: $(READY) ## pyright, strict
 	$(BIN)/pyright
 
 clean: ## Remove what was exported; the environment stays
-	rm -rf $(REPOSITORY)/*/1 $(KNOBS)
+	rm -rf $(REPOSITORY)/*/1 $(KNOBS) $(EXPORTED)

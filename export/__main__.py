@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from export.audio import SUPPORTED_CHUNK_MS
 from export.errors import ExportError, ParityFailed
-from export.spec import Serving
+from export.spec import Serving, check_name, served_name
+
+if TYPE_CHECKING:
+    from export.parity import Parity
 
 _console = Console(stderr=True)
 
@@ -21,6 +24,14 @@ class Runtime(StrEnum):
     """What executes the exported graphs."""
 
     onnxruntime = "onnxruntime"
+
+
+class Mode(StrEnum):
+    """Which ensembles are exported."""
+
+    streaming = "streaming"
+    offline = "offline"
+    both = "both"
 
 
 class Precision(StrEnum):
@@ -34,6 +45,13 @@ def main(
     checkpoint: Annotated[
         str, typer.Argument(help="Local folder in transformers format, or a hub id.")
     ],
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            help="streaming: chunk by chunk (asr_streaming); offline: whole utterances "
+            "(asr_offline). By default what the architecture was made for."
+        ),
+    ] = None,
     chunk_ms: Annotated[
         int,
         typer.Option(help=f"Audio per step: {', '.join(map(str, SUPPORTED_CHUNK_MS))}."),
@@ -48,6 +66,13 @@ def main(
     repository: Annotated[Path, typer.Option(help="Model repository to install into.")] = Path(
         "model_repository"
     ),
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name among several recognizers of one repository, such as clinic_v2: clients "
+            "choose it with --model. Without one, this is the repository's default."
+        ),
+    ] = "",
     max_streams: Annotated[
         int, typer.Option(min=1, help="Live streams that the server accepts.")
     ] = Serving.max_streams,
@@ -55,14 +80,16 @@ def main(
         int, typer.Option(min=1, help="Encoder processes; one per core serves most streams.")
     ] = Serving.encoder_instances,
 ) -> None:
-    """Export a streaming recognizer to ONNX and Triton configs, proved equal to the original.
+    """Export a recognizer to ONNX and Triton configs, proved equal to the original.
 
     The stages are compared with transformers on the recordings of this repository before anything
     is installed; if they differ, the old model repository stays as it was.
     """
     serving = Serving(max_streams=max_streams, encoder_instances=encoder_instances)
     try:
-        _export(checkpoint, chunk_ms, runtime.value, precision.value, repository, serving)
+        _export(
+            checkpoint, mode, chunk_ms, runtime.value, precision.value, repository, serving, name
+        )
     except ParityFailed as error:
         _complain(f"parity failed: {error}")
         sys.exit(1)
@@ -76,34 +103,53 @@ def _complain(message: str) -> None:
 
 
 def _export(
-    name: str,
+    checkpoint: str,
+    mode: Mode | None,
     chunk_ms: int,
     runtime: str,
     precision: str,
     repository: Path,
     serving: Serving,
+    name: str,
 ) -> None:
     # Torch and transformers take seconds to load; --help and bad options should not wait for them.
     from export.audio import frames_per_chunk
     from export.checkpoint import load_checkpoint
+    from export.offline.export import export_offline
+    from export.offline.spec import OfflineServing
     from export.streaming import export_streaming
 
+    check_name(name)
     frames_per_chunk(chunk_ms)
     with _console.status("loading the checkpoint") as status:
-        loaded = load_checkpoint(name)
+        loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
+        mode = mode or (Mode.streaming if loaded.streams else Mode.offline)
 
         def report(step: str) -> None:
             status.update(step)
             _console.print(f"  {step}")
 
-        parity = export_streaming(loaded, chunk_ms, runtime, precision, repository, serving, report)
+        if mode is not Mode.offline:
+            parity = export_streaming(
+                loaded, chunk_ms, runtime, precision, repository, serving, report, name
+            )
+            ensemble = served_name(name, "asr_streaming")
+            _say(parity, repository, f"{ensemble} ({chunk_ms} ms chunks, {precision})")
+        if mode is not Mode.streaming:
+            offline = OfflineServing(encoder_instances=serving.encoder_instances)
+            parity = export_offline(loaded, runtime, precision, repository, offline, report, name)
+            ensemble = served_name(name, "asr_offline")
+            _say(parity, repository, f"{ensemble} (whole utterances, {precision})")
+
+
+def _say(parity: Parity, repository: Path, what: str) -> None:
     _console.print(
         f"  {parity.audio_seconds:.0f} s of speech, {parity.reference_tokens} reference tokens: "
         f"{parity.chain_token_difference:.2%} differ, {parity.alone_token_difference:.2%} if each "
         "stream runs alone"
     )
-    _console.print(f"[green]installed[/green] in {repository} ({chunk_ms} ms chunks, {precision})")
+    _console.print(f"[green]installed[/green] {what} in {repository}")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from export.checkpoint import Checkpoint
+from export.offline.spec import OfflineSpec
 from export.onnx_file import OPSET
 from export.parity import Parity
 from export.spec import CONTRACT_VERSION, StreamingSpec
@@ -19,28 +19,25 @@ _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 def write_manifest(
-    folder: Path, checkpoint: Checkpoint, spec: StreamingSpec, parity: Parity, seconds: float
+    folder: Path,
+    checkpoint: Checkpoint,
+    spec: StreamingSpec | OfflineSpec,
+    parity: Parity,
+    seconds: float,
 ) -> None:
     """Write ``<ensemble>/1/manifest.json`` into a repository that is being built."""
     manifest = {
         "checkpoint": {
             "name": checkpoint.name,
-            "architecture": type(checkpoint.model).__name__,
+            "architecture": checkpoint.architecture,
             "parameters": checkpoint.parameters,
             "sha256": checkpoint.sha256,
         },
         "contract_version": CONTRACT_VERSION,
-        "chunk_ms": spec.chunk_ms,
         "runtime": spec.runtime,
         "precision": spec.precision,
         "opset": OPSET,
-        "dims": {
-            "frames_per_chunk": spec.frames,
-            "num_mel_bins": spec.num_mel_bins,
-            "encoded_size": spec.encoded_size,
-            "max_tokens": spec.max_tokens,
-            "state": {stage.name: asdict(stage.state) for stage in spec.stages if stage.state},
-        },
+        **spec.manifest,
         "files": {
             str(path.relative_to(folder)): _sha256(path)
             for path in sorted(folder.glob("*/1/*"))

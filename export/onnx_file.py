@@ -29,7 +29,7 @@ def export_onnx(stage: Stage, spec: StageSpec, path: Path) -> None:
     pool = torch.zeros(3 * stage.layout.rows, stage.layout.width)
     slots = torch.tensor([0, 2])
     shapes = [{0: batch} for _ in tensors]
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             PooledStage(stage).eval(),
             (*tensors, pool, slots),
@@ -56,7 +56,7 @@ def quantize_encoder(path: Path) -> None:
     model = onnx.load(path)
     # Shapes noted by the exporter are out of date once Gemm nodes have become MatMul and Add.
     del model.graph.value_info[:]
-    with _quiet():
+    with quiet():
         quantize_dynamic(
             model,
             path,
@@ -79,7 +79,7 @@ def _example(tensor: TensorSpec) -> Tensor:
     return torch.ones(2, *tensor.dims).to(_TORCH_DTYPES[tensor.dtype])
 
 
-class _quiet:
+class quiet:
     """The exporter and the quantizer report their inner steps; a user has no use for them."""
 
     def __enter__(self) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from export.audio import SAMPLE_RATE_HZ
-from export.chain import Chain, StreamResult
+from export.chain import Chain
 from export.checkpoint import Checkpoint
 from export.errors import ParityFailed
 from export.reference import ReferenceResult, transcribe
@@ -73,20 +74,62 @@ def check_parity(
     stages = Chain(folder, spec, len(utterances))
     encoded = stages.encode([reference.mel for reference in references])
     decoded = stages.decode([reference.encoded for reference in references])
+    comparison = Comparison(
+        references=references,
+        mels=[result.mel[0] for result in results],
+        encoded=encoded,
+        decoded=decoded,
+        together=results,
+        alone=alone,
+    )
+    return judged(comparison, utterances, spec.precision)
+
+
+class Transcribed(Protocol):
+    """What a chain said of one utterance."""
+
+    tokens: list[int]
+    token_frames: list[int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One entry per utterance in every list."""
+
+    references: Sequence[ReferenceResult]
+    mels: Sequence[Frames]
+    encoded: Sequence[Frames]
+    """The encoder alone, fed with the reference's features."""
+    decoded: Sequence[list[int]]
+    """The decoder alone, fed with the reference's encoder frames."""
+    together: Sequence[Transcribed]
+    """The whole chain, utterances in batches."""
+    alone: Sequence[Transcribed]
+
+
+def judged(
+    comparison: Comparison, utterances: Sequence[NDArray[np.float32]], precision: str
+) -> Parity:
+    """What was compared, if it agrees.
+
+    Raises:
+        ParityFailed: says which stage differs, and by how much.
+    """
+    references, together = comparison.references, comparison.together
     parity = Parity(
         audio_seconds=round(sum(map(len, utterances)) / SAMPLE_RATE_HZ, 2),
         utterances=len(utterances),
         reference_tokens=sum(len(reference.tokens) for reference in references),
-        mel_max_difference=_largest(
-            zip((r.mel[0] for r in results), (r.mel for r in references), strict=True)
+        mel_max_difference=_largest(zip(comparison.mels, (r.mel for r in references), strict=True)),
+        encoded_max_difference=_largest(
+            zip(comparison.encoded, (r.encoded for r in references), strict=True)
         ),
-        encoded_max_difference=_largest(zip(encoded, (r.encoded for r in references), strict=True)),
-        decoder_token_difference=_token_difference(decoded, references),
-        chain_token_difference=_token_difference([r.tokens for r in results], references),
-        alone_token_difference=_token_difference([r.tokens for r in alone], references),
-        token_frames_equal=_frames_equal(results, references),
+        decoder_token_difference=_token_difference(comparison.decoded, references),
+        chain_token_difference=_token_difference([r.tokens for r in together], references),
+        alone_token_difference=_token_difference([r.tokens for r in comparison.alone], references),
+        token_frames_equal=_frames_equal(together, references),
     )
-    _judge(parity, exact=spec.precision == "fp32")
+    _judge(parity, exact=precision == "fp32")
     return parity
 
 
@@ -141,7 +184,7 @@ def _token_difference(got: Sequence[list[int]], references: Sequence[ReferenceRe
     return edits / max(1, sum(len(reference.tokens) for reference in references))
 
 
-def _frames_equal(results: Sequence[StreamResult], references: Sequence[ReferenceResult]) -> bool:
+def _frames_equal(results: Sequence[Transcribed], references: Sequence[ReferenceResult]) -> bool:
     return all(
         result.token_frames == reference.token_frames
         for result, reference in zip(results, references, strict=True)

@@ -7,7 +7,9 @@ ensemble's ``parameters``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from export.audio import (
     FRAME_MS,
@@ -17,12 +19,35 @@ from export.audio import (
     SUBSAMPLING,
     frames_per_chunk,
 )
+from export.errors import UnsupportedOption
 from export.stages.decoder import CONTEXT_TOKENS
 from export.stages.state import StateLayout
 
 CONTRACT_VERSION = "1"
 ENSEMBLE = "asr_streaming"
 DETOKENIZER = "detokenizer"
+
+_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+UNNAMED = "default"
+"""What the command line of the client calls the models that have no name."""
+
+
+def served_name(name: str, role: str) -> str:
+    """What Triton calls the model of ``role``; several recognizers differ in ``name``."""
+    return f"{name}_{role}" if name else role
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that Triton, a folder or the client could not tell from another.
+
+    Raises:
+        UnsupportedOption: it says which names there may be.
+    """
+    if name == UNNAMED or (name and not _NAME.fullmatch(name)):
+        raise UnsupportedOption(
+            f"--name must be lower-case letters and digits, joined by single underscores, and not "
+            f"'{UNNAMED}': got '{name}', try something like 'clinic_v2'"
+        )
 
 
 @dataclass(frozen=True)
@@ -38,10 +63,16 @@ class TensorSpec:
 class StageSpec:
     """A model of the ensemble. ``state`` is ``None`` for one that holds nothing between chunks."""
 
-    name: str
+    role: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     state: StateLayout | None = None
+    prefix: str = ""
+
+    @property
+    def name(self) -> str:
+        """What Triton calls it."""
+        return served_name(self.prefix, self.role)
 
 
 @dataclass(frozen=True)
@@ -72,6 +103,8 @@ class StreamingSpec:
     runtime: str
     precision: str
     serving: Serving = field(default_factory=Serving)
+    name: str = ""
+    """Of this recognizer among others in one repository; a prefix of its models' names."""
 
     @property
     def frames(self) -> int:
@@ -134,13 +167,14 @@ class StreamingSpec:
     def stages(self) -> tuple[StageSpec, ...]:
         """The stages with an engine, in the order a chunk takes."""
         return (
-            StageSpec("feature_extractor", self.audio, self.mel, self.feature_state),
-            StageSpec("encoder", self.mel, self.encoded, self.encoder_state),
+            StageSpec("feature_extractor", self.audio, self.mel, self.feature_state, self.name),
+            StageSpec("encoder", self.mel, self.encoded, self.encoder_state, self.name),
             StageSpec(
                 "decoder",
                 self.encoded,
                 (*self.tokens, self.previous_tokens),
                 self.decoder_state,
+                self.name,
             ),
         )
 
@@ -148,12 +182,14 @@ class StreamingSpec:
     def detokenizer(self) -> StageSpec:
         """Tokens to text; stateless."""
         tokens, _, _, count = self.tokens
-        return StageSpec(DETOKENIZER, (tokens, count, self.previous_tokens), self.text)
+        inputs = (tokens, count, self.previous_tokens)
+        return StageSpec(DETOKENIZER, inputs, self.text, prefix=self.name)
 
     @property
     def ensemble(self) -> StageSpec:
         """What a client sees."""
-        return StageSpec(ENSEMBLE, self.audio, (*self.text, *self.tokens))
+        outputs = (*self.text, *self.tokens)
+        return StageSpec(ENSEMBLE, self.audio, outputs, prefix=self.name)
 
     @property
     def client_parameters(self) -> dict[str, str]:
@@ -170,4 +206,18 @@ class StreamingSpec:
             "frame_ms": str(FRAME_MS),
             "max_streams": str(self.serving.max_streams),
             "sequence_idle_ms": str(self.serving.sequence_idle_ms),
+        }
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says of the model's sizes."""
+        return {
+            "chunk_ms": self.chunk_ms,
+            "dims": {
+                "frames_per_chunk": self.frames,
+                "num_mel_bins": self.num_mel_bins,
+                "encoded_size": self.encoded_size,
+                "max_tokens": self.max_tokens,
+                "state": {stage.name: asdict(stage.state) for stage in self.stages if stage.state},
+            },
         }

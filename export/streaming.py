@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from export.audio import frames_per_chunk
@@ -13,7 +13,7 @@ from export.manifest import write_manifest
 from export.onnx_file import export_onnx, quantize_encoder
 from export.parity import Parity, check_parity
 from export.recordings import load_recordings
-from export.spec import DETOKENIZER, Serving, StreamingSpec
+from export.spec import Serving, StreamingSpec, check_name
 from export.stages.decoder import Decoder
 from export.stages.encoder import Encoder
 from export.stages.feature_extractor import FeatureExtractor
@@ -40,6 +40,7 @@ def spec_of(
     runtime: str,
     precision: str,
     serving: Serving,
+    name: str = "",
 ) -> StreamingSpec:
     """What the exported files will look like from outside."""
     config = checkpoint.model.config
@@ -56,6 +57,7 @@ def spec_of(
         runtime=runtime,
         precision=precision,
         serving=serving,
+        name=name,
     )
 
 
@@ -67,25 +69,28 @@ def export_streaming(
     repository: Path,
     serving: Serving,
     report: Report,
+    name: str = "",
 ) -> Parity:
     """Export ``checkpoint`` into ``repository``; see the module for the steps.
 
     Args:
         report: is told the name of each step as it begins.
+        name: prefix of the models' names; other models of the repository stay as they are.
 
     Raises:
-        UnsupportedOption: the checkpoint was not trained for this chunk.
+        UnsupportedOption: the checkpoint was not trained for this chunk, or the name will not do.
         ParityFailed: the result differs from the original; the repository is untouched.
     """
     began = time.monotonic()
+    check_name(name)
     checkpoint.require_chunk(chunk_ms)
     stages = build_stages(checkpoint, frames_per_chunk(chunk_ms))
-    spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving)
+    spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving, name)
     models = [stage.name for stage in (*spec.stages, spec.detokenizer, spec.ensemble)]
     with replacing(repository, models) as folder:
         _write_engines(folder, stages, spec, report)
-        _write_configs(folder, spec)
-        _write_tokenizer(folder, checkpoint)
+        write_configs(folder, config_files(spec))
+        write_tokenizer(folder / spec.detokenizer.name, checkpoint)
         report("comparing with transformers on real speech")
         utterances = [recording.samples for recording in load_recordings()]
         parity = check_parity(checkpoint, folder, spec, utterances)
@@ -97,22 +102,24 @@ def _write_engines(
     folder: Path, stages: tuple[Stage, ...], spec: StreamingSpec, report: Report
 ) -> None:
     for stage, stage_spec in zip(stages, spec.stages, strict=True):
-        report(f"{stage_spec.name} to ONNX")
-        export_onnx(stage, stage_spec, folder / stage_spec.name / "1" / "model.onnx")
-    if spec.precision == "int8":
-        report("quantizing the encoder")
-        quantize_encoder(folder / "encoder" / "1" / "model.onnx")
+        report(f"{stage_spec.role} to ONNX")
+        path = folder / stage_spec.name / "1" / "model.onnx"
+        export_onnx(stage, stage_spec, path)
+        if stage_spec.role == "encoder" and spec.precision == "int8":
+            report("quantizing the encoder")
+            quantize_encoder(path)
 
 
-def _write_configs(folder: Path, spec: StreamingSpec) -> None:
-    for name, text in config_files(spec).items():
+def write_configs(folder: Path, files: Mapping[str, str]) -> None:
+    """Write ``files``, path inside ``folder`` -> text."""
+    for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 
-def _write_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
+def write_tokenizer(model: Path, checkpoint: Checkpoint) -> None:
     """The tokenizer as the `tokenizers` library reads it: no transformers where it is served."""
-    version = folder / DETOKENIZER / "1"
+    version = model / "1"
     version.mkdir(parents=True, exist_ok=True)
     checkpoint.processor.tokenizer.backend_tokenizer.save(str(version / "tokenizer.json"))

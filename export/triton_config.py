@@ -7,16 +7,12 @@ with the bundled backend. Detokenizer and ensemble are the same for both.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-
-from export.spec import Serving, StageSpec, StreamingSpec, TensorSpec
+from export.pbtxt import HEADER as _HEADER
+from export.pbtxt import ensemble_step as _step
+from export.pbtxt import parameter_list as _parameters
+from export.pbtxt import tensor_list as _tensors
+from export.spec import Serving, StageSpec, StreamingSpec
 from export.stages.state import StateLayout
-
-_HEADER = """\
-# {title}
-# Written by `python -m export` from export/spec.py; change it there.
-"""
 
 _ORT_THREADS = 1
 """One thread per process: more streams per core than one process with many threads."""
@@ -36,7 +32,7 @@ def config_files(spec: StreamingSpec) -> dict[str, str]:
 
 
 def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
-    instances = serving.encoder_instances if stage.name == "encoder" else 1
+    instances = serving.encoder_instances if stage.role == "encoder" else 1
     parameters = {
         "max_streams": str(serving.max_streams),
         "state_rows": str(_state(stage).rows),
@@ -44,7 +40,7 @@ def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
     }
     values, length = stage.inputs
     parameters |= {"length_input": length.name, "length_of": values.name}
-    if stage.name == "feature_extractor":
+    if stage.role == "feature_extractor":
         # What comes from outside is checked where it enters: samples in [-1, 1], with room for
         # filters that overshoot, and neither NaN nor what would overflow.
         parameters |= {
@@ -59,7 +55,7 @@ def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            _sequence_batching(serving, _ORT_QUEUE_DELAY_MS[stage.name]),
+            _sequence_batching(serving, _ORT_QUEUE_DELAY_MS[stage.role]),
             f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
             _parameters(parameters),
         ]
@@ -118,32 +114,6 @@ def _ensemble(spec: StreamingSpec) -> str:
     )
 
 
-def _step(stage: StageSpec) -> str:
-    maps = [
-        *(_mapping("input_map", tensor.name) for tensor in stage.inputs),
-        *(_mapping("output_map", tensor.name) for tensor in stage.outputs),
-    ]
-    lines = "\n".join(f"      {line}" for line in maps)
-    return f'    {{\n      model_name: "{stage.name}" model_version: -1\n{lines}\n    }}'
-
-
-def _mapping(kind: str, name: str) -> str:
-    return f'{kind} {{ key: "{name}" value: "{name}" }}'
-
-
-def _tensors(kind: str, tensors: Iterable[TensorSpec]) -> str:
-    lines = ",\n".join(
-        f'  {{ name: "{tensor.name}" data_type: {_data_type(tensor.dtype)} '
-        f"dims: [ {', '.join(map(str, tensor.dims))} ] }}"
-        for tensor in tensors
-    )
-    return f"{kind} [\n{lines}\n]"
-
-
-def _data_type(dtype: str) -> str:
-    return "TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}"
-
-
 def _sequence_batching(serving: Serving, delay_ms: int, state: str = "") -> str:
     delay_reason = (
         "Chunks come one by one; a short wait makes batches, and batches save CPU."
@@ -177,18 +147,6 @@ def _implicit_state(size: int) -> str:
     }}
   ]
 """
-
-
-def _parameters(parameters: Mapping[str, str]) -> str:
-    entries = "\n".join(
-        f'parameters {{ key: "{key}" value: {{ string_value: {_quoted(value)} }} }}'
-        for key, value in parameters.items()
-    )
-    return entries + "\n"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _state(stage: StageSpec) -> StateLayout:

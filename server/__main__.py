@@ -36,6 +36,13 @@ def serve(
     log_file: Annotated[
         Path | None, typer.Option(help="Where Triton's log goes; a temporary file by default.")
     ] = None,
+    model_control: Annotated[
+        bool,
+        typer.Option(
+            "--model-control",
+            help="Let whoever reaches the gRPC port load and unload models (`earshot models`).",
+        ),
+    ] = False,
 ) -> None:
     """Serve a model repository with an embedded Triton on the CPU."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -48,6 +55,7 @@ def serve(
             metrics_port=metrics_port,
             http_port=http_port,
             log_path=log_file,
+            model_control=model_control,
             progress=lambda loaded, models: bar.update(task, completed=loaded, total=models),
         )
         with server as triton:

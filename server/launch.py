@@ -64,12 +64,14 @@ def running(
     metrics_port: int | None = None,
     http_port: int | None = None,
     log_path: Path | None = None,
+    model_control: bool = False,
     ready_timeout_s: float = 300.0,
     progress: Progress = lambda loaded, models: None,
 ) -> Generator[Triton]:
     """Serves `repository` for the length of the block; ports that are None are chosen free.
 
-    HTTP stays off unless `http_port` is given. Raises a UserError before anything starts, and
+    HTTP stays off unless `http_port` is given; `model_control` lets clients load and unload models.
+    Raises a UserError before anything starts, and
     TritonDied when the server ends early or is not ready after `ready_timeout_s`. Without
     `log_path` the log lies in a temporary folder that is kept only when Triton died. The server
     ends with the thread that called this, at the latest.
@@ -81,7 +83,7 @@ def running(
     )
     with (
         _workspace() as folder,
-        _start(install, models, endpoints, folder, log_path) as process,
+        _start(install, models, endpoints, folder, log_path, model_control) as process,
         _dying_loudly(process),
     ):
         _wait_until_ready(process, endpoints, len(models.models), ready_timeout_s, progress)
@@ -109,11 +111,14 @@ def _start(
     endpoints: Endpoints,
     folder: Path,
     log_path: Path | None,
+    model_control: bool,
 ) -> TritonProcess:
     backends = make_backend_directory(folder / _BACKENDS, install)
     shm_prefix = f"{folder.name}-"
     return TritonProcess(
-        triton_command(install, repository, backends, endpoints, shm_prefix),
+        triton_command(
+            install, repository, backends, endpoints, shm_prefix, model_control=model_control
+        ),
         triton_environment(install),
         log_path or folder / "triton.log",
         shm_prefix,

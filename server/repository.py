@@ -84,14 +84,21 @@ def _check_model(folder: Path, config: Any) -> None:
 
 
 def _max_streams(configs: Mapping[str, Any]) -> int:
-    """Live streams that the service admits: its tightest stage sets the number."""
-    limits = [
-        _streams_per_instance(model, config.parameters["max_streams"].string_value)
+    """Live streams that the service admits: in each ensemble its tightest stage sets the number."""
+    limits = {
+        model: _streams_per_instance(model, config.parameters["max_streams"].string_value)
         * sum(group.count for group in config.instance_group)
         for model, config in configs.items()
-        if "max_streams" in config.parameters
-    ]
-    return min(limits, default=0)
+        if config.platform != "ensemble" and "max_streams" in config.parameters
+    }
+    return sum(
+        min((limits[member] for member in _members(config) if member in limits), default=0)
+        for config in configs.values()
+    )
+
+
+def _members(config: Any) -> list[str]:
+    return [step.model_name for step in config.ensemble_scheduling.step]
 
 
 def _streams_per_instance(model: str, text: str) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 
+from export.stages.predictor import Predictor
 from export.stages.state import Stage, State, StateLayout, Update, all_rows
 
 CONTEXT_TOKENS = 8
@@ -75,7 +76,7 @@ class Decoder(Stage):
         super().__init__()
         self.dims = DecoderDims.from_config(model.config, frames)
         self.layout = StateLayout(rows=1, width=sum(self.dims.part_sizes))
-        self.predictor = _Predictor(model.decoder)
+        self.predictor = Predictor(model.decoder)
         self.activation = model.joint.activation
         self.head = model.joint.head
         self.start = nn.Buffer(self._start_of_stream())
@@ -159,46 +160,6 @@ class Decoder(Stage):
             unfinished, emit_or_advance, carried
         )
         return predictor, tokens, frames, logprobs, count
-
-
-class _Predictor(nn.Module):
-    """One step of the LSTM prediction network, its state flat: output, then h and c per layer."""
-
-    def __init__(self, decoder: Any) -> None:
-        super().__init__()
-        self.embedding = decoder.embedding
-        self.projector = decoder.decoder_projector
-        self.hidden_size = decoder.lstm.hidden_size
-        self.num_layers = decoder.lstm.num_layers
-        self.gates = nn.ModuleList(
-            _lstm_gates(decoder.lstm, layer) for layer in range(self.num_layers)
-        )
-
-    def forward(self, token: Tensor, state: Tensor) -> Tensor:
-        """Token int64 [B], state [B, (1 + 2 * layers) * H] -> next state."""
-        parts = state.split(self.hidden_size, dim=1)
-        inputs = self.embedding(token)
-        cells: list[Tensor] = []
-        for layer, gates in enumerate(self.gates):
-            hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
-            gate = gates(torch.cat([inputs, hidden], dim=1))
-            keep_in, forget, candidate, out = gate.chunk(4, dim=1)
-            cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
-            inputs = out.sigmoid() * cell.tanh()
-            cells += [inputs, cell]
-        return torch.cat([self.projector(inputs), *cells], dim=1)
-
-
-def _lstm_gates(lstm: nn.LSTM, layer: int) -> nn.Linear:
-    """Input and recurrent weights of one LSTM layer as one projection of ``[input, hidden]``."""
-    from_input = getattr(lstm, f"weight_ih_l{layer}").detach()
-    from_hidden = getattr(lstm, f"weight_hh_l{layer}").detach()
-    weight = torch.cat([from_input, from_hidden], dim=1)
-    gates = nn.Linear(weight.shape[1], weight.shape[0])
-    gates.weight = nn.Parameter(weight)
-    bias = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
-    gates.bias = nn.Parameter(bias.detach())
-    return gates
 
 
 def _last_tokens(context: Tensor, tokens: Tensor, count: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from export.audio import SUBSAMPLING
 from export.errors import UnsupportedOption
+from export.stages.layers import FeedForward, as_linear, joined, scaled
 from export.stages.state import Stage, State, StateLayout, Update
 
 _MASKED = -1e30
@@ -232,7 +233,7 @@ class _Subsampling(nn.Module):
         stem = encoder.subsampling
         self.convolutions = nn.ModuleList([stem.conv_in, *(x.depthwise_conv for x in stem.layers)])
         self.pointwise = nn.ModuleList(x.pointwise_conv for x in stem.layers)
-        self.linear = _scaled(stem.linear, encoder.input_scale)
+        self.linear = scaled(stem.linear, encoder.input_scale)
 
     def forward(
         self, mel: Tensor, mel_length: Tensor, started: Tensor, *tails: Tensor
@@ -282,12 +283,12 @@ class _Layer(nn.Module):
 
     def __init__(self, layer: Any, dims: EncoderDims, positions: Tensor) -> None:
         super().__init__()
-        self.feed_forward1 = _FeedForward(layer.norm_feed_forward1, layer.feed_forward1)
+        self.feed_forward1 = FeedForward(layer.norm_feed_forward1, layer.feed_forward1)
         self.norm_self_att = layer.norm_self_att
         self.attention = _Attention(layer.self_attn, dims, positions)
         self.norm_conv = layer.norm_conv
         self.convolution = _Convolution(layer.conv, dims)
-        self.feed_forward2 = _FeedForward(layer.norm_feed_forward2, layer.feed_forward2)
+        self.feed_forward2 = FeedForward(layer.norm_feed_forward2, layer.feed_forward2)
         self.norm_out = layer.norm_out
 
     def forward(
@@ -303,20 +304,6 @@ class _Layer(nn.Module):
         return self.norm_out(hidden), tail, new_rows
 
 
-class _FeedForward(nn.Module):
-    """Half a feed-forward step; the factor 0.5 lies in the second projection."""
-
-    def __init__(self, norm: nn.Module, feed_forward: Any) -> None:
-        super().__init__()
-        self.norm = norm
-        self.linear1 = feed_forward.linear1
-        self.activation = feed_forward.activation
-        self.linear2 = _scaled(feed_forward.linear2, 0.5)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear2(self.activation(self.linear1(self.norm(hidden))))
-
-
 class _Attention(nn.Module):
     """Multi-head attention with Transformer-XL relative positions over the ring and the chunk."""
 
@@ -324,8 +311,8 @@ class _Attention(nn.Module):
         super().__init__()
         self.dims = dims
         heads, head_dim = dims.num_attention_heads, dims.head_dim
-        query = _scaled(attention.q_proj, head_dim**-0.5)
-        self.projection = _joined([query, attention.k_proj, attention.v_proj])
+        query = scaled(attention.q_proj, head_dim**-0.5)
+        self.projection = joined([query, attention.k_proj, attention.v_proj])
         scale = head_dim**-0.5
         self.bias_u = nn.Parameter(attention.bias_u.detach() * scale)
         self.bias_v = nn.Parameter(attention.bias_v.detach() * scale)
@@ -361,13 +348,13 @@ class _Convolution(nn.Module):
     def __init__(self, convolution: Any, dims: EncoderDims) -> None:
         super().__init__()
         self.dims = dims
-        self.pointwise1 = _as_linear(convolution.pointwise_conv1)
+        self.pointwise1 = as_linear(convolution.pointwise_conv1)
         depthwise = convolution.depthwise_conv
         self.depthwise_weight = depthwise.weight
         self.depthwise_bias = depthwise.bias
         self.norm = convolution.norm
         self.activation = convolution.activation
-        self.pointwise2 = _as_linear(convolution.pointwise_conv2)
+        self.pointwise2 = as_linear(convolution.pointwise_conv2)
 
     def forward(self, hidden: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """[B * T, D] and tail [B, (kernel - 1) * D] -> the same two."""
@@ -392,36 +379,6 @@ def _relative_positions(encoder: Any, dims: EncoderDims) -> Tensor:
     distance = torch.arange(1 - dims.frames, dims.past_frames + dims.frames).float()
     angle = distance[:, None] * encoding.inv_freq.float()
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
-
-
-def _scaled(linear: Any, factor: float) -> nn.Linear:
-    """``factor * linear(x)`` as one linear layer."""
-    scaled = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
-    scaled.weight = nn.Parameter(linear.weight.detach() * factor)
-    if linear.bias is not None:
-        scaled.bias = nn.Parameter(linear.bias.detach() * factor)
-    return scaled
-
-
-def _joined(linears: list[Any]) -> nn.Linear:
-    """Several projections of one input as one linear layer."""
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    has_bias = linears[0].bias is not None
-    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias)
-    joined.weight = nn.Parameter(weight)
-    if has_bias:
-        joined.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
-    return joined
-
-
-def _as_linear(convolution: Any) -> nn.Linear:
-    """A 1x1 convolution over time as a linear layer."""
-    has_bias = convolution.bias is not None
-    linear = nn.Linear(convolution.in_channels, convolution.out_channels, bias=has_bias)
-    linear.weight = nn.Parameter(convolution.weight.detach()[:, :, 0])
-    if has_bias:
-        linear.bias = convolution.bias
-    return linear
 
 
 assert math.log2(SUBSAMPLING) == 3

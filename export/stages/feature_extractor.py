@@ -51,7 +51,7 @@ class FeatureExtractor(Stage):
         self.mel_frames = SUBSAMPLING * frames
         self.chunk_samples = FRAME_SAMPLES * frames
         self.framed_samples = (self.mel_frames - 1) * HOP_SAMPLES + WINDOW_SAMPLES
-        cosine, sine = _half_window_transform()
+        cosine, sine = half_window_transform()
         self.cosine, self.sine = nn.Buffer(cosine), nn.Buffer(sine)
         self.mel_filters = nn.Buffer(mel_filters.T.contiguous())
         starts = torch.arange(self.mel_frames) * (HOP_SAMPLES // _BLOCK)
@@ -101,7 +101,7 @@ class FeatureExtractor(Stage):
         return (exists & (frame < mel_length)).to(started.dtype)[..., None]
 
 
-def _half_window_transform() -> tuple[Tensor, Tensor]:
+def half_window_transform() -> tuple[Tensor, Tensor]:
     """Windowed cosine and sine bases [200, 257] over the distance from the window's centre."""
     window = torch.hann_window(WINDOW_SAMPLES, periodic=False, dtype=torch.float64)[_HALF:]
     distance = torch.arange(_HALF, dtype=torch.float64) + 0.5

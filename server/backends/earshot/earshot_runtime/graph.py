@@ -29,10 +29,10 @@ _DTYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class Graph:
-    """An open session, and the shape of its state."""
+    """An open session, and the shape of its state if it keeps one."""
 
     session: ort.InferenceSession
-    state: StateSpec
+    state: StateSpec | None
 
 
 def open_graph(path: Path, spec: StageSpec) -> Graph:
@@ -105,12 +105,15 @@ def _describe(tensor: TensorSpec) -> str:
     return f"{tensor.dtype} {list(tensor.dims)}"
 
 
-def _state(spec: StageSpec, tensors: list[TensorSpec | None]) -> StateSpec:
+def _state(spec: StageSpec, tensors: list[TensorSpec | None]) -> StateSpec | None:
     present = [tensor for tensor in tensors if tensor is not None]
-    if len(present) != len(tensors):
+    if spec.sequence is None and not present:
+        return None
+    if spec.sequence is None or len(present) != len(tensors):
         raise BadStage(
-            f"{spec.model}: model.onnx must have all of {POOL}, {SLOTS}, {UPDATE}, {UPDATE_ROWS}: "
-            "this backend serves stages with pooled state only; export the model again"
+            f"{spec.model}: model.onnx must have all of {POOL}, {SLOTS}, {UPDATE}, {UPDATE_ROWS} "
+            "where the config has sequence_batching, and none of them where it has not; export "
+            "the model again"
         )
     pool, _, update, update_rows = present
     if update.dims != (*update_rows.dims, *pool.dims) or not update.is_fixed:

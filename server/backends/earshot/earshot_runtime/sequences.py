@@ -29,12 +29,13 @@ class SequenceStage:
     """
 
     def __init__(self, spec: StageSpec, graph: Graph) -> None:
-        sequence = spec.sequence
+        sequence, state = spec.sequence, graph.state
+        assert sequence is not None and state is not None
         self.slots = SlotTable(sequence.max_streams, sequence.max_idle_s)
         self._session = graph.session
         self._inputs = _allocate(spec.inputs, spec.max_batch)
         self._outputs = _allocate(spec.outputs, spec.max_batch)
-        self._state = StatePool(graph.state, sequence.max_streams, spec.max_batch)
+        self._state = StatePool(state, sequence.max_streams, spec.max_batch)
         self._content = ContentChecks(spec)
         self._audio_ends = AudioEnds(spec, sequence.max_streams)
         self._bindings: dict[int, ort.IOBinding] = {}

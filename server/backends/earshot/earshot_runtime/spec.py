@@ -64,7 +64,12 @@ class StageSpec:
     max_abs: float
     length_input: str | None
     length_of: str | None
-    sequence: SequenceSpec
+    lengths: tuple[int, ...]
+    """Lengths that `length_of` may have, ascending; any, if there are none."""
+    length_step: int
+    """What the graph needs the length of `length_of` to be a multiple of."""
+    sequence: SequenceSpec | None
+    """None for a stage without state, which takes whole utterances."""
 
     @property
     def full_length(self) -> int:
@@ -87,7 +92,9 @@ class StageSpec:
             max_abs=parameters.limit("max_abs"),
             length_input=parameters.text("length_input"),
             length_of=parameters.text("length_of"),
-            sequence=_sequence(model, config, parameters),
+            lengths=parameters.counts("lengths"),
+            length_step=parameters.count("length_step", default=1),
+            sequence=_sequence(config, parameters),
         )
         _check(spec)
         return spec
@@ -116,6 +123,14 @@ class _Parameters:
             raise BadStage(f"{self._model}: parameter '{key}' must be a count >= 1, not '{text}'")
         return int(text)
 
+    def counts(self, key: str) -> tuple[int, ...]:
+        names = self.names(key)
+        if not all(name.isdigit() for name in names):
+            raise BadStage(
+                f"{self._model}: parameter '{key}' must be counts, not '{self._values[key]}'"
+            )
+        return tuple(sorted(map(int, names)))
+
     def limit(self, key: str) -> float:
         text = self._values.get(key)
         if text is None:
@@ -136,10 +151,10 @@ def _tensor(model: str, entry: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(name, np.dtype(DTYPES[data_type]), tuple(int(d) for d in entry["dims"]))
 
 
-def _sequence(model: str, config: Mapping[str, Any], parameters: _Parameters) -> SequenceSpec:
+def _sequence(config: Mapping[str, Any], parameters: _Parameters) -> SequenceSpec | None:
     batching = config.get("sequence_batching")
     if batching is None:
-        raise BadStage(f"{model}: the config has no sequence_batching; this backend serves streams")
+        return None
     return SequenceSpec(
         max_streams=parameters.count("max_streams"),
         state_rows=parameters.count("state_rows"),
@@ -161,5 +176,8 @@ def _check(spec: StageSpec) -> None:
     for name in spec.bounded_inputs:
         if inputs[name].dtype.kind != "f":
             raise BadStage(f"{spec.model}: bounded_inputs names {name}, which has no float type")
-    if not all(t.is_fixed for t in (*spec.inputs, *spec.outputs)):
+    if spec.sequence is None:
+        if spec.length_input is None:
+            raise BadStage(f"{spec.model}: a stage without state needs the parameter length_input")
+    elif not all(t.is_fixed for t in (*spec.inputs, *spec.outputs)):
         raise BadStage(f"{spec.model}: a stage with state needs fixed dims in its config")

@@ -14,6 +14,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+_CONTEXT_TOKENS = 8
+"""As many as the decoder of a stream hands on."""
 _BYTES_BEFORE_LAST = 3
 """Bytes of a UTF-8 character in front of its last one, at most."""
 
@@ -38,6 +40,21 @@ class Detokenizer:
             lengths.append(len(longer) - len(text))
             text = longer
         return text[len(before) :], lengths
+
+    def whole(self, tokens: Sequence[int]) -> tuple[str, list[int]]:
+        """The text of a whole utterance, and how many characters each token adds to it.
+
+        Piece by piece behind its context: decoding all of it once for each token would take time
+        that grows with its square.
+        """
+        texts: list[str] = []
+        lengths: list[int] = []
+        for start in range(0, len(tokens), _CONTEXT_TOKENS):
+            context = tokens[max(0, start - _CONTEXT_TOKENS) : start]
+            text, added = self.added(context, tokens[start : start + _CONTEXT_TOKENS])
+            texts.append(text)
+            lengths += added
+        return "".join(texts), lengths
 
     def _complete_text(self, tokens: list[int]) -> str:
         """Text up to the last complete character.
