@@ -149,12 +149,12 @@ def _report(service: Saturated, bare: BareLoop, streams: int) -> dict[str, Any]:
         },
         "ratio": round(bare.total_ms / service.total_ms, 3),
         "cores": psutil.cpu_count(),
-        "machine": _cpu_model(),
+        "machine": cpu_model(),
         "versions": {"server": service.info.server, "onnxruntime": version("onnxruntime")},
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     """As the kernel names it; the architecture where it does not."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

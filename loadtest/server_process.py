@@ -40,16 +40,17 @@ class ServerProcess:
         return used
 
     def counter(self, metric: str) -> dict[str, float]:
-        """Value of a Triton counter by model."""
+        """Value of a counter by model, all of its instances together."""
         with _without_proxy.open(self.metrics_url, timeout=10) as response:
             families = text_string_to_metric_families(response.read().decode())
-        return {
-            sample.labels["model"]: sample.value
-            for family in families
-            for sample in family.samples
-            # The parser gives every counter the suffix that OpenMetrics wants.
-            if sample.name in (metric, f"{metric}_total")
-        }
+        values: dict[str, float] = {}
+        for family in families:
+            for sample in family.samples:
+                # The parser gives every counter the suffix that OpenMetrics wants.
+                if sample.name in (metric, f"{metric}_total"):
+                    model = sample.labels["model"]
+                    values[model] = values.get(model, 0.0) + sample.value
+        return values
 
 
 @contextmanager

@@ -20,14 +20,23 @@ def load_speech(folder: Path = RECORDINGS) -> Samples:
     Raises:
         FileNotFoundError: there are none.
     """
-    pieces: list[Samples] = []
+    return np.concatenate(load_files(folder))
+
+
+def load_files(folder: Path = RECORDINGS) -> list[Samples]:
+    """Each 16 kHz mono recording below ``folder`` by itself: float32 [N].
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    files: list[Samples] = []
     for path in sorted((*folder.rglob("*.flac"), *folder.rglob("*.wav"))):
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
         if rate_hz == SAMPLE_RATE_HZ and samples.shape[1] == 1:
-            pieces.append(samples[:, 0].astype(np.float32))
-    if not pieces:
+            files.append(samples[:, 0].astype(np.float32))
+    if not files:
         raise FileNotFoundError(f"no 16 kHz mono flac or wav file below {folder}")
-    return np.concatenate(pieces)
+    return files
 
 
 def from_offset(speech: Samples, offset: int, length: int) -> Samples:
