@@ -49,7 +49,8 @@ def main(
         Mode | None,
         typer.Option(
             help="streaming: chunk by chunk (asr_streaming); offline: whole utterances "
-            "(asr_offline). By default what the architecture was made for."
+            "(asr_offline); both: twice the time, disk and memory. By default streaming where the "
+            "architecture can, else offline."
         ),
     ] = None,
     chunk_ms: Annotated[

@@ -27,6 +27,9 @@ Frames = NDArray[np.float32]
 
 MEL_TOLERANCE = 5e-3
 """Log-mel: two float32 transforms of the same frame, and the logarithm of nearly silent bins."""
+NORMALIZED_MEL_TOLERANCE = 5e-2
+"""Where a bin is nearly silent, normalizing divides that rounding by a small deviation: on the
+recordings of this repository the reference itself lies up to 0.009 from float64."""
 ENCODED_TOLERANCE = 2e-3
 """Encoder output, of order 1, after minutes of chained state in float32."""
 FEWEST_TOKENS = 20
@@ -108,7 +111,10 @@ class Comparison:
 
 
 def judged(
-    comparison: Comparison, utterances: Sequence[NDArray[np.float32]], precision: str
+    comparison: Comparison,
+    utterances: Sequence[NDArray[np.float32]],
+    precision: str,
+    mel_tolerance: float = MEL_TOLERANCE,
 ) -> Parity:
     """What was compared, if it agrees.
 
@@ -129,19 +135,19 @@ def judged(
         alone_token_difference=_token_difference([r.tokens for r in comparison.alone], references),
         token_frames_equal=_frames_equal(together, references),
     )
-    _judge(parity, exact=precision == "fp32")
+    _judge(parity, precision == "fp32", mel_tolerance)
     return parity
 
 
-def _judge(parity: Parity, exact: bool) -> None:
+def _judge(parity: Parity, exact: bool, mel_tolerance: float) -> None:
     if parity.reference_tokens < FEWEST_TOKENS:
         raise ParityFailed(
             f"the checkpoint hears only {parity.reference_tokens} tokens in "
             f"{parity.audio_seconds:.0f} s of speech, too few to compare (at least "
             f"{FEWEST_TOKENS}); nothing was installed"
         )
-    if parity.mel_max_difference > MEL_TOLERANCE:
-        _fail("feature_extractor", "log-mel", parity.mel_max_difference, MEL_TOLERANCE)
+    if parity.mel_max_difference > mel_tolerance:
+        _fail("feature_extractor", "log-mel", parity.mel_max_difference, mel_tolerance)
     if exact and parity.encoded_max_difference > ENCODED_TOLERANCE:
         _fail("encoder", "output", parity.encoded_max_difference, ENCODED_TOLERANCE)
     if parity.decoder_token_difference > 0:

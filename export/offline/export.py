@@ -20,7 +20,13 @@ from export.offline.onnx_file import export_stages
 from export.offline.reference import lookahead_of, transcribe
 from export.offline.spec import OfflineServing, OfflineSpec
 from export.onnx_file import quantize_encoder
-from export.parity import Comparison, Parity, judged
+from export.parity import (
+    MEL_TOLERANCE,
+    NORMALIZED_MEL_TOLERANCE,
+    Comparison,
+    Parity,
+    judged,
+)
 from export.recordings import load_recordings
 from export.spec import check_name
 from export.stages.offline.decoder import CtcDecoder, TransducerDecoder
@@ -144,4 +150,5 @@ def check_offline_parity(
         together=together,
         alone=chain.transcribe(utterances, together=False),
     )
-    return judged(comparison, utterances, precision=spec.precision)
+    tolerance = MEL_TOLERANCE if checkpoint.streams else NORMALIZED_MEL_TOLERANCE
+    return judged(comparison, utterances, spec.precision, tolerance)

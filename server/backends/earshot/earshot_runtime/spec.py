@@ -94,7 +94,7 @@ class StageSpec:
             length_of=parameters.text("length_of"),
             lengths=parameters.counts("lengths"),
             length_step=parameters.count("length_step", default=1),
-            sequence=_sequence(config, parameters),
+            sequence=_sequence(model, config, parameters),
         )
         _check(spec)
         return spec
@@ -151,9 +151,13 @@ def _tensor(model: str, entry: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(name, np.dtype(DTYPES[data_type]), tuple(int(d) for d in entry["dims"]))
 
 
-def _sequence(config: Mapping[str, Any], parameters: _Parameters) -> SequenceSpec | None:
+def _sequence(
+    model: str, config: Mapping[str, Any], parameters: _Parameters
+) -> SequenceSpec | None:
     batching = config.get("sequence_batching")
     if batching is None:
+        if parameters.text("state_rows") is not None:
+            raise BadStage(f"{model}: the config has no sequence_batching, but state_rows")
         return None
     return SequenceSpec(
         max_streams=parameters.count("max_streams"),
