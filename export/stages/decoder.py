@@ -106,6 +106,17 @@ class Decoder(Stage):
         previous = context.to(torch.int32) - 1
         return (tokens, absolute, logprobs, count[:, None], previous), update
 
+    def _joint(self, heard: Tensor, predictor: Tensor) -> tuple[Tensor, Tensor]:
+        """Most likely token int64 [B] at encoder frame ``heard`` [B, D], and its log-probability.
+
+        Softmax and its sum are float32 in every precision.
+        """
+        joined = self.activation(heard + predictor[:, : self.dims.decoder_hidden_size])
+        logits = self.head(joined.to(self.head.weight.dtype)).float()
+        best, token = logits.max(dim=1)
+        # Not logsumexp: TensorRT sums the bare exponentials, which overflow at logits of 89.
+        return token, -(logits - best[:, None]).exp().sum(dim=1).log()
+
     def _decode(
         self, encoded: Tensor, length: Tensor, predictor: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -127,12 +138,9 @@ class Decoder(Stage):
             count: Tensor,
         ) -> tuple[Tensor, ...]:
             at = frame.clamp(max=dims.frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
-            heard = encoded.gather(1, at)[:, 0]
-            logits = self.head(self.activation(heard + predictor[:, : dims.decoder_hidden_size]))
-            best, token = logits.max(dim=1)
+            token, logprob = self._joint(encoded.gather(1, at)[:, 0], predictor)
             emits = (frame < length) & (token != dims.blank_token_id)
             here = emits[:, None] & (slot == count[:, None])
-            logprob = best - logits.logsumexp(dim=1)
             tokens = torch.where(here, token[:, None].to(torch.int32), tokens)
             frames = torch.where(here, frame[:, None].to(torch.int32), frames)
             logprobs = torch.where(here, logprob[:, None], logprobs)
@@ -175,18 +183,19 @@ class _Predictor(nn.Module):
         )
 
     def forward(self, token: Tensor, state: Tensor) -> Tensor:
-        """Token int64 [B], state [B, (1 + 2 * layers) * H] -> next state."""
+        """Token int64 [B], state float32 [B, (1 + 2 * layers) * H] -> next state."""
         parts = state.split(self.hidden_size, dim=1)
         inputs = self.embedding(token)
         cells: list[Tensor] = []
         for layer, gates in enumerate(self.gates):
             hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
-            gate = gates(torch.cat([inputs, hidden], dim=1))
-            keep_in, forget, candidate, out = gate.chunk(4, dim=1)
+            into_gates = torch.cat([inputs.to(gates.weight.dtype), hidden.to(gates.weight.dtype)], 1)
+            keep_in, forget, candidate, out = gates(into_gates).float().chunk(4, dim=1)
             cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
             inputs = out.sigmoid() * cell.tanh()
             cells += [inputs, cell]
-        return torch.cat([self.projector(inputs), *cells], dim=1)
+        output = self.projector(inputs.to(self.projector.weight.dtype)).float()
+        return torch.cat([output, *cells], dim=1)
 
 
 def _lstm_gates(lstm: nn.LSTM, layer: int) -> nn.Linear:

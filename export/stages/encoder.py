@@ -10,6 +10,11 @@ al. 2023, arXiv 2312.17279) with the same lookahead. Three choices make it fast 
 - Projections run on ``[B * T, D]``, 1x1 convolutions are linear layers, constant factors live in
   the weights.
 
+The same code runs in half precision when its weights are half (see ``export/tensorrt/half.py``):
+products, convolutions, keys and values are then of the weights' type, and what would lose or
+overflow there is float32 by name: the residual stream, LayerNorm, scores from their sum on,
+softmax, counters. In float32 those conversions are none.
+
 State, as rows of ``T * head_dim`` values: first the small part (ring position, filled blocks, last
 input frame of each subsampling convolution, last inputs of each depthwise convolution, zero
 padding), then keys and values as ``[layer, key or value, head, ring block]`` rows.
@@ -118,8 +123,13 @@ class EncoderDims:
     @property
     def layout(self) -> StateLayout:
         """Rows and width of the whole state."""
-        ring = 2 * self.num_hidden_layers * self.num_attention_heads * self.ring_blocks
-        return StateLayout(rows=self.small_rows + ring, width=self.row_width)
+        rings = 2 * self.num_hidden_layers * self.num_attention_heads
+        return StateLayout(
+            rows=self.small_rows + rings * self.ring_blocks,
+            width=self.row_width,
+            rings=rings,
+            ring_blocks=self.ring_blocks,
+        )
 
 
 @dataclass(frozen=True)
@@ -158,6 +168,7 @@ class Encoder(Stage):
         mel, mel_length = inputs
         small = state.read(0, self.dims.small_rows).flatten(1)
         position, filled, *tails, _ = small.split(self.dims.small_sizes, dim=1)
+        position, filled = position.float(), filled.float()
         encoded_length = _subsampled(_subsampled(_subsampled(mel_length)))
         hidden, *stem_tails = self.subsampling(mel, mel_length, filled > 0, *tails[:3])
         context = self._context(position, filled, encoded_length)
@@ -167,8 +178,9 @@ class Encoder(Stage):
             hidden, tail, keys_and_values = layer(hidden, tail, self._past(state, index), context)
             conv_tails.append(tail)
             new_rows.append(keys_and_values)
-        encoded = self.projector(hidden).reshape(-1, self.dims.frames, self._encoded_size)
-        counters = self._next_counters(position, filled)
+        encoded = self.projector(_as(self.projector, hidden)).float()
+        encoded = encoded.reshape(-1, self.dims.frames, self._encoded_size)
+        counters = (x.to(small.dtype) for x in self._next_counters(position, filled))
         padding = torch.zeros_like(small[:, : self.dims.small_sizes[-1]])
         next_small = torch.cat([*counters, *stem_tails, *conv_tails, padding], dim=1)
         update = self._update(position, next_small, new_rows)
@@ -239,7 +251,8 @@ class _Subsampling(nn.Module):
     ) -> tuple[Tensor, ...]:
         """MEL [B, 8T, n_mels] -> frames [B * T, D] and the last input frame of each convolution."""
         batch = mel.shape[0]
-        hidden, length, not_in_reference = mel[:, None], mel_length, SUBSAMPLING - 1
+        hidden = _as(self.linear, mel)[:, None]
+        length, not_in_reference = mel_length, SUBSAMPLING - 1
         next_tails: list[Tensor] = []
         for index, convolution in enumerate(self.convolutions):
             next_tails.append(hidden[:, :, -1].flatten(1))
@@ -250,7 +263,7 @@ class _Subsampling(nn.Module):
             length, not_in_reference = _subsampled(length), not_in_reference // 2
             hidden = functional.relu(_keep_frames(hidden, length, started, not_in_reference))
         frames = hidden.transpose(1, 2).reshape(batch * self.dims.frames, -1)
-        return self.linear(frames), *next_tails
+        return self.linear(frames).float(), *next_tails
 
 
 def _strided(convolution: Any, frames: Tensor) -> Tensor:
@@ -293,7 +306,10 @@ class _Layer(nn.Module):
     def forward(
         self, hidden: Tensor, tail: Tensor, past: tuple[Tensor, Tensor], context: _Context
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """[B * T, D] -> the same, next convolution tail, new ring rows [B, 2H, T * head_dim]."""
+        """[B * T, D] -> the same, next convolution tail, new ring rows [B, 2H, T * head_dim].
+
+        The residual stream ``hidden`` is float32: it grows with depth, and LayerNorm squares it.
+        """
         hidden = hidden + self.feed_forward1(hidden)
         attended, new_rows = self.attention(self.norm_self_att(hidden), past, context)
         hidden = hidden + attended
@@ -314,7 +330,8 @@ class _FeedForward(nn.Module):
         self.linear2 = _scaled(feed_forward.linear2, 0.5)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear2(self.activation(self.linear1(self.norm(hidden))))
+        normed = _as(self.linear1, self.norm(hidden))
+        return self.linear2(self.activation(self.linear1(normed))).float()
 
 
 class _Attention(nn.Module):
@@ -339,7 +356,8 @@ class _Attention(nn.Module):
         """[B * T, D] -> the same shape and the new ring rows [B, 2H, T * head_dim]."""
         dims = self.dims
         heads, shape = dims.num_attention_heads, (-1, dims.frames, 3, dims.num_attention_heads)
-        projected = self.projection(hidden).reshape(*shape, dims.head_dim)
+        projected = self.projection(_as(self.projection, hidden))
+        projected = projected.reshape(*shape, dims.head_dim)
         query, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
         past_keys, past_values = past
         content = query + self.bias_u[:, None]
@@ -347,12 +365,14 @@ class _Attention(nn.Module):
             [content @ past_keys.transpose(2, 3), content @ keys.transpose(2, 3)], dim=3
         )
         by_distance = (query + self.bias_v[:, None]) @ self.position_keys
-        scores = content_scores + by_distance.gather(3, context.distance) + context.mask
-        past_weights, weights = scores.softmax(dim=3).split([dims.past_frames, dims.frames], dim=3)
+        position_scores = by_distance.gather(3, context.distance)
+        scores = content_scores.float() + position_scores.float() + context.mask
+        attention = scores.softmax(dim=3).to(values.dtype)
+        past_weights, weights = attention.split([dims.past_frames, dims.frames], dim=3)
         heard = past_weights @ past_values + weights @ values
         new_rows = torch.stack([keys, values], dim=1).reshape(-1, 2 * heads, dims.row_width)
         flat = heard.transpose(1, 2).reshape(-1, dims.hidden_size)
-        return self.output(flat), new_rows
+        return self.output(flat).float(), new_rows
 
 
 class _Convolution(nn.Module):
@@ -373,7 +393,7 @@ class _Convolution(nn.Module):
         """[B * T, D] and tail [B, (kernel - 1) * D] -> the same two."""
         dims = self.dims
         kept = dims.conv_kernel_size - 1
-        gated = functional.glu(self.pointwise1(hidden), dim=1)
+        gated = functional.glu(self.pointwise1(_as(self.pointwise1, hidden)), dim=1)
         frames = gated.reshape(-1, dims.frames, dims.hidden_size)
         frames = torch.cat([tail.reshape(-1, kept, dims.hidden_size), frames], dim=1)
         convolved = functional.conv1d(
@@ -383,7 +403,8 @@ class _Convolution(nn.Module):
             groups=dims.hidden_size,
         )
         flat = convolved.transpose(1, 2).reshape(-1, dims.hidden_size)
-        return self.pointwise2(self.activation(self.norm(flat))), frames[:, -kept:].flatten(1)
+        activated = _as(self.pointwise2, self.activation(self.norm(flat.float())))
+        return self.pointwise2(activated).float(), frames[:, -kept:].flatten(1)
 
 
 def _relative_positions(encoder: Any, dims: EncoderDims) -> Tensor:
@@ -392,6 +413,11 @@ def _relative_positions(encoder: Any, dims: EncoderDims) -> Tensor:
     distance = torch.arange(1 - dims.frames, dims.past_frames + dims.frames).float()
     angle = distance[:, None] * encoding.inv_freq.float()
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
+
+
+def _as(linear: nn.Linear, values: Tensor) -> Tensor:
+    """``values`` in the type of the layer that takes them."""
+    return values.to(linear.weight.dtype)
 
 
 def _scaled(linear: Any, factor: float) -> nn.Linear:
