@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from export.audio import SUPPORTED_CHUNK_MS
-from export.errors import ExportError, ParityFailed
+from export.errors import ExportError, GateFailed, UnsupportedOption
 from export.spec import Serving
 
 _console = Console(stderr=True)
@@ -21,13 +21,23 @@ class Runtime(StrEnum):
     """What executes the exported graphs."""
 
     onnxruntime = "onnxruntime"
+    tensorrt = "tensorrt"
 
 
 class Precision(StrEnum):
-    """Arithmetic of the encoder; everything else stays in float32."""
+    """Arithmetic; int8 is for onnxruntime, half and fp8 for tensorrt."""
 
     fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+    fp8 = "fp8"
     int8 = "int8"
+
+
+_PRECISIONS = {
+    Runtime.onnxruntime: (Precision.fp32, Precision.int8),
+    Runtime.tensorrt: (Precision.fp32, Precision.fp16, Precision.bf16, Precision.fp8),
+}
 
 
 def main(
@@ -43,7 +53,10 @@ def main(
     ),
     precision: Annotated[
         Precision,
-        typer.Option(help="int8: faster on CPUs; may change a few tokens, depending on the batch."),
+        typer.Option(
+            help="onnxruntime: fp32, or int8 (faster on CPUs; may change a few tokens, depending "
+            "on the batch). tensorrt: fp32, fp16, bf16, or fp8 (needs nvidia-modelopt)."
+        ),
     ] = Precision.fp32,
     repository: Annotated[Path, typer.Option(help="Model repository to install into.")] = Path(
         "model_repository"
@@ -62,13 +75,22 @@ def main(
     """
     serving = Serving(max_streams=max_streams, encoder_instances=encoder_instances)
     try:
+        _require_precision(runtime, precision)
         _export(checkpoint, chunk_ms, runtime.value, precision.value, repository, serving)
-    except ParityFailed as error:
-        _complain(f"parity failed: {error}")
+    except GateFailed as error:
+        _complain(f"nothing was installed: {error}")
         sys.exit(1)
     except ExportError as error:
         _complain(f"error: {error}")
         sys.exit(2)
+
+
+def _require_precision(runtime: Runtime, precision: Precision) -> None:
+    if precision not in _PRECISIONS[runtime]:
+        raise UnsupportedOption(
+            f"--runtime {runtime} does not compute in {precision}; choose --precision "
+            f"{', '.join(_PRECISIONS[runtime])}"
+        )
 
 
 def _complain(message: str) -> None:
@@ -87,7 +109,10 @@ def _export(
     from export.audio import frames_per_chunk
     from export.checkpoint import load_checkpoint
     from export.streaming import export_streaming
+    from export.tensorrt.road import export_tensorrt, tensorrt_here
 
+    if runtime == "tensorrt":
+        tensorrt_here()
     frames_per_chunk(chunk_ms)
     with _console.status("loading the checkpoint") as status:
         loaded = load_checkpoint(name)
@@ -97,7 +122,12 @@ def _export(
             status.update(step)
             _console.print(f"  {step}")
 
-        parity = export_streaming(loaded, chunk_ms, runtime, precision, repository, serving, report)
+        if runtime == "tensorrt":
+            parity = export_tensorrt(loaded, chunk_ms, precision, repository, serving, report)
+        else:
+            parity = export_streaming(
+                loaded, chunk_ms, runtime, precision, repository, serving, report
+            )
     _console.print(
         f"  {parity.audio_seconds:.0f} s of speech, {parity.reference_tokens} reference tokens: "
         f"{parity.chain_token_difference:.2%} differ, {parity.alone_token_difference:.2%} if each "

@@ -84,8 +84,8 @@ def export_streaming(
     models = [stage.name for stage in (*spec.stages, spec.detokenizer, spec.ensemble)]
     with replacing(repository, models) as folder:
         _write_engines(folder, stages, spec, report)
-        _write_configs(folder, spec)
-        _write_tokenizer(folder, checkpoint)
+        write_configs(folder, spec)
+        write_tokenizer(folder, checkpoint)
         report("comparing with transformers on real speech")
         utterances = [recording.samples for recording in load_recordings()]
         parity = check_parity(checkpoint, folder, spec, utterances)
@@ -104,14 +104,15 @@ def _write_engines(
         quantize_encoder(folder / "encoder" / "1" / "model.onnx")
 
 
-def _write_configs(folder: Path, spec: StreamingSpec) -> None:
+def write_configs(folder: Path, spec: StreamingSpec) -> None:
+    """Every config of the repository."""
     for name, text in config_files(spec).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 
-def _write_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
+def write_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
     """The tokenizer as the `tokenizers` library reads it: no transformers where it is served."""
     version = folder / DETOKENIZER / "1"
     version.mkdir(parents=True, exist_ok=True)

@@ -189,7 +189,9 @@ class _Predictor(nn.Module):
         cells: list[Tensor] = []
         for layer, gates in enumerate(self.gates):
             hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
-            into_gates = torch.cat([inputs.to(gates.weight.dtype), hidden.to(gates.weight.dtype)], 1)
+            into_gates = torch.cat(
+                [inputs.to(gates.weight.dtype), hidden.to(gates.weight.dtype)], 1
+            )
             keep_in, forget, candidate, out = gates(into_gates).float().chunk(4, dim=1)
             cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
             inputs = out.sigmoid() * cell.tanh()

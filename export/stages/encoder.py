@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from export.audio import SUBSAMPLING
 from export.errors import UnsupportedOption
-from export.stages.state import Stage, State, StateLayout, Update
+from export.stages.state import Stage, State, StateLayout, Update, whole_division
 
 _MASKED = -1e30
 """Added to the score of a key that must not be heard; finite, so that no row can become NaN."""
@@ -287,7 +287,7 @@ def _subsampled(length: Tensor) -> Tensor:
     The reference counts ``x // 2 + 1`` over the whole utterance; with 7, 3 and 1 frames in front of
     the first chunk this is ``(x + 1) // 2`` within any chunk.
     """
-    return (length + 1) // 2
+    return whole_division(length + 1, 2)
 
 
 class _Layer(nn.Module):

@@ -19,7 +19,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-
 DTYPE_BYTES = {"FP32": 4, "FP16": 2, "BF16": 2}
 
 
@@ -160,3 +159,12 @@ def all_rows(layout: StateLayout, like: Tensor) -> Tensor:
     """Row numbers of a whole state for each stream of the batch ``like`` [B, ...]: [B, rows]."""
     rows = torch.arange(layout.rows, device=like.device)
     return rows[None].expand(like.shape[0], -1)
+
+
+def whole_division(count: Tensor, divisor: int) -> Tensor:
+    """``count // divisor`` for counts from 0 to 2^20.
+
+    ``//`` itself exports as a comparison of signs, on booleans, which TensorRT does not compare.
+    The half keeps a quotient that should be whole from falling below it by rounding.
+    """
+    return ((count.float() + 0.5) / divisor).floor().to(count.dtype)
