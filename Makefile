@@ -13,6 +13,10 @@ MODEL_CONTROL ?=
 NAME ?=
 SPEECH ?= ../shared/speech
 RECORDINGS ?= recordings
+# On a GPU machine (deploy/README.md). Both containers are of this tag: a plan loads in no other.
+NVIDIA_TAG ?= 26.11-py3
+GPU_PRECISION ?= fp16
+MAX_STREAMS ?= 1024
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,8 +25,15 @@ KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/.exported
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
+# Engines of other knobs are other engines.
+GPU_MODELS := $(notdir $(CHECKPOINT))-$(CHUNK_MS)ms-$(GPU_PRECISION)-$(MAX_STREAMS)
+COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) CHUNK_MS=$(CHUNK_MS) \
+  GPU_PRECISION=$(GPU_PRECISION) MAX_STREAMS=$(MAX_STREAMS) GRPC_PORT=$(GRPC_PORT) \
+  GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
+
 .PHONY: help env demo export serve live test test-all parity overhead baseline demo-model lint types \
   clean FORCE
+.PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
@@ -30,7 +41,7 @@ help: ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT MODEL_CONTROL"
-	@echo "  NAME PYTHON SPEECH RECORDINGS"
+	@echo "  NAME PYTHON SPEECH RECORDINGS; on a GPU machine also: GPU_PRECISION MAX_STREAMS NVIDIA_TAG"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -90,6 +101,23 @@ overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a 
 baseline: $(READY) $(EXPORTED) ## WER and streams per core beside PocketSphinx on RECORDINGS (SETS, URL, OUTPUT)
 	$(BIN)/python -m loadtest baseline --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) \
 	  --repository $(REPOSITORY) $(if $(URL),--url $(URL)) $(if $(OUTPUT),--output $(OUTPUT))
+
+gpu-build: ## GPU machine: the two images, TensorRT and Triton of NVIDIA_TAG
+	$(COMPOSE) build
+
+gpu-up: gpu-build ## GPU machine: build the engines of CHECKPOINT if there are none, serve them
+	@$(COMPOSE) run --rm --entrypoint test engines -f /models/$(GPU_MODELS)/asr_streaming/1/manifest.json \
+	  || $(COMPOSE) run --rm engines
+	$(COMPOSE) up --detach --wait triton
+
+gpu-verify: ## GPU machine: engines against ONNX, stage by stage, and against transformers
+	$(COMPOSE) run --rm engines export.tensorrt.verify $(CHECKPOINT) --repository /models/$(GPU_MODELS)
+
+gpu-capacity: $(READY) ## GPU machine: how many live streams `make gpu-up` carries
+	$(BIN)/python -m loadtest capacity --url 127.0.0.1:$(GRPC_PORT)
+
+gpu-down: ## GPU machine: stop serving; the engines stay
+	$(COMPOSE) down
 
 lint: $(READY) ## ruff: format and rules
 	$(BIN)/ruff format --check .

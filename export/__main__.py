@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from export.audio import SUPPORTED_CHUNK_MS
-from export.errors import ExportError, ParityFailed
+from export.errors import ExportError, GateFailed, UnsupportedOption
 from export.spec import Serving, check_name, served_name
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Runtime(StrEnum):
     """What executes the exported graphs."""
 
     onnxruntime = "onnxruntime"
+    tensorrt = "tensorrt"
 
 
 class Mode(StrEnum):
@@ -35,10 +36,19 @@ class Mode(StrEnum):
 
 
 class Precision(StrEnum):
-    """Arithmetic of the encoder; everything else stays in float32."""
+    """Arithmetic; int8 is for onnxruntime, half and fp8 for tensorrt."""
 
     fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+    fp8 = "fp8"
     int8 = "int8"
+
+
+_PRECISIONS = {
+    Runtime.onnxruntime: (Precision.fp32, Precision.int8),
+    Runtime.tensorrt: (Precision.fp32, Precision.fp16, Precision.bf16, Precision.fp8),
+}
 
 
 def main(
@@ -62,7 +72,10 @@ def main(
     ),
     precision: Annotated[
         Precision,
-        typer.Option(help="int8: faster on CPUs; may change a few tokens, depending on the batch."),
+        typer.Option(
+            help="onnxruntime: fp32, or int8 (faster on CPUs; may change a few tokens, depending "
+            "on the batch). tensorrt: fp32, fp16, bf16, or fp8 (needs nvidia-modelopt)."
+        ),
     ] = Precision.fp32,
     repository: Annotated[Path, typer.Option(help="Model repository to install into.")] = Path(
         "model_repository"
@@ -88,15 +101,24 @@ def main(
     """
     serving = Serving(max_streams=max_streams, encoder_instances=encoder_instances)
     try:
+        _require_precision(runtime, precision)
         _export(
             checkpoint, mode, chunk_ms, runtime.value, precision.value, repository, serving, name
         )
-    except ParityFailed as error:
-        _complain(f"parity failed: {error}")
+    except GateFailed as error:
+        _complain(f"nothing was installed: {error}")
         sys.exit(1)
     except ExportError as error:
         _complain(f"error: {error}")
         sys.exit(2)
+
+
+def _require_precision(runtime: Runtime, precision: Precision) -> None:
+    if precision not in _PRECISIONS[runtime]:
+        raise UnsupportedOption(
+            f"--runtime {runtime} does not compute in {precision}; choose --precision "
+            f"{', '.join(_PRECISIONS[runtime])}"
+        )
 
 
 def _complain(message: str) -> None:
@@ -119,22 +141,28 @@ def _export(
     from export.offline.export import export_offline
     from export.offline.spec import OfflineServing
     from export.streaming import export_streaming
+    from export.tensorrt.road import export_tensorrt, tensorrt_here
 
     check_name(name)
+    if runtime == "tensorrt":
+        tensorrt_here()
     frames_per_chunk(chunk_ms)
     with _console.status("loading the checkpoint") as status:
         loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
         mode = mode or (Mode.streaming if loaded.streams else Mode.offline)
+        if runtime == "tensorrt" and mode is not Mode.streaming:
+            raise UnsupportedOption(
+                "engines are built for live streams only: --runtime tensorrt --mode streaming"
+            )
 
         def report(step: str) -> None:
             status.update(step)
             _console.print(f"  {step}")
 
         if mode is not Mode.offline:
-            parity = export_streaming(
-                loaded, chunk_ms, runtime, precision, repository, serving, report, name
-            )
+            export = export_tensorrt if runtime == "tensorrt" else export_streaming
+            parity = export(loaded, chunk_ms, runtime, precision, repository, serving, report, name)
             ensemble = served_name(name, "asr_streaming")
             _say(parity, repository, f"{ensemble} ({chunk_ms} ms chunks, {precision})")
         if mode is not Mode.streaming:

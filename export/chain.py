@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import onnxruntime
@@ -53,6 +53,18 @@ class StreamResult:
     token_frames: list[int] = field(default_factory=list)
 
 
+class RunningStage(Protocol):
+    """A stage of some runtime, and the state of its streams."""
+
+    def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
+        """See ``OnnxStage.step``."""
+        ...
+
+
+OpenStage = Callable[[Path, StageSpec, int], RunningStage]
+"""``(path of model.onnx, spec, streams)``: makes a stage ready to run."""
+
+
 class Chain:
     """The three stages, connected as in the ensemble.
 
@@ -60,12 +72,19 @@ class Chain:
         folder: a model repository, with ``<stage>/1/model.onnx`` for each stage.
         spec: what was exported there.
         streams: how many streams run side by side.
+        open_stage: the runtime.
     """
 
-    def __init__(self, folder: Path, spec: StreamingSpec, streams: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: StreamingSpec,
+        streams: int,
+        open_stage: OpenStage = OnnxStage,
+    ) -> None:
         self.spec = spec
         self.feature_extractor, self.encoder, self.decoder = (
-            OnnxStage(folder / stage.name / "1" / "model.onnx", stage, streams)
+            open_stage(folder / stage.name / "1" / "model.onnx", stage, streams)
             for stage in spec.stages
         )
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import onnx
 
 from export.checkpoint import Checkpoint
 from export.offline.spec import OfflineSpec
-from export.onnx_file import OPSET
 from export.parity import Parity
 from export.spec import CONTRACT_VERSION, StreamingSpec
 
@@ -24,9 +27,14 @@ def write_manifest(
     spec: StreamingSpec | OfflineSpec,
     parity: Parity,
     seconds: float,
+    runtime_facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``<ensemble>/1/manifest.json`` into a repository that is being built."""
-    manifest = {
+    """Write ``<ensemble>/1/manifest.json`` into a repository that is being built.
+
+    Args:
+        runtime_facts: what only this runtime has to tell, by its name.
+    """
+    manifest: dict[str, Any] = {
         "checkpoint": {
             "name": checkpoint.name,
             "architecture": checkpoint.architecture,
@@ -36,10 +44,10 @@ def write_manifest(
         "contract_version": CONTRACT_VERSION,
         "runtime": spec.runtime,
         "precision": spec.precision,
-        "opset": OPSET,
+        "opset": max(_opset(path) for path in folder.glob("*/1/model.onnx")),
         **spec.manifest,
         "files": {
-            str(path.relative_to(folder)): _sha256(path)
+            str(path.relative_to(folder)): file_sha256(path)
             for path in sorted(folder.glob("*/1/*"))
             # A large model keeps its weights in a file beside the graph.
         },
@@ -50,12 +58,18 @@ def write_manifest(
         },
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "export_seconds": round(seconds, 1),
+        **(runtime_facts or {}),
     }
     path = folder / spec.ensemble.name / "1" / "manifest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hash of a file, without reading it into memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opset(path: Path) -> int:
+    return onnx.load(path, load_external_data=False).opset_import[0].version

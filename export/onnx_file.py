@@ -1,21 +1,29 @@
-"""Stages to ONNX files, in the pooled form that the bundled backend serves."""
+"""Stages to ONNX files: pooled for the bundled backend, flat for Triton's implicit state."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 
 from export.spec import StageSpec, TensorSpec
-from export.stages.state import PooledStage, Stage
+from export.stages.state import FlatStage, PooledStage, Stage
 
 OPSET = 20
-_TORCH_DTYPES = {"FP32": torch.float32, "INT32": torch.int32}
+_TORCH_DTYPES = {
+    "FP32": torch.float32,
+    "FP16": torch.float16,
+    "BF16": torch.bfloat16,
+    "INT32": torch.int32,
+}
+_BATCH = Dim("batch")
 
 
 def export_onnx(stage: Stage, spec: StageSpec, path: Path) -> None:
@@ -24,20 +32,41 @@ def export_onnx(stage: Stage, spec: StageSpec, path: Path) -> None:
     Graph inputs: the stage's own, ``POOL`` float32 [slots * rows, width], ``SLOTS`` int64 [B].
     Graph outputs: the stage's own, ``UPDATE`` float32 [B, U, width], ``UPDATE_ROWS`` int64 [B, U].
     """
-    batch = Dim("batch")
-    tensors = [_example(tensor) for tensor in spec.inputs]
     pool = torch.zeros(3 * stage.layout.rows, stage.layout.width)
-    slots = torch.tensor([0, 2])
-    shapes = [{0: batch} for _ in tensors]
+    carried = {"POOL": (pool, Dim("pool_rows")), "SLOTS": (torch.tensor([0, 2]), _BATCH)}
+    _export(PooledStage(stage), spec, carried, ["UPDATE", "UPDATE_ROWS"], OPSET, path)
+
+
+def export_flat_onnx(stage: Stage, spec: StageSpec, path: Path, opset: int) -> None:
+    """Write ``stage`` to ``path`` with its state as one tensor; the batch is the only free axis.
+
+    Graph inputs: the stage's own, ``STATE`` [B, rows * width]. Graph outputs: the stage's own,
+    ``NEXT_STATE`` like ``STATE``; its type is that of the layout.
+    """
+    state = torch.zeros(2, stage.layout.size, dtype=_TORCH_DTYPES[stage.layout.dtype])
+    _export(FlatStage(stage), spec, {"STATE": (state, _BATCH)}, ["NEXT_STATE"], opset, path)
+
+
+def _export(
+    module: nn.Module,
+    spec: StageSpec,
+    carried: Mapping[str, tuple[Tensor, Any]],
+    updates: list[str],
+    opset: int,
+    path: Path,
+) -> None:
+    """``carried``: name of each state input -> an example and its free first axis."""
+    tensors = [_example(tensor) for tensor in spec.inputs]
+    shapes = [*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in carried.values())]
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
-            PooledStage(stage).eval(),
-            (*tensors, pool, slots),
+            module.eval(),
+            (*tensors, *(example for example, _ in carried.values())),
             dynamo=True,
-            opset_version=OPSET,
-            input_names=[*(tensor.name for tensor in spec.inputs), "POOL", "SLOTS"],
-            output_names=[*(tensor.name for tensor in spec.outputs), "UPDATE", "UPDATE_ROWS"],
-            dynamic_shapes=((*shapes, {0: Dim("pool_rows")}, {0: batch}),),
+            opset_version=opset,
+            input_names=[*(tensor.name for tensor in spec.inputs), *carried],
+            output_names=[*(tensor.name for tensor in spec.outputs), *updates],
+            dynamic_shapes=(tuple(shapes),),
             verbose=False,
         )
     assert program is not None

@@ -7,6 +7,7 @@ with the bundled backend. Detokenizer and ensemble are the same for both.
 
 from __future__ import annotations
 
+from export import triton_tensorrt
 from export.pbtxt import HEADER as _HEADER
 from export.pbtxt import ensemble_step as _step
 from export.pbtxt import parameter_list as _parameters
@@ -25,7 +26,8 @@ def config_files(spec: StreamingSpec) -> dict[str, str]:
     files: dict[str, str] = {}
     for stage in spec.stages:
         files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec.serving)
-        files[f"{stage.name}/configs/onnxruntime.pbtxt"] = _onnxruntime(stage, spec.serving)
+        if spec.runtime == "onnxruntime":
+            files[f"{stage.name}/configs/onnxruntime.pbtxt"] = _onnxruntime(stage, spec.serving)
     files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
     files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
     return files
@@ -63,7 +65,6 @@ def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
 
 
 def _tensorrt(stage: StageSpec, serving: Serving) -> str:
-    state = _state(stage).size
     return "\n".join(
         [
             _HEADER.format(title=f"{stage.name}, TensorRT: state lives in Triton, on the GPU."),
@@ -72,9 +73,8 @@ def _tensorrt(stage: StageSpec, serving: Serving) -> str:
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            _sequence_batching(serving, 0, _implicit_state(state)),
-            "instance_group [ { kind: KIND_GPU count: 1 } ]",
-            "",
+            triton_tensorrt.sequence_batching(stage, serving) + triton_tensorrt.instances(),
+            _parameters(triton_tensorrt.parameters(serving)),
         ]
     )
 
@@ -114,12 +114,7 @@ def _ensemble(spec: StreamingSpec) -> str:
     )
 
 
-def _sequence_batching(serving: Serving, delay_ms: int, state: str = "") -> str:
-    delay_reason = (
-        "Chunks come one by one; a short wait makes batches, and batches save CPU."
-        if delay_ms
-        else "Never wait for a fuller batch: while one batch runs, the next one fills."
-    )
+def _sequence_batching(serving: Serving, delay_ms: int) -> str:
     return f"""\
 sequence_batching {{
   # A client that vanishes without END frees its place after this long.
@@ -128,25 +123,10 @@ sequence_batching {{
     # Above the pool's size: a stream too many reaches the pool, which refuses it with a reason,
     # instead of waiting unseen in Triton's unbounded backlog.
     max_candidate_sequences: {2 * serving.max_streams}
-    # {delay_reason}
+    # Chunks come one by one; a short wait makes batches, and batches save CPU.
     max_queue_delay_microseconds: {delay_ms * 1000}
   }}
-{state}}}"""
-
-
-def _implicit_state(size: int) -> str:
-    return f"""\
-  # One flat state: several would be paired by the sorted order of their names.
-  state [
-    {{
-      input_name: "STATE" output_name: "NEXT_STATE" data_type: TYPE_FP32 dims: [ {size} ]
-      # Without it a stream starts on whatever lay in memory.
-      initial_state: {{ name: "zero" data_type: TYPE_FP32 dims: [ {size} ] zero_data: true }}
-      # Halves the memory per stream: the next state overwrites the last.
-      use_same_buffer_for_input_output: true
-    }}
-  ]
-"""
+}}"""
 
 
 def _state(stage: StageSpec) -> StateLayout:

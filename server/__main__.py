@@ -18,6 +18,7 @@ from .ports import MAX_PORT
 
 # Diagnostics go to stderr; the ready line on stdout is for whoever scripts this.
 _console = Console(stderr=True)
+_WATCH_S = 5.0
 
 
 def serve(
@@ -44,7 +45,7 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Serve a model repository with an embedded Triton on the CPU."""
+    """Serve a model repository: with the embedded Triton, or, for TensorRT, in its container."""
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _progress() as bar:
         task = bar.add_task("loading models", total=None)
@@ -61,7 +62,8 @@ def serve(
         with server as triton:
             bar.stop()
             _announce(triton)
-            triton.process.wait()
+            while triton.process.wait(_WATCH_S) is None:
+                triton.check_state_pool()
 
 
 def _progress() -> Progress:
@@ -76,6 +78,8 @@ def _progress() -> Progress:
 
 
 def _announce(triton: Triton) -> None:
+    if triton.budget is not None:
+        _console.print(*triton.budget.lines(), sep="\n", markup=False, highlight=False)
     print(
         f"ready: gRPC {triton.grpc_url}, metrics {triton.metrics_url}, log {triton.log_path}",
         flush=True,

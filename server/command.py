@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .locate import TritonInstall
-from .repository import BUNDLED_BACKENDS, CONFIG_NAME, Repository
+from .repository import BUNDLED_BACKENDS, ONNXRUNTIME, Repository
 
 EXIT_TIMEOUT_S = 10
 
@@ -50,7 +50,7 @@ def triton_command(
     return [
         str(install.binary),
         f"--model-repository={repository.path}",
-        f"--model-config-name={CONFIG_NAME}",
+        *_runtime_flags(repository),
         f"--backend-directory={backends}",
         # The configs are complete and committed; nothing may be guessed from the models.
         "--disable-auto-complete-config",
@@ -61,6 +61,17 @@ def triton_command(
             repository.max_streams * (_GENERATIONS if model_control else 1), endpoints
         ),
         *_shared_memory_flags(shm_prefix),
+    ]
+
+
+def _runtime_flags(repository: Repository) -> list[str]:
+    if repository.budget is None:
+        return [f"--model-config-name={ONNXRUNTIME}"]
+    return [
+        # Implicit state lies in this pool, which cannot grow: 64 MiB without the flag.
+        f"--cuda-memory-pool-byte-size=0:{repository.budget.pool}",
+        # A thread per instance, so that no stage waits for the GPU work of another.
+        "--backend-config=tensorrt,execution-policy=BLOCKING",
     ]
 
 

@@ -18,10 +18,12 @@ from .backend_directory import make_backend_directory
 from .command import Endpoints, triton_command, triton_environment
 from .errors import TritonDied
 from .locate import TritonInstall, find_triton
-from .log import failure_report, loaded_models
+from .log import cuda_pool_overflow, failure_report, loaded_models
 from .ports import choose_endpoints
 from .process import TritonProcess
 from .repository import Repository, read_repository
+from .tensorrt import Budget, require_state_pool
+from .warm_up import warm_up
 
 _POLL_S = 0.1
 _BACKENDS = "backends"
@@ -38,6 +40,7 @@ class Triton:
 
     endpoints: Endpoints
     process: TritonProcess
+    budget: Budget | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -53,6 +56,16 @@ class Triton:
     def log_path(self) -> Path:
         """What tritonserver and the backends print."""
         return self.process.log_path
+
+    def check_state_pool(self) -> None:
+        """Raises TritonDied once states have gone to host memory; nothing without TensorRT."""
+        overflow = cuda_pool_overflow(self.log_path)
+        if self.budget is not None and overflow is not None:
+            raise TritonDied(
+                f"the states of {self.budget.streams} streams overflow the CUDA memory pool of "
+                f"{self.budget.pool} bytes, and Triton moves them to host memory; export with "
+                f"fewer --max-streams. Triton said: {overflow}"
+            )
 
 
 @contextmanager
@@ -87,7 +100,12 @@ def running(
         _dying_loudly(process),
     ):
         _wait_until_ready(process, endpoints, len(models.models), ready_timeout_s, progress)
-        yield Triton(endpoints, process)
+        triton = Triton(endpoints, process, models.budget)
+        if models.budget is not None:
+            require_state_pool(process.log_path, models.budget)
+            warm_up(endpoints.grpc_url, models.ensemble, models.max_batch_size, models.max_streams)
+            triton.check_state_pool()
+        yield triton
 
 
 @contextmanager
@@ -113,7 +131,7 @@ def _start(
     log_path: Path | None,
     model_control: bool,
 ) -> TritonProcess:
-    backends = make_backend_directory(folder / _BACKENDS, install)
+    backends = make_backend_directory(folder / _BACKENDS, install, repository.runtime)
     shm_prefix = f"{folder.name}-"
     return TritonProcess(
         triton_command(

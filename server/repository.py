@@ -14,8 +14,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from .errors import BadRepository
+from .tensorrt import Budget, read_budget
 
-CONFIG_NAME = "onnxruntime"
+ONNXRUNTIME = "onnxruntime"
+TENSORRT = "tensorrt"
 BUNDLED_BACKENDS = {
     folder.parent.name: folder.parent
     for folder in (Path(__file__).parent / "backends").glob("*/model.py")
@@ -27,6 +29,11 @@ _MODEL_FILES = {
     "earshot": "model.onnx",
     "earshot_detokenizer": "tokenizer.json",
     "python": "model.py",
+    "tensorrt": "model.plan",
+}
+_BACKENDS = {
+    ONNXRUNTIME: {*BUNDLED_BACKENDS, "python"},
+    TENSORRT: {*BUNDLED_BACKENDS, "python", "tensorrt"},
 }
 
 
@@ -37,29 +44,54 @@ class Repository:
     path: Path
     models: tuple[str, ...]
     max_streams: int
+    runtime: str = ONNXRUNTIME
+    """Whose configs are served: `configs/onnxruntime.pbtxt`, or the `config.pbtxt` of TensorRT."""
+    budget: Budget | None = None
+    """GPU memory; TensorRT only."""
+    ensemble: str = ""
+    """What clients call; empty when there is none."""
+    max_batch_size: int = 0
+    """Of the ensemble."""
 
 
 def read_repository(path: Path) -> Repository:
-    """Reads all model configs of the embedded runtime; raises BadRepository."""
+    """Reads all model configs of the runtime that was exported; raises a UserError."""
     if not path.is_dir():
         raise BadRepository(f"no model repository at {path}")
-    folders = sorted(child for child in path.iterdir() if _config_path(child) is not None)
+    runtime = _runtime(path)
+    folders = sorted(child for child in path.iterdir() if _config_path(child, runtime))
     if not folders:
         raise BadRepository(f"{path} holds no model with a config.pbtxt; {EXPORT_HINT}")
-    configs = {folder.name: _read_config(folder) for folder in folders}
+    configs = {folder.name: _read_config(folder, runtime) for folder in folders}
     for folder in folders:
-        _check_model(folder, configs[folder.name])
-    return Repository(path.resolve(), tuple(configs), _max_streams(configs))
+        _check_model(folder, configs[folder.name], runtime)
+    streams = _max_streams(configs)
+    budget = read_budget(path, configs, streams) if runtime == TENSORRT else None
+    ensemble = next((name for name, x in configs.items() if x.platform == "ensemble"), "")
+    batch = configs[ensemble].max_batch_size if ensemble else 0
+    return Repository(path.resolve(), tuple(configs), streams, runtime, budget, ensemble, batch)
 
 
-def _config_path(folder: Path) -> Path | None:
+def _runtime(repository: Path) -> str:
+    """What the models were exported for: an ensemble of engines says so in its parameters."""
+    for folder in repository.iterdir():
+        if (folder / "config.pbtxt").is_file():
+            config = _read_config(folder, TENSORRT)
+            if config.parameters["runtime"].string_value == TENSORRT:
+                return TENSORRT
+    return ONNXRUNTIME
+
+
+def _config_path(folder: Path, runtime: str) -> Path | None:
     """The config that Triton would take, given `--model-config-name`."""
-    candidates = (folder / "configs" / f"{CONFIG_NAME}.pbtxt", folder / "config.pbtxt")
+    candidates = [folder / "config.pbtxt"]
+    if runtime != TENSORRT:
+        candidates.insert(0, folder / "configs" / f"{runtime}.pbtxt")
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _read_config(folder: Path) -> Any:
-    path = _config_path(folder)
+def _read_config(folder: Path, runtime: str) -> Any:
+    path = _config_path(folder, runtime)
     assert path is not None
     config: Any = model_config_pb2.ModelConfig()  # pyright: ignore
     try:
@@ -69,16 +101,17 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _check_model(folder: Path, config: Any) -> None:
+def _check_model(folder: Path, config: Any, runtime: str) -> None:
     if config.platform == "ensemble":
         return
-    if config.backend not in {*BUNDLED_BACKENDS, "python"}:
+    backend = "tensorrt" if config.platform == "tensorrt_plan" else config.backend
+    if backend not in _BACKENDS[runtime]:
         raise BadRepository(
             f"model {folder.name} needs the backend '{config.backend or config.platform}', which "
-            f"the embedded server has not: give it a configs/{CONFIG_NAME}.pbtxt, or serve this "
+            f"the embedded server has not: give it a configs/{ONNXRUNTIME}.pbtxt, or serve this "
             "repository from NVIDIA's container"
         )
-    wanted = _MODEL_FILES.get(config.backend)
+    wanted = _MODEL_FILES.get(backend)
     if wanted is not None and not any((version / wanted).is_file() for version in folder.iterdir()):
         raise BadRepository(f"model {folder.name} has no {wanted} in {folder}/1; {EXPORT_HINT}")
 

@@ -107,6 +107,17 @@ class Decoder(Stage):
         previous = context.to(torch.int32) - 1
         return (tokens, absolute, logprobs, count[:, None], previous), update
 
+    def _joint(self, heard: Tensor, predictor: Tensor) -> tuple[Tensor, Tensor]:
+        """Most likely token int64 [B] at encoder frame ``heard`` [B, D], and its log-probability.
+
+        Softmax and its sum are float32 in every precision.
+        """
+        joined = self.activation(heard + predictor[:, : self.dims.decoder_hidden_size])
+        logits = self.head(joined.to(self.head.weight.dtype)).float()
+        best, token = logits.max(dim=1)
+        # Not logsumexp: TensorRT sums the bare exponentials, which overflow at logits of 89.
+        return token, -(logits - best[:, None]).exp().sum(dim=1).log()
+
     def _decode(
         self, encoded: Tensor, length: Tensor, predictor: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -128,12 +139,9 @@ class Decoder(Stage):
             count: Tensor,
         ) -> tuple[Tensor, ...]:
             at = frame.clamp(max=dims.frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
-            heard = encoded.gather(1, at)[:, 0]
-            logits = self.head(self.activation(heard + predictor[:, : dims.decoder_hidden_size]))
-            best, token = logits.max(dim=1)
+            token, logprob = self._joint(encoded.gather(1, at)[:, 0], predictor)
             emits = (frame < length) & (token != dims.blank_token_id)
             here = emits[:, None] & (slot == count[:, None])
-            logprob = best - logits.logsumexp(dim=1)
             tokens = torch.where(here, token[:, None].to(torch.int32), tokens)
             frames = torch.where(here, frame[:, None].to(torch.int32), frames)
             logprobs = torch.where(here, logprob[:, None], logprobs)

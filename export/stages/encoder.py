@@ -10,6 +10,11 @@ al. 2023, arXiv 2312.17279) with the same lookahead. Three choices make it fast 
 - Projections run on ``[B * T, D]``, 1x1 convolutions are linear layers, constant factors live in
   the weights.
 
+The same code runs in half precision when its weights are half (see ``export/tensorrt/half.py``):
+products, convolutions, keys and values are then of the weights' type, and what would lose or
+overflow there is float32 by name: the residual stream, LayerNorm, scores from their sum on,
+softmax, counters. In float32 those conversions are none.
+
 State, as rows of ``T * head_dim`` values: first the small part (ring position, filled blocks, last
 input frame of each subsampling convolution, last inputs of each depthwise convolution, zero
 padding), then keys and values as ``[layer, key or value, head, ring block]`` rows.
@@ -27,8 +32,8 @@ from torch.nn import functional
 
 from export.audio import SUBSAMPLING
 from export.errors import UnsupportedOption
-from export.stages.layers import FeedForward, as_linear, joined, scaled
-from export.stages.state import Stage, State, StateLayout, Update
+from export.stages.layers import FeedForward, as_linear, in_type_of, joined, scaled
+from export.stages.state import Stage, State, StateLayout, Update, whole_division
 
 _MASKED = -1e30
 """Added to the score of a key that must not be heard; finite, so that no row can become NaN."""
@@ -119,8 +124,13 @@ class EncoderDims:
     @property
     def layout(self) -> StateLayout:
         """Rows and width of the whole state."""
-        ring = 2 * self.num_hidden_layers * self.num_attention_heads * self.ring_blocks
-        return StateLayout(rows=self.small_rows + ring, width=self.row_width)
+        rings = 2 * self.num_hidden_layers * self.num_attention_heads
+        return StateLayout(
+            rows=self.small_rows + rings * self.ring_blocks,
+            width=self.row_width,
+            rings=rings,
+            ring_blocks=self.ring_blocks,
+        )
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,7 @@ class Encoder(Stage):
         mel, mel_length = inputs
         small = state.read(0, self.dims.small_rows).flatten(1)
         position, filled, *tails, _ = small.split(self.dims.small_sizes, dim=1)
+        position, filled = position.float(), filled.float()
         encoded_length = _subsampled(_subsampled(_subsampled(mel_length)))
         hidden, *stem_tails = self.subsampling(mel, mel_length, filled > 0, *tails[:3])
         context = self._context(position, filled, encoded_length)
@@ -168,8 +179,9 @@ class Encoder(Stage):
             hidden, tail, keys_and_values = layer(hidden, tail, self._past(state, index), context)
             conv_tails.append(tail)
             new_rows.append(keys_and_values)
-        encoded = self.projector(hidden).reshape(-1, self.dims.frames, self._encoded_size)
-        counters = self._next_counters(position, filled)
+        encoded = self.projector(in_type_of(self.projector, hidden)).float()
+        encoded = encoded.reshape(-1, self.dims.frames, self._encoded_size)
+        counters = (x.to(small.dtype) for x in self._next_counters(position, filled))
         padding = torch.zeros_like(small[:, : self.dims.small_sizes[-1]])
         next_small = torch.cat([*counters, *stem_tails, *conv_tails, padding], dim=1)
         update = self._update(position, next_small, new_rows)
@@ -240,7 +252,8 @@ class _Subsampling(nn.Module):
     ) -> tuple[Tensor, ...]:
         """MEL [B, 8T, n_mels] -> frames [B * T, D] and the last input frame of each convolution."""
         batch = mel.shape[0]
-        hidden, length, not_in_reference = mel[:, None], mel_length, SUBSAMPLING - 1
+        hidden = in_type_of(self.linear, mel)[:, None]
+        length, not_in_reference = mel_length, SUBSAMPLING - 1
         next_tails: list[Tensor] = []
         for index, convolution in enumerate(self.convolutions):
             next_tails.append(hidden[:, :, -1].flatten(1))
@@ -251,7 +264,7 @@ class _Subsampling(nn.Module):
             length, not_in_reference = _subsampled(length), not_in_reference // 2
             hidden = functional.relu(_keep_frames(hidden, length, started, not_in_reference))
         frames = hidden.transpose(1, 2).reshape(batch * self.dims.frames, -1)
-        return self.linear(frames), *next_tails
+        return self.linear(frames).float(), *next_tails
 
 
 def _strided(convolution: Any, frames: Tensor) -> Tensor:
@@ -275,7 +288,7 @@ def _subsampled(length: Tensor) -> Tensor:
     The reference counts ``x // 2 + 1`` over the whole utterance; with 7, 3 and 1 frames in front of
     the first chunk this is ``(x + 1) // 2`` within any chunk.
     """
-    return (length + 1) // 2
+    return whole_division(length + 1, 2)
 
 
 class _Layer(nn.Module):
@@ -294,7 +307,10 @@ class _Layer(nn.Module):
     def forward(
         self, hidden: Tensor, tail: Tensor, past: tuple[Tensor, Tensor], context: _Context
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """[B * T, D] -> the same, next convolution tail, new ring rows [B, 2H, T * head_dim]."""
+        """[B * T, D] -> the same, next convolution tail, new ring rows [B, 2H, T * head_dim].
+
+        The residual stream ``hidden`` is float32: it grows with depth, and LayerNorm squares it.
+        """
         hidden = hidden + self.feed_forward1(hidden)
         attended, new_rows = self.attention(self.norm_self_att(hidden), past, context)
         hidden = hidden + attended
@@ -326,7 +342,8 @@ class _Attention(nn.Module):
         """[B * T, D] -> the same shape and the new ring rows [B, 2H, T * head_dim]."""
         dims = self.dims
         heads, shape = dims.num_attention_heads, (-1, dims.frames, 3, dims.num_attention_heads)
-        projected = self.projection(hidden).reshape(*shape, dims.head_dim)
+        projected = self.projection(in_type_of(self.projection, hidden))
+        projected = projected.reshape(*shape, dims.head_dim)
         query, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
         past_keys, past_values = past
         content = query + self.bias_u[:, None]
@@ -334,12 +351,14 @@ class _Attention(nn.Module):
             [content @ past_keys.transpose(2, 3), content @ keys.transpose(2, 3)], dim=3
         )
         by_distance = (query + self.bias_v[:, None]) @ self.position_keys
-        scores = content_scores + by_distance.gather(3, context.distance) + context.mask
-        past_weights, weights = scores.softmax(dim=3).split([dims.past_frames, dims.frames], dim=3)
+        position_scores = by_distance.gather(3, context.distance)
+        scores = content_scores.float() + position_scores.float() + context.mask
+        attention = scores.softmax(dim=3).to(values.dtype)
+        past_weights, weights = attention.split([dims.past_frames, dims.frames], dim=3)
         heard = past_weights @ past_values + weights @ values
         new_rows = torch.stack([keys, values], dim=1).reshape(-1, 2 * heads, dims.row_width)
         flat = heard.transpose(1, 2).reshape(-1, dims.hidden_size)
-        return self.output(flat), new_rows
+        return self.output(flat).float(), new_rows
 
 
 class _Convolution(nn.Module):
@@ -360,7 +379,7 @@ class _Convolution(nn.Module):
         """[B * T, D] and tail [B, (kernel - 1) * D] -> the same two."""
         dims = self.dims
         kept = dims.conv_kernel_size - 1
-        gated = functional.glu(self.pointwise1(hidden), dim=1)
+        gated = functional.glu(self.pointwise1(in_type_of(self.pointwise1, hidden)), dim=1)
         frames = gated.reshape(-1, dims.frames, dims.hidden_size)
         frames = torch.cat([tail.reshape(-1, kept, dims.hidden_size), frames], dim=1)
         convolved = functional.conv1d(
@@ -370,7 +389,8 @@ class _Convolution(nn.Module):
             groups=dims.hidden_size,
         )
         flat = convolved.transpose(1, 2).reshape(-1, dims.hidden_size)
-        return self.pointwise2(self.activation(self.norm(flat))), frames[:, -kept:].flatten(1)
+        activated = in_type_of(self.pointwise2, self.activation(self.norm(flat.float())))
+        return self.pointwise2(activated).float(), frames[:, -kept:].flatten(1)
 
 
 def _relative_positions(encoder: Any, dims: EncoderDims) -> Tensor:

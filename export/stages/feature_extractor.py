@@ -25,7 +25,7 @@ from export.audio import (
     TAIL_SAMPLES,
     WINDOW_SAMPLES,
 )
-from export.stages.state import Stage, State, StateLayout, Update, all_rows
+from export.stages.state import Stage, State, StateLayout, Update, all_rows, whole_division
 
 _HALF = WINDOW_SAMPLES // 2
 _BLOCK = math.gcd(_HALF, HOP_SAMPLES)
@@ -69,7 +69,8 @@ class FeatureExtractor(Stage):
         tail, started = tail_and_flag[:, :-1], tail_and_flag[:, -1:]
         samples = torch.cat([tail, audio], dim=1)
         mel = self._log_mel(self._emphasised(samples, audio_length))
-        mel_length = ((audio_length + _MEL_OFFSET_SAMPLES) // HOP_SAMPLES).clamp(0, self.mel_frames)
+        mel_length = whole_division(audio_length + _MEL_OFFSET_SAMPLES, HOP_SAMPLES)
+        mel_length = mel_length.clamp(0, self.mel_frames)
         mel = mel * self._valid(started, mel_length)
         next_state = torch.cat([samples[:, -TAIL_SAMPLES - 1 :], torch.ones_like(started)], dim=1)
         update = Update(rows=all_rows(self.layout, audio), values=next_state[:, None])

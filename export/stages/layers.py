@@ -19,8 +19,14 @@ class FeedForward(nn.Module):
         self.linear2 = scaled(feed_forward.linear2, 0.5)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B * T, D] -> the same."""
-        return self.linear2(self.activation(self.linear1(self.norm(hidden))))
+        """[B * T, D] float32 -> the same."""
+        normed = in_type_of(self.linear1, self.norm(hidden))
+        return self.linear2(self.activation(self.linear1(normed))).float()
+
+
+def in_type_of(linear: nn.Linear, values: Tensor) -> Tensor:
+    """``values`` in the type of the layer that takes them."""
+    return values.to(linear.weight.dtype)
 
 
 def scaled(linear: Any, factor: float) -> nn.Linear:

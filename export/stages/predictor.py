@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.stages.layers import in_type_of
+
 
 class Predictor(nn.Module):
     """One step of the LSTM prediction network, its state flat: output, then h and c per layer."""
@@ -22,18 +24,19 @@ class Predictor(nn.Module):
         )
 
     def forward(self, token: Tensor, state: Tensor) -> Tensor:
-        """Token int64 [B], state [B, (1 + 2 * layers) * H] -> next state."""
+        """Token int64 [B], state float32 [B, (1 + 2 * layers) * H] -> next state."""
         parts = state.split(self.hidden_size, dim=1)
         inputs = self.embedding(token)
         cells: list[Tensor] = []
         for layer, gates in enumerate(self.gates):
             hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
-            gate = gates(torch.cat([inputs, hidden], dim=1))
-            keep_in, forget, candidate, out = gate.chunk(4, dim=1)
+            into_gates = in_type_of(gates, torch.cat([inputs.float(), hidden], dim=1))
+            keep_in, forget, candidate, out = gates(into_gates).float().chunk(4, dim=1)
             cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
             inputs = out.sigmoid() * cell.tanh()
             cells += [inputs, cell]
-        return torch.cat([self.projector(inputs), *cells], dim=1)
+        output = self.projector(in_type_of(self.projector, inputs)).float()
+        return torch.cat([output, *cells], dim=1)
 
 
 def _lstm_gates(lstm: nn.LSTM, layer: int) -> nn.Linear:
