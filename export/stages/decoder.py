@@ -188,10 +188,10 @@ class _Predictor(nn.Module):
         inputs = self.embedding(token)
         cells: list[Tensor] = []
         for layer, gates in enumerate(self.gates):
+            assert isinstance(gates, nn.Linear)
             hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
-            into_gates = torch.cat(
-                [inputs.to(gates.weight.dtype), hidden.to(gates.weight.dtype)], 1
-            )
+            dtype = gates.weight.dtype
+            into_gates = torch.cat([inputs.to(dtype), hidden.to(dtype)], dim=1)
             keep_in, forget, candidate, out = gates(into_gates).float().chunk(4, dim=1)
             cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
             inputs = out.sigmoid() * cell.tanh()

@@ -20,7 +20,7 @@ from export.spec import StageSpec, TensorSpec
 MAX_OPSET = 24
 """The highest that the parser reads; it is older than TensorRT 11.4's own limit."""
 
-_TYPE_NAMES = {
+_TYPE_NAMES: dict[int, str] = {
     TensorProto.FLOAT: "FP32",
     TensorProto.FLOAT16: "FP16",
     TensorProto.BFLOAT16: "BF16",
