@@ -83,11 +83,13 @@ def read_budget(folder: Path, configs: dict[str, Any], streams: int) -> Budget:
     _check_gpu(facts, gpu)
     _check_version(facts)
     budget = budget_of(configs, facts, streams, gpu)
-    if budget.streams_that_fit < streams:
+    fit = budget.streams_that_fit
+    if fit < streams:
+        mend = f"export again with `--max-streams {fit}`" if fit else "a larger GPU is needed"
         raise BadGpu(
             f"{streams} streams need {budget.total / _GIB:.1f} GiB, {gpu.name} has "
-            f"{gpu.memory_bytes / _GIB:.1f}; it holds {budget.streams_that_fit}: export again with "
-            f"`--max-streams {budget.streams_that_fit}`, or a precision with smaller state"
+            f"{gpu.memory_bytes / _GIB:.1f} and holds {fit}: {mend}, or a precision with smaller "
+            "state"
         )
     return budget
 

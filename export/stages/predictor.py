@@ -29,6 +29,7 @@ class Predictor(nn.Module):
         inputs = self.embedding(token)
         cells: list[Tensor] = []
         for layer, gates in enumerate(self.gates):
+            assert isinstance(gates, nn.Linear)
             hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
             into_gates = in_type_of(gates, torch.cat([inputs.float(), hidden], dim=1))
             keep_in, forget, candidate, out = gates(into_gates).float().chunk(4, dim=1)

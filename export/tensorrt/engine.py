@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorrt as trt
+import tensorrt as trt  # pyright: ignore[reportMissingModuleSource]
 import torch
 from numpy.typing import NDArray
 
@@ -86,7 +86,9 @@ def build_engine(
     if plan is None:
         raise BuildFailed(f"{spec.name}: TensorRT built no engine\n{_end_of(log)}")
     _write_atomically(onnx.with_name(_PLAN), memoryview(plan))
-    _write_atomically(timing_cache, memoryview(config.get_timing_cache().serialize()))
+    # Buffers and sequences in TensorRT's bindings, though their signatures do not say so: Any.
+    timings: Any = config.get_timing_cache().serialize()
+    _write_atomically(timing_cache, memoryview(timings))
     engine = trt.Runtime(log).deserialize_cuda_engine(plan)
     return EngineFacts(
         seconds=round(time.monotonic() - began, 1),
@@ -173,9 +175,9 @@ def _runner(
                 on_gpu[name] = torch.from_numpy(np.ascontiguousarray(value)).cuda().to(dtype)
                 _bind_input(context, name, on_gpu[name])
             for name in outputs:
-                shape = tuple(context.get_tensor_shape(name))
+                shape: Any = context.get_tensor_shape(name)
                 dtype = _TORCH_DTYPES[engine.get_tensor_dtype(name)]
-                on_gpu[name] = torch.empty(shape, dtype=dtype, device="cuda")
+                on_gpu[name] = torch.empty(tuple(shape), dtype=dtype, device="cuda")
                 context.set_tensor_address(name, on_gpu[name].data_ptr())
             if not context.execute_async_v3(stream.cuda_stream):
                 raise BuildFailed(f"the engine of {spec.name} did not run")

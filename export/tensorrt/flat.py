@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -48,7 +48,7 @@ def open_onnx(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
     def run(inputs: Sequence[Array], state: Array) -> Arrays:
         feed = {tensor.name: values for tensor, values in zip(spec.inputs, inputs, strict=True)}
         feed["STATE"] = state.astype(dtype)
-        return list(session.run(None, feed))
+        return cast(Arrays, session.run(None, feed))
 
     return StatefulStage(run, spec, streams)
 

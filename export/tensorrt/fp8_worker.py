@@ -13,7 +13,7 @@ import onnx
 
 def main(model: str, calibration: str, quantized: str) -> None:
     """Quantize every Gemm of ``model``, the encoder's linear layers."""
-    from modelopt.onnx.quantization import quantize
+    from modelopt.onnx.quantization import quantize  # pyright: ignore[reportMissingImports]
 
     samples = dict(np.load(calibration))
     shapes = (f"{name}:{'x'.join(map(str, values.shape))}" for name, values in samples.items())

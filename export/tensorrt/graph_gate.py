@@ -20,7 +20,7 @@ from export.spec import StageSpec, TensorSpec
 MAX_OPSET = 24
 """The highest that the parser reads; it is older than TensorRT 11.4's own limit."""
 
-_TYPE_NAMES = {
+_TYPE_NAMES: dict[int, str] = {
     TensorProto.FLOAT: "FP32",
     TensorProto.FLOAT16: "FP16",
     TensorProto.BFLOAT16: "BF16",
@@ -172,8 +172,13 @@ def _check_types(node: NodeProto, types: dict[str, int], stage: str) -> None:
 def _check_shapes(node: NodeProto, tensors: dict[str, ValueInfoProto], stage: str) -> None:
     """Only the first axis may depend on the batch."""
     for name in node.output:
-        shape = tensors[name].type.tensor_type.shape
-        for axis, dim in enumerate(shape.dim):
+        tensor = tensors[name].type.tensor_type
+        if not tensor.HasField("shape"):
+            raise GraphRefused(
+                f"{stage}: node {node.name} ({node.op_type}) gives {name} of unknown rank; its "
+                "shape depends on values"
+            )
+        for axis, dim in enumerate(tensor.shape.dim):
             if axis and not dim.HasField("dim_value"):
                 raise GraphRefused(
                     f"{stage}: node {node.name} ({node.op_type}) gives {name} with axis {axis} of "

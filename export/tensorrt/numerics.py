@@ -31,6 +31,8 @@ from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
 
 HEADROOM = 4.0
 """The largest half value seen must stay this factor below the type's largest: speech varies."""
+LONGEST_S = 180
+
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -133,6 +135,7 @@ def _require_headroom(numerics: Numerics) -> None:
 def long_utterances(
     recordings: Sequence[NDArray[np.float32]], streams: int
 ) -> list[NDArray[np.float32]]:
-    """Each a chain of all recordings, every one beginning elsewhere: state carried for long."""
+    """Each a chain of recordings, beginning elsewhere in them: state carried for up to minutes."""
     starts = [index * len(recordings) // streams for index in range(streams)]
-    return [np.concatenate([*recordings[start:], *recordings[:start]]) for start in starts]
+    chains = [np.concatenate([*recordings[start:], *recordings[:start]]) for start in starts]
+    return [chain[: LONGEST_S * SAMPLE_RATE_HZ] for chain in chains]
