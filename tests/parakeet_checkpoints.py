@@ -30,8 +30,9 @@ from checkpoints import SPEECH, VOCABULARY
 BLANK = VOCABULARY
 DURATIONS = (0, 1, 2, 3, 4)
 KINDS = ("ctc", "rnnt", "tdt")
-BLANK_BIAS = {"ctc": 12.0, "rnnt": 8.0, "tdt": 0.0}
-NO_DURATION_BIAS = -4.5
+MEL_BINS = {"ctc": 80, "rnnt": 80, "tdt": 128}
+BLANK_BIAS = {"ctc": 12.0, "rnnt": 6.0, "tdt": 0.0}
+NO_DURATION_BIAS = -3.0
 """A random TDT model would often emit tokens of no duration for ever."""
 
 
@@ -44,12 +45,17 @@ def write_parakeet_checkpoint(folder: Path, kind: str, seed: int = 0) -> Path:
         num_attention_heads=4,
         intermediate_size=96,
         subsampling_conv_channels=8,
-        num_mel_bins=80,
+        num_mel_bins=MEL_BINS[kind],
+        # Published checkpoints come with and without them.
+        attention_bias=kind == "ctc",
+        convolution_bias=kind == "ctc",
+        scale_input=kind == "ctc",
     )
     model = _model(kind, encoder).eval()
-    _scale(model)
+    processor = _processor(kind)
+    _scale(model, processor.feature_extractor)
     model.save_pretrained(folder)
-    _processor(kind).save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder
 
 
@@ -79,17 +85,21 @@ def _model(kind: str, encoder: ParakeetEncoderConfig) -> Any:
 
 
 @torch.no_grad()
-def _scale(model: Any) -> None:
+def _scale(model: Any, feature_extractor: ParakeetFeatureExtractor) -> None:
     """Spread the logits, so that tokens depend on what is heard and on the tokens before."""
     for name, weight in model.named_parameters():
         if weight.dim() > 1 and "o_proj" not in name:
             # Much of the front, little of the attention: a random one hears every moment alike.
             weight.mul_(6 if "subsampling" in name else 3)
+        elif name.endswith("bias"):
+            weight.normal_(std=0.1)
+        elif weight.dim() == 1:
+            weight.uniform_(0.7, 1.4)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
-    heard = _hidden(model)
+    heard = _hidden(model, feature_extractor)
     mean, deviation = heard.mean(dim=0), heard.std(dim=0)
     if isinstance(model, ParakeetForCTC):
         head = model.ctc_head
@@ -110,9 +120,9 @@ def _scale(model: Any) -> None:
         head.bias[BLANK] += BLANK_BIAS["rnnt"]
 
 
-def _hidden(model: Any) -> torch.Tensor:
+def _hidden(model: Any, feature_extractor: ParakeetFeatureExtractor) -> torch.Tensor:
     speech, rate_hz = soundfile.read(SPEECH, dtype="float32")
-    features = ParakeetFeatureExtractor()(speech, sampling_rate=rate_hz, return_tensors="pt")
+    features = feature_extractor(speech, sampling_rate=rate_hz, return_tensors="pt")
     return model.encoder(**features).last_hidden_state[0]
 
 
@@ -127,4 +137,4 @@ def _processor(kind: str) -> ParakeetProcessor:
     blank = {"pad_token": "<blank>"} if kind == "ctc" else {"pad_token": "<unk>"}
     fast = ParakeetTokenizer(tokenizer_object=tokenizer, unk_token="<unk>", **blank)
     fast.add_special_tokens({"additional_special_tokens": ["<blank>"]})
-    return ParakeetProcessor(ParakeetFeatureExtractor(), fast, decoder_type=kind)
+    return ParakeetProcessor(ParakeetFeatureExtractor(MEL_BINS[kind]), fast, decoder_type=kind)

@@ -39,7 +39,7 @@ def open_graph(path: Path, spec: StageSpec) -> Graph:
     """Loads `path` for the CPU; raises BadStage where graph and config disagree."""
     try:
         session = ort.InferenceSession(
-            path, _session_options(spec.intra_op_threads), providers=["CPUExecutionProvider"]
+            path, _session_options(spec), providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise BadStage(f"{spec.model}: cannot load {path}: {error}") from error
@@ -51,9 +51,11 @@ def open_graph(path: Path, spec: StageSpec) -> Graph:
     return Graph(session, _state(spec, state_inputs + state_outputs))
 
 
-def _session_options(intra_op_threads: int) -> ort.SessionOptions:
+def _session_options(spec: StageSpec) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads
+    options.intra_op_num_threads = spec.intra_op_threads
+    # One plan of the memory is kept for every shape; utterances have thousands of shapes.
+    options.enable_mem_pattern = spec.sequence is not None
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
