@@ -8,6 +8,8 @@ CHUNK_MS ?= 560
 PRECISION ?= fp32
 REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
+STREAMS ?= 64
+HOLD_S ?= 60
 SPEECH ?= ../shared/speech
 
 VENV := .venv
@@ -17,7 +19,7 @@ KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/asr_streaming/1/manifest.json
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help env demo export serve test test-all parity overhead demo-model lint types clean FORCE
+.PHONY: help env demo export serve test test-all parity overhead capacity loadtest selftest demo-model lint types clean FORCE
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
@@ -25,6 +27,7 @@ help: ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH"
+	@echo "of the load test: URL STREAMS MAX_STREAMS HOLD_S P99_MS"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -68,7 +71,20 @@ demo-model: $(READY) ## Train the demo model from recordings (hours; may be stop
 	$(BIN)/python -m export.demo --speech $(SPEECH) --fresh
 
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
-	$(BIN)/python -m loadtest.overhead --repository $(REPOSITORY)
+	$(BIN)/python -m loadtest overhead --repository $(REPOSITORY)
+
+# Without URL they start a server of their own on REPOSITORY.
+LOAD = $(if $(URL),--url $(URL),--repository $(REPOSITORY)) --hold-s $(HOLD_S) \
+  $(if $(P99_MS),--p99-ms $(P99_MS))
+
+capacity: $(READY) $(if $(URL),,$(EXPORTED)) ## Find how many live streams the server at URL carries
+	$(BIN)/python -m loadtest capacity $(LOAD) $(if $(MAX_STREAMS),--max-streams $(MAX_STREAMS))
+
+loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails if they are not carried
+	$(BIN)/python -m loadtest hold --streams $(STREAMS) $(LOAD)
+
+selftest: $(READY) ## Hold the load test against services whose capacity is known
+	$(BIN)/python -m loadtest selftest
 
 lint: $(READY) ## ruff: format and rules
 	$(BIN)/ruff format --check .

@@ -5,6 +5,9 @@ from __future__ import annotations
 import typer
 
 from loadtest.capacity import capacity, hold
+from loadtest.generator import generator
+from loadtest.overhead import overhead
+from loadtest.selftest import selftest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -13,6 +16,9 @@ app = typer.Typer(
 )
 app.command()(capacity)
 app.command()(hold)
+app.command()(generator)
+app.command()(overhead)
+app.command()(selftest)
 
 if __name__ == "__main__":
     app()
