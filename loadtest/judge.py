@@ -59,7 +59,7 @@ def judge(
     )
 
 
-def latency_of(samples_ms: NDArray[np.floating]) -> Latency:
+def latency_of(samples_ms: NDArray[np.float64] | NDArray[np.float32]) -> Latency:
     """Percentiles of raw samples."""
     if not len(samples_ms):
         return Latency(0.0, 0.0, 0.0, 0.0, 0)

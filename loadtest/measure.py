@@ -173,7 +173,7 @@ def _live(console: Console) -> Bar:
 
 
 def _progress_line(streams: int, at_s: float, hold_s: float, gathering: Gathering) -> str:
-    latency = latency_of(gathering.recent_ms)
+    latency = latency_of(gathering.take_recent().latency_ms)
     at = f"{at_s:3.0f}/{hold_s:.0f} s" if at_s >= 0 else "warming up"
     return (
         f"{streams:5d} streams  {at}  text p50 {latency.p50_ms:.0f}  p99 {latency.p99_ms:.0f} ms"
