@@ -66,8 +66,8 @@ class Samples:
     failures: Counter[str]
     messages: dict[str, str]
     """One message for each kind of failure."""
-    cpu_s: float
-    """Of all processes that speak, over the window."""
+    cpu_s: list[float]
+    """Of each process that speaks, over the window."""
     missing: list[str] = field(default_factory=list)
     """Processes that have not reported to the end."""
 
@@ -252,7 +252,7 @@ class Gathering:
             spoken=[spoken for batch in self._all() for spoken in _spoken(batch)],
             failures=sum((Counter[str](b["failures"]) for b in self._all()), Counter[str]()),
             messages={k: v for batch in self._all() for k, v in batch["messages"].items()},
-            cpu_s=sum(batch["cpu_s"] for batch in self._all()),
+            cpu_s=[sum(b["cpu_s"] for b in batches) for batches in self._batches.values()],
             missing=self.unfinished(processes),
         )
 
