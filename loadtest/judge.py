@@ -102,7 +102,7 @@ def _invalid(samples: Samples, rule: Rule, late_share: float) -> Iterator[str]:
             f"the generator was the limit: {late_share:.1%} of its sends or ticks were more than "
             f"{rule.late_ms:.0f} ms late, allowed {rule.late_share:.0%}"
         )
-    busiest = max(samples.cpu_s, default=0.0) / rule.hold_s if rule.hold_s else 0.0
+    busiest = max(samples.cpu_s, default=0.0) / rule.hold_s
     if busiest > BUSY_CORES:
         yield (
             f"the generator was the limit: a process used {busiest:.2f} of its core, allowed "

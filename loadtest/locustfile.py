@@ -99,7 +99,7 @@ class Charts:
         self._request.fire(
             request_type="stream",
             name="chunk latency",
-            response_time=0,
+            response_time=None,
             response_length=0,
             exception=error,
             context={},
@@ -154,11 +154,12 @@ class _Chair:
         self._moderator.speak(WARM_UP_S)
 
     def _on_stopping(self, **_: Any) -> None:
-        if self._info is None or self._comparer is None:
-            self._environment.process_exit_code = 2
-            return
         hold_s = self._moderator.hang_up()
         samples = self._moderator.gather()
+        if self._info is None or self._comparer is None or not hold_s:
+            _log.error("stopped before anything was measured")
+            self._environment.process_exit_code = 2
+            return
         runner = self._environment.runner
         level = judge(
             samples,
