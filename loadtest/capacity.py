@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,7 +123,7 @@ def _measurement(
     master_port: int | None,
     speech: Path | None,
 ) -> Generator[Measurement]:
-    import loadtest.gevent_first  # isort: skip  # noqa: F401
+    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
     import earshot
 
     from loadtest.crowd import CrowdFailed
@@ -132,29 +132,18 @@ def _measurement(
     from loadtest.server_process import ServerEnded, serving
     from loadtest.speech import RECORDINGS
 
-    def measure(url: str, metrics_url: str, repository: Path | None) -> object:
-        setup = Setup(
-            url,
-            metrics_url,
-            repository,
-            processes,
-            workers,
-            master_port,
-            speech or RECORDINGS,
-            p99_ms,
-        )
-        return measuring(setup, _console, show)
+    def setup(url: str, metrics_url: str, repository: Path | None) -> Setup:
+        spoken = speech or RECORDINGS
+        return Setup(url, metrics_url, repository, processes, workers, master_port, spoken, p99_ms)
 
     try:
-        if url is None:
-            with (
-                serving(repository) as server,
-                measure(server.url, server.metrics_url, repository) as measurement,
-            ):
-                yield measurement
-        else:
-            with measure(url, metrics_url or _metrics_of(url), None) as measurement:
-                yield measurement
+        with ExitStack() as stack:
+            if url is None:
+                server = stack.enter_context(serving(repository))
+                chosen = setup(server.url, server.metrics_url, repository)
+            else:
+                chosen = setup(url, metrics_url or _metrics_of(url), None)
+            yield stack.enter_context(measuring(chosen, _console, show))
     except (earshot.EarshotError, CrowdFailed, ServerEnded, Unsuitable, OSError, ValueError) as e:
         _console.print(f"error: {e}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from None

@@ -24,7 +24,7 @@ def generator(
     ),
 ) -> None:
     """Find how many live streams the generator speaks on one core before it is the limit."""
-    import loadtest.gevent_first  # isort: skip  # noqa: F401
+    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
     from loadtest.fake_service import Truth, fake_service
     from loadtest.measure import Setup, measuring
     from loadtest.report_line import show

@@ -48,7 +48,7 @@ def selftest(
 ) -> None:
     """Hold the harness against fake services of known capacity, latency and faults.
 
-    Exit codes: 0 it found the truth, 1 it did not.
+    Exit codes: 0 it found the truth, 1 it did not, 3 this machine is too busy to tell.
     """
     checks = [*check_capacity_and_latency(), check_stall(), check_swap()]
     if as_json:
@@ -62,11 +62,12 @@ def selftest(
 def check_capacity_and_latency() -> list[Check]:
     """The search finds how many streams a service carries, and a quiet level how fast it is."""
     from loadtest.fake_service import Truth
-    from loadtest.search import search
+    from loadtest.search import Found, search
 
     truth = Truth(chunk_ms=320, service_ms=8.0, latency_ms=150.0)
     with _measurement(truth) as measurement:
         alone = _on_time(measurement, streams=4)
+        found = Found()
         for _ in range(ATTEMPTS):
             found = search(
                 lambda streams, final: measurement.hold(streams, HOLD_S, final),
@@ -112,12 +113,12 @@ def _on_time(measurement: Measurement, streams: int) -> Level:
         level = measurement.hold(streams, HOLD_S, True)
         if level.valid:
             return level
-    raise RuntimeError(f"this machine is too busy: {level.reasons}")
+    raise typer.Exit(3)
 
 
 @contextmanager
 def _measurement(truth: Truth, locustfile: Path | None = None) -> Generator[Measurement]:
-    import loadtest.gevent_first  # isort: skip  # noqa: F401
+    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
     from loadtest.crowd import LOCUSTFILE
     from loadtest.fake_service import fake_service
     from loadtest.measure import Setup, measuring
