@@ -11,6 +11,7 @@ GRPC_PORT ?= 8001
 STREAMS ?= 64
 HOLD_S ?= 60
 SPEECH ?= ../shared/speech
+RECORDINGS ?= recordings
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/asr_streaming/1/manifest.json
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help env demo export serve test test-all parity overhead capacity loadtest selftest demo-model lint types clean FORCE
+.PHONY: help env demo export serve test test-all parity overhead baseline capacity loadtest selftest demo-model lint types clean FORCE
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
@@ -36,7 +37,7 @@ $(READY): pyproject.toml constraints.txt client/pyproject.toml
 	  f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "setting up $(VENV) (about 1.5 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable '.[export,server,loadtest,demo-model,dev]' --editable ./client
+	@$(PIP) --editable '.[export,server,loadtest,baseline,demo-model,dev]' --editable ./client
 	@touch $@
 
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core
@@ -85,6 +86,10 @@ loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails i
 
 selftest: $(READY) ## Hold the load test against services whose capacity is known
 	$(BIN)/python -m loadtest selftest
+
+baseline: $(READY) $(EXPORTED) ## WER and streams per core beside PocketSphinx on RECORDINGS (URL, OUTPUT)
+	$(BIN)/python -m loadtest baseline --recordings $(RECORDINGS) --repository $(REPOSITORY) \
+	  $(if $(URL),--url $(URL)) $(if $(OUTPUT),--output $(OUTPUT))
 
 lint: $(READY) ## ruff: format and rules
 	$(BIN)/ruff format --check .

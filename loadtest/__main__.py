@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from loadtest import baseline, report
 from loadtest.capacity import capacity, hold
 from loadtest.generator import generator
 from loadtest.overhead import overhead
@@ -19,6 +20,8 @@ app.command()(hold)
 app.command()(generator)
 app.command()(overhead)
 app.command()(selftest)
+app.command("report")(report.main)
+app.command("baseline")(baseline.main)
 
 if __name__ == "__main__":
     app()
