@@ -29,6 +29,7 @@ help: ## Print this help
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH"
 	@echo "of the load test: URL STREAMS MAX_STREAMS HOLD_S P99_MS"
+	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH RECORDINGS"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -87,9 +88,9 @@ loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails i
 selftest: $(READY) ## Hold the load test against services whose capacity is known
 	$(BIN)/python -m loadtest selftest
 
-baseline: $(READY) $(EXPORTED) ## WER and streams per core beside PocketSphinx on RECORDINGS (URL, OUTPUT)
-	$(BIN)/python -m loadtest baseline --recordings $(RECORDINGS) --repository $(REPOSITORY) \
-	  $(if $(URL),--url $(URL)) $(if $(OUTPUT),--output $(OUTPUT))
+baseline: $(READY) $(EXPORTED) ## WER and streams per core beside PocketSphinx on RECORDINGS (SETS, URL, OUTPUT)
+	$(BIN)/python -m loadtest baseline --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) \
+	  --repository $(REPOSITORY) $(if $(URL),--url $(URL)) $(if $(OUTPUT),--output $(OUTPUT))
 
 lint: $(READY) ## ruff: format and rules
 	$(BIN)/ruff format --check .

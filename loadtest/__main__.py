@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from loadtest import baseline, report
+from loadtest import baseline, plan, report, table
 from loadtest.capacity import capacity, hold
 from loadtest.generator import generator
 from loadtest.overhead import overhead
@@ -21,6 +21,8 @@ app.command()(generator)
 app.command()(overhead)
 app.command()(selftest)
 app.command("report")(report.main)
+app.command("table")(table.main)
+app.command("plan")(plan.main)
 app.command("baseline")(baseline.main)
 
 if __name__ == "__main__":

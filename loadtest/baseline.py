@@ -89,13 +89,17 @@ def main(
     recordings: Annotated[
         Path, typer.Option(help="Folder with manifest.tsv files (columns file, transcript).")
     ] = RECORDINGS,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Only the set in the folder of this name; may be repeated."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Word error rate and streams per core, beside those of PocketSphinx."""
     started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     try:
-        result = _measure(find_recordings(recordings), repository, url, started_at)
+        result = _measure(find_recordings(recordings, sets), repository, url, started_at)
     except (FileNotFoundError, ValueError, NotInstalled, earshot.EarshotError) as error:
         _console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)

@@ -6,6 +6,7 @@ A set is a folder with a `manifest.tsv` that has the columns `file` and `transcr
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,17 +41,21 @@ class Recording:
         return np.rint(np.clip(mono, -1, 1) * INT16_PEAK).astype(np.int16)
 
 
-def find_recordings(folder: Path) -> list[Recording]:
-    """All recordings of all sets below ``folder``.
+def find_recordings(folder: Path, sets: Sequence[str] | None = None) -> list[Recording]:
+    """The recordings of all sets below ``folder``, or of those in ``sets``.
 
     Raises:
         FileNotFoundError: there is no manifest, or one names a file that is not there.
-        ValueError: a manifest lacks a column, or all of them are empty.
+        ValueError: a set is missing, a manifest lacks a column, or all of them are empty.
     """
     manifests = sorted(folder.rglob("manifest.tsv"))
     if not manifests:
         raise FileNotFoundError(f"no manifest.tsv below {folder}: name a folder of recordings")
-    recordings = [recording for manifest in manifests for recording in _read(manifest)]
+    there = [manifest.parent.name for manifest in manifests]
+    if missing := set(sets or ()).difference(there):
+        raise ValueError(f"no set {', '.join(sorted(missing))} below {folder}: {', '.join(there)}")
+    chosen = [manifest for manifest in manifests if not sets or manifest.parent.name in sets]
+    recordings = [recording for manifest in chosen for recording in _read(manifest)]
     if not recordings:
         raise ValueError(f"expected recordings below {folder}, but every manifest.tsv is empty")
     return recordings
