@@ -6,9 +6,15 @@ README's table show it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 ALL_SETS = "all"
+BASELINE_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -41,3 +47,40 @@ class Comparison:
 
     sets: list[SpeechSet]
     recognizers: list[Recognizer]
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """The document that the command writes."""
+
+    schema: int
+    kind: Literal["baseline"]
+    comparison: Comparison
+    cpu_model: str
+    cpu_cores: int
+    versions: dict[str, str]
+    command: str
+    started_at: str
+    """ISO 8601, UTC."""
+
+    @classmethod
+    def from_json(cls, path: Path) -> BaselineResult:
+        """Read the document at ``path``; raises OSError or ValueError."""
+        try:
+            return _DOCUMENT.validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(f"{path} is not the result of a baseline run: {error}") from error
+
+    def to_json(self) -> str:
+        """The document, indented."""
+        return _DOCUMENT.dump_json(self, indent=2).decode()
+
+    def write(self, path: Path) -> None:
+        """Write to ``path``, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        part.write_text(f"{self.to_json()}\n")
+        os.replace(part, path)
+
+
+_DOCUMENT = TypeAdapter(BaselineResult)

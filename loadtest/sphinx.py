@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from loadtest.recordings import Recording
@@ -44,9 +45,6 @@ def decode(recordings: Sequence[Recording], advance: Callable[[], None]) -> Deco
 
     Args:
         advance: is called after each recording.
-
-    Raises:
-        NotInstalled: the package is not there.
     """
     decoder = _new_decoder()
     heard: list[str] = []
@@ -62,13 +60,17 @@ def decode(recordings: Sequence[Recording], advance: Callable[[], None]) -> Deco
     return Decoded(f"PocketSphinx {version('pocketsphinx')}, en-us", heard, audio_s, cpu_s)
 
 
-def _new_decoder() -> Any:
-    try:
-        from pocketsphinx import Decoder
-    except ImportError as error:
+def require_installed() -> None:
+    """Raise NotInstalled, before minutes are spent on anything else."""
+    if find_spec("pocketsphinx") is None:
         raise NotInstalled(
             "PocketSphinx is not installed: pip install -c constraints.txt '.[baseline]'"
-        ) from error
+        )
+
+
+def _new_decoder() -> Any:
+    from pocketsphinx import Decoder
+
     decoder: Any = Decoder
     return decoder(samprate=SAMPLE_RATE_HZ, loglevel="FATAL")
 

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from loadtest.committed import RESULTS, of_kind
-from loadtest.comparison import ALL_SETS, Comparison
+from loadtest.comparison import ALL_SETS, BaselineResult, Comparison
 from loadtest.report import shown_level
 from loadtest.result import CapacityResult
 
@@ -50,9 +50,6 @@ def tables(paths: Sequence[Path]) -> dict[str, str]:
         OSError: a result cannot be read.
         ValueError: a result is not what its kind says, or not JSON.
     """
-    # What runs a recognizer is not needed to print what one found.
-    from loadtest.baseline import BaselineResult
-
     capacities = {path: CapacityResult.from_json(path) for path in of_kind(paths, "capacity")}
     baselines = [BaselineResult.from_json(path) for path in of_kind(paths, "baseline")]
     parts = [_comparison(result.comparison, result.cpu_model) for result in baselines]

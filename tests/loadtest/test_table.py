@@ -11,8 +11,8 @@ import pytest
 from made_up_results import capacity_result, comparison, gpu_result, invalid_result
 from project import PROJECT
 
-from loadtest.baseline import BaselineResult
 from loadtest.committed import RESULTS
+from loadtest.comparison import BaselineResult
 from loadtest.table import NOTHING_YET, tables, with_tables
 
 
