@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from loadtest import baseline, plan, report, table
+from loadtest import agreement, baseline, plan, report, table
 from loadtest.capacity import capacity, hold
 from loadtest.generator import generator
 from loadtest.overhead import overhead
@@ -24,6 +24,7 @@ app.command("report")(report.main)
 app.command("table")(table.main)
 app.command("plan")(plan.main)
 app.command("baseline")(baseline.main)
+app.command("agreement")(agreement.main)
 
 if __name__ == "__main__":
     app()
