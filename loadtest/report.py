@@ -85,7 +85,7 @@ def shown_level(result: CapacityResult) -> Level:
 def headline(result: CapacityResult) -> str:
     """What was found, in a few words."""
     if result.verdict == "invalid":
-        return "Nothing is known about the server"
+        return "The load generator was the limit"
     if result.kind == "level":
         return f"{shown_level(result).streams} live streams"
     if not result.streams:

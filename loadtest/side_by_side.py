@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,8 @@ from loadtest.comparison import (
     SpeechSet,
 )
 from loadtest.overhead import cpu_model, press
-from loadtest.recordings import INT16_PEAK, Recording
+from loadtest.recordings import INT16_PEAK, Recording, find_recordings
+from loadtest.result import CapacityResult
 from loadtest.server_process import ServerProcess, serving
 from loadtest.speech import SAMPLE_RATE_HZ, Samples
 from loadtest.sphinx import Decoded, decode, require_installed
@@ -38,6 +40,8 @@ PRESSING_S = 20.0
 SATURATED = (
     f"CPU time of all server processes per chunk, {PRESSING_STREAMS} streams sending without pause"
 )
+HELD = "live streams held in time, over all cores of the machine"
+ON_GPUS = "not counted: the network ran on GPUs"
 DECODED = "audio per CPU time of one thread, whole recordings, as fast as it goes"
 
 _console = Console(stderr=True)
@@ -72,6 +76,18 @@ def measure(recordings: Sequence[Recording], repository: Path, url: str | None) 
     )
 
 
+def with_baseline(result: CapacityResult, url: str, folder: Path) -> CapacityResult:
+    """``result`` with PocketSphinx beside it, on the recordings below ``folder``.
+
+    The server at ``url`` is the one that was measured, and idle by now. Raises as `find_recordings`
+    and `compare_with_pocketsphinx`.
+    """
+    per_core = result.streams_per_core
+    measured = HELD if result.conditions.gpu_model is None else ON_GPUS
+    recordings = find_recordings(folder)
+    return replace(result, baseline=compare_with_pocketsphinx(url, recordings, per_core, measured))
+
+
 def compare_with_pocketsphinx(
     url: str,
     recordings: Sequence[Recording],
@@ -91,9 +107,11 @@ def compare_with_pocketsphinx(
     require_installed()
     with _progress() as bar:
         task = bar.add_task("Earshot", total=len(recordings))
-        name, heard = _transcribe(url, recordings, lambda: bar.advance(task))
+        name, heard = _transcribe(
+            url, recordings, lambda: bar.update(task, advance=1, refresh=True)
+        )
         other = bar.add_task("PocketSphinx", total=len(recordings))
-        theirs = decode(recordings, lambda: bar.advance(other))
+        theirs = decode(recordings, lambda: bar.update(other, advance=1, refresh=True))
     ours = Recognizer(
         name, word_error_rates(recordings, heard), streams_per_core, streams_per_core_is
     )

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from made_up_results import comparison
+from made_up_results import capacity_result, comparison, gpu_result
 from project import PROJECT, Exported
 
-from loadtest.comparison import ALL_SETS, BaselineResult
+from loadtest import side_by_side
+from loadtest.comparison import ALL_SETS, BaselineResult, Comparison
 from loadtest.recordings import Recording, find_recordings
+from loadtest.result import CapacityResult
 from loadtest.server_process import serving
 from loadtest.side_by_side import compare_with_pocketsphinx
 from loadtest.sphinx import decode
@@ -103,6 +105,29 @@ def test_both_recognizers_are_in_the_comparison(exported: Exported) -> None:
     assert set(ours.word_error_rate) == {"jfk", "speechocean762_test", ALL_SETS}
     assert theirs.word_error_rate["jfk"] < 0.5  # it knows English, random weights do not
     assert ours.word_error_rate["jfk"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("result", "per_core", "measured"),
+    [(capacity_result(), 104.0, "live streams held in time"), (gpu_result(), None, "ran on GPUs")],
+)
+def test_a_capacity_result_brings_its_own_streams_per_core(
+    result: CapacityResult,
+    per_core: float | None,
+    measured: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+
+    def compare(url: str, recordings: list[Recording], *ours: object) -> Comparison:
+        told.extend([url, len(recordings), *ours])
+        return comparison()
+
+    monkeypatch.setattr(side_by_side, "compare_with_pocketsphinx", compare)
+    compared = side_by_side.with_baseline(result, "host:1", PROJECT / "recordings")
+    assert compared.baseline == comparison()
+    assert told[:3] == ["host:1", 10, per_core]
+    assert measured in str(told[3])
 
 
 def test_the_document_survives_the_disk(tmp_path: Path) -> None:

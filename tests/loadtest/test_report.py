@@ -33,7 +33,7 @@ def test_the_first_thing_said_is_the_answer_and_the_verdict() -> None:
     assert "<h1>208 live streams, 104 per core</h1>" in page
     assert '<span class="badge">Pass</span>' in page
     assert "p99 chunk latency 473 ms where 560 ms are allowed" in page
-    assert "Why not more: p99 chunk latency 894 ms, allowed 560 ms, at 224 streams." in page
+    assert "Why not more: p99 chunk latency 894 ms, allowed 560 ms, at 224 streams<" in page
 
 
 def test_a_gpu_answers_per_gpu() -> None:
@@ -44,18 +44,22 @@ def test_a_gpu_answers_per_gpu() -> None:
 def test_an_invalid_run_claims_nothing() -> None:
     page = render(invalid_result())
     assert '<span class="badge">INVALID</span>' in page
-    assert "<h1>Nothing is known about the server</h1>" in page
+    assert "<h1>The load generator was the limit</h1>" in page
+    assert "Nothing is known about the server." in page
     assert "per core" not in page
+    page = render(replace(invalid_result(), streams=64, streams_per_core=32.0))
+    assert "The largest count that passed was 64; how many more" in page
+    assert "32 per core" not in page
 
 
 def test_a_failed_search_and_a_failed_level_say_so() -> None:
     failed = [level(16, 900.0), level(8, 700.0)]
     search = replace(capacity_result(), verdict="fail", streams=0, levels=failed)
     assert headline(search) == "No count of streams passed"
-    page = render(replace(search, kind="level", levels=failed[:1]))
+    page = render(replace(search, kind="level", levels=failed[:1], limit=failed[0].reasons[0]))
     assert '<span class="badge">Fail</span>' in page
     assert "<h1>16 live streams</h1>" in page
-    assert "At 16 streams: p99 chunk latency 900 ms, allowed 560 ms" in page
+    assert "Why: p99 chunk latency 900 ms" in page
 
 
 def test_every_level_is_a_mark_of_its_own_kind() -> None:
