@@ -140,11 +140,13 @@ def _tiles(result: CapacityResult, shown: Level) -> list[_Tile]:
         note = "" if memory is None else f"{memory / 2**30:.1f} GiB of memory"
         tiles.append(_Tile("GPU", f"{shown.gpu_utilization:.0%}"[:-1], "% busy", note))
     note = f"generator's p99 {shown.lateness.p99_ms:.1f} ms"
-    late = _Tile("Late sends", f"{100 * shown.late_share:.2g}", "%", note)
-    tiles.append(late)
+    tiles.append(_Tile("Late sends", f"{100 * shown.late_share:.2g}", "%", note))
+    differing = f"{shown.transcripts_different} of {shown.transcripts_compared} transcripts differ"
     if shown.wer is not None:
-        note = f"{shown.transcripts_different} of {shown.transcripts_compared} transcripts differ"
-        tiles.append(_Tile("WER at load", f"{100 * shown.wer:.1f}", "%", note))
+        tiles.append(_Tile("WER at load", f"{100 * shown.wer:.1f}", "%", differing))
+    elif shown.transcripts_compared:
+        note = f"of {shown.transcripts_compared} under load"
+        tiles.append(_Tile("Transcripts", f"{shown.transcripts_different}", "differ", note))
     return tiles
 
 

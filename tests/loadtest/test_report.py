@@ -111,8 +111,10 @@ def test_a_level_without_metrics_or_timeline_is_shown_too() -> None:
     bare = level(16, 100.0)
     empty = Timeline([], [], [], [], [], [])
     bare = replace(bare, stages=[], server_cpu_cores=None, final_latency=None, timeline=empty)
+    bare = replace(bare, wer=None, transcripts_different=3)
     page = render(replace(capacity_result(), levels=[bare, bare]))
     assert "Stages at" not in page
+    assert "of 16 under load" in page
     assert "NaN" not in page
 
 
