@@ -19,7 +19,6 @@ import earshot
 import numpy as np
 import psutil
 
-from loadtest.capacity import SERVER_NICENESS
 from loadtest.overhead import cpu_model
 from loadtest.perf_analyzer import Measured, PerfAnalyzer
 from loadtest.result import CapacityResult
@@ -40,7 +39,7 @@ class ToolFailed(Exception):
 def two_tools(binary: Path, repository: Path) -> Generator[TwoTools]:
     """Serve ``repository`` for both tools for the length of the block."""
     with (
-        serving(repository, SERVER_NICENESS) as server,
+        serving(repository) as server,
         tempfile.TemporaryDirectory() as folder,
         earshot.connect(server.url) as client,
     ):
