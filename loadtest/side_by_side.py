@@ -58,10 +58,12 @@ def measure(recordings: Sequence[Recording], repository: Path, url: str | None) 
     require_installed()
     started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     if url is not None:
+        software = _software(url)
         comparison = compare_with_pocketsphinx(url, recordings, None, "the server was elsewhere")
     else:
         with serving(repository) as server:
             per_core = _saturated_streams_per_core(server, recordings)
+            software = _software(server.url)
             comparison = compare_with_pocketsphinx(server.url, recordings, per_core, SATURATED)
     packages = ("pocketsphinx", "onnxruntime", "jiwer", "whisper-normalizer")
     return BaselineResult(
@@ -70,7 +72,7 @@ def measure(recordings: Sequence[Recording], repository: Path, url: str | None) 
         comparison=comparison,
         cpu_model=cpu_model(),
         cpu_cores=psutil.cpu_count() or 1,
-        versions={package: version(package) for package in packages},
+        versions={"server": software} | {package: version(package) for package in packages},
         command=" ".join(["python -m loadtest", *sys.argv[1:]]),
         started_at=started_at,
     )
@@ -116,6 +118,11 @@ def compare_with_pocketsphinx(
         name, word_error_rates(recordings, heard), streams_per_core, streams_per_core_is
     )
     return Comparison(_sets(recordings), [ours, _as_recognizer(theirs, recordings)])
+
+
+def _software(url: str) -> str:
+    with earshot.connect(url) as client:
+        return client.info.server
 
 
 def _saturated_streams_per_core(server: ServerProcess, recordings: Sequence[Recording]) -> float:
