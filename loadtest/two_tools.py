@@ -19,7 +19,7 @@ import earshot
 import numpy as np
 import psutil
 
-from loadtest.overhead import cpu_model
+from loadtest.machine import cpu_model
 from loadtest.perf_analyzer import Measured, PerfAnalyzer
 from loadtest.result import CapacityResult
 from loadtest.server_process import ServerProcess, serving
