@@ -63,12 +63,14 @@ class _HalfRanges(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        known = {_memory(tensor) for tensor in _half_tensors((args, kwargs))}
-        for tensor in _half_tensors(result):
-            # A view of what has been seen brings nothing new; a cast does, that is where values
-            # leave the range.
-            if _memory(tensor) not in known:
-                self._keep(func, tensor)
+        computed = _half_tensors(result)
+        if computed:
+            known = {_memory(tensor) for tensor in _half_tensors((args, kwargs))}
+            for tensor in computed:
+                # A view of what has been seen brings nothing new; a cast does, that is where
+                # values leave the range.
+                if _memory(tensor) not in known:
+                    self._keep(func, tensor)
         return result
 
     def _keep(self, func: Any, tensor: Tensor) -> None:
