@@ -63,9 +63,13 @@ class _HalfRanges(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            for tensor in tree_leaves(result):
-                if isinstance(tensor, Tensor) and tensor.dtype in _HALF and tensor.numel():
+        computed = _half_tensors(result)
+        if computed:
+            known = {_memory(tensor) for tensor in _half_tensors((args, kwargs))}
+            for tensor in computed:
+                # A view of what has been seen brings nothing new; a cast does, that is where
+                # values leave the range.
+                if _memory(tensor) not in known:
                     self._keep(func, tensor)
         return result
 
@@ -75,6 +79,15 @@ class _HalfRanges(TorchDispatchMode):
         value = float(tensor.abs().max())
         # A maximum forgets a NaN that it has not met first.
         self.largest[name] = value if value != value else max(self.largest.get(name, 0.0), value)
+
+
+def _half_tensors(values: Any) -> list[Tensor]:
+    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+    return [tensor for tensor in tensors if tensor.dtype in _HALF and tensor.numel()]
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def measure(
