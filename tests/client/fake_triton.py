@@ -88,6 +88,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             ]
         )
 
+    def ModelStatistics(self, request: Any, context: Any) -> Any:
+        return service_pb2.ModelStatisticsResponse()
+
     def ModelInfer(self, request: Any, context: Any) -> Any:
         if "sequence_id" not in request.parameters:
             return self._recognize(request, context)
