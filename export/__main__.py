@@ -21,13 +21,26 @@ class Runtime(StrEnum):
     """What executes the exported graphs."""
 
     onnxruntime = "onnxruntime"
+    torch = "torch"
+
+
+class Layout(StrEnum):
+    """How many models the stages become."""
+
+    stages = "stages"
+    fused = "fused"
 
 
 class Precision(StrEnum):
-    """Arithmetic of the encoder; everything else stays in float32."""
+    """Arithmetic: int8 of the encoder alone, 16 bits of all matrices but the log-mel ones."""
 
     fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
     int8 = "int8"
+
+
+_DEFAULT_INSTANCES = {Runtime.onnxruntime: Serving.encoder_instances, Runtime.torch: 1}
 
 
 def main(
@@ -38,12 +51,18 @@ def main(
         int,
         typer.Option(help=f"Audio per step: {', '.join(map(str, SUPPORTED_CHUNK_MS))}."),
     ] = 560,
-    runtime: Annotated[Runtime, typer.Option(help="What will run the model.")] = (
-        Runtime.onnxruntime
-    ),
+    runtime: Annotated[
+        Runtime, typer.Option(help="onnxruntime for CPUs, torch for GPUs (runs on CPUs too).")
+    ] = Runtime.onnxruntime,
+    layout: Annotated[
+        Layout, typer.Option(help="One model per stage, or one for all: fewer hops per chunk.")
+    ] = Layout.stages,
     precision: Annotated[
         Precision,
-        typer.Option(help="int8: faster on CPUs; may change a few tokens, depending on the batch."),
+        typer.Option(
+            help="int8 (onnxruntime) is faster on CPUs, fp16 and bf16 (torch) on GPUs; they may "
+            "change a few tokens."
+        ),
     ] = Precision.fp32,
     repository: Annotated[Path, typer.Option(help="Model repository to install into.")] = Path(
         "model_repository"
@@ -52,17 +71,30 @@ def main(
         int, typer.Option(min=1, help="Live streams that the server accepts.")
     ] = Serving.max_streams,
     encoder_instances: Annotated[
-        int, typer.Option(min=1, help="Encoder processes; one per core serves most streams.")
-    ] = Serving.encoder_instances,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes of the encoder or fused recognizer; by default 2, with torch 1.",
+        ),
+    ] = None,
+    max_batch_size: Annotated[
+        int, typer.Option(min=1, help="Streams in one batch, at most.")
+    ] = Serving.max_batch_size,
 ) -> None:
     """Export a streaming recognizer to ONNX and Triton configs, proved equal to the original.
 
     The stages are compared with transformers on the recordings of this repository before anything
     is installed; if they differ, the old model repository stays as it was.
     """
-    serving = Serving(max_streams=max_streams, encoder_instances=encoder_instances)
+    serving = Serving(
+        max_streams=max_streams,
+        max_batch_size=max_batch_size,
+        encoder_instances=encoder_instances or _DEFAULT_INSTANCES[runtime],
+    )
     try:
-        _export(checkpoint, chunk_ms, runtime.value, precision.value, repository, serving)
+        _export(
+            checkpoint, chunk_ms, runtime.value, precision.value, repository, serving, layout.value
+        )
     except ParityFailed as error:
         _complain(f"parity failed: {error}")
         sys.exit(1)
@@ -82,6 +114,7 @@ def _export(
     precision: str,
     repository: Path,
     serving: Serving,
+    layout: str,
 ) -> None:
     # Torch and transformers take seconds to load; --help and bad options should not wait for them.
     from export.audio import frames_per_chunk
@@ -97,7 +130,9 @@ def _export(
             status.update(step)
             _console.print(f"  {step}")
 
-        parity = export_streaming(loaded, chunk_ms, runtime, precision, repository, serving, report)
+        parity = export_streaming(
+            loaded, chunk_ms, runtime, precision, repository, serving, report, layout
+        )
     _console.print(
         f"  {parity.audio_seconds:.0f} s of speech, {parity.reference_tokens} reference tokens: "
         f"{parity.chain_token_difference:.2%} differ, {parity.alone_token_difference:.2%} if each "

@@ -23,6 +23,9 @@ from export.stages.state import StateLayout
 CONTRACT_VERSION = "1"
 ENSEMBLE = "asr_streaming"
 DETOKENIZER = "detokenizer"
+RECOGNIZER = "recognizer"
+LAYOUTS = ("stages", "fused")
+"""One model for each stage, or the three in one: fewer processes for a chunk to go through."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,23 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A model of the ensemble. ``state`` is ``None`` for one that holds nothing between chunks."""
+    """A model of the ensemble.
+
+    ``state`` is ``None`` for one that holds nothing between chunks, and for one that consists of
+    others, its ``members`` in a row.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     state: StateLayout | None = None
+    members: tuple[StageSpec, ...] = ()
+
+    @property
+    def states(self) -> tuple[StateLayout, ...]:
+        """What it keeps of a stream, its members' in their order."""
+        own = () if self.state is None else (self.state,)
+        return own + tuple(state for member in self.members for state in member.states)
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,8 @@ class Serving:
     sequence_idle_ms: int = 30_000
     """A stream that sends nothing for so long is closed."""
     encoder_instances: int = 2
-    """Processes that run the encoder, one core each: best throughput per core on CPUs."""
+    """Processes that run the encoder, one core each: best throughput per core on CPUs. Processes
+    of the fused recognizer as well."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,7 @@ class StreamingSpec:
     decoder_state: StateLayout
     runtime: str
     precision: str
+    layout: str = "stages"
     serving: Serving = field(default_factory=Serving)
 
     @property
@@ -143,6 +159,27 @@ class StreamingSpec:
                 self.decoder_state,
             ),
         )
+
+    @property
+    def recognizer(self) -> StageSpec:
+        """The three stages as one model."""
+        first, *_, last = self.stages
+        return StageSpec(RECOGNIZER, first.inputs, last.outputs, members=self.stages)
+
+    @property
+    def engines(self) -> tuple[StageSpec, ...]:
+        """The models with an engine in this layout, in the order a chunk takes."""
+        return (self.recognizer,) if self.layout == "fused" else self.stages
+
+    @property
+    def models(self) -> list[str]:
+        """Names of all models of this layout."""
+        return [stage.name for stage in (*self.engines, self.detokenizer, self.ensemble)]
+
+    @property
+    def obsolete_models(self) -> list[str]:
+        """Names of the models that only the other layout has."""
+        return [s.name for s in (*self.stages, self.recognizer) if s.name not in self.models]
 
     @property
     def detokenizer(self) -> StageSpec:

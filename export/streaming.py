@@ -8,6 +8,7 @@ from pathlib import Path
 
 from export.audio import frames_per_chunk
 from export.checkpoint import Checkpoint
+from export.errors import UnsupportedOption
 from export.install import replacing
 from export.manifest import write_manifest
 from export.onnx_file import export_onnx, quantize_encoder
@@ -18,8 +19,10 @@ from export.stages.decoder import Decoder
 from export.stages.encoder import Encoder
 from export.stages.feature_extractor import FeatureExtractor
 from export.stages.state import Stage
+from export.torch_file import export_torch
 from export.triton_config import config_files
 
+PRECISIONS = {"onnxruntime": ("fp32", "int8"), "torch": ("fp32", "fp16", "bf16")}
 Report = Callable[[str], None]
 
 
@@ -40,6 +43,7 @@ def spec_of(
     runtime: str,
     precision: str,
     serving: Serving,
+    layout: str = "stages",
 ) -> StreamingSpec:
     """What the exported files will look like from outside."""
     config = checkpoint.model.config
@@ -55,6 +59,7 @@ def spec_of(
         decoder_state=decoder.layout,
         runtime=runtime,
         precision=precision,
+        layout=layout,
         serving=serving,
     )
 
@@ -67,6 +72,7 @@ def export_streaming(
     repository: Path,
     serving: Serving,
     report: Report,
+    layout: str = "stages",
 ) -> Parity:
     """Export ``checkpoint`` into ``repository``; see the module for the steps.
 
@@ -74,15 +80,16 @@ def export_streaming(
         report: is told the name of each step as it begins.
 
     Raises:
-        UnsupportedOption: the checkpoint was not trained for this chunk.
+        UnsupportedOption: the checkpoint was not trained for this chunk, or the runtime has not
+            this precision.
         ParityFailed: the result differs from the original; the repository is untouched.
     """
     began = time.monotonic()
+    _require_precision(runtime, precision, layout)
     checkpoint.require_chunk(chunk_ms)
     stages = build_stages(checkpoint, frames_per_chunk(chunk_ms))
-    spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving)
-    models = [stage.name for stage in (*spec.stages, spec.detokenizer, spec.ensemble)]
-    with replacing(repository, models) as folder:
+    spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving, layout)
+    with replacing(repository, spec.models, spec.obsolete_models) as folder:
         _write_engines(folder, stages, spec, report)
         _write_configs(folder, spec)
         _write_tokenizer(folder, checkpoint)
@@ -93,12 +100,31 @@ def export_streaming(
     return parity
 
 
+def _require_precision(runtime: str, precision: str, layout: str) -> None:
+    """Raises UnsupportedOption for a precision that the runtime has not."""
+    known = PRECISIONS[runtime]
+    if precision not in known:
+        raise UnsupportedOption(
+            f"runtime {runtime} has no precision {precision}; choose one of {', '.join(known)}"
+        )
+    if precision == "int8" and layout == "fused":
+        raise UnsupportedOption(
+            "int8 is for the encoder alone, which the fused layout has not; use --layout stages"
+        )
+
+
 def _write_engines(
     folder: Path, stages: tuple[Stage, ...], spec: StreamingSpec, report: Report
 ) -> None:
-    for stage, stage_spec in zip(stages, spec.stages, strict=True):
-        report(f"{stage_spec.name} to ONNX")
-        export_onnx(stage, stage_spec, folder / stage_spec.name / "1" / "model.onnx")
+    parts = [stages] if spec.layout == "fused" else [(stage,) for stage in stages]
+    for part, engine in zip(parts, spec.engines, strict=True):
+        version = folder / engine.name / "1"
+        if spec.runtime == "torch":
+            report(f"{engine.name} to a program of torch.export")
+            export_torch(part, engine, version, spec.precision)
+        else:
+            report(f"{engine.name} to ONNX")
+            export_onnx(part, engine, version / "model.onnx")
     if spec.precision == "int8":
         report("quantizing the encoder")
         quantize_encoder(folder / "encoder" / "1" / "model.onnx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -15,13 +16,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from .errors import TritonDied, UserError
 from .launch import Triton, running
 from .ports import MAX_PORT
+from .repository import RUNTIMES
 
 # Diagnostics go to stderr; the ready line on stdout is for whoever scripts this.
 _console = Console(stderr=True)
 
 
+Runtime = StrEnum("Runtime", RUNTIMES)
+
+
 def serve(
     repository: Annotated[Path, typer.Option(help="Folder with the exported models.")],
+    runtime: Annotated[
+        Runtime | None, typer.Option(help="Which configs to serve; those that are there.")
+    ] = None,
     host: Annotated[str, typer.Option(help="IPv4 address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[
         int, typer.Option(min=1, max=MAX_PORT, help="Port for inference over gRPC.")
@@ -37,12 +45,13 @@ def serve(
         Path | None, typer.Option(help="Where Triton's log goes; a temporary file by default.")
     ] = None,
 ) -> None:
-    """Serve a model repository with an embedded Triton on the CPU."""
+    """Serve a model repository with an embedded Triton."""
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _progress() as bar:
         task = bar.add_task("loading models", total=None)
         server = running(
             repository,
+            runtime=None if runtime is None else runtime.value,
             host=host,
             grpc_port=grpc_port,
             metrics_port=metrics_port,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .locate import TritonInstall
-from .repository import BUNDLED_BACKENDS, CONFIG_NAME, Repository
+from .repository import BUNDLED_BACKENDS, Repository
 
 EXIT_TIMEOUT_S = 10
 
@@ -45,7 +45,7 @@ def triton_command(
     return [
         str(install.binary),
         f"--model-repository={repository.path}",
-        f"--model-config-name={CONFIG_NAME}",
+        f"--model-config-name={repository.runtime}",
         f"--backend-directory={backends}",
         # The configs are complete and committed; nothing may be guessed from the models.
         "--disable-auto-complete-config",

@@ -59,6 +59,7 @@ class Triton:
 def running(
     repository: Path,
     *,
+    runtime: str | None = None,
     host: str = "127.0.0.1",
     grpc_port: int | None = None,
     metrics_port: int | None = None,
@@ -69,13 +70,14 @@ def running(
 ) -> Generator[Triton]:
     """Serves `repository` for the length of the block; ports that are None are chosen free.
 
-    HTTP stays off unless `http_port` is given. Raises a UserError before anything starts, and
-    TritonDied when the server ends early or is not ready after `ready_timeout_s`. Without
-    `log_path` the log lies in a temporary folder that is kept only when Triton died. The server
-    ends with the thread that called this, at the latest.
+    `runtime` picks one if the repository has the configs of several. HTTP stays off unless
+    `http_port` is given. Raises a UserError before anything starts, and TritonDied when the server
+    ends early or is not ready after `ready_timeout_s`. Without `log_path` the log lies in a
+    temporary folder that is kept only when Triton died. The server ends with the thread that
+    called this, at the latest.
     """
     install = find_triton()
-    models = read_repository(repository)
+    models = read_repository(repository, runtime)
     endpoints = choose_endpoints(
         host, grpc_port=grpc_port, metrics_port=metrics_port, http_port=http_port
     )

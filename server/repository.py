@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2
 
 from .errors import BadRepository
 
-CONFIG_NAME = "onnxruntime"
+RUNTIMES = ("onnxruntime", "torch")
 BUNDLED_BACKENDS = {
     folder.parent.name: folder.parent
     for folder in (Path(__file__).parent / "backends").glob("*/model.py")
@@ -24,7 +24,6 @@ EXPORT_HINT = "export the models first (see `python -m export --help`)"
 
 # What a version folder must hold, by backend; without it Triton fails deep inside a load.
 _MODEL_FILES = {
-    "earshot": "model.onnx",
     "earshot_detokenizer": "tokenizer.json",
     "python": "model.py",
 }
@@ -37,29 +36,41 @@ class Repository:
     path: Path
     models: tuple[str, ...]
     max_streams: int
+    runtime: str
+    """Name of the configs in `configs/` that are served."""
 
 
-def read_repository(path: Path) -> Repository:
-    """Reads all model configs of the embedded runtime; raises BadRepository."""
+def read_repository(path: Path, runtime: str | None = None) -> Repository:
+    """Reads all model configs of a runtime; raises BadRepository.
+
+    Without one, it is the one that the repository was exported for.
+    """
     if not path.is_dir():
         raise BadRepository(f"no model repository at {path}")
-    folders = sorted(child for child in path.iterdir() if _config_path(child) is not None)
+    runtime = runtime or _exported_runtime(path)
+    folders = sorted(c for c in path.iterdir() if _config_path(c, runtime) is not None)
     if not folders:
         raise BadRepository(f"{path} holds no model with a config.pbtxt; {EXPORT_HINT}")
-    configs = {folder.name: _read_config(folder) for folder in folders}
+    configs = {folder.name: _read_config(folder, runtime) for folder in folders}
     for folder in folders:
-        _check_model(folder, configs[folder.name])
-    return Repository(path.resolve(), tuple(configs), _max_streams(configs))
+        _check_model(folder, configs[folder.name], runtime)
+    return Repository(path.resolve(), tuple(configs), _max_streams(configs), runtime)
 
 
-def _config_path(folder: Path) -> Path | None:
+def _exported_runtime(path: Path) -> str:
+    """The first for which there are configs; repositories of other models have none."""
+    found = (name for name in RUNTIMES if any(path.glob(f"*/configs/{name}.pbtxt")))
+    return next(found, RUNTIMES[0])
+
+
+def _config_path(folder: Path, runtime: str) -> Path | None:
     """The config that Triton would take, given `--model-config-name`."""
-    candidates = (folder / "configs" / f"{CONFIG_NAME}.pbtxt", folder / "config.pbtxt")
+    candidates = (folder / "configs" / f"{runtime}.pbtxt", folder / "config.pbtxt")
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _read_config(folder: Path) -> Any:
-    path = _config_path(folder)
+def _read_config(folder: Path, runtime: str) -> Any:
+    path = _config_path(folder, runtime)
     assert path is not None
     config: Any = model_config_pb2.ModelConfig()  # pyright: ignore
     try:
@@ -69,18 +80,25 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _check_model(folder: Path, config: Any) -> None:
+def _check_model(folder: Path, config: Any, runtime: str) -> None:
     if config.platform == "ensemble":
         return
     if config.backend not in {*BUNDLED_BACKENDS, "python"}:
         raise BadRepository(
             f"model {folder.name} needs the backend '{config.backend or config.platform}', which "
-            f"the embedded server has not: give it a configs/{CONFIG_NAME}.pbtxt, or serve this "
+            f"the embedded server has not: give it a configs/{runtime}.pbtxt, or serve this "
             "repository from NVIDIA's container"
         )
-    wanted = _MODEL_FILES.get(config.backend)
+    wanted = _model_file(config)
     if wanted is not None and not any((version / wanted).is_file() for version in folder.iterdir()):
         raise BadRepository(f"model {folder.name} has no {wanted} in {folder}/1; {EXPORT_HINT}")
+
+
+def _model_file(config: Any) -> str | None:
+    if config.backend == "earshot":
+        on_torch = config.parameters["runtime"].string_value == "torch"
+        return "model.pt2" if on_torch else "model.onnx"
+    return _MODEL_FILES.get(config.backend)
 
 
 def _max_streams(configs: Mapping[str, Any]) -> int:

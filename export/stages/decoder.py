@@ -12,13 +12,20 @@ plus one (0 where none), predictor output, then h and c of each LSTM layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 
-from export.stages.state import Stage, State, StateLayout, Update, all_rows
+from export.stages.state import (
+    Stage,
+    State,
+    StateLayout,
+    Update,
+    all_rows,
+    in_own_precision,
+)
 
 CONTEXT_TOKENS = 8
 """Tokens handed on to the detokenizer, so that it can be stateless (see its model)."""
@@ -58,6 +65,19 @@ class DecoderDims:
         return [1, 1, CONTEXT_TOKENS, self.decoder_hidden_size, *layers]
 
 
+class Heard(NamedTuple):
+    """What the loop over one chunk reads and does not change."""
+
+    encoded: Tensor
+    """[B, T, D]"""
+    length: Tensor
+    """Valid frames, int64 [B]."""
+    frames_before: Tensor
+    """Frames of the stream before this chunk, [B, 1]."""
+    context: Tensor
+    """The last tokens before this chunk plus one, [B, CONTEXT_TOKENS]."""
+
+
 class Decoder(Stage):
     """ENCODED [B, T, D], ENCODED_LENGTH int32 [B, 1] -> tokens of the chunk.
 
@@ -87,66 +107,40 @@ class Decoder(Stage):
         with torch.no_grad():
             return self.predictor(blank, zero)
 
+    def in_precision(self, dtype: torch.dtype) -> None:
+        """Matrices in ``dtype``; the state counts frames and tokens, so it stays in float32."""
+        for matrices in (self.head, self.predictor):
+            matrices.to(dtype)
+
     def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
         """One chunk; see the class and module for shapes and state."""
+        heard, moving = self.begin(*inputs, state=state)
+
+        def unfinished(frame: Tensor, *_: Tensor) -> Tensor:
+            return (frame < heard.length).any()
+
+        def advance(*moving: Tensor) -> tuple[Tensor, ...]:
+            return self.advance(heard, moving)
+
+        return self.finish(heard, while_loop(unfinished, advance, moving))
+
+    def begin(self, *inputs: Tensor, state: State) -> tuple[Heard, tuple[Tensor, ...]]:
+        """What the loop reads, and what it carries from one round to the next.
+
+        Carried: frame int64 [B], symbols on this frame int64 [B], predictor state [B, P], tokens
+        and frames int32 [B, M], logprobs float32 [B, M], count int32 [B].
+        """
         encoded, encoded_length = inputs
+        dims = self.dims
         parts = [1, 1, CONTEXT_TOKENS, self.start.shape[1]]
         started, frames_before, context, predictor = state.read(0, 1)[:, 0].split(parts, dim=1)
         predictor = torch.where(started > 0, predictor, self.start)
-        predictor, tokens, frames, logprobs, count = self._decode(
-            encoded, encoded_length[:, 0].to(torch.int64), predictor
-        )
-        valid = tokens >= 0
-        absolute = torch.where(valid, frames + frames_before.to(torch.int32), frames)
-        next_context = _last_tokens(context, tokens, count)
-        frames_after = frames_before + encoded_length.to(frames_before.dtype)
-        next_parts = [torch.ones_like(started), frames_after, next_context, predictor]
-        values = torch.cat(next_parts, dim=1)[:, None]
-        update = Update(rows=all_rows(self.layout, encoded), values=values)
-        previous = context.to(torch.int32) - 1
-        return (tokens, absolute, logprobs, count[:, None], previous), update
-
-    def _decode(
-        self, encoded: Tensor, length: Tensor, predictor: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Run the greedy loop; returns predictor state, tokens, frames, logprobs, count [B]."""
-        batch = encoded.shape[0]
-        dims = self.dims
-        slot = torch.arange(dims.max_tokens, device=encoded.device)[None]
-
-        def unfinished(frame: Tensor, *_: Tensor) -> Tensor:
-            return (frame < length).any()
-
-        def emit_or_advance(
-            frame: Tensor,
-            symbols: Tensor,
-            predictor: Tensor,
-            tokens: Tensor,
-            frames: Tensor,
-            logprobs: Tensor,
-            count: Tensor,
-        ) -> tuple[Tensor, ...]:
-            at = frame.clamp(max=dims.frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
-            heard = encoded.gather(1, at)[:, 0]
-            logits = self.head(self.activation(heard + predictor[:, : dims.decoder_hidden_size]))
-            best, token = logits.max(dim=1)
-            emits = (frame < length) & (token != dims.blank_token_id)
-            here = emits[:, None] & (slot == count[:, None])
-            logprob = best - logits.logsumexp(dim=1)
-            tokens = torch.where(here, token[:, None].to(torch.int32), tokens)
-            frames = torch.where(here, frame[:, None].to(torch.int32), frames)
-            logprobs = torch.where(here, logprob[:, None], logprobs)
-            predictor = torch.where(emits[:, None], self.predictor(token, predictor), predictor)
-            symbols = torch.where(emits, symbols + 1, torch.zeros_like(symbols))
-            advances = ~emits | (symbols >= dims.max_symbols_per_step)
-            symbols = torch.where(advances, torch.zeros_like(symbols), symbols)
-            frame = frame + advances.to(frame.dtype)
-            count = count + emits.to(count.dtype)
-            return frame, symbols, predictor, tokens, frames, logprobs, count
-
+        length = encoded_length[:, 0].to(torch.int64)
         zero = torch.zeros_like(length)
-        nothing = torch.full((batch, dims.max_tokens), -1, dtype=torch.int32, device=encoded.device)
-        carried = (
+        nothing = torch.full(
+            (encoded.shape[0], dims.max_tokens), -1, dtype=torch.int32, device=encoded.device
+        )
+        moving = (
             zero,
             zero.clone(),
             predictor,
@@ -155,10 +149,44 @@ class Decoder(Stage):
             nothing.to(encoded.dtype),
             zero.to(torch.int32),
         )
-        _, _, predictor, tokens, frames, logprobs, count = while_loop(
-            unfinished, emit_or_advance, carried
-        )
-        return predictor, tokens, frames, logprobs, count
+        return Heard(encoded, length, frames_before, context), moving
+
+    def advance(self, heard: Heard, moving: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """One round for every stream: emit a token, or go to the next frame, or rest at the end."""
+        encoded, length, _, _ = heard
+        frame, symbols, predictor, tokens, frames, logprobs, count = moving
+        dims = self.dims
+        slot = torch.arange(dims.max_tokens, device=encoded.device)[None]
+        at = frame.clamp(max=dims.frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
+        joint = encoded.gather(1, at)[:, 0] + predictor[:, : dims.decoder_hidden_size]
+        logits = in_own_precision(self.head, self.activation(joint))
+        best, token = logits.max(dim=1)
+        emits = (frame < length) & (token != dims.blank_token_id)
+        here = emits[:, None] & (slot == count[:, None])
+        logprob = best - logits.logsumexp(dim=1)
+        tokens = torch.where(here, token[:, None].to(torch.int32), tokens)
+        frames = torch.where(here, frame[:, None].to(torch.int32), frames)
+        logprobs = torch.where(here, logprob[:, None], logprobs)
+        predictor = torch.where(emits[:, None], self.predictor(token, predictor), predictor)
+        symbols = torch.where(emits, symbols + 1, torch.zeros_like(symbols))
+        advances = ~emits | (symbols >= dims.max_symbols_per_step)
+        symbols = torch.where(advances, torch.zeros_like(symbols), symbols)
+        frame = frame + advances.to(frame.dtype)
+        count = count + emits.to(count.dtype)
+        return frame, symbols, predictor, tokens, frames, logprobs, count
+
+    def finish(self, heard: Heard, moving: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Update]:
+        """Outputs and next state of a chunk whose loop has ended."""
+        _, _, predictor, tokens, frames, logprobs, count = moving
+        frames_before, context = heard.frames_before, heard.context
+        absolute = torch.where(tokens >= 0, frames + frames_before.to(torch.int32), frames)
+        frames_after = frames_before + heard.length[:, None].to(frames_before.dtype)
+        next_context = _last_tokens(context, tokens, count)
+        next_parts = [torch.ones_like(frames_before), frames_after, next_context, predictor]
+        values = torch.cat(next_parts, dim=1)[:, None]
+        update = Update(rows=all_rows(self.layout, context), values=values)
+        previous = context.to(torch.int32) - 1
+        return (tokens, absolute, logprobs, count[:, None], previous), update
 
 
 class _Predictor(nn.Module):
@@ -177,16 +205,16 @@ class _Predictor(nn.Module):
     def forward(self, token: Tensor, state: Tensor) -> Tensor:
         """Token int64 [B], state [B, (1 + 2 * layers) * H] -> next state."""
         parts = state.split(self.hidden_size, dim=1)
-        inputs = self.embedding(token)
+        inputs = self.embedding(token).to(state.dtype)
         cells: list[Tensor] = []
         for layer, gates in enumerate(self.gates):
             hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
-            gate = gates(torch.cat([inputs, hidden], dim=1))
+            gate = in_own_precision(gates, torch.cat([inputs, hidden], dim=1))
             keep_in, forget, candidate, out = gate.chunk(4, dim=1)
             cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
             inputs = out.sigmoid() * cell.tanh()
             cells += [inputs, cell]
-        return torch.cat([self.projector(inputs), *cells], dim=1)
+        return torch.cat([in_own_precision(self.projector, inputs), *cells], dim=1)
 
 
 def _lstm_gates(lstm: nn.LSTM, layer: int) -> nn.Linear:

@@ -153,9 +153,15 @@ class Encoder(Stage):
         )
         self.projector = model.encoder_projector
 
+    def in_precision(self, dtype: torch.dtype) -> None:
+        """Everything in ``dtype``: the counters of the state are below its first gap (257)."""
+        self.to(dtype)
+        self.state_dtype = dtype
+
     def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
         """One chunk; see the class and module for shapes and state."""
         mel, mel_length = inputs
+        mel = mel.to(self.state_dtype)
         small = state.read(0, self.dims.small_rows).flatten(1)
         position, filled, *tails, _ = small.split(self.dims.small_sizes, dim=1)
         encoded_length = _subsampled(_subsampled(_subsampled(mel_length)))
@@ -169,6 +175,7 @@ class Encoder(Stage):
             new_rows.append(keys_and_values)
         encoded = self.projector(hidden).reshape(-1, self.dims.frames, self._encoded_size)
         counters = self._next_counters(position, filled)
+        encoded = encoded.to(torch.float32)
         padding = torch.zeros_like(small[:, : self.dims.small_sizes[-1]])
         next_small = torch.cat([*counters, *stem_tails, *conv_tails, padding], dim=1)
         update = self._update(position, next_small, new_rows)
@@ -200,7 +207,8 @@ class Encoder(Stage):
         distance = offset[:, None, None] + frame[:, None] + (dims.frames - 1)
         past_heard = (age <= filled).repeat_interleave(dims.frames, dim=1)
         heard = torch.cat([past_heard, frame < encoded_length], dim=1)
-        mask = torch.where(heard, 0.0, _MASKED)
+        masked = max(_MASKED, torch.finfo(self.state_dtype).min / 2)
+        mask = torch.where(heard, 0.0, masked).to(self.state_dtype)
         distance = distance.expand(-1, dims.num_attention_heads, -1, -1)
         return _Context(distance=distance, mask=mask[:, None, None])
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 from earshot_runtime.chunks import Chunks, Outcome
+from earshot_runtime.engine import open_engine
 from earshot_runtime.errors import ChunkError, RunFailed, ServerFull
-from earshot_runtime.graph import open_graph
 from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
@@ -28,11 +28,11 @@ class TritonPythonModel:
     """One instance of one stage; Triton fixes the class name and its methods."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Opens the graph and allocates all memory; raises where config and graph disagree."""
+        """Opens the engine and allocates all memory; raises where config and files disagree."""
         self._spec = StageSpec.from_model_config(json.loads(args["model_config"]))
         self._lock = threading.Lock()
-        path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self._stage = SequenceStage(self._spec, open_graph(path, self._spec))
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._stage = SequenceStage(self._spec, open_engine(folder, self._spec))
         self._start_housekeeper(args["model_instance_name"])
         # What is there now stays: collections between chunks need not walk it again.
         gc.freeze()

@@ -47,7 +47,8 @@ class SequenceSpec:
     """Limits of a stage that keeps state between the chunks of a stream."""
 
     max_streams: int
-    state_rows: int
+    state_rows: tuple[int, ...]
+    """Rows per stream of each state of an ONNX graph; a torch program knows them itself."""
     max_idle_s: float
 
 
@@ -59,6 +60,8 @@ class StageSpec:
     max_batch: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    runtime: str
+    device: str
     intra_op_threads: int
     bounded_inputs: tuple[str, ...]
     max_abs: float
@@ -82,6 +85,8 @@ class StageSpec:
             max_batch=int(config.get("max_batch_size", 0)),
             inputs=inputs,
             outputs=tuple(_tensor(model, entry) for entry in config["output"]),
+            runtime=parameters.text("runtime") or "onnxruntime",
+            device=parameters.text("device") or "auto",
             intra_op_threads=parameters.count("intra_op_threads", default=1),
             bounded_inputs=parameters.names("bounded_inputs"),
             max_abs=parameters.limit("max_abs"),
@@ -106,12 +111,18 @@ class _Parameters:
     def names(self, key: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in self._values.get(key, "").split(",") if name.strip())
 
+    def counts(self, key: str) -> tuple[int, ...]:
+        return tuple(self._count(key, text) for text in self.names(key))
+
     def count(self, key: str, *, default: int | None = None) -> int:
         text = self._values.get(key)
         if text is None:
             if default is None:
                 raise BadStage(f"{self._model}: the config has no parameter '{key}'")
             return default
+        return self._count(key, text)
+
+    def _count(self, key: str, text: str) -> int:
         if not text.isdigit() or int(text) < 1:
             raise BadStage(f"{self._model}: parameter '{key}' must be a count >= 1, not '{text}'")
         return int(text)
@@ -142,7 +153,7 @@ def _sequence(model: str, config: Mapping[str, Any], parameters: _Parameters) ->
         raise BadStage(f"{model}: the config has no sequence_batching; this backend serves streams")
     return SequenceSpec(
         max_streams=parameters.count("max_streams"),
-        state_rows=parameters.count("state_rows"),
+        state_rows=parameters.counts("state_rows"),
         max_idle_s=int(batching["max_sequence_idle_microseconds"]) / 1e6,
     )
 
