@@ -133,6 +133,7 @@ def _export(
         parity = export_streaming(
             loaded, chunk_ms, runtime, precision, repository, serving, report, layout
         )
+    assert parity is not None
     _console.print(
         f"  {parity.audio_seconds:.0f} s of speech, {parity.reference_tokens} reference tokens: "
         f"{parity.chain_token_difference:.2%} differ, {parity.alone_token_difference:.2%} if each "

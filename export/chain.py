@@ -23,6 +23,10 @@ class ExportedStage(Protocol):
 
     spec: StageSpec
 
+    def reset(self) -> None:
+        """All streams start again."""
+        ...
+
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
         """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
         ...
@@ -41,6 +45,11 @@ class OnnxStage:
         self.pools = [
             np.zeros((streams, state.rows, state.width), dtype=np.float32) for state in spec.states
         ]
+
+    def reset(self) -> None:
+        """See ``ExportedStage.reset``."""
+        for pool in self.pools:
+            pool.fill(0)
 
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
         """See ``ExportedStage.step``."""
@@ -73,7 +82,7 @@ class Chain:
     Args:
         folder: a model repository, with an engine in ``<model>/1`` for each of them.
         spec: what was exported there.
-        streams: how many streams run side by side.
+        streams: how many streams run side by side, at most.
     """
 
     def __init__(self, folder: Path, spec: StreamingSpec, streams: int) -> None:
@@ -83,12 +92,17 @@ class Chain:
             for stage in spec.engines
         ]
 
+    def _start(self, streams: int) -> list[StreamResult]:
+        for stage in self.stages:
+            stage.reset()
+        return [StreamResult() for _ in range(streams)]
+
     def transcribe(self, utterances: Sequence[NDArray[np.float32]]) -> list[StreamResult]:
         """All utterances of samples [N] at once, one stream each.
 
         Mel and encoder frames are seen in the layout ``stages`` only.
         """
-        results = [StreamResult() for _ in utterances]
+        results = self._start(len(utterances))
         for values, slots in _batches(_chunked(utterances, self.spec.chunk_samples)):
             for stage in self.stages:
                 values = stage.step(values, slots)
@@ -103,7 +117,7 @@ class Chain:
     def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """The encoder alone, on valid mel frames [M, n_mels] of each utterance."""
         _, encoder, _ = self.stages
-        results = [StreamResult() for _ in mels]
+        results = self._start(len(mels))
         frames = SUBSAMPLING * self.spec.frames
         leads = [np.pad(mel, ((SUBSAMPLING - 1, 0), (0, 0))) for mel in mels]
         for inputs, slots in _batches([_pieces(lead, frames) for lead in leads]):
@@ -113,7 +127,7 @@ class Chain:
     def decode(self, encoded: Sequence[NDArray[np.float32]]) -> list[list[int]]:
         """The decoder alone, on valid encoder frames [E, D] of each utterance."""
         _, _, decoder = self.stages
-        results = [StreamResult() for _ in encoded]
+        results = self._start(len(encoded))
         for inputs, slots in _batches([_pieces(frames, self.spec.frames) for frames in encoded]):
             _collect_tokens(results, slots, decoder.step(inputs, slots))
         return [result.tokens for result in results]

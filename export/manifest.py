@@ -19,7 +19,7 @@ _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 def write_manifest(
-    folder: Path, checkpoint: Checkpoint, spec: StreamingSpec, parity: Parity, seconds: float
+    folder: Path, checkpoint: Checkpoint, spec: StreamingSpec, parity: Parity | None, seconds: float
 ) -> None:
     """Write ``<ensemble>/1/manifest.json`` into a repository that is being built."""
     manifest = {
@@ -33,6 +33,7 @@ def write_manifest(
         "chunk_ms": spec.chunk_ms,
         "runtime": spec.runtime,
         "precision": spec.precision,
+        "layout": spec.layout,
         "opset": OPSET,
         "dims": {
             "frames_per_chunk": spec.frames,
@@ -46,7 +47,7 @@ def write_manifest(
             for path in sorted(folder.glob("*/1/*"))
             # A large model keeps its weights in a file beside the graph.
         },
-        "parity": parity.as_dict(),
+        "parity": parity and parity.as_dict(),
         "versions": {
             "python": platform.python_version(),
             **{tool: version(tool) for tool in _TOOLS},

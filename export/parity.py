@@ -72,11 +72,12 @@ def check_parity(
         ParityFailed: says which stage differs, and by how much.
     """
     references = transcribe(checkpoint, utterances, lookahead=spec.frames - 1)
-    results = Chain(folder, spec, len(utterances)).transcribe(utterances)
-    alone = [Chain(folder, spec, 1).transcribe([utterance])[0] for utterance in utterances]
+    chain = Chain(folder, spec, len(utterances))
+    results = chain.transcribe(utterances)
+    alone = [chain.transcribe([utterance])[0] for utterance in utterances]
     apart = _Apart(None, None, None)
     if spec.layout == "stages":
-        apart = _compare_apart(Chain(folder, spec, len(utterances)), results, references)
+        apart = _compare_apart(chain, results, references)
     parity = Parity(
         audio_seconds=round(sum(map(len, utterances)) / SAMPLE_RATE_HZ, 2),
         utterances=len(utterances),

@@ -73,11 +73,13 @@ def export_streaming(
     serving: Serving,
     report: Report,
     layout: str = "stages",
-) -> Parity:
+    gate: bool = True,
+) -> Parity | None:
     """Export ``checkpoint`` into ``repository``; see the module for the steps.
 
     Args:
         report: is told the name of each step as it begins.
+        gate: compare with transformers; without it the manifest says that nothing was compared.
 
     Raises:
         UnsupportedOption: the checkpoint was not trained for this chunk, or the runtime has not
@@ -93,9 +95,11 @@ def export_streaming(
         _write_engines(folder, stages, spec, report)
         _write_configs(folder, spec)
         _write_tokenizer(folder, checkpoint)
-        report("comparing with transformers on real speech")
-        utterances = [recording.samples for recording in load_recordings()]
-        parity = check_parity(checkpoint, folder, spec, utterances)
+        parity = None
+        if gate:
+            report("comparing with transformers on real speech")
+            utterances = [recording.samples for recording in load_recordings()]
+            parity = check_parity(checkpoint, folder, spec, utterances)
         write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
 

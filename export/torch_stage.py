@@ -36,6 +36,11 @@ class TorchStage:
         placeholders = [n for n in self._model.graph.nodes if n.op == "placeholder"]
         return [n.meta["val"].dtype for n in placeholders[-len(self.spec.states) - 1 : -1]]
 
+    def reset(self) -> None:
+        """All streams start again."""
+        for pool in self._pools:
+            pool.zero_()
+
     @torch.inference_mode()
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> list[NDArray[Any]]:
         """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
