@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +13,81 @@ from numpy.typing import NDArray
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 SAMPLE_RATE_HZ = 16_000
+TALK_S = 20.0
+"""A speaker talks for at least so long before the next one has the microphone: streams end and
+begin all the time, as they do in a live service."""
+MAX_SCRIPTS = 16
+"""Each is heard once, alone, before the load: what the streams under load are compared with."""
+_KINDS = (".flac", ".mp3", ".wav")
 
 Samples = NDArray[np.float32]
 
 
-def load_speech(folder: Path = RECORDINGS) -> Samples:
-    """All 16 kHz mono recordings below ``folder``, joined: float32 [N].
+@dataclass(frozen=True)
+class Recording:
+    """One recording and, if its folder's manifest.tsv knows, what was said."""
+
+    samples: Samples
+    said: str | None
+
+
+@dataclass(frozen=True)
+class Script:
+    """What one speaker says: recordings joined, float32 [N] at 16 kHz."""
+
+    samples: Samples
+    said: str | None
+    """``None`` if any recording in it has no transcript."""
+
+
+def load_recordings(folder: Path = RECORDINGS) -> list[Recording]:
+    """All 16 kHz mono recordings below ``folder``, in the order of their paths.
 
     Raises:
         FileNotFoundError: there are none.
     """
-    pieces: list[Samples] = []
-    for path in sorted((*folder.rglob("*.flac"), *folder.rglob("*.wav"))):
+    said = dict(_transcripts(folder))
+    recordings: list[Recording] = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in _KINDS):
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
         if rate_hz == SAMPLE_RATE_HZ and samples.shape[1] == 1:
-            pieces.append(samples[:, 0].astype(np.float32))
-    if not pieces:
-        raise FileNotFoundError(f"no 16 kHz mono flac or wav file below {folder}")
-    return np.concatenate(pieces)
+            recordings.append(Recording(samples[:, 0].astype(np.float32), said.get(path)))
+    if not recordings:
+        kinds = ", ".join(_KINDS)
+        raise FileNotFoundError(f"no 16 kHz mono recording ({kinds}) below {folder}")
+    return recordings
+
+
+def write_scripts(recordings: list[Recording], talk_s: float = TALK_S) -> list[Script]:
+    """One script from each recording on, up to 16 that begin at different places."""
+    step = max(1, len(recordings) // MAX_SCRIPTS)
+    firsts = range(0, len(recordings), step)[:MAX_SCRIPTS]
+    return [_script_from(recordings, first, talk_s) for first in firsts]
+
+
+def load_speech(folder: Path = RECORDINGS) -> Samples:
+    """All recordings below ``folder``, joined: float32 [N]; errors as `load_recordings`."""
+    return np.concatenate([recording.samples for recording in load_recordings(folder)])
 
 
 def from_offset(speech: Samples, offset: int, length: int) -> Samples:
     """``length`` samples of endless ``speech``, beginning at ``offset``."""
     return np.take(speech, np.arange(offset, offset + length), mode="wrap")
+
+
+def _script_from(recordings: list[Recording], first: int, talk_s: float) -> Script:
+    parts: list[Recording] = []
+    while sum(len(part.samples) for part in parts) < talk_s * SAMPLE_RATE_HZ:
+        parts.append(recordings[(first + len(parts)) % len(recordings)])
+    said = [part.said for part in parts if part.said is not None]
+    return Script(
+        np.concatenate([part.samples for part in parts]),
+        " ".join(said) if len(said) == len(parts) else None,
+    )
+
+
+def _transcripts(folder: Path) -> Iterator[tuple[Path, str]]:
+    for manifest in sorted(folder.rglob("manifest.tsv")):
+        with manifest.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+                yield manifest.parent / row["file"], row["transcript"]

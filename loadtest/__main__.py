@@ -1,0 +1,18 @@
+"""``python -m loadtest``: one command per file."""
+
+from __future__ import annotations
+
+import typer
+
+from loadtest.capacity import capacity, hold
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="How many live streams a server carries.",
+)
+app.command()(capacity)
+app.command()(hold)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,196 @@
+"""``python -m loadtest capacity`` and ``hold``: how many live streams a server carries.
+
+Both print levels as they go on stderr, a sentence at the end on stdout, and write one JSON document
+(`loadtest/result.py`). What needs gevent is imported inside: other commands live without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from loadtest.measure import Measurement
+    from loadtest.result import CapacityResult
+    from loadtest.search import Found
+
+SHORT_HOLD_S = 10.0
+EXIT_CODES = "Exit codes: 0 pass, 1 fail, 2 usage or no server, 3 invalid (the generator was late)."
+
+_Url = Annotated[
+    str | None, typer.Option(help="Server, host:port. Default: start one on REPOSITORY.")
+]
+_Repository = Annotated[Path, typer.Option(help="Exported models, if there is no --url.")]
+_MetricsUrl = Annotated[
+    str | None, typer.Option(help="Triton's metrics. Default: port 8002 of the server's host.")
+]
+_HoldS = Annotated[float, typer.Option(min=1, help="Length of the hold that counts, in seconds.")]
+_P99Ms = Annotated[
+    float | None, typer.Option(min=1, help="Allowed p99 chunk latency. Default: one chunk.")
+]
+_Processes = Annotated[int, typer.Option(min=0, help="Processes that speak, on this machine.")]
+_Workers = Annotated[
+    int, typer.Option(min=0, help="More, on other machines: wait for so many Locust workers.")
+]
+_MasterPort = Annotated[int | None, typer.Option(help="Port where those workers report.")]
+_Speech = Annotated[Path | None, typer.Option(help="Folder with other recordings to speak.")]
+_Output = Annotated[Path, typer.Option(help="Where the result goes.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+_console = Console(stderr=True)
+
+
+def capacity(
+    url: _Url = None,
+    repository: _Repository = Path("model_repository"),
+    metrics_url: _MetricsUrl = None,
+    max_streams: Annotated[
+        int | None, typer.Option(min=1, help="Try no more. Default: what the server takes.")
+    ] = None,
+    hold_s: _HoldS = 60.0,
+    p99_ms: _P99Ms = None,
+    processes: _Processes = 1,
+    workers: _Workers = 0,
+    master_port: _MasterPort = None,
+    speech: _Speech = None,
+    output: _Output = Path("build/capacity.json"),
+    as_json: _Json = False,
+) -> None:
+    """Find the largest count of live streams that the server carries, and hold it."""
+    with _measurement(
+        url, repository, metrics_url, p99_ms, processes, workers, master_port, speech
+    ) as measurement:
+        from loadtest.search import search
+
+        limit = min(max_streams or sys.maxsize, measurement.info.max_streams)
+        found = search(
+            lambda streams, final: measurement.hold(
+                streams, hold_s if final else min(SHORT_HOLD_S, hold_s), final
+            ),
+            limit,
+        )
+        result = measurement.result(found, "capacity", hold_s, _limit(found, limit))
+    _finish(result, output, as_json)
+
+
+def hold(
+    streams: Annotated[int, typer.Option(min=1, help="Live streams to hold.")],
+    url: _Url = None,
+    repository: _Repository = Path("model_repository"),
+    metrics_url: _MetricsUrl = None,
+    hold_s: _HoldS = 60.0,
+    p99_ms: _P99Ms = None,
+    processes: _Processes = 1,
+    workers: _Workers = 0,
+    master_port: _MasterPort = None,
+    speech: _Speech = None,
+    output: _Output = Path("build/level.json"),
+    as_json: _Json = False,
+) -> None:
+    """Hold one count of live streams; the exit code says whether the server carries it."""
+    with _measurement(
+        url, repository, metrics_url, p99_ms, processes, workers, master_port, speech
+    ) as measurement:
+        from loadtest.report_line import verdict_of
+        from loadtest.search import Found
+
+        level = measurement.hold(streams, hold_s, True)
+        passes = verdict_of(level) == "pass"
+        found = Found(streams if passes else 0, None if passes else level, [level])
+        limit = "; ".join(level.reasons) or f"not more than {streams} streams were tried"
+        result = measurement.result(found, "level", hold_s, limit)
+    _finish(result, output, as_json)
+
+
+capacity.__doc__ = f"{capacity.__doc__}\n\n{EXIT_CODES}"
+hold.__doc__ = f"{hold.__doc__}\n\n{EXIT_CODES}"
+
+
+@contextmanager
+def _measurement(
+    url: str | None,
+    repository: Path,
+    metrics_url: str | None,
+    p99_ms: float | None,
+    processes: int,
+    workers: int,
+    master_port: int | None,
+    speech: Path | None,
+) -> Generator[Measurement]:
+    import loadtest.gevent_first  # isort: skip  # noqa: F401
+    import earshot
+
+    from loadtest.crowd import CrowdFailed
+    from loadtest.measure import Setup, Unsuitable, measuring
+    from loadtest.server_process import ServerEnded, serving
+    from loadtest.speech import RECORDINGS
+
+    def measure(url: str, metrics_url: str, repository: Path | None) -> object:
+        setup = Setup(
+            url,
+            metrics_url,
+            repository,
+            processes,
+            workers,
+            master_port,
+            speech or RECORDINGS,
+            p99_ms,
+        )
+        return measuring(setup, _console)
+
+    try:
+        if url is None:
+            with (
+                serving(repository) as server,
+                measure(server.url, server.metrics_url, repository) as measurement,
+            ):
+                yield measurement
+        else:
+            with measure(url, metrics_url or _metrics_of(url), None) as measurement:
+                yield measurement
+    except (earshot.EarshotError, CrowdFailed, ServerEnded, Unsuitable, OSError, ValueError) as e:
+        _console.print(f"error: {e}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from None
+
+
+def _metrics_of(url: str) -> str:
+    host = url.rpartition("://")[2].rpartition(":")[0] or url
+    return f"http://{host}:8002/metrics"
+
+
+def _limit(found: Found, limit: int) -> str:
+    if found.wall is None:
+        return f"not more than {limit} streams were tried"
+    return f"at {found.wall.streams} streams: {'; '.join(found.wall.reasons)}"
+
+
+def _finish(result: CapacityResult, output: Path, as_json: bool) -> None:
+    from loadtest.report_line import exit_code
+
+    result.write(output)
+    print(output.read_text() if as_json else _sentence(result, output))
+    raise typer.Exit(exit_code(result.verdict))
+
+
+def _sentence(result: CapacityResult, output: Path) -> str:
+    if result.verdict == "invalid":
+        answer = f"INVALID: {result.streams} live streams pass, and the generator was the limit"
+    elif result.streams:
+        answer = f"{result.streams} live streams{_per(result)}"
+    else:
+        answer = "FAIL: not carried"
+    return f"{answer}, held for {result.rule.hold_s:.0f} s ({result.limit}); {output}"
+
+
+def _per(result: CapacityResult) -> str:
+    if result.streams_per_gpu is not None:
+        return f", {result.streams_per_gpu:.0f} per GPU"
+    if result.streams_per_core is not None:
+        return f", {result.streams_per_core:.0f} per core"
+    return ""

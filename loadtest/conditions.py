@@ -1,0 +1,112 @@
+"""What the figures of a run hold for: model, machine, versions, command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from earshot import ServerInfo
+
+from loadtest.result import Conditions
+from loadtest.speech import SAMPLE_RATE_HZ, Recording
+
+
+def conditions(
+    info: ServerInfo,
+    repository: Path | None,
+    speech: Path,
+    recordings: list[Recording],
+    gpus: int,
+    processes: int,
+) -> Conditions:
+    """Conditions of a run against the server behind ``info``.
+
+    Args:
+        repository: what it serves, where that is known.
+        gpus: how many GPUs it reports.
+    """
+    local = is_local(info.url)
+    seconds = sum(len(recording.samples) for recording in recordings) / SAMPLE_RATE_HZ
+    return Conditions(
+        checkpoint=info.model,
+        runtime=info.runtime,
+        precision=info.precision,
+        chunk_ms=info.chunk_ms,
+        parameters=_parameters(repository),
+        cpu_model=cpu_model() if local else "unknown",
+        cpu_cores=usable_cores() if local else 0,
+        gpu_model=_gpu_model() if local and gpus else None,
+        gpu_count=gpus,
+        server_location="same machine" if local else "remote",
+        generator_processes=processes,
+        versions=_versions(info, local),
+        speech=f"{speech.name} ({len(recordings)} files, {seconds:.0f} s)",
+        command=shlex.join(["python", "-m", "loadtest", *sys.argv[1:]]),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+    )
+
+
+def is_local(url: str) -> bool:
+    """Whether the server at ``url`` is on this machine."""
+    host = url.rpartition(":")[0].strip("[]")
+    with contextlib.suppress(OSError), socket.socket() as probe:
+        # Only an address of this machine can be bound.
+        probe.bind((socket.gethostbyname(host), 0))
+        return True
+    return False
+
+
+def usable_cores() -> int:
+    """Cores that processes of this machine may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def cpu_model() -> str:
+    """As the kernel names it; the architecture where it does not."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _gpu_model() -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        names = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return ", ".join(sorted(set(names.stdout.splitlines()))) or None
+    return None
+
+
+def _parameters(repository: Path | None) -> int | None:
+    if repository is None:
+        return None
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        manifest: Any = json.loads(
+            (repository / "asr_streaming" / "1" / "manifest.json").read_text()
+        )
+        return int(manifest["checkpoint"]["parameters"])
+    return None
+
+
+def _versions(info: ServerInfo, local: bool) -> dict[str, str]:
+    server, _, server_version = info.server.partition(" ")
+    versions = {server: server_version, "python": platform.python_version()}
+    # What is installed here tells nothing of a server elsewhere.
+    packages = {"earshot": "earshot-client", "locust": "locust"}
+    if local and info.runtime == "onnxruntime":
+        packages["onnxruntime"] = "onnxruntime"
+    for name, package in packages.items():
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(package)
+    return versions

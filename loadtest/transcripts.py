@@ -1,0 +1,109 @@
+"""What the streams under load were told, compared with what one quiet stream was told.
+
+A server that mixes up its streams answers in time, too. Every stream that ends is compared, token
+for token and in its text, over the chunks it has spoken; a script spoken to its end is compared to
+the end, and scored against what was said.
+
+In float32 the text of a stream must not depend on its neighbours. With a lower precision it may a
+little (int8 activations share their scale over a batch): there a stream counts as different only
+when more than a quarter of its tokens are, as when it has got another stream's text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jiwer
+from earshot import Client
+from rapidfuzz.distance import Levenshtein
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from loadtest.samples import Spoken
+from loadtest.speech import SAMPLE_RATE_HZ, Script
+
+ALLOWED_CHANGE = {"fp32": 0.0}
+ALLOWED_CHANGE_ELSE = 0.25
+"""Share of a stream's tokens that may differ from the quiet stream's, by precision."""
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """What one stream alone is told for a script, after each of its chunks, then at its end."""
+
+    tokens: list[tuple[int, ...]]
+    texts: list[str]
+
+    def after(self, spoken: Spoken) -> tuple[tuple[int, ...], str]:
+        """Tokens and text of the part that ``spoken`` has spoken."""
+        last = len(self.tokens) if spoken.complete else spoken.chunks
+        told = tuple(token for tokens in self.tokens[:last] for token in tokens)
+        return told, "".join(self.texts[:last])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All streams of a level against the quiet ones."""
+
+    compared: int
+    different: int
+    changed: int
+    """Streams with any change at all, also one that the precision allows."""
+    example: str
+    wer: float | None
+
+
+class Comparer:
+    """Holds the quiet transcripts of one server."""
+
+    def __init__(self, scripts: Sequence[Script], quiet: Sequence[Quiet], precision: str) -> None:
+        self._scripts = scripts
+        self._quiet = quiet
+        self._allowed = ALLOWED_CHANGE.get(precision, ALLOWED_CHANGE_ELSE)
+
+    def compare(self, spoken: Sequence[Spoken]) -> Comparison:
+        """Compare every stream of ``spoken``."""
+        different, changed, example = 0, 0, ""
+        for stream in spoken:
+            tokens, text = self._quiet[stream.script].after(stream)
+            if tokens == stream.tokens and text == stream.text:
+                continue
+            changed += 1
+            change = Levenshtein.normalized_distance(tokens, stream.tokens)
+            if change > self._allowed or tokens == stream.tokens:
+                different += 1
+                example = f"{stream.text!r} instead of {text!r}"
+        return Comparison(len(spoken), different, changed, example, self._wer(spoken))
+
+    def _wer(self, spoken: Sequence[Spoken]) -> float | None:
+        normalize = EnglishTextNormalizer()
+        heard = Counter((stream.script, stream.text) for stream in spoken if stream.complete)
+        errors = words = 0
+        for (script, text), count in heard.items():
+            said = self._scripts[script].said
+            if said is None:
+                continue
+            scored = jiwer.process_words(normalize(said), normalize(text))
+            wrong = scored.substitutions + scored.deletions + scored.insertions
+            errors += count * wrong
+            words += count * (scored.hits + scored.substitutions + scored.deletions)
+        return errors / words if words else None
+
+
+def hear_quietly(
+    client: Client, scripts: Sequence[Script], progress: Callable[[int], None]
+) -> list[Quiet]:
+    """Speak each script on a stream of its own, one after the other, as fast as it is answered.
+
+    Args:
+        progress: is told how many scripts have been heard.
+    """
+    quiet: list[Quiet] = []
+    for number, script in enumerate(scripts):
+        with client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
+            results = [*stream.send(script.samples), *stream.end()]
+        tokens = [tuple(token.id for token in result.tokens) for result in results]
+        quiet.append(Quiet(tokens, [result.text for result in results]))
+        progress(number + 1)
+    return quiet
