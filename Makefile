@@ -10,6 +10,10 @@ REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
 SPEECH ?= ../shared/speech
 
+PYTHON312 ?= $(shell python3.12 -c 'import sys; print(sys.base_prefix)' 2>/dev/null)
+GPU_PYTHON ?= $(BIN)/python
+GPU_REPORT ?=
+
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -17,7 +21,7 @@ KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/asr_streaming/1/manifest.json
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help env demo export serve test test-all parity overhead demo-model lint types clean FORCE
+.PHONY: help env demo export serve test test-all parity overhead gpu-bundle gpu-report demo-model lint types clean FORCE
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
@@ -69,6 +73,12 @@ demo-model: $(READY) ## Train the demo model from recordings (hours; may be stop
 
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
 	$(BIN)/python -m loadtest.overhead --repository $(REPOSITORY)
+
+gpu-bundle: $(READY) ## Pack what a GPU machine without network lacks (PYTHON312=prefix)
+	$(BIN)/python -m loadtest.gpu_bundle --python $(PYTHON312)
+
+gpu-report: ## On a GPU machine: tokens, engine times, capacity; call again to go on
+	$(GPU_PYTHON) -m loadtest gpu-report $(GPU_REPORT)
 
 lint: $(READY) ## ruff: format and rules
 	$(BIN)/ruff format --check .

@@ -43,7 +43,7 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
     serving = spec.serving
     instances = serving.encoder_instances if stage.name in ("encoder", RECOGNIZER) else 1
     parameters = {
-        "max_streams": str(serving.max_streams),
+        "max_streams": str(_slots(spec.runtime, serving.max_streams, instances)),
         "state_rows": ", ".join(str(state.rows) for state in stage.states),
         "intra_op_threads": str(_THREADS),
     }
@@ -73,6 +73,15 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
             _parameters(parameters),
         ]
     )
+
+
+def _slots(runtime: str, max_streams: int, instances: int) -> int:
+    """Slots of one instance. Triton gives each new stream to the instance with the fewest.
+
+    A pool in host memory costs nothing until it is used, so there each instance could take all; one
+    on a GPU is allocated as a whole.
+    """
+    return -(-max_streams // instances) if runtime == "torch" else max_streams
 
 
 def _tensorrt(stage: StageSpec, serving: Serving) -> str:

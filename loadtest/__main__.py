@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from loadtest.capacity import capacity, hold
+from loadtest.gpu_report import gpu_report
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -13,6 +14,7 @@ app = typer.Typer(
 )
 app.command()(capacity)
 app.command()(hold)
+app.command()(gpu_report)
 
 if __name__ == "__main__":
     app()

@@ -11,8 +11,10 @@ from .repository import BUNDLED_BACKENDS, Repository
 
 EXIT_TIMEOUT_S = 10
 
-# Room for the batches of one stage. The shared memory region grows while it serves otherwise.
-_SHM_BYTES = 16 * 2**20
+# Room for the batches of one stage: one that runs and one that forms. The shared memory region
+# grows while it serves otherwise.
+_SHM_BATCHES = 2
+_LEAST_SHM_BYTES = 16 * 2**20
 
 # Each stage runs in a process of its own: a pool of BLAS or OpenMP threads in each would fight
 # over the cores. ONNX Runtime's threads are set per model and do not read these.
@@ -54,7 +56,7 @@ def triton_command(
         "--strict-readiness=true",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         *_transport_flags(repository, endpoints),
-        *_shared_memory_flags(shm_prefix),
+        *_shared_memory_flags(repository, shm_prefix),
     ]
 
 
@@ -77,13 +79,14 @@ def _transport_flags(repository: Repository, endpoints: Endpoints) -> list[str]:
     ]
 
 
-def _shared_memory_flags(prefix: str) -> list[str]:
+def _shared_memory_flags(repository: Repository, prefix: str) -> list[str]:
+    size = max(_LEAST_SHM_BYTES, _SHM_BATCHES * repository.batch_bytes)
     return [
         f"--backend-config={backend},{setting}"
         for backend in ("python", *BUNDLED_BACKENDS)
         for setting in (
             f"shm-region-prefix-name={prefix}",
-            f"shm-default-byte-size={_SHM_BYTES}",
+            f"shm-default-byte-size={size}",
         )
     ]
 

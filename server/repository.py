@@ -5,6 +5,7 @@ Triton reports a missing file from deep inside a load; here the message can say 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ class Repository:
     path: Path
     models: tuple[str, ...]
     max_streams: int
+    batch_bytes: int
+    """Tensors of the largest batch of any model, in and out."""
     runtime: str
     """Name of the configs in `configs/` that are served."""
 
@@ -54,7 +57,9 @@ def read_repository(path: Path, runtime: str | None = None) -> Repository:
     configs = {folder.name: _read_config(folder, runtime) for folder in folders}
     for folder in folders:
         _check_model(folder, configs[folder.name], runtime)
-    return Repository(path.resolve(), tuple(configs), _max_streams(configs), runtime)
+    return Repository(
+        path.resolve(), tuple(configs), _max_streams(configs), _batch_bytes(configs), runtime
+    )
 
 
 def _exported_runtime(path: Path) -> str:
@@ -110,6 +115,15 @@ def _max_streams(configs: Mapping[str, Any]) -> int:
         if "max_streams" in config.parameters
     ]
     return min(limits, default=0)
+
+
+def _batch_bytes(configs: Mapping[str, Any]) -> int:
+    """As if every element took four bytes: those that take more are small tensors."""
+    return max(
+        max(1, config.max_batch_size)
+        * sum(4 * abs(math.prod(tensor.dims)) for tensor in (*config.input, *config.output))
+        for config in configs.values()
+    )
 
 
 def _streams_per_instance(model: str, text: str) -> int:

@@ -63,6 +63,7 @@ class TorchEngine:
 
     def __init__(self, program: Program, spec: StageSpec, device: torch.device) -> None:
         streams = spec.sequence.max_streams
+        self.device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         self._program = program
         self._sizes = batch_sizes(spec.max_batch)
         self._scratch = streams
