@@ -6,9 +6,17 @@ PYTHON ?= python3
 CHECKPOINT ?= checkpoints/demo
 CHUNK_MS ?= 560
 PRECISION ?= fp32
+MODE ?=
 REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
+MODEL_CONTROL ?=
+NAME ?=
 SPEECH ?= ../shared/speech
+RECORDINGS ?= recordings
+# On a GPU machine (deploy/README.md). Both containers are of this tag: a plan loads in no other.
+NVIDIA_TAG ?= 26.11-py3
+GPU_PRECISION ?= fp16
+MAX_STREAMS ?= 1024
 
 PYTHON312 ?= $(shell python3.12 -c 'import sys; print(sys.base_prefix)' 2>/dev/null)
 GPU_PYTHON ?= $(BIN)/python
@@ -18,17 +26,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KNOBS := $(REPOSITORY)/.knobs
-EXPORTED := $(REPOSITORY)/asr_streaming/1/manifest.json
+EXPORTED := $(REPOSITORY)/.exported
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: help env demo export serve test test-all parity overhead gpu-bundle gpu-report demo-model lint types clean FORCE
+# Engines of other knobs are other engines.
+GPU_MODELS := $(notdir $(CHECKPOINT))-$(CHUNK_MS)ms-$(GPU_PRECISION)-$(MAX_STREAMS)
+COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) CHUNK_MS=$(CHUNK_MS) \
+  GPU_PRECISION=$(GPU_PRECISION) MAX_STREAMS=$(MAX_STREAMS) GRPC_PORT=$(GRPC_PORT) \
+  GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
+
+.PHONY: help env demo export serve live test test-all parity overhead baseline demo-model lint types \
+  clean FORCE
+.PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT CHUNK_MS PRECISION REPOSITORY GRPC_PORT PYTHON SPEECH"
+	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT MODEL_CONTROL"
+	@echo "  NAME PYTHON SPEECH RECORDINGS; on a GPU machine also: GPU_PRECISION MAX_STREAMS NVIDIA_TAG"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -37,7 +54,7 @@ $(READY): pyproject.toml constraints.txt client/pyproject.toml
 	  f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "setting up $(VENV) (about 1.5 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable '.[export,server,loadtest,demo-model,dev]' --editable ./client
+	@$(PIP) --editable '.[export,server,loadtest,baseline,demo-model,dev]' --editable ./client
 	@touch $@
 
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core
@@ -45,19 +62,30 @@ demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, coun
 
 export: $(READY) ## Export CHECKPOINT into REPOSITORY, proved equal to the original
 	$(BIN)/python -m export $(CHECKPOINT) --chunk-ms $(CHUNK_MS) --precision $(PRECISION) \
-	  --repository $(REPOSITORY)
+	  $(if $(MODE),--mode $(MODE)) --repository $(REPOSITORY)
+	@touch $(EXPORTED)
 
-# Another checkpoint, chunk or precision than last time is another export.
+# Another checkpoint, mode, chunk or precision than last time is another export.
 $(KNOBS): FORCE
 	@mkdir -p $(@D)
-	@echo "$(CHECKPOINT) $(CHUNK_MS) $(PRECISION)" | cmp -s - $@ || \
-	  echo "$(CHECKPOINT) $(CHUNK_MS) $(PRECISION)" >$@
+	@echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION)" | cmp -s - $@ || \
+	  echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION)" >$@
 
-$(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/stages/*.py) | $(READY)
+$(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/offline/*.py export/stages/*.py export/stages/offline/*.py) | $(READY)
 	@$(MAKE) --no-print-directory export
 
 serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctrl-C
-	$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port $(GRPC_PORT)
+	$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port $(GRPC_PORT) \
+	  $(if $(MODEL_CONTROL),--model-control)
+
+live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY and load it, timed
+	@test -n "$(NAME)" || { echo "make live NAME=clinic_v2 CHECKPOINT=... REPOSITORY=..." >&2; exit 2; }
+	@began=$$(date +%s) && \
+	$(BIN)/python -m export $(CHECKPOINT) --name $(NAME) --chunk-ms $(CHUNK_MS) \
+	  --precision $(PRECISION) $(if $(MODE),--mode $(MODE)) --repository $(REPOSITORY) && \
+	$(BIN)/earshot models load $(NAME) --url localhost:$(GRPC_PORT) && \
+	$(BIN)/earshot transcribe --model $(NAME) --url localhost:$(GRPC_PORT) recordings/jfk/jfk.flac && \
+	echo "$$(( $$(date +%s) - began )) s from the checkpoint to the first transcript"
 
 test: $(READY) ## Unit tests, and tests against a real Triton
 	$(BIN)/python -m pytest
@@ -74,6 +102,27 @@ demo-model: $(READY) ## Train the demo model from recordings (hours; may be stop
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
 	$(BIN)/python -m loadtest.overhead --repository $(REPOSITORY)
 
+baseline: $(READY) $(EXPORTED) ## WER and streams per core beside PocketSphinx on RECORDINGS (SETS, URL, OUTPUT)
+	$(BIN)/python -m loadtest baseline --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) \
+	  --repository $(REPOSITORY) $(if $(URL),--url $(URL)) $(if $(OUTPUT),--output $(OUTPUT))
+
+gpu-build: ## GPU machine: the two images, TensorRT and Triton of NVIDIA_TAG
+	$(COMPOSE) build
+
+gpu-up: gpu-build ## GPU machine: build the engines of CHECKPOINT if there are none, serve them
+	@$(COMPOSE) run --rm --entrypoint test engines -f /models/$(GPU_MODELS)/asr_streaming/1/manifest.json \
+	  || $(COMPOSE) run --rm engines
+	$(COMPOSE) up --detach --wait triton
+
+gpu-verify: ## GPU machine: engines against ONNX, stage by stage, and against transformers
+	$(COMPOSE) run --rm engines export.tensorrt.verify $(CHECKPOINT) --repository /models/$(GPU_MODELS)
+
+gpu-capacity: $(READY) ## GPU machine: how many live streams `make gpu-up` carries
+	$(BIN)/python -m loadtest capacity --url 127.0.0.1:$(GRPC_PORT)
+
+gpu-down: ## GPU machine: stop serving; the engines stay
+	$(COMPOSE) down
+
 gpu-bundle: $(READY) ## Pack what a GPU machine without network lacks (PYTHON312=prefix)
 	$(BIN)/python -m loadtest.gpu_bundle --python $(PYTHON312)
 
@@ -88,4 +137,4 @@ types: $(READY) ## pyright, strict
 	$(BIN)/pyright
 
 clean: ## Remove what was exported; the environment stays
-	rm -rf $(REPOSITORY)/*/1 $(KNOBS)
+	rm -rf $(REPOSITORY)/*/1 $(KNOBS) $(EXPORTED)

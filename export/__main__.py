@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from export.audio import SUPPORTED_CHUNK_MS
-from export.errors import ExportError, ParityFailed
-from export.spec import Serving
+from export.errors import ExportError, GateFailed, UnsupportedOption
+from export.spec import Serving, check_name, served_name
+
+if TYPE_CHECKING:
+    from export.parity import Parity
 
 _console = Console(stderr=True)
 
@@ -21,6 +24,7 @@ class Runtime(StrEnum):
     """What executes the exported graphs."""
 
     onnxruntime = "onnxruntime"
+    tensorrt = "tensorrt"
     torch = "torch"
 
 
@@ -31,28 +35,50 @@ class Layout(StrEnum):
     fused = "fused"
 
 
+class Mode(StrEnum):
+    """Which ensembles are exported."""
+
+    streaming = "streaming"
+    offline = "offline"
+    both = "both"
+
+
 class Precision(StrEnum):
-    """Arithmetic: int8 of the encoder alone, 16 bits of all matrices but the log-mel ones."""
+    """Arithmetic; int8 is for onnxruntime, half for tensorrt and torch, fp8 for tensorrt."""
 
     fp32 = "fp32"
     fp16 = "fp16"
     bf16 = "bf16"
+    fp8 = "fp8"
     int8 = "int8"
 
 
-_DEFAULT_INSTANCES = {Runtime.onnxruntime: Serving.encoder_instances, Runtime.torch: 1}
+_PRECISIONS = {
+    Runtime.onnxruntime: (Precision.fp32, Precision.int8),
+    Runtime.tensorrt: (Precision.fp32, Precision.fp16, Precision.bf16, Precision.fp8),
+    Runtime.torch: (Precision.fp32, Precision.fp16, Precision.bf16),
+}
 
 
 def main(
     checkpoint: Annotated[
         str, typer.Argument(help="Local folder in transformers format, or a hub id.")
     ],
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            help="streaming: chunk by chunk (asr_streaming); offline: whole utterances "
+            "(asr_offline); both: twice the time, disk and memory. By default streaming where the "
+            "architecture can, else offline."
+        ),
+    ] = None,
     chunk_ms: Annotated[
         int,
         typer.Option(help=f"Audio per step: {', '.join(map(str, SUPPORTED_CHUNK_MS))}."),
     ] = 560,
     runtime: Annotated[
-        Runtime, typer.Option(help="onnxruntime for CPUs, torch for GPUs (runs on CPUs too).")
+        Runtime,
+        typer.Option(help="onnxruntime for CPUs, tensorrt for GPUs, torch for GPUs without it."),
     ] = Runtime.onnxruntime,
     layout: Annotated[
         Layout, typer.Option(help="One model per stage, or one for all: fewer hops per chunk.")
@@ -60,13 +86,21 @@ def main(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="int8 (onnxruntime) is faster on CPUs, fp16 and bf16 (torch) on GPUs; they may "
-            "change a few tokens."
+            help="onnxruntime: fp32, or int8 (faster on CPUs; may change a few tokens, depending "
+            "on the batch). tensorrt: fp32, fp16, bf16, or fp8 (needs nvidia-modelopt). torch: "
+            "fp32, fp16, bf16."
         ),
     ] = Precision.fp32,
     repository: Annotated[Path, typer.Option(help="Model repository to install into.")] = Path(
         "model_repository"
     ),
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name among several recognizers of one repository, such as clinic_v2: clients "
+            "choose it with --model. Without one, this is the repository's default."
+        ),
+    ] = "",
     max_streams: Annotated[
         int, typer.Option(min=1, help="Live streams that the server accepts.")
     ] = Serving.max_streams,
@@ -81,7 +115,7 @@ def main(
         int, typer.Option(min=1, help="Streams in one batch, at most.")
     ] = Serving.max_batch_size,
 ) -> None:
-    """Export a streaming recognizer to ONNX and Triton configs, proved equal to the original.
+    """Export a recognizer to ONNX and Triton configs, proved equal to the original.
 
     The stages are compared with transformers on the recordings of this repository before anything
     is installed; if they differ, the old model repository stays as it was.
@@ -89,18 +123,35 @@ def main(
     serving = Serving(
         max_streams=max_streams,
         max_batch_size=max_batch_size,
-        encoder_instances=encoder_instances or _DEFAULT_INSTANCES[runtime],
+        encoder_instances=encoder_instances or (1 if runtime is Runtime.torch else 2),
     )
     try:
+        _require_precision(runtime, precision)
         _export(
-            checkpoint, chunk_ms, runtime.value, precision.value, repository, serving, layout.value
+            checkpoint,
+            mode,
+            chunk_ms,
+            runtime.value,
+            precision.value,
+            repository,
+            serving,
+            name,
+            layout.value,
         )
-    except ParityFailed as error:
-        _complain(f"parity failed: {error}")
+    except GateFailed as error:
+        _complain(f"nothing was installed: {error}")
         sys.exit(1)
     except ExportError as error:
         _complain(f"error: {error}")
         sys.exit(2)
+
+
+def _require_precision(runtime: Runtime, precision: Precision) -> None:
+    if precision not in _PRECISIONS[runtime]:
+        raise UnsupportedOption(
+            f"--runtime {runtime} does not compute in {precision}; choose --precision "
+            f"{', '.join(_PRECISIONS[runtime])}"
+        )
 
 
 def _complain(message: str) -> None:
@@ -108,38 +159,69 @@ def _complain(message: str) -> None:
 
 
 def _export(
-    name: str,
+    checkpoint: str,
+    mode: Mode | None,
     chunk_ms: int,
     runtime: str,
     precision: str,
     repository: Path,
     serving: Serving,
+    name: str,
     layout: str,
 ) -> None:
     # Torch and transformers take seconds to load; --help and bad options should not wait for them.
     from export.audio import frames_per_chunk
     from export.checkpoint import load_checkpoint
+    from export.offline.export import export_offline
+    from export.offline.spec import OfflineServing
     from export.streaming import export_streaming
+    from export.tensorrt.road import export_tensorrt, tensorrt_here
 
+    check_name(name)
+    if runtime == "tensorrt" and layout != "stages":
+        raise UnsupportedOption("--layout fused is for onnxruntime and torch, not for tensorrt")
+    if runtime == "tensorrt":
+        tensorrt_here()
     frames_per_chunk(chunk_ms)
     with _console.status("loading the checkpoint") as status:
-        loaded = load_checkpoint(name)
+        loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
+        mode = mode or (Mode.streaming if loaded.streams else Mode.offline)
+        if runtime != "onnxruntime" and mode is not Mode.streaming:
+            raise UnsupportedOption(
+                f"--runtime {runtime} is for live streams only: add --mode streaming"
+            )
 
         def report(step: str) -> None:
             status.update(step)
             _console.print(f"  {step}")
 
-        parity = export_streaming(
-            loaded, chunk_ms, runtime, precision, repository, serving, report, layout
-        )
-    assert parity is not None
+        if mode is not Mode.offline:
+            if runtime == "tensorrt":
+                parity = export_tensorrt(
+                    loaded, chunk_ms, runtime, precision, repository, serving, report, name
+                )
+            else:
+                parity = export_streaming(
+                    loaded, chunk_ms, runtime, precision, repository, serving, report, name, layout
+                )
+            assert parity is not None
+            ensemble = served_name(name, "asr_streaming")
+            _say(parity, repository, f"{ensemble} ({chunk_ms} ms chunks, {precision})")
+        if mode is not Mode.streaming:
+            offline = OfflineServing(encoder_instances=serving.encoder_instances)
+            parity = export_offline(loaded, runtime, precision, repository, offline, report, name)
+            ensemble = served_name(name, "asr_offline")
+            _say(parity, repository, f"{ensemble} (whole utterances, {precision})")
+
+
+def _say(parity: Parity, repository: Path, what: str) -> None:
     _console.print(
         f"  {parity.audio_seconds:.0f} s of speech, {parity.reference_tokens} reference tokens: "
         f"{parity.chain_token_difference:.2%} differ, {parity.alone_token_difference:.2%} if each "
         "stream runs alone"
     )
-    _console.print(f"[green]installed[/green] in {repository} ({chunk_ms} ms chunks, {precision})")
+    _console.print(f"[green]installed[/green] {what} in {repository}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -16,20 +16,6 @@ from export.onnx_file import state_suffixes
 from export.spec import StageSpec, StreamingSpec
 
 Arrays = list[NDArray[Any]]
-
-
-class ExportedStage(Protocol):
-    """An exported model, and the state of its streams."""
-
-    spec: StageSpec
-
-    def reset(self) -> None:
-        """All streams start again."""
-        ...
-
-    def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
-        """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
-        ...
 
 
 class OnnxStage:
@@ -46,13 +32,8 @@ class OnnxStage:
             np.zeros((streams, state.rows, state.width), dtype=np.float32) for state in spec.states
         ]
 
-    def reset(self) -> None:
-        """See ``ExportedStage.reset``."""
-        for pool in self.pools:
-            pool.fill(0)
-
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
-        """See ``ExportedStage.step``."""
+        """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
         feed = {
             tensor.name: values for tensor, values in zip(self.spec.inputs, inputs, strict=True)
         }
@@ -76,37 +57,51 @@ class StreamResult:
     token_frames: list[int] = field(default_factory=list)
 
 
+class RunningStage(Protocol):
+    """A stage of some runtime, and the state of its streams."""
+
+    def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
+        """See ``OnnxStage.step``."""
+        ...
+
+
+OpenStage = Callable[[Path, StageSpec, int], RunningStage]
+"""``(path of model.onnx, spec, streams)``: makes a stage ready to run."""
+
+
 class Chain:
     """The models with an engine, connected as in the ensemble.
 
     Args:
         folder: a model repository, with an engine in ``<model>/1`` for each of them.
         spec: what was exported there.
-        streams: how many streams run side by side, at most.
+        streams: how many streams run side by side.
+        open_stage: the runtime.
     """
 
-    def __init__(self, folder: Path, spec: StreamingSpec, streams: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: StreamingSpec,
+        streams: int,
+        open_stage: OpenStage = OnnxStage,
+    ) -> None:
         self.spec = spec
         self.stages = [
-            _open_stage(folder / stage.name / "1", stage, spec.runtime, streams)
+            open_stage(folder / stage.name / "1" / "model.onnx", stage, streams)
             for stage in spec.engines
         ]
-
-    def _start(self, streams: int) -> list[StreamResult]:
-        for stage in self.stages:
-            stage.reset()
-        return [StreamResult() for _ in range(streams)]
 
     def transcribe(self, utterances: Sequence[NDArray[np.float32]]) -> list[StreamResult]:
         """All utterances of samples [N] at once, one stream each.
 
         Mel and encoder frames are seen in the layout ``stages`` only.
         """
-        results = self._start(len(utterances))
+        results = [StreamResult() for _ in utterances]
         for values, slots in _batches(_chunked(utterances, self.spec.chunk_samples)):
-            for stage in self.stages:
+            for spec, stage in zip(self.spec.engines, self.stages, strict=True):
                 values = stage.step(values, slots)
-                kind = _SEEN.get(stage.spec.name)
+                kind = _SEEN.get(spec.role)
                 if kind is not None:
                     _collect_frames(results, slots, values, kind)
             _collect_tokens(results, slots, values)
@@ -117,7 +112,7 @@ class Chain:
     def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """The encoder alone, on valid mel frames [M, n_mels] of each utterance."""
         _, encoder, _ = self.stages
-        results = self._start(len(mels))
+        results = [StreamResult() for _ in mels]
         frames = SUBSAMPLING * self.spec.frames
         leads = [np.pad(mel, ((SUBSAMPLING - 1, 0), (0, 0))) for mel in mels]
         for inputs, slots in _batches([_pieces(lead, frames) for lead in leads]):
@@ -127,7 +122,7 @@ class Chain:
     def decode(self, encoded: Sequence[NDArray[np.float32]]) -> list[list[int]]:
         """The decoder alone, on valid encoder frames [E, D] of each utterance."""
         _, _, decoder = self.stages
-        results = self._start(len(encoded))
+        results = [StreamResult() for _ in encoded]
         for inputs, slots in _batches([_pieces(frames, self.spec.frames) for frames in encoded]):
             _collect_tokens(results, slots, decoder.step(inputs, slots))
         return [result.tokens for result in results]
@@ -135,14 +130,6 @@ class Chain:
 
 _SEEN = {"feature_extractor": "mel", "encoder": "encoded"}
 """Stages whose frames are collected, and where."""
-
-
-def _open_stage(folder: Path, stage: StageSpec, runtime: str, streams: int) -> ExportedStage:
-    if runtime == "torch":
-        from export.torch_stage import TorchStage
-
-        return TorchStage(folder, stage, streams)
-    return OnnxStage(folder / "model.onnx", stage, streams)
 
 
 Piece = tuple[NDArray[np.float32], int]

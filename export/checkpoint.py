@@ -1,4 +1,4 @@
-"""Load a streaming transducer checkpoint, from a local folder or a model hub."""
+"""Load a checkpoint, from a local folder or a model hub."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from safetensors import SafetensorError
 from export.audio import FFT_SAMPLES, FRAME_MS, HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from export.errors import UnsupportedCheckpoint, UnsupportedOption
 
-STREAMING_MODEL_TYPE = "nemotron_asr_streaming"
-SUPPORTED_ARCHITECTURES = {STREAMING_MODEL_TYPE: "NemotronAsrStreamingForRNNT"}
+STREAMING_ARCHITECTURES = {"nemotron_asr_streaming": "NemotronAsrStreamingForRNNT"}
+OFFLINE_ARCHITECTURES = {
+    "parakeet_ctc": "ParakeetForCTC",
+    "parakeet_rnnt": "ParakeetForRNNT",
+    "parakeet_tdt": "ParakeetForTDT",
+}
+SUPPORTED_ARCHITECTURES = STREAMING_ARCHITECTURES | OFFLINE_ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,9 @@ class Checkpoint:
     name: str
     """What the user called it: the folder's name or the hub id."""
     model: Any
-    """``transformers.NemotronAsrStreamingForRNNT``."""
+    """One of ``SUPPORTED_ARCHITECTURES`` of ``transformers``."""
     processor: Any
-    """``transformers.NemotronAsrStreamingProcessor``."""
+    """Its processor: feature extractor and tokenizer."""
     sha256: str
     """Hash of the weights as loaded: name, dtype and bytes of every tensor."""
 
@@ -36,6 +41,16 @@ class Checkpoint:
     def parameters(self) -> int:
         """Number of weights."""
         return sum(weight.numel() for weight in self.model.parameters())
+
+    @property
+    def architecture(self) -> str:
+        """Name of the model's class in ``transformers``."""
+        return type(self.model).__name__
+
+    @property
+    def streams(self) -> bool:
+        """Whether the model can hear chunk by chunk, not only whole utterances."""
+        return self.architecture in STREAMING_ARCHITECTURES.values()
 
     @property
     def supported_chunk_ms(self) -> list[int]:
@@ -49,6 +64,11 @@ class Checkpoint:
         Raises:
             UnsupportedOption: says which chunks it supports.
         """
+        if not self.streams:
+            raise UnsupportedOption(
+                f"{self.name} is a {self.architecture}: it hears whole utterances only "
+                "(--mode offline)"
+            )
         if chunk_ms not in self.supported_chunk_ms:
             supported = ", ".join(map(str, self.supported_chunk_ms))
             raise UnsupportedOption(
@@ -66,7 +86,7 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
     Raises:
         UnsupportedCheckpoint: missing, incomplete, or not a supported architecture.
     """
-    _require_architecture(name_or_path)
+    architecture = _require_architecture(name_or_path)
     import transformers
 
     transformers.logging.disable_progress_bar()
@@ -74,7 +94,7 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
     try:
         # Not "eager": transformers 5.23 then hands the encoder an additive mask where it expects a
         # boolean one, and attends to exactly the wrong keys.
-        loaded: Any = transformers.NemotronAsrStreamingForRNNT.from_pretrained(
+        loaded: Any = getattr(transformers, architecture).from_pretrained(
             name_or_path,
             dtype=torch.float32,
             attn_implementation="sdpa",
@@ -92,8 +112,8 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
     return Checkpoint(name, model, processor, _hash(model))
 
 
-def _require_architecture(name_or_path: str) -> None:
-    """Read the config alone, so that an unknown architecture is refused before any download."""
+def _require_architecture(name_or_path: str) -> str:
+    """The model's class, read off the config: an unknown one is refused before any download."""
     from transformers import PreTrainedConfig
 
     path = Path(name_or_path)
@@ -113,6 +133,7 @@ def _require_architecture(name_or_path: str) -> None:
         raise UnsupportedCheckpoint(
             f"{name_or_path} is of type {model_type!r}; supported architectures: {supported}"
         )
+    return SUPPORTED_ARCHITECTURES[model_type]
 
 
 def _require_all_weights(name: str, loading: Mapping[str, Any]) -> None:

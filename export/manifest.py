@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import asdict
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import onnx
 
 from export.checkpoint import Checkpoint
-from export.onnx_file import OPSET
+from export.offline.spec import OfflineSpec
 from export.parity import Parity
 from export.spec import CONTRACT_VERSION, StreamingSpec
 
@@ -19,31 +22,32 @@ _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 def write_manifest(
-    folder: Path, checkpoint: Checkpoint, spec: StreamingSpec, parity: Parity | None, seconds: float
+    folder: Path,
+    checkpoint: Checkpoint,
+    spec: StreamingSpec | OfflineSpec,
+    parity: Parity | None,
+    seconds: float,
+    runtime_facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``<ensemble>/1/manifest.json`` into a repository that is being built."""
-    manifest = {
+    """Write ``<ensemble>/1/manifest.json`` into a repository that is being built.
+
+    Args:
+        runtime_facts: what only this runtime has to tell, by its name.
+    """
+    manifest: dict[str, Any] = {
         "checkpoint": {
             "name": checkpoint.name,
-            "architecture": type(checkpoint.model).__name__,
+            "architecture": checkpoint.architecture,
             "parameters": checkpoint.parameters,
             "sha256": checkpoint.sha256,
         },
         "contract_version": CONTRACT_VERSION,
-        "chunk_ms": spec.chunk_ms,
         "runtime": spec.runtime,
         "precision": spec.precision,
-        "layout": spec.layout,
-        "opset": OPSET,
-        "dims": {
-            "frames_per_chunk": spec.frames,
-            "num_mel_bins": spec.num_mel_bins,
-            "encoded_size": spec.encoded_size,
-            "max_tokens": spec.max_tokens,
-            "state": {stage.name: asdict(stage.state) for stage in spec.stages if stage.state},
-        },
+        "opset": max(map(_opset, folder.glob("*/1/model.onnx")), default=None),
+        **spec.manifest,
         "files": {
-            str(path.relative_to(folder)): _sha256(path)
+            str(path.relative_to(folder)): file_sha256(path)
             for path in sorted(folder.glob("*/1/*"))
             # A large model keeps its weights in a file beside the graph.
         },
@@ -54,12 +58,18 @@ def write_manifest(
         },
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "export_seconds": round(seconds, 1),
+        **(runtime_facts or {}),
     }
     path = folder / spec.ensemble.name / "1" / "manifest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hash of a file, without reading it into memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opset(path: Path) -> int:
+    return onnx.load(path, load_external_data=False).opset_import[0].version

@@ -1,22 +1,29 @@
-"""Stages to ONNX files, in the pooled form that the bundled backend serves."""
+"""Stages to ONNX files: pooled for the bundled backend, flat for Triton's implicit state."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 
 from export.spec import StageSpec, TensorSpec
-from export.stages.state import PooledStages, Stage
+from export.stages.state import FlatStage, PooledStages, Stage
 
 OPSET = 20
-TORCH_DTYPES = {"FP32": torch.float32, "INT32": torch.int32}
+TORCH_DTYPES = {
+    "FP32": torch.float32,
+    "FP16": torch.float16,
+    "BF16": torch.bfloat16,
+    "INT32": torch.int32,
+}
+_BATCH = Dim("batch")
 
 
 def export_onnx(stages: Sequence[Stage], spec: StageSpec, path: Path) -> None:
@@ -26,37 +33,59 @@ def export_onnx(stages: Sequence[Stage], spec: StageSpec, path: Path) -> None:
     Graph outputs: the stage's own, ``UPDATE`` float32 [B, U, width], ``UPDATE_ROWS`` int64 [B, U].
     Several stages have a pool and an update each, named ``POOL_ENCODER`` and so on.
     """
-    batch = Dim("batch")
-    tensors = [example(tensor) for tensor in spec.inputs]
-    pools = [torch.zeros(3 * stage.layout.rows, stage.layout.width) for stage in stages]
-    free_rows = [{0: Dim(f"pool_rows_{index}")} for index in range(len(pools))]
     suffixes = state_suffixes(spec)
+    carried: dict[str, tuple[Tensor, Any]] = {
+        f"POOL{suffix}": (
+            torch.zeros(3 * stage.layout.rows, stage.layout.width),
+            Dim(f"pool_rows{suffix.lower()}"),
+        )
+        for stage, suffix in zip(stages, suffixes, strict=True)
+    }
+    carried["SLOTS"] = (torch.tensor([0, 2]), _BATCH)
     updates = [name + suffix for suffix in suffixes for name in ("UPDATE", "UPDATE_ROWS")]
-    slots = torch.tensor([0, 2])
-    shapes = [{0: batch} for _ in tensors]
+    _export(PooledStages(stages), spec, carried, updates, OPSET, path)
+
+
+def state_suffixes(spec: StageSpec) -> list[str]:
+    """What the names of a graph's state tensors end with, one for each of its states."""
+    return [f"_{member.role.upper()}" for member in spec.members] or [""]
+
+
+def export_flat_onnx(stage: Stage, spec: StageSpec, path: Path, opset: int) -> None:
+    """Write ``stage`` to ``path`` with its state as one tensor; the batch is the only free axis.
+
+    Graph inputs: the stage's own, ``STATE`` [B, rows * width]. Graph outputs: the stage's own,
+    ``NEXT_STATE`` like ``STATE``; its type is that of the layout.
+    """
+    state = torch.zeros(2, stage.layout.size, dtype=TORCH_DTYPES[stage.layout.dtype])
+    _export(FlatStage(stage), spec, {"STATE": (state, _BATCH)}, ["NEXT_STATE"], opset, path)
+
+
+def _export(
+    module: nn.Module,
+    spec: StageSpec,
+    carried: Mapping[str, tuple[Tensor, Any]],
+    updates: list[str],
+    opset: int,
+    path: Path,
+) -> None:
+    """``carried``: name of each state input -> an example and its free first axis."""
+    tensors = [example(tensor) for tensor in spec.inputs]
+    shapes = [*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in carried.values())]
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
-            PooledStages(stages).eval(),
-            (*tensors, *pools, slots),
+            module.eval(),
+            (*tensors, *(example for example, _ in carried.values())),
             dynamo=True,
-            opset_version=OPSET,
-            input_names=[
-                *(tensor.name for tensor in spec.inputs),
-                *("POOL" + suffix for suffix in suffixes),
-                "SLOTS",
-            ],
+            opset_version=opset,
+            input_names=[*(tensor.name for tensor in spec.inputs), *carried],
             output_names=[*(tensor.name for tensor in spec.outputs), *updates],
-            dynamic_shapes=((*shapes, *free_rows, {0: batch}),),
+            dynamic_shapes=(tuple(shapes),),
             verbose=False,
         )
     assert program is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     program.save(path)
-
-
-def state_suffixes(spec: StageSpec) -> list[str]:
-    """What the names of a graph's state tensors end with, one for each of its states."""
-    return [f"_{member.name.upper()}" for member in spec.members] or [""]
 
 
 def quantize_encoder(path: Path) -> None:

@@ -178,7 +178,7 @@ def main(
             repository,
             serving,
             report,
-            layout,
+            layout=layout,
             gate=False,
         )
         report(f"installed in {repository}")

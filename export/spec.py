@@ -7,7 +7,9 @@ ensemble's ``parameters``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from export.audio import (
     FRAME_MS,
@@ -17,6 +19,7 @@ from export.audio import (
     SUBSAMPLING,
     frames_per_chunk,
 )
+from export.errors import UnsupportedOption
 from export.stages.decoder import CONTEXT_TOKENS
 from export.stages.state import StateLayout
 
@@ -26,6 +29,28 @@ DETOKENIZER = "detokenizer"
 RECOGNIZER = "recognizer"
 LAYOUTS = ("stages", "fused")
 """One model for each stage, or the three in one: fewer processes for a chunk to go through."""
+
+_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+UNNAMED = "default"
+"""What the command line of the client calls the models that have no name."""
+
+
+def served_name(name: str, role: str) -> str:
+    """What Triton calls the model of ``role``; several recognizers differ in ``name``."""
+    return f"{name}_{role}" if name else role
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that Triton, a folder or the client could not tell from another.
+
+    Raises:
+        UnsupportedOption: it says which names there may be.
+    """
+    if name == UNNAMED or (name and not _NAME.fullmatch(name)):
+        raise UnsupportedOption(
+            f"--name must be lower-case letters and digits, joined by single underscores, and not "
+            f"'{UNNAMED}': got '{name}', try something like 'clinic_v2'"
+        )
 
 
 @dataclass(frozen=True)
@@ -45,11 +70,17 @@ class StageSpec:
     others, its ``members`` in a row.
     """
 
-    name: str
+    role: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     state: StateLayout | None = None
     members: tuple[StageSpec, ...] = ()
+    prefix: str = ""
+
+    @property
+    def name(self) -> str:
+        """What Triton calls it."""
+        return served_name(self.prefix, self.role)
 
     @property
     def states(self) -> tuple[StateLayout, ...]:
@@ -88,6 +119,8 @@ class StreamingSpec:
     precision: str
     layout: str = "stages"
     serving: Serving = field(default_factory=Serving)
+    name: str = ""
+    """Of this recognizer among others in one repository; a prefix of its models' names."""
 
     @property
     def frames(self) -> int:
@@ -150,13 +183,14 @@ class StreamingSpec:
     def stages(self) -> tuple[StageSpec, ...]:
         """The stages with an engine, in the order a chunk takes."""
         return (
-            StageSpec("feature_extractor", self.audio, self.mel, self.feature_state),
-            StageSpec("encoder", self.mel, self.encoded, self.encoder_state),
+            StageSpec("feature_extractor", self.audio, self.mel, self.feature_state, self.name),
+            StageSpec("encoder", self.mel, self.encoded, self.encoder_state, self.name),
             StageSpec(
                 "decoder",
                 self.encoded,
                 (*self.tokens, self.previous_tokens),
                 self.decoder_state,
+                self.name,
             ),
         )
 
@@ -164,7 +198,9 @@ class StreamingSpec:
     def recognizer(self) -> StageSpec:
         """The three stages as one model."""
         first, *_, last = self.stages
-        return StageSpec(RECOGNIZER, first.inputs, last.outputs, members=self.stages)
+        return StageSpec(
+            RECOGNIZER, first.inputs, last.outputs, members=self.stages, prefix=self.name
+        )
 
     @property
     def engines(self) -> tuple[StageSpec, ...]:
@@ -185,12 +221,14 @@ class StreamingSpec:
     def detokenizer(self) -> StageSpec:
         """Tokens to text; stateless."""
         tokens, _, _, count = self.tokens
-        return StageSpec(DETOKENIZER, (tokens, count, self.previous_tokens), self.text)
+        inputs = (tokens, count, self.previous_tokens)
+        return StageSpec(DETOKENIZER, inputs, self.text, prefix=self.name)
 
     @property
     def ensemble(self) -> StageSpec:
         """What a client sees."""
-        return StageSpec(ENSEMBLE, self.audio, (*self.text, *self.tokens))
+        outputs = (*self.text, *self.tokens)
+        return StageSpec(ENSEMBLE, self.audio, outputs, prefix=self.name)
 
     @property
     def client_parameters(self) -> dict[str, str]:
@@ -207,4 +245,19 @@ class StreamingSpec:
             "frame_ms": str(FRAME_MS),
             "max_streams": str(self.serving.max_streams),
             "sequence_idle_ms": str(self.serving.sequence_idle_ms),
+        }
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says of the model's sizes."""
+        return {
+            "chunk_ms": self.chunk_ms,
+            "layout": self.layout,
+            "dims": {
+                "frames_per_chunk": self.frames,
+                "num_mel_bins": self.num_mel_bins,
+                "encoded_size": self.encoded_size,
+                "max_tokens": self.max_tokens,
+                "state": {stage.name: asdict(stage.state) for stage in self.stages if stage.state},
+            },
         }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from export.audio import frames_per_chunk
+from export.chain import OnnxStage
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedOption
 from export.install import replacing
@@ -14,12 +15,14 @@ from export.manifest import write_manifest
 from export.onnx_file import export_onnx, quantize_encoder
 from export.parity import Parity, check_parity
 from export.recordings import load_recordings
-from export.spec import DETOKENIZER, Serving, StreamingSpec
+from export.spec import Serving, StreamingSpec, check_name
 from export.stages.decoder import Decoder
 from export.stages.encoder import Encoder
 from export.stages.feature_extractor import FeatureExtractor
 from export.stages.state import Stage
+from export.tensorrt.half import half_stages
 from export.torch_file import export_torch
+from export.torch_stage import TorchStage
 from export.triton_config import config_files
 
 PRECISIONS = {"onnxruntime": ("fp32", "int8"), "torch": ("fp32", "fp16", "bf16")}
@@ -43,6 +46,7 @@ def spec_of(
     runtime: str,
     precision: str,
     serving: Serving,
+    name: str = "",
     layout: str = "stages",
 ) -> StreamingSpec:
     """What the exported files will look like from outside."""
@@ -61,6 +65,7 @@ def spec_of(
         precision=precision,
         layout=layout,
         serving=serving,
+        name=name,
     )
 
 
@@ -72,6 +77,7 @@ def export_streaming(
     repository: Path,
     serving: Serving,
     report: Report,
+    name: str = "",
     layout: str = "stages",
     gate: bool = True,
 ) -> Parity | None:
@@ -79,29 +85,41 @@ def export_streaming(
 
     Args:
         report: is told the name of each step as it begins.
+        name: prefix of the models' names; other models of the repository stay as they are.
+        layout: one of ``export.spec.LAYOUTS``.
         gate: compare with transformers; without it the manifest says that nothing was compared.
 
     Raises:
-        UnsupportedOption: the checkpoint was not trained for this chunk, or the runtime has not
-            this precision.
+        UnsupportedOption: the checkpoint was not trained for this chunk, the name will not do, or
+            the runtime has not this precision.
         ParityFailed: the result differs from the original; the repository is untouched.
     """
     began = time.monotonic()
+    check_name(name)
     _require_precision(runtime, precision, layout)
     checkpoint.require_chunk(chunk_ms)
-    stages = build_stages(checkpoint, frames_per_chunk(chunk_ms))
-    spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving, layout)
+    stages = _stages_for(checkpoint, frames_per_chunk(chunk_ms), runtime, precision)
+    spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving, name, layout)
     with replacing(repository, spec.models, spec.obsolete_models) as folder:
         _write_engines(folder, stages, spec, report)
-        _write_configs(folder, spec)
-        _write_tokenizer(folder, checkpoint)
+        write_configs(folder, config_files(spec))
+        write_tokenizer(folder / spec.detokenizer.name, checkpoint)
         parity = None
         if gate:
             report("comparing with transformers on real speech")
             utterances = [recording.samples for recording in load_recordings()]
-            parity = check_parity(checkpoint, folder, spec, utterances)
+            open_stage = TorchStage if runtime == "torch" else OnnxStage
+            parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
         write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
+
+
+def _stages_for(
+    checkpoint: Checkpoint, frames: int, runtime: str, precision: str
+) -> tuple[Stage, Stage, Stage]:
+    if runtime == "torch":
+        return half_stages(checkpoint, frames, precision, Decoder)
+    return build_stages(checkpoint, frames)
 
 
 def _require_precision(runtime: str, precision: str, layout: str) -> None:
@@ -124,25 +142,27 @@ def _write_engines(
     for part, engine in zip(parts, spec.engines, strict=True):
         version = folder / engine.name / "1"
         if spec.runtime == "torch":
-            report(f"{engine.name} to a program of torch.export")
+            report(f"{engine.role} to a program of torch.export")
             export_torch(part, engine, version, spec.precision)
-        else:
-            report(f"{engine.name} to ONNX")
-            export_onnx(part, engine, version / "model.onnx")
-    if spec.precision == "int8":
-        report("quantizing the encoder")
-        quantize_encoder(folder / "encoder" / "1" / "model.onnx")
+            continue
+        report(f"{engine.role} to ONNX")
+        path = version / "model.onnx"
+        export_onnx(part, engine, path)
+        if engine.role == "encoder" and spec.precision == "int8":
+            report("quantizing the encoder")
+            quantize_encoder(path)
 
 
-def _write_configs(folder: Path, spec: StreamingSpec) -> None:
-    for name, text in config_files(spec).items():
+def write_configs(folder: Path, files: Mapping[str, str]) -> None:
+    """Write ``files``, path inside ``folder`` -> text."""
+    for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 
-def _write_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
+def write_tokenizer(model: Path, checkpoint: Checkpoint) -> None:
     """The tokenizer as the `tokenizers` library reads it: no transformers where it is served."""
-    version = folder / DETOKENIZER / "1"
+    version = model / "1"
     version.mkdir(parents=True, exist_ok=True)
     checkpoint.processor.tokenizer.backend_tokenizer.save(str(version / "tokenizer.json"))

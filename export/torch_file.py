@@ -22,7 +22,6 @@ from export.stages.looped import ROUNDS, AfterLoop, BeforeLoop, Rounds, fewest_r
 from export.stages.state import PooledStages, Stage
 
 FORMAT = 1
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MODEL, ROUNDS_FILE, END = "model.pt2", "rounds.pt2", "end.pt2"
 DESCRIPTION = "earshot.json"
 
@@ -36,8 +35,6 @@ def export_torch(stages: Sequence[Stage], spec: StageSpec, folder: Path, precisi
     cut (see ``export.stages.looped``): ``model.pt2`` runs up to it, ``rounds.pt2`` goes on for a
     few rounds, ``end.pt2`` closes the chunk.
     """
-    for stage in stages:
-        stage.in_precision(DTYPES[precision])
     folder.mkdir(parents=True, exist_ok=True)
     arguments = _example_arguments(stages, spec.inputs)
     *before, last = stages
@@ -71,7 +68,9 @@ def _save(
 
 def _example_arguments(stages: Sequence[Stage], inputs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
     pools = [
-        torch.zeros(3 * stage.layout.rows, stage.layout.width, dtype=stage.state_dtype)
+        torch.zeros(
+            3 * stage.layout.rows, stage.layout.width, dtype=TORCH_DTYPES[stage.layout.dtype]
+        )
         for stage in stages
     ]
     return *map(example, inputs), *pools, torch.tensor([0, 2])
@@ -96,7 +95,7 @@ def _description(stages: Sequence[Stage], spec: StageSpec, precision: str) -> di
             {
                 "rows": stage.layout.rows,
                 "width": stage.layout.width,
-                "dtype": str(stage.state_dtype).removeprefix("torch."),
+                "dtype": _dtype_name(stage.layout.dtype),
             }
             for stage in stages
         ],
@@ -106,5 +105,12 @@ def _description(stages: Sequence[Stage], spec: StageSpec, precision: str) -> di
 
 
 def _tensor(tensor: TensorSpec) -> dict[str, Any]:
-    dtype = str(TORCH_DTYPES[tensor.dtype]).removeprefix("torch.")
-    return {"name": tensor.name, "dtype": dtype, "dims": list(tensor.dims)}
+    return {
+        "name": tensor.name,
+        "dtype": _dtype_name(tensor.dtype),
+        "dims": list(tensor.dims),
+    }
+
+
+def _dtype_name(triton_name: str) -> str:
+    return str(TORCH_DTYPES[triton_name]).removeprefix("torch.")

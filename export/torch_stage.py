@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +12,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from export.onnx_file import TORCH_DTYPES
 from export.spec import StageSpec
 from export.torch_file import END, MODEL, ROUNDS_FILE
 
 
 class TorchStage:
-    """One exported model and the pools of its streams' states."""
+    """One exported model and the pools of its streams' states.
 
-    def __init__(self, folder: Path, spec: StageSpec, streams: int) -> None:
+    Args:
+        path: of a ``model.onnx``, as for the other runtimes; the programs lie beside it.
+    """
+
+    def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
+        folder = path.parent
         self.spec = spec
-        self._model: Any = torch.export.load(folder / MODEL)
+        self._model = _load(folder / MODEL)
         self._pools = [
-            torch.zeros(streams * state.rows, state.width, dtype=dtype)
-            for state, dtype in zip(spec.states, self._pool_dtypes(), strict=True)
+            torch.zeros(streams * state.rows, state.width, dtype=TORCH_DTYPES[state.dtype])
+            for state in spec.states
         ]
-        self._model = self._model.module()
         self._loop = (folder / ROUNDS_FILE).exists()
         if self._loop:
-            self._rounds: Any = torch.export.load(folder / ROUNDS_FILE).module()
-            self._end: Any = torch.export.load(folder / END).module()
-
-    def _pool_dtypes(self) -> list[torch.dtype]:
-        """Of the program's inputs before the last, which is SLOTS."""
-        placeholders = [n for n in self._model.graph.nodes if n.op == "placeholder"]
-        return [n.meta["val"].dtype for n in placeholders[-len(self.spec.states) - 1 : -1]]
-
-    def reset(self) -> None:
-        """All streams start again."""
-        for pool in self._pools:
-            pool.zero_()
+            self._rounds, self._end = _load(folder / ROUNDS_FILE), _load(folder / END)
 
     @torch.inference_mode()
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> list[NDArray[Any]]:
@@ -66,3 +61,9 @@ class TorchStage:
             *moving, pending = self._rounds(*carried)
             carried = (*carried[: -len(moving)], *moving)
         return self._end(*carried)
+
+
+@lru_cache(maxsize=9)
+def _load(path: Path) -> Any:
+    """A comparison opens the same programs again and again, which takes seconds each time."""
+    return torch.export.load(path).module()

@@ -8,16 +8,13 @@ Detokenizer and ensemble are the same for all. The fused recognizer is for the b
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-
-from export.spec import RECOGNIZER, Serving, StageSpec, StreamingSpec, TensorSpec
+from export import triton_tensorrt
+from export.pbtxt import HEADER as _HEADER
+from export.pbtxt import ensemble_step as _step
+from export.pbtxt import parameter_list as _parameters
+from export.pbtxt import tensor_list as _tensors
+from export.spec import RECOGNIZER, Serving, StageSpec, StreamingSpec
 from export.stages.state import StateLayout
-
-_HEADER = """\
-# {title}
-# Written by `python -m export` from export/spec.py; change it there.
-"""
 
 _RUNTIMES = {"onnxruntime": ("ONNX Runtime", "KIND_CPU"), "torch": ("torch", "KIND_MODEL")}
 """Name, and who chooses the device."""
@@ -31,9 +28,10 @@ def config_files(spec: StreamingSpec) -> dict[str, str]:
     """Every config of the repository: path inside it -> text."""
     files: dict[str, str] = {}
     for stage in spec.engines:
-        files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = _bundled(stage, spec)
         if not stage.members:
             files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec.serving)
+        if spec.runtime in _RUNTIMES:
+            files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = _bundled(stage, spec)
     files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
     files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
     return files
@@ -41,7 +39,7 @@ def config_files(spec: StreamingSpec) -> dict[str, str]:
 
 def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
     serving = spec.serving
-    instances = serving.encoder_instances if stage.name in ("encoder", RECOGNIZER) else 1
+    instances = serving.encoder_instances if stage.role in ("encoder", RECOGNIZER) else 1
     parameters = {
         "max_streams": str(_slots(spec.runtime, serving.max_streams, instances)),
         "state_rows": ", ".join(str(state.rows) for state in stage.states),
@@ -68,7 +66,7 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            _sequence_batching(serving, _QUEUE_DELAY_MS[stage.name]),
+            _sequence_batching(serving, _QUEUE_DELAY_MS[stage.role]),
             f"instance_group [ {{ kind: {kind} count: {instances} }} ]",
             _parameters(parameters),
         ]
@@ -85,7 +83,6 @@ def _slots(runtime: str, max_streams: int, instances: int) -> int:
 
 
 def _tensorrt(stage: StageSpec, serving: Serving) -> str:
-    state = _state(stage).size
     return "\n".join(
         [
             _HEADER.format(title=f"{stage.name}, TensorRT: state lives in Triton, on the GPU."),
@@ -94,9 +91,8 @@ def _tensorrt(stage: StageSpec, serving: Serving) -> str:
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            _sequence_batching(serving, 0, _implicit_state(state)),
-            "instance_group [ { kind: KIND_GPU count: 1 } ]",
-            "",
+            triton_tensorrt.sequence_batching(stage, serving) + triton_tensorrt.instances(),
+            _parameters(triton_tensorrt.parameters(serving)),
         ]
     )
 
@@ -136,38 +132,7 @@ def _ensemble(spec: StreamingSpec) -> str:
     )
 
 
-def _step(stage: StageSpec) -> str:
-    maps = [
-        *(_mapping("input_map", tensor.name) for tensor in stage.inputs),
-        *(_mapping("output_map", tensor.name) for tensor in stage.outputs),
-    ]
-    lines = "\n".join(f"      {line}" for line in maps)
-    return f'    {{\n      model_name: "{stage.name}" model_version: -1\n{lines}\n    }}'
-
-
-def _mapping(kind: str, name: str) -> str:
-    return f'{kind} {{ key: "{name}" value: "{name}" }}'
-
-
-def _tensors(kind: str, tensors: Iterable[TensorSpec]) -> str:
-    lines = ",\n".join(
-        f'  {{ name: "{tensor.name}" data_type: {_data_type(tensor.dtype)} '
-        f"dims: [ {', '.join(map(str, tensor.dims))} ] }}"
-        for tensor in tensors
-    )
-    return f"{kind} [\n{lines}\n]"
-
-
-def _data_type(dtype: str) -> str:
-    return "TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}"
-
-
-def _sequence_batching(serving: Serving, delay_ms: int, state: str = "") -> str:
-    delay_reason = (
-        "Chunks come one by one; a short wait makes batches, and batches save CPU."
-        if delay_ms
-        else "Never wait for a fuller batch: while one batch runs, the next one fills."
-    )
+def _sequence_batching(serving: Serving, delay_ms: int) -> str:
     return f"""\
 sequence_batching {{
   # A client that vanishes without END frees its place after this long.
@@ -176,37 +141,10 @@ sequence_batching {{
     # Above the pool's size: a stream too many reaches the pool, which refuses it with a reason,
     # instead of waiting unseen in Triton's unbounded backlog.
     max_candidate_sequences: {2 * serving.max_streams}
-    # {delay_reason}
+    # Chunks come one by one; a short wait makes batches, and batches save CPU.
     max_queue_delay_microseconds: {delay_ms * 1000}
   }}
-{state}}}"""
-
-
-def _implicit_state(size: int) -> str:
-    return f"""\
-  # One flat state: several would be paired by the sorted order of their names.
-  state [
-    {{
-      input_name: "STATE" output_name: "NEXT_STATE" data_type: TYPE_FP32 dims: [ {size} ]
-      # Without it a stream starts on whatever lay in memory.
-      initial_state: {{ name: "zero" data_type: TYPE_FP32 dims: [ {size} ] zero_data: true }}
-      # Halves the memory per stream: the next state overwrites the last.
-      use_same_buffer_for_input_output: true
-    }}
-  ]
-"""
-
-
-def _parameters(parameters: Mapping[str, str]) -> str:
-    entries = "\n".join(
-        f'parameters {{ key: "{key}" value: {{ string_value: {_quoted(value)} }} }}'
-        for key, value in parameters.items()
-    )
-    return entries + "\n"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+}}"""
 
 
 def _state(stage: StageSpec) -> StateLayout:

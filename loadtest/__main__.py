@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from loadtest import agreement, baseline, plan, report, table
 from loadtest.capacity import capacity, hold
 from loadtest.gpu_report import gpu_report
 
@@ -14,6 +15,11 @@ app = typer.Typer(
 )
 app.command()(capacity)
 app.command()(hold)
+app.command("report")(report.main)
+app.command("table")(table.main)
+app.command("plan")(plan.main)
+app.command("baseline")(baseline.main)
+app.command("agreement")(agreement.main)
 app.command()(gpu_report)
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import gevent
-import locust.log
 from locust.env import Environment
 from locust.event import Events
 from locust.runners import MasterRunner

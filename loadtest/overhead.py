@@ -52,6 +52,11 @@ class Saturated:
         """CPU time per chunk of all server processes."""
         return sum(self.cpu_ms_per_chunk.values())
 
+    @property
+    def streams_per_core(self) -> float:
+        """Streams whose chunks cost no more CPU time than one core has."""
+        return self.info.chunk_ms / self.total_ms
+
 
 def main(
     repository: Annotated[Path, typer.Option(help="Exported models.")] = Path("model_repository"),
@@ -62,7 +67,7 @@ def main(
     """Compare streams per core of the service with a bare ONNX Runtime loop."""
     speech = load_speech()
     with serving(repository) as server, _console.status("pressing the service"):
-        service = asyncio.run(_press(server, speech, streams, seconds))
+        service = asyncio.run(press(server, speech, streams, seconds))
     with _console.status("running the bare loop"):
         batch = max(1, round(service.batch))
         bare = run_bare_loop(repository, speech, batch, service.info.chunk_samples)
@@ -73,7 +78,8 @@ def main(
         _print(report)
 
 
-async def _press(server: ServerProcess, speech: Samples, streams: int, seconds: float) -> Saturated:
+async def press(server: ServerProcess, speech: Samples, streams: int, seconds: float) -> Saturated:
+    """Let ``streams`` streams of ``speech`` send chunk after chunk for ``seconds`` seconds."""
     async with connect_async(server.url) as client:
         counts = [0]
         tasks = [
@@ -147,7 +153,7 @@ def _report(service: Saturated, bare: BareLoop, streams: int) -> dict[str, Any]:
         "mean_batch": {name: round(size, 1) for name, size in service.mean_batch.items()},
         "service": {
             "cpu_ms_per_chunk": _rounded(service.cpu_ms_per_chunk),
-            "streams_per_core": round(chunk_ms / service.total_ms, 1),
+            "streams_per_core": round(service.streams_per_core, 1),
         },
         "bare_loop": {
             "batch": bare.batch,
@@ -156,13 +162,13 @@ def _report(service: Saturated, bare: BareLoop, streams: int) -> dict[str, Any]:
         },
         "ratio": round(bare.total_ms / service.total_ms, 3),
         "cores": psutil.cpu_count(),
-        "machine": _cpu_model(),
+        "machine": cpu_model(),
         "versions": {"server": service.info.server, "onnxruntime": version("onnxruntime")},
     }
 
 
-def _cpu_model() -> str:
-    """As the kernel names it; the architecture where it does not."""
+def cpu_model() -> str:
+    """The processor, as the kernel names it; the architecture where it does not."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -13,6 +13,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from loadtest.comparison import Comparison
+
 SCHEMA = 1
 
 Verdict = Literal["pass", "fail", "invalid"]
@@ -151,6 +153,8 @@ class CapacityResult:
     levels: list[Level]
     """In the order in which they were held."""
     conditions: Conditions
+    baseline: Comparison | None = None
+    """Another recognizer on the same audio and cores, where one was asked for."""
 
     @classmethod
     def from_json(cls, path: Path) -> CapacityResult:

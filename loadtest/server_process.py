@@ -33,8 +33,12 @@ class Metrics:
     )
 
     def by_model(self, metric: str) -> dict[str, float]:
-        """Value of a counter by model."""
-        return {labels["model"]: value for labels, value in self._of(metric) if "model" in labels}
+        """Value of a counter by model, all of its instances together."""
+        values: dict[str, float] = {}
+        for labels, value in self._of(metric):
+            if "model" in labels:
+                values[labels["model"]] = values.get(labels["model"], 0.0) + value
+        return values
 
     def gpus(self, metric: str) -> list[float]:
         """Value of a gauge by GPU."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -16,20 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from .errors import TritonDied, UserError
 from .launch import Triton, running
 from .ports import MAX_PORT
-from .repository import RUNTIMES
 
 # Diagnostics go to stderr; the ready line on stdout is for whoever scripts this.
 _console = Console(stderr=True)
-
-
-Runtime = StrEnum("Runtime", RUNTIMES)
+_WATCH_S = 5.0
 
 
 def serve(
     repository: Annotated[Path, typer.Option(help="Folder with the exported models.")],
-    runtime: Annotated[
-        Runtime | None, typer.Option(help="Which configs to serve; those that are there.")
-    ] = None,
     host: Annotated[str, typer.Option(help="IPv4 address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[
         int, typer.Option(min=1, max=MAX_PORT, help="Port for inference over gRPC.")
@@ -44,25 +37,33 @@ def serve(
     log_file: Annotated[
         Path | None, typer.Option(help="Where Triton's log goes; a temporary file by default.")
     ] = None,
+    model_control: Annotated[
+        bool,
+        typer.Option(
+            "--model-control",
+            help="Let whoever reaches the gRPC port load and unload models (`earshot models`).",
+        ),
+    ] = False,
 ) -> None:
-    """Serve a model repository with an embedded Triton."""
+    """Serve a model repository: with the embedded Triton, or, for TensorRT, in its container."""
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _progress() as bar:
         task = bar.add_task("loading models", total=None)
         server = running(
             repository,
-            runtime=None if runtime is None else runtime.value,
             host=host,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
             http_port=http_port,
             log_path=log_file,
+            model_control=model_control,
             progress=lambda loaded, models: bar.update(task, completed=loaded, total=models),
         )
         with server as triton:
             bar.stop()
             _announce(triton)
-            triton.process.wait()
+            while triton.process.wait(_WATCH_S) is None:
+                triton.check_state_pool()
 
 
 def _progress() -> Progress:
@@ -77,6 +78,8 @@ def _progress() -> Progress:
 
 
 def _announce(triton: Triton) -> None:
+    if triton.budget is not None:
+        _console.print(*triton.budget.lines(), sep="\n", markup=False, highlight=False)
     print(
         f"ready: gRPC {triton.grpc_url}, metrics {triton.metrics_url}, log {triton.log_path}",
         flush=True,

@@ -9,12 +9,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from .errors import TritonNotFound
 from .locate import STUB, TritonInstall
-from .repository import BUNDLED_BACKENDS
+from .repository import BUNDLED_BACKENDS, TENSORRT
 
 
-def make_backend_directory(folder: Path, install: TritonInstall) -> Path:
-    """Fills `folder` with the stock Python backend and the bundled ones; returns it."""
+def make_backend_directory(folder: Path, install: TritonInstall, runtime: str) -> Path:
+    """Fills `folder` with the stock Python backend, the bundled ones and the runtime's own.
+
+    Returns `folder`; raises TritonNotFound when this Triton has no TensorRT backend.
+    """
     python = folder / "python"
     python.mkdir(parents=True)
     for part in ("libtriton_python.so", "triton_python_backend_utils.py"):
@@ -22,4 +26,16 @@ def make_backend_directory(folder: Path, install: TritonInstall) -> Path:
     shutil.copy(install.stub, python / STUB)
     for name, source in BUNDLED_BACKENDS.items():
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    if runtime == TENSORRT:
+        _copy_tensorrt(folder, install)
     return folder
+
+
+def _copy_tensorrt(folder: Path, install: TritonInstall) -> None:
+    source = install.python_backend.parent / TENSORRT
+    if not (source / "libtriton_tensorrt.so").is_file():
+        raise TritonNotFound(
+            f"{install.binary} has no TensorRT backend ({source} is not there): serve these "
+            "engines from NVIDIA's container (`make gpu-up`), or export for onnxruntime"
+        )
+    shutil.copytree(source, folder / TENSORRT)

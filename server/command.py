@@ -16,6 +16,9 @@ EXIT_TIMEOUT_S = 10
 _SHM_BATCHES = 2
 _LEAST_SHM_BYTES = 16 * 2**20
 
+# While one model follows another, both serve.
+_GENERATIONS = 2
+
 # Each stage runs in a process of its own: a pool of BLAS or OpenMP threads in each would fight
 # over the cores. ONNX Runtime's threads are set per model and do not read these.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -42,31 +45,52 @@ def triton_command(
     backends: Path,
     endpoints: Endpoints,
     shm_prefix: str,
+    *,
+    model_control: bool,
 ) -> list[str]:
-    """The full command."""
+    """The full command; `model_control` lets clients load and unload models."""
     return [
         str(install.binary),
         f"--model-repository={repository.path}",
-        f"--model-config-name={repository.runtime}",
+        *_runtime_flags(repository),
         f"--backend-directory={backends}",
         # The configs are complete and committed; nothing may be guessed from the models.
         "--disable-auto-complete-config",
-        # All models load at start, none can be unloaded by a client.
-        "--model-control-mode=none",
+        *_model_control_flags(model_control),
         "--strict-readiness=true",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-        *_transport_flags(repository, endpoints),
+        *_transport_flags(
+            repository.max_streams * (_GENERATIONS if model_control else 1), endpoints
+        ),
         *_shared_memory_flags(repository, shm_prefix),
     ]
 
 
-def _transport_flags(repository: Repository, endpoints: Endpoints) -> list[str]:
+def _runtime_flags(repository: Repository) -> list[str]:
+    if repository.budget is None:
+        return [f"--model-config-name={repository.runtime}"]
+    return [
+        # Implicit state lies in this pool, which cannot grow: 64 MiB without the flag.
+        f"--cuda-memory-pool-byte-size=0:{repository.budget.pool}",
+        # A thread per instance, so that no stage waits for the GPU work of another.
+        "--backend-config=tensorrt,execution-policy=BLOCKING",
+    ]
+
+
+def _model_control_flags(allowed: bool) -> list[str]:
+    # All models load at start in either mode.
+    if allowed:
+        return ["--model-control-mode=explicit", "--load-model=*"]
+    return ["--model-control-mode=none"]
+
+
+def _transport_flags(max_streams: int, endpoints: Endpoints) -> list[str]:
     flags = [
         f"--grpc-address={endpoints.host}",
         f"--grpc-port={endpoints.grpc_port}",
         # Request objects beyond the pool are freed while others are in flight, which has crashed
         # the server: two per stream cover one chunk in flight and one on its way out.
-        f"--grpc-infer-allocation-pool-size={max(64, 2 * repository.max_streams)}",
+        f"--grpc-infer-allocation-pool-size={max(64, 2 * max_streams)}",
         f"--metrics-address={endpoints.host}",
         f"--metrics-port={endpoints.metrics_port}",
     ]

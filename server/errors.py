@@ -4,6 +4,7 @@ ServerError
 ├── UserError             the caller can mend it; the command line exits with 2
 │   ├── TritonNotFound        no tritonserver, or one without a Python backend for this Python
 │   ├── BadRepository         no models, not exported, or made for another runtime
+│   ├── BadGpu                no GPU, too small a one, or not the one that engines were built for
 │   ├── BadEndpoint           a host or port that the server cannot listen on
 │   └── PortInUse             another process listens there
 └── TritonDied            tritonserver ended, or did not become ready in time; exits with 1
@@ -26,6 +27,10 @@ class TritonNotFound(UserError):
 
 class BadRepository(UserError):
     """The model repository cannot be served."""
+
+
+class BadGpu(UserError):
+    """The engines cannot run on this GPU, or in this container."""
 
 
 class BadEndpoint(UserError):

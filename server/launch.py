@@ -18,10 +18,12 @@ from .backend_directory import make_backend_directory
 from .command import Endpoints, triton_command, triton_environment
 from .errors import TritonDied
 from .locate import TritonInstall, find_triton
-from .log import failure_report, loaded_models
+from .log import cuda_pool_overflow, failure_report, loaded_models
 from .ports import choose_endpoints
 from .process import TritonProcess
 from .repository import Repository, read_repository
+from .tensorrt import Budget, require_state_pool
+from .warm_up import warm_up
 
 _POLL_S = 0.1
 _BACKENDS = "backends"
@@ -38,6 +40,7 @@ class Triton:
 
     endpoints: Endpoints
     process: TritonProcess
+    budget: Budget | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -54,40 +57,55 @@ class Triton:
         """What tritonserver and the backends print."""
         return self.process.log_path
 
+    def check_state_pool(self) -> None:
+        """Raises TritonDied once states have gone to host memory; nothing without TensorRT."""
+        overflow = cuda_pool_overflow(self.log_path)
+        if self.budget is not None and overflow is not None:
+            raise TritonDied(
+                f"the states of {self.budget.streams} streams overflow the CUDA memory pool of "
+                f"{self.budget.pool} bytes, and Triton moves them to host memory; export with "
+                f"fewer --max-streams. Triton said: {overflow}"
+            )
+
 
 @contextmanager
 def running(
     repository: Path,
     *,
-    runtime: str | None = None,
     host: str = "127.0.0.1",
     grpc_port: int | None = None,
     metrics_port: int | None = None,
     http_port: int | None = None,
     log_path: Path | None = None,
+    model_control: bool = False,
     ready_timeout_s: float = 300.0,
     progress: Progress = lambda loaded, models: None,
 ) -> Generator[Triton]:
     """Serves `repository` for the length of the block; ports that are None are chosen free.
 
-    `runtime` picks one if the repository has the configs of several. HTTP stays off unless
-    `http_port` is given. Raises a UserError before anything starts, and TritonDied when the server
-    ends early or is not ready after `ready_timeout_s`. Without `log_path` the log lies in a
-    temporary folder that is kept only when Triton died. The server ends with the thread that
-    called this, at the latest.
+    HTTP stays off unless `http_port` is given; `model_control` lets clients load and unload models.
+    Raises a UserError before anything starts, and
+    TritonDied when the server ends early or is not ready after `ready_timeout_s`. Without
+    `log_path` the log lies in a temporary folder that is kept only when Triton died. The server
+    ends with the thread that called this, at the latest.
     """
     install = find_triton()
-    models = read_repository(repository, runtime)
+    models = read_repository(repository)
     endpoints = choose_endpoints(
         host, grpc_port=grpc_port, metrics_port=metrics_port, http_port=http_port
     )
     with (
         _workspace() as folder,
-        _start(install, models, endpoints, folder, log_path) as process,
+        _start(install, models, endpoints, folder, log_path, model_control) as process,
         _dying_loudly(process),
     ):
         _wait_until_ready(process, endpoints, len(models.models), ready_timeout_s, progress)
-        yield Triton(endpoints, process)
+        triton = Triton(endpoints, process, models.budget)
+        if models.budget is not None:
+            require_state_pool(process.log_path, models.budget)
+            warm_up(endpoints.grpc_url, models.ensemble, models.max_batch_size, models.max_streams)
+            triton.check_state_pool()
+        yield triton
 
 
 @contextmanager
@@ -111,11 +129,14 @@ def _start(
     endpoints: Endpoints,
     folder: Path,
     log_path: Path | None,
+    model_control: bool,
 ) -> TritonProcess:
-    backends = make_backend_directory(folder / _BACKENDS, install)
+    backends = make_backend_directory(folder / _BACKENDS, install, repository.runtime)
     shm_prefix = f"{folder.name}-"
     return TritonProcess(
-        triton_command(install, repository, backends, endpoints, shm_prefix),
+        triton_command(
+            install, repository, backends, endpoints, shm_prefix, model_control=model_control
+        ),
         triton_environment(install),
         log_path or folder / "triton.log",
         shm_prefix,

@@ -10,6 +10,8 @@ _LOADED = re.compile(r"successfully loaded '")
 # An error of a model, up to its end or to the traceback that a Python backend appends after the
 # escaped end of a line.
 _LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version \d+: (.+?)(?:\\n|\"$)", re.MULTILINE)
+_POOL = re.compile(r"CUDA memory pool is created on device 0 with size (\d+)")
+_POOL_OVERFLOW = re.compile(r"^.*falling back to pinned system memory.*$", re.MULTILINE)
 # Tables repeat the options and models, each row as wide as its longest cell.
 _TABLE_ROW = re.compile(r"[+|]")
 
@@ -25,6 +27,18 @@ def failure_report(path: Path) -> str:
     causes = [f"  {model}: {reason}" for model, reason in _LOAD_FAILURE.findall(text)]
     lines = [line for line in text.splitlines() if line and not _TABLE_ROW.match(line)]
     return "\n".join([*causes, f"the end of {path}:", *(f"  {line}" for line in lines[-_LINES:])])
+
+
+def cuda_pool_bytes(path: Path) -> int:
+    """Size of the CUDA memory pool that Triton made on GPU 0; 0 when it made none."""
+    made = _POOL.search(_read(path))
+    return int(made[1]) if made else 0
+
+
+def cuda_pool_overflow(path: Path) -> str | None:
+    """The line in which Triton says, once, that states go to host memory from now on."""
+    overflow = _POOL_OVERFLOW.search(_read(path))
+    return overflow[0] if overflow else None
 
 
 def _read(path: Path) -> str:

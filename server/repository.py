@@ -15,8 +15,11 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from .errors import BadRepository
+from .tensorrt import Budget, read_budget
 
-RUNTIMES = ("onnxruntime", "torch")
+ONNXRUNTIME = "onnxruntime"
+TORCH = "torch"
+TENSORRT = "tensorrt"
 BUNDLED_BACKENDS = {
     folder.parent.name: folder.parent
     for folder in (Path(__file__).parent / "backends").glob("*/model.py")
@@ -27,6 +30,12 @@ EXPORT_HINT = "export the models first (see `python -m export --help`)"
 _MODEL_FILES = {
     "earshot_detokenizer": "tokenizer.json",
     "python": "model.py",
+    "tensorrt": "model.plan",
+}
+_BACKENDS = {
+    ONNXRUNTIME: {*BUNDLED_BACKENDS, "python"},
+    TORCH: {*BUNDLED_BACKENDS, "python"},
+    TENSORRT: {*BUNDLED_BACKENDS, "python", "tensorrt"},
 }
 
 
@@ -37,40 +46,55 @@ class Repository:
     path: Path
     models: tuple[str, ...]
     max_streams: int
-    batch_bytes: int
-    """Tensors of the largest batch of any model, in and out."""
-    runtime: str
-    """Name of the configs in `configs/` that are served."""
+    runtime: str = ONNXRUNTIME
+    """Whose configs are served: those of its name in `configs/`, or TensorRT's `config.pbtxt`."""
+    budget: Budget | None = None
+    """GPU memory; TensorRT only."""
+    ensemble: str = ""
+    """What clients call; empty when there is none."""
+    max_batch_size: int = 0
+    """Of the ensemble."""
+    batch_bytes: int = 0
+    """Tensors of the largest batch of any model of fixed size, in and out."""
 
 
-def read_repository(path: Path, runtime: str | None = None) -> Repository:
-    """Reads all model configs of a runtime; raises BadRepository.
-
-    Without one, it is the one that the repository was exported for.
-    """
+def read_repository(path: Path) -> Repository:
+    """Reads all model configs of the runtime that was exported; raises a UserError."""
     if not path.is_dir():
         raise BadRepository(f"no model repository at {path}")
-    runtime = runtime or _exported_runtime(path)
-    folders = sorted(c for c in path.iterdir() if _config_path(c, runtime) is not None)
+    runtime = _runtime(path)
+    folders = sorted(child for child in path.iterdir() if _config_path(child, runtime))
     if not folders:
         raise BadRepository(f"{path} holds no model with a config.pbtxt; {EXPORT_HINT}")
     configs = {folder.name: _read_config(folder, runtime) for folder in folders}
     for folder in folders:
         _check_model(folder, configs[folder.name], runtime)
+    streams = _max_streams(configs)
+    budget = read_budget(path, configs, streams) if runtime == TENSORRT else None
+    ensemble = next((name for name, x in configs.items() if x.platform == "ensemble"), "")
+    batch = configs[ensemble].max_batch_size if ensemble else 0
+    size = _batch_bytes(configs)
     return Repository(
-        path.resolve(), tuple(configs), _max_streams(configs), _batch_bytes(configs), runtime
+        path.resolve(), tuple(configs), streams, runtime, budget, ensemble, batch, size
     )
 
 
-def _exported_runtime(path: Path) -> str:
-    """The first for which there are configs; repositories of other models have none."""
-    found = (name for name in RUNTIMES if any(path.glob(f"*/configs/{name}.pbtxt")))
-    return next(found, RUNTIMES[0])
+def _runtime(repository: Path) -> str:
+    """What the models were exported for: an ensemble of engines says so in its parameters."""
+    for folder in repository.iterdir():
+        if (folder / "config.pbtxt").is_file():
+            config = _read_config(folder, TENSORRT)
+            runtime = config.parameters["runtime"].string_value
+            if runtime in (TENSORRT, TORCH):
+                return runtime
+    return ONNXRUNTIME
 
 
 def _config_path(folder: Path, runtime: str) -> Path | None:
     """The config that Triton would take, given `--model-config-name`."""
-    candidates = (folder / "configs" / f"{runtime}.pbtxt", folder / "config.pbtxt")
+    candidates = [folder / "config.pbtxt"]
+    if runtime != TENSORRT:
+        candidates.insert(0, folder / "configs" / f"{runtime}.pbtxt")
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -88,37 +112,48 @@ def _read_config(folder: Path, runtime: str) -> Any:
 def _check_model(folder: Path, config: Any, runtime: str) -> None:
     if config.platform == "ensemble":
         return
-    if config.backend not in {*BUNDLED_BACKENDS, "python"}:
+    backend = "tensorrt" if config.platform == "tensorrt_plan" else config.backend
+    if backend not in _BACKENDS[runtime]:
         raise BadRepository(
             f"model {folder.name} needs the backend '{config.backend or config.platform}', which "
-            f"the embedded server has not: give it a configs/{runtime}.pbtxt, or serve this "
+            f"the embedded server has not: give it a configs/{ONNXRUNTIME}.pbtxt, or serve this "
             "repository from NVIDIA's container"
         )
-    wanted = _model_file(config)
+    wanted = _model_file(config, backend)
     if wanted is not None and not any((version / wanted).is_file() for version in folder.iterdir()):
         raise BadRepository(f"model {folder.name} has no {wanted} in {folder}/1; {EXPORT_HINT}")
 
 
-def _model_file(config: Any) -> str | None:
-    if config.backend == "earshot":
+def _model_file(config: Any, backend: str) -> str | None:
+    if backend == "earshot":
         on_torch = config.parameters["runtime"].string_value == "torch"
         return "model.pt2" if on_torch else "model.onnx"
-    return _MODEL_FILES.get(config.backend)
+    return _MODEL_FILES.get(backend)
 
 
 def _max_streams(configs: Mapping[str, Any]) -> int:
-    """Live streams that the service admits: its tightest stage sets the number."""
-    limits = [
-        _streams_per_instance(model, config.parameters["max_streams"].string_value)
+    """Live streams that the service admits: in each ensemble its tightest stage sets the number."""
+    limits = {
+        model: _streams_per_instance(model, config.parameters["max_streams"].string_value)
         * sum(group.count for group in config.instance_group)
         for model, config in configs.items()
-        if "max_streams" in config.parameters
-    ]
-    return min(limits, default=0)
+        if config.platform != "ensemble" and "max_streams" in config.parameters
+    }
+    return sum(
+        min((limits[member] for member in _members(config) if member in limits), default=0)
+        for config in configs.values()
+    )
+
+
+def _members(config: Any) -> list[str]:
+    return [step.model_name for step in config.ensemble_scheduling.step]
 
 
 def _batch_bytes(configs: Mapping[str, Any]) -> int:
-    """As if every element took four bytes: those that take more are small tensors."""
+    """As if every element took four bytes, and a free dimension were one.
+
+    Tensors whose elements take more are small; batches of whole utterances have any size.
+    """
     return max(
         max(1, config.max_batch_size)
         * sum(4 * abs(math.prod(tensor.dims)) for tensor in (*config.input, *config.output))

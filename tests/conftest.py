@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from project import PROJECT, Exported
+from project import PROJECT, Exported, ExportedOffline, OfflineCheckpoint
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +43,44 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 def speech_folder() -> Path:
     """Recordings to test with: EARSHOT_SPEECH, else those of this repository."""
     return Path(os.environ.get("EARSHOT_SPEECH", PROJECT / "recordings"))
+
+
+@pytest.fixture(scope="session")
+def offline_checkpoint(
+    random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> OfflineCheckpoint:
+    """A small random checkpoint of each kind that can hear whole utterances: kind -> folder."""
+    from parakeet_checkpoints import write_parakeet_checkpoint
+
+    folder = tmp_path_factory.mktemp("parakeet")
+
+    def checkpoint(kind: str) -> Path:
+        if kind == "streaming":
+            return random_checkpoint
+        path = folder / kind
+        return path if path.exists() else write_parakeet_checkpoint(path, kind)
+
+    return checkpoint
+
+
+@pytest.fixture(scope="session")
+def exported_offline(
+    offline_checkpoint: OfflineCheckpoint, tmp_path_factory: pytest.TempPathFactory
+) -> ExportedOffline:
+    """Export a random checkpoint for whole utterances, once per session: kind -> repository."""
+    from export.checkpoint import load_checkpoint
+    from export.offline.export import export_offline
+    from export.offline.spec import OfflineServing
+
+    folder = tmp_path_factory.mktemp("exported_offline")
+
+    def repository(kind: str) -> Path:
+        path = folder / kind
+        if not path.exists():
+            checkpoint = load_checkpoint(str(offline_checkpoint(kind)))
+            export_offline(
+                checkpoint, "onnxruntime", "fp32", path, OfflineServing(), lambda step: None
+            )
+        return path
+
+    return repository

@@ -11,3 +11,12 @@ DEMO_CHECKPOINT = PROJECT / "checkpoints" / "demo"
 
 Exported = Callable[[int], Path]
 """chunk_ms -> model repository of the random checkpoint."""
+
+OFFLINE_KINDS = ("streaming", "ctc", "rnnt", "tdt")
+"""Kinds of checkpoints that can hear whole utterances."""
+
+OfflineCheckpoint = Callable[[str], Path]
+"""kind -> folder of a random checkpoint."""
+
+ExportedOffline = Callable[[str], Path]
+"""kind -> model repository with ``asr_offline``."""

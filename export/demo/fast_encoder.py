@@ -2,11 +2,12 @@
 
 What it leaves out is work that training does not need: positions projected once per utterance of
 the batch though they are the same for all, transposes around the 1x1 convolutions (here they are
-matrix products), caches. Dropout is left out too: a model of this size, trained this briefly, does
-not overfit before it fits. A test holds it to `model.encoder(...)`.
+matrix products), caches. Dropout falls on the residual branches alone, where it costs next to
+nothing. A test holds it to `model.encoder(...)`.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -22,10 +23,32 @@ from transformers.models.nemotron_asr_streaming.modeling_nemotron_asr_streaming 
 )
 
 
+@dataclass(frozen=True)
+class Dropout:
+    """Drops a share of values, as its own generator draws: replicas on threads stay repeatable."""
+
+    share: float
+    generator: torch.Generator
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Zeros in place of dropped values; the others make up for them."""
+        kept = torch.empty_like(values).bernoulli_(1 - self.share, generator=self.generator)
+        return values * kept / (1 - self.share)
+
+
+def _keep_all(values: Tensor) -> Tensor:
+    return values
+
+
 def encode(
-    model: NemotronAsrStreamingForRNNT, mel: Tensor, mel_counts: Tensor, lookahead: int
+    model: NemotronAsrStreamingForRNNT,
+    mel: Tensor,
+    mel_counts: Tensor,
+    lookahead: int,
+    dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Projected encoder frames (B, T, joint width) and counts (B,) for mel (B, frames, bins)."""
+    branch = dropout or _keep_all
     encoder: NemotronAsrStreamingEncoder = model.encoder
     mel_mask = torch.arange(mel.shape[1]) < mel_counts[:, None]
     hidden = encoder.subsampling(mel, mel_mask) * encoder.input_scale
@@ -35,12 +58,13 @@ def encode(
     )
     positions = encoder.encode_positions(hidden[:1])
     for layer in cast(Iterable[NemotronAsrStreamingEncoderBlock], encoder.layers):
-        hidden = hidden + 0.5 * _feed_forward(layer.feed_forward1, layer.norm_feed_forward1(hidden))
-        hidden = hidden + _attention(
-            layer.self_attn, layer.norm_self_att(hidden), positions, invisible
-        )
-        hidden = hidden + _convolution(layer.conv, layer.norm_conv(hidden))
-        hidden = hidden + 0.5 * _feed_forward(layer.feed_forward2, layer.norm_feed_forward2(hidden))
+        first = _feed_forward(layer.feed_forward1, layer.norm_feed_forward1(hidden))
+        hidden = hidden + 0.5 * branch(first)
+        attended = _attention(layer.self_attn, layer.norm_self_att(hidden), positions, invisible)
+        hidden = hidden + branch(attended)
+        hidden = hidden + branch(_convolution(layer.conv, layer.norm_conv(hidden)))
+        second = _feed_forward(layer.feed_forward2, layer.norm_feed_forward2(hidden))
+        hidden = hidden + 0.5 * branch(second)
         hidden = layer.norm_out(hidden)
     return model.encoder_projector(hidden), counts
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
-from export.demo.fast_encoder import encode
+from export.demo.fast_encoder import Dropout, encode
 from export.demo.features import FRAMES_PER_SECOND, MEL_BINS, extractor
 from export.demo.losses import transducer_loss
 from export.demo.schedule import CTC_WEIGHT, Objective
@@ -133,10 +133,14 @@ class Losses:
 
 
 def losses(
-    model: NemotronAsrStreamingForRNNT, batch: Batch, lookahead: int, objective: Objective
+    model: NemotronAsrStreamingForRNNT,
+    batch: Batch,
+    lookahead: int,
+    objective: Objective,
+    dropout: Dropout | None = None,
 ) -> Losses:
     """The losses that `objective` consists of."""
-    encoded, counts = encode(model, batch.mel, batch.mel_counts, lookahead)
+    encoded, counts = encode(model, batch.mel, batch.mel_counts, lookahead, dropout)
     labels_in_all = batch.label_counts.sum()
     logits = joint_logits(model, encoded)
     blank = model.config.blank_token_id

@@ -26,6 +26,7 @@ from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 from export.demo.augment import Augmentation
 from export.demo.batches import Pool, collate, draw_round, load_pool
 from export.demo.decode import transcribe, transcribe_by_ctc, word_error_rate
+from export.demo.fast_encoder import Dropout
 from export.demo.features import Utterance, read_shard
 from export.demo.model import (
     DEFAULT_LOOKAHEAD,
@@ -125,7 +126,9 @@ class Trainer:
                 draw.pool.noises, now.phase.augmented_share, np.random.default_rng(seed)
             )
             batch = collate(batches[replica], draw.tokenizer, augmentation)
-            found = losses(self.replicas[replica], batch, lookahead, now.phase.objective)
+            dropout = _dropout(now.phase.dropout, hash(seed))
+            model = self.replicas[replica]
+            found = losses(model, batch, lookahead, now.phase.objective, dropout)
             (found.total / REPLICAS).backward()
             return batch.audio_seconds, found
 
@@ -165,6 +168,10 @@ class Trainer:
         decay = min(AVERAGE_DECAY, (1 + self.progress.steps) / (10 + self.progress.steps))
         for average, ours in zip(self.average.parameters(), self.model.parameters(), strict=True):
             average.lerp_(ours, 1 - decay)
+
+
+def _dropout(share: float, seed: int) -> Dropout | None:
+    return Dropout(share, torch.Generator().manual_seed(seed)) if share else None
 
 
 @dataclass(frozen=True)

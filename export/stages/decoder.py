@@ -18,14 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 
-from export.stages.state import (
-    Stage,
-    State,
-    StateLayout,
-    Update,
-    all_rows,
-    in_own_precision,
-)
+from export.stages.predictor import Predictor
+from export.stages.state import Stage, State, StateLayout, Update, all_rows
 
 CONTEXT_TOKENS = 8
 """Tokens handed on to the detokenizer, so that it can be stateless (see its model)."""
@@ -66,7 +60,7 @@ class DecoderDims:
 
 
 class Heard(NamedTuple):
-    """What the loop over one chunk reads and does not change."""
+    """What the search over one chunk reads and does not change."""
 
     encoded: Tensor
     """[B, T, D]"""
@@ -95,7 +89,7 @@ class Decoder(Stage):
         super().__init__()
         self.dims = DecoderDims.from_config(model.config, frames)
         self.layout = StateLayout(rows=1, width=sum(self.dims.part_sizes))
-        self.predictor = _Predictor(model.decoder)
+        self.predictor = Predictor(model.decoder)
         self.activation = model.joint.activation
         self.head = model.joint.head
         self.start = nn.Buffer(self._start_of_stream())
@@ -107,40 +101,73 @@ class Decoder(Stage):
         with torch.no_grad():
             return self.predictor(blank, zero)
 
-    def in_precision(self, dtype: torch.dtype) -> None:
-        """Matrices in ``dtype``; the state counts frames and tokens, so it stays in float32."""
-        for matrices in (self.head, self.predictor):
-            matrices.to(dtype)
-
     def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
         """One chunk; see the class and module for shapes and state."""
-        heard, moving = self.begin(*inputs, state=state)
+        heard, predictor = self.begin(*inputs, state=state)
+        return self.finish(heard, self._decode(heard.encoded, heard.length, predictor))
 
-        def unfinished(frame: Tensor, *_: Tensor) -> Tensor:
-            return (frame < heard.length).any()
-
-        def advance(*moving: Tensor) -> tuple[Tensor, ...]:
-            return self.advance(heard, moving)
-
-        return self.finish(heard, while_loop(unfinished, advance, moving))
-
-    def begin(self, *inputs: Tensor, state: State) -> tuple[Heard, tuple[Tensor, ...]]:
-        """What the loop reads, and what it carries from one round to the next.
-
-        Carried: frame int64 [B], symbols on this frame int64 [B], predictor state [B, P], tokens
-        and frames int32 [B, M], logprobs float32 [B, M], count int32 [B].
-        """
+    def begin(self, *inputs: Tensor, state: State) -> tuple[Heard, Tensor]:
+        """What the search reads, and the predictor's state [B, P] that it starts from."""
         encoded, encoded_length = inputs
-        dims = self.dims
         parts = [1, 1, CONTEXT_TOKENS, self.start.shape[1]]
         started, frames_before, context, predictor = state.read(0, 1)[:, 0].split(parts, dim=1)
         predictor = torch.where(started > 0, predictor, self.start)
-        length = encoded_length[:, 0].to(torch.int64)
+        return Heard(
+            encoded, encoded_length[:, 0].to(torch.int64), frames_before, context
+        ), predictor
+
+    def finish(
+        self, heard: Heard, found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+    ) -> tuple[tuple[Tensor, ...], Update]:
+        """Outputs and next state of a chunk from what ``_decode`` has found."""
+        predictor, tokens, frames, logprobs, count = found
+        frames_before, context = heard.frames_before, heard.context
+        absolute = torch.where(tokens >= 0, frames + frames_before.to(torch.int32), frames)
+        next_context = _last_tokens(context, tokens, count)
+        frames_after = frames_before + heard.length[:, None].to(frames_before.dtype)
+        next_parts = [torch.ones_like(frames_before), frames_after, next_context, predictor]
+        values = torch.cat(next_parts, dim=1)[:, None]
+        update = Update(rows=all_rows(self.layout, context), values=values)
+        previous = context.to(torch.int32) - 1
+        return (tokens, absolute, logprobs, count[:, None], previous), update
+
+    def _joint(self, heard: Tensor, predictor: Tensor) -> tuple[Tensor, Tensor]:
+        """Most likely token int64 [B] at encoder frame ``heard`` [B, D], and its log-probability.
+
+        Softmax and its sum are float32 in every precision.
+        """
+        joined = self.activation(heard + predictor[:, : self.dims.decoder_hidden_size])
+        logits = self.head(joined.to(self.head.weight.dtype)).float()
+        best, token = logits.max(dim=1)
+        # Not logsumexp: TensorRT sums the bare exponentials, which overflow at logits of 89.
+        return token, -(logits - best[:, None]).exp().sum(dim=1).log()
+
+    def _decode(
+        self, encoded: Tensor, length: Tensor, predictor: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Run the greedy loop; returns predictor state, tokens, frames, logprobs, count [B]."""
+
+        def unfinished(frame: Tensor, *_: Tensor) -> Tensor:
+            return (frame < length).any()
+
+        def advance(*moving: Tensor) -> tuple[Tensor, ...]:
+            return self.advance(encoded, length, moving)
+
+        moving = while_loop(unfinished, advance, self.before_loop(encoded, length, predictor))
+        _, _, predictor, tokens, frames, logprobs, count = moving
+        return predictor, tokens, frames, logprobs, count
+
+    def before_loop(self, encoded: Tensor, length: Tensor, predictor: Tensor) -> tuple[Tensor, ...]:
+        """What the loop carries from one round to the next, before the first.
+
+        Frame and symbols on it int64 [B], predictor state [B, P], tokens and their frames int32
+        [B, M], logprobs float32 [B, M], count int32 [B].
+        """
         zero = torch.zeros_like(length)
         nothing = torch.full(
-            (encoded.shape[0], dims.max_tokens), -1, dtype=torch.int32, device=encoded.device
+            (encoded.shape[0], self.dims.max_tokens), -1, dtype=torch.int32, device=encoded.device
         )
-        moving = (
+        return (
             zero,
             zero.clone(),
             predictor,
@@ -149,21 +176,18 @@ class Decoder(Stage):
             nothing.to(encoded.dtype),
             zero.to(torch.int32),
         )
-        return Heard(encoded, length, frames_before, context), moving
 
-    def advance(self, heard: Heard, moving: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def advance(
+        self, encoded: Tensor, length: Tensor, moving: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         """One round for every stream: emit a token, or go to the next frame, or rest at the end."""
-        encoded, length, _, _ = heard
         frame, symbols, predictor, tokens, frames, logprobs, count = moving
         dims = self.dims
         slot = torch.arange(dims.max_tokens, device=encoded.device)[None]
         at = frame.clamp(max=dims.frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
-        joint = encoded.gather(1, at)[:, 0] + predictor[:, : dims.decoder_hidden_size]
-        logits = in_own_precision(self.head, self.activation(joint))
-        best, token = logits.max(dim=1)
+        token, logprob = self._joint(encoded.gather(1, at)[:, 0], predictor)
         emits = (frame < length) & (token != dims.blank_token_id)
         here = emits[:, None] & (slot == count[:, None])
-        logprob = best - logits.logsumexp(dim=1)
         tokens = torch.where(here, token[:, None].to(torch.int32), tokens)
         frames = torch.where(here, frame[:, None].to(torch.int32), frames)
         logprobs = torch.where(here, logprob[:, None], logprobs)
@@ -174,59 +198,6 @@ class Decoder(Stage):
         frame = frame + advances.to(frame.dtype)
         count = count + emits.to(count.dtype)
         return frame, symbols, predictor, tokens, frames, logprobs, count
-
-    def finish(self, heard: Heard, moving: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Update]:
-        """Outputs and next state of a chunk whose loop has ended."""
-        _, _, predictor, tokens, frames, logprobs, count = moving
-        frames_before, context = heard.frames_before, heard.context
-        absolute = torch.where(tokens >= 0, frames + frames_before.to(torch.int32), frames)
-        frames_after = frames_before + heard.length[:, None].to(frames_before.dtype)
-        next_context = _last_tokens(context, tokens, count)
-        next_parts = [torch.ones_like(frames_before), frames_after, next_context, predictor]
-        values = torch.cat(next_parts, dim=1)[:, None]
-        update = Update(rows=all_rows(self.layout, context), values=values)
-        previous = context.to(torch.int32) - 1
-        return (tokens, absolute, logprobs, count[:, None], previous), update
-
-
-class _Predictor(nn.Module):
-    """One step of the LSTM prediction network, its state flat: output, then h and c per layer."""
-
-    def __init__(self, decoder: Any) -> None:
-        super().__init__()
-        self.embedding = decoder.embedding
-        self.projector = decoder.decoder_projector
-        self.hidden_size = decoder.lstm.hidden_size
-        self.num_layers = decoder.lstm.num_layers
-        self.gates = nn.ModuleList(
-            _lstm_gates(decoder.lstm, layer) for layer in range(self.num_layers)
-        )
-
-    def forward(self, token: Tensor, state: Tensor) -> Tensor:
-        """Token int64 [B], state [B, (1 + 2 * layers) * H] -> next state."""
-        parts = state.split(self.hidden_size, dim=1)
-        inputs = self.embedding(token).to(state.dtype)
-        cells: list[Tensor] = []
-        for layer, gates in enumerate(self.gates):
-            hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
-            gate = in_own_precision(gates, torch.cat([inputs, hidden], dim=1))
-            keep_in, forget, candidate, out = gate.chunk(4, dim=1)
-            cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
-            inputs = out.sigmoid() * cell.tanh()
-            cells += [inputs, cell]
-        return torch.cat([in_own_precision(self.projector, inputs), *cells], dim=1)
-
-
-def _lstm_gates(lstm: nn.LSTM, layer: int) -> nn.Linear:
-    """Input and recurrent weights of one LSTM layer as one projection of ``[input, hidden]``."""
-    from_input = getattr(lstm, f"weight_ih_l{layer}").detach()
-    from_hidden = getattr(lstm, f"weight_hh_l{layer}").detach()
-    weight = torch.cat([from_input, from_hidden], dim=1)
-    gates = nn.Linear(weight.shape[1], weight.shape[0])
-    gates.weight = nn.Parameter(weight)
-    bias = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
-    gates.bias = nn.Parameter(bias.detach())
-    return gates
 
 
 def _last_tokens(context: Tensor, tokens: Tensor, count: Tensor) -> Tensor:

@@ -10,6 +10,11 @@ al. 2023, arXiv 2312.17279) with the same lookahead. Three choices make it fast 
 - Projections run on ``[B * T, D]``, 1x1 convolutions are linear layers, constant factors live in
   the weights.
 
+The same code runs in half precision when its weights are half (see ``export/tensorrt/half.py``):
+products, convolutions, keys and values are then of the weights' type, and what would lose or
+overflow there is float32 by name: the residual stream, LayerNorm, scores from their sum on,
+softmax, counters. In float32 those conversions are none.
+
 State, as rows of ``T * head_dim`` values: first the small part (ring position, filled blocks, last
 input frame of each subsampling convolution, last inputs of each depthwise convolution, zero
 padding), then keys and values as ``[layer, key or value, head, ring block]`` rows.
@@ -27,7 +32,8 @@ from torch.nn import functional
 
 from export.audio import SUBSAMPLING
 from export.errors import UnsupportedOption
-from export.stages.state import Stage, State, StateLayout, Update
+from export.stages.layers import FeedForward, as_linear, in_type_of, joined, scaled
+from export.stages.state import Stage, State, StateLayout, Update, whole_division
 
 _MASKED = -1e30
 """Added to the score of a key that must not be heard; finite, so that no row can become NaN."""
@@ -118,8 +124,13 @@ class EncoderDims:
     @property
     def layout(self) -> StateLayout:
         """Rows and width of the whole state."""
-        ring = 2 * self.num_hidden_layers * self.num_attention_heads * self.ring_blocks
-        return StateLayout(rows=self.small_rows + ring, width=self.row_width)
+        rings = 2 * self.num_hidden_layers * self.num_attention_heads
+        return StateLayout(
+            rows=self.small_rows + rings * self.ring_blocks,
+            width=self.row_width,
+            rings=rings,
+            ring_blocks=self.ring_blocks,
+        )
 
 
 @dataclass(frozen=True)
@@ -153,17 +164,12 @@ class Encoder(Stage):
         )
         self.projector = model.encoder_projector
 
-    def in_precision(self, dtype: torch.dtype) -> None:
-        """Everything in ``dtype``: the counters of the state are below its first gap (257)."""
-        self.to(dtype)
-        self.state_dtype = dtype
-
     def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
         """One chunk; see the class and module for shapes and state."""
         mel, mel_length = inputs
-        mel = mel.to(self.state_dtype)
         small = state.read(0, self.dims.small_rows).flatten(1)
         position, filled, *tails, _ = small.split(self.dims.small_sizes, dim=1)
+        position, filled = position.float(), filled.float()
         encoded_length = _subsampled(_subsampled(_subsampled(mel_length)))
         hidden, *stem_tails = self.subsampling(mel, mel_length, filled > 0, *tails[:3])
         context = self._context(position, filled, encoded_length)
@@ -173,9 +179,9 @@ class Encoder(Stage):
             hidden, tail, keys_and_values = layer(hidden, tail, self._past(state, index), context)
             conv_tails.append(tail)
             new_rows.append(keys_and_values)
-        encoded = self.projector(hidden).reshape(-1, self.dims.frames, self._encoded_size)
-        counters = self._next_counters(position, filled)
-        encoded = encoded.to(torch.float32)
+        encoded = self.projector(in_type_of(self.projector, hidden)).float()
+        encoded = encoded.reshape(-1, self.dims.frames, self._encoded_size)
+        counters = (x.to(small.dtype) for x in self._next_counters(position, filled))
         padding = torch.zeros_like(small[:, : self.dims.small_sizes[-1]])
         next_small = torch.cat([*counters, *stem_tails, *conv_tails, padding], dim=1)
         update = self._update(position, next_small, new_rows)
@@ -207,8 +213,7 @@ class Encoder(Stage):
         distance = offset[:, None, None] + frame[:, None] + (dims.frames - 1)
         past_heard = (age <= filled).repeat_interleave(dims.frames, dim=1)
         heard = torch.cat([past_heard, frame < encoded_length], dim=1)
-        masked = max(_MASKED, torch.finfo(self.state_dtype).min / 2)
-        mask = torch.where(heard, 0.0, masked).to(self.state_dtype)
+        mask = torch.where(heard, 0.0, _MASKED)
         distance = distance.expand(-1, dims.num_attention_heads, -1, -1)
         return _Context(distance=distance, mask=mask[:, None, None])
 
@@ -240,14 +245,15 @@ class _Subsampling(nn.Module):
         stem = encoder.subsampling
         self.convolutions = nn.ModuleList([stem.conv_in, *(x.depthwise_conv for x in stem.layers)])
         self.pointwise = nn.ModuleList(x.pointwise_conv for x in stem.layers)
-        self.linear = _scaled(stem.linear, encoder.input_scale)
+        self.linear = scaled(stem.linear, encoder.input_scale)
 
     def forward(
         self, mel: Tensor, mel_length: Tensor, started: Tensor, *tails: Tensor
     ) -> tuple[Tensor, ...]:
         """MEL [B, 8T, n_mels] -> frames [B * T, D] and the last input frame of each convolution."""
         batch = mel.shape[0]
-        hidden, length, not_in_reference = mel[:, None], mel_length, SUBSAMPLING - 1
+        hidden = in_type_of(self.linear, mel)[:, None]
+        length, not_in_reference = mel_length, SUBSAMPLING - 1
         next_tails: list[Tensor] = []
         for index, convolution in enumerate(self.convolutions):
             next_tails.append(hidden[:, :, -1].flatten(1))
@@ -258,7 +264,7 @@ class _Subsampling(nn.Module):
             length, not_in_reference = _subsampled(length), not_in_reference // 2
             hidden = functional.relu(_keep_frames(hidden, length, started, not_in_reference))
         frames = hidden.transpose(1, 2).reshape(batch * self.dims.frames, -1)
-        return self.linear(frames), *next_tails
+        return self.linear(frames).float(), *next_tails
 
 
 def _strided(convolution: Any, frames: Tensor) -> Tensor:
@@ -282,7 +288,7 @@ def _subsampled(length: Tensor) -> Tensor:
     The reference counts ``x // 2 + 1`` over the whole utterance; with 7, 3 and 1 frames in front of
     the first chunk this is ``(x + 1) // 2`` within any chunk.
     """
-    return (length + 1) // 2
+    return whole_division(length + 1, 2)
 
 
 class _Layer(nn.Module):
@@ -290,18 +296,21 @@ class _Layer(nn.Module):
 
     def __init__(self, layer: Any, dims: EncoderDims, positions: Tensor) -> None:
         super().__init__()
-        self.feed_forward1 = _FeedForward(layer.norm_feed_forward1, layer.feed_forward1)
+        self.feed_forward1 = FeedForward(layer.norm_feed_forward1, layer.feed_forward1)
         self.norm_self_att = layer.norm_self_att
         self.attention = _Attention(layer.self_attn, dims, positions)
         self.norm_conv = layer.norm_conv
         self.convolution = _Convolution(layer.conv, dims)
-        self.feed_forward2 = _FeedForward(layer.norm_feed_forward2, layer.feed_forward2)
+        self.feed_forward2 = FeedForward(layer.norm_feed_forward2, layer.feed_forward2)
         self.norm_out = layer.norm_out
 
     def forward(
         self, hidden: Tensor, tail: Tensor, past: tuple[Tensor, Tensor], context: _Context
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """[B * T, D] -> the same, next convolution tail, new ring rows [B, 2H, T * head_dim]."""
+        """[B * T, D] -> the same, next convolution tail, new ring rows [B, 2H, T * head_dim].
+
+        The residual stream ``hidden`` is float32: it grows with depth, and LayerNorm squares it.
+        """
         hidden = hidden + self.feed_forward1(hidden)
         attended, new_rows = self.attention(self.norm_self_att(hidden), past, context)
         hidden = hidden + attended
@@ -311,20 +320,6 @@ class _Layer(nn.Module):
         return self.norm_out(hidden), tail, new_rows
 
 
-class _FeedForward(nn.Module):
-    """Half a feed-forward step; the factor 0.5 lies in the second projection."""
-
-    def __init__(self, norm: nn.Module, feed_forward: Any) -> None:
-        super().__init__()
-        self.norm = norm
-        self.linear1 = feed_forward.linear1
-        self.activation = feed_forward.activation
-        self.linear2 = _scaled(feed_forward.linear2, 0.5)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear2(self.activation(self.linear1(self.norm(hidden))))
-
-
 class _Attention(nn.Module):
     """Multi-head attention with Transformer-XL relative positions over the ring and the chunk."""
 
@@ -332,8 +327,8 @@ class _Attention(nn.Module):
         super().__init__()
         self.dims = dims
         heads, head_dim = dims.num_attention_heads, dims.head_dim
-        query = _scaled(attention.q_proj, head_dim**-0.5)
-        self.projection = _joined([query, attention.k_proj, attention.v_proj])
+        query = scaled(attention.q_proj, head_dim**-0.5)
+        self.projection = joined([query, attention.k_proj, attention.v_proj])
         scale = head_dim**-0.5
         self.bias_u = nn.Parameter(attention.bias_u.detach() * scale)
         self.bias_v = nn.Parameter(attention.bias_v.detach() * scale)
@@ -347,7 +342,8 @@ class _Attention(nn.Module):
         """[B * T, D] -> the same shape and the new ring rows [B, 2H, T * head_dim]."""
         dims = self.dims
         heads, shape = dims.num_attention_heads, (-1, dims.frames, 3, dims.num_attention_heads)
-        projected = self.projection(hidden).reshape(*shape, dims.head_dim)
+        projected = self.projection(in_type_of(self.projection, hidden))
+        projected = projected.reshape(*shape, dims.head_dim)
         query, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
         past_keys, past_values = past
         content = query + self.bias_u[:, None]
@@ -355,12 +351,14 @@ class _Attention(nn.Module):
             [content @ past_keys.transpose(2, 3), content @ keys.transpose(2, 3)], dim=3
         )
         by_distance = (query + self.bias_v[:, None]) @ self.position_keys
-        scores = content_scores + by_distance.gather(3, context.distance) + context.mask
-        past_weights, weights = scores.softmax(dim=3).split([dims.past_frames, dims.frames], dim=3)
+        position_scores = by_distance.gather(3, context.distance)
+        scores = content_scores.float() + position_scores.float() + context.mask
+        attention = scores.softmax(dim=3).to(values.dtype)
+        past_weights, weights = attention.split([dims.past_frames, dims.frames], dim=3)
         heard = past_weights @ past_values + weights @ values
         new_rows = torch.stack([keys, values], dim=1).reshape(-1, 2 * heads, dims.row_width)
         flat = heard.transpose(1, 2).reshape(-1, dims.hidden_size)
-        return self.output(flat), new_rows
+        return self.output(flat).float(), new_rows
 
 
 class _Convolution(nn.Module):
@@ -369,19 +367,19 @@ class _Convolution(nn.Module):
     def __init__(self, convolution: Any, dims: EncoderDims) -> None:
         super().__init__()
         self.dims = dims
-        self.pointwise1 = _as_linear(convolution.pointwise_conv1)
+        self.pointwise1 = as_linear(convolution.pointwise_conv1)
         depthwise = convolution.depthwise_conv
         self.depthwise_weight = depthwise.weight
         self.depthwise_bias = depthwise.bias
         self.norm = convolution.norm
         self.activation = convolution.activation
-        self.pointwise2 = _as_linear(convolution.pointwise_conv2)
+        self.pointwise2 = as_linear(convolution.pointwise_conv2)
 
     def forward(self, hidden: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """[B * T, D] and tail [B, (kernel - 1) * D] -> the same two."""
         dims = self.dims
         kept = dims.conv_kernel_size - 1
-        gated = functional.glu(self.pointwise1(hidden), dim=1)
+        gated = functional.glu(self.pointwise1(in_type_of(self.pointwise1, hidden)), dim=1)
         frames = gated.reshape(-1, dims.frames, dims.hidden_size)
         frames = torch.cat([tail.reshape(-1, kept, dims.hidden_size), frames], dim=1)
         convolved = functional.conv1d(
@@ -391,7 +389,8 @@ class _Convolution(nn.Module):
             groups=dims.hidden_size,
         )
         flat = convolved.transpose(1, 2).reshape(-1, dims.hidden_size)
-        return self.pointwise2(self.activation(self.norm(flat))), frames[:, -kept:].flatten(1)
+        activated = in_type_of(self.pointwise2, self.activation(self.norm(flat.float())))
+        return self.pointwise2(activated).float(), frames[:, -kept:].flatten(1)
 
 
 def _relative_positions(encoder: Any, dims: EncoderDims) -> Tensor:
@@ -400,36 +399,6 @@ def _relative_positions(encoder: Any, dims: EncoderDims) -> Tensor:
     distance = torch.arange(1 - dims.frames, dims.past_frames + dims.frames).float()
     angle = distance[:, None] * encoding.inv_freq.float()
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
-
-
-def _scaled(linear: Any, factor: float) -> nn.Linear:
-    """``factor * linear(x)`` as one linear layer."""
-    scaled = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
-    scaled.weight = nn.Parameter(linear.weight.detach() * factor)
-    if linear.bias is not None:
-        scaled.bias = nn.Parameter(linear.bias.detach() * factor)
-    return scaled
-
-
-def _joined(linears: list[Any]) -> nn.Linear:
-    """Several projections of one input as one linear layer."""
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    has_bias = linears[0].bias is not None
-    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias)
-    joined.weight = nn.Parameter(weight)
-    if has_bias:
-        joined.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
-    return joined
-
-
-def _as_linear(convolution: Any) -> nn.Linear:
-    """A 1x1 convolution over time as a linear layer."""
-    has_bias = convolution.bias is not None
-    linear = nn.Linear(convolution.in_channels, convolution.out_channels, bias=has_bias)
-    linear.weight = nn.Parameter(convolution.weight.detach()[:, :, 0])
-    if has_bias:
-        linear.bias = convolution.bias
-    return linear
 
 
 assert math.log2(SUBSAMPLING) == 3

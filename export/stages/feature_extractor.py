@@ -25,7 +25,7 @@ from export.audio import (
     TAIL_SAMPLES,
     WINDOW_SAMPLES,
 )
-from export.stages.state import Stage, State, StateLayout, Update, all_rows
+from export.stages.state import Stage, State, StateLayout, Update, all_rows, whole_division
 
 _HALF = WINDOW_SAMPLES // 2
 _BLOCK = math.gcd(_HALF, HOP_SAMPLES)
@@ -51,7 +51,7 @@ class FeatureExtractor(Stage):
         self.mel_frames = SUBSAMPLING * frames
         self.chunk_samples = FRAME_SAMPLES * frames
         self.framed_samples = (self.mel_frames - 1) * HOP_SAMPLES + WINDOW_SAMPLES
-        cosine, sine = _half_window_transform()
+        cosine, sine = half_window_transform()
         self.cosine, self.sine = nn.Buffer(cosine), nn.Buffer(sine)
         self.mel_filters = nn.Buffer(mel_filters.T.contiguous())
         starts = torch.arange(self.mel_frames) * (HOP_SAMPLES // _BLOCK)
@@ -69,7 +69,8 @@ class FeatureExtractor(Stage):
         tail, started = tail_and_flag[:, :-1], tail_and_flag[:, -1:]
         samples = torch.cat([tail, audio], dim=1)
         mel = self._log_mel(self._emphasised(samples, audio_length))
-        mel_length = ((audio_length + _MEL_OFFSET_SAMPLES) // HOP_SAMPLES).clamp(0, self.mel_frames)
+        mel_length = whole_division(audio_length + _MEL_OFFSET_SAMPLES, HOP_SAMPLES)
+        mel_length = mel_length.clamp(0, self.mel_frames)
         mel = mel * self._valid(started, mel_length)
         next_state = torch.cat([samples[:, -TAIL_SAMPLES - 1 :], torch.ones_like(started)], dim=1)
         update = Update(rows=all_rows(self.layout, audio), values=next_state[:, None])
@@ -101,7 +102,7 @@ class FeatureExtractor(Stage):
         return (exists & (frame < mel_length)).to(started.dtype)[..., None]
 
 
-def _half_window_transform() -> tuple[Tensor, Tensor]:
+def half_window_transform() -> tuple[Tensor, Tensor]:
     """Windowed cosine and sine bases [200, 257] over the distance from the window's centre."""
     window = torch.hann_window(WINDOW_SAMPLES, periodic=False, dtype=torch.float64)[_HALF:]
     distance = torch.arange(_HALF, dtype=torch.float64) + 0.5

@@ -23,8 +23,8 @@ HEARD = len(Heard._fields)
 class BeforeLoop(nn.Module):
     """``(*inputs, *pools, SLOTS) -> (*carried, *updates)`` of all stages up to the decoder's loop.
 
-    ``carried`` is what ``Decoder.begin`` returns, flat; there is an update for each stage but the
-    decoder, whose state changes behind the loop.
+    ``carried`` is ``Heard`` and what the loop moves, flat; there is an update for each stage but
+    the decoder, whose state changes behind the loop.
     """
 
     def __init__(self, stages: Sequence[Stage], decoder: Decoder) -> None:
@@ -37,7 +37,8 @@ class BeforeLoop(nn.Module):
         *inputs, pool, slots = inputs_pools_and_slots
         values, updates = self.stages.run(*inputs, slots)
         state = PooledState(pool, slots, self.decoder.layout)
-        heard, moving = self.decoder.begin(*values, state=state)
+        heard, predictor = self.decoder.begin(*values, state=state)
+        moving = self.decoder.before_loop(heard.encoded, heard.length, predictor)
         return *heard, *moving, *updates
 
 
@@ -52,7 +53,7 @@ class Rounds(nn.Module):
         """See the class; PENDING is one bool."""
         heard, moving = Heard(*carried[:HEARD]), carried[HEARD:]
         for _ in range(ROUNDS):
-            moving = self.decoder.advance(heard, moving)
+            moving = self.decoder.advance(heard.encoded, heard.length, moving)
         return *moving, (moving[0] < heard.length).any()
 
 
@@ -65,7 +66,9 @@ class AfterLoop(nn.Module):
 
     def forward(self, *carried: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        outputs, update = self.decoder.finish(Heard(*carried[:HEARD]), carried[HEARD:])
+        _, _, predictor, tokens, frames, logprobs, count = carried[HEARD:]
+        found = (predictor, tokens, frames, logprobs, count)
+        outputs, update = self.decoder.finish(Heard(*carried[:HEARD]), found)
         return *outputs, update.values, update.rows
 
 

@@ -20,23 +20,46 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+DTYPE_BYTES = {"FP32": 4, "FP16": 2, "BF16": 2}
+
 
 @dataclass(frozen=True)
 class StateLayout:
-    """Shape of one stream's state: ``rows`` rows of ``width`` float32 values, all zero at start."""
+    """Shape of one stream's state: ``rows`` rows of ``width`` values, all zero at start.
+
+    The last rows may be rings of ``ring_blocks`` rows each; a step then replaces all rows before
+    the rings, and in every ring the same block.
+    """
 
     rows: int
     width: int
+    rings: int = 0
+    ring_blocks: int = 0
+    dtype: str = "FP32"
+    """Triton's name of the type; the bundled backend keeps FP32 only."""
 
     @property
     def size(self) -> int:
         """Values per stream."""
         return self.rows * self.width
 
+    @property
+    def bytes(self) -> int:
+        """Memory per stream."""
+        return self.size * DTYPE_BYTES[self.dtype]
+
+    @property
+    def replaced_rows(self) -> int:
+        """Rows in front of the rings, which every step replaces."""
+        return self.rows - self.rings * self.ring_blocks
+
 
 @dataclass(frozen=True)
 class Update:
-    """New values of some rows: ``values`` [B, U, width] belong at ``rows`` int64 [B, U]."""
+    """New values of some rows: ``values`` [B, U, width] belong at ``rows`` int64 [B, U].
+
+    First the replaced rows of the layout, in order, then one block of each ring.
+    """
 
     rows: Tensor
     values: Tensor
@@ -54,6 +77,7 @@ class FlatState:
     """State handed over as ``[B, rows * width]``."""
 
     def __init__(self, state: Tensor, layout: StateLayout) -> None:
+        self._layout = layout
         self._rows = state.reshape(-1, layout.rows, layout.width)
 
     def read(self, start: int, count: int) -> Tensor:
@@ -61,10 +85,22 @@ class FlatState:
         return self._rows[:, start : start + count]
 
     def replace(self, update: Update) -> Tensor:
-        """The next state ``[B, rows * width]``: this one with the updated rows replaced."""
-        batch = torch.arange(self._rows.shape[0], device=self._rows.device)[:, None]
-        rows = self._rows.index_put((batch, update.rows), update.values)
-        return rows.flatten(1)
+        """The next state ``[B, rows * width]``: this one with the updated rows replaced.
+
+        A ``where`` per ring value, not a scatter: element-wise work that a runtime fuses, with no
+        index tensor whose shape depends on the batch.
+        """
+        layout = self._layout
+        replaced = update.values[:, : layout.replaced_rows].flatten(1)
+        if not layout.rings:
+            return replaced
+        rings = self._rows[:, layout.replaced_rows :]
+        rings = rings.unflatten(1, (layout.rings, layout.ring_blocks))
+        written = update.rows[:, layout.replaced_rows, None] - layout.replaced_rows
+        block = torch.arange(layout.ring_blocks, device=rings.device)
+        here = (block == written)[:, None, :, None]
+        new_blocks = update.values[:, layout.replaced_rows :, None]
+        return torch.cat([replaced, torch.where(here, new_blocks, rings).flatten(1)], dim=1)
 
 
 class PooledState:
@@ -84,10 +120,6 @@ class Stage(nn.Module):
     """A pure function ``(inputs, state) -> (outputs, update)`` of one chunk of every stream."""
 
     layout: StateLayout
-    state_dtype: torch.dtype = torch.float32
-
-    def in_precision(self, dtype: torch.dtype) -> None:
-        """Compute in ``dtype`` from now on, where that loses nothing; inputs and outputs stay."""
 
     def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
         """One chunk of a batch of streams."""
@@ -102,7 +134,7 @@ class FlatStage(nn.Module):
         self.stage = stage
 
     def forward(self, *inputs_and_state: Tensor) -> tuple[Tensor, ...]:
-        """Flat form; the last input and output are the state, float32 [B, rows * width]."""
+        """Flat form; the last input and output are the state, [B, rows * width]."""
         *inputs, flat = inputs_and_state
         state = FlatState(flat, self.stage.layout)
         outputs, update = self.stage.step(*inputs, state=state)
@@ -137,12 +169,16 @@ class PooledStages(nn.Module):
         return values, updates
 
 
-def in_own_precision(layer: nn.Module, values: Tensor) -> Tensor:
-    """``layer(values)`` in the precision of the layer's weights, back in that of ``values``."""
-    return layer(values.to(next(layer.parameters()).dtype)).to(values.dtype)
-
-
 def all_rows(layout: StateLayout, like: Tensor) -> Tensor:
     """Row numbers of a whole state for each stream of the batch ``like`` [B, ...]: [B, rows]."""
     rows = torch.arange(layout.rows, device=like.device)
     return rows[None].expand(like.shape[0], -1)
+
+
+def whole_division(count: Tensor, divisor: int) -> Tensor:
+    """``count // divisor`` for counts from 0 to 2^20.
+
+    ``//`` itself exports as a comparison of signs, on booleans, which TensorRT does not compare.
+    The half keeps a quotient that should be whole from falling below it by rounding.
+    """
+    return ((count.float() + 0.5) / divisor).floor().to(count.dtype)

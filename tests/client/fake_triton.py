@@ -4,40 +4,92 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 NOTHING_NEW = {"TEXT": struct.pack("<I", 0), "TOKEN_COUNT": struct.pack("<i", 0)}
 
+OFFLINE = {
+    "contract_version": "1",
+    "checkpoint": "fake",
+    "architecture": "FakeForCTC",
+    "runtime": "python",
+    "precision": "fp32",
+    "mode": "offline",
+    "sample_rate_hz": "16000",
+    "frame_ms": "80",
+    "buckets_ms": "2000,4000,8000,15000,30000",
+}
+
+Hear = Callable[["Heard"], "Tokens"]
+Tokens = list[tuple[int, str, int]]
+"""Id, text and frame of each token."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A piece as it arrived."""
+
+    samples: np.ndarray
+    """Without the padding."""
+    context: Any
+    """Of the gRPC call: to abort it."""
+
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Describes itself with `parameters`; answers a chunk, with nothing, when `answer` is set."""
+    """Describes `models`; answers a chunk, with nothing, when `answer` is set.
 
-    def __init__(self, parameters: dict[str, str] | None) -> None:
+    A piece of `asr_offline` is answered with what `hear` makes of it.
+    """
+
+    def __init__(self, models: dict[str, dict[str, str]]) -> None:
         self.url = ""
-        self.parameters = parameters
+        self.models = models
+        self.restricted = False
+        self.hear: Hear = lambda heard: []
         self.answer = threading.Event()
         self.arrived = threading.Semaphore(0)
         self.seen: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.pieces: list[tuple[int, int]] = []
+        """Samples without and with padding, of each piece."""
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:
         return service_pb2.ServerMetadataResponse(name="triton", version="9")
 
     def ModelConfig(self, request: Any, context: Any) -> Any:
-        if self.parameters is None:
+        if request.name not in self.models:
             context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: {request.name!r}")
         response = service_pb2.ModelConfigResponse()
-        for name, value in (self.parameters or {}).items():
+        for name, value in self.models[request.name].items():
             response.config.parameters[name].string_value = value
         return response
 
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        if self.restricted:
+            context.abort(
+                grpc.StatusCode.UNAVAILABLE,
+                "This protocol is restricted, expecting header 'triton-grpc-protocol-admin-key'",
+            )
+        return service_pb2.RepositoryIndexResponse(
+            models=[
+                service_pb2.RepositoryIndexResponse.ModelIndex(
+                    name=name, version="1", state="READY"
+                )
+                for name in self.models
+            ]
+        )
+
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        if "sequence_id" not in request.parameters:
+            return self._recognize(request, context)
         chunk = "END" if "sequence_end" in request.parameters else "chunk"
         self.headers.append(dict(context.invocation_metadata()))
         self.seen.append(f"{chunk} arrived")
@@ -51,13 +103,55 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             raw_output_contents=NOTHING_NEW.values(),
         )
 
+    def _recognize(self, request: Any, context: Any) -> Any:
+        audio, length = request.raw_input_contents
+        padded = np.frombuffer(audio, "<f4")
+        assert list(request.inputs[0].shape) == [1, padded.size]
+        valid = int.from_bytes(length, "little")
+        assert not padded[valid:].any()
+        heard = Heard(padded[:valid], context)
+        self.pieces.append((valid, padded.size))
+        return piece_reply(self.hear(heard))
+
+
+def piece_reply(tokens: Tokens) -> Any:
+    """A reply of `asr_offline`, with two unused places at the end."""
+    text = "".join(text for _, text, _ in tokens).encode()
+    unused = [-1, -1]
+
+    def ints(values: list[int]) -> bytes:
+        return struct.pack(f"<{len(tokens) + 2}i", *values, *unused)
+
+    raw = {
+        "TEXT": struct.pack("<I", len(text)) + text,
+        "TOKENS": ints([id for id, _, _ in tokens]),
+        "TOKEN_FRAMES": ints([frame for _, _, frame in tokens]),
+        "TOKEN_TEXT_LENGTHS": ints([len(text) for _, text, _ in tokens]),
+        "TOKEN_LOGPROBS": struct.pack(f"<{len(tokens) + 2}f", *[-0.25] * len(tokens), *unused),
+        "TOKEN_COUNT": struct.pack("<i", len(tokens)),
+    }
+    return service_pb2.ModelInferResponse(
+        outputs=[service_pb2.ModelInferResponse.InferOutputTensor(name=name) for name in raw],
+        raw_output_contents=raw.values(),
+    )
+
 
 @contextmanager
-def fake_triton(parameters: dict[str, str] | None, credentials: Any = None) -> Iterator[FakeTriton]:
-    """Serves on a free port, encrypted if there are credentials."""
-    fake = FakeTriton(parameters)
-    with ThreadPoolExecutor(4) as pool:
-        server = grpc.server(pool)
+def fake_triton(
+    parameters: dict[str, str] | None,
+    credentials: Any = None,
+    *,
+    models: dict[str, dict[str, str]] | None = None,
+) -> Iterator[FakeTriton]:
+    """Serves on a free port, encrypted if there are credentials.
+
+    `parameters` are those of `asr_streaming`; `models` are more, by name.
+    """
+    streaming = {} if parameters is None else {"asr_streaming": parameters}
+    fake = FakeTriton(streaming | (models or {}))
+    with ThreadPoolExecutor(16) as pool:
+        options = [("grpc.max_receive_message_length", -1)]
+        server = grpc.server(pool, options=options)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
         port = (
             server.add_secure_port("127.0.0.1:0", credentials)

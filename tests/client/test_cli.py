@@ -46,7 +46,9 @@ def words_in(path: Path) -> list[str]:
     return stand_in.expected_words(soundfile.read(path, dtype="float32")[0])
 
 
-@pytest.mark.parametrize("command", [[], ["transcribe"], ["info"]])
+@pytest.mark.parametrize(
+    "command", [[], ["transcribe"], ["info"], ["models"], ["models", "retire"]]
+)
 def test_help(command: list[str]) -> None:
     shown = earshot(*command, "--help")
     assert shown.exit_code == 0
@@ -62,13 +64,17 @@ def test_help(command: list[str]) -> None:
         ["info", "--url", "http://localhost:8000"],
         ["info", "--root-certificates", "/no/such/file"],
         ["sing"],
+        ["transcribe", "--json", "--format", "srt", "a.wav"],
+        ["transcribe", "--format", "docx", "a.wav"],
+        ["transcribe", "-o", "folder", "one/a.wav", "two/a.wav"],
+        ["models", "--json", "load", "clinic"],
     ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
     assert earshot(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("arguments", [["info"], ["transcribe", "a.wav"]])
+@pytest.mark.parametrize("arguments", [["info"], ["transcribe", "a.wav"], ["models"]])
 def test_no_server(arguments: list[str]) -> None:
     result = earshot(*arguments)
     assert result.exit_code == 2
@@ -234,6 +240,7 @@ def test_info(server: StandIn) -> None:
     assert shown["ready"] == "True"
     as_json = json.loads(earshot("info", "--json", url=server.url).stdout)
     assert {name: str(value) for name, value in as_json.items()} == shown
+    assert (as_json["streaming"], as_json["offline"]) == (True, False)
 
 
 @pytest.mark.triton

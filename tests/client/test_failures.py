@@ -114,7 +114,6 @@ def test_messages_say_what_to_do() -> None:
     [
         (REFUSED_CONNECTION, earshot.ConnectionFailed, "no server at host:8001"),
         (LATE, earshot.ConnectionFailed, "did not answer within 3 s"),
-        (Failure("NOT_FOUND", "unknown model"), earshot.UnsupportedServer, "has no model"),
         (Failure("UNIMPLEMENTED", None), earshot.UnsupportedServer, "does not answer as Triton"),
     ],
 )

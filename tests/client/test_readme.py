@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.client.stand_in import RATE_HZ, StandIn, noise
-
-pytestmark = pytest.mark.triton
+from tests.client.fake_triton import OFFLINE, fake_triton
+from tests.client.spoken_numbers import audio, hear, script, words
+from tests.client.stand_in import PARAMETERS, RATE_HZ, StandIn, noise
 
 README = Path(__file__).parents[2] / "client" / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+FILES = [example for example in EXAMPLES if "recognize" in example]
+CHOICES = [example for example in EXAMPLES if "model=" in example]
+LIVE = [example for example in EXAMPLES if example not in FILES + CHOICES]
 
 
 class Websocket:
@@ -37,20 +40,17 @@ class Websocket:
 
 
 def test_the_readme_has_examples() -> None:
-    assert len(EXAMPLES) == 4
+    assert [len(LIVE), len(FILES), len(CHOICES)] == [3, 1, 1]
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_example(
+@pytest.mark.triton
+@pytest.mark.parametrize("example", LIVE)
+def test_live_example(
     example: str,
     client: earshot.Client,
     server: StandIn,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    soundfile.write("talk.flac", noise(RATE_HZ), RATE_HZ)
     websocket = Websocket()
     names = {
         "earshot": earshot,
@@ -73,3 +73,26 @@ def test_example(
     assert transcript.words
     assert "print(" not in example or transcript.text in capsys.readouterr().out
     assert "websocket.send" not in example or transcript.text.startswith(websocket.sent)
+
+
+@pytest.mark.parametrize("example", FILES)
+def test_file_example(
+    example: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("talk.flac", audio(script(5, None)), RATE_HZ)
+    with fake_triton(None, models={"asr_offline": OFFLINE}) as fake:
+        fake.hear = hear
+        exec(example.replace("localhost:8001", fake.url), {"earshot": earshot})
+    said = " ".join(text for text, _ in words(script(5, None)))
+    assert capsys.readouterr().out == f"{said}\n"
+
+
+@pytest.mark.parametrize("example", CHOICES)
+def test_choice_example(example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with fake_triton(None, models={"clinic_v2_asr_streaming": PARAMETERS}) as fake:
+        exec(example.replace("localhost:8001", fake.url), {"earshot": earshot})
+    assert capsys.readouterr().out == "clinic_v2 stand-in\n"

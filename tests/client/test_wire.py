@@ -14,7 +14,7 @@ MAX_TOKENS = 4
 
 
 def test_only_the_first_request_starts_and_waits_for_a_place() -> None:
-    writer = RequestWriter(2**63 - 1, chunk_samples=2, queue_s=1.5)
+    writer = RequestWriter(2**63 - 1, chunk_samples=2, queue_s=1.5, ensemble="asr")
     chunk = Chunk(struct.pack("<2f", 0.5, -0.5), 2, last=False)
     first, second = writer.write(chunk, first=True), writer.write(chunk, first=False)
     assert first.parameters["sequence_id"].int64_param == 2**63 - 1
@@ -26,7 +26,7 @@ def test_only_the_first_request_starts_and_waits_for_a_place() -> None:
 
 
 def test_the_last_request_ends() -> None:
-    writer = RequestWriter(1, chunk_samples=2, queue_s=1)
+    writer = RequestWriter(1, chunk_samples=2, queue_s=1, ensemble="asr")
     only = writer.write(Chunk(bytes(8), 1, last=True), first=True)
     assert only.parameters["sequence_start"].bool_param
     assert only.parameters["sequence_end"].bool_param

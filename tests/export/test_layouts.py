@@ -16,12 +16,14 @@ from export.chain import Chain
 from export.checkpoint import load_checkpoint
 from export.errors import UnsupportedOption
 from export.install import replacing
+from export.onnx_file import TORCH_DTYPES
 from export.recordings import load_recordings
 from export.spec import RECOGNIZER, Serving, StreamingSpec
-from export.stages.encoder import Encoder
+from export.stages.decoder import Decoder
 from export.stages.state import PooledStages
 from export.streaming import build_stages, export_streaming, spec_of
-from export.torch_file import DTYPES
+from export.tensorrt.half import half_stages
+from export.torch_stage import TorchStage
 from export.triton_config import config_files
 
 CHUNK_MS, FRAMES = 320, 4
@@ -31,7 +33,7 @@ def _spec(folder: Path, runtime: str, layout: str, precision: str = "fp32") -> S
     checkpoint = load_checkpoint(str(folder))
     serving = Serving(max_streams=100, encoder_instances=3)
     stages = build_stages(checkpoint, FRAMES)
-    return spec_of(checkpoint, stages, CHUNK_MS, runtime, precision, serving, layout)
+    return spec_of(checkpoint, stages, CHUNK_MS, runtime, precision, serving, layout=layout)
 
 
 def _parsed(text: str) -> Any:
@@ -84,7 +86,14 @@ def test_what_a_runtime_cannot_do_is_refused(
     checkpoint = load_checkpoint(str(random_checkpoint))
     with pytest.raises(UnsupportedOption, match=message):
         export_streaming(
-            checkpoint, 320, runtime, precision, tmp_path / "r", Serving(), lambda _: None, layout
+            checkpoint,
+            320,
+            runtime,
+            precision,
+            tmp_path / "r",
+            Serving(),
+            lambda _: None,
+            layout=layout,
         )
     assert not (tmp_path / "r").exists()
 
@@ -111,9 +120,9 @@ def test_half_precision_stays_close(random_checkpoint: Path, precision: str, mos
 @torch.inference_mode()
 def _encoded(folder: Path, precision: str) -> np.ndarray:
     """What the encoder stage makes of three chunks of noise."""
-    encoder = Encoder(load_checkpoint(str(folder)).model, FRAMES)
-    encoder.in_precision(DTYPES[precision])
-    pool = torch.zeros(encoder.layout.rows, encoder.layout.width, dtype=DTYPES[precision])
+    _, encoder, _ = half_stages(load_checkpoint(str(folder)), FRAMES, precision, Decoder)
+    dtype = TORCH_DTYPES[encoder.layout.dtype]
+    pool = torch.zeros(encoder.layout.rows, encoder.layout.width, dtype=dtype)
     frames = 8 * FRAMES
     mel = torch.randn(3, 1, frames, 80, generator=torch.Generator().manual_seed(0)) - 8
     encoded: list[np.ndarray] = []
@@ -136,20 +145,20 @@ def test_a_program_in_16_bits_hears_something(random_checkpoint: Path, tmp_path:
         tmp_path / "r",
         Serving(),
         lambda _: None,
-        "fused",
+        layout="fused",
         gate=False,
     )
     manifest = tmp_path / "r" / "asr_streaming" / "1" / "manifest.json"
     assert json.loads(manifest.read_text())["parity"] is None
     spec = _spec(random_checkpoint, "torch", "fused", "fp16")
-    results = Chain(tmp_path / "r", spec, len(speech)).transcribe(speech)
+    results = Chain(tmp_path / "r", spec, len(speech), TorchStage).transcribe(speech)
     assert sum(len(result.tokens) for result in results) > 3
 
 
 def test_a_chunk_without_any_frame_is_finite_in_fp16(random_checkpoint: Path) -> None:
     """Every key is masked then; the mask must not be infinite."""
-    encoder = Encoder(load_checkpoint(str(random_checkpoint)).model, FRAMES)
-    encoder.in_precision(torch.float16)
+    checkpoint = load_checkpoint(str(random_checkpoint))
+    _, encoder, _ = half_stages(checkpoint, FRAMES, "fp16", Decoder)
     pool = torch.zeros(encoder.layout.rows, encoder.layout.width, dtype=torch.float16)
     mel, length = torch.zeros(1, 8 * FRAMES, 80), torch.zeros(1, 1, dtype=torch.int32)
     with torch.inference_mode():

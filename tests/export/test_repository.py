@@ -10,7 +10,8 @@ from google.protobuf import text_format
 from project import DEMO_CHECKPOINT, PROJECT, Exported
 from tritonclient.grpc import model_config_pb2
 
-from export.spec import StageSpec, StreamingSpec, TensorSpec
+from export.errors import UnsupportedOption
+from export.spec import StageSpec, StreamingSpec, TensorSpec, check_name
 from export.streaming import build_stages, spec_of
 
 CHUNK_MS = 320
@@ -98,6 +99,31 @@ def test_onnx_files_say_what_the_spec_says(
     assert outputs.pop("UPDATE_ROWS")[0] == "INT64"
     assert inputs == spec_tensors(stage.inputs)
     assert outputs == spec_tensors(stage.outputs)
+
+
+def test_a_name_prefixes_every_model_and_nothing_else(spec: StreamingSpec) -> None:
+    from dataclasses import replace
+
+    from export.triton_config import config_files
+
+    unnamed, named = config_files(spec), config_files(replace(spec, name="clinic_v2"))
+    assert set(named) == {f"clinic_v2_{path}" for path in unnamed}
+    for path, text in unnamed.items():
+        for role in (*STAGES, "detokenizer", "asr_streaming"):
+            text = text.replace(f'name: "{role}"', f'name: "clinic_v2_{role}"')
+            text = text.replace(f"# {role},", f"# clinic_v2_{role},")
+        assert named[f"clinic_v2_{path}"] == text
+
+
+@pytest.mark.parametrize("name", ["", "clinic", "clinic_v2", "7b"])
+def test_names_that_will_do(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", ["Clinic", "a-b", "a/b", "_a", "a_", "a__b", "default", " "])
+def test_names_that_will_not_do(name: str) -> None:
+    with pytest.raises(UnsupportedOption, match="lower-case letters and digits"):
+        check_name(name)
 
 
 def test_every_step_of_the_ensemble_is_fed(repository: Path) -> None:

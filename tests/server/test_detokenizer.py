@@ -84,3 +84,18 @@ def test_any_chunking_gives_the_text_of_the_whole(
     for (text, lengths), chunk in zip(results, chunks, strict=True):
         assert len(lengths) == len(chunk)
         assert sum(lengths) == len(text)
+
+
+@settings(max_examples=400)
+@given(
+    pieces=st.lists(st.sampled_from([*WORDS, *BYTES[0x60:0x66], *BYTES[0xE0:0xE6]]), max_size=40)
+)
+def test_a_whole_utterance_has_the_text_of_the_tokenizer(
+    tokenizer: Tokenizer, detokenizer: Detokenizer, pieces: list[str]
+) -> None:
+    """Also one that ends, or breaks, within a character."""
+    text, lengths = detokenizer.whole(ids(*pieces))
+    assert text == tokenizer.decode(ids(*pieces))
+    assert len(lengths) == len(pieces)
+    assert sum(lengths) == len(text)
+    assert min(lengths, default=0) >= 0

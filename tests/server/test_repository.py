@@ -63,3 +63,9 @@ def test_a_broken_config_is_quoted(toy_repository: Path) -> None:
     write_config(toy_repository, "summer", 'name: "summer')
     with pytest.raises(BadRepository, match=r"onnxruntime\.pbtxt is not a model config"):
         read_repository(toy_repository)
+
+
+def test_each_ensemble_adds_its_own_capacity(toy_repository: Path) -> None:
+    config = (toy_repository / "toy_streaming" / "configs" / "onnxruntime.pbtxt").read_text()
+    write_config(toy_repository, "second_toy", config.replace("toy_streaming", "second_toy"))
+    assert read_repository(toy_repository).max_streams == 2 * MAX_STREAMS

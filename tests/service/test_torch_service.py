@@ -31,7 +31,7 @@ def service(
     checkpoint = load_checkpoint(str(random_checkpoint))
     serving = Serving(max_streams=64, max_batch_size=24, encoder_instances=1)
     export_streaming(
-        checkpoint, CHUNK_MS, runtime, "fp32", repository, serving, lambda step: None, layout
+        checkpoint, CHUNK_MS, runtime, "fp32", repository, serving, lambda step: None, layout=layout
     )
     with running(repository) as triton:
         yield Service.of(triton.grpc_url, triton.metrics_url, random_checkpoint, CHUNK_MS)

@@ -17,10 +17,10 @@ from ._errors import (
     UnsupportedServer,
 )
 from ._pcm import Pcm
-from ._server_info import ServerInfo
+from ._server_info import OfflineInfo, ServerInfo
 from ._sync import Client, Stream, connect
 from ._timeouts import Timeouts
-from ._transcript import ChunkResult, Token, Transcript, Word
+from ._transcript import ChunkResult, FailedSpan, Token, Transcript, Word
 
 __all__ = [
     "AsyncClient",
@@ -30,7 +30,9 @@ __all__ = [
     "Client",
     "ConnectionFailed",
     "EarshotError",
+    "FailedSpan",
     "InvalidAudio",
+    "OfflineInfo",
     "Pcm",
     "ServerBusy",
     "ServerFailed",

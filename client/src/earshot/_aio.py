@@ -17,18 +17,14 @@ import grpc.aio
 
 from ._failures import connect_error
 from ._files import open_audio
-from ._grpc import (
-    CONFIG_REQUEST,
-    METADATA_REQUEST,
-    READY_REQUEST,
-    Address,
-    describe,
-    make_stub,
-    read_address,
-)
+from ._grpc import Address, make_stub, read_address
+from ._handshake import Handshake, Question, Served, handshake
 from ._pcm import Pcm
-from ._server_info import ServerInfo
+from ._recognition import PIECES_AT_ONCE, Recognition
+from ._recognize_aio import recognize
+from ._server_info import OfflineInfo, ServerInfo
 from ._session import Call, Session
+from ._source import AudioSource, Progress, open_source
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -39,6 +35,7 @@ _aio: Any = grpc.aio
 async def connect_async(
     url: str,
     *,
+    model: str | None = None,
     tls: bool = False,
     root_certificates: bytes | None = None,
     timeouts: Timeouts | None = None,
@@ -47,18 +44,10 @@ async def connect_async(
     timeouts = timeouts or Timeouts()
     address = read_address(url, tls, root_certificates)
     async with _open_channel(address) as channel:
-        stub = make_stub(channel)
+        line = _Line(make_stub(channel), timeouts)
+        served = await line.ask(handshake(address.target, model, timeouts.connect_s))
         try:
-            questions: list[Awaitable[Any]] = [
-                stub.ServerMetadata(METADATA_REQUEST, timeout=timeouts.connect_s),
-                stub.ModelConfig(CONFIG_REQUEST, timeout=timeouts.connect_s),
-            ]
-            answers = await asyncio.gather(*questions)
-        except grpc.RpcError as error:
-            raise connect_error(error, address.target, timeouts.connect_s) from error
-        line = _Line(stub, timeouts)
-        try:
-            yield AsyncClient(describe(address, *answers), line)
+            yield AsyncClient(served, line, address.target, model)
         finally:
             await line.close()
 
@@ -72,11 +61,26 @@ def _open_channel(address: Address) -> Any:
 class AsyncClient:
     """A connection to one server; make one with `connect_async`."""
 
-    info: ServerInfo
-
-    def __init__(self, info: ServerInfo, line: _Line) -> None:
-        self.info = info
+    def __init__(self, served: Served, line: _Line, target: str, model: str | None) -> None:
+        self.served = served
         self._line = line
+        self._target = target
+        self._model = model
+
+    @property
+    def info(self) -> ServerInfo:
+        """The streaming recognizer; raises UnsupportedServer if the server has none."""
+        return self.served.need_streaming()
+
+    @property
+    def offline(self) -> OfflineInfo | None:
+        """The recognizer of whole files; None if the server has none."""
+        return self.served.offline
+
+    async def refresh(self) -> None:
+        """Asks the server anew; see `Client.refresh`."""
+        connect_s = self._line.timeouts.connect_s
+        self.served = await self._line.ask(handshake(self._target, self._model, connect_s))
 
     def stream(self, *, sample_rate_hz: float, channels: int = 1) -> AsyncStream:
         """A live stream for audio of this rate and number of interleaved channels."""
@@ -105,13 +109,39 @@ class AsyncClient:
                     await stream.send(block)
                 return await stream.finish()
 
+    async def recognize(
+        self,
+        audio: str | PathLike[str] | Pcm,
+        *,
+        sample_rate_hz: float | None = None,
+        channels: int = 1,
+        at_once: int = PIECES_AT_ONCE,
+        on_progress: Progress = lambda done_s: None,
+    ) -> Transcript:
+        """Recognizes a whole file, or samples in memory; see `Client.recognize`.
+
+        `on_progress` is called in this event loop.
+        """
+        with open_source(audio, sample_rate_hz, channels) as source:
+            return await self.recognize_source(source, at_once, on_progress)
+
+    async def recognize_source(
+        self, source: AudioSource, at_once: int, on_progress: Progress
+    ) -> Transcript:
+        """The same for audio that is open already."""
+        info = self.served.need_offline()
+        timeouts = self._line.timeouts
+        recognition = Recognition(info, timeouts, source.sample_rate_hz, source.channels, at_once)
+        return await recognize(self._line.stub, recognition, source, on_progress)
+
     async def is_ready(self) -> bool:
-        """Whether the server takes streams now; raises ConnectionFailed if it does not answer."""
+        """Whether the recognizer serves now; raises ConnectionFailed if nothing answers."""
         connect_s = self._line.timeouts.connect_s
         try:
-            return (await self._line.stub.ModelReady(READY_REQUEST, timeout=connect_s)).ready
+            answer = await self._line.stub.ModelReady(self.served.ready_request, timeout=connect_s)
         except grpc.RpcError as error:
-            raise connect_error(error, self.info.url, connect_s) from error
+            raise connect_error(error, self._target, connect_s) from error
+        return answer.ready
 
 
 class AsyncStream:
@@ -205,6 +235,22 @@ class _Line:
         self._loop = asyncio.get_running_loop()
         self._ends: set[asyncio.Task[None]] = set()
 
+    async def ask(self, asking: Handshake) -> Served:
+        """Puts the questions of a handshake to the server."""
+        try:
+            questions = next(asking)
+            while True:
+                questions = asking.send(await self._answers(questions))
+        except StopIteration as end:
+            return end.value
+
+    async def _answers(self, questions: list[Question]) -> list[Any]:
+        calls: list[Awaitable[Any]] = [
+            getattr(self.stub, question.method)(question.request, timeout=self.timeouts.connect_s)
+            for question in questions
+        ]
+        return list(await asyncio.gather(*map(_answer, calls)))
+
     async def infer(self, call: Call, session: Session) -> Any:
         return await self.stub.ModelInfer(
             call.request, timeout=call.wire_s, metadata=session.metadata
@@ -242,6 +288,13 @@ class _Line:
             await asyncio.gather(in_flight, return_exceptions=True)
         with contextlib.suppress(grpc.RpcError):  # how an END fails is of no use to anyone
             await self.stub.ModelInfer(request, timeout=session.idle_s, metadata=session.metadata)
+
+
+async def _answer(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except grpc.RpcError as failure:
+        return failure
 
 
 async def _iterate(pieces: AsyncIterable[Pcm] | Iterable[Pcm]) -> AsyncIterator[Pcm]:

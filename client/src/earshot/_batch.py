@@ -21,6 +21,8 @@ from rich.progress import (
 from ._aio import AsyncClient
 from ._errors import EarshotError
 from ._files import AudioFile, display_name, open_audio
+from ._recognition import PIECES_AT_ONCE
+from ._server_info import OfflineInfo, ServerInfo
 from ._transcript import Transcript
 
 
@@ -31,6 +33,8 @@ class FileResult:
     path: Path
     transcript: Transcript | None
     error: EarshotError | None
+    info: ServerInfo | OfflineInfo
+    """The recognizer that did it."""
     seconds: float
     """From opening the file to the end of its text."""
     cut_off: bool = False
@@ -40,8 +44,12 @@ class FileResult:
 class Batch:
     """Files under way; `results` starts them."""
 
-    def __init__(self, client: AsyncClient, jobs: int, console: Console) -> None:
+    def __init__(
+        self, client: AsyncClient, jobs: int, console: Console, *, streaming: bool
+    ) -> None:
         self._client = client
+        self._info = client.info if streaming else client.served.need_offline()
+        self._transcribe_audio = self._stream if streaming else self._recognize
         self._places = asyncio.Semaphore(jobs)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -81,14 +89,15 @@ class Batch:
                 with open_audio(path) as audio:
                     cut_off = audio.cut_off
                     self._bars.update(bar, total=audio.duration_s)
-                    transcript = await self._stream(audio, bar)
+                    transcript = await self._transcribe_audio(audio, bar)
             except EarshotError as caught:
                 error = caught
             except Exception as caught:  # whatever it is, the other files go on
                 error = EarshotError(f"{type(caught).__name__}: {caught}")
                 error.__cause__ = caught
             self._bars.remove_task(bar)
-            return FileResult(path, transcript, error, time.monotonic() - started_s, cut_off)
+            seconds = time.monotonic() - started_s
+            return FileResult(path, transcript, error, self._info, seconds, cut_off)
 
     async def _stream(self, audio: AudioFile, bar: TaskID) -> Transcript:
         async with self._client.stream(
@@ -98,3 +107,9 @@ class Batch:
                 await stream.send(block)
                 self._bars.advance(bar, len(block) / audio.sample_rate_hz)
             return await stream.finish()
+
+    async def _recognize(self, audio: AudioFile, bar: TaskID) -> Transcript:
+        def show(done_s: float) -> None:
+            self._bars.update(bar, completed=done_s)
+
+        return await self._client.recognize_source(audio, PIECES_AT_ONCE, show)

@@ -10,25 +10,31 @@ import asyncio
 import dataclasses
 import json
 import signal
-from collections.abc import Generator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ._aio import connect_async
 from ._batch import Batch, FileResult
-from ._errors import ConnectionFailed, EarshotError, UnsupportedServer
+from ._cli_models import models
+from ._cli_options import (
+    DEFAULT_URL,
+    Model,
+    RootCertificates,
+    Url,
+    exit_with,
+    exiting_on_errors,
+    read_bytes,
+    stderr,
+)
 from ._files import display_name
-from ._grpc import read_address
+from ._handshake import UNNAMED, Served
 from ._microphone import Microphone, open_microphone
-from ._server_info import ServerInfo
+from ._output import Format, Writer, report
 from ._sync import connect
-from ._transcript import Transcript
 
-_stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 app = typer.Typer(
     help="Transcribe audio with an Earshot server.",
     no_args_is_help=True,
@@ -36,65 +42,92 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help texts are meant as such
 )
-
-
-def _check_url(url: str) -> str:
-    try:
-        read_address(url, tls=False, root_certificates=None)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    return url
-
-
-_Url = Annotated[
-    str,
-    typer.Option(
-        envvar="EARSHOT_URL",
-        callback=_check_url,
-        help="host:port, or grpcs://host:port for TLS.",
-    ),
-]
-_RootCertificates = Annotated[
-    Path | None,
-    typer.Option(exists=True, dir_okay=False, help="PEM file to verify the server with (TLS)."),
-]
-_DEFAULT_URL = "localhost:8001"
+app.add_typer(models)
 
 
 @app.command()
 def transcribe(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
-    url: _Url = _DEFAULT_URL,
-    root_certificates: _RootCertificates = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per file, with word times.")
+    url: Url = DEFAULT_URL,
+    model: Model = None,
+    root_certificates: RootCertificates = None,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="text, json (with word times), srt or vtt (subtitles)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write to; for several audio files, a folder. stdout by default.",
+        ),
+    ] = None,
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--streaming",
+            help="Stream the files as live audio even if the server has an offline recognizer.",
+        ),
     ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Files to transcribe at the same time.")] = 4,
 ) -> None:
-    """Transcribe audio files (wav, flac, ogg, mp3): one line each, in the given order."""
+    """Transcribe audio files (wav, flac, ogg, mp3) of any length, in the given order.
+
+    \b
+    earshot transcribe talk.flac
+    earshot transcribe --format srt -o talk.srt talk.flac
+    earshot transcribe --json *.wav > transcripts.jsonl
+    earshot transcribe --format vtt -o subtitles/ lectures/*.mp3
+
+    Where the server has an offline recognizer, long files are cut at pauses and their pieces are
+    recognized side by side. If a piece fails for good, the rest is delivered all the same and the
+    exit code is 1.
+    """  # noqa: D301 (typer wants the character)
+    writer = Writer(_only_format(form, as_json), output, files)
+    _refuse_collisions(writer, files)
 
     async def run() -> int:
         failed = 0
-        async with (
-            connect_async(url, root_certificates=_read(root_certificates)) as client,
-            aclosing(Batch(client, jobs, _stderr).results(files)) as results,
-        ):
-            async for result in results:
-                failed += not _print_result(result, client.info, as_json, named=len(files) > 1)
+        certificates = read_bytes(root_certificates)
+        async with connect_async(url, model=model, root_certificates=certificates) as client:
+            batch = Batch(client, jobs, stderr, streaming=streaming or client.offline is None)
+            async with aclosing(batch.results(files)) as results:
+                async for result in results:
+                    failed += not _deliver(result, writer)
         return failed
 
-    with _exiting_on_errors():
+    with exiting_on_errors():
         failed = asyncio.run(run())
     if failed:
         raise typer.Exit(1)
 
 
+def _only_format(form: Format | None, as_json: bool) -> Format:
+    if as_json and form not in (None, Format.json):
+        raise typer.BadParameter(f"--json and --format {form.value} contradict each other")
+    return Format.json if as_json else form or Format.text
+
+
+def _refuse_collisions(writer: Writer, files: list[Path]) -> None:
+    """Files of the same name in different folders would overwrite each other's transcripts."""
+    targets = [path for path in map(writer.path, dict.fromkeys(files)) if path is not None]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise typer.BadParameter(
+                f"several files would go to {target}: transcribe them into different folders"
+            )
+
+
 @app.command()
-def mic(url: _Url = _DEFAULT_URL, root_certificates: _RootCertificates = None) -> None:
+def mic(
+    url: Url = DEFAULT_URL, model: Model = None, root_certificates: RootCertificates = None
+) -> None:
     """Transcribe the microphone until Ctrl-C (needs 'earshot-client[mic]')."""
     with (
-        _exiting_on_errors(),
-        connect(url, root_certificates=_read(root_certificates)) as client,
+        exiting_on_errors(),
+        connect(url, model=model, root_certificates=read_bytes(root_certificates)) as client,
         open_microphone() as microphone,
     ):
         _stop_on_ctrl_c(microphone)
@@ -107,22 +140,33 @@ def mic(url: _Url = _DEFAULT_URL, root_certificates: _RootCertificates = None) -
 
 @app.command()
 def info(
-    url: _Url = _DEFAULT_URL,
-    root_certificates: _RootCertificates = None,
+    url: Url = DEFAULT_URL,
+    model: Model = None,
+    root_certificates: RootCertificates = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what the server serves."""
     with (
-        _exiting_on_errors(),
-        connect(url, root_certificates=_read(root_certificates)) as client,
+        exiting_on_errors(),
+        connect(url, model=model, root_certificates=read_bytes(root_certificates)) as client,
     ):
-        answer = {**dataclasses.asdict(client.info), "ready": client.is_ready()}
+        answer = {**_described(client.served), "ready": client.is_ready()}
     if as_json:
         typer.echo(json.dumps(answer))
         return
     width = max(map(len, answer))
     for name, value in answer.items():
         typer.echo(f"{name:<{width}}  {value}")
+
+
+def _described(served: Served) -> dict[str, Any]:
+    described = dataclasses.asdict(served.streaming or served.need_offline())
+    described["name"] = described["name"] or UNNAMED
+    described["streaming"] = served.streaming is not None
+    described["offline"] = served.offline is not None
+    if served.offline:
+        described["buckets_ms"] = list(served.offline.buckets_ms)
+    return described
 
 
 def _stop_on_ctrl_c(microphone: Microphone) -> None:
@@ -135,70 +179,43 @@ def _stop_on_ctrl_c(microphone: Microphone) -> None:
     signal.signal(signal.SIGINT, stop)
 
 
-@contextmanager
-def _exiting_on_errors() -> Generator[None, None, None]:
-    """What ends the whole command: said in a line or two, without a traceback."""
-    try:
-        yield
-    except ConnectionFailed as error:
-        _exit(2, f"{error}\nStart an Earshot server there, or name one with --url or EARSHOT_URL.")
-    except UnsupportedServer as error:
-        _exit(2, str(error))
-    except EarshotError as error:
-        _exit(1, str(error))
-    except KeyboardInterrupt:
-        _exit(130, "interrupted")
-
-
-def _exit(code: int, message: str) -> NoReturn:
-    _stderr.print(f"earshot: {message}")
-    raise typer.Exit(code)
-
-
-def _read(path: Path | None) -> bytes | None:
-    return None if path is None else path.read_bytes()
-
-
-def _print_result(result: FileResult, info: ServerInfo, as_json: bool, *, named: bool) -> bool:
-    """Whether there was a transcript to print."""
+def _deliver(result: FileResult, writer: Writer) -> bool:
+    """Writes or prints what there is of a transcript; whether it is whole."""
     name = display_name(result.path)
     if result.cut_off:
-        _stderr.print(f"earshot: {name}: the file breaks off: its header promises more audio")
-    if result.transcript is None:
+        stderr.print(f"earshot: {name}: the file breaks off: its header promises more audio")
+    transcript = result.transcript
+    if transcript is None:
         _print_error(result)
         return False
-    if as_json:
-        report = _report(result.path, result.transcript, result.seconds, info)
-        typer.echo(json.dumps(report, ensure_ascii=False))
+    text = writer.render(
+        result.path, transcript, report(result.path, transcript, result.seconds, result.info)
+    )
+    path = writer.path(result.path)
+    if path is None:
+        typer.echo(text, nl=False)
     else:
-        typer.echo(f"{name}: {result.transcript.text}" if named else result.transcript.text)
-    return True
+        _write(path, text)
+    for span in transcript.failed:
+        stderr.print(
+            f"earshot: {name}: no text from {span.start_s:.1f} s to {span.end_s:.1f} s: "
+            f"{span.reason}"
+        )
+    return not transcript.failed
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        exit_with(2, f"cannot write {display_name(path)}: {error.strerror}")
 
 
 def _print_error(result: FileResult) -> None:
     name = display_name(result.path)
     reason = str(result.error).removeprefix(f"{name}: ")
-    _stderr.print(f"earshot: {name}: {reason}")
+    stderr.print(f"earshot: {name}: {reason}")
     before = result.error and result.error.transcript
     if before and before.text:
-        _stderr.print(f"earshot: {name}: recognized before that: {before.text}")
-
-
-def _report(path: Path, transcript: Transcript, seconds: float, info: ServerInfo) -> dict[str, Any]:
-    return {
-        "file": display_name(path),
-        "text": transcript.text,
-        "words": [
-            {
-                "word": word.text,
-                "start_ms": word.start_ms,
-                "end_ms": word.end_ms,
-                "confidence": round(word.confidence, 4),
-            }
-            for word in transcript.words
-        ],
-        "duration_s": round(transcript.duration_s, 3),
-        "audio_s_per_s": round(transcript.duration_s / seconds, 2),
-        "model": info.model,
-        "chunk_ms": info.chunk_ms,
-    }
+        stderr.print(f"earshot: {name}: recognized before that: {before.text}")

@@ -14,7 +14,7 @@ from ._errors import (
     StreamLost,
     UnsupportedServer,
 )
-from ._server_info import MODEL, ServerInfo
+from ._server_info import OfflineInfo, ServerInfo
 
 # gRPC reports its own connection troubles and a server's refusal with one code, UNAVAILABLE;
 # only the words differ.
@@ -25,6 +25,17 @@ _NO_CONNECTION = re.compile(
 )
 # Triton's words after it has dropped an idle sequence, and those of the bundled backend.
 _UNKNOWN_STREAM = re.compile(r"START flag|is not open")
+
+# What a server answers as often as it is asked the same.
+_FINAL = {
+    "FAILED_PRECONDITION",
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "OUT_OF_RANGE",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "UNIMPLEMENTED",
+}
 
 
 class StatusCode(Protocol):
@@ -49,8 +60,6 @@ def connect_error(failure: RpcFailure, url: str, connect_s: float) -> EarshotErr
         return ConnectionFailed(f"no server at {url}: {details}")
     if code == "DEADLINE_EXCEEDED":
         return ConnectionFailed(f"{url} did not answer within {connect_s:g} s")
-    if code == "NOT_FOUND":
-        return UnsupportedServer(f"the server at {url} has no model {MODEL}: {details}")
     return UnsupportedServer(f"{url} does not answer as Triton does: {code}: {details}")
 
 
@@ -61,6 +70,8 @@ def chunk_error(
     code, details = _read(failure)
     if code == "DEADLINE_EXCEEDED":
         return chunk_timeout(info, starting=starting, deadline_s=deadline_s)
+    if code == "NOT_FOUND":
+        return StreamLost(f"{info.url} no longer serves {info.ensemble}: {details}")
     if code == "RESOURCE_EXHAUSTED" or (code == "UNAVAILABLE" and starting):
         if _NO_CONNECTION.search(details):
             return ConnectionFailed(f"no server at {info.url}: {details}")
@@ -80,6 +91,23 @@ def chunk_timeout(info: ServerInfo, *, starting: bool, deadline_s: float) -> Chu
     """The answer to a chunk has not come in time; `starting` if it was the first of its stream."""
     which = "the first chunk" if starting else "a chunk"
     return ChunkTimeout(f"{info.url} did not answer {which} within {deadline_s:g} s")
+
+
+def piece_error(failure: RpcFailure, info: OfflineInfo, piece_s: float) -> EarshotError:
+    """Why a piece of a recording got no answer."""
+    code, details = _read(failure)
+    if code == "DEADLINE_EXCEEDED":
+        return ChunkTimeout(f"{info.url} did not answer a piece within {piece_s:g} s")
+    if code == "UNAVAILABLE" and _NO_CONNECTION.search(details):
+        return ConnectionFailed(f"no server at {info.url}: {details}")
+    if code in ("UNAVAILABLE", "RESOURCE_EXHAUSTED"):
+        return ServerBusy(f"{info.url} takes no more pieces now: {details}")
+    return ServerFailed(f"{info.url} failed on a piece: {code}: {details}")
+
+
+def is_transient(failure: RpcFailure) -> bool:
+    """Whether the same piece may do better in a moment."""
+    return failure.code().name not in _FINAL
 
 
 def _read(failure: RpcFailure) -> tuple[str, str]:

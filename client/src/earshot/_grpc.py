@@ -1,4 +1,4 @@
-"""What the sync and the asyncio client share of gRPC: addresses, channels, the first questions."""
+"""What the sync and the asyncio client share of gRPC: addresses and channels."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-
-from ._server_info import MODEL, ServerInfo, read_server_info
+from tritonclient.grpc import service_pb2_grpc
 
 DEFAULT_PORT = 8001
 _LOOPBACK = re.compile(r"localhost|127(\.\d+){1,3}|\[::1\]", re.IGNORECASE)
 
-# The generated protobuf classes and the stub carry no types.
-_pb: Any = service_pb2
+# The generated stub carries no types.
 _stubs: Any = service_pb2_grpc
-
-CONFIG_REQUEST: Any = _pb.ModelConfigRequest(name=MODEL)
-METADATA_REQUEST: Any = _pb.ServerMetadataRequest()
-READY_REQUEST: Any = _pb.ModelReadyRequest(name=MODEL)
 
 
 @dataclass(frozen=True)
@@ -61,9 +54,3 @@ def read_address(url: str, tls: bool, root_certificates: bytes | None) -> Addres
 def make_stub(channel: Any) -> Any:
     """The calls that Triton offers, over a sync or an asyncio channel."""
     return _stubs.GRPCInferenceServiceStub(channel)
-
-
-def describe(address: Address, metadata: Any, config: Any) -> ServerInfo:
-    """ServerInfo from the answers to METADATA_REQUEST and CONFIG_REQUEST."""
-    parameters = {name: value.string_value for name, value in config.config.parameters.items()}
-    return read_server_info(address.target, f"{metadata.name} {metadata.version}", parameters)

@@ -1,4 +1,4 @@
-"""What the server says about itself; nothing of it is configured on the client."""
+"""What the server says about its models; nothing of it is configured on the client."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from dataclasses import dataclass
 
 from ._errors import UnsupportedServer
 
-MODEL = "asr_streaming"
+STREAMING = "asr_streaming"
+OFFLINE = "asr_offline"
 CONTRACT_VERSION = "1"
+
+
+def served_name(name: str, role: str) -> str:
+    """What Triton calls the model of `role` of the recognizer `name`; "" is the unnamed one."""
+    return f"{name}_{role}" if name else role
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """The server behind a client, read from its model config when the client connects."""
+    """The streaming recognizer behind a client, read from its model config when it connects."""
 
     url: str
     server: str
@@ -32,29 +38,75 @@ class ServerInfo:
     max_streams: int
     sequence_idle_ms: int
     """The server forgets a stream that sends nothing for this long."""
+    name: str = ""
+    """Which of the server's recognizers this is; "" is the one without a name."""
+
+    @property
+    def ensemble(self) -> str:
+        """What Triton calls it."""
+        return served_name(self.name, STREAMING)
 
 
-def read_server_info(url: str, server: str, parameters: Mapping[str, str]) -> ServerInfo:
-    """Checks and types the parameters of the model config; raises UnsupportedServer."""
-    version = _text(parameters, "contract_version")
-    if version != CONTRACT_VERSION:
-        raise UnsupportedServer(
-            f"the server speaks contract version {version}, this client {CONTRACT_VERSION}: "
-            "install the client that belongs to the server"
-        )
+@dataclass(frozen=True)
+class OfflineInfo:
+    """The offline recognizer behind a client: whole files, in pieces of bounded length."""
+
+    url: str
+    server: str
+    """Name and version of the serving software."""
+    model: str
+    """Name of the checkpoint."""
+    architecture: str
+    precision: str
+    runtime: str
+    sample_rate_hz: int
+    frame_ms: int
+    """Grid of token and word times."""
+    buckets_ms: tuple[int, ...]
+    """Lengths that the server batches, ascending; no piece may be longer than the last."""
+    name: str = ""
+    """Which of the server's recognizers this is; "" is the one without a name."""
+
+    @property
+    def ensemble(self) -> str:
+        """What Triton calls it."""
+        return served_name(self.name, OFFLINE)
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples per frame."""
+        return self.frame_ms * self.sample_rate_hz // 1000
+
+    @property
+    def longest_samples(self) -> int:
+        """Samples of the longest piece that the server takes."""
+        return self.bucket_samples(self.buckets_ms[-1])
+
+    def bucket_samples(self, bucket_ms: int) -> int:
+        """Samples of a bucket."""
+        return bucket_ms * self.sample_rate_hz // 1000
+
+
+def read_server_info(
+    url: str, server: str, parameters: Mapping[str, str], name: str = ""
+) -> ServerInfo:
+    """Checks and types the parameters of the streaming config; raises UnsupportedServer."""
+    read = _Parameters(served_name(name, STREAMING), parameters)
+    read.check_contract()
     info = ServerInfo(
         url=url,
         server=server,
-        model=_text(parameters, "checkpoint"),
-        precision=_text(parameters, "precision"),
-        runtime=_text(parameters, "runtime"),
-        sample_rate_hz=_number(parameters, "sample_rate_hz"),
-        chunk_ms=_number(parameters, "chunk_ms"),
-        chunk_samples=_number(parameters, "chunk_samples"),
-        lead_samples=_number(parameters, "lead_samples", at_least=0),
-        frame_ms=_number(parameters, "frame_ms"),
-        max_streams=_number(parameters, "max_streams"),
-        sequence_idle_ms=_number(parameters, "sequence_idle_ms"),
+        model=read.text("checkpoint"),
+        precision=read.text("precision"),
+        runtime=read.text("runtime"),
+        sample_rate_hz=read.number("sample_rate_hz"),
+        chunk_ms=read.number("chunk_ms"),
+        chunk_samples=read.number("chunk_samples"),
+        lead_samples=read.number("lead_samples", at_least=0),
+        frame_ms=read.number("frame_ms"),
+        max_streams=read.number("max_streams"),
+        sequence_idle_ms=read.number("sequence_idle_ms"),
+        name=name,
     )
     if info.lead_samples >= info.chunk_samples:
         raise UnsupportedServer(
@@ -64,18 +116,64 @@ def read_server_info(url: str, server: str, parameters: Mapping[str, str]) -> Se
     return info
 
 
-def _text(parameters: Mapping[str, str], name: str) -> str:
-    try:
-        return parameters[name]
-    except KeyError:
-        raise UnsupportedServer(f"the config of {MODEL} has no parameter {name!r}") from None
+def read_offline_info(
+    url: str, server: str, parameters: Mapping[str, str], name: str = ""
+) -> OfflineInfo:
+    """Checks and types the parameters of the offline config; raises UnsupportedServer."""
+    read = _Parameters(served_name(name, OFFLINE), parameters)
+    read.check_contract()
+    return OfflineInfo(
+        url=url,
+        server=server,
+        model=read.text("checkpoint"),
+        architecture=read.text("architecture"),
+        precision=read.text("precision"),
+        runtime=read.text("runtime"),
+        sample_rate_hz=read.number("sample_rate_hz"),
+        frame_ms=read.number("frame_ms"),
+        buckets_ms=read.ascending("buckets_ms"),
+        name=name,
+    )
 
 
-def _number(parameters: Mapping[str, str], name: str, at_least: int = 1) -> int:
-    text = _text(parameters, name)
-    if not text.isdecimal() or int(text) < at_least:
-        raise UnsupportedServer(
-            f"parameter {name!r} of {MODEL} must be a whole number of at least {at_least}, "
-            f"not {text!r}"
-        )
-    return int(text)
+@dataclass(frozen=True)
+class _Parameters:
+    """The parameters of one model config."""
+
+    model: str
+    values: Mapping[str, str]
+
+    def check_contract(self) -> None:
+        version = self.text("contract_version")
+        if version != CONTRACT_VERSION:
+            raise UnsupportedServer(
+                f"the server speaks contract version {version}, this client {CONTRACT_VERSION}: "
+                "install the client that belongs to the server"
+            )
+
+    def text(self, name: str) -> str:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise UnsupportedServer(
+                f"the config of {self.model} has no parameter {name!r}"
+            ) from None
+
+    def number(self, name: str, at_least: int = 1) -> int:
+        return self._whole(name, self.text(name), at_least)
+
+    def ascending(self, name: str) -> tuple[int, ...]:
+        numbers = tuple(self._whole(name, text, 1) for text in self.text(name).split(","))
+        if list(numbers) != sorted(set(numbers)):
+            raise UnsupportedServer(
+                f"parameter {name!r} of {self.model} must ascend, not {self.text(name)!r}"
+            )
+        return numbers
+
+    def _whole(self, name: str, text: str, at_least: int) -> int:
+        if not text.isdecimal() or int(text) < at_least:
+            raise UnsupportedServer(
+                f"parameter {name!r} of {self.model} must be a whole number of at least "
+                f"{at_least}, not {text!r}"
+            )
+        return int(text)

@@ -59,7 +59,7 @@ class Session:
         self._timeouts = timeouts
         self._reader = PcmReader(sample_rate_hz, channels, info.sample_rate_hz)
         self._chunker = Chunker(info.chunk_samples, info.lead_samples)
-        self._writer = RequestWriter(self.id, info.chunk_samples, timeouts.queue_s)
+        self._writer = RequestWriter(self.id, info.chunk_samples, timeouts.queue_s, info.ensemble)
         self._assembler = Assembler(info.frame_ms)
         self._sent = 0
         self._closed = False

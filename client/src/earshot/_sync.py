@@ -20,18 +20,15 @@ import grpc
 
 from ._failures import connect_error
 from ._files import open_audio
-from ._grpc import (
-    CONFIG_REQUEST,
-    METADATA_REQUEST,
-    READY_REQUEST,
-    Address,
-    describe,
-    make_stub,
-    read_address,
-)
+from ._grpc import Address, make_stub, read_address
+from ._handshake import Handshake, Question, Served, handshake
 from ._pcm import Pcm
-from ._server_info import ServerInfo
+from ._recognition import PIECES_AT_ONCE, Recognition
+from ._recognize_sync import recognize
+from ._repository import Repository
+from ._server_info import OfflineInfo, ServerInfo
 from ._session import Call, Session
+from ._source import Progress, open_source
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -39,6 +36,7 @@ from ._transcript import ChunkResult, Transcript
 def connect(
     url: str,
     *,
+    model: str | None = None,
     tls: bool = False,
     root_certificates: bytes | None = None,
     timeouts: Timeouts | None = None,
@@ -46,23 +44,30 @@ def connect(
     """Connects and asks the server what it serves.
 
     `url` is `host`, `host:port`, `grpc://host:port` or `grpcs://host:port`; the port is 8001
-    unless given. `tls` (or grpcs) encrypts; `root_certificates`, in PEM, replaces the system's.
-    Raises ConnectionFailed or UnsupportedServer.
+    unless given. `model` names a recognizer of a server that has several; `clinic` also means the
+    newest of `clinic_v1`, `clinic_v2`, ... `tls` (or grpcs) encrypts; `root_certificates`, in PEM,
+    replaces the system's. Raises ConnectionFailed or UnsupportedServer.
     """
     timeouts = timeouts or Timeouts()
     address = read_address(url, tls, root_certificates)
     channel = _open_channel(address)
-    stub = make_stub(channel)
+    line = _Line(channel, make_stub(channel), timeouts)
     try:
-        metadata = stub.ServerMetadata.future(METADATA_REQUEST, timeout=timeouts.connect_s)
-        config = stub.ModelConfig.future(CONFIG_REQUEST, timeout=timeouts.connect_s)
-        info = describe(address, metadata.result(), config.result())
-    except BaseException as error:
+        served = line.ask(handshake(address.target, model, timeouts.connect_s))
+    except BaseException:
         channel.close()
-        if isinstance(error, grpc.RpcError):
-            raise connect_error(error, address.target, timeouts.connect_s) from error
         raise
-    return Client(info, _Line(channel, stub, timeouts))
+    return Client(served, line, address.target, model)
+
+
+@contextlib.contextmanager
+def open_repository(
+    url: str, *, root_certificates: bytes | None = None
+) -> Generator[Repository, None, None]:
+    """The models of a server, for the length of a `with` block."""
+    address = read_address(url, tls=False, root_certificates=root_certificates)
+    with _open_channel(address) as channel:
+        yield Repository(make_stub(channel), address.target, Timeouts().connect_s)
 
 
 def _open_channel(address: Address) -> Any:
@@ -77,11 +82,29 @@ class Client:
     Leaving its `with` block ends all that is still open.
     """
 
-    info: ServerInfo
-
-    def __init__(self, info: ServerInfo, line: _Line) -> None:
-        self.info = info
+    def __init__(self, served: Served, line: _Line, target: str, model: str | None) -> None:
+        self.served = served
         self._line = line
+        self._target = target
+        self._model = model
+
+    @property
+    def info(self) -> ServerInfo:
+        """The streaming recognizer; raises UnsupportedServer if the server has none."""
+        return self.served.need_streaming()
+
+    @property
+    def offline(self) -> OfflineInfo | None:
+        """The recognizer of whole files; None if the server has none."""
+        return self.served.offline
+
+    def refresh(self) -> None:
+        """Asks the server anew: streams that begin from now on go to the newest generation.
+
+        Those that are open stay with the one they began on. Raises what `connect` raises.
+        """
+        connect_s = self._line.timeouts.connect_s
+        self.served = self._line.ask(handshake(self._target, self._model, connect_s))
 
     def stream(self, *, sample_rate_hz: float, channels: int = 1) -> Stream:
         """A live stream for audio of this rate and number of interleaved channels."""
@@ -98,8 +121,9 @@ class Client:
     def transcribe(self, path: str | PathLike[str]) -> Transcript:
         """Streams an audio file (wav, flac, ogg, mp3, ...) as fast as the server answers.
 
-        Memory does not grow with the length of the audio, but for the transcript. Raises
-        InvalidAudio for a file that is unreadable or empty, and whatever a stream raises.
+        Where the server has an offline recognizer, `recognize` is faster. Memory does not grow with
+        the length of the audio, but for the transcript. Raises InvalidAudio for a file that is
+        unreadable or empty, and whatever a stream raises.
         """
         with (
             open_audio(path) as audio,
@@ -109,13 +133,40 @@ class Client:
                 stream.send(block)
             return stream.finish()
 
+    def recognize(
+        self,
+        audio: str | PathLike[str] | Pcm,
+        *,
+        sample_rate_hz: float | None = None,
+        channels: int = 1,
+        at_once: int = PIECES_AT_ONCE,
+        on_progress: Progress = lambda done_s: None,
+    ) -> Transcript:
+        """Recognizes a whole file, or samples in memory, with the offline recognizer.
+
+        Hours of audio are cut at pauses into pieces that the server takes; `at_once` of them are
+        under way at a time, and memory does not grow with the length. A piece that fails is tried
+        again, and if it stays failed, `Transcript.failed` says which span has no text.
+        `on_progress` is told the seconds that are done, on a thread of this client's.
+
+        Raises InvalidAudio, UnsupportedServer if there is no offline recognizer, and the error of
+        the first piece if every piece failed.
+        """
+        info = self.served.need_offline()
+        timeouts = self._line.timeouts
+        with open_source(audio, sample_rate_hz, channels) as source:
+            recognition = Recognition(
+                info, timeouts, source.sample_rate_hz, source.channels, at_once
+            )
+            return recognize(self._line.stub, recognition, source, on_progress)
+
     def is_ready(self) -> bool:
-        """Whether the server takes streams now; raises ConnectionFailed if it does not answer."""
+        """Whether the recognizer serves now; raises ConnectionFailed if nothing answers."""
         connect_s = self._line.timeouts.connect_s
         try:
-            return self._line.stub.ModelReady(READY_REQUEST, timeout=connect_s).ready
+            return self._line.stub.ModelReady(self.served.ready_request, timeout=connect_s).ready
         except grpc.RpcError as error:
-            raise connect_error(error, self.info.url, connect_s) from error
+            raise connect_error(error, self._target, connect_s) from error
 
     def close(self) -> None:
         """Ends open streams, waits `Timeouts.close_s` for the server to hear of it, disconnects."""
@@ -229,6 +280,24 @@ class _Line:
         self._ends: set[futures.Future[None]] = set()
         self._this_thread = threading.local()
         self._garbage: deque[Session] = deque()
+
+    def ask(self, asking: Handshake) -> Served:
+        """Puts the questions of a handshake to the server."""
+        try:
+            questions = next(asking)
+            while True:
+                questions = asking.send(self._answers(questions))
+        except StopIteration as end:
+            return end.value
+
+    def _answers(self, questions: list[Question]) -> list[Any]:
+        calls = [
+            getattr(self.stub, question.method).future(
+                question.request, timeout=self.timeouts.connect_s
+            )
+            for question in questions
+        ]
+        return [call.exception() or call.result() for call in calls]
 
     def infer(self, request: Any, wire_s: float, session: Session) -> Any:
         """Sends one request; the answer comes as a grpc.Future."""

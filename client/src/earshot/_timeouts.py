@@ -1,4 +1,4 @@
-"""How long to wait, one figure per phase of a stream."""
+"""How long to wait, one figure per phase."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class Timeouts:
     chunk_s     each chunk: until its text has come, else ChunkTimeout; the first chunk has
                 queue_s + chunk_s
     finish_s    last chunk: the same for the rest of the text
+    piece_s     `recognize`: each try of a piece of a recording
     close_s     leaving the client: until the server has heard of the end of open streams; then it
                 is left to drop them when they have been idle for long enough
     """
@@ -22,6 +23,7 @@ class Timeouts:
     queue_s: float = 5.0
     chunk_s: float = 10.0
     finish_s: float = 10.0
+    piece_s: float = 60.0
     close_s: float = 1.0
 
     def __post_init__(self) -> None:

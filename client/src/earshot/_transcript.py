@@ -1,4 +1,4 @@
-"""What a stream yields: tokens, words, the result of one chunk, and the whole transcript.
+"""What recognition yields: tokens, words, the result of one chunk, and the whole transcript.
 
 Times are those at which the recognizer emitted a token, on its grid of encoder frames, counted
 from the start of the audio. They are no phone boundaries: a transducer may emit a token a little
@@ -53,11 +53,22 @@ class ChunkResult:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedSpan:
+    """A part of a recording that has no text because the server failed on it."""
+
+    start_s: float
+    end_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
-    """All that a stream has recognized so far."""
+    """All that has been recognized so far."""
 
     text: str
     words: tuple[Word, ...]
     tokens: tuple[Token, ...]
     duration_s: float
-    """Length of the audio that the stream was given."""
+    """Length of the audio that was given."""
+    failed: tuple[FailedSpan, ...] = ()
+    """What `recognize` could not deliver; empty for a stream, which raises instead."""

@@ -10,11 +10,12 @@ import struct
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
 from ._chunker import Chunk
 from ._errors import UnsupportedServer
-from ._server_info import MODEL
 from ._transcript import Token
 
 # The generated protobuf classes carry no types.
@@ -28,8 +29,8 @@ class RequestWriter:
     its arena, which protobuf frees only with the message.
     """
 
-    def __init__(self, stream_id: int, chunk_samples: int, queue_s: float) -> None:
-        start = _pb.ModelInferRequest(model_name=MODEL)
+    def __init__(self, stream_id: int, chunk_samples: int, queue_s: float, ensemble: str) -> None:
+        start = _pb.ModelInferRequest(model_name=ensemble)
         start.inputs.add(name="AUDIO", datatype="FP32", shape=[1, chunk_samples])
         start.inputs.add(name="AUDIO_LENGTH", datatype="INT32", shape=[1, 1])
         start.parameters["sequence_id"].int64_param = stream_id
@@ -53,6 +54,17 @@ class RequestWriter:
         return self.write(Chunk(self._silence, 0, last=True), first=False)
 
 
+def piece_request(ensemble: str, samples: npt.NDArray[np.float32], bucket_samples: int) -> Any:
+    """The ModelInferRequest for `samples` [n], with zeros up to the bucket."""
+    request = _pb.ModelInferRequest(model_name=ensemble)
+    request.inputs.add(name="AUDIO", datatype="FP32", shape=[1, bucket_samples])
+    request.inputs.add(name="AUDIO_LENGTH", datatype="INT32", shape=[1, 1])
+    padded = np.zeros(bucket_samples, dtype="<f4")
+    padded[: samples.size] = samples
+    request.raw_input_contents.extend((padded.tobytes(), struct.pack("<i", samples.size)))
+    return request
+
+
 def read_reply(reply: Any) -> tuple[str, tuple[Token, ...]]:
     """TEXT and the tokens of a ModelInferResponse; raises UnsupportedServer."""
     try:
@@ -69,7 +81,7 @@ def read_reply(reply: Any) -> tuple[str, tuple[Token, ...]]:
         logprobs = _row(tensors["TOKEN_LOGPROBS"], count, "f")
         lengths = _row(tensors["TOKEN_TEXT_LENGTHS"], count, "i")
     except (KeyError, ValueError, struct.error) as error:
-        raise UnsupportedServer(f"a reply of {MODEL} breaks the contract: {error!r}") from error
+        raise UnsupportedServer(f"a reply breaks the contract: {error!r}") from error
     if sum(lengths) != len(text) or min(lengths, default=0) < 0:
         raise UnsupportedServer(
             f"TOKEN_TEXT_LENGTHS {lengths} do not add up to the {len(text)} characters of TEXT"

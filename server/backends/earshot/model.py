@@ -16,9 +16,11 @@ import triton_python_backend_utils as pb_utils
 from earshot_runtime.chunks import Chunks, Outcome
 from earshot_runtime.engine import open_engine
 from earshot_runtime.errors import ChunkError, RunFailed, ServerFull
+from earshot_runtime.graph import open_graph
 from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
+from earshot_runtime.utterances import Array, UtteranceStage
 
 START = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
@@ -32,8 +34,15 @@ class TritonPythonModel:
         self._spec = StageSpec.from_model_config(json.loads(args["model_config"]))
         self._lock = threading.Lock()
         folder = Path(args["model_repository"]) / args["model_version"]
-        self._stage = SequenceStage(self._spec, open_engine(folder, self._spec))
-        self._start_housekeeper(args["model_instance_name"])
+        labels = {"model": self._spec.model, "instance": args["model_instance_name"]}
+        self._housekeeper = None
+        if self._spec.sequence is None:
+            graph = open_graph(folder / "model.onnx", self._spec)
+            self._utterances = UtteranceStage(self._spec, graph)
+            self._count_runs(labels)
+        else:
+            self._streams = SequenceStage(self._spec, open_engine(folder, self._spec))
+            self._start_housekeeper(labels)
         # What is there now stays: collections between chunks need not walk it again.
         gc.freeze()
 
@@ -41,16 +50,28 @@ class TritonPythonModel:
         self, requests: list[pb_utils.InferenceRequest]
     ) -> list[pb_utils.InferenceResponse]:
         """Answers the requests of one batch, in order."""
-        chunks = self._read(requests)
-        with self._lock:
-            outcomes = self._stage.process(chunks, time.monotonic())
+        if self._spec.sequence is None:
+            outcomes = self._utterances.process(self._read_inputs(requests))
+            self._report_runs()
+        else:
+            chunks = self._read_chunks(requests)
+            with self._lock:
+                outcomes = self._streams.process(chunks, time.monotonic())
         return [self._response(outcome) for outcome in outcomes]
 
     def finalize(self) -> None:
         """Stops the housekeeping before the interpreter goes away."""
-        self._housekeeper.stop()
+        if self._housekeeper is not None:
+            self._housekeeper.stop()
 
-    def _read(self, requests: list[pb_utils.InferenceRequest]) -> Chunks:
+    def _read_inputs(self, requests: list[pb_utils.InferenceRequest]) -> list[list[Array]]:
+        get = pb_utils.get_input_tensor_by_name
+        return [
+            [get(request, tensor.name).as_numpy() for tensor in self._spec.inputs]
+            for request in requests
+        ]
+
+    def _read_chunks(self, requests: list[pb_utils.InferenceRequest]) -> Chunks:
         flags = [request.flags() for request in requests]
         get = pb_utils.get_input_tensor_by_name
         return Chunks(
@@ -74,8 +95,29 @@ class TritonPythonModel:
             ]
         )
 
-    def _start_housekeeper(self, instance: str) -> None:
-        labels = {"model": self._spec.model, "instance": instance}
+    def _count_runs(self, labels: dict[str, str]) -> None:
+        # Triton counts what it hands over; the batches that the graph sees are packed from it.
+        self._runs_family = pb_utils.MetricFamily(
+            name="earshot_runs_total",
+            description="Runs of the graph",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self._rows_family = pb_utils.MetricFamily(
+            name="earshot_rows_total",
+            description="Utterances in all runs of the graph",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self._runs_metric = self._runs_family.Metric(labels=labels)
+        self._rows_metric = self._rows_family.Metric(labels=labels)
+        self._reported = (self._utterances.runs, self._utterances.rows)
+
+    def _report_runs(self) -> None:
+        before, now = self._reported, (self._utterances.runs, self._utterances.rows)
+        self._runs_metric.increment(now[0] - before[0])
+        self._rows_metric.increment(now[1] - before[1])
+        self._reported = now
+
+    def _start_housekeeper(self, labels: dict[str, str]) -> None:
         # Triton removes a family's metrics when the family object dies.
         self._live_family = pb_utils.MetricFamily(
             name="earshot_live_streams",
@@ -88,7 +130,7 @@ class TritonPythonModel:
             kind=pb_utils.MetricFamily.COUNTER,
         )
         self._housekeeper = Housekeeper(
-            self._stage.slots,
+            self._streams.slots,
             self._lock,
             live_streams=self._live_family.Metric(labels=labels),
             expired_streams=self._expired_family.Metric(labels=labels),

@@ -1,19 +1,28 @@
 """Triton's door to `earshot_text`: serves models with `backend: "earshot_detokenizer"`.
 
-Inputs per request: TOKENS int32 [1, M], TOKEN_COUNT int32 [1, 1], PREVIOUS_TOKENS int32 [1, 8]
-(padded with -1 in front). Outputs: TEXT bytes [1, 1], TOKEN_TEXT_LENGTHS int32 [1, M] (padded
-with -1), whose sum is the number of characters of TEXT.
+Which inputs the config has says what a request is about:
+
+- TOKENS int32 [B, M], TOKEN_COUNT int32 [B, 1], PREVIOUS_TOKENS int32 [B, 8] (padded with -1 in
+  front): a chunk of a stream. Outputs: TEXT bytes [B, 1], TOKEN_TEXT_LENGTHS int32 [B, M] (padded
+  with -1), whose sum is the number of characters of TEXT.
+- TOKENS and TOKEN_COUNT alone: a whole utterance. The same outputs.
+- FRAME_TOKENS int32 and FRAME_LOGPROBS float32 [B, T], with the parameter `ctc_blank`: the best
+  label of every frame. Outputs also TOKENS, TOKEN_FRAMES, TOKEN_LOGPROBS and TOKEN_COUNT.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from earshot_text.ctc import collapse
 from earshot_text.detokenizer import Detokenizer
+
+Arrays = dict[str, Any]
 
 
 class TritonPythonModel:
@@ -22,6 +31,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads `tokenizer.json` from the model's version folder."""
         folder = Path(args["model_repository"]) / args["model_version"]
+        config = json.loads(args["model_config"])
+        self._inputs = [entry["name"] for entry in config["input"]]
+        self._outputs = [entry["name"] for entry in config["output"]]
+        blank = config.get("parameters", {}).get("ctc_blank")
+        self._ctc_blank = None if blank is None else int(blank["string_value"])
         self._detokenizer = Detokenizer(folder / "tokenizer.json")
         # What is there now stays: collections between chunks need not walk it again.
         gc.freeze()
@@ -31,19 +45,34 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        tokens, count, previous = (
-            pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0]
-            for name in ("TOKENS", "TOKEN_COUNT", "PREVIOUS_TOKENS")
-        )
-        text, added = "", []
-        if count[0]:
-            context = previous[previous >= 0].tolist()
-            text, added = self._detokenizer.added(context, tokens[: count[0]].tolist())
-        lengths = np.full((1, len(tokens)), -1, dtype=np.int32)
-        lengths[0, : len(added)] = added
+        arrays = {
+            name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+            for name in self._inputs
+        }
+        if self._ctc_blank is not None:
+            arrays |= collapse(arrays["FRAME_TOKENS"], arrays["FRAME_LOGPROBS"], self._ctc_blank)
+        arrays |= self._detokenized(arrays)
         return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor("TEXT", np.array([[text.encode()]], dtype=np.object_)),
-                pb_utils.Tensor("TOKEN_TEXT_LENGTHS", lengths),
-            ]
+            [pb_utils.Tensor(name, arrays[name]) for name in self._outputs]
         )
+
+    def _detokenized(self, arrays: Arrays) -> Arrays:
+        """TEXT and TOKEN_TEXT_LENGTHS, row by row."""
+        lengths = np.full_like(arrays["TOKENS"], -1)
+        texts: list[bytes] = []
+        for row, (tokens, count) in enumerate(
+            zip(arrays["TOKENS"], arrays["TOKEN_COUNT"][:, 0], strict=True)
+        ):
+            text, added = self._text(tokens[:count].tolist(), row, arrays)
+            lengths[row, : len(added)] = added
+            texts.append(text.encode())
+        text_column = np.array(texts, dtype=np.object_)[:, np.newaxis]
+        return {"TEXT": text_column, "TOKEN_TEXT_LENGTHS": lengths}
+
+    def _text(self, tokens: list[int], row: int, arrays: Arrays) -> tuple[str, list[int]]:
+        if "PREVIOUS_TOKENS" not in arrays:
+            return self._detokenizer.whole(tokens)
+        if not tokens:
+            return "", []
+        previous = arrays["PREVIOUS_TOKENS"][row]
+        return self._detokenizer.added(previous[previous >= 0].tolist(), tokens)

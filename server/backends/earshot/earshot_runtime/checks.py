@@ -28,15 +28,16 @@ class ContentChecks:
         self._bounded_inputs = spec.bounded_inputs
         self._max_abs = spec.max_abs
         self._length_input = spec.length_input
-        self._full = spec.full_length
+        self._length_of = spec.length_of
 
     def reject(self, inputs: Arrays) -> Errors:
         """An error for each row that must not run. Shapes: (B, *dims)."""
         errors: Errors = {}
         for name in self._bounded_inputs:
             errors |= self._reject_values(name, inputs[name])
-        if self._length_input is not None:
-            errors |= self._reject_lengths(inputs[self._length_input].ravel())
+        if self._length_input is not None and self._length_of is not None:
+            full = inputs[self._length_of].shape[1]
+            errors |= self._reject_lengths(inputs[self._length_input].ravel(), full)
         return errors
 
     def _reject_values(self, name: str, values: npt.NDArray[Any]) -> Errors:
@@ -54,16 +55,25 @@ class ContentChecks:
             f"{name} {got}: its values must lie in -{self._max_abs:g}..{self._max_abs:g}"
         )
 
-    def _reject_lengths(self, lengths: npt.NDArray[Any]) -> Errors:
-        wrong = (lengths < 0) | (lengths > self._full)
+    def _reject_lengths(self, lengths: npt.NDArray[Any], full: int) -> Errors:
+        wrong = (lengths < 0) | (lengths > full)
         if not wrong.any():
             return {}
         return {
             int(row): InvalidChunk(
-                f"{self._length_input} must lie in 0..{self._full}, not {lengths[row]}"
+                f"{self._length_input} must lie in 0..{full}, not {lengths[row]}"
             )
             for row in np.flatnonzero(wrong)
         }
+
+
+def reject_length(spec: StageSpec, length: int) -> InvalidChunk | None:
+    """An error for utterances that are not padded to one of the stage's lengths."""
+    if not spec.lengths or length in spec.lengths:
+        return None
+    lengths = ", ".join(map(str, spec.lengths))
+    what_to_do = "pad it with zeros" if length < spec.lengths[-1] else "cut it into pieces"
+    return InvalidChunk(f"{spec.length_of} has a length of {length}, not {lengths}: {what_to_do}")
 
 
 class AudioEnds:

@@ -30,7 +30,7 @@ _DTYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class Graph:
-    """An open session, and the shapes of its states."""
+    """An open session, and the shapes of the states that it keeps, if any."""
 
     session: ort.InferenceSession
     states: tuple[StateSpec, ...]
@@ -40,7 +40,7 @@ def open_graph(path: Path, spec: StageSpec) -> Graph:
     """Loads `path` for the CPU; raises BadStage where graph and config disagree."""
     try:
         session = ort.InferenceSession(
-            path, _session_options(spec.intra_op_threads), providers=["CPUExecutionProvider"]
+            path, _session_options(spec), providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise BadStage(f"{spec.model}: cannot load {path}: {error}") from error
@@ -54,20 +54,22 @@ def open_graph(path: Path, spec: StageSpec) -> Graph:
     ]
     _check_tensors(spec.model, "input", spec.inputs, inputs)
     _check_tensors(spec.model, "output", spec.outputs, outputs)
-    rows = spec.sequence.state_rows
-    if slots is None or not pools or len(rows) != len(pools):
+    rows = spec.sequence.state_rows if spec.sequence else ()
+    if bool(rows) != (slots is not None) or len(rows) != len(pools):
         raise BadStage(
-            f"{spec.model}: {len(rows)} states in the config ('state_rows'), but model.onnx has "
-            f"{len(pools)} inputs {POOL} and {'an' if slots else 'no'} input {SLOTS}: this backend "
-            "serves stages with pooled state only; export the model again"
+            f"{spec.model}: model.onnx must have {POOL} for each of the config's state_rows, "
+            f"{SLOTS}, {UPDATE} and {UPDATE_ROWS} where the config has sequence_batching, and none "
+            f"of them where it has not: it has {len(pools)} for {len(rows)}; export the model again"
         )
     states = tuple(map(partial(_state, spec), suffixes, rows, pools, updates))
     return Graph(session, states)
 
 
-def _session_options(intra_op_threads: int) -> ort.SessionOptions:
+def _session_options(spec: StageSpec) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads
+    options.intra_op_num_threads = spec.intra_op_threads
+    # One plan of the memory is kept for every shape; utterances have thousands of shapes.
+    options.enable_mem_pattern = spec.sequence is not None
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -25,14 +25,14 @@ class OnnxEngine:
 
     def __init__(self, path: Path, spec: StageSpec) -> None:
         """Opens the graph and allocates all memory; raises BadStage."""
+        assert spec.sequence is not None
+        streams = spec.sequence.max_streams
         graph = open_graph(path, spec)
         self._session = graph.session
         self.inputs: Arrays = _allocate(spec.inputs, spec.max_batch)
         self.outputs: Arrays = _allocate(spec.outputs, spec.max_batch)
         self._slots = np.zeros(spec.max_batch, np.int64)
-        self._states = [
-            StatePool(state, spec.sequence.max_streams, spec.max_batch) for state in graph.states
-        ]
+        self._states = [StatePool(state, streams, spec.max_batch) for state in graph.states]
         self._bindings: dict[int, ort.IOBinding] = {}
         self._warm_up(spec.max_batch)
 

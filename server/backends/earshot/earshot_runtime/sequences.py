@@ -24,6 +24,7 @@ class SequenceStage:
 
     def __init__(self, spec: StageSpec, engine: Engine) -> None:
         sequence = spec.sequence
+        assert sequence is not None
         self.slots = SlotTable(sequence.max_streams, sequence.max_idle_s)
         self._engine = engine
         self._inputs = engine.inputs

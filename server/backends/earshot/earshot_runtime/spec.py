@@ -67,7 +67,12 @@ class StageSpec:
     max_abs: float
     length_input: str | None
     length_of: str | None
-    sequence: SequenceSpec
+    lengths: tuple[int, ...]
+    """Lengths that `length_of` may have, ascending; any, if there are none."""
+    length_step: int
+    """What the graph needs the length of `length_of` to be a multiple of."""
+    sequence: SequenceSpec | None
+    """None for a stage without state, which takes whole utterances."""
 
     @property
     def full_length(self) -> int:
@@ -92,6 +97,8 @@ class StageSpec:
             max_abs=parameters.limit("max_abs"),
             length_input=parameters.text("length_input"),
             length_of=parameters.text("length_of"),
+            lengths=tuple(sorted(parameters.counts("lengths"))),
+            length_step=parameters.count("length_step", default=1),
             sequence=_sequence(model, config, parameters),
         )
         _check(spec)
@@ -111,21 +118,23 @@ class _Parameters:
     def names(self, key: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in self._values.get(key, "").split(",") if name.strip())
 
-    def counts(self, key: str) -> tuple[int, ...]:
-        return tuple(self._count(key, text) for text in self.names(key))
-
     def count(self, key: str, *, default: int | None = None) -> int:
         text = self._values.get(key)
         if text is None:
             if default is None:
                 raise BadStage(f"{self._model}: the config has no parameter '{key}'")
             return default
-        return self._count(key, text)
-
-    def _count(self, key: str, text: str) -> int:
         if not text.isdigit() or int(text) < 1:
             raise BadStage(f"{self._model}: parameter '{key}' must be a count >= 1, not '{text}'")
         return int(text)
+
+    def counts(self, key: str) -> tuple[int, ...]:
+        names = self.names(key)
+        if not all(name.isdigit() for name in names):
+            raise BadStage(
+                f"{self._model}: parameter '{key}' must be counts, not '{self._values[key]}'"
+            )
+        return tuple(map(int, names))
 
     def limit(self, key: str) -> float:
         text = self._values.get(key)
@@ -147,10 +156,14 @@ def _tensor(model: str, entry: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(name, np.dtype(DTYPES[data_type]), tuple(int(d) for d in entry["dims"]))
 
 
-def _sequence(model: str, config: Mapping[str, Any], parameters: _Parameters) -> SequenceSpec:
+def _sequence(
+    model: str, config: Mapping[str, Any], parameters: _Parameters
+) -> SequenceSpec | None:
     batching = config.get("sequence_batching")
     if batching is None:
-        raise BadStage(f"{model}: the config has no sequence_batching; this backend serves streams")
+        if parameters.text("state_rows") is not None:
+            raise BadStage(f"{model}: the config has no sequence_batching, but state_rows")
+        return None
     return SequenceSpec(
         max_streams=parameters.count("max_streams"),
         state_rows=parameters.counts("state_rows"),
@@ -172,5 +185,8 @@ def _check(spec: StageSpec) -> None:
     for name in spec.bounded_inputs:
         if inputs[name].dtype.kind != "f":
             raise BadStage(f"{spec.model}: bounded_inputs names {name}, which has no float type")
-    if not all(t.is_fixed for t in (*spec.inputs, *spec.outputs)):
+    if spec.sequence is None:
+        if spec.length_input is None:
+            raise BadStage(f"{spec.model}: a stage without state needs the parameter length_input")
+    elif not all(t.is_fixed for t in (*spec.inputs, *spec.outputs)):
         raise BadStage(f"{spec.model}: a stage with state needs fixed dims in its config")

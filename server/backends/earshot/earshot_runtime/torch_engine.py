@@ -62,6 +62,7 @@ class TorchEngine:
     """See `Engine`; one slot more than there are streams takes what padding writes."""
 
     def __init__(self, program: Program, spec: StageSpec, device: torch.device) -> None:
+        assert spec.sequence is not None
         streams = spec.sequence.max_streams
         self.device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         self._program = program

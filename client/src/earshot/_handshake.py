@@ -1,0 +1,195 @@
+"""What a client asks before its first stream: which recognizer is meant, and what it is like.
+
+The questions and the conclusions are here, without the input and output: the sync and the asyncio
+client put each round of questions to the server in their own way.
+
+A recognizer `NAME` is served as `NAME_asr_streaming`, `NAME_asr_offline`, or both. `clinic` also
+means the newest generation that is ready, `clinic_v3` before `clinic_v2`; no name means the
+unnamed recognizer, or the only one that there is. Streams stay with what they began on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from ._errors import EarshotError, UnsupportedServer
+from ._failures import connect_error
+from ._server_info import (
+    OFFLINE,
+    STREAMING,
+    OfflineInfo,
+    ServerInfo,
+    read_offline_info,
+    read_server_info,
+    served_name,
+)
+
+_GENERATION = re.compile(r"(?P<family>.+)_v(?P<number>\d+)")
+READY_STATE = "READY"
+UNNAMED = "default"
+"""What users call the recognizer without a name."""
+
+# The generated protobuf classes carry no types.
+_pb: Any = service_pb2
+
+
+@dataclass(frozen=True)
+class Question:
+    """One call: the name of Triton's method and its request."""
+
+    method: str
+    request: Any
+
+
+@dataclass(frozen=True)
+class Served:
+    """The recognizer that a client talks to; at least one of the two is there."""
+
+    streaming: ServerInfo | None
+    offline: OfflineInfo | None
+
+    def need_streaming(self) -> ServerInfo:
+        """Raises UnsupportedServer if there is none."""
+        if self.streaming is None:
+            raise self._missing(STREAMING, "send whole files with `recognize`")
+        return self.streaming
+
+    def need_offline(self) -> OfflineInfo:
+        """Raises UnsupportedServer if there is none."""
+        if self.offline is None:
+            raise self._missing(OFFLINE, "stream files with `transcribe` (--streaming)")
+        return self.offline
+
+    def _missing(self, role: str, advice: str) -> UnsupportedServer:
+        info = self._either
+        return UnsupportedServer(
+            f"{info.url} has no model {served_name(info.name, role)}: {advice}"
+        )
+
+    @property
+    def _either(self) -> ServerInfo | OfflineInfo:
+        info = self.streaming or self.offline
+        assert info is not None
+        return info
+
+    @property
+    def ready_request(self) -> Any:
+        """Asks whether it serves now."""
+        return _pb.ModelReadyRequest(name=self._either.ensemble)
+
+
+Handshake: TypeAlias = Generator[list[Question], Sequence[Any], Served]
+"""Yields a round of questions, is sent their answers: a reply or a grpc.RpcError for each."""
+
+INDEX_QUESTION = Question("RepositoryIndex", _pb.RepositoryIndexRequest())
+_METADATA_QUESTION = Question("ServerMetadata", _pb.ServerMetadataRequest())
+
+
+def handshake(target: str, model: str | None, connect_s: float) -> Handshake:
+    """Finds the recognizer `model` of the server `target`; raises what `connect` raises."""
+    metadata, *configs = yield [_METADATA_QUESTION, *_config_questions(model or "")]
+    server = _Server(target, connect_s)
+    server.meet(metadata)
+    served = server.read(configs, model or "")
+    if served is None:
+        [index] = yield [INDEX_QUESTION]
+        name = server.choose(index, model)
+        served = server.read((yield _config_questions(name)), name)
+        if served is None:
+            raise UnsupportedServer(f"{target} has just unloaded '{name}'; connect again")
+    return served
+
+
+class _Server:
+    """The answers of one server, read one by one."""
+
+    def __init__(self, target: str, connect_s: float) -> None:
+        self._target = target
+        self._connect_s = connect_s
+        self._title = ""
+
+    def meet(self, metadata: Any) -> None:
+        self._check(metadata)
+        self._title = f"{metadata.name} {metadata.version}"
+
+    def read(self, configs: Sequence[Any], name: str) -> Served | None:
+        """The recognizer with these configs; None if the server has neither."""
+        streaming, offline = (self._parameters(config) for config in configs)
+        if streaming is None and offline is None:
+            return None
+        about = self._target, self._title
+        return Served(
+            None if streaming is None else read_server_info(*about, streaming, name),
+            None if offline is None else read_offline_info(*about, offline, name),
+        )
+
+    def choose(self, index: Any, model: str | None) -> str:
+        """The recognizer that is meant by `model`, which none is called."""
+        wanted = f"'{model}'" if model else STREAMING
+        if isinstance(index, grpc.RpcError):
+            raise UnsupportedServer(
+                f"{self._target} has no model {wanted}, and does not say which it has"
+            ) from index
+        ready = recognizers(entry.name for entry in index.models if entry.state == READY_STATE)
+        name = newest(ready, model)
+        if name is None:
+            there = ", ".join(other or UNNAMED for other in ready) or "no recognizer"
+            raise UnsupportedServer(
+                f"{self._target} has no model {wanted}; it serves {there}: choose with `model` "
+                "(--model)"
+            )
+        return name
+
+    def _parameters(self, config: Any) -> dict[str, str] | None:
+        if _is_unknown(config):
+            return None
+        self._check(config)
+        return {name: value.string_value for name, value in config.config.parameters.items()}
+
+    def _check(self, answer: Any) -> None:
+        if isinstance(answer, grpc.RpcError):
+            raise self._error(answer) from answer
+
+    def _error(self, failure: Any) -> EarshotError:
+        return connect_error(failure, self._target, self._connect_s)
+
+
+def recognizers(models: Iterable[str]) -> list[str]:
+    """The names of the recognizers among all names of models, sorted; "" is the unnamed one."""
+    names: set[str] = set()
+    for model in models:
+        for role in (STREAMING, OFFLINE):
+            if model == role or model.endswith(f"_{role}"):
+                names.add(model[: -len(role)].rstrip("_"))
+    return sorted(names)
+
+
+def newest(names: Sequence[str], family: str | None) -> str | None:
+    """The newest generation of `family`; without one, of the only family that there is."""
+    generations: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        match = _GENERATION.fullmatch(name)
+        key, number = (match["family"], int(match["number"])) if match else (name, -1)
+        generations.setdefault(key, []).append((number, name))
+    if family is None and len(generations) == 1:
+        [family] = generations
+    found = generations.get(family or "")
+    return max(found)[1] if found else None
+
+
+def _config_questions(name: str) -> list[Question]:
+    return [
+        Question("ModelConfig", _pb.ModelConfigRequest(name=served_name(name, role)))
+        for role in (STREAMING, OFFLINE)
+    ]
+
+
+def _is_unknown(answer: Any) -> bool:
+    """Whether the server has no such model: NOT_FOUND, also when it was unloaded."""
+    return isinstance(answer, grpc.RpcError) and answer.code() == grpc.StatusCode.NOT_FOUND  # pyright: ignore

@@ -1,0 +1,99 @@
+"""Sends the pieces of a recording from a few threads."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from ._recognition import PieceCall, Recognition
+from ._source import AudioSource, Progress
+from ._transcript import Transcript
+
+
+def recognize(
+    stub: Any, recognition: Recognition, source: AudioSource, on_progress: Progress
+) -> Transcript:
+    """Reads `source` no faster than the server answers; see `Client.recognize`."""
+    with recognition.keeping_text(), _Sender(stub, recognition, on_progress) as sender:
+        for block in source.blocks():
+            for call in recognition.push(block):
+                sender.send(call)
+        for call in recognition.end():
+            sender.send(call)
+    return recognition.finish()
+
+
+class _Sender:
+    """A few pieces under way; leaving the block waits for all of them."""
+
+    def __init__(self, stub: Any, recognition: Recognition, on_progress: Progress) -> None:
+        self._infer = stub.ModelInfer.future
+        self._recognition = recognition
+        self._on_progress = on_progress
+        self._places = threading.Semaphore(recognition.at_once)
+        self._pool = ThreadPoolExecutor(recognition.at_once, thread_name_prefix="earshot")
+        self._sent: list[Future[None]] = []
+        self._under_way: set[Any] = set()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    def send(self, call: PieceCall) -> None:
+        """Takes a piece; waits while all places are taken."""
+        self._places.acquire()
+        self._sent.append(self._pool.submit(self._see_through, call))
+
+    def __enter__(self) -> _Sender:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # What was read before an error of the audio still counts; Ctrl-C is in a hurry.
+        if error is not None and not isinstance(error, Exception):
+            self._stop()
+        try:
+            self._pool.shutdown()
+        except BaseException:
+            self._stop()
+            raise
+        if error is None:
+            for sent in self._sent:
+                sent.result()
+
+    def _see_through(self, call: PieceCall) -> None:
+        try:
+            delay_s = self._try(call)
+            while delay_s is not None and not self._stopped.wait(delay_s):
+                delay_s = self._try(call)
+            with self._lock:
+                self._on_progress(self._recognition.done(call))
+        finally:
+            self._places.release()
+
+    def _try(self, call: PieceCall) -> float | None:
+        """Sends `call` once; returns the wait before the next try, if there is to be one."""
+        rpc = self._infer(call.request, timeout=self._recognition.timeout_s)
+        self._under_way.add(rpc)
+        if self._stopped.is_set():
+            rpc.cancel()
+        try:
+            self._recognition.receive(call, rpc.result())
+        except grpc.RpcError as failure:
+            return self._recognition.fail(call, failure)
+        except grpc.FutureCancelledError:
+            pass
+        finally:
+            self._under_way.discard(rpc)
+        return None
+
+    def _stop(self) -> None:
+        self._stopped.set()
+        for rpc in tuple(self._under_way):
+            rpc.cancel()

@@ -1,0 +1,265 @@
+"""Which recognizers a server has, and bringing one in or out while the others serve.
+
+A recognizer is one or two ensembles and their stages. Triton loads the stages with their ensemble;
+it unloads them with it (`unload_dependents`) only if they came with it, not if they were there from
+the start: so they are unloaded one by one. That happens at once, and open streams break off; the
+same befalls them when a stage is loaded anew, or gets a new version. So a new checkpoint has a new
+name, and the old one retires when no stream has been open for a while, which the bundled backend's
+metric `earshot_live_streams` tells.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from ._errors import EarshotError, UnsupportedServer
+from ._failures import connect_error
+from ._handshake import READY_STATE, UNNAMED, recognizers
+from ._server_info import OFFLINE, STREAMING, served_name
+
+LOAD_TIMEOUT_S = 600.0
+UNLOAD_TIMEOUT_S = 120.0
+"""Triton lets requests that are under way finish."""
+_POLL_S = 0.2
+_ALIVE = (READY_STATE, "LOADING", "UNLOADING")
+
+# Triton's words for a server whose models are fixed, and for one that wants a secret.
+_NO_CONTROL = re.compile(r"load / unload is not allowed")
+_RESTRICTED = re.compile(r"protocol is restricted")
+_LIVE = re.compile(r"^earshot_live_streams\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
+_MODEL_LABEL = re.compile(r'\bmodel="(?P<model>[^"]*)"')
+
+# The generated protobuf classes carry no types.
+_pb: Any = service_pb2
+
+Report = Callable[[int], None]
+"""Is told how many streams are open."""
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One ensemble of the repository, loaded or not."""
+
+    name: str
+    """Of the recognizer: what `--model` takes."""
+    mode: str
+    """streaming or offline."""
+    state: str
+    """READY, LOADING, UNLOADING, UNAVAILABLE, or NOT LOADED."""
+    reason: str
+    checkpoint: str
+    """Empty unless it is ready."""
+    precision: str
+    chunk_ms: str
+    """Empty unless it is ready and streaming."""
+
+
+class Repository:
+    """Triton's model repository API over one channel."""
+
+    def __init__(self, stub: Any, target: str, connect_s: float) -> None:
+        self.host = target.rpartition(":")[0]
+        self._stub = stub
+        self._target = target
+        self._connect_s = connect_s
+
+    def statuses(self) -> list[ModelStatus]:
+        """Every ensemble that the repository has, by name."""
+        states = self._states()
+        return [
+            self._status(name, role, *states[served_name(name, role)])
+            for name in recognizers(states)
+            for role in (STREAMING, OFFLINE)
+            if served_name(name, role) in states
+        ]
+
+    def load(self, name: str) -> None:
+        """Loads a recognizer; returns when it serves. Raises UnsupportedServer if it cannot."""
+        states = self._states()
+        ensembles = self._ensembles(name, states)
+        if all(states[ensemble][0] == READY_STATE for ensemble in ensembles):
+            raise UnsupportedServer(
+                f"'{name or UNNAMED}' is loaded already. Give a new checkpoint a new name "
+                "(python -m export --name ...): loading it over the old one would break off its "
+                "open streams"
+            )
+        try:
+            for ensemble in ensembles:
+                if states[ensemble][0] != READY_STATE:
+                    request = _pb.RepositoryModelLoadRequest(model_name=ensemble)
+                    self._call("RepositoryModelLoad", request)
+        except EarshotError:
+            # Triton leaves the stages that it could load where they are.
+            self._unload([m for m in self._alive() if states.get(m, ("", ""))[0] not in _ALIVE])
+            raise
+
+    def unload(self, name: str) -> None:
+        """Unloads a recognizer at once; returns when it is gone. Open streams break off."""
+        ensembles = self._loaded(name)
+        states = self._states()
+        others = [
+            model
+            for other in recognizers(states)
+            for model in self._ensembles(other, states)
+            if model not in ensembles and states[model][0] == READY_STATE
+        ]
+        models = [*ensembles, *sorted(self._members(ensembles) - self._members(others))]
+        self._unload(models)
+
+    def retire(
+        self, name: str, metrics_url: str, quiet_s: float, timeout_s: float, report: Report
+    ) -> None:
+        """Unloads a recognizer once no stream has been open, and no file asked for, for `quiet_s`.
+
+        Raises UnsupportedServer, with nothing unloaded, if that does not come within `timeout_s`.
+        """
+        ensembles = self._loaded(name)
+        deadline_s = time.monotonic() + timeout_s
+        answered = sum(map(self._answered, ensembles))
+        quiet_since_s = time.monotonic()
+        while time.monotonic() - quiet_since_s < quiet_s:
+            live, before = self.live_streams(name, metrics_url), answered
+            report(live)
+            answered = sum(map(self._answered, ensembles))
+            if live or answered != before:
+                quiet_since_s = time.monotonic()
+            if quiet_since_s > deadline_s:
+                raise UnsupportedServer(
+                    f"'{name or UNNAMED}' is in use after {timeout_s:g} s ({live} open streams); "
+                    "nothing was unloaded. Let its clients move on (client.refresh(), or "
+                    "--model), then try again"
+                )
+            time.sleep(_POLL_S)
+        self.unload(name)
+
+    def live_streams(self, name: str, metrics_url: str) -> int:
+        """Open streams of the recognizer: its fullest stage knows."""
+        ensemble = served_name(name, STREAMING)
+        if self._states().get(ensemble, ("", ""))[0] != READY_STATE:
+            return 0
+        members = self._members([ensemble])
+        live: dict[str, float] = {}
+        for sample in _LIVE.finditer(_fetch(metrics_url)):
+            label = _MODEL_LABEL.search(sample["labels"])
+            if label and label["model"] in members:
+                live[label["model"]] = live.get(label["model"], 0) + float(sample["value"])
+        if not live:
+            raise UnsupportedServer(
+                f"{metrics_url} has no earshot_live_streams of '{name or UNNAMED}', so it cannot "
+                "be known when its last stream ends; `earshot models unload` does not wait"
+            )
+        return round(max(live.values()))
+
+    def _answered(self, ensemble: str) -> int:
+        """Requests that it has answered so far: files have no streams that could be counted."""
+        request = _pb.ModelStatisticsRequest(name=ensemble)
+        stats = [
+            entry.inference_stats for entry in self._call("ModelStatistics", request).model_stats
+        ]
+        return sum(entry.success.count + entry.fail.count for entry in stats)
+
+    def _status(self, name: str, role: str, state: str, reason: str) -> ModelStatus:
+        parameters: dict[str, str] = {}
+        if state == READY_STATE:
+            request = _pb.ModelConfigRequest(name=served_name(name, role))
+            config = self._call("ModelConfig", request).config
+            parameters = {key: value.string_value for key, value in config.parameters.items()}
+        return ModelStatus(
+            name=name or UNNAMED,
+            mode="streaming" if role == STREAMING else "offline",
+            state=state or "NOT LOADED",
+            reason=reason,
+            checkpoint=parameters.get("checkpoint", ""),
+            precision=parameters.get("precision", ""),
+            chunk_ms=parameters.get("chunk_ms", ""),
+        )
+
+    def _loaded(self, name: str) -> list[str]:
+        """The ensembles of a recognizer that are loaded; raises if none is."""
+        states = self._states()
+        loaded = [e for e in self._ensembles(name, states) if states[e][0] == READY_STATE]
+        if not loaded:
+            raise UnsupportedServer(f"'{name or UNNAMED}' is not loaded")
+        return loaded
+
+    def _ensembles(self, name: str, states: dict[str, tuple[str, str]]) -> list[str]:
+        there = [served_name(name, role) for role in (STREAMING, OFFLINE)]
+        there = [ensemble for ensemble in there if ensemble in states]
+        if not there:
+            known = ", ".join(known or UNNAMED for known in recognizers(states)) or "none"
+            raise UnsupportedServer(
+                f"the repository of {self._target} has no recognizer '{name or UNNAMED}'; it has "
+                f"{known}: export one there with `python -m export --name`"
+            )
+        return there
+
+    def _unload(self, models: list[str]) -> None:
+        for model in models:
+            self._call("RepositoryModelUnload", _pb.RepositoryModelUnloadRequest(model_name=model))
+        deadline_s = time.monotonic() + UNLOAD_TIMEOUT_S
+        while left := self._alive().intersection(models):
+            if time.monotonic() > deadline_s:
+                raise UnsupportedServer(
+                    f"{', '.join(sorted(left))} did not unload within {UNLOAD_TIMEOUT_S:g} s"
+                )
+            time.sleep(_POLL_S)
+
+    def _alive(self) -> set[str]:
+        return {model for model, (state, _) in self._states().items() if state in _ALIVE}
+
+    def _members(self, ensembles: list[str]) -> set[str]:
+        """The stages of loaded ensembles."""
+        requests = [_pb.ModelConfigRequest(name=ensemble) for ensemble in ensembles]
+        configs = [self._call("ModelConfig", request).config for request in requests]
+        return {step.model_name for c in configs for step in c.ensemble_scheduling.step}
+
+    def _states(self) -> dict[str, tuple[str, str]]:
+        """State and reason of every model in the repository; a model lives with any version."""
+        index = self._call("RepositoryIndex", _pb.RepositoryIndexRequest())
+        states: dict[str, tuple[str, str]] = {}
+        for entry in index.models:
+            if states.get(entry.name, ("", ""))[0] not in _ALIVE:
+                states[entry.name] = entry.state, entry.reason
+        return states
+
+    def _call(self, method: str, request: Any) -> Any:
+        loads = method == "RepositoryModelLoad"
+        timeout_s = LOAD_TIMEOUT_S if loads else self._connect_s
+        try:
+            return getattr(self._stub, method)(request, timeout=timeout_s)
+        except grpc.RpcError as failure:
+            raise self._error(failure, timeout_s) from failure
+
+    def _error(self, failure: Any, timeout_s: float) -> EarshotError:
+        details = failure.details() or ""
+        if _NO_CONTROL.search(details):
+            return UnsupportedServer(
+                f"{self._target} was started with a fixed set of models; start it with "
+                "`python -m server --model-control` (Triton: --model-control-mode=explicit)"
+            )
+        if _RESTRICTED.search(details):
+            return UnsupportedServer(
+                f"{self._target} keeps its model repository private: {details}"
+            )
+        if failure.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT):
+            return UnsupportedServer(f"{self._target} could not do it: {details}")
+        return connect_error(failure, self._target, timeout_s)
+
+
+def _fetch(metrics_url: str) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(metrics_url, timeout=5) as response:
+            return response.read().decode()
+    except (OSError, ValueError) as error:
+        raise UnsupportedServer(
+            f"no metrics at {metrics_url} ({error}): name their address with --metrics-url"
+        ) from error

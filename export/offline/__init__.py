@@ -1,0 +1,1 @@
+"""The road of a recognizer that hears whole utterances, to the ensemble ``asr_offline``."""

@@ -1,0 +1,123 @@
+"""Run exported offline stages as the server would: a padded batch through one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from export.offline.spec import OfflineSpec
+from export.spec import StageSpec
+
+Arrays = list[NDArray[Any]]
+Samples = NDArray[np.float32]
+_MOST_ROWS = 16
+"""Memory of the attention grows with it, speed does not."""
+
+
+@dataclass(frozen=True)
+class OfflineResult:
+    """What a chain said of one utterance; see ``ReferenceResult``."""
+
+    mel: NDArray[np.float32]
+    encoded: NDArray[np.float32]
+    tokens: list[int]
+    token_frames: list[int]
+
+
+class OfflineChain:
+    """The three stages, connected as in the ensemble.
+
+    Args:
+        folder: a model repository, with ``<stage>/1/model.onnx`` for each stage.
+        spec: what was exported there.
+    """
+
+    def __init__(self, folder: Path, spec: OfflineSpec) -> None:
+        self.spec = spec
+        self.feature_extractor, self.encoder, self.decoder = (
+            _Session(folder / stage.name / "1" / "model.onnx", stage) for stage in spec.stages
+        )
+
+    def transcribe(
+        self, utterances: Sequence[Samples], *, together: bool = True
+    ) -> list[OfflineResult]:
+        """All utterances of samples [N], padded to their buckets; ``together`` or one by one.
+
+        Together they are padded to the longest one's bucket, whatever their own.
+        """
+        size = _MOST_ROWS if together else 1
+        results: list[OfflineResult] = []
+        for start in range(0, len(utterances), size):
+            results += self._batch(utterances[start : start + size])
+        return results
+
+    def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """The encoder alone, on valid mel frames [M, n_mels] of each utterance."""
+        encoded, lengths = self.encoder.run(*_padded(mels, max(map(len, mels))))
+        return [rows[: length[0]] for rows, length in zip(encoded, lengths, strict=True)]
+
+    def decode(self, encoded: Sequence[NDArray[np.float32]]) -> list[list[int]]:
+        """The decoder alone, on valid encoder frames [E, D] of each utterance."""
+        decoded = self.decoder.run(*_padded(encoded, max(map(len, encoded))))
+        return [self._tokens(decoded, row)[0] for row in range(len(encoded))]
+
+    def _batch(self, utterances: Sequence[Samples]) -> list[OfflineResult]:
+        longest = max(map(len, utterances))
+        bucket = next(size for size in self.spec.buckets_samples if size >= longest)
+        mel, mel_lengths = self.feature_extractor.run(*_padded(utterances, bucket))
+        encoded, lengths = self.encoder.run(mel, mel_lengths)
+        decoded = self.decoder.run(encoded, lengths)
+        return [
+            OfflineResult(
+                mel[row, : mel_lengths[row, 0]],
+                encoded[row, : lengths[row, 0]],
+                *self._tokens(decoded, row),
+            )
+            for row in range(len(utterances))
+        ]
+
+    def _tokens(self, decoded: Arrays, row: int) -> tuple[list[int], list[int]]:
+        """Tokens and their frames; for CTC by collapsing, as the detokenizer's backend does."""
+        if self.spec.ctc_blank is None:
+            tokens, frames, _, counts = decoded
+            count = counts[row, 0]
+            return tokens[row, :count].tolist(), frames[row, :count].tolist()
+        labels = decoded[0][row].tolist()
+        runs = [
+            (label, next(places))
+            for label, places in groupby(range(len(labels)), labels.__getitem__)
+        ]
+        heard = [(label, frame) for label, frame in runs if label != self.spec.ctc_blank]
+        return [label for label, _ in heard], [frame for _, frame in heard]
+
+
+class _Session:
+    """One exported stage."""
+
+    def __init__(self, path: Path, spec: StageSpec) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._inputs = [tensor.name for tensor in spec.inputs]
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, *inputs: NDArray[Any]) -> Arrays:
+        return cast(Arrays, self._session.run(None, dict(zip(self._inputs, inputs, strict=True))))
+
+
+def _padded(
+    values: Sequence[NDArray[np.float32]], length: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """``values`` [N, ...] of each utterance as one array [B, length, ...], and N int32 [B, 1]."""
+    batch = np.zeros((len(values), length, *values[0].shape[1:]), dtype=np.float32)
+    for row, value in zip(batch, values, strict=True):
+        row[: len(value)] = value
+    return batch, np.array([[len(value)] for value in values], dtype=np.int32)

@@ -1,0 +1,130 @@
+"""Triton model configs of ``asr_offline``, written from an ``OfflineSpec``.
+
+As for the streaming models there are two of each stage with an engine: ``config.pbtxt`` serves
+TensorRT plans, ``configs/onnxruntime.pbtxt`` serves ONNX files with the bundled backend.
+"""
+
+from __future__ import annotations
+
+from export.audio import HOP_SAMPLES
+from export.offline.spec import OfflineSpec
+from export.pbtxt import HEADER, ensemble_step, parameter_list, tensor_list
+from export.spec import StageSpec
+
+_QUEUE_DELAY_MS = {"feature_extractor_offline": 20, "encoder_offline": 5, "decoder_offline": 5}
+"""The first stage collects a batch; the others wait only for what a split batch left behind."""
+_PREFERRED_BATCH_SIZES = (16, 32)
+
+
+def config_files(spec: OfflineSpec) -> dict[str, str]:
+    """Every config of the repository: path inside it -> text."""
+    files: dict[str, str] = {}
+    for stage in spec.stages:
+        files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec)
+        files[f"{stage.name}/configs/onnxruntime.pbtxt"] = _onnxruntime(stage, spec)
+    files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
+    files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
+    return files
+
+
+def _onnxruntime(stage: StageSpec, spec: OfflineSpec) -> str:
+    instances = spec.serving.encoder_instances if stage.role.startswith("encoder") else 1
+    return "\n".join(
+        [
+            HEADER.format(title=f"{stage.name}, ONNX Runtime: whole utterances, no state."),
+            f'name: "{stage.name}"',
+            'backend: "earshot"',
+            f"max_batch_size: {spec.serving.max_batch_size}",
+            "# The backend packs utterances of like length itself, so a batch may hold any.",
+            tensor_list("input", stage.inputs, ragged=True),
+            tensor_list("output", stage.outputs),
+            _dynamic_batching(stage, spec),
+            f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
+            parameter_list(_stage_parameters(stage, spec)),
+        ]
+    )
+
+
+def _stage_parameters(stage: StageSpec, spec: OfflineSpec) -> dict[str, str]:
+    values, length = stage.inputs
+    parameters = {
+        "intra_op_threads": "1",
+        "length_input": length.name,
+        "length_of": values.name,
+    }
+    if stage.inputs == spec.audio:
+        # What comes from outside is checked where it enters: samples in [-1, 1], with room for
+        # filters that overshoot, and neither NaN nor what would overflow.
+        parameters |= {
+            "bounded_inputs": values.name,
+            "max_abs": "8",
+            "lengths": ",".join(map(str, spec.buckets_samples)),
+            "length_step": str(HOP_SAMPLES),
+        }
+    return parameters
+
+
+def _tensorrt(stage: StageSpec, spec: OfflineSpec) -> str:
+    return "\n".join(
+        [
+            HEADER.format(title=f"{stage.name}, TensorRT: whole utterances, no state."),
+            f'name: "{stage.name}"',
+            'platform: "tensorrt_plan"',
+            f"max_batch_size: {spec.serving.max_batch_size}",
+            "# The batcher joins utterances of one bucket only; the profile ends at the longest.",
+            tensor_list("input", stage.inputs),
+            tensor_list("output", stage.outputs),
+            _dynamic_batching(stage, spec),
+            "instance_group [ { kind: KIND_GPU count: 1 } ]",
+            "",
+        ]
+    )
+
+
+def _dynamic_batching(stage: StageSpec, spec: OfflineSpec) -> str:
+    delay_ms = _QUEUE_DELAY_MS[stage.role]
+    most = spec.serving.max_batch_size
+    sizes = ", ".join(str(size) for size in _PREFERRED_BATCH_SIZES if size <= most)
+    return f"""\
+dynamic_batching {{
+  # Larger batches save no more time, smaller ones go when the delay is over.
+  preferred_batch_size: [ {sizes} ]
+  # Files do not hurry as live speech does: waiting this long is nothing beside their length.
+  max_queue_delay_microseconds: {delay_ms * 1000}
+}}"""
+
+
+def _detokenizer(spec: OfflineSpec) -> str:
+    stage = spec.detokenizer
+    parameters = {} if spec.ctc_blank is None else {"ctc_blank": str(spec.ctc_blank)}
+    return "\n".join(
+        [
+            HEADER.format(title="Tokens to text."),
+            f'name: "{stage.name}"',
+            'backend: "earshot_detokenizer"',
+            f"max_batch_size: {spec.serving.max_batch_size}",
+            tensor_list("input", stage.inputs, ragged=True),
+            tensor_list("output", stage.outputs),
+            "# Takes what has queued up; text is short work, so it never waits for more.",
+            "dynamic_batching { }",
+            "instance_group [ { kind: KIND_CPU count: 1 } ]",
+            parameter_list(parameters),
+        ]
+    )
+
+
+def _ensemble(spec: OfflineSpec) -> str:
+    stage = spec.ensemble
+    steps = ",\n".join(ensemble_step(member) for member in (*spec.stages, spec.detokenizer))
+    return "\n".join(
+        [
+            HEADER.format(title="What clients call: one utterance in, its text out."),
+            f'name: "{stage.name}"',
+            'platform: "ensemble"',
+            f"max_batch_size: {spec.serving.max_batch_size}",
+            tensor_list("input", stage.inputs),
+            tensor_list("output", stage.outputs),
+            f"ensemble_scheduling {{\n  step [\n{steps}\n  ]\n}}",
+            parameter_list(spec.client_parameters),
+        ]
+    )

@@ -1,0 +1,56 @@
+"""Offline stages to ONNX files: batch and time are free axes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from export.audio import HOP_SAMPLES
+from export.offline.spec import OfflineSpec
+from export.onnx_file import OPSET, quiet
+from export.spec import StageSpec
+
+_EXAMPLE_MEL_FRAMES = 100
+_EXAMPLE_FRAMES = 13
+
+
+def export_stages(folder: Path, stages: tuple[nn.Module, ...], spec: OfflineSpec) -> None:
+    """Write each of ``stages`` to ``<name>/1/model.onnx`` in ``folder``."""
+    most_mel_frames = spec.buckets_samples[-1] // HOP_SAMPLES
+    # At least two frames: what has one is taken for an axis of that size.
+    time = [
+        (HOP_SAMPLES * _EXAMPLE_MEL_FRAMES, HOP_SAMPLES * Dim("hops", min=2, max=most_mel_frames)),
+        (_EXAMPLE_MEL_FRAMES, Dim("mel_frames", min=2, max=most_mel_frames)),
+        (_EXAMPLE_FRAMES, Dim("frames", max=most_mel_frames)),
+    ]
+    for stage, stage_spec, (example, axis) in zip(stages, spec.stages, time, strict=True):
+        path = folder / stage_spec.name / "1" / "model.onnx"
+        _export(stage, stage_spec, example, axis, path)
+
+
+def _export(stage: nn.Module, spec: StageSpec, example: int, axis: Any, path: Path) -> None:
+    batch = Dim("batch")
+    with torch.no_grad(), quiet():
+        program = torch.onnx.export(
+            stage.eval(),
+            _examples(spec, example),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[tensor.name for tensor in spec.inputs],
+            output_names=[tensor.name for tensor in spec.outputs],
+            dynamic_shapes=({0: batch, 1: axis}, {0: batch}),
+            verbose=False,
+        )
+    assert program is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program.save(path)
+
+
+def _examples(spec: StageSpec, length: int) -> tuple[Tensor, Tensor]:
+    """A batch of two: any value will do, the graph must not depend on it."""
+    values, _ = spec.inputs
+    return torch.ones(2, length, *values.dims[1:]), torch.full((2, 1), length, dtype=torch.int32)

@@ -1,0 +1,141 @@
+"""Tensor names, shapes and dtypes of the ensemble ``asr_offline``.
+
+What ``export/spec.py`` is for streaming models; a dimension of -1 differs between utterances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from export.audio import FRAME_MS, SAMPLE_RATE_HZ
+from export.spec import CONTRACT_VERSION, StageSpec, TensorSpec
+
+ENSEMBLE = "asr_offline"
+BUCKETS_MS = (2000, 4000, 8000, 15000, 30000)
+"""Lengths that clients pad audio to. The longest is the longest utterance in one piece."""
+
+
+@dataclass(frozen=True)
+class OfflineServing:
+    """How the models are served: the knobs of the dynamic batcher."""
+
+    max_batch_size: int = 32
+    encoder_instances: int = 2
+    """Processes that run the encoder, one core each: best throughput per core on CPUs."""
+
+
+@dataclass(frozen=True)
+class OfflineSpec:
+    """Everything that the configs of one exported offline model say."""
+
+    checkpoint: str
+    architecture: str
+    num_mel_bins: int
+    encoded_size: int
+    ctc_blank: int | None
+    """Label that stands for nothing; ``None`` for a transducer, whose engine drops it."""
+    runtime: str
+    precision: str
+    buckets_ms: tuple[int, ...] = BUCKETS_MS
+    serving: OfflineServing = field(default_factory=OfflineServing)
+    name: str = ""
+    """Of this recognizer among others in one repository; a prefix of its models' names."""
+
+    @property
+    def buckets_samples(self) -> tuple[int, ...]:
+        """Audio samples of each bucket."""
+        return tuple(ms * SAMPLE_RATE_HZ // 1000 for ms in self.buckets_ms)
+
+    @property
+    def audio(self) -> tuple[TensorSpec, ...]:
+        """Inputs of the ensemble: samples in [-1, 1] up to a bucket, and how many are valid."""
+        return (TensorSpec("AUDIO", "FP32", (-1,)), TensorSpec("AUDIO_LENGTH", "INT32", (1,)))
+
+    @property
+    def mel(self) -> tuple[TensorSpec, ...]:
+        """Log-mel frames of the utterance."""
+        return (
+            TensorSpec("MEL", "FP32", (-1, self.num_mel_bins)),
+            TensorSpec("MEL_LENGTH", "INT32", (1,)),
+        )
+
+    @property
+    def encoded(self) -> tuple[TensorSpec, ...]:
+        """Encoder frames of the utterance, projected for the joint network where there is one."""
+        return (
+            TensorSpec("ENCODED", "FP32", (-1, self.encoded_size)),
+            TensorSpec("ENCODED_LENGTH", "INT32", (1,)),
+        )
+
+    @property
+    def tokens(self) -> tuple[TensorSpec, ...]:
+        """Tokens of the utterance, padded with -1, and the encoder frames they were heard at."""
+        return (
+            TensorSpec("TOKENS", "INT32", (-1,)),
+            TensorSpec("TOKEN_FRAMES", "INT32", (-1,)),
+            TensorSpec("TOKEN_LOGPROBS", "FP32", (-1,)),
+            TensorSpec("TOKEN_COUNT", "INT32", (1,)),
+        )
+
+    @property
+    def labels(self) -> tuple[TensorSpec, ...]:
+        """CTC only: the best label of every frame, between decoder and detokenizer."""
+        return (
+            TensorSpec("FRAME_TOKENS", "INT32", (-1,)),
+            TensorSpec("FRAME_LOGPROBS", "FP32", (-1,)),
+        )
+
+    @property
+    def text(self) -> tuple[TensorSpec, ...]:
+        """The transcript, and the characters of it that each token adds."""
+        return (TensorSpec("TEXT", "BYTES", (1,)), TensorSpec("TOKEN_TEXT_LENGTHS", "INT32", (-1,)))
+
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages with an engine, in the order an utterance takes."""
+        decoded = self.tokens if self.ctc_blank is None else self.labels
+        return (
+            StageSpec("feature_extractor_offline", self.audio, self.mel, prefix=self.name),
+            StageSpec("encoder_offline", self.mel, self.encoded, prefix=self.name),
+            StageSpec("decoder_offline", self.encoded, decoded, prefix=self.name),
+        )
+
+    @property
+    def detokenizer(self) -> StageSpec:
+        """Tokens to text; for CTC also labels of frames to tokens."""
+        tokens, _, _, count = self.tokens
+        if self.ctc_blank is None:
+            inputs, outputs = (tokens, count), self.text
+        else:
+            inputs, outputs = self.labels, (*self.text, *self.tokens)
+        return StageSpec("detokenizer_offline", inputs, outputs, prefix=self.name)
+
+    @property
+    def ensemble(self) -> StageSpec:
+        """What a client sees."""
+        outputs = (*self.text, *self.tokens)
+        return StageSpec(ENSEMBLE, self.audio, outputs, prefix=self.name)
+
+    @property
+    def client_parameters(self) -> dict[str, str]:
+        """What a client learns from the server instead of being configured with it."""
+        return {
+            "contract_version": CONTRACT_VERSION,
+            "mode": "offline",
+            "checkpoint": self.checkpoint,
+            "architecture": self.architecture,
+            "runtime": self.runtime,
+            "precision": self.precision,
+            "sample_rate_hz": str(SAMPLE_RATE_HZ),
+            "frame_ms": str(FRAME_MS),
+            "buckets_ms": ",".join(map(str, self.buckets_ms)),
+        }
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says of the model's sizes."""
+        return {
+            "buckets_ms": list(self.buckets_ms),
+            "dims": {"num_mel_bins": self.num_mel_bins, "encoded_size": self.encoded_size},
+        }

@@ -1,0 +1,60 @@
+"""The parts that every Triton model config is written from, in protobuf's text format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from export.spec import StageSpec, TensorSpec
+
+HEADER = """\
+# {title}
+# Written by `python -m export` from export/spec.py; change it there.
+"""
+"""First lines of every config: what it is, and where to change it."""
+
+
+def ensemble_step(stage: StageSpec) -> str:
+    """A step of an ensemble; its tensors keep their names in the ensemble."""
+    maps = [
+        *(_mapping("input_map", tensor.name) for tensor in stage.inputs),
+        *(_mapping("output_map", tensor.name) for tensor in stage.outputs),
+    ]
+    lines = "\n".join(f"      {line}" for line in maps)
+    return f'    {{\n      model_name: "{stage.name}" model_version: -1\n{lines}\n    }}'
+
+
+def _mapping(kind: str, name: str) -> str:
+    return f'{kind} {{ key: "{name}" value: "{name}" }}'
+
+
+def tensor_list(kind: str, tensors: Iterable[TensorSpec], ragged: bool = False) -> str:
+    """The ``input`` or ``output`` of a model.
+
+    Args:
+        ragged: whether requests of unlike shapes may share a batch.
+    """
+    batching = " allow_ragged_batch: true" if ragged else ""
+    lines = ",\n".join(
+        f'  {{ name: "{tensor.name}" data_type: {_data_type(tensor.dtype)} '
+        f"dims: [ {', '.join(map(str, tensor.dims))} ]{batching} }}"
+        for tensor in tensors
+    )
+    return f"{kind} [\n{lines}\n]"
+
+
+def _data_type(dtype: str) -> str:
+    return "TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}"
+
+
+def parameter_list(parameters: Mapping[str, str]) -> str:
+    """The ``parameters`` of a model, in the given order."""
+    entries = "\n".join(
+        f'parameters {{ key: "{key}" value: {{ string_value: {_quoted(value)} }} }}'
+        for key, value in parameters.items()
+    )
+    return entries + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,59 @@
+"""Parts that the encoders for chunks and for whole utterances share, and the folding of weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """Half a feed-forward step; the factor 0.5 lies in the second projection."""
+
+    def __init__(self, norm: nn.Module, feed_forward: Any) -> None:
+        super().__init__()
+        self.norm = norm
+        self.linear1 = feed_forward.linear1
+        self.activation = feed_forward.activation
+        self.linear2 = scaled(feed_forward.linear2, 0.5)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B * T, D] float32 -> the same."""
+        normed = in_type_of(self.linear1, self.norm(hidden))
+        return self.linear2(self.activation(self.linear1(normed))).float()
+
+
+def in_type_of(linear: nn.Linear, values: Tensor) -> Tensor:
+    """``values`` in the type of the layer that takes them."""
+    return values.to(linear.weight.dtype)
+
+
+def scaled(linear: Any, factor: float) -> nn.Linear:
+    """``factor * linear(x)`` as one linear layer."""
+    scaled = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
+    scaled.weight = nn.Parameter(linear.weight.detach() * factor)
+    if linear.bias is not None:
+        scaled.bias = nn.Parameter(linear.bias.detach() * factor)
+    return scaled
+
+
+def joined(linears: list[Any]) -> nn.Linear:
+    """Several projections of one input as one linear layer."""
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    has_bias = linears[0].bias is not None
+    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias)
+    joined.weight = nn.Parameter(weight)
+    if has_bias:
+        joined.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
+    return joined
+
+
+def as_linear(convolution: Any) -> nn.Linear:
+    """A 1x1 convolution over time as a linear layer."""
+    has_bias = convolution.bias is not None
+    linear = nn.Linear(convolution.in_channels, convolution.out_channels, bias=has_bias)
+    linear.weight = nn.Parameter(convolution.weight.detach()[:, :, 0])
+    if has_bias:
+        linear.bias = convolution.bias
+    return linear

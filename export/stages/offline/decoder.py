@@ -1,0 +1,145 @@
+"""Greedy decoding of whole utterances: each frame by itself (CTC) or a walk over them (RNN-T, TDT).
+
+A transducer's walk is the loop of the streaming decoder over all frames, with two ways to step on:
+RNN-T goes to the next frame on blank or after ``max_symbols_per_step`` tokens (Graves 2012); TDT
+predicts with each token how many frames to skip, also none (Xu et al. 2023, arXiv 2304.06795).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.while_loop import while_loop
+
+from export.stages.predictor import Predictor
+
+
+class CtcDecoder(nn.Module):
+    """ENCODED float32 [B, T, D], ENCODED_LENGTH int32 [B, 1] -> the best label of every frame.
+
+    Outputs: FRAME_TOKENS int32 [B, T], blank included and behind the end, and FRAME_LOGPROBS
+    float32 [B, T]. Repetitions are not collapsed here, see the detokenizer's backend.
+
+    Args:
+        model: ``ParakeetForCTC``, in float32.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.blank_token_id = model.config.pad_token_id
+        self.weight = nn.Parameter(model.ctc_head.weight.detach()[:, :, 0])
+        self.bias = model.ctc_head.bias
+
+    def forward(self, encoded: Tensor, encoded_length: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch of utterances; see the class."""
+        logits = nn.functional.linear(encoded, self.weight, self.bias)
+        best, token = logits.max(dim=2)
+        frame = torch.arange(encoded.shape[1], dtype=torch.int32, device=encoded.device)
+        token = torch.where(frame < encoded_length, token, self.blank_token_id)
+        return token.to(torch.int32), best - logits.logsumexp(dim=2)
+
+
+class TransducerDecoder(nn.Module):
+    """ENCODED float32 [B, T, D], ENCODED_LENGTH int32 [B, 1] -> tokens of the utterance.
+
+    Outputs: TOKENS and TOKEN_FRAMES int32 [B, M] and TOKEN_LOGPROBS float32 [B, M], padded with -1;
+    TOKEN_COUNT int32 [B, 1]. M is ``T * max_symbols_per_step``: no utterance of RNN-T has more
+    steps. TDT has no bound of its own, a token of no duration may follow another for ever; it ends
+    after as many steps, as the reference does when told so.
+
+    Args:
+        model: a transducer of ``transformers`` with an LSTM prediction network, in float32.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        config = model.config
+        self.blank_token_id = config.blank_token_id
+        self.vocab_size = config.vocab_size
+        self.hidden_size = config.decoder_hidden_size
+        self.max_symbols = config.max_symbols_per_step
+        self.predictor = Predictor(model.decoder)
+        self.activation = model.joint.activation
+        self.head = model.joint.head
+        self.has_durations = self.head.out_features > self.vocab_size
+        self.start = nn.Buffer(self._start_of_utterance())
+
+    def _start_of_utterance(self) -> Tensor:
+        """Predictor output, h and c after the blank that opens every utterance, flat."""
+        zero = torch.zeros(1, self.hidden_size * (1 + 2 * self.predictor.num_layers))
+        with torch.no_grad():
+            return self.predictor(torch.tensor([self.blank_token_id]), zero)
+
+    def forward(self, encoded: Tensor, encoded_length: Tensor) -> tuple[Tensor, ...]:
+        """A batch of utterances; see the class."""
+        batch, frames = encoded.shape[0], encoded.shape[1]
+        length = encoded_length[:, 0].to(torch.int64)
+        # One place more than there can be tokens: where rows that emit nothing write.
+        nowhere = frames * self.max_symbols
+
+        def unfinished(frame: Tensor, steps: Tensor, *_: Tensor) -> Tensor:
+            return self._goes_on(frame, steps, length).any()
+
+        def emit_or_advance(
+            frame: Tensor,
+            steps: Tensor,
+            symbols: Tensor,
+            predictor: Tensor,
+            tokens: Tensor,
+            token_frames: Tensor,
+            logprobs: Tensor,
+            count: Tensor,
+        ) -> tuple[Tensor, ...]:
+            at = frame.clamp(max=frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
+            heard = encoded.gather(1, at)[:, 0]
+            logits = self.head(self.activation(heard + predictor[:, : self.hidden_size]))
+            labels = logits[:, : self.vocab_size]
+            best, token = labels.max(dim=1)
+            emits = self._goes_on(frame, steps, length) & (token != self.blank_token_id)
+            place = torch.where(emits, count, nowhere)[:, None]
+            tokens = tokens.scatter(1, place, token[:, None].to(torch.int32))
+            token_frames = token_frames.scatter(1, place, frame[:, None].to(torch.int32))
+            logprobs = logprobs.scatter(1, place, (best - labels.logsumexp(dim=1))[:, None])
+            predictor = torch.where(emits[:, None], self.predictor(token, predictor), predictor)
+            advance, symbols = self._advance(logits, emits, symbols)
+            count = count + emits.to(count.dtype)
+            return (
+                frame + advance,
+                steps + 1,
+                symbols,
+                predictor,
+                tokens,
+                token_frames,
+                logprobs,
+                count,
+            )
+
+        zero = torch.zeros_like(length)
+        nothing = torch.full((batch, nowhere + 1), -1, dtype=torch.int32, device=encoded.device)
+        carried = (
+            zero,
+            zero.clone(),
+            zero.clone(),
+            self.start.expand(batch, -1).clone(),
+            nothing,
+            nothing.clone(),
+            nothing.to(encoded.dtype),
+            zero.clone(),
+        )
+        *_, tokens, token_frames, logprobs, count = while_loop(unfinished, emit_or_advance, carried)
+        rows = (tokens[:, :-1], token_frames[:, :-1], logprobs[:, :-1])
+        return *rows, count[:, None].to(torch.int32)
+
+    def _goes_on(self, frame: Tensor, steps: Tensor, length: Tensor) -> Tensor:
+        return (frame < length) & (steps < length * self.max_symbols)
+
+    def _advance(self, logits: Tensor, emits: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames to step on by, and the tokens emitted so far on the frame then reached."""
+        if self.has_durations:
+            duration = logits[:, self.vocab_size :].argmax(dim=1)
+            return torch.where(emits, duration, duration.clamp(min=1)), symbols.clone()
+        symbols = torch.where(emits, symbols + 1, torch.zeros_like(symbols))
+        advances = ~emits | (symbols >= self.max_symbols)
+        return advances.to(torch.int64), torch.where(advances, torch.zeros_like(symbols), symbols)

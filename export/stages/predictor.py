@@ -1,0 +1,52 @@
+"""The prediction network of a transducer: an LSTM over the tokens emitted so far, one at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.stages.layers import in_type_of
+
+
+class Predictor(nn.Module):
+    """One step of the LSTM prediction network, its state flat: output, then h and c per layer."""
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.embedding = decoder.embedding
+        self.projector = decoder.decoder_projector
+        self.hidden_size = decoder.lstm.hidden_size
+        self.num_layers = decoder.lstm.num_layers
+        self.gates = nn.ModuleList(
+            _lstm_gates(decoder.lstm, layer) for layer in range(self.num_layers)
+        )
+
+    def forward(self, token: Tensor, state: Tensor) -> Tensor:
+        """Token int64 [B], state float32 [B, (1 + 2 * layers) * H] -> next state."""
+        parts = state.split(self.hidden_size, dim=1)
+        inputs = self.embedding(token)
+        cells: list[Tensor] = []
+        for layer, gates in enumerate(self.gates):
+            assert isinstance(gates, nn.Linear)
+            hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
+            into_gates = in_type_of(gates, torch.cat([inputs.float(), hidden], dim=1))
+            keep_in, forget, candidate, out = gates(into_gates).float().chunk(4, dim=1)
+            cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
+            inputs = out.sigmoid() * cell.tanh()
+            cells += [inputs, cell]
+        output = self.projector(in_type_of(self.projector, inputs)).float()
+        return torch.cat([output, *cells], dim=1)
+
+
+def _lstm_gates(lstm: nn.LSTM, layer: int) -> nn.Linear:
+    """Input and recurrent weights of one LSTM layer as one projection of ``[input, hidden]``."""
+    from_input = getattr(lstm, f"weight_ih_l{layer}").detach()
+    from_hidden = getattr(lstm, f"weight_hh_l{layer}").detach()
+    weight = torch.cat([from_input, from_hidden], dim=1)
+    gates = nn.Linear(weight.shape[1], weight.shape[0])
+    gates.weight = nn.Parameter(weight)
+    bias = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
+    gates.bias = nn.Parameter(bias.detach())
+    return gates

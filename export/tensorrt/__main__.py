@@ -1,0 +1,64 @@
+"""``python -m export.tensorrt CHECKPOINT``: graphs and numerics of a precision, on any machine.
+
+What `python -m export --runtime tensorrt` does before it needs a GPU: the ONNX files, the graph
+gate, and half precision over minutes of speech. Prints what was measured as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from export.audio import frames_per_chunk
+from export.checkpoint import load_checkpoint
+from export.errors import ExportError, GateFailed
+from export.recordings import BUNDLED, load_recordings
+from export.spec import Serving
+from export.streaming import spec_of
+from export.tensorrt.half import DTYPES, tensorrt_stages
+from export.tensorrt.road import half_numerics, write_graphs
+
+
+def main(
+    checkpoint: Annotated[str, typer.Argument(help="Local folder, or a hub id.")],
+    precision: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}.")] = "fp16",
+    chunk_ms: Annotated[int, typer.Option(help="Audio per step.")] = 560,
+    speech: Annotated[Path, typer.Option(help="Folder with manifest.tsv files.")] = BUNDLED,
+) -> None:
+    """Check the graphs of a precision and measure it on real speech, without a GPU."""
+    if precision not in DTYPES:
+        raise typer.BadParameter(f"expected one of {', '.join(DTYPES)}, got {precision}")
+    try:
+        print(json.dumps(_measured(checkpoint, precision, chunk_ms, speech), indent=2))
+    except ExportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1 if isinstance(error, GateFailed) else 2) from None
+
+
+def _measured(name: str, precision: str, chunk_ms: int, speech: Path) -> dict[str, object]:
+    checkpoint = load_checkpoint(name)
+    checkpoint.require_chunk(chunk_ms)
+    stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
+    spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, Serving())
+    samples = [recording.samples for recording in load_recordings(speech)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_graphs(Path(folder), stages, spec, samples, lambda step: print(step, file=sys.stderr))
+        numerics = half_numerics(checkpoint, Path(folder), stages, spec, samples)
+    state = {stage.name: stage.state.bytes for stage in spec.stages if stage.state}
+    return {
+        "checkpoint": checkpoint.name,
+        "precision": precision,
+        "chunk_ms": chunk_ms,
+        "state_bytes_per_stream": state,
+        **asdict(numerics),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,197 @@
+"""Build and run TensorRT engines: the only file that imports TensorRT.
+
+TensorRT 11 is always strongly typed: precision is in the graph, nothing here chooses it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorrt as trt  # pyright: ignore[reportMissingModuleSource]
+import torch
+from numpy.typing import NDArray
+
+from export.chain import Arrays
+from export.errors import BuildFailed
+from export.spec import StageSpec
+from export.tensorrt.flat import StatefulStage
+
+WORKSPACE_BYTES = 2**30
+"""Scratch memory of one engine: a tactic that wants more would take it from the streams' states."""
+
+_TORCH_DTYPES = {
+    trt.DataType.FLOAT: torch.float32,
+    trt.DataType.HALF: torch.float16,
+    trt.DataType.BF16: torch.bfloat16,
+    trt.DataType.INT32: torch.int32,
+}
+_LOUD = (trt.ILogger.Severity.WARNING, trt.ILogger.Severity.ERROR)
+_PLAN = "model.plan"
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What the manifest tells of one engine."""
+
+    seconds: float
+    plan_bytes: int
+    device_memory_bytes: int
+    """Activations of one execution context."""
+
+
+class _Log(trt.ILogger):
+    """Keeps what TensorRT complains of, to say it when a build fails."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.lines: list[str] = []
+
+    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+        """Called by TensorRT."""
+        if severity in _LOUD or severity == trt.ILogger.Severity.INTERNAL_ERROR:
+            self.lines.append(msg)
+
+
+def tensorrt_version() -> str:
+    """The version that a plan built here needs, for example 11.4.0.106."""
+    return trt.__version__
+
+
+def build_engine(
+    onnx: Path, spec: StageSpec, max_batch_size: int, timing_cache: Path
+) -> EngineFacts:
+    """Build ``model.plan`` beside a flat ONNX file.
+
+    Args:
+        onnx: the file; it has passed ``check_graph``.
+        max_batch_size: the largest batch that Triton will send.
+        timing_cache: kept from build to build, so that a rebuild on the same GPU takes seconds.
+
+    Raises:
+        BuildFailed: what TensorRT said.
+    """
+    began, log = time.monotonic(), _Log()
+    builder = trt.Builder(log)
+    network = builder.create_network()
+    _parse(onnx, network, log)
+    config = _config(builder, spec, timing_cache)
+    config.add_optimization_profile(_profile(builder, spec, max_batch_size))
+    plan: Any = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildFailed(f"{spec.name}: TensorRT built no engine\n{_end_of(log)}")
+    _write_atomically(onnx.with_name(_PLAN), memoryview(plan))
+    # Buffers and sequences in TensorRT's bindings, though their signatures do not say so: Any.
+    timings: Any = config.get_timing_cache().serialize()
+    _write_atomically(timing_cache, memoryview(timings))
+    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    return EngineFacts(
+        seconds=round(time.monotonic() - began, 1),
+        plan_bytes=plan.nbytes,
+        device_memory_bytes=engine.device_memory_size_v2,
+    )
+
+
+def _parse(onnx: Path, network: trt.INetworkDefinition, log: _Log) -> None:
+    parser = trt.OnnxParser(network, log)
+    if parser.parse_from_file(str(onnx)):
+        return
+    errors: list[Any] = [parser.get_error(index) for index in range(parser.num_errors)]
+    said = "\n".join(f"  node {error.node_name()}: {error.desc()}" for error in errors)
+    raise BuildFailed(f"TensorRT does not read {onnx}:\n{said}")
+
+
+def _config(builder: trt.Builder, spec: StageSpec, timing_cache: Path) -> trt.IBuilderConfig:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    # A stream must not hear its neighbours: the same result whatever the batch.
+    config.set_flag(trt.BuilderFlag.DISTRIBUTIVE_INDEPENDENCE)
+    # Float32 means float32: TF32 would cost log-mel and the islands of a half graph 13 bits.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    known = timing_cache.read_bytes() if timing_cache.is_file() else b""
+    # False: a cache of another GPU or TensorRT is not used, and no error.
+    config.set_timing_cache(config.create_timing_cache(known), False)
+    return config
+
+
+def _profile(
+    builder: trt.Builder, spec: StageSpec, max_batch_size: int
+) -> trt.IOptimizationProfile:
+    """Batches that Triton may send, for every input; all other axes are fixed.
+
+    - from 1: at night a stream is alone, and must not wait for company;
+    - tuned for the largest: batches are full when the GPU is busy, and only then does speed count;
+    - to the config's ``max_batch_size``: Triton never sends more.
+    """
+    assert spec.state is not None
+    profile = builder.create_optimization_profile()
+    for name, dims in [*((x.name, x.dims) for x in spec.inputs), ("STATE", (spec.state.size,))]:
+        profile.set_shape(name, (1, *dims), (max_batch_size, *dims), (max_batch_size, *dims))
+    return profile
+
+
+def _write_atomically(path: Path, content: memoryview) -> None:
+    """A reader sees the old file or the whole new one."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+
+
+def _end_of(log: _Log) -> str:
+    return "\n".join(f"  {line}" for line in log.lines[-20:])
+
+
+def open_engine(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
+    """The plan beside the ONNX file ``path``, on the GPU, as a stage that keeps its state.
+
+    Raises:
+        BuildFailed: the plan is of another TensorRT or GPU.
+    """
+    log = _Log()
+    engine: Any = trt.Runtime(log).deserialize_cuda_engine(path.with_name(_PLAN).read_bytes())
+    if engine is None:
+        raise BuildFailed(f"{path.with_name(_PLAN)} does not load here\n{_end_of(log)}")
+    return StatefulStage(_runner(engine, spec), spec, streams)
+
+
+def _runner(
+    engine: trt.ICudaEngine, spec: StageSpec
+) -> Callable[[Sequence[NDArray[Any]], NDArray[Any]], Arrays]:
+    context = engine.create_execution_context()
+    stream = torch.cuda.Stream()
+    inputs = [*(tensor.name for tensor in spec.inputs), "STATE"]
+    outputs = [*(tensor.name for tensor in spec.outputs), "NEXT_STATE"]
+
+    def run(values: Sequence[NDArray[Any]], state: NDArray[Any]) -> Arrays:
+        on_gpu: dict[str, torch.Tensor] = {}
+        with torch.cuda.stream(stream):
+            for name, value in zip(inputs, (*values, state), strict=True):
+                dtype = _TORCH_DTYPES[engine.get_tensor_dtype(name)]
+                on_gpu[name] = torch.from_numpy(np.ascontiguousarray(value)).cuda().to(dtype)
+                _bind_input(context, name, on_gpu[name])
+            for name in outputs:
+                shape: Any = context.get_tensor_shape(name)
+                dtype = _TORCH_DTYPES[engine.get_tensor_dtype(name)]
+                on_gpu[name] = torch.empty(tuple(shape), dtype=dtype, device="cuda")
+                context.set_tensor_address(name, on_gpu[name].data_ptr())
+            if not context.execute_async_v3(stream.cuda_stream):
+                raise BuildFailed(f"the engine of {spec.name} did not run")
+            stream.synchronize()
+        return [_to_numpy(on_gpu[name]) for name in outputs]
+
+    return run
+
+
+def _bind_input(context: trt.IExecutionContext, name: str, tensor: torch.Tensor) -> None:
+    context.set_input_shape(name, tuple(tensor.shape))
+    context.set_tensor_address(name, tensor.data_ptr())
+
+
+def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    return (tensor.float() if half else tensor).cpu().numpy()

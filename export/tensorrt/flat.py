@@ -1,0 +1,71 @@
+"""Run flat stages with the state kept between chunks, as Triton's implicit state does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from export.chain import Arrays
+from export.spec import StageSpec
+from export.stages.state import FlatStage, Stage
+
+Array = NDArray[Any]
+Run = Callable[[Sequence[Array], Array], Arrays]
+"""``(inputs, STATE) -> (*outputs, NEXT_STATE)``, the batch in front."""
+
+_NUMPY = {"FP32": np.float32, "FP16": np.float16}
+
+
+class StatefulStage:
+    """A flat stage and the states of its streams, float32 here, which holds any half exactly."""
+
+    def __init__(self, run: Run, spec: StageSpec, streams: int) -> None:
+        assert spec.state is not None
+        self._run = run
+        self.states = np.zeros((streams, spec.state.size), dtype=np.float32)
+
+    def step(self, inputs: Sequence[Array], slots: NDArray[np.int64]) -> Arrays:
+        """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
+        *outputs, next_state = self._run(inputs, self.states[slots])
+        self.states[slots] = next_state
+        return outputs
+
+
+def open_onnx(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
+    """A flat ONNX file in ONNX Runtime on the CPU; FP32 or FP16, it has no kernels for BF16."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    assert spec.state is not None
+    dtype = _NUMPY[spec.state.dtype]
+
+    def run(inputs: Sequence[Array], state: Array) -> Arrays:
+        feed = {tensor.name: values for tensor, values in zip(spec.inputs, inputs, strict=True)}
+        feed["STATE"] = state.astype(dtype)
+        return cast(Arrays, session.run(None, feed))
+
+    return StatefulStage(run, spec, streams)
+
+
+def open_torch(stage: Stage, spec: StageSpec, streams: int) -> StatefulStage:
+    """The stage itself: every tensor is rounded to the type that the graph names for it."""
+    flat = FlatStage(stage).eval()
+    half = stage.layout.dtype != "FP32"
+    dtype = {"FP32": torch.float32, "FP16": torch.float16, "BF16": torch.bfloat16}[
+        stage.layout.dtype
+    ]
+
+    @torch.inference_mode()
+    def run(inputs: Sequence[Array], state: Array) -> Arrays:
+        carried = torch.from_numpy(state).to(dtype)
+        *outputs, next_state = flat(*map(torch.from_numpy, inputs), carried)
+        next_state = next_state.float() if half else next_state
+        return [tensor.numpy() for tensor in (*outputs, next_state)]
+
+    return StatefulStage(run, spec, streams)

@@ -1,0 +1,98 @@
+"""fp8: Q/DQ around the linear layers of the half encoder, calibrated on real speech.
+
+NVIDIA's modelopt places and scales them. It pins older versions of onnx and ONNX Runtime than
+this project, so that it lives in an environment of its own, whose interpreter
+``EARSHOT_MODELOPT_PYTHON`` names (the container has one), and runs ``fp8_worker.py`` there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.chain import Arrays, Chain
+from export.errors import BuildFailed, UnsupportedOption
+from export.spec import StageSpec, StreamingSpec
+from export.stages.state import Stage
+from export.tensorrt.flat import StatefulStage, open_torch
+
+PYTHON_VARIABLE = "EARSHOT_MODELOPT_PYTHON"
+CALIBRATION_STEPS = 16
+"""Steps of the recordings whose inputs are kept, spread over them: ranges, not statistics."""
+
+_WORKER = Path(__file__).with_name("fp8_worker.py")
+_TIMEOUT_S = 3600
+
+
+def modelopt_python() -> Path:
+    """The interpreter that has modelopt.
+
+    Raises:
+        UnsupportedOption: none is named.
+    """
+    named = os.environ.get(PYTHON_VARIABLE, "")
+    if not os.access(named, os.X_OK):
+        raise UnsupportedOption(
+            f"--precision fp8 needs nvidia-modelopt[onnx] in an environment of its own: expected "
+            f"{PYTHON_VARIABLE} to name its Python, got '{named}'; `make gpu-up PRECISION=fp8` "
+            "brings one"
+        )
+    return Path(named)
+
+
+def quantize_encoder_fp8(
+    encoder_onnx: Path,
+    stages: Sequence[Stage],
+    spec: StreamingSpec,
+    utterances: Sequence[NDArray[np.float32]],
+) -> None:
+    """Replace the half encoder in ``encoder_onnx`` by one whose linear layers are fp8.
+
+    Raises:
+        BuildFailed: modelopt's last words.
+    """
+    calibration = encoder_onnx.with_name("calibration.npz")
+    quantized = encoder_onnx.with_name("quantized.onnx")
+    np.savez(calibration, **_calibration(stages, spec, utterances))
+    command = [modelopt_python(), "-I", _WORKER, encoder_onnx, calibration, quantized]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    if result.returncode or not quantized.is_file():
+        said = "\n".join(result.stderr.splitlines()[-15:])
+        raise BuildFailed(f"modelopt did not quantize the encoder:\n{said}")
+    calibration.unlink()
+    quantized.replace(encoder_onnx)
+
+
+def _calibration(
+    stages: Sequence[Stage], spec: StreamingSpec, utterances: Sequence[NDArray[np.float32]]
+) -> dict[str, NDArray[np.generic]]:
+    """Inputs of the encoder over real speech, its state included: name -> [samples, ...]."""
+    by_name = {stage.name: half for stage, half in zip(spec.stages, stages, strict=True)}
+    kept: list[Arrays] = []
+
+    def open_stage(path: Path, stage: StageSpec, streams: int) -> StatefulStage:
+        running = open_torch(by_name[stage.name], stage, streams)
+        return _Recorded(running, kept) if stage.role == "encoder" else running
+
+    Chain(Path(), spec, len(utterances), open_stage).transcribe(utterances)
+    chosen = kept[:: max(1, len(kept) // CALIBRATION_STEPS)]
+    mel, length, state = (np.concatenate(values) for values in zip(*chosen, strict=True))
+    return {"MEL": mel, "MEL_LENGTH": length, "STATE": state.astype(np.float16)}
+
+
+class _Recorded(StatefulStage):
+    """Notes what a stage is given."""
+
+    def __init__(self, running: StatefulStage, kept: list[Arrays]) -> None:
+        self.states = running.states
+        self._running, self._kept = running, kept
+
+    def step(self, inputs: Arrays, slots: NDArray[np.int64]) -> Arrays:  # type: ignore[override]
+        """See ``StatefulStage.step``."""
+        self._kept.append([*inputs, self.states[slots]])
+        return self._running.step(inputs, slots)

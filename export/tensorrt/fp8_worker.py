@@ -1,0 +1,39 @@
+"""Runs where modelopt is installed: ``python fp8_worker.py MODEL.onnx CALIBRATION.npz OUT.onnx``.
+
+A script, not a module of the package: nothing else of this project is installed beside modelopt.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import onnx
+
+
+def main(model: str, calibration: str, quantized: str) -> None:
+    """Quantize every Gemm of ``model``, the encoder's linear layers."""
+    from modelopt.onnx.quantization import quantize  # pyright: ignore[reportMissingImports]
+
+    samples = dict(np.load(calibration))
+    shapes = (f"{name}:{'x'.join(map(str, values.shape))}" for name, values in samples.items())
+    gemms = [node.name for node in onnx.load(model).graph.node if node.op_type == "Gemm"]
+    quantize(
+        model,
+        quantize_mode="fp8",
+        calibration_data=samples,
+        # The largest magnitude: fp8 has exponent bits for outliers, and clips nothing so.
+        calibration_method="max",
+        calibration_eps=["cpu"],
+        calibration_shapes=",".join(shapes),
+        op_types_to_quantize=["Gemm"],
+        nodes_to_quantize=gemms,
+        # The graph is strongly typed already; "fp32" leaves its types alone.
+        high_precision_dtype="fp32",
+        output_path=quantized,
+        log_level="WARNING",
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

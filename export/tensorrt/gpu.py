@@ -1,0 +1,38 @@
+"""The GPU of this machine, as nvidia-smi tells it: a plan is for one kind of GPU."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+
+from export.errors import UnsupportedOption
+
+_FIELDS = "name,driver_version,compute_cap,memory.total"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU."""
+
+    name: str
+    driver: str
+    compute_capability: str
+    memory_mib: int
+
+
+def this_gpu() -> Gpu:
+    """Ask nvidia-smi.
+
+    Raises:
+        UnsupportedOption: there is none.
+    """
+    command = ["nvidia-smi", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnsupportedOption(
+            f"TensorRT engines are built on the GPU that will serve them, and nvidia-smi finds "
+            f"none here ({error}); `make gpu-up` builds them in NVIDIA's container"
+        ) from error
+    name, driver, capability, memory = map(str.strip, answer.stdout.split(","))
+    return Gpu(name, driver, capability, int(memory))

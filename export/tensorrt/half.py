@@ -1,0 +1,87 @@
+"""Stages in half precision, strongly typed by construction; for TensorRT and for torch.
+
+TensorRT 11 takes the type of every tensor from the graph, so that precision is decided here: the
+weights of encoder and decoder become half, their code names what stays float32 (see
+``export/stages/encoder.py`` and ``decoder.py``), and casts fall where the two meet. The feature
+extractor is float32 in every precision: log-mel spans too much for half, and costs little.
+
+State: the encoder's is of the precision of its keys and values, which are nearly all of it, so
+that nothing is lost and a stream takes half the memory. Its two counters stay below the number of
+ring blocks, which half precision counts exactly. The other states are small and hold counts that
+grow with the stream: float32.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from export.checkpoint import Checkpoint
+from export.errors import UnsupportedOption
+from export.stages.decoder import Decoder
+from export.stages.encoder import Encoder
+from export.stages.feature_extractor import FeatureExtractor
+from export.stages.state import Stage
+from export.stages.unrolled_decoder import UnrolledDecoder
+
+Stages = tuple[Stage, Stage, Stage]
+AnyStage = TypeVar("AnyStage", bound=Stage)
+
+DTYPES = {
+    "fp32": ("FP32", torch.float32),
+    "fp16": ("FP16", torch.float16),
+    "bf16": ("BF16", torch.bfloat16),
+    # What is not quantized to fp8 is fp16.
+    "fp8": ("FP16", torch.float16),
+}
+_EXACT_INTEGERS = {"FP32": 2**24, "FP16": 2**11, "BF16": 2**8}
+
+
+def tensorrt_stages(checkpoint: Checkpoint, frames: int, precision: str) -> Stages:
+    """``half_stages`` with the straight-line decoder."""
+    return half_stages(checkpoint, frames, precision, UnrolledDecoder)
+
+
+def half_stages(
+    checkpoint: Checkpoint, frames: int, precision: str, decoder: type[Decoder]
+) -> Stages:
+    """Feature extractor, encoder and decoder in ``precision``, none of it shared.
+
+    Raises:
+        UnsupportedOption: the ring has more blocks than the precision counts exactly.
+    """
+    name, dtype = DTYPES[precision]
+    features = checkpoint.processor.feature_extractor
+    encoder = Encoder(checkpoint.model, frames)
+    if encoder.dims.ring_blocks > _EXACT_INTEGERS[name]:
+        raise UnsupportedOption(
+            f"{precision} counts to {_EXACT_INTEGERS[name]} and the ring has "
+            f"{encoder.dims.ring_blocks} blocks; choose another --precision or a longer chunk"
+        )
+    encoder = _to_half(encoder, dtype)
+    encoder.layout = replace(encoder.layout, dtype=name)
+    return (
+        FeatureExtractor(features.mel_filters, features.preemphasis, frames),
+        encoder,
+        _half_decoder(decoder(checkpoint.model, frames), dtype),
+    )
+
+
+def _to_half(stage: AnyStage, dtype: torch.dtype) -> AnyStage:
+    """A copy with weights of ``dtype``; normalization keeps its float32 weights."""
+    half = copy.deepcopy(stage).to(dtype)
+    originals = dict(stage.named_modules())
+    for name, module in half.named_modules():
+        if isinstance(module, nn.LayerNorm | nn.BatchNorm1d):
+            module.float().load_state_dict(originals[name].state_dict())
+    return half
+
+
+def _half_decoder(decoder: Decoder, dtype: torch.dtype) -> Decoder:
+    half = _to_half(decoder, dtype)
+    half.start = nn.Buffer(decoder.start.clone())
+    return half

@@ -1,0 +1,141 @@
+"""Half precision proved without a GPU: what it does to tokens, and how near it comes to overflow.
+
+ONNX Runtime on the CPU computes half-precision nodes in float32 and rounds in between as it
+pleases, so that it hides overflow. Here the stages themselves run in torch, whose every result is
+rounded to the type that the graph names, and the largest value of every half tensor is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.module_tracker import ModuleTracker
+
+from export.audio import SAMPLE_RATE_HZ
+from export.chain import Chain
+from export.errors import ParityFailed
+from export.parity import token_difference
+from export.reference import ReferenceResult
+from export.spec import StageSpec, StreamingSpec
+from export.stages.state import Stage
+from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
+
+HEADROOM = 4.0
+"""The largest half value seen must stay this factor below the type's largest: speech varies."""
+LONGEST_S = 180
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How half precision did over real speech with chained state; goes into the manifest."""
+
+    audio_seconds: float
+    token_difference: float
+    """Edits per token of the float32 reference, each tensor rounded as the graph says."""
+    onnx_token_difference: float | None
+    """The same of the ONNX files in ONNX Runtime; none in bf16, which it has no kernels for."""
+    largest: dict[str, float]
+    """Largest magnitude of each half tensor: module and operator that computes it -> value."""
+    limit: float
+    """Largest value of the type."""
+
+
+class _HalfRanges(TorchDispatchMode):
+    """Keeps the largest magnitude of every half tensor that is computed inside."""
+
+    def __init__(self, modules: ModuleTracker) -> None:
+        super().__init__()
+        self.largest: dict[str, float] = {}
+        self._modules = modules
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, Tensor) and tensor.dtype in _HALF and tensor.numel():
+                    self._keep(func, tensor)
+        return result
+
+    def _keep(self, func: Any, tensor: Tensor) -> None:
+        module = max(self._modules.parents - {"Global"}, key=len, default="")
+        name = f"{module} {func.__name__.partition('.')[0]}"
+        value = float(tensor.abs().max())
+        # A maximum forgets a NaN that it has not met first.
+        self.largest[name] = value if value != value else max(self.largest.get(name, 0.0), value)
+
+
+def measure(
+    folder: Path,
+    stages: Sequence[Stage],
+    spec: StreamingSpec,
+    utterances: Sequence[NDArray[np.float32]],
+    references: Sequence[ReferenceResult],
+) -> Numerics:
+    """Run half stages over ``utterances`` [N], 16 kHz, chunk by chunk, and compare the tokens.
+
+    Args:
+        folder: where their ONNX files are.
+
+    Raises:
+        ParityFailed: a half tensor overflows or comes near it; names where.
+    """
+    by_name = {stage.name: half for stage, half in zip(spec.stages, stages, strict=True)}
+
+    def open_stage(path: Path, stage: StageSpec, streams: int) -> StatefulStage:
+        return open_torch(by_name[stage.name], stage, streams)
+
+    with ModuleTracker() as modules, _HalfRanges(modules) as ranges:
+        results = Chain(Path(), spec, len(utterances), open_stage).transcribe(utterances)
+    bf16 = spec.precision == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.float16
+    numerics = Numerics(
+        audio_seconds=round(sum(map(len, utterances)) / SAMPLE_RATE_HZ, 2),
+        token_difference=token_difference([r.tokens for r in results], references),
+        onnx_token_difference=None if bf16 else _of_onnx(folder, spec, utterances, references),
+        largest=dict(sorted(ranges.largest.items(), key=lambda item: -item[1])),
+        limit=torch.finfo(dtype).max,
+    )
+    _require_headroom(numerics)
+    return numerics
+
+
+def _of_onnx(
+    folder: Path,
+    spec: StreamingSpec,
+    utterances: Sequence[NDArray[np.float32]],
+    references: Sequence[ReferenceResult],
+) -> float:
+    results = Chain(folder, spec, len(utterances), open_onnx).transcribe(utterances)
+    return token_difference([result.tokens for result in results], references)
+
+
+def _require_headroom(numerics: Numerics) -> None:
+    for where, value in numerics.largest.items():
+        if not value <= numerics.limit / HEADROOM:
+            raise ParityFailed(
+                f"half precision reaches {value:.3g} at {where}, allowed is "
+                f"{numerics.limit / HEADROOM:.3g} (the type ends at {numerics.limit:.3g}); choose "
+                "--precision bf16 or fp32"
+            )
+
+
+def long_utterances(
+    recordings: Sequence[NDArray[np.float32]], streams: int
+) -> list[NDArray[np.float32]]:
+    """Each a chain of recordings, beginning elsewhere in them: state carried for up to minutes."""
+    starts = [index * len(recordings) // streams for index in range(streams)]
+    chains = [np.concatenate([*recordings[start:], *recordings[:start]]) for start in starts]
+    return [chain[: LONGEST_S * SAMPLE_RATE_HZ] for chain in chains]

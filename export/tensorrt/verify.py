@@ -1,0 +1,174 @@
+"""``python -m export.tensorrt.verify CHECKPOINT``: the installed engines, proved on this GPU.
+
+Every stage against its ONNX file, on the same inputs of real speech, each keeping its own state;
+then the chain of engines against `transformers`. Exits with 1 when they differ.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from export.audio import frames_per_chunk
+from export.chain import Arrays, Chain, OpenStage, RunningStage
+from export.checkpoint import Checkpoint, load_checkpoint
+from export.errors import ExportError, GateFailed, ParityFailed, UnsupportedOption
+from export.parity import Parity, check_parity
+from export.recordings import load_recordings
+from export.spec import ENSEMBLE, StageSpec, StreamingSpec
+from export.stages.state import Stage
+from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
+from export.tensorrt.half import tensorrt_stages
+
+STAGE_TOLERANCE = {"fp32": 5e-3, "fp16": 5e-2, "bf16": 5e-1, "fp8": 5e-1}
+"""Largest difference of an output or a final state, of order 1, after the recordings.
+
+Two implementations of the same graph round at other places; see ``docs`` of the deploy folder for
+what ONNX Runtime and torch differ by on the CPU.
+"""
+
+
+@dataclass(frozen=True)
+class StageDifference:
+    """How far an engine is from its ONNX file, over real speech with chained state."""
+
+    outputs: float
+    final_state: float
+
+
+class _Pair:
+    """Two runtimes of one stage, given the same inputs; the first one's outputs go on."""
+
+    def __init__(self, first: StatefulStage, second: StatefulStage) -> None:
+        self.first, self.second = first, second
+        self.outputs = 0.0
+
+    def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
+        """See ``RunningStage``."""
+        mine, other = self.first.step(inputs, slots), self.second.step(inputs, slots)
+        for a, b in zip(mine, other, strict=True):
+            if np.issubdtype(a.dtype, np.floating):
+                self.outputs = max(self.outputs, float(np.abs(a - b).max(initial=0.0)))
+        return mine
+
+    @property
+    def difference(self) -> StageDifference:
+        """So far."""
+        apart = np.abs(self.first.states - self.second.states).max(initial=0.0)
+        return StageDifference(outputs=self.outputs, final_state=float(apart))
+
+
+def compare_stages(
+    folder: Path,
+    spec: StreamingSpec,
+    utterances: Sequence[NDArray[np.float32]],
+    open_first: OpenStage,
+    open_second: OpenStage,
+) -> dict[str, StageDifference]:
+    """Run the chain of the first runtime, and the second beside it, stage by stage.
+
+    Raises:
+        ParityFailed: names the stage that differs by more than its tolerance.
+    """
+    pairs: dict[str, _Pair] = {}
+
+    def open_pair(path: Path, stage: StageSpec, streams: int) -> RunningStage:
+        first, second = open_first(path, stage, streams), open_second(path, stage, streams)
+        assert isinstance(first, StatefulStage)
+        assert isinstance(second, StatefulStage)
+        pairs[stage.name] = _Pair(first, second)
+        return pairs[stage.name]
+
+    Chain(folder, spec, len(utterances), open_pair).transcribe(utterances)
+    differences = {name: pair.difference for name, pair in pairs.items()}
+    for name, difference in differences.items():
+        # A decoder that chooses another token goes another way: its tokens are judged by the chain.
+        worst = max(difference.outputs, difference.final_state)
+        if name != "decoder" and not worst <= STAGE_TOLERANCE[spec.precision]:
+            raise ParityFailed(
+                f"{name}: the engine differs from its ONNX file by {worst:.3g}, allowed "
+                f"{STAGE_TOLERANCE[spec.precision]:.3g}"
+            )
+    return differences
+
+
+def reference_of(stages: Sequence[Stage], spec: StreamingSpec) -> OpenStage:
+    """What an engine is held to: its ONNX file, or, in bf16, the stage that was exported."""
+    by_name = {stage.name: half for stage, half in zip(spec.stages, stages, strict=True)}
+
+    def open_reference(path: Path, stage: StageSpec, streams: int) -> StatefulStage:
+        if spec.precision == "bf16" and stage.role != "feature_extractor":
+            return open_torch(by_name[stage.name], stage, streams)
+        return open_onnx(path, stage, streams)
+
+    return open_reference
+
+
+def verify_engines(
+    checkpoint: Checkpoint,
+    folder: Path,
+    spec: StreamingSpec,
+    stages: Sequence[Stage],
+    utterances: Sequence[NDArray[np.float32]],
+) -> tuple[dict[str, StageDifference], Parity]:
+    """Engines in ``folder`` against ONNX, stage by stage, and against `transformers` as a chain.
+
+    Raises:
+        ParityFailed: says which stage differs, and by how much.
+    """
+    from export.tensorrt.engine import open_engine
+
+    reference = reference_of(stages, spec)
+    differences = compare_stages(folder, spec, utterances, open_engine, reference)
+    return differences, check_parity(checkpoint, folder, spec, utterances, open_engine)
+
+
+def _installed(checkpoint: Checkpoint, repository: Path) -> tuple[dict[str, Any], int, str]:
+    path = repository / ENSEMBLE / "1" / "manifest.json"
+    if not path.is_file():
+        raise UnsupportedOption(f"{path} is not there; `make gpu-up` exports engines")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if manifest["runtime"] != "tensorrt":
+        raise UnsupportedOption(f"{repository} is for {manifest['runtime']}, not for tensorrt")
+    if manifest["checkpoint"]["sha256"] != checkpoint.sha256:
+        raise UnsupportedOption(
+            f"the engines in {repository} are of another checkpoint "
+            f"({manifest['checkpoint']['name']}); `make gpu-up CHECKPOINT=...` builds them anew"
+        )
+    return manifest, manifest["chunk_ms"], manifest["precision"]
+
+
+def main(
+    checkpoint: Annotated[str, typer.Argument(help="What the engines were built from.")],
+    repository: Annotated[Path, typer.Option(help="Where they are installed.")],
+) -> None:
+    """Prove the installed TensorRT engines on this GPU; prints what was measured as JSON."""
+    from export.spec import Serving
+    from export.streaming import spec_of
+    from export.tensorrt.road import tensorrt_here
+
+    try:
+        tensorrt_here()
+        loaded = load_checkpoint(checkpoint)
+        _, chunk_ms, precision = _installed(loaded, repository)
+        stages = tensorrt_stages(loaded, frames_per_chunk(chunk_ms), precision)
+        spec = spec_of(loaded, stages, chunk_ms, "tensorrt", precision, Serving())
+        speech = [recording.samples for recording in load_recordings()]
+        differences, parity = verify_engines(loaded, repository, spec, stages, speech)
+    except ExportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1 if isinstance(error, GateFailed) else 2) from None
+    measured = {name: asdict(difference) for name, difference in differences.items()}
+    print(json.dumps({"precision": precision, "stages": measured, "chain": parity.as_dict()}))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,143 @@
+"""``python -m loadtest agreement``: whether our figures agree with those of `perf_analyzer`.
+
+NVIDIA's tool and ours measure one server in turn, several times each, with the same speech in the
+same chunks: a closed loop, where each stream has one chunk under way at every moment, and an open
+loop, where chunks are due in real time. What is compared is the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from loadtest.perf_analyzer import Measured
+
+TOLERANCE = 0.10
+QUANTITIES = ("chunks_per_s", "p50_ms", "p99_ms")
+_console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One figure that both tools measured, round by round."""
+
+    loop: str
+    streams: int
+    name: str
+    perf_analyzer: list[float]
+    earshot: list[float]
+    difference: float
+    """Of the medians: ours over theirs, less 1."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two differ by no more than the tolerance."""
+        return abs(self.difference) <= TOLERANCE
+
+
+def main(
+    perf_analyzer: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="The binary; see loadtest/README.md.")
+    ],
+    repository: Annotated[Path, typer.Option(help="Exported models, served for the run.")] = Path(
+        "model_repository"
+    ),
+    closed: Annotated[
+        list[int] | None, typer.Option(min=1, help="Streams in the closed loop; 1 and 4.")
+    ] = None,
+    open_streams: Annotated[
+        int, typer.Option("--open", min=1, help="Live streams in the open loop.")
+    ] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each by each tool.")] = 3,
+    seconds: Annotated[float, typer.Option(min=3, help="Length of one measurement.")] = 10.0,
+    output: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare throughput and latency with perf_analyzer; exit code 1 beyond 10 %."""
+    quantities, conditions = _measure(
+        perf_analyzer, repository, closed or [1, 4], open_streams, rounds, seconds
+    )
+    document = {
+        "schema": 1,
+        "kind": "agreement",
+        "agrees": all(quantity.agrees for quantity in quantities),
+        "tolerance": TOLERANCE,
+        "quantities": [asdict(quantity) for quantity in quantities],
+        "conditions": conditions,
+    }
+    text = json.dumps(document, indent=2)
+    if output:
+        output.write_text(f"{text}\n")
+    if as_json:
+        print(text)
+    else:
+        _print(quantities)
+    sys.exit(0 if document["agrees"] else 1)
+
+
+def compare(
+    loop: str, streams: int, theirs: list[Measured], ours: list[Measured]
+) -> list[Quantity]:
+    """Every figure of one load, both tools' rounds side by side."""
+    quantities: list[Quantity] = []
+    for name in QUANTITIES:
+        by_them = [round(float(getattr(each, name)), 2) for each in theirs]
+        by_us = [round(float(getattr(each, name)), 2) for each in ours]
+        difference = round(median(by_us) / median(by_them) - 1, 4)
+        quantities.append(Quantity(loop, streams, name, by_them, by_us, difference))
+    return quantities
+
+
+def _measure(
+    binary: Path,
+    repository: Path,
+    closed: list[int],
+    open_streams: int,
+    rounds: int,
+    seconds: float,
+) -> tuple[list[Quantity], dict[str, Any]]:
+    # A server and a client take a second to import; --help should not wait for them.
+    import earshot
+
+    from loadtest.perf_analyzer import PerfAnalyzerFailed
+    from loadtest.server_process import ServerEnded
+    from loadtest.two_tools import ToolFailed, two_tools
+
+    try:
+        with two_tools(binary, repository) as tools, _console.status("") as status:
+            quantities: list[Quantity] = []
+            for streams in closed:
+                theirs, ours = tools.closed_loop(streams, rounds, seconds, status.update)
+                quantities += compare("closed", streams, theirs, ours)
+            theirs, ours = tools.open_loop(open_streams, rounds, seconds, status.update)
+            quantities += compare("open", open_streams, theirs, ours)
+            return quantities, tools.conditions(seconds)
+    except (earshot.EarshotError, PerfAnalyzerFailed, ServerEnded, ToolFailed, OSError) as error:
+        _console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _print(quantities: list[Quantity]) -> None:
+    table = Table(title="Medians over the rounds")
+    for title in ("loop", "streams", "figure", "perf_analyzer", "earshot", "difference"):
+        table.add_column(title, justify="left" if title in ("loop", "figure") else "right")
+    for each in quantities:
+        colour = "green" if each.agrees else "red"
+        table.add_row(
+            each.loop,
+            str(each.streams),
+            each.name,
+            f"{median(each.perf_analyzer):.1f}",
+            f"{median(each.earshot):.1f}",
+            f"[{colour}]{each.difference:+.1%}",
+        )
+    Console().print(table)

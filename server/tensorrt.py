@@ -1,0 +1,173 @@
+"""TensorRT repositories: may the engines run here, does the GPU hold the streams, and the pool.
+
+Implicit state lies in Triton's CUDA memory pool, which is 64 MiB unless a flag says otherwise and
+never grows. When it is full, Triton moves states to host memory, says so once in its log, and
+serves on, slowly. So the pool is computed, the budget printed, and that line of the log is fatal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import BadGpu, BadRepository, TritonDied
+from .gpu import Gpu, tensorrt_version, this_gpu
+from .log import cuda_pool_bytes
+
+REBUILD_HINT = "`make gpu-up` builds engines for this GPU and container, and serves them"
+
+_TYPE_BYTES = {"TYPE_FP32": 4, "TYPE_INT32": 4, "TYPE_FP16": 2, "TYPE_BF16": 2}
+# The pool's allocator hands out whole blocks.
+_BLOCK_BYTES = 512
+_GIB = 2**30
+_MIB = 2**20
+# CUDA's context, cuBLAS, Triton itself: seen with other models on this generation of containers.
+_OTHER_BYTES = 2 * _GIB
+# The share of the pool that fragments: it gives out blocks of three sizes all the time.
+_POOL_SLACK = 1.1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """GPU memory of a TensorRT repository, in bytes."""
+
+    weights: int
+    """Plans and the activations of their execution contexts."""
+    state_per_stream: int
+    """States of all stages, one buffer each for in and out."""
+    in_flight_per_stream: int
+    """What the ensemble hands from stage to stage for one chunk."""
+    batch_buffers: int
+    """The backend's own inputs and outputs, states included, at the largest batch."""
+    streams: int
+    gpu: Gpu
+
+    @property
+    def pool(self) -> int:
+        """The CUDA memory pool that holds every stream."""
+        per_stream = self.state_per_stream + self.in_flight_per_stream
+        return math.ceil(_POOL_SLACK * self.streams * per_stream / _MIB) * _MIB
+
+    @property
+    def total(self) -> int:
+        """Everything."""
+        return self.weights + self.batch_buffers + self.pool + _OTHER_BYTES
+
+    @property
+    def streams_that_fit(self) -> int:
+        """How many streams this GPU's memory holds; its speed is another question."""
+        free = self.gpu.memory_bytes - self.weights - self.batch_buffers - _OTHER_BYTES
+        per_stream = _POOL_SLACK * (self.state_per_stream + self.in_flight_per_stream)
+        return max(0, int(free / per_stream))
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [
+            f"GPU memory on {self.gpu.name} ({self.gpu.memory_bytes / _GIB:.1f} GiB):",
+            f"  engines and their activations {self.weights / _MIB:10.1f} MiB",
+            f"  batch buffers                 {self.batch_buffers / _MIB:10.1f} MiB",
+            f"  state per stream              {self.state_per_stream / _MIB:10.3f} MiB",
+            f"  pool for {self.streams:6d} streams       {self.pool / _MIB:10.1f} MiB",
+            f"  CUDA and Triton (assumed)     {_OTHER_BYTES / _MIB:10.1f} MiB",
+            f"  total {self.total / _GIB:.1f} GiB; {self.streams_that_fit} streams would fit",
+        ]
+
+
+def read_budget(folder: Path, configs: dict[str, Any], streams: int) -> Budget:
+    """Checks that the engines in a repository may run here; raises BadRepository or BadGpu."""
+    facts = _facts(folder)
+    gpu = this_gpu()
+    _check_gpu(facts, gpu)
+    _check_version(facts)
+    budget = budget_of(configs, facts, streams, gpu)
+    fit = budget.streams_that_fit
+    if fit < streams:
+        mend = f"export again with `--max-streams {fit}`" if fit else "a larger GPU is needed"
+        raise BadGpu(
+            f"{streams} streams need {budget.total / _GIB:.1f} GiB, {gpu.name} has "
+            f"{gpu.memory_bytes / _GIB:.1f} and holds {fit}: {mend}, or a precision with smaller "
+            "state"
+        )
+    return budget
+
+
+def budget_of(configs: dict[str, Any], facts: dict[str, Any], streams: int, gpu: Gpu) -> Budget:
+    """The memory that `configs` (model -> ModelConfig) and the manifest's `facts` add up to."""
+    engines = facts["engines"].values()
+    stages = {name: config for name, config in configs.items() if _states(config)}
+    return Budget(
+        weights=sum(engine["plan_bytes"] + engine["device_memory_bytes"] for engine in engines),
+        state_per_stream=sum(_block(state) for x in stages.values() for state in _states(x)),
+        in_flight_per_stream=sum(
+            _block(tensor) for config in stages.values() for tensor in config.output
+        ),
+        batch_buffers=sum(map(_batch_bytes, stages.values())),
+        streams=streams,
+        gpu=gpu,
+    )
+
+
+def require_state_pool(log: Path, budget: Budget) -> None:
+    """Raises TritonDied unless Triton's log tells of a pool that holds the states."""
+    made = cuda_pool_bytes(log)
+    if made < budget.pool:
+        raise TritonDied(
+            f"Triton made a CUDA memory pool of {made} bytes, and the states of {budget.streams} "
+            f"streams need {budget.pool}: they would lie in host memory. Start it with `python -m "
+            "server`, which asks for the pool, on a GPU that no other process fills"
+        )
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    manifests = sorted(folder.glob("*/1/manifest.json"))
+    for path in manifests:
+        facts = json.loads(path.read_text(encoding="utf-8")).get("tensorrt")
+        if facts is not None:
+            return facts
+    raise BadRepository(
+        f"{folder} holds no manifest of TensorRT engines (<ensemble>/1/manifest.json), so that "
+        f"nobody knows what they run on; {REBUILD_HINT}"
+    )
+
+
+def _check_gpu(facts: dict[str, Any], gpu: Gpu) -> None:
+    built_on = facts["gpu"]["name"]
+    if built_on != gpu.name:
+        raise BadGpu(f"the engines were built on {built_on}, this is {gpu.name}; {REBUILD_HINT}")
+
+
+def _check_version(facts: dict[str, Any]) -> None:
+    wanted = tuple(int(part) for part in facts["version"].split(".")[:3])
+    found = tensorrt_version(wanted[0])
+    if found != wanted:
+        raise BadGpu(
+            f"the engines were built by TensorRT {_dotted(wanted)}, this container has "
+            f"{_dotted(found)}, and a plan loads only in the TensorRT that built it; {REBUILD_HINT}"
+        )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _states(config: Any) -> list[Any]:
+    return list(config.sequence_batching.state)
+
+
+def _block(tensor: Any) -> int:
+    return math.ceil(_bytes(tensor) / _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+def _batch_bytes(config: Any) -> int:
+    """Inputs and outputs of the largest batch; each state is bound twice, in and out."""
+    tensors = [*config.input, *config.output, *_states(config), *_states(config)]
+    return config.max_batch_size * sum(map(_bytes, tensors))
+
+
+def _bytes(tensor: Any) -> int:
+    descriptor = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type
+    kind = descriptor.values_by_number[tensor.data_type].name
+    return math.prod(tensor.dims) * _TYPE_BYTES[kind]

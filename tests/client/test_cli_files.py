@@ -1,0 +1,149 @@
+"""`earshot transcribe` on whole files: which recognizer, which format, where to, what fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import soundfile
+from earshot import _recognition
+from earshot._cli import app
+from typer.testing import CliRunner
+
+from tests.client import stand_in
+from tests.client.fake_triton import OFFLINE, FakeTriton, Heard, Tokens, fake_triton
+from tests.client.spoken_numbers import RATE_HZ, audio, hear, script, words
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeTriton]:
+    """Serves both; streams hear nothing, whole files are understood."""
+    with fake_triton(stand_in.PARAMETERS, models={"asr_offline": OFFLINE}) as fake:
+        fake.hear = hear
+        fake.answer.set()
+        yield fake
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> Path:
+    path = tmp_path / "numbers.wav"
+    soundfile.write(path, audio(script(65, 20)), RATE_HZ)
+    return path
+
+
+TEXT = " ".join(text for text, _ in words(script(65, 20)))
+
+
+def transcribe(fake: FakeTriton, *arguments: object):
+    command = ["transcribe", *map(str, arguments)]
+    return CliRunner().invoke(app, command, env={"EARSHOT_URL": fake.url})
+
+
+def test_files_go_offline_where_the_server_can(fake: FakeTriton, numbers: Path) -> None:
+    result = transcribe(fake, numbers)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{TEXT}\n", "")
+    assert len(fake.pieces) == 3
+    assert not fake.seen
+
+
+def test_streaming_is_forced(fake: FakeTriton, numbers: Path) -> None:
+    result = transcribe(fake, "--streaming", "--json", numbers)
+    report = json.loads(result.stdout)
+    assert (report["mode"], report["chunk_ms"], report["text"]) == ("streaming", 80, "")
+    assert not fake.pieces
+    assert fake.seen
+
+
+def test_streaming_needs_a_server_that_streams(numbers: Path) -> None:
+    with fake_triton(None, models={"asr_offline": OFFLINE}) as fake:
+        fake.hear = hear
+        assert transcribe(fake, numbers).stdout == f"{TEXT}\n"
+        result = transcribe(fake, "--streaming", numbers)
+    assert result.exit_code == 2
+    assert "has no model asr_streaming" in result.stderr
+
+
+def test_json(fake: FakeTriton, numbers: Path) -> None:
+    results = [
+        json.loads(transcribe(fake, *options, numbers).stdout)
+        for options in (["--json"], ["--format", "json"])
+    ]
+    for report in results:
+        assert report.pop("audio_s_per_s") > 1
+    assert results[0] == results[1]
+    assert results[0]["words"][1] == {
+        "word": "1",
+        "start_ms": 320,
+        "end_ms": 400,
+        "confidence": 0.7788,
+    }
+    assert (results[0]["mode"], results[0]["failed"], results[0]["text"]) == ("offline", [], TEXT)
+    assert "chunk_ms" not in results[0]
+
+
+def test_subtitles(fake: FakeTriton, numbers: Path) -> None:
+    srt = transcribe(fake, "--format", "srt", numbers).stdout
+    assert srt.startswith("1\n00:00:00,000 --> 00:00:06,1")
+    vtt = transcribe(fake, "--format", "vtt", numbers).stdout
+    assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:06.1")
+    for text in (srt, vtt):
+        shown = [line for line in text.splitlines() if "-->" not in line]
+        assert TEXT.split()[-1] in shown[-1].split()
+
+
+def test_output_goes_to_a_file(fake: FakeTriton, numbers: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "talk.txt"
+    result = transcribe(fake, "-o", target, numbers)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert target.read_text() == f"{TEXT}\n"
+
+
+def test_several_files_go_to_a_folder(fake: FakeTriton, numbers: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.flac"
+    soundfile.write(other, audio(script(5, None)), RATE_HZ)
+    target = tmp_path / "subtitles"
+    result = transcribe(fake, "-o", target, "--format", "vtt", numbers, other)
+    assert result.exit_code == 0
+    assert sorted(path.name for path in target.iterdir()) == ["numbers.wav.vtt", "other.flac.vtt"]
+    assert (target / "other.flac.vtt").read_text().startswith("WEBVTT\n\n00:00:00.000 -->")
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_output_that_cannot_be_written(
+    fake: FakeTriton, numbers: Path, tmp_path: Path, several: bool
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    target = taken if several else taken / "talk.txt"
+    result = transcribe(fake, "-o", target, *[numbers] * (1 + several))
+    assert result.exit_code == 2
+    assert "cannot write" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert taken.read_text() == "a file"
+
+
+def test_what_fails_is_named_and_the_rest_printed(
+    fake: FakeTriton, numbers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_recognition, "FIRST_DELAY_S", 0.01)
+
+    def fail_in_the_middle(heard: Heard) -> Tokens:
+        tokens = hear(heard)
+        if "100" in {text.strip() for _, text, _ in tokens}:
+            heard.context.abort(grpc.StatusCode.UNAVAILABLE, "out of order")
+        return tokens
+
+    fake.hear = fail_in_the_middle
+    result = transcribe(fake, "--json", numbers)
+    report = json.loads(result.stdout)
+    assert result.exit_code == 1
+    [span] = report["failed"]
+    assert f"no text from {span['start_s']:.1f} s to {span['end_s']:.1f} s: " in result.stderr
+    assert "out of order" in span["reason"]
+    heard_words = report["text"].split()
+    assert heard_words[0] == "0"
+    assert "100" not in heard_words
+    assert heard_words[-1] == TEXT.split()[-1]

@@ -1,0 +1,396 @@
+"""Whole files: pieces, buckets, retries, what fails and what is delivered in spite of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import earshot
+import grpc
+import numpy as np
+import pytest
+import soundfile
+from earshot import _recognition
+
+from tests.client import spoken_numbers, stand_in
+from tests.client.fake_triton import OFFLINE, FakeTriton, Heard, Tokens, fake_triton
+from tests.client.spoken_numbers import FRAME, RATE_HZ, audio, hear, script, words
+
+Recognize = Callable[..., earshot.Transcript]
+
+
+def recognize_sync(url: str, source: Any, timeouts: Any = None, **arguments: Any):
+    with earshot.connect(url, timeouts=timeouts) as client:
+        return client.recognize(source, **arguments)
+
+
+def recognize_async(url: str, source: Any, timeouts: Any = None, **arguments: Any):
+    async def run() -> earshot.Transcript:
+        async with earshot.connect_async(url, timeouts=timeouts) as client:
+            return await client.recognize(source, **arguments)
+
+    return asyncio.run(run())
+
+
+both_clients = pytest.mark.parametrize("recognize", [recognize_sync, recognize_async])
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeTriton]:
+    with fake_triton(None, models={"asr_offline": OFFLINE}) as fake:
+        fake.hear = hear
+        yield fake
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_recognition, "FIRST_DELAY_S", 0.01)
+
+
+def write(path: Path, frames: spoken_numbers.Script) -> Path:
+    with soundfile.SoundFile(path, "w", RATE_HZ, 1) as file:
+        for block in spoken_numbers.blocks(frames):
+            file.write(block)
+    return path
+
+
+def heard_words(transcript: earshot.Transcript) -> list[tuple[str, int]]:
+    return [(word.text, word.start_ms // 80) for word in transcript.words]
+
+
+@both_clients
+@pytest.mark.parametrize(("seconds", "bucket_s"), [(0.5, 2), (2, 2), (2.1, 4), (14, 15), (30, 30)])
+def test_a_short_file_is_one_piece_in_the_smallest_bucket(
+    fake: FakeTriton, recognize: Recognize, tmp_path: Path, seconds: float, bucket_s: int
+) -> None:
+    frames = script(seconds, None)[: int(seconds * RATE_HZ / FRAME)]
+    transcript = recognize(fake.url, write(tmp_path / "a.wav", frames))
+    assert fake.pieces == [(len(frames) * FRAME, bucket_s * RATE_HZ)]
+    assert heard_words(transcript) == words(frames)
+    assert transcript.text == " ".join(text for text, _ in words(frames))
+    assert transcript.duration_s == len(frames) * FRAME / RATE_HZ
+    assert transcript.words[0].confidence == pytest.approx(np.exp(-0.25))
+
+
+@both_clients
+@pytest.mark.parametrize("pause_every", [20, None], ids=["pauses", "no pauses"])
+def test_a_long_file_has_every_word_once_at_its_time(
+    fake: FakeTriton, recognize: Recognize, tmp_path: Path, pause_every: int | None
+) -> None:
+    frames = script(300, pause_every)
+    transcript = recognize(fake.url, write(tmp_path / "a.wav", frames))
+    assert len(fake.pieces) >= 10
+    assert (sum(valid for valid, _ in fake.pieces) == len(frames) * FRAME) == bool(pause_every)
+    assert heard_words(transcript) == words(frames)
+    assert transcript.text == " ".join(text for text, _ in words(frames))
+    assert transcript.failed == ()
+
+
+@both_clients
+def test_samples_in_memory(fake: FakeTriton, recognize: Recognize) -> None:
+    frames = script(40, 20)
+    samples = (audio(frames) * 32768).astype(np.int16)
+    stereo = np.stack([samples, samples], axis=1)
+    for pcm, channels in ((samples, 1), (samples.tobytes(), 1), (stereo, 2)):
+        transcript = recognize(fake.url, pcm, sample_rate_hz=RATE_HZ, channels=channels)
+        assert heard_words(transcript) == words(frames)
+
+
+@both_clients
+def test_no_samples_are_no_text(fake: FakeTriton, recognize: Recognize) -> None:
+    transcript = recognize(fake.url, b"", sample_rate_hz=RATE_HZ)
+    assert (transcript.text, transcript.duration_s, fake.pieces) == ("", 0.0, [])
+
+
+def test_another_rate_is_converted(fake: FakeTriton, tmp_path: Path) -> None:
+    frames = script(65, 20)
+    soundfile.write(tmp_path / "a.wav", np.repeat(audio(frames), 3), 3 * RATE_HZ)
+    with earshot.connect(fake.url) as client:
+        transcript = client.recognize(tmp_path / "a.wav")
+    assert [text for text, _ in heard_words(transcript)] == [text for text, _ in words(frames)]
+
+
+@both_clients
+def test_samples_need_a_rate_and_files_have_one(
+    fake: FakeTriton, recognize: Recognize, tmp_path: Path
+) -> None:
+    with pytest.raises(earshot.InvalidAudio, match="sample_rate_hz"):
+        recognize(fake.url, bytes(100))
+    with pytest.raises(ValueError, match="leave it out"):
+        recognize(fake.url, write(tmp_path / "a.wav", script(1, None)), sample_rate_hz=8000)
+
+
+class Failing:
+    """Hears, but fails the pieces whose second number is one of `numbers`, `times` times each."""
+
+    def __init__(self, code: grpc.StatusCode, numbers: set[str], times: int) -> None:
+        self.tries: dict[str, int] = {}
+        self._code, self._numbers, self._times = code, numbers, times
+        self._lock = threading.Lock()
+
+    def __call__(self, heard: Heard) -> Tokens:
+        tokens = hear(heard)
+        second = tokens[1][1]  # the first may be cut
+        with self._lock:
+            tries = self.tries[second] = self.tries.get(second, 0) + 1
+        if second in self._numbers and tries <= self._times:
+            heard.context.abort(self._code, "out of order")
+        return tokens
+
+
+def second_numbers(fake: FakeTriton, path: Path) -> list[str]:
+    """The second number of each piece, in order."""
+    watching = Failing(grpc.StatusCode.INTERNAL, set(), 0)
+    fake.hear = watching
+    recognize_sync(fake.url, path, at_once=1)
+    return list(watching.tries)
+
+
+@both_clients
+def test_what_fails_for_a_moment_is_delivered(
+    fake: FakeTriton, recognize: Recognize, tmp_path: Path
+) -> None:
+    frames = script(150, 20)
+    path = write(tmp_path / "a.wav", frames)
+    second = second_numbers(fake, path)
+    fake.hear = failing = Failing(grpc.StatusCode.UNAVAILABLE, {second[0], second[3]}, 3)
+    transcript = recognize(fake.url, path)
+    assert heard_words(transcript) == words(frames)
+    assert transcript.failed == ()
+    assert [failing.tries[number] for number in second] == [4, 1, 1, 4, *[1] * len(second[4:])]
+
+
+@both_clients
+@pytest.mark.parametrize(
+    ("code", "tries"),
+    [(grpc.StatusCode.UNAVAILABLE, 4), (grpc.StatusCode.INVALID_ARGUMENT, 1)],
+    ids=["transient", "final"],
+)
+def test_what_stays_failed_is_reported_and_the_rest_delivered(
+    fake: FakeTriton, recognize: Recognize, tmp_path: Path, code: grpc.StatusCode, tries: int
+) -> None:
+    frames = script(150, 20)
+    path = write(tmp_path / "a.wav", frames)
+    second = second_numbers(fake, path)
+    fake.hear = failing = Failing(code, {second[2]}, 99)
+    transcript = recognize(fake.url, path)
+    [span] = transcript.failed
+    assert "out of order" in span.reason
+    assert failing.tries[second[2]] == tries
+    start, end = span.start_s * RATE_HZ / FRAME, span.end_s * RATE_HZ / FRAME
+    assert heard_words(transcript) == [w for w in words(frames) if not start <= w[1] < end]
+    assert 10 < span.end_s - span.start_s <= 30
+
+
+@both_clients
+def test_overlaps_with_a_failed_piece_are_not_lost(
+    fake: FakeTriton, recognize: Recognize, tmp_path: Path
+) -> None:
+    frames = script(100, None)
+    path = write(tmp_path / "a.wav", frames)
+    second = second_numbers(fake, path)
+    fake.hear = Failing(grpc.StatusCode.INVALID_ARGUMENT, {second[1]}, 99)
+    transcript = recognize(fake.url, path)
+    [span] = transcript.failed
+    assert (span.start_s, span.end_s) == (30.0, 56.0)
+    kept = [w for w in words(frames) if w[1] < 375 or w[1] >= 700]
+    assert [w for w in heard_words(transcript) if w[0] != "huh"] == kept
+
+
+@both_clients
+def test_when_everything_fails_it_is_an_error(
+    fake: FakeTriton, recognize: Recognize, tmp_path: Path
+) -> None:
+    def refuse(heard: Heard) -> Tokens:
+        heard.context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+
+    fake.hear = refuse
+    with pytest.raises(earshot.ServerBusy, match="takes no more pieces now: full"):
+        recognize(fake.url, write(tmp_path / "a.wav", script(70, 20)))
+
+
+@both_clients
+def test_a_piece_has_a_deadline(fake: FakeTriton, recognize: Recognize, tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def hang(heard: Heard) -> Tokens:
+        released.wait()
+        return []
+
+    fake.hear = hang
+    timeouts = earshot.Timeouts(piece_s=0.2)
+    try:
+        with pytest.raises(earshot.ChunkTimeout, match=r"a piece within 0\.2 s"):
+            recognize(fake.url, write(tmp_path / "a.wav", script(1, None)), timeouts)
+    finally:
+        released.set()
+
+
+@both_clients
+def test_a_reply_that_breaks_the_contract_is_a_failure(
+    fake: FakeTriton, recognize: Recognize, tmp_path: Path
+) -> None:
+    fake.hear = lambda heard: [(1, "text", 0)]
+    path = write(tmp_path / "a.wav", script(1, None))
+    assert recognize(fake.url, path).text == "text"
+    fake.hear = lambda heard: [(2**31, "id too large", 0)]
+    with pytest.raises(earshot.ServerFailed):
+        recognize(fake.url, path)
+
+
+@both_clients
+def test_so_many_pieces_are_under_way_and_no_more(
+    fake: FakeTriton, recognize: Recognize, tmp_path: Path
+) -> None:
+    counts = {"arrived": 0, "under way": 0, "most": 0}
+    lock = threading.Lock()
+    meet = threading.Barrier(3)
+
+    def meeting(heard: Heard) -> Tokens:
+        with lock:
+            counts["arrived"] += 1
+            counts["under way"] += 1
+            counts["most"] = max(counts["most"], counts["under way"])
+            among_the_first = counts["arrived"] <= 3
+        if among_the_first:
+            meet.wait(timeout=10)
+        tokens = hear(heard)
+        with lock:
+            counts["under way"] -= 1
+        return tokens
+
+    fake.hear = meeting
+    progress: list[float] = []
+    path = write(tmp_path / "a.wav", script(300, 20))
+    transcript = recognize(fake.url, path, at_once=3, on_progress=progress.append)
+    assert counts["most"] == 3
+    assert len(progress) == counts["arrived"] >= 10
+    assert progress == sorted(progress)
+    assert progress[-1] == pytest.approx(transcript.duration_s)
+
+
+@both_clients
+def test_none_at_once_is_refused(fake: FakeTriton, recognize: Recognize) -> None:
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        recognize(fake.url, bytes(100), sample_rate_hz=RATE_HZ, at_once=0)
+
+
+@both_clients
+def test_audio_that_turns_bad_keeps_what_came_before(
+    fake: FakeTriton, recognize: Recognize, tmp_path: Path
+) -> None:
+    frames = script(100, 20)
+    samples = audio(frames)
+    samples[80 * RATE_HZ] = np.nan
+    soundfile.write(tmp_path / "a.wav", samples, RATE_HZ, subtype="FLOAT")
+    with pytest.raises(earshot.InvalidAudio, match="nan") as caught:
+        recognize(fake.url, tmp_path / "a.wav")
+    assert caught.value.transcript is not None
+    before = heard_words(caught.value.transcript)
+    assert len(before) > 100
+    assert before == words(frames)[: len(before)]
+
+
+@both_clients
+def test_a_server_that_only_streams(recognize: Recognize, tmp_path: Path) -> None:
+    with (
+        fake_triton(stand_in.PARAMETERS) as fake,
+        pytest.raises(earshot.UnsupportedServer, match="no model asr_offline: stream"),
+    ):
+        recognize(fake.url, write(tmp_path / "a.wav", script(1, None)))
+
+
+def test_a_server_that_does_not_stream(fake: FakeTriton) -> None:
+    with earshot.connect(fake.url) as client:
+        assert client.offline is not None
+        assert client.offline.buckets_ms == (2000, 4000, 8000, 15000, 30000)
+        with pytest.raises(earshot.UnsupportedServer, match="no model asr_streaming: send whole"):
+            client.stream(sample_rate_hz=16000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("buckets_ms", "", "whole number"),
+        ("buckets_ms", "2000,1000", "must ascend"),
+        ("contract_version", "2", "contract version 2"),
+        ("frame_ms", "0", "at least 1"),
+    ],
+)
+def test_offline_parameters_that_make_no_sense(name: str, value: str, message: str) -> None:
+    with (
+        fake_triton(None, models={"asr_offline": OFFLINE | {name: value}}) as fake,
+        pytest.raises(earshot.UnsupportedServer, match=message),
+        earshot.connect(fake.url),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("client", ["sync", "async"])
+def test_ctrl_c_while_the_server_hangs(fake: FakeTriton, tmp_path: Path, client: str) -> None:
+    arrived, released = threading.Event(), threading.Event()
+
+    def hang(heard: Heard) -> Tokens:
+        arrived.set()
+        released.wait()
+        return []
+
+    fake.hear = hang
+    path = write(tmp_path / "a.wav", script(400, 20))
+    code = textwrap.dedent(f"""
+        import asyncio, earshot
+        async def main():
+            async with earshot.connect_async({fake.url!r}) as client:
+                await client.recognize({str(path)!r})
+        if {client == "async"}:
+            asyncio.run(main())
+        with earshot.connect({fake.url!r}) as client:
+            client.recognize({str(path)!r})
+    """)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    try:
+        assert arrived.wait(20)
+        started_s = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=20)
+        assert time.monotonic() - started_s < 5
+        assert complaint.rstrip().endswith("KeyboardInterrupt")
+    finally:
+        released.set()
+
+
+def test_memory_stays_flat_for_an_hour_of_audio(fake: FakeTriton, tmp_path: Path) -> None:
+    """The peak of a process that sends an hour, beside that of one that sends eight minutes."""
+    short, long = 480, 3600
+    peaks = {
+        seconds: peak_mib(fake.url, write(tmp_path / f"{seconds}.wav", script(seconds, 20)))
+        for seconds in (short, long)
+    }
+    hour_mib = long * RATE_HZ * 4 / 2**20
+    assert peaks[long] - peaks[short] < hour_mib / 8, peaks
+
+
+def peak_mib(url: str, path: Path) -> float:
+    """Largest resident set of a client that recognizes `path`, and gets every word."""
+    code = f"""
+import earshot, resource
+with earshot.connect({url!r}) as client:
+    print(len(client.recognize({str(path)!r}).words))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    count = int(process.stdout.read())
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert count == len(words(script(int(path.stem), 20)))
+    return usage.ru_maxrss / 1024

@@ -1,0 +1,88 @@
+"""Cues obey the rules of subtitles, whatever the words."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+from earshot import Word
+from earshot._subtitles import (
+    LINE_CHARACTERS,
+    LINES,
+    LONGEST_CUE_MS,
+    cues,
+    srt,
+    vtt,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def words(text: str, start_ms: int = 0, each_ms: int = 300) -> list[Word]:
+    return [
+        Word(word, start_ms + each_ms * i, start_ms + each_ms * (i + 1), 0.9)
+        for i, word in enumerate(text.split())
+    ]
+
+
+def test_srt() -> None:
+    said = [*words("Ask not", 3_599_000), *words("what your country", 3_604_000)]
+    assert srt(said) == (
+        "1\n00:59:59,000 --> 01:00:00,000\nAsk not\n\n"
+        "2\n01:00:04,000 --> 01:00:05,000\nwhat your country\n"
+    )
+
+
+def test_vtt_escapes() -> None:
+    assert vtt(words("a<b &", 80)) == ("WEBVTT\n\n00:00:00.080 --> 00:00:01.080\na&lt;b &amp;\n")
+
+
+def test_nothing_said() -> None:
+    assert srt([]) == ""
+    assert vtt([]) == "WEBVTT\n"
+
+
+def test_a_sentence_ends_a_cue() -> None:
+    assert [cue.lines for cue in cues(words("Yes. No? Well then"))] == [
+        ("Yes.",),
+        ("No?",),
+        ("Well then",),
+    ]
+
+
+def test_a_pause_ends_a_cue() -> None:
+    said = [*words("one two"), *words("three", 600 + 800)]
+    assert [cue.lines for cue in cues(said)] == [("one two",), ("three",)]
+
+
+def test_two_lines_are_filled_before_the_next_cue() -> None:
+    said = words("twenty-two characters! " * 8, each_ms=100)
+    assert all(len(cue.lines) <= LINES for cue in cues(said))
+    said = words("abcde " * 30, each_ms=100)
+    assert [len(cue.lines) for cue in cues(said)] == [2, 2, 1]
+
+
+@st.composite
+def _speech(draw: st.DrawFn) -> list[Word]:
+    said: list[Word] = []
+    time_ms = 0
+    for _ in range(draw(st.integers(0, 40))):
+        time_ms += draw(st.sampled_from([0, 0, 0, 80, 400, 3000]))
+        length_ms = draw(st.sampled_from([80, 160, 400, 1200, 9000]))
+        text = draw(st.text(alphabet="ab-.漢<", min_size=1, max_size=60))
+        said.append(Word(text, time_ms, time_ms + length_ms, 0.5))
+        time_ms += length_ms
+    return said
+
+
+@given(_speech())
+def test_any_speech(said: list[Word]) -> None:
+    shown = cues(said)
+    for cue in shown:
+        assert 1 <= len(cue.lines) <= LINES
+        assert all(len(line) <= LINE_CHARACTERS for line in cue.lines)
+        assert 0 < cue.end_ms - cue.start_ms <= LONGEST_CUE_MS
+    for cue, after in itertools.pairwise(shown):
+        assert cue.end_ms <= after.start_ms
+    letters = "".join("".join(cue.lines) for cue in shown)
+    assert re.sub(r"\s", "", letters) == "".join(word.text for word in said)

@@ -1,0 +1,99 @@
+"""Container files: what can be checked without an engine or a GPU."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from project import PROJECT
+
+DEPLOY = PROJECT / "deploy"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+BIN = Path(sys.executable).parent
+
+
+def test_hadolint_finds_nothing() -> None:
+    result = subprocess.run(
+        [BIN / "hadolint", DEPLOY / "Dockerfile"], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_compose_file_keeps_to_the_specification() -> None:
+    command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    result = subprocess.run(
+        [*command, DEPLOY / "compose.yaml"], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_both_images_are_of_one_tag() -> None:
+    """A plan loads only in the TensorRT that built it."""
+    tags = re.findall(r"^FROM nvcr\.io/nvidia/(tensorrt|tritonserver):(\S+) AS", DOCKERFILE, re.M)
+    assert tags == [("tensorrt", "${NVIDIA_TAG}"), ("tritonserver", "${NVIDIA_TAG}")]
+    pinned = re.findall(r"NVIDIA_TAG \?= (\S+)", (PROJECT / "Makefile").read_text())
+    assert pinned == re.findall(r"^ARG NVIDIA_TAG=(\S+)", DOCKERFILE, re.M)
+    for service in COMPOSE["services"].values():
+        assert service["build"]["args"]["NVIDIA_TAG"] == f"${{NVIDIA_TAG:-{pinned[0]}}}"
+
+
+@pytest.mark.parametrize("name", ["engines", "triton"])
+def test_services_are_confined(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["read_only"] is True
+    assert service["user"] == "10001:10001"
+    assert service["cap_drop"] == ["ALL"]
+    assert DOCKERFILE.count("USER 10001") == 2
+    [gpu] = service["deploy"]["resources"]["reservations"]["devices"]
+    assert gpu["count"] == 1
+
+
+def test_only_grpc_and_metrics_are_open_and_only_here() -> None:
+    ports = COMPOSE["services"]["triton"]["ports"]
+    assert [port.rpartition(":")[2] for port in ports] == ["8001", "8002"]
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert "EXPOSE 8001 8002" in DOCKERFILE
+    assert "http" not in DOCKERFILE.lower().split("entrypoint", 1)[1]
+
+
+def test_what_the_images_copy_is_there_and_sent() -> None:
+    sent = (PROJECT / ".dockerignore").read_text()
+    for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.M):
+        for source in line.split():
+            assert (PROJECT / source).exists(), source
+            assert f"!{source.removeprefix('./')}" in sent, source
+
+
+def test_the_commands_of_the_containers_exist() -> None:
+    """Every option that a container passes is one that the program has."""
+    engines = COMPOSE["services"]["engines"]["command"]
+    options = {word.split("=")[0] for word in engines if word.startswith("--")}
+    assert options <= options_of("export")
+    assert {"--repository", "--host"} <= options_of("server")
+
+
+def options_of(module: str) -> set[str]:
+    result = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "TERM": "dumb", "NO_COLOR": "1"},
+    )
+    return set(re.findall(r"--[a-z-]+", result.stdout))
+
+
+@pytest.mark.parametrize(
+    "target", ["gpu-build", "gpu-up", "gpu-verify", "gpu-capacity", "gpu-down"]
+)
+def test_make_knows_the_target(target: str) -> None:
+    printed = subprocess.run(
+        ["make", "--dry-run", target], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "docker compose --file deploy/compose.yaml" in printed or target == "gpu-capacity"

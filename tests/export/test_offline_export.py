@@ -1,0 +1,152 @@
+"""`asr_offline`: its configs, ONNX files, manifest and gate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from project import OFFLINE_KINDS, ExportedOffline, OfflineCheckpoint
+from test_export import disturb, run_export
+from test_repository import config_tensors, onnx_tensors, read_config, spec_tensors
+
+from export.checkpoint import load_checkpoint
+from export.errors import ParityFailed
+from export.offline.export import check_offline_parity, spec_of
+from export.offline.spec import OfflineServing, OfflineSpec
+from export.recordings import load_recordings
+from export.spec import StageSpec
+
+KIND = "ctc"
+
+
+@pytest.fixture(scope="module", params=OFFLINE_KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def repository(exported_offline: ExportedOffline, kind: str) -> Path:
+    return exported_offline(kind)
+
+
+@pytest.fixture(scope="module")
+def spec(offline_checkpoint: OfflineCheckpoint, kind: str) -> OfflineSpec:
+    return spec_for(offline_checkpoint(kind))
+
+
+def spec_for(folder: Path) -> OfflineSpec:
+    return spec_of(load_checkpoint(str(folder)), "onnxruntime", "fp32", OfflineServing())
+
+
+def members(spec: OfflineSpec) -> tuple[StageSpec, ...]:
+    return (*spec.stages, spec.detokenizer, spec.ensemble)
+
+
+def test_configs_say_what_the_spec_says(repository: Path, spec: OfflineSpec) -> None:
+    for stage in members(spec):
+        paths = [repository / stage.name / "config.pbtxt"]
+        if stage in spec.stages:
+            paths.append(repository / stage.name / "configs" / "onnxruntime.pbtxt")
+        for path in paths:
+            config = read_config(path)
+            assert config.name == stage.name
+            assert config_tensors(config.input) == spec_tensors(stage.inputs)
+            assert config_tensors(config.output) == spec_tensors(stage.outputs)
+            assert config.HasField("dynamic_batching") or stage is members(spec)[-1]
+            assert config.max_batch_size == spec.serving.max_batch_size
+
+
+def test_every_step_of_the_ensemble_is_fed(repository: Path, spec: OfflineSpec) -> None:
+    ensemble = read_config(repository / spec.ensemble.name / "config.pbtxt")
+    known = config_tensors(ensemble.input)
+    for step in ensemble.ensemble_scheduling.step:
+        member = read_config(repository / step.model_name / "config.pbtxt")
+        inputs, outputs = config_tensors(member.input), config_tensors(member.output)
+        assert set(step.input_map) == set(inputs), step.model_name
+        assert set(step.output_map) == set(outputs), step.model_name
+        for tensor, source in step.input_map.items():
+            assert known[source] == inputs[tensor], (step.model_name, tensor)
+        known |= {step.output_map[tensor]: outputs[tensor] for tensor in outputs}
+    for tensor, entry in config_tensors(ensemble.output).items():
+        assert known[tensor] == entry
+
+
+def test_onnx_files_say_what_the_spec_says(repository: Path, spec: OfflineSpec) -> None:
+    """Batch and time are free, everything else is fixed; the stage in front of the walk is straight
+    on: nothing that TensorRT would refuse.
+    """
+    for stage in spec.stages:
+        graph = onnx.load(repository / stage.name / "1" / "model.onnx").graph
+        assert free(onnx_tensors(graph.input)) == spec_tensors(stage.inputs)
+        assert free(onnx_tensors(graph.output)) == spec_tensors(stage.outputs)
+        loops = [node for node in graph.node if node.op_type in ("Loop", "If", "Scan")]
+        walks = stage.name.startswith("decoder") and spec.ctc_blank is None
+        assert len(loops) == walks
+
+
+def free(tensors):
+    """Axes without a size of their own, as Triton writes them."""
+    return {
+        name: (dtype, tuple(dim or -1 for dim in dims)) for name, (dtype, dims) in tensors.items()
+    }
+
+
+def test_manifest_tells_what_was_exported(repository: Path, spec: OfflineSpec) -> None:
+    manifest = json.loads((repository / "asr_offline" / "1" / "manifest.json").read_text())
+    assert manifest["checkpoint"]["architecture"] == spec.architecture
+    assert manifest["parity"]["reference_tokens"] > 100
+    assert manifest["parity"]["chain_token_difference"] == 0
+    assert manifest["parity"]["alone_token_difference"] == 0
+    assert manifest["buckets_ms"] == [2000, 4000, 8000, 15000, 30000]
+    assert sorted(manifest["files"]) == [
+        "decoder_offline/1/model.onnx",
+        "detokenizer_offline/1/tokenizer.json",
+        "encoder_offline/1/model.onnx",
+        "feature_extractor_offline/1/model.onnx",
+    ]
+
+
+def test_any_batch_of_any_length_runs(repository: Path, spec: OfflineSpec) -> None:
+    """Also what is shorter than the graph's example, and the longest bucket."""
+    for batch, samples in [(1, 160), (3, 160), (1, 320), (2, 480_000)]:
+        tensors = {
+            "AUDIO": np.zeros((batch, samples), np.float32),
+            "AUDIO_LENGTH": np.full((batch, 1), samples, np.int32),
+        }
+        for stage in spec.stages:
+            session = onnxruntime.InferenceSession(repository / stage.name / "1" / "model.onnx")
+            names = [tensor.name for tensor in stage.outputs]
+            tensors = dict(zip(names, session.run(names, tensors), strict=True))
+        assert all(len(values) == batch for values in tensors.values())
+
+
+@pytest.mark.parametrize("stage", ["feature_extractor", "encoder", "decoder"])
+def test_the_gate_names_the_stage_that_differs(
+    stage: str,
+    exported_offline: ExportedOffline,
+    offline_checkpoint: OfflineCheckpoint,
+    tmp_path: Path,
+) -> None:
+    folder = shutil.copytree(exported_offline(KIND), tmp_path / "models")
+    disturb(folder / f"{stage}_offline" / "1" / "model.onnx")
+    checkpoint = load_checkpoint(str(offline_checkpoint(KIND)))
+    speech = [recording.samples for recording in load_recordings()[:3]]
+    with pytest.raises(ParityFailed, match=stage):
+        check_offline_parity(checkpoint, folder, spec_for(offline_checkpoint(KIND)), speech)
+
+
+@pytest.mark.parametrize("mode", ["streaming", "both"])
+def test_what_hears_whole_utterances_does_not_stream(
+    mode: str, offline_checkpoint: OfflineCheckpoint, tmp_path: Path
+) -> None:
+    arguments = ["--mode", mode, "--repository", str(tmp_path / "models")]
+    result = run_export(str(offline_checkpoint(KIND)), *arguments)
+    assert result.returncode == 2
+    assert "it hears whole utterances only" in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "models").exists()

@@ -1,0 +1,160 @@
+"""Offline stages against transformers: the same tokens, whatever the padding and the company."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import numpy as np
+import pytest
+import torch
+from project import OFFLINE_KINDS, OfflineCheckpoint
+from torch import nn
+
+from export.audio import SAMPLE_RATE_HZ
+from export.checkpoint import Checkpoint, load_checkpoint
+from export.offline.export import Stages, build_stages, spec_of
+from export.offline.reference import transcribe
+from export.offline.spec import BUCKETS_MS, OfflineServing, OfflineSpec
+from export.recordings import load_recordings
+from export.reference import ReferenceResult
+
+LONGEST_S = 12
+
+
+@pytest.fixture(scope="module", params=OFFLINE_KINDS)
+def checkpoint(request: pytest.FixtureRequest, offline_checkpoint: OfflineCheckpoint) -> Checkpoint:
+    return load_checkpoint(str(offline_checkpoint(request.param)))
+
+
+@pytest.fixture(scope="module")
+def spec(checkpoint: Checkpoint) -> OfflineSpec:
+    return spec_of(checkpoint, "onnxruntime", "fp32", OfflineServing())
+
+
+@pytest.fixture(scope="module")
+def stages(checkpoint: Checkpoint, spec: OfflineSpec) -> Stages:
+    return build_stages(checkpoint, spec)
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[np.ndarray]:
+    return [recording.samples for recording in load_recordings()]
+
+
+@torch.inference_mode()
+def run(
+    stages: tuple[nn.Module, ...], utterances: list[np.ndarray], length: int, blank: int | None
+) -> list[ReferenceResult]:
+    """A batch of utterances, padded with zeros to ``length`` samples."""
+    audio = np.stack([np.pad(samples, (0, length - len(samples))) for samples in utterances])
+    lengths = torch.tensor([[len(samples)] for samples in utterances], dtype=torch.int32)
+    extract, encode, decode = stages
+    mel, mel_length = extract(torch.from_numpy(audio), lengths)
+    encoded, encoded_length = encode(mel, mel_length)
+    decoded = decode(encoded, encoded_length)
+    return [
+        ReferenceResult(
+            mel[row, : mel_length[row]].numpy(),
+            encoded[row, : encoded_length[row]].numpy(),
+            *tokens_of(decoded, row, blank),
+        )
+        for row in range(len(utterances))
+    ]
+
+
+def tokens_of(decoded, row: int, blank: int | None) -> tuple[list[int], list[int]]:
+    if blank is None:
+        tokens, frames, _, count = decoded
+        return tokens[row, : count[row]].tolist(), frames[row, : count[row]].tolist()
+    labels = decoded[0][row].tolist()
+    runs = [(label, next(at)) for label, at in groupby(range(len(labels)), labels.__getitem__)]
+    heard = [(label, frame) for label, frame in runs if label != blank]
+    return [label for label, _ in heard], [frame for _, frame in heard]
+
+
+def assert_same_tokens(got: list[ReferenceResult], expected: list[ReferenceResult]) -> None:
+    assert [result.tokens for result in got] == [result.tokens for result in expected]
+    assert [result.token_frames for result in got] == [result.token_frames for result in expected]
+
+
+def test_one_batch_says_what_transformers_says_of_each_utterance(
+    checkpoint: Checkpoint, spec: OfflineSpec, stages: Stages, speech: list[np.ndarray]
+) -> None:
+    expected = transcribe(checkpoint, speech)
+    assert sum(len(result.tokens) for result in expected) > 100, "parity of tokens needs tokens"
+    got = run(stages, speech, LONGEST_S * SAMPLE_RATE_HZ, spec.ctc_blank)
+    assert_same_tokens(got, expected)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert ours.mel.shape == theirs.mel.shape
+        assert ours.encoded.shape == theirs.encoded.shape
+        np.testing.assert_allclose(ours.mel, theirs.mel, atol=5e-2)
+        # Most of it is what a nearly silent bin's rounding becomes when it is normalized.
+        assert np.abs(ours.encoded - theirs.encoded).mean() < 1e-3
+
+
+def test_padding_and_company_change_nothing(
+    spec: OfflineSpec, stages: Stages, speech: list[np.ndarray]
+) -> None:
+    samples = speech[4][: 2 * SAMPLE_RATE_HZ - 100]
+    [alone] = run(stages, [samples], 2 * SAMPLE_RATE_HZ, spec.ctc_blank)
+    assert alone.tokens
+    for bucket_ms in BUCKETS_MS:
+        length = bucket_ms * SAMPLE_RATE_HZ // 1000
+        [padded] = run(stages, [samples], length, spec.ctc_blank)
+        company = [samples, speech[1][:length], samples[:999], speech[2][:length], samples[:0]]
+        [accompanied, *_] = run(stages, company, length, spec.ctc_blank)
+        assert_same_tokens([padded, accompanied], [alone, alone])
+        np.testing.assert_allclose(padded.encoded, alone.encoded, atol=1e-3)
+        np.testing.assert_allclose(accompanied.encoded, alone.encoded, atol=1e-3)
+
+
+def test_every_end_within_a_frame(
+    checkpoint: Checkpoint, spec: OfflineSpec, stages: Stages, speech: list[np.ndarray]
+) -> None:
+    """From the shortest utterance that the original has an answer to, 10 ms by 10 ms."""
+    lengths = [*range(320, 320 + 1280, 160), 16_000, 16_001, 16_159, 16_160]
+    utterances = [speech[4][8000 : 8000 + length] for length in lengths]
+    expected = transcribe(checkpoint, utterances)
+    assert_same_tokens(run(stages, utterances, 32_000, spec.ctc_blank), expected)
+
+
+@pytest.mark.parametrize("length", [0, 1, 159, 160, 319])
+def test_what_is_too_short_is_silence_or_what_transformers_says(
+    checkpoint: Checkpoint, spec: OfflineSpec, stages: Stages, speech: list[np.ndarray], length: int
+) -> None:
+    """The original normalizes fewer than two frames to NaN; here they have no tokens."""
+    samples = speech[4][8000 : 8000 + length]
+    [got] = run(stages, [samples], 32_000, spec.ctc_blank)
+    assert np.isfinite(got.encoded).all()
+    if checkpoint.streams:
+        assert_same_tokens([got], transcribe(checkpoint, [samples]))
+    else:
+        assert got.tokens == []
+
+
+@torch.inference_mode()
+def test_a_padded_batch_of_transformers_says_the_same(
+    checkpoint: Checkpoint, speech: list[np.ndarray]
+) -> None:
+    """So the original alone is no special case to be held to."""
+    if checkpoint.architecture != "ParakeetForCTC":
+        pytest.skip("the encoder is the same, and a batch of a transducer has other bounds")
+    features = checkpoint.processor.feature_extractor(
+        speech, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt"
+    )
+    labels = checkpoint.model.generate(**features).tolist()
+    blank = checkpoint.model.config.pad_token_id
+    together = [[label for label, _ in groupby(row) if label != blank] for row in labels]
+    assert together == [result.tokens for result in transcribe(checkpoint, speech)]
+
+
+def test_durations_other_than_their_places_are_refused(
+    offline_checkpoint: OfflineCheckpoint,
+) -> None:
+    from export.errors import UnsupportedCheckpoint
+
+    checkpoint = load_checkpoint(str(offline_checkpoint("tdt")))
+    spec = spec_of(checkpoint, "onnxruntime", "fp32", OfflineServing())
+    checkpoint.model.config.durations = [0, 1, 2, 4, 8]
+    with pytest.raises(UnsupportedCheckpoint, match=r"\[0, 1, 2, 4, 8\]"):
+        build_stages(checkpoint, spec)

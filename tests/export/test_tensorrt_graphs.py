@@ -1,0 +1,172 @@
+"""The graphs that TensorRT gets: what the gate lets through, and what it refuses by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from checkpoints import write_random_checkpoint
+from export.checkpoint import Checkpoint, load_checkpoint
+from export.errors import GraphRefused
+from export.onnx_file import export_flat_onnx
+from export.spec import Serving, StageSpec, StreamingSpec, TensorSpec
+from export.stages.decoder import Decoder
+from export.stages.state import FlatStage, StateLayout
+from export.stages.unrolled_decoder import UnrolledDecoder
+from export.streaming import spec_of
+from export.tensorrt.graph_gate import check_graph
+from export.tensorrt.half import Stages, tensorrt_stages
+from export.tensorrt.road import OPSETS
+
+CHUNK_MS, FRAMES = 320, 4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(random_checkpoint: Path) -> Checkpoint:
+    return load_checkpoint(str(random_checkpoint))
+
+
+def stages_and_spec(checkpoint: Checkpoint, precision: str) -> tuple[Stages, StreamingSpec]:
+    stages = tensorrt_stages(checkpoint, FRAMES, precision)
+    return stages, spec_of(checkpoint, stages, CHUNK_MS, "tensorrt", precision, Serving())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_graphs_of_every_stage_pass(
+    checkpoint: Checkpoint, tmp_path: Path, precision: str
+) -> None:
+    stages, spec = stages_and_spec(checkpoint, precision)
+    for stage, stage_spec in zip(stages, spec.stages, strict=True):
+        path = tmp_path / f"{stage_spec.name}.onnx"
+        export_flat_onnx(stage, stage_spec, path, OPSETS[precision])
+        check_graph(path, stage_spec)
+
+
+def test_the_loop_of_the_other_runtime_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    _, spec = stages_and_spec(checkpoint, "fp32")
+    path = tmp_path / "decoder.onnx"
+    export_flat_onnx(Decoder(checkpoint.model, FRAMES), spec.stages[2], path, 20)
+    with pytest.raises(GraphRefused, match=r"decoder: node \S+ is a Loop: .* straight-line"):
+        check_graph(path, spec.stages[2])
+
+
+SPEC = StageSpec(
+    "toy",
+    (TensorSpec("X", "FP32", (4,)),),
+    (TensorSpec("Y", "FP32", (4,)),),
+    StateLayout(rows=1, width=4),
+)
+
+
+def toy_graph(path: Path, *nodes: onnx.NodeProto, **extra: list[onnx.ValueInfoProto]) -> Path:
+    """X [B, 4] -> Y, and the state handed on; ``nodes`` come in between, from X to Y."""
+
+    def tensor(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4])
+
+    keep = helper.make_node("Identity", ["STATE"], ["NEXT_STATE"], name="keep")
+    graph = helper.make_graph(
+        [*nodes, keep],
+        "toy",
+        [tensor("X"), tensor("STATE"), *extra.get("inputs", [])],
+        [tensor("Y"), tensor("NEXT_STATE"), *extra.get("outputs", [])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
+    return path
+
+
+def node(kind: str, inputs: list[str], outputs: list[str], **attributes: int) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs, outputs, name=f"the_{kind}", **attributes)
+
+
+def test_a_good_toy_passes(tmp_path: Path) -> None:
+    check_graph(toy_graph(tmp_path / "toy.onnx", node("Relu", ["X"], ["Y"])), SPEC)
+
+
+HALF, INT16 = TensorProto.FLOAT16, TensorProto.INT16
+
+
+@pytest.mark.parametrize(
+    ("nodes", "says"),
+    [
+        ([node("NonZero", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_NonZero is a NonZero"),
+        ([node("ReduceLogSumExp", ["X"], ["Y"])], "the_ReduceLogSumExp .* overflow"),
+        ([node("Gelu", ["X"], ["Y"])], "the_Gelu is a Gelu: not among"),
+        (
+            [
+                helper.make_node("Cast", ["X"], ["N"], name="to_int16", to=INT16),
+                node("Cast", ["N"], ["Y"], to=TensorProto.FLOAT),
+            ],
+            "to_int16 .* type INT16",
+        ),
+        (
+            [
+                helper.make_node("Cast", ["X"], ["H"], name="to_half", to=HALF),
+                node("Softmax", ["H"], ["S"]),
+                node("Cast", ["S"], ["Y"], to=TensorProto.FLOAT),
+            ],
+            r"the_Softmax \(Softmax\) works in FP16, allowed is FP32",
+        ),
+    ],
+)
+def test_a_bad_node_is_refused_by_name(
+    tmp_path: Path, nodes: list[onnx.NodeProto], says: str
+) -> None:
+    with pytest.raises(GraphRefused, match=f"toy: node {says}"):
+        check_graph(toy_graph(tmp_path / "toy.onnx", *nodes), SPEC)
+
+
+def test_a_shape_that_depends_on_values_is_refused(tmp_path: Path) -> None:
+    nodes = [node("ConstantOfShape", ["SHAPE"], ["E"]), node("Relu", ["X"], ["Y"])]
+    path = toy_graph(tmp_path / "toy.onnx", *nodes)
+    model = onnx.load(path)
+    model.graph.input.insert(1, helper.make_tensor_value_info("SHAPE", TensorProto.INT64, [2]))
+    onnx.save(model, path)
+    shaped = replace(SPEC, inputs=(*SPEC.inputs, TensorSpec("SHAPE", "INT64", ())))
+    with pytest.raises(GraphRefused, match=r"the_ConstantOfShape .* gives E with axis 1 of"):
+        check_graph(path, shaped)
+
+
+def test_a_second_state_is_refused(tmp_path: Path) -> None:
+    second = helper.make_tensor_value_info("SECOND", TensorProto.FLOAT, ["batch", 4])
+    nodes = [node("Relu", ["X"], ["Y"]), node("Identity", ["SECOND"], ["NEXT_SECOND"])]
+    following = helper.make_tensor_value_info("NEXT_SECOND", TensorProto.FLOAT, ["batch", 4])
+    path = toy_graph(tmp_path / "toy.onnx", *nodes, inputs=[second], outputs=[following])
+    with pytest.raises(GraphRefused, match=r"got X .*, STATE .*, SECOND FP32"):
+        check_graph(path, SPEC)
+
+
+def test_a_state_of_another_type_is_refused(tmp_path: Path) -> None:
+    half = StageSpec("toy", SPEC.inputs, SPEC.outputs, StateLayout(rows=1, width=4, dtype="FP16"))
+    with pytest.raises(GraphRefused, match=r"expected .*STATE FP16 \[4\], got .*STATE FP32 \[4\]"):
+        check_graph(toy_graph(tmp_path / "toy.onnx", node("Relu", ["X"], ["Y"])), half)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("blank_bias", [3.0, -2.0, -20.0])
+def test_straight_line_decoder_equals_the_loop(tmp_path: Path, blank_bias: float) -> None:
+    """From a terse checkpoint to one that runs into the most symbols per frame all the time."""
+    folder = write_random_checkpoint(tmp_path / "talkative", blank_bias=blank_bias)
+    model = load_checkpoint(str(folder)).model
+    loop, straight = Decoder(model, FRAMES), UnrolledDecoder(model, FRAMES)
+    torch.manual_seed(0)
+    state = torch.zeros(5, loop.layout.size)
+    counts = []
+    for _ in range(12):
+        encoded = torch.randn(5, FRAMES, model.config.decoder_hidden_size)
+        length = torch.tensor([[4], [4], [0], [3], [1]], dtype=torch.int32)
+        expected = FlatStage(loop)(encoded, length, state)
+        got = FlatStage(straight)(encoded, length, state)
+        for ours, theirs in zip(got, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+            assert ours.dtype == theirs.dtype
+        state = got[-1]
+        counts.append(got[3][0].item())
+    assert sum(counts) > 0
+    if blank_bias == -20.0:
+        assert counts == [loop.dims.max_tokens] * 12

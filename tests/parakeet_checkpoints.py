@@ -1,0 +1,140 @@
+"""Small random checkpoints of the Parakeet kinds, which hear whole utterances.
+
+As in `checkpoints.py` their weights are scaled so that they emit tokens; the statistics of their
+batch norms are random too, so that folding them away shows in the result.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    ParakeetCTCConfig,
+    ParakeetEncoderConfig,
+    ParakeetFeatureExtractor,
+    ParakeetForCTC,
+    ParakeetForRNNT,
+    ParakeetForTDT,
+    ParakeetProcessor,
+    ParakeetRNNTConfig,
+    ParakeetTDTConfig,
+    ParakeetTokenizer,
+)
+
+from checkpoints import SPEECH, VOCABULARY
+
+BLANK = VOCABULARY
+DURATIONS = (0, 1, 2, 3, 4)
+KINDS = ("ctc", "rnnt", "tdt")
+MEL_BINS = {"ctc": 80, "rnnt": 80, "tdt": 128}
+BLANK_BIAS = {"ctc": 12.0, "rnnt": 6.0, "tdt": 0.0}
+NO_DURATION_BIAS = -3.0
+"""A random TDT model would often emit tokens of no duration for ever."""
+
+
+def write_parakeet_checkpoint(folder: Path, kind: str, seed: int = 0) -> Path:
+    """Save a random two-layer recognizer of one of ``KINDS`` that `python -m export` takes."""
+    torch.manual_seed(seed)
+    encoder = ParakeetEncoderConfig(
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        subsampling_conv_channels=8,
+        num_mel_bins=MEL_BINS[kind],
+        # Published checkpoints come with and without them.
+        attention_bias=kind == "ctc",
+        convolution_bias=kind == "ctc",
+        scale_input=kind == "ctc",
+    )
+    model = _model(kind, encoder).eval()
+    processor = _processor(kind)
+    _scale(model, processor.feature_extractor)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _model(kind: str, encoder: ParakeetEncoderConfig) -> Any:
+    if kind == "ctc":
+        config = ParakeetCTCConfig(
+            vocab_size=VOCABULARY + 1, pad_token_id=BLANK, encoder_config=encoder
+        )
+        return ParakeetForCTC(config)
+    sizes = {
+        "vocab_size": VOCABULARY + 1,
+        "blank_token_id": BLANK,
+        "pad_token_id": 0,
+        "decoder_hidden_size": 32,
+        "num_decoder_layers": 2,
+        "max_symbols_per_step": 3,
+        "encoder_config": encoder,
+    }
+    if kind == "rnnt":
+        model = ParakeetForRNNT(ParakeetRNNTConfig(**sizes))
+    else:
+        model = ParakeetForTDT(ParakeetTDTConfig(**sizes, durations=list(DURATIONS)))
+        durations = range(VOCABULARY + 1, VOCABULARY + 1 + len(DURATIONS))
+        model.generation_config.suppress_tokens = list(durations)
+    model.generation_config.decoder_start_token_id = BLANK
+    return model
+
+
+@torch.no_grad()
+def _scale(model: Any, feature_extractor: ParakeetFeatureExtractor) -> None:
+    """Spread the logits, so that tokens depend on what is heard and on the tokens before."""
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1 and "o_proj" not in name:
+            # Much of the front, little of the attention: a random one hears every moment alike.
+            weight.mul_(6 if "subsampling" in name else 3)
+        elif name.endswith("bias"):
+            weight.normal_(std=0.1)
+        elif weight.dim() == 1:
+            weight.uniform_(0.7, 1.4)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    heard = _hidden(model, feature_extractor)
+    mean, deviation = heard.mean(dim=0), heard.std(dim=0)
+    if isinstance(model, ParakeetForCTC):
+        head = model.ctc_head
+        head.weight.normal_().div_(deviation[:, None])
+        head.bias.copy_(-(head.weight[:, :, 0] @ mean))
+        head.bias[BLANK] += BLANK_BIAS["ctc"]
+        return
+    projector = model.encoder_projector
+    projector.weight.normal_().div_(7 * deviation)
+    projector.bias.copy_(-(projector.weight @ mean))
+    model.decoder.embedding.weight.mul_(10)
+    head = model.joint.head
+    head.weight.mul_(10)
+    if isinstance(model, ParakeetForTDT):
+        head.bias[BLANK] += BLANK_BIAS["tdt"]
+        head.bias[VOCABULARY + 1] += NO_DURATION_BIAS
+    else:
+        head.bias[BLANK] += BLANK_BIAS["rnnt"]
+
+
+def _hidden(model: Any, feature_extractor: ParakeetFeatureExtractor) -> torch.Tensor:
+    speech, rate_hz = soundfile.read(SPEECH, dtype="float32")
+    features = feature_extractor(speech, sampling_rate=rate_hz, return_tensors="pt")
+    return model.encoder(**features).last_hidden_state[0]
+
+
+def _processor(kind: str) -> ParakeetProcessor:
+    letters = [chr(ord("a") + index % 26) * (1 + index // 26) for index in range(VOCABULARY - 1)]
+    pieces = {"<unk>": 0}
+    for index, letter in enumerate(letters):
+        pieces[("▁" if index % 3 == 0 else "") + letter] = index + 1
+    tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    blank = {"pad_token": "<blank>"} if kind == "ctc" else {"pad_token": "<unk>"}
+    fast = ParakeetTokenizer(tokenizer_object=tokenizer, unk_token="<unk>", **blank)
+    fast.add_special_tokens({"additional_special_tokens": ["<blank>"]})
+    return ParakeetProcessor(ParakeetFeatureExtractor(MEL_BINS[kind]), fast, decoder_type=kind)

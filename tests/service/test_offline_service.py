@@ -1,0 +1,121 @@
+"""Whole utterances through a real Triton: what comes back is what transformers says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from project import OFFLINE_KINDS, ExportedOffline, OfflineCheckpoint
+from tritonclient.utils import InferenceServerException
+from whole_files import BUCKETS, OfflineService
+
+from export.checkpoint import load_checkpoint
+from export.offline.reference import transcribe
+from export.recordings import load_recordings
+from server.launch import running
+
+pytestmark = pytest.mark.triton
+
+FILES_AT_ONCE = 64
+
+
+@pytest.fixture(scope="module", params=OFFLINE_KINDS)
+def service(
+    request: pytest.FixtureRequest,
+    exported_offline: ExportedOffline,
+    offline_checkpoint: OfflineCheckpoint,
+) -> Iterator[OfflineService]:
+    checkpoint = load_checkpoint(str(offline_checkpoint(request.param)))
+    with running(exported_offline(request.param)) as triton:
+        yield OfflineService(triton.grpc_url, triton.metrics_url, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def one_service(
+    exported_offline: ExportedOffline, offline_checkpoint: OfflineCheckpoint
+) -> Iterator[OfflineService]:
+    """Of one kind, for what does not depend on it."""
+    checkpoint = load_checkpoint(str(offline_checkpoint("ctc")))
+    with running(exported_offline("ctc")) as triton:
+        yield OfflineService(triton.grpc_url, triton.metrics_url, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[np.ndarray]:
+    return [recording.samples for recording in load_recordings()]
+
+
+def test_recordings_come_back_as_the_original_hears_them(
+    service: OfflineService, speech: list[np.ndarray]
+) -> None:
+    expected = transcribe(service.checkpoint, speech)
+    assert sum(len(reference.tokens) for reference in expected) > 100
+    alone = service.transcribe(speech, at_once=1)
+    together = service.transcribe(speech * 4)
+    for got, reference in zip([*alone, *together], expected * 5, strict=True):
+        service.assert_equal(got, reference)
+
+
+def test_sixty_four_files_at_once_share_batches(
+    one_service: OfflineService, speech: list[np.ndarray]
+) -> None:
+    """More than eight in a batch, by Triton's count and by that of the backend's own runs."""
+    names = ("nv_inference_count", "nv_inference_exec_count", "earshot_rows_total")
+    samples = np.concatenate(speech)
+    random = np.random.default_rng(0)
+    # Pieces of 2 to 8 s in no order, as files come.
+    lengths = random.integers(32_001, 128_000, 8 * FILES_AT_ONCE)
+    starts = random.integers(0, len(samples) - 128_000, 8 * FILES_AT_ONCE)
+    files = [samples[at : at + length] for at, length in zip(starts, lengths, strict=True)]
+    before = {name: one_service.counter(name) for name in (*names, "earshot_runs_total")}
+    one_service.transcribe(files, at_once=FILES_AT_ONCE)
+    grown = {
+        name: one_service.counter(name)["encoder_offline"] - values["encoder_offline"]
+        for name, values in before.items()
+    }
+    assert grown["nv_inference_count"] == grown["earshot_rows_total"] == len(files)
+    assert grown["nv_inference_count"] / grown["nv_inference_exec_count"] > 8
+    assert grown["earshot_rows_total"] / grown["earshot_runs_total"] > 8
+
+
+@pytest.mark.parametrize("length", [0, 1, 159, 160, 319, 320, 399])
+def test_very_short_audio_has_an_answer(
+    one_service: OfflineService, speech: list[np.ndarray], length: int
+) -> None:
+    answer = one_service.infer(np.resize(speech[0], BUCKETS[0]), length)
+    if length < 320:
+        assert answer.text == "" and answer.tokens == []
+
+
+SECOND = 16_000
+
+
+@pytest.mark.parametrize(
+    ("audio", "length", "says"),
+    [
+        (np.zeros(SECOND), SECOND, r"AUDIO has a length of 16000, not 32000, .*: pad it"),
+        (np.zeros(33 * SECOND), SECOND, r"not 32000, .* 480000: cut it into pieces"),
+        (np.zeros(BUCKETS[0]), -1, r"AUDIO_LENGTH must lie in 0\.\.32000, not -1"),
+        (np.zeros(BUCKETS[0]), BUCKETS[0] + 1, r"AUDIO_LENGTH must lie in 0\.\.32000, not 32001"),
+        (np.full(BUCKETS[0], np.nan), SECOND, "AUDIO holds NaN"),
+        (np.full(BUCKETS[0], 1e9), SECOND, r"AUDIO peaks at 1e\+09"),
+        (np.zeros(0), 0, r"AUDIO has a length of 0, not 32000"),
+    ],
+)
+def test_bad_input_is_refused_with_a_reason(
+    one_service: OfflineService, audio: np.ndarray, length: int, says: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=says):
+        one_service.infer(audio, length)
+
+
+def test_a_refused_file_does_not_spoil_its_batch(
+    one_service: OfflineService, speech: list[np.ndarray]
+) -> None:
+    expected = one_service.transcribe(speech[:2], at_once=1)
+    broken = speech[2].copy()
+    broken[100] = np.inf
+    with pytest.raises(InferenceServerException, match="AUDIO peaks at inf"):
+        one_service.transcribe([*speech[:2], broken])
+    assert one_service.transcribe(speech[:2]) == expected
