@@ -11,12 +11,14 @@ REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
 MODEL_CONTROL ?=
 NAME ?=
+STREAMS ?= 64
+MAX_STREAMS ?=
+HOLD_S ?= 60
 SPEECH ?= ../shared/speech
 RECORDINGS ?= recordings
 # On a GPU machine (deploy/README.md). Both containers are of this tag: a plan loads in no other.
 NVIDIA_TAG ?= 26.11-py3
 GPU_PRECISION ?= fp16
-MAX_STREAMS ?= 1024
 
 PYTHON312 ?= $(shell python3.12 -c 'import sys; print(sys.base_prefix)' 2>/dev/null)
 GPU_PYTHON ?= $(BIN)/python
@@ -30,13 +32,14 @@ EXPORTED := $(REPOSITORY)/.exported
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
 # Engines of other knobs are other engines.
-GPU_MODELS := $(notdir $(CHECKPOINT))-$(CHUNK_MS)ms-$(GPU_PRECISION)-$(MAX_STREAMS)
+GPU_STREAMS := $(or $(MAX_STREAMS),1024)
+GPU_MODELS := $(notdir $(CHECKPOINT))-$(CHUNK_MS)ms-$(GPU_PRECISION)-$(GPU_STREAMS)
 COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) CHUNK_MS=$(CHUNK_MS) \
-  GPU_PRECISION=$(GPU_PRECISION) MAX_STREAMS=$(MAX_STREAMS) GRPC_PORT=$(GRPC_PORT) \
+  GPU_PRECISION=$(GPU_PRECISION) MAX_STREAMS=$(GPU_STREAMS) GRPC_PORT=$(GRPC_PORT) \
   GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
 
-.PHONY: help env demo export serve live test test-all parity overhead baseline demo-model lint types \
-  clean FORCE
+.PHONY: help env demo export serve live test test-all parity demo-model lint types clean FORCE
+.PHONY: overhead capacity loadtest selftest baseline
 .PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
 help: ## Print this help
@@ -45,7 +48,9 @@ help: ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT MODEL_CONTROL"
-	@echo "  NAME PYTHON SPEECH RECORDINGS; on a GPU machine also: GPU_PRECISION MAX_STREAMS NVIDIA_TAG"
+	@echo "  NAME PYTHON SPEECH RECORDINGS"
+	@echo "of the load test: URL STREAMS MAX_STREAMS HOLD_S P99_MS"
+	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS NVIDIA_TAG"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -100,7 +105,20 @@ demo-model: $(READY) ## Train the demo model from recordings (hours; may be stop
 	$(BIN)/python -m export.demo --speech $(SPEECH) --fresh
 
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
-	$(BIN)/python -m loadtest.overhead --repository $(REPOSITORY)
+	$(BIN)/python -m loadtest overhead --repository $(REPOSITORY)
+
+# Without URL they start a server of their own on REPOSITORY.
+LOAD = $(if $(URL),--url $(URL),--repository $(REPOSITORY)) --hold-s $(HOLD_S) \
+  $(if $(P99_MS),--p99-ms $(P99_MS))
+
+capacity: $(READY) $(if $(URL),,$(EXPORTED)) ## Find how many live streams the server at URL carries
+	$(BIN)/python -m loadtest capacity $(LOAD) $(if $(MAX_STREAMS),--max-streams $(MAX_STREAMS))
+
+loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails if they are not carried
+	$(BIN)/python -m loadtest hold --streams $(STREAMS) $(LOAD)
+
+selftest: $(READY) ## Hold the load test against services whose capacity is known
+	$(BIN)/python -m loadtest selftest
 
 baseline: $(READY) $(EXPORTED) ## WER and streams per core beside PocketSphinx on RECORDINGS (SETS, URL, OUTPUT)
 	$(BIN)/python -m loadtest baseline --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) \

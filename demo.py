@@ -6,6 +6,8 @@ what it heard beside what was said, then holds more and more live streams until 
 
 from __future__ import annotations
 
+import loadtest.gevent_first  # isort: skip  # noqa: F401
+
 import csv
 import sys
 from dataclasses import dataclass
@@ -16,15 +18,20 @@ import earshot
 import jiwer
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from loadtest.pacing import WARM_UP_S, Level
-from loadtest.quick import largest_count
+from loadtest.crowd import CrowdFailed
+from loadtest.measure import Setup, measuring
+from loadtest.report_line import verdict_of
+from loadtest.result import Level
+from loadtest.search import search
 from loadtest.server_process import ServerEnded, ServerProcess, serving
-from loadtest.speech import RECORDINGS, load_speech
+from loadtest.speech import RECORDINGS
 
+HOLD_S = 5.0
+RESOLUTION = 0.15
+"""A quick look: `make capacity` finds the count more closely, and holds it for longer."""
 _console = Console()
 
 
@@ -45,7 +52,7 @@ def main(
     try:
         with serving(repository) as server:
             _show(server)
-    except (ServerEnded, earshot.EarshotError) as error:
+    except (ServerEnded, CrowdFailed, earshot.EarshotError) as error:
         _console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
 
@@ -58,7 +65,7 @@ def _show(server: ServerProcess) -> None:
             f"{info.server} at {server.url}\n"
         )
         _print_transcripts(_transcribe_all(client))
-    _print_capacity(server, info.max_streams)
+    _print_capacity(server, info)
 
 
 def _transcribe_all(client: earshot.Client) -> list[Heard]:
@@ -91,46 +98,43 @@ def _print_transcripts(results: list[Heard]) -> None:
     _console.print(f"word error rate over {seconds:.0f} s: [bold]{jiwer.wer(said, heard):.1%}\n")
 
 
-def _print_capacity(server: ServerProcess, limit: int) -> None:
-    used = _CpuMeter(server)
-    cores_used: dict[int, float] = {}
-    with Progress(console=_console, transient=True) as progress:
-        progress.add_task("live streams", total=None)
-
-        def report(level: Level) -> None:
-            # A late send counts as latency, so a level that passes does so in spite of it.
-            late = "late" if level.valid else "late, and so was the load generator"
-            mark = "[green]in time[/green]" if level.passes else f"[red]{late}[/red]"
-            cores_used[level.streams] = used.since_last_s() / (WARM_UP_S + level.hold_s)
-            progress.console.print(
-                f"  {level.streams:4d} live streams: text after {level.percentile_ms(50):4.0f} ms "
-                f"(p50), {level.p99_ms:4.0f} ms (p99)  {mark}"
-            )
-
-        best = largest_count(server.url, load_speech(), limit, report)
-    if best is None:
+def _print_capacity(server: ServerProcess, info: earshot.ServerInfo) -> None:
+    setup = Setup(server.url, server.metrics_url)
+    with measuring(setup, _console, _print_level) as measurement:
+        found = search(
+            lambda streams, final: measurement.hold(streams, HOLD_S, final),
+            info.max_streams,
+            resolution=RESOLUTION,
+            long=False,
+        )
+    best = [level for level in found.levels if level.streams == found.streams]
+    if not best:
         _console.print("this machine does not carry the first level of live streams")
         return
-    cores = cores_used[best.streams]
+    level = best[-1]
+    cores = level.server_cpu_cores or measurement.conditions.cpu_cores
     _console.print(
-        f"\n[bold]{best.streams} live streams, {best.streams / cores:.0f} per core[/bold] "
+        f"\n[bold]{level.streams} live streams, {level.streams / cores:.0f} per core[/bold] "
         f"(the server used {cores:.1f} cores, the load generator shares the machine; p99 of "
-        f"{best.p99_ms:.0f} ms from the end of a {best.chunk_ms} ms chunk to its text; held for "
-        f"{best.hold_s:.0f} s)"
+        f"{level.chunk_latency.p99_ms:.0f} ms from the end of a {info.chunk_ms} ms chunk to its "
+        f"text; held for {HOLD_S:.0f} s)"
     )
 
 
-class _CpuMeter:
-    """CPU seconds of all server processes, from one look to the next."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self._server = server
-        self._last_s = sum(server.cpu_s().values())
-
-    def since_last_s(self) -> float:
-        """CPU seconds since the last call."""
-        before_s, self._last_s = self._last_s, sum(self._server.cpu_s().values())
-        return self._last_s - before_s
+def _print_level(level: Level) -> None:
+    verdict = verdict_of(level)
+    mark = {
+        "pass": "[green]in time[/green]",
+        "fail": "[red]late[/red]",
+        "invalid": "[red]the load generator was late[/red]",
+    }[verdict]
+    latency = level.chunk_latency
+    _console.print(
+        f"  {level.streams:4d} live streams: text after {latency.p50_ms:4.0f} ms (p50), "
+        f"{latency.p99_ms:4.0f} ms (p99)  {mark}"
+    )
+    if verdict == "fail" and level.failures:
+        _console.print("  ".join(level.reasons), style="red", markup=False)
 
 
 if __name__ == "__main__":

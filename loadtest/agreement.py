@@ -113,17 +113,21 @@ def _measure(
     from loadtest.two_tools import ToolFailed, two_tools
 
     try:
-        with two_tools(binary, repository) as tools, _console.status("") as status:
+        with two_tools(binary, repository) as tools, _console.status("measuring in turn"):
             quantities: list[Quantity] = []
             for streams in closed:
-                theirs, ours = tools.closed_loop(streams, rounds, seconds, status.update)
+                theirs, ours = tools.closed_loop(streams, rounds, seconds, _announce)
                 quantities += compare("closed", streams, theirs, ours)
-            theirs, ours = tools.open_loop(open_streams, rounds, seconds, status.update)
+            theirs, ours = tools.open_loop(open_streams, rounds, seconds, _announce)
             quantities += compare("open", open_streams, theirs, ours)
             return quantities, tools.conditions(seconds)
     except (earshot.EarshotError, PerfAnalyzerFailed, ServerEnded, ToolFailed, OSError) as error:
         _console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _announce(measured: str) -> None:
+    _console.print(measured, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print(quantities: list[Quantity]) -> None:

@@ -138,6 +138,7 @@ def _measurement(
 
     from loadtest.crowd import CrowdFailed
     from loadtest.measure import Setup, Unsuitable, measuring
+    from loadtest.report_line import show
     from loadtest.server_process import ServerEnded, serving
     from loadtest.speech import RECORDINGS
 
@@ -152,7 +153,7 @@ def _measurement(
             speech or RECORDINGS,
             p99_ms,
         )
-        return measuring(setup, _console)
+        return measuring(setup, _console, show)
 
     try:
         if url is None:

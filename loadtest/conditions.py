@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import shlex
 import socket
@@ -17,6 +16,7 @@ from typing import Any
 
 from earshot import ServerInfo
 
+from loadtest.machine import cpu_model, usable_cores
 from loadtest.result import Conditions
 from loadtest.speech import SAMPLE_RATE_HZ, Recording
 
@@ -64,20 +64,6 @@ def is_local(url: str) -> bool:
         probe.bind((socket.gethostbyname(host), 0))
         return True
     return False
-
-
-def usable_cores() -> int:
-    """Cores that processes of this machine may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def cpu_model() -> str:
-    """As the kernel names it; the architecture where it does not."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _gpu_model() -> str | None:

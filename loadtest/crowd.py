@@ -7,6 +7,8 @@ machines are started by hand with `locust -f loadtest/locustfile.py --worker --m
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import gevent
+import psutil
 from locust.env import Environment
 from locust.event import Events
 from locust.runners import MasterRunner
@@ -42,14 +45,23 @@ class CrowdFailed(Exception):
 class Crowd:
     """Speakers of one server; make one with `crowd`."""
 
-    def __init__(self, runner: MasterRunner, moderator: Moderator) -> None:
+    def __init__(
+        self, runner: MasterRunner, moderator: Moderator, workers: list[subprocess.Popen[str]]
+    ) -> None:
         self._runner = runner
         self._moderator = moderator
+        self._workers = workers
 
     @property
     def processes(self) -> int:
         """Processes that speak."""
         return len(self._runner.clients.all)
+
+    def pin(self, core: int) -> None:
+        """Keep the workers of this machine, all their threads, on one core."""
+        for worker in self._workers:
+            for thread in psutil.Process(worker.pid).threads():
+                os.sched_setaffinity(thread.id, [core])
 
     def hold(
         self,
@@ -90,16 +102,17 @@ class Crowd:
         progress: Progress,
         every_second: Callable[[], None] = lambda: None,
     ) -> None:
-        while (left_s := until_s - time.monotonic()) > 0:
+        while time.monotonic() < until_s:
             progress(time.monotonic() - begin_s, self._moderator.gathering)
             every_second()
-            gevent.sleep(min(1.0, left_s, max(0.0, until_s - time.monotonic())))
+            gevent.sleep(max(0.0, min(1.0, until_s - time.monotonic())))
 
 
 @contextmanager
 def crowd(
     url: str,
     speech: Path,
+    talk_s: float,
     processes: int,
     remote_workers: int = 0,
     master_port: int | None = None,
@@ -110,18 +123,21 @@ def crowd(
     Raises:
         CrowdFailed: they did not start.
     """
+    # It warns of starting many users at once: they are told to speak only when all are there.
+    logging.getLogger("locust").setLevel(logging.ERROR)
     port = master_port or free_port()
     environment = Environment(user_classes=[LiveSpeaker], host=url, events=Events())
     host = "*" if remote_workers else "127.0.0.1"
     runner = environment.create_master_runner(host, port)
     command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--worker"]
-    command += ["--master-host", "127.0.0.1", "--master-port", str(port), "--speech", str(speech)]
+    command += ["--master-host", "127.0.0.1", "--master-port", str(port)]
+    command += ["--speech", str(speech.resolve()), "--talk-s", str(talk_s)]
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
         workers = [stack.enter_context(_worker(command, log)) for _ in range(processes)]
         stack.callback(runner.quit)
         _await(runner, workers, processes + remote_workers, log)
-        yield Crowd(runner, Moderator(environment))
+        yield Crowd(runner, Moderator(environment), workers)
 
 
 @contextmanager

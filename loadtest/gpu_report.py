@@ -26,7 +26,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from loadtest.conditions import cpu_model, usable_cores
+from loadtest.conditions import usable_cores
+from loadtest.machine import cpu_model
 
 TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 12000}
 """Streams that are wanted of the 0.6B model, by chunk: where its search begins."""

@@ -87,7 +87,7 @@ def _broken(
     if texts.different:
         yield (
             f"{texts.different} of {texts.compared} transcripts are not those of a quiet stream, "
-            f"one has {texts.example}"
+            f"as in {texts.example}"
         )
     if not texts.compared:
         yield "no stream came to an end, so no transcript could be compared"

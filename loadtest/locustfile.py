@@ -18,6 +18,7 @@ import loadtest.gevent_first  # isort: skip  # noqa: F401
 import logging
 import math
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from loadtest.judge import judge, rule_for
 from loadtest.metrics import ServerUse
 from loadtest.report_line import describe, exit_code, verdict_of
 from loadtest.speaker import Speaker
-from loadtest.speech import RECORDINGS, load_recordings, write_scripts
+from loadtest.speech import RECORDINGS, TALK_S, Script, load_recordings, write_scripts
 from loadtest.transcripts import Comparer, hear_quietly
 from loadtest.wiring import Moderator, Station
 
@@ -68,7 +69,7 @@ class LiveSpeaker(User):
 
 
 class Charts:
-    """Feeds Locust's statistics. Its charts are drawn from what is fired as a request: the chunks."""
+    """Feeds Locust's statistics; its charts are drawn from what is fired as a request: chunks."""
 
     def __init__(self, environment: Environment) -> None:
         self._request = environment.events.request
@@ -106,24 +107,26 @@ class Charts:
 @events.init_command_line_parser.add_listener
 def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--speech", default=str(RECORDINGS), help="Folder with recordings.")
+    parser.add_argument("--talk-s", type=float, default=TALK_S, help="Least length of a stream.")
 
 
 @events.init.add_listener
 def _set_up(environment: Environment, **_: Any) -> None:
-    assert environment.parsed_options is not None
-    speech = Path(environment.parsed_options.speech)
+    options = environment.parsed_options
+    assert options is not None
+    scripts = write_scripts(load_recordings(Path(options.speech)), options.talk_s)
     if not isinstance(environment.runner, MasterRunner):
-        _stations[environment] = Station(environment, speech, Charts(environment))
+        _stations[environment] = Station(environment, scripts, Charts(environment))
     if not isinstance(environment.runner, WorkerRunner):
-        _Chair(environment, speech)
+        _Chair(environment, scripts)
 
 
 class _Chair:
     """Holds one level for as long as Locust's own controls say, and judges it."""
 
-    def __init__(self, environment: Environment, speech: Path) -> None:
+    def __init__(self, environment: Environment, scripts: Sequence[Script]) -> None:
         self._environment = environment
-        self._scripts = write_scripts(load_recordings(speech))
+        self._scripts = scripts
         self._moderator = Moderator(environment)
         self._info: earshot.ServerInfo | None = None
         self._comparer: Comparer | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from loadtest.conditions import conditions, is_local
 from loadtest.crowd import LOCUSTFILE, Crowd, crowd
 from loadtest.judge import judge, latency_of, rule_for
 from loadtest.metrics import ServerWatch
-from loadtest.report_line import describe
 from loadtest.result import SCHEMA, CapacityResult, Conditions, Level
 from loadtest.samples import Gathering
 from loadtest.search import Found
@@ -62,6 +61,7 @@ class Measurement:
         watch: ServerWatch,
         conditions: Conditions,
         console: Console,
+        report: Callable[[Level], None],
     ) -> None:
         self.info = info
         self.conditions = conditions
@@ -70,6 +70,7 @@ class Measurement:
         self._crowd = crowd
         self._watch = watch
         self._console = console
+        self._report = report
 
     def hold(self, streams: int, hold_s: float, final: bool) -> Level:
         """Hold ``streams`` live streams for ``hold_s`` seconds, and judge them."""
@@ -84,8 +85,12 @@ class Measurement:
                 streams, self._setup.warm_up_s, hold_s, self._watch, progress
             )
         level = judge(samples, streams, rule, final, self._comparer.compare(samples.spoken), use)
-        self._console.print(describe(level), markup=False, highlight=False)
+        self._report(level)
         return level
+
+    def pin_speakers(self, core: int) -> None:
+        """Keep the processes that speak, all their threads, on one core."""
+        self._crowd.pin(core)
 
     def result(self, found: Found, kind: str, hold_s: float, limit: str) -> CapacityResult:
         """The document of a run."""
@@ -105,8 +110,14 @@ class Measurement:
 
 
 @contextmanager
-def measuring(setup: Setup, console: Console) -> Generator[Measurement]:
+def measuring(
+    setup: Setup, console: Console, report: Callable[[Level], None]
+) -> Generator[Measurement]:
     """Connect to the server, hear the speech once quietly, and call the speakers together.
+
+    Args:
+        console: shows progress, if it is a terminal.
+        report: is told each level when it has been held.
 
     Raises:
         EarshotError: the server cannot be reached.
@@ -129,6 +140,7 @@ def measuring(setup: Setup, console: Console) -> Generator[Measurement]:
     with crowd(
         setup.url,
         setup.speech,
+        setup.talk_s,
         setup.processes,
         setup.remote_workers,
         setup.master_port,
@@ -142,6 +154,7 @@ def measuring(setup: Setup, console: Console) -> Generator[Measurement]:
             watch,
             conditions(info, setup.repository, setup.speech, recordings, watch.gpus, count),
             console,
+            report,
         )
 
 
@@ -150,7 +163,13 @@ def _processes(url: str) -> list[psutil.Process]:
 
 
 def _live(console: Console) -> Bar:
-    return Bar(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True)
+    return Bar(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def _progress_line(streams: int, at_s: float, hold_s: float, gathering: Gathering) -> str:

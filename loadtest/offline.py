@@ -1,4 +1,4 @@
-"""``python -m loadtest.offline``: whole files per second and core, against `transformers` itself.
+"""``python -m loadtest offline``: whole files per second and core, against `transformers` itself.
 
 Presses `asr_offline` with many files at once, in no order, and counts the CPU time of all server
 processes; then runs the original over the same files on the same cores. Both in one run, both in
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from tritonclient.grpc import InferInput
 
-from loadtest.overhead import cpu_model
+from loadtest.machine import cpu_model
 from loadtest.server_process import ServerProcess, serving
 from loadtest.speech import RECORDINGS, SAMPLE_RATE_HZ, Samples, load_recordings
 from loadtest.transformers_loop import OriginalRun, run_original
@@ -198,7 +198,3 @@ def _print(report: dict[str, Any]) -> None:
         f"the service does {report['ratio_per_core']:.2f} times the work of transformers at its "
         f"best per core; encoder batches of {batch:.1f}, run as {run:.1f} of like length"
     )
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -1,4 +1,4 @@
-"""``python -m loadtest.overhead``: what the server costs on top of the network it serves.
+"""``python -m loadtest overhead``: what the server costs on top of the network it serves.
 
 Streams per core of the whole service (tritonserver, its backends, all copies and queues) against a
 bare ONNX Runtime loop over the same files, at the batch size that the service reached, one thread
@@ -8,24 +8,25 @@ each, in one run. Both are counted in CPU time, so a client on the same machine 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import platform
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
 import typer
-from earshot import AsyncClient, ServerInfo, connect_async
 from rich.console import Console
 from rich.table import Table
 
 from loadtest.bare_loop import FUSED, STAGES, BareLoop, run_bare_loop
+from loadtest.machine import cpu_model
 from loadtest.server_process import ServerProcess, serving
 from loadtest.speech import SAMPLE_RATE_HZ, Samples, from_offset, load_speech
+
+if TYPE_CHECKING:
+    from earshot import AsyncClient, ServerInfo
 
 WARM_UP_S = 3.0
 TARGET = 0.70
@@ -58,7 +59,7 @@ class Saturated:
         return self.info.chunk_ms / self.total_ms
 
 
-def main(
+def overhead(
     repository: Annotated[Path, typer.Option(help="Exported models.")] = Path("model_repository"),
     streams: Annotated[int, typer.Option(help="Streams that press chunk after chunk.")] = 64,
     seconds: Annotated[float, typer.Option(help="Length of the measurement.")] = 20.0,
@@ -80,6 +81,8 @@ def main(
 
 async def press(server: ServerProcess, speech: Samples, streams: int, seconds: float) -> Saturated:
     """Let ``streams`` streams of ``speech`` send chunk after chunk for ``seconds`` seconds."""
+    from earshot import connect_async  # asyncio's client: not in a process that gevent has changed
+
     async with connect_async(server.url) as client:
         counts = [0]
         tasks = [
@@ -167,15 +170,6 @@ def _report(service: Saturated, bare: BareLoop, streams: int) -> dict[str, Any]:
     }
 
 
-def cpu_model() -> str:
-    """The processor, as the kernel names it; the architecture where it does not."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
 def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in sorted(values.items())}
 
@@ -199,7 +193,3 @@ def _print(report: dict[str, Any]) -> None:
         f"({verdict} the target of {TARGET:.0%}), encoder batches of "
         f"{report['batch']:.1f}"
     )
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -41,6 +41,10 @@ class Measured:
     p50_ms: float
     p99_ms: float
 
+    def __str__(self) -> str:
+        latency = f"p50 {self.p50_ms:5.1f} ms, p99 {self.p99_ms:5.1f} ms"
+        return f"{self.chunks_per_s:6.1f} chunks/s, {latency}"
+
     @classmethod
     def of(cls, latencies_ms: Sequence[float], chunks_per_s: float) -> Measured:
         """From raw samples."""

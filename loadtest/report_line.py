@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from rich.console import Console
+
 from loadtest.result import Level, Verdict
 
+_console = Console(stderr=True)
 _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "invalid": 3}
 
 
@@ -29,3 +32,8 @@ def describe(level: Level) -> str:
         f"{final} ms  generator late p99 {lateness.p99_ms:.1f} ms  {verdict_of(level).upper()}"
         + "".join(f"\n      {reason}" for reason in level.reasons)
     )
+
+
+def show(level: Level) -> None:
+    """Print it among the diagnostics."""
+    _console.print(describe(level), markup=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,8 @@
 """Raw samples of a level: taken where the speakers are, gathered where the level is judged.
 
 Locust keeps response times in rounded bins; here every chunk is kept as it was measured. A process
-of speakers has one `Recorder`; about once a second it sends what it has taken to the `Gathering` of
-the process that holds the level, which may be on another machine. Clocks are not compared: each
+of speakers has one `Recorder`; a few times a second it sends what it has taken to the `Gathering`
+of the process that holds the level, which may be on another machine. Clocks are not compared: each
 process counts from the moment it was told to begin.
 """
 
@@ -142,7 +142,7 @@ class Recorder:
                 self._ticks.append(1000 * (time.monotonic() - tick_s))
             self._note_cpu(tick_s)
 
-    def report_forever(self, send: Callable[[Batch], None], every_s: float = 1.0) -> None:
+    def report_forever(self, send: Callable[[Batch], None], every_s: float = 0.25) -> None:
         """Send what was taken, and at last that it was all; run it in a greenlet of its own."""
         while True:
             gevent.sleep(every_s)

@@ -27,7 +27,8 @@ from loadtest.comparison import (
     Recognizer,
     SpeechSet,
 )
-from loadtest.overhead import cpu_model, press
+from loadtest.machine import cpu_model
+from loadtest.overhead import press
 from loadtest.recordings import INT16_PEAK, Recording, find_recordings
 from loadtest.result import CapacityResult
 from loadtest.server_process import ServerProcess, serving

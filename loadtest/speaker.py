@@ -119,7 +119,7 @@ class Speaker:
         self._recorder.spoken(_spoken(script, text, chunks, complete))
 
     def _wait_until(self, due_s: float) -> float:
-        """Sleep; how late it is then in ms, or NaN if it is the server that made this chunk late."""
+        """Sleep; returns how late it is then in ms, NaN if that is because of the server."""
         in_time = self._answered_s <= due_s
         while (wait_s := due_s - time.monotonic()) > 0:
             gevent.sleep(wait_s)

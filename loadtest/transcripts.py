@@ -73,7 +73,7 @@ class Comparer:
             change = Levenshtein.normalized_distance(tokens, stream.tokens)
             if change > self._allowed or tokens == stream.tokens:
                 different += 1
-                example = f"{stream.text!r} instead of {text!r}"
+                example = _difference(stream.text, text)
         return Comparison(len(spoken), different, changed, example, self._wer(spoken))
 
     def _wer(self, spoken: Sequence[Spoken]) -> float | None:
@@ -89,6 +89,14 @@ class Comparer:
             errors += count * wrong
             words += count * (scored.hits + scored.substitutions + scored.deletions)
         return errors / words if words else None
+
+
+def _difference(heard: str, quiet: str) -> str:
+    """Where two texts part, with a few words around."""
+    pairs = enumerate(zip(heard, quiet, strict=False))
+    same = next((at for at, (a, b) in pairs if a != b), min(len(heard), len(quiet)))
+    part = slice(max(0, same - 20), same + 30)
+    return f"{heard[part]!r} where a quiet stream has {quiet[part]!r}"
 
 
 def hear_quietly(

@@ -19,7 +19,7 @@ import earshot
 import numpy as np
 import psutil
 
-from loadtest.overhead import cpu_model
+from loadtest.machine import cpu_model
 from loadtest.perf_analyzer import Measured, PerfAnalyzer
 from loadtest.result import CapacityResult
 from loadtest.server_process import ServerProcess, serving
@@ -184,8 +184,8 @@ def _in_turn(
     by_them: list[Measured] = []
     by_us: list[Measured] = []
     for number in range(rounds):
-        announce(f"{what}: round {number + 1} of {rounds}, perf_analyzer")
         by_them.append(theirs())
-        announce(f"{what}: round {number + 1} of {rounds}, earshot")
+        announce(f"{what}, round {number + 1} of {rounds}, perf_analyzer: {by_them[-1]}")
         by_us.append(ours())
+        announce(f"{what}, round {number + 1} of {rounds}, earshot:       {by_us[-1]}")
     return by_them, by_us

@@ -2,7 +2,7 @@
 
     moderator (master, or alone)           station (worker, or alone)
     SPEAK with a window             ->     the speakers speak, samples are taken
-                                    <-     HEARD about once a second
+                                    <-     HEARD a few times a second
     HANG_UP, if the window is open  ->     the streams end
                                     <-     HEARD with `done` when the last stream has ended
 
@@ -12,14 +12,11 @@ machines.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import earshot
@@ -28,9 +25,10 @@ from gevent.lock import Semaphore
 from locust.env import Environment
 from locust.runners import MasterRunner, Runner
 
+from loadtest.priority import go_first
 from loadtest.samples import Batch, Gathering, Recorder, Samples, Window
 from loadtest.speaker import Speaker, Watcher
-from loadtest.speech import Script, load_recordings, write_scripts
+from loadtest.speech import Script
 
 SPEAK = "earshot-speak"
 HANG_UP = "earshot-hang-up"
@@ -42,17 +40,19 @@ DRAIN_S = 25.0
 class Station:
     """The speakers of one process."""
 
-    def __init__(self, environment: Environment, speech: Path, watcher: Watcher) -> None:
+    def __init__(
+        self, environment: Environment, scripts: Sequence[Script], watcher: Watcher
+    ) -> None:
         self.recorder = Recorder()
         self._watcher = watcher
-        self._scripts: Sequence[Script] = write_scripts(load_recordings(speech))
+        self._scripts = scripts
         self._client: earshot.Client | None = None
         self._connecting = Semaphore()
         self._speakers = 0
         runner = _runner(environment)
         runner.register_message(SPEAK, self._on_speak)
         runner.register_message(HANG_UP, self._on_hang_up)
-        _go_first()
+        go_first()
         # A full collection over all that was imported would hold up every speaker.
         gc.collect()
         gc.freeze()
@@ -117,16 +117,6 @@ class Moderator:
     def _on_heard(self, environment: Environment, msg: Any) -> None:
         batch: Batch = msg.data
         self.gathering.add(msg.node_id, batch)
-
-
-def _go_first() -> None:
-    """A speaker that is due should not queue for a CPU behind the server: real time, if allowed.
-
-    It matters where both share a machine. Without the right to it (root, or CAP_SYS_NICE) a busy
-    machine makes the generator late, and the run says so.
-    """
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def _runner(environment: Environment) -> Runner:

@@ -14,7 +14,7 @@ from project import PROJECT, ExportedOffline, OfflineCheckpoint
 def test_report_holds_the_service_against_transformers(
     exported_offline: ExportedOffline, offline_checkpoint: OfflineCheckpoint
 ) -> None:
-    command = [sys.executable, "-m", "loadtest.offline", "--rounds", "2", "--json"]
+    command = [sys.executable, "-m", "loadtest", "offline", "--rounds", "2", "--json"]
     command += ["--repository", str(exported_offline("ctc"))]
     result = subprocess.run(
         [*command, "--checkpoint", str(offline_checkpoint("ctc"))],

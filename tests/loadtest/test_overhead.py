@@ -12,7 +12,7 @@ from project import PROJECT, Exported
 
 @pytest.mark.triton
 def test_report_names_each_process_and_counts_every_chunk(exported: Exported) -> None:
-    command = [sys.executable, "-m", "loadtest.overhead", "--repository", str(exported(320))]
+    command = [sys.executable, "-m", "loadtest", "overhead", "--repository", str(exported(320))]
     result = subprocess.run(
         [*command, "--streams", "8", "--seconds", "2", "--json"],
         cwd=PROJECT,

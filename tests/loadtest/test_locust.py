@@ -1,0 +1,148 @@
+"""The locustfile works in all the ways that Locust runs one, and so do the commands around it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from project import PROJECT
+
+from loadtest.fake_service import Truth, fake_service
+from loadtest.result import CapacityResult
+from loadtest.server_process import free_port
+
+SPEECH = PROJECT / "recordings" / "ljspeech"
+LOCUST = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py"]
+SHORT = ["--speech", str(SPEECH), "--talk-s", "2"]
+_without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    """Carries 40 streams of 160 ms chunks."""
+    with fake_service(Truth(chunk_ms=160, service_ms=4.0)) as url:
+        yield url
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+
+
+def headless(service: str, *options: str, streams: int = 6) -> list[str]:
+    users = ["-u", str(streams), "-r", str(streams), "-t", "6s"]
+    return [*LOCUST, *SHORT, "--host", service, "--headless", *users, *options]
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]], ids=["alone", "two processes"])
+def test_headless_ends_with_a_verdict_from_raw_samples(service: str, options: list[str]) -> None:
+    result = run(headless(service, *options))
+    [line] = [line for line in result.stdout.splitlines() if " streams " in line]
+    assert line.split()[:2] == ["6", "streams"]
+    # A machine that is busy with other things may make the generator late; it then says so.
+    expected = {"PASS": 0, "INVALID": 3}
+    assert result.returncode == expected[line.split()[-1]], line
+
+
+def test_headless_fails_when_the_service_cannot_keep_up(service: str) -> None:
+    result = run(headless(service, streams=80))
+    assert "allowed 160 ms" in result.stdout
+    assert result.returncode in (1, 3)
+
+
+def test_master_and_worker_are_separate_processes(service: str) -> None:
+    port = ["--master-port", str(free_port())]
+    worker = [*LOCUST, *SHORT, "--worker", "--master-host", "127.0.0.1", *port]
+    master = headless(
+        service,
+        "--master",
+        "--expect-workers",
+        "2",
+        *[option.replace("--master-port", "--master-bind-port") for option in port],
+    )
+    workers = [subprocess.Popen(worker, cwd=PROJECT, stderr=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        result = run(master)
+    finally:
+        for process in workers:
+            process.wait(20)
+    [line] = [line for line in result.stdout.splitlines() if " streams " in line]
+    assert line.split()[0] == "6"
+    assert result.returncode in (0, 3), line
+
+
+def test_the_web_ui_has_streams_chunk_and_final_latency_and_lateness(service: str) -> None:
+    port = free_port()
+    web = ["--web-host", "127.0.0.1", "--web-port", str(port), "--autostart", "--autoquit", "1"]
+    command = [option for option in headless(service, *web) if option != "--headless"]
+    with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL) as process:
+        try:
+            shown = until_final_latency(f"http://127.0.0.1:{port}/stats/requests")
+        finally:
+            process.terminate()
+    names = {(entry["method"], entry["name"]) for entry in shown["stats"]}
+    assert names >= {
+        ("stream", "chunk latency"),
+        ("stream", "final latency"),
+        ("generator", "lateness"),
+    }
+    assert shown["user_count"] == 6
+    charted = shown["current_response_time_percentiles"]
+    assert set(charted) == {f"response_time_percentile_{p}" for p in (0.5, 0.95, 0.99)}
+    chunks = next(entry for entry in shown["stats"] if entry["name"] == "chunk latency")
+    # The charts are drawn from the sum of all requests: that must be the chunks alone.
+    assert shown["stats"][-1]["num_requests"] == chunks["num_requests"]
+
+
+def until_final_latency(url: str) -> dict[str, Any]:
+    give_up_s = time.monotonic() + 60
+    while True:
+        try:
+            with _without_proxy.open(url, timeout=5) as response:
+                shown = json.load(response)
+            if any(entry["name"] == "final latency" for entry in shown["stats"]):
+                return shown
+        except OSError:
+            pass
+        assert time.monotonic() < give_up_s
+        time.sleep(0.2)
+
+
+def hold(*options: str) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, "-m", "loadtest", "hold", *options])
+
+
+def test_hold_passes_with_a_document(service: str, tmp_path: Path) -> None:
+    output = tmp_path / "level.json"
+    speech = ["--speech", str(SPEECH), "--output", str(output)]
+    result = hold("--url", service, "--streams", "6", "--hold-s", "3", *speech)
+    document = CapacityResult.from_json(output)
+    [level] = document.levels
+    assert result.returncode == {"pass": 0, "invalid": 3}[document.verdict], result.stderr
+    assert level.streams == 6
+    assert level.chunk_latency.count > 6 * 15
+    assert level.transcripts_compared >= 6
+    assert level.transcripts_different == 0
+    assert document.conditions.server_location == "same machine"
+    assert level.stages == []  # it has no metrics
+    assert level.generator_cpu_cores > 0
+
+
+def test_hold_fails_when_the_rule_is_broken(service: str, tmp_path: Path) -> None:
+    options = ["--p99-ms", "3", "--speech", str(SPEECH), "--output", str(tmp_path / "level.json")]
+    result = hold("--url", service, "--streams", "4", "--hold-s", "3", *options)
+    assert result.returncode in (1, 3)
+    assert "allowed 3 ms" in result.stdout
+
+
+def test_no_server_is_a_users_mistake() -> None:
+    result = hold("--url", f"127.0.0.1:{free_port()}", "--streams", "4")
+    assert result.returncode == 2
+    assert "error: " in result.stderr
+    assert "Traceback" not in result.stderr

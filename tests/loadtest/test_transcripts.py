@@ -1,0 +1,68 @@
+"""Streams under load are compared with the quiet stream of the same audio."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loadtest.samples import Spoken
+from loadtest.speech import Script, load_recordings, write_scripts
+from loadtest.transcripts import Comparer, Quiet
+
+AUDIO = np.zeros(16_000, dtype=np.float32)
+SCRIPTS = [Script(AUDIO, "alpha bravo charlie delta"), Script(AUDIO, None)]
+QUIET = [
+    Quiet([(1,), (2,), (), (3, 4)], ["alpha", " bravo", "", " charlie delta"]),
+    Quiet([(9,), (8,), (7,)], ["india", " hotel", " golf"]),
+]
+
+
+def compare(spoken: Spoken, precision: str = "fp32"):
+    return Comparer(SCRIPTS, QUIET, precision).compare([spoken])
+
+
+def test_a_stream_cut_short_is_compared_as_far_as_it_went() -> None:
+    assert compare(Spoken(0, 2, False, (1, 2), "alpha bravo")).different == 0
+    assert compare(Spoken(0, 2, False, (1,), "alpha")).different == 1
+
+
+def test_a_whole_script_is_compared_to_its_end_and_scored() -> None:
+    right = compare(Spoken(0, 3, True, (1, 2, 3, 4), "alpha bravo charlie delta"))
+    assert (right.different, right.wer) == (0, 0.0)
+    wrong = compare(Spoken(0, 3, True, (1, 2, 3), "alpha bravo charlie"))
+    assert (wrong.different, wrong.wer) == (1, 0.25)
+
+
+def test_a_script_of_unknown_words_is_not_scored() -> None:
+    assert compare(Spoken(1, 2, True, (9, 8, 7), "india hotel golf")).wer is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_text_of_another_stream_is_caught(precision: str) -> None:
+    swapped = Spoken(0, 3, False, (9, 8, 7), "india hotel golf")
+    comparison = compare(swapped, precision)
+    assert comparison.different == 1
+    assert "india" in comparison.example
+
+
+def test_the_right_tokens_with_another_text_are_caught() -> None:
+    assert compare(Spoken(0, 2, False, (1, 2), "india hotel"), "int8").different == 1
+
+
+def test_below_float32_a_changed_token_is_counted_but_allowed() -> None:
+    near = Spoken(0, 4, True, (1, 2, 3, 5), "alpha bravo charlie echo")
+    assert compare(near, "int8").different == 0
+    assert compare(near, "int8").changed == 1
+    assert compare(near, "fp32").different == 1
+
+
+def test_scripts_are_whole_recordings_from_different_places() -> None:
+    recordings = load_recordings()
+    scripts = write_scripts(recordings, talk_s=8.0)
+    assert len(scripts) == len(recordings)
+    for script, recording in zip(scripts, recordings, strict=True):
+        assert len(script.samples) >= 8 * 16_000
+        assert recording.said is not None
+        assert script.said is not None
+        assert script.said.startswith(recording.said)
+        np.testing.assert_array_equal(script.samples[: len(recording.samples)], recording.samples)
