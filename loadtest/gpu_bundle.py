@@ -38,7 +38,7 @@ _console = Console(stderr=True)
 def main(
     python: Annotated[Path, typer.Option(help="Prefix of a Python 3.12 with a shared libpython.")],
     folder: Annotated[Path, typer.Option(help="Where to.")] = Path("build/gpu_bundle"),
-    part_mib: Annotated[int, typer.Option(min=1, help="Size of a piece, at most.")] = 36,
+    part_mib: Annotated[int, typer.Option(min=1, help="Size of a piece, at most.")] = 38,
 ) -> None:
     """Collect wheels and Triton for Python 3.12, slim them, and cut the archive into pieces."""
     if not any(python.glob(f"lib/libpython{PYTHON}.so*")):

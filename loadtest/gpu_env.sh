@@ -37,6 +37,6 @@ export LD_LIBRARY_PATH="$env/python/lib\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
 exec "$env/venv/bin/python3" "\$@"
 END
 chmod +x "$env/bin/python3"
-"$env/bin/python3" -c 'import numpy, torch, transformers, tritonclient.grpc, locust
+"$env/bin/python3" -c 'import numpy, torch, transformers, tritonclient.grpc, earshot
 print("numpy", numpy.__version__, "torch", torch.__version__, "CUDA", torch.cuda.is_available(),
       "transformers", transformers.__version__)'

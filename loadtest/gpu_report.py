@@ -167,6 +167,7 @@ def _do(step: Step, path: Path, left_s: float, outcome: Outcome) -> None:
 def steps(plan: Plan) -> list[Step]:
     """Everything that the report consists of, the most important first."""
     todo = [Step("machine", 10, lambda path, _: _write(path, machine()))]
+    todo.append(Step("engine_tests", 60, _engine_tests))
     if DEMO in plan.sizes:
         todo.append(Step(f"tokens_{DEMO}_{plan.precision}", 60, _tokens(plan)))
     for chunk_ms in plan.chunks_ms:
@@ -176,6 +177,13 @@ def steps(plan: Plan) -> list[Step]:
             estimate_s = 60 + 2 * plan.hold_s
             todo.append(Step(f"capacity_{name}", estimate_s, _capacity(plan, size, chunk_ms)))
     return todo
+
+
+def _engine_tests(path: Path, left_s: float) -> None:
+    """The engine's own tests; on a GPU they run recorded graphs against the stages on the CPU."""
+    arguments = ["-q", "-p", "no:cacheprovider", "tests/server/test_torch_engine.py"]
+    said = _command("pytest", *arguments, deadline_s=time.monotonic() + left_s)
+    _write(path, {"passed": said.splitlines()[-1]})
 
 
 def _tokens(plan: Plan) -> Callable[[Path, float], None]:
@@ -241,8 +249,8 @@ def _exported(plan: Plan, size: str, chunk_ms: int, deadline_s: float) -> Path:
 
 def _command(
     module: str, *arguments: str, deadline_s: float, accepted: Sequence[int] = (0,)
-) -> None:
-    """Run one of our commands; raises StepFailed with the end of what it said."""
+) -> str:
+    """Run one of our commands and return what it said; raises StepFailed with the end of that."""
     command = [sys.executable, "-m", module, *arguments]
     try:
         process = subprocess.run(
@@ -257,6 +265,7 @@ def _command(
     if process.returncode not in accepted:
         said = _end(process.stdout)
         raise StepFailed(f"{' '.join(command)} ended with {process.returncode}: {said}")
+    return process.stdout
 
 
 def _end(output: str | bytes | None) -> str:

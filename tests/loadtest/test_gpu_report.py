@@ -71,9 +71,9 @@ def test_a_command_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_plan_covers_every_size_and_chunk(tmp_path: Path) -> None:
     plan = Plan(["demo", "0.6b"], [560, 160], "fp16", 1, 64, 1, 5, None, None, tmp_path, tmp_path)
     names = [step.name for step in steps(plan)]
-    assert names[:2] == ["machine", "tokens_demo_fp16"]
+    assert names[:3] == ["machine", "engine_tests", "tokens_demo_fp16"]
     assert names.index("capacity_0.6b_560ms_fp16") < names.index("capacity_0.6b_160ms_fp16")
-    assert len(names) == len(set(names)) == 2 + 2 * 2 * 2
+    assert len(names) == len(set(names)) == 3 + 2 * 2 * 2
 
 
 def test_the_machine_says_what_it_is() -> None:

@@ -1,10 +1,12 @@
-"""The torch engine on a CPU, against the stages themselves: padding, slots, loops, refusals."""
+"""The torch engine against the stages themselves: padding, slots, loops, refusals.
+
+On a CPU, and where there is a GPU on that, too.
+"""
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +66,8 @@ class Recognizer:
             max_abs=float("inf"),
             length_input=None,
             length_of=None,
+            lengths=(),
+            length_step=1,
             sequence=SequenceSpec(STREAMS, (), 10.0),
         )
 
@@ -96,9 +100,12 @@ def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
     return Recognizer(tmp_path_factory.mktemp("torch"))
 
 
-@pytest.fixture
-def engine(recognizer: Recognizer) -> Iterator[TorchEngine]:
-    yield open_torch(recognizer.folder, recognizer.backend_spec)
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def engine(request: pytest.FixtureRequest, recognizer: Recognizer) -> TorchEngine:
+    return open_torch(recognizer.folder, replace(recognizer.backend_spec, device=request.param))
 
 
 def _run(

@@ -35,6 +35,8 @@ def open_torch(folder: Path, spec: StageSpec) -> TorchEngine:
     """The engine for the program in `folder`, on the device that the config names."""
     device = _device(spec)
     torch.set_num_threads(spec.intra_op_threads)
+    # Convolutions would round float32 to 10 bits on a GPU unless told otherwise.
+    torch.backends.cudnn.allow_tf32 = False
     return TorchEngine(open_program(folder, spec, device), spec, device)
 
 
