@@ -20,6 +20,10 @@ RECORDINGS ?= recordings
 NVIDIA_TAG ?= 26.11-py3
 GPU_PRECISION ?= fp16
 
+PYTHON312 ?= $(shell python3.12 -c 'import sys; print(sys.base_prefix)' 2>/dev/null)
+GPU_PYTHON ?= $(BIN)/python
+GPU_REPORT ?=
+
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -36,7 +40,7 @@ COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) CHUNK_MS=$(CHUNK_MS
 
 .PHONY: help env demo export serve live test test-all parity demo-model lint types clean FORCE
 .PHONY: overhead capacity loadtest selftest baseline
-.PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down
+.PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
 help: ## Print this help
 	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
@@ -136,6 +140,12 @@ gpu-capacity: $(READY) ## GPU machine: how many live streams `make gpu-up` carri
 
 gpu-down: ## GPU machine: stop serving; the engines stay
 	$(COMPOSE) down
+
+gpu-bundle: $(READY) ## Pack what a GPU machine without network lacks (PYTHON312=prefix)
+	$(BIN)/python -m loadtest.gpu_bundle --python $(PYTHON312)
+
+gpu-report: ## On a GPU machine: tokens, engine times, capacity; call again to go on
+	$(GPU_PYTHON) -m loadtest gpu-report $(GPU_REPORT)
 
 lint: $(READY) ## ruff: format and rules
 	$(BIN)/ruff format --check .

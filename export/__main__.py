@@ -25,6 +25,14 @@ class Runtime(StrEnum):
 
     onnxruntime = "onnxruntime"
     tensorrt = "tensorrt"
+    torch = "torch"
+
+
+class Layout(StrEnum):
+    """How many models the stages become."""
+
+    stages = "stages"
+    fused = "fused"
 
 
 class Mode(StrEnum):
@@ -36,7 +44,7 @@ class Mode(StrEnum):
 
 
 class Precision(StrEnum):
-    """Arithmetic; int8 is for onnxruntime, half and fp8 for tensorrt."""
+    """Arithmetic; int8 is for onnxruntime, half for tensorrt and torch, fp8 for tensorrt."""
 
     fp32 = "fp32"
     fp16 = "fp16"
@@ -48,6 +56,7 @@ class Precision(StrEnum):
 _PRECISIONS = {
     Runtime.onnxruntime: (Precision.fp32, Precision.int8),
     Runtime.tensorrt: (Precision.fp32, Precision.fp16, Precision.bf16, Precision.fp8),
+    Runtime.torch: (Precision.fp32, Precision.fp16, Precision.bf16),
 }
 
 
@@ -67,14 +76,19 @@ def main(
         int,
         typer.Option(help=f"Audio per step: {', '.join(map(str, SUPPORTED_CHUNK_MS))}."),
     ] = 560,
-    runtime: Annotated[Runtime, typer.Option(help="What will run the model.")] = (
-        Runtime.onnxruntime
-    ),
+    runtime: Annotated[
+        Runtime,
+        typer.Option(help="onnxruntime for CPUs, tensorrt for GPUs, torch for GPUs without it."),
+    ] = Runtime.onnxruntime,
+    layout: Annotated[
+        Layout, typer.Option(help="One model per stage, or one for all: fewer hops per chunk.")
+    ] = Layout.stages,
     precision: Annotated[
         Precision,
         typer.Option(
             help="onnxruntime: fp32, or int8 (faster on CPUs; may change a few tokens, depending "
-            "on the batch). tensorrt: fp32, fp16, bf16, or fp8 (needs nvidia-modelopt)."
+            "on the batch). tensorrt: fp32, fp16, bf16, or fp8 (needs nvidia-modelopt). torch: "
+            "fp32, fp16, bf16."
         ),
     ] = Precision.fp32,
     repository: Annotated[Path, typer.Option(help="Model repository to install into.")] = Path(
@@ -91,19 +105,38 @@ def main(
         int, typer.Option(min=1, help="Live streams that the server accepts.")
     ] = Serving.max_streams,
     encoder_instances: Annotated[
-        int, typer.Option(min=1, help="Encoder processes; one per core serves most streams.")
-    ] = Serving.encoder_instances,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes of the encoder or fused recognizer; by default 2, with torch 1.",
+        ),
+    ] = None,
+    max_batch_size: Annotated[
+        int, typer.Option(min=1, help="Streams in one batch, at most.")
+    ] = Serving.max_batch_size,
 ) -> None:
     """Export a recognizer to ONNX and Triton configs, proved equal to the original.
 
     The stages are compared with transformers on the recordings of this repository before anything
     is installed; if they differ, the old model repository stays as it was.
     """
-    serving = Serving(max_streams=max_streams, encoder_instances=encoder_instances)
+    serving = Serving(
+        max_streams=max_streams,
+        max_batch_size=max_batch_size,
+        encoder_instances=encoder_instances or (1 if runtime is Runtime.torch else 2),
+    )
     try:
         _require_precision(runtime, precision)
         _export(
-            checkpoint, mode, chunk_ms, runtime.value, precision.value, repository, serving, name
+            checkpoint,
+            mode,
+            chunk_ms,
+            runtime.value,
+            precision.value,
+            repository,
+            serving,
+            name,
+            layout.value,
         )
     except GateFailed as error:
         _complain(f"nothing was installed: {error}")
@@ -134,6 +167,7 @@ def _export(
     repository: Path,
     serving: Serving,
     name: str,
+    layout: str,
 ) -> None:
     # Torch and transformers take seconds to load; --help and bad options should not wait for them.
     from export.audio import frames_per_chunk
@@ -144,6 +178,8 @@ def _export(
     from export.tensorrt.road import export_tensorrt, tensorrt_here
 
     check_name(name)
+    if runtime == "tensorrt" and layout != "stages":
+        raise UnsupportedOption("--layout fused is for onnxruntime and torch, not for tensorrt")
     if runtime == "tensorrt":
         tensorrt_here()
     frames_per_chunk(chunk_ms)
@@ -151,9 +187,9 @@ def _export(
         loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
         mode = mode or (Mode.streaming if loaded.streams else Mode.offline)
-        if runtime == "tensorrt" and mode is not Mode.streaming:
+        if runtime != "onnxruntime" and mode is not Mode.streaming:
             raise UnsupportedOption(
-                "engines are built for live streams only: --runtime tensorrt --mode streaming"
+                f"--runtime {runtime} is for live streams only: add --mode streaming"
             )
 
         def report(step: str) -> None:
@@ -161,8 +197,15 @@ def _export(
             _console.print(f"  {step}")
 
         if mode is not Mode.offline:
-            export = export_tensorrt if runtime == "tensorrt" else export_streaming
-            parity = export(loaded, chunk_ms, runtime, precision, repository, serving, report, name)
+            if runtime == "tensorrt":
+                parity = export_tensorrt(
+                    loaded, chunk_ms, runtime, precision, repository, serving, report, name
+                )
+            else:
+                parity = export_streaming(
+                    loaded, chunk_ms, runtime, precision, repository, serving, report, name, layout
+                )
+            assert parity is not None
             ensemble = served_name(name, "asr_streaming")
             _say(parity, repository, f"{ensemble} ({chunk_ms} ms chunks, {precision})")
         if mode is not Mode.streaming:

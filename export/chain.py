@@ -12,34 +12,38 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from export.audio import LEAD_SAMPLES, SUBSAMPLING, chunk_count
+from export.onnx_file import state_suffixes
 from export.spec import StageSpec, StreamingSpec
 
 Arrays = list[NDArray[Any]]
 
 
 class OnnxStage:
-    """One exported stage and the pool of its streams' states."""
+    """One ONNX file and the pools of its streams' states."""
 
     def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
-        assert spec.state is not None
         self.spec = spec
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
         )
-        self.pool = np.zeros((streams, spec.state.rows, spec.state.width), dtype=np.float32)
+        self.pools = [
+            np.zeros((streams, state.rows, state.width), dtype=np.float32) for state in spec.states
+        ]
 
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
         """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
-        assert self.spec.state is not None
         feed = {
             tensor.name: values for tensor, values in zip(self.spec.inputs, inputs, strict=True)
         }
-        feed["POOL"] = self.pool.reshape(-1, self.spec.state.width)
+        for suffix, pool in zip(state_suffixes(self.spec), self.pools, strict=True):
+            feed["POOL" + suffix] = pool.reshape(-1, pool.shape[2])
         feed["SLOTS"] = slots
-        *outputs, update, rows = cast(Arrays, self._session.run(None, feed))
-        self.pool[slots[:, None], rows] = update
+        results = cast(Arrays, self._session.run(None, feed))
+        outputs, updates = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
+        for pool, update, rows in zip(self.pools, updates[::2], updates[1::2], strict=True):
+            pool[slots[:, None], rows] = update
         return outputs
 
 
@@ -66,10 +70,10 @@ OpenStage = Callable[[Path, StageSpec, int], RunningStage]
 
 
 class Chain:
-    """The three stages, connected as in the ensemble.
+    """The models with an engine, connected as in the ensemble.
 
     Args:
-        folder: a model repository, with ``<stage>/1/model.onnx`` for each stage.
+        folder: a model repository, with an engine in ``<model>/1`` for each of them.
         spec: what was exported there.
         streams: how many streams run side by side.
         open_stage: the runtime.
@@ -83,40 +87,49 @@ class Chain:
         open_stage: OpenStage = OnnxStage,
     ) -> None:
         self.spec = spec
-        self.feature_extractor, self.encoder, self.decoder = (
+        self.stages = [
             open_stage(folder / stage.name / "1" / "model.onnx", stage, streams)
-            for stage in spec.stages
-        )
+            for stage in spec.engines
+        ]
 
     def transcribe(self, utterances: Sequence[NDArray[np.float32]]) -> list[StreamResult]:
-        """All utterances of samples [N] at once, one stream each."""
+        """All utterances of samples [N] at once, one stream each.
+
+        Mel and encoder frames are seen in the layout ``stages`` only.
+        """
         results = [StreamResult() for _ in utterances]
-        for inputs, slots in _batches(_chunked(utterances, self.spec.chunk_samples)):
-            features = self.feature_extractor.step(inputs, slots)
-            encoded = self.encoder.step(features, slots)
-            decoded = self.decoder.step(encoded, slots)
-            _collect_frames(results, slots, features, "mel")
-            _collect_frames(results, slots, encoded, "encoded")
-            _collect_tokens(results, slots, decoded)
+        for values, slots in _batches(_chunked(utterances, self.spec.chunk_samples)):
+            for spec, stage in zip(self.spec.engines, self.stages, strict=True):
+                values = stage.step(values, slots)
+                kind = _SEEN.get(spec.role)
+                if kind is not None:
+                    _collect_frames(results, slots, values, kind)
+            _collect_tokens(results, slots, values)
         for result in results:
             _drop_lead(result)
         return results
 
     def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """The encoder alone, on valid mel frames [M, n_mels] of each utterance."""
+        _, encoder, _ = self.stages
         results = [StreamResult() for _ in mels]
         frames = SUBSAMPLING * self.spec.frames
         leads = [np.pad(mel, ((SUBSAMPLING - 1, 0), (0, 0))) for mel in mels]
         for inputs, slots in _batches([_pieces(lead, frames) for lead in leads]):
-            _collect_frames(results, slots, self.encoder.step(inputs, slots), "encoded")
+            _collect_frames(results, slots, encoder.step(inputs, slots), "encoded")
         return [np.concatenate(result.encoded) for result in results]
 
     def decode(self, encoded: Sequence[NDArray[np.float32]]) -> list[list[int]]:
         """The decoder alone, on valid encoder frames [E, D] of each utterance."""
+        _, _, decoder = self.stages
         results = [StreamResult() for _ in encoded]
         for inputs, slots in _batches([_pieces(frames, self.spec.frames) for frames in encoded]):
-            _collect_tokens(results, slots, self.decoder.step(inputs, slots))
+            _collect_tokens(results, slots, decoder.step(inputs, slots))
         return [result.tokens for result in results]
+
+
+_SEEN = {"feature_extractor": "mel", "encoder": "encoded"}
+"""Stages whose frames are collected, and where."""
 
 
 Piece = tuple[NDArray[np.float32], int]
@@ -173,4 +186,5 @@ def _collect_tokens(
 
 def _drop_lead(result: StreamResult) -> None:
     """The first seven mel frames of a stream lie before its audio."""
-    result.mel = [np.concatenate(result.mel)[SUBSAMPLING - 1 :]]
+    if result.mel:
+        result.mel = [np.concatenate(result.mel)[SUBSAMPLING - 1 :]]

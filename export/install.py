@@ -7,7 +7,7 @@ places of the old ones, by renames; if anything goes wrong meanwhile, the old on
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,16 +15,17 @@ from export.errors import UnsupportedOption
 
 
 @contextmanager
-def replacing(repository: Path, models: list[str]) -> Generator[Path]:
+def replacing(repository: Path, models: list[str], obsolete: Sequence[str] = ()) -> Generator[Path]:
     """Yield an empty folder to build ``models`` in; install them when the block ends well.
 
-    Other models of the repository stay as they are. If the block raises, nothing changes.
+    The models called ``obsolete`` go with the old ones; others stay as they are. If the block
+    raises, nothing changes.
 
     Raises:
         UnsupportedOption: ``repository`` is a folder of something else.
     """
     repository = repository.resolve()
-    _refuse_foreign_folder(repository, models)
+    _refuse_foreign_folder(repository, [*models, *obsolete])
     repository.parent.mkdir(parents=True, exist_ok=True)
     workspace = tempfile.TemporaryDirectory(prefix=f".{repository.name}.", dir=repository.parent)
     with workspace as folder:
@@ -33,7 +34,7 @@ def replacing(repository: Path, models: list[str]) -> Generator[Path]:
         replaced.mkdir()
         yield built
         repository.mkdir(exist_ok=True)
-        _swap(built, repository, replaced, models)
+        _swap(built, repository, replaced, models, obsolete)
 
 
 def _refuse_foreign_folder(repository: Path, models: list[str]) -> None:
@@ -44,18 +45,21 @@ def _refuse_foreign_folder(repository: Path, models: list[str]) -> None:
         )
     for model in models:
         folder = repository / model
-        if folder.exists() and not (folder / "config.pbtxt").is_file():
+        if folder.exists() and not any(folder.glob("**/*.pbtxt")):
             raise UnsupportedOption(
-                f"{folder} holds no config.pbtxt, so {repository} is not a model repository; "
+                f"{folder} holds no model config, so {repository} is not a model repository; "
                 "choose another --repository"
             )
 
 
-def _swap(built: Path, repository: Path, replaced: Path, models: list[str]) -> None:
+def _swap(
+    built: Path, repository: Path, replaced: Path, models: list[str], obsolete: Sequence[str]
+) -> None:
     try:
-        for model in models:
+        for model in (*obsolete, *models):
             if (repository / model).exists():
                 (repository / model).rename(replaced / model)
+        for model in models:
             (built / model).rename(repository / model)
     except BaseException:
         _put_back(repository, replaced, built)

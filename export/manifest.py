@@ -25,7 +25,7 @@ def write_manifest(
     folder: Path,
     checkpoint: Checkpoint,
     spec: StreamingSpec | OfflineSpec,
-    parity: Parity,
+    parity: Parity | None,
     seconds: float,
     runtime_facts: Mapping[str, Any] | None = None,
 ) -> None:
@@ -44,14 +44,14 @@ def write_manifest(
         "contract_version": CONTRACT_VERSION,
         "runtime": spec.runtime,
         "precision": spec.precision,
-        "opset": max(_opset(path) for path in folder.glob("*/1/model.onnx")),
+        "opset": max(map(_opset, folder.glob("*/1/model.onnx")), default=None),
         **spec.manifest,
         "files": {
             str(path.relative_to(folder)): file_sha256(path)
             for path in sorted(folder.glob("*/1/*"))
             # A large model keeps its weights in a file beside the graph.
         },
-        "parity": parity.as_dict(),
+        "parity": parity and parity.as_dict(),
         "versions": {
             "python": platform.python_version(),
             **{tool: version(tool) for tool in _TOOLS},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from export.spec import StageSpec, TensorSpec
-from export.stages.state import FlatStage, PooledStage, Stage
+from export.stages.state import FlatStage, PooledStages, Stage
 
 OPSET = 20
-_TORCH_DTYPES = {
+TORCH_DTYPES = {
     "FP32": torch.float32,
     "FP16": torch.float16,
     "BF16": torch.bfloat16,
@@ -26,15 +26,29 @@ _TORCH_DTYPES = {
 _BATCH = Dim("batch")
 
 
-def export_onnx(stage: Stage, spec: StageSpec, path: Path) -> None:
-    """Write ``stage`` to ``path``; batch and pool size are the only free axes.
+def export_onnx(stages: Sequence[Stage], spec: StageSpec, path: Path) -> None:
+    """Write ``stages``, run in a row, to ``path``; batch and pool size are the only free axes.
 
     Graph inputs: the stage's own, ``POOL`` float32 [slots * rows, width], ``SLOTS`` int64 [B].
     Graph outputs: the stage's own, ``UPDATE`` float32 [B, U, width], ``UPDATE_ROWS`` int64 [B, U].
+    Several stages have a pool and an update each, named ``POOL_ENCODER`` and so on.
     """
-    pool = torch.zeros(3 * stage.layout.rows, stage.layout.width)
-    carried = {"POOL": (pool, Dim("pool_rows")), "SLOTS": (torch.tensor([0, 2]), _BATCH)}
-    _export(PooledStage(stage), spec, carried, ["UPDATE", "UPDATE_ROWS"], OPSET, path)
+    suffixes = state_suffixes(spec)
+    carried: dict[str, tuple[Tensor, Any]] = {
+        f"POOL{suffix}": (
+            torch.zeros(3 * stage.layout.rows, stage.layout.width),
+            Dim(f"pool_rows{suffix.lower()}"),
+        )
+        for stage, suffix in zip(stages, suffixes, strict=True)
+    }
+    carried["SLOTS"] = (torch.tensor([0, 2]), _BATCH)
+    updates = [name + suffix for suffix in suffixes for name in ("UPDATE", "UPDATE_ROWS")]
+    _export(PooledStages(stages), spec, carried, updates, OPSET, path)
+
+
+def state_suffixes(spec: StageSpec) -> list[str]:
+    """What the names of a graph's state tensors end with, one for each of its states."""
+    return [f"_{member.role.upper()}" for member in spec.members] or [""]
 
 
 def export_flat_onnx(stage: Stage, spec: StageSpec, path: Path, opset: int) -> None:
@@ -43,7 +57,7 @@ def export_flat_onnx(stage: Stage, spec: StageSpec, path: Path, opset: int) -> N
     Graph inputs: the stage's own, ``STATE`` [B, rows * width]. Graph outputs: the stage's own,
     ``NEXT_STATE`` like ``STATE``; its type is that of the layout.
     """
-    state = torch.zeros(2, stage.layout.size, dtype=_TORCH_DTYPES[stage.layout.dtype])
+    state = torch.zeros(2, stage.layout.size, dtype=TORCH_DTYPES[stage.layout.dtype])
     _export(FlatStage(stage), spec, {"STATE": (state, _BATCH)}, ["NEXT_STATE"], opset, path)
 
 
@@ -56,7 +70,7 @@ def _export(
     path: Path,
 ) -> None:
     """``carried``: name of each state input -> an example and its free first axis."""
-    tensors = [_example(tensor) for tensor in spec.inputs]
+    tensors = [example(tensor) for tensor in spec.inputs]
     shapes = [*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in carried.values())]
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
@@ -103,9 +117,9 @@ def _products_without_matrix(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if stacks.intersection(node.input)]
 
 
-def _example(tensor: TensorSpec) -> Tensor:
+def example(tensor: TensorSpec) -> Tensor:
     """A batch of two: any value will do, the graph must not depend on it."""
-    return torch.ones(2, *tensor.dims).to(_TORCH_DTYPES[tensor.dtype])
+    return torch.ones(2, *tensor.dims).to(TORCH_DTYPES[tensor.dtype])
 
 
 class quiet:

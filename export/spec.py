@@ -26,6 +26,9 @@ from export.stages.state import StateLayout
 CONTRACT_VERSION = "1"
 ENSEMBLE = "asr_streaming"
 DETOKENIZER = "detokenizer"
+RECOGNIZER = "recognizer"
+LAYOUTS = ("stages", "fused")
+"""One model for each stage, or the three in one: fewer processes for a chunk to go through."""
 
 _NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 UNNAMED = "default"
@@ -61,18 +64,29 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A model of the ensemble. ``state`` is ``None`` for one that holds nothing between chunks."""
+    """A model of the ensemble.
+
+    ``state`` is ``None`` for one that holds nothing between chunks, and for one that consists of
+    others, its ``members`` in a row.
+    """
 
     role: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     state: StateLayout | None = None
+    members: tuple[StageSpec, ...] = ()
     prefix: str = ""
 
     @property
     def name(self) -> str:
         """What Triton calls it."""
         return served_name(self.prefix, self.role)
+
+    @property
+    def states(self) -> tuple[StateLayout, ...]:
+        """What it keeps of a stream, its members' in their order."""
+        own = () if self.state is None else (self.state,)
+        return own + tuple(state for member in self.members for state in member.states)
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,8 @@ class Serving:
     sequence_idle_ms: int = 30_000
     """A stream that sends nothing for so long is closed."""
     encoder_instances: int = 2
-    """Processes that run the encoder, one core each: best throughput per core on CPUs."""
+    """Processes that run the encoder, one core each: best throughput per core on CPUs. Processes
+    of the fused recognizer as well."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,7 @@ class StreamingSpec:
     decoder_state: StateLayout
     runtime: str
     precision: str
+    layout: str = "stages"
     serving: Serving = field(default_factory=Serving)
     name: str = ""
     """Of this recognizer among others in one repository; a prefix of its models' names."""
@@ -179,6 +195,29 @@ class StreamingSpec:
         )
 
     @property
+    def recognizer(self) -> StageSpec:
+        """The three stages as one model."""
+        first, *_, last = self.stages
+        return StageSpec(
+            RECOGNIZER, first.inputs, last.outputs, members=self.stages, prefix=self.name
+        )
+
+    @property
+    def engines(self) -> tuple[StageSpec, ...]:
+        """The models with an engine in this layout, in the order a chunk takes."""
+        return (self.recognizer,) if self.layout == "fused" else self.stages
+
+    @property
+    def models(self) -> list[str]:
+        """Names of all models of this layout."""
+        return [stage.name for stage in (*self.engines, self.detokenizer, self.ensemble)]
+
+    @property
+    def obsolete_models(self) -> list[str]:
+        """Names of the models that only the other layout has."""
+        return [s.name for s in (*self.stages, self.recognizer) if s.name not in self.models]
+
+    @property
     def detokenizer(self) -> StageSpec:
         """Tokens to text; stateless."""
         tokens, _, _, count = self.tokens
@@ -213,6 +252,7 @@ class StreamingSpec:
         """What the manifest says of the model's sizes."""
         return {
             "chunk_ms": self.chunk_ms,
+            "layout": self.layout,
             "dims": {
                 "frames_per_chunk": self.frames,
                 "num_mel_bins": self.num_mel_bins,

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from export.audio import frames_per_chunk
+from export.chain import OnnxStage
 from export.checkpoint import Checkpoint
+from export.errors import UnsupportedOption
 from export.install import replacing
 from export.manifest import write_manifest
 from export.onnx_file import export_onnx, quantize_encoder
@@ -18,8 +20,12 @@ from export.stages.decoder import Decoder
 from export.stages.encoder import Encoder
 from export.stages.feature_extractor import FeatureExtractor
 from export.stages.state import Stage
+from export.tensorrt.half import half_stages
+from export.torch_file import export_torch
+from export.torch_stage import TorchStage
 from export.triton_config import config_files
 
+PRECISIONS = {"onnxruntime": ("fp32", "int8"), "torch": ("fp32", "fp16", "bf16")}
 Report = Callable[[str], None]
 
 
@@ -41,6 +47,7 @@ def spec_of(
     precision: str,
     serving: Serving,
     name: str = "",
+    layout: str = "stages",
 ) -> StreamingSpec:
     """What the exported files will look like from outside."""
     config = checkpoint.model.config
@@ -56,6 +63,7 @@ def spec_of(
         decoder_state=decoder.layout,
         runtime=runtime,
         precision=precision,
+        layout=layout,
         serving=serving,
         name=name,
     )
@@ -70,42 +78,77 @@ def export_streaming(
     serving: Serving,
     report: Report,
     name: str = "",
-) -> Parity:
+    layout: str = "stages",
+    gate: bool = True,
+) -> Parity | None:
     """Export ``checkpoint`` into ``repository``; see the module for the steps.
 
     Args:
         report: is told the name of each step as it begins.
         name: prefix of the models' names; other models of the repository stay as they are.
+        layout: one of ``export.spec.LAYOUTS``.
+        gate: compare with transformers; without it the manifest says that nothing was compared.
 
     Raises:
-        UnsupportedOption: the checkpoint was not trained for this chunk, or the name will not do.
+        UnsupportedOption: the checkpoint was not trained for this chunk, the name will not do, or
+            the runtime has not this precision.
         ParityFailed: the result differs from the original; the repository is untouched.
     """
     began = time.monotonic()
     check_name(name)
+    _require_precision(runtime, precision, layout)
     checkpoint.require_chunk(chunk_ms)
-    stages = build_stages(checkpoint, frames_per_chunk(chunk_ms))
-    spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving, name)
-    models = [stage.name for stage in (*spec.stages, spec.detokenizer, spec.ensemble)]
-    with replacing(repository, models) as folder:
+    stages = _stages_for(checkpoint, frames_per_chunk(chunk_ms), runtime, precision)
+    spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving, name, layout)
+    with replacing(repository, spec.models, spec.obsolete_models) as folder:
         _write_engines(folder, stages, spec, report)
         write_configs(folder, config_files(spec))
         write_tokenizer(folder / spec.detokenizer.name, checkpoint)
-        report("comparing with transformers on real speech")
-        utterances = [recording.samples for recording in load_recordings()]
-        parity = check_parity(checkpoint, folder, spec, utterances)
+        parity = None
+        if gate:
+            report("comparing with transformers on real speech")
+            utterances = [recording.samples for recording in load_recordings()]
+            open_stage = TorchStage if runtime == "torch" else OnnxStage
+            parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
         write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
+
+
+def _stages_for(
+    checkpoint: Checkpoint, frames: int, runtime: str, precision: str
+) -> tuple[Stage, Stage, Stage]:
+    if runtime == "torch":
+        return half_stages(checkpoint, frames, precision, Decoder)
+    return build_stages(checkpoint, frames)
+
+
+def _require_precision(runtime: str, precision: str, layout: str) -> None:
+    """Raises UnsupportedOption for a precision that the runtime has not."""
+    known = PRECISIONS[runtime]
+    if precision not in known:
+        raise UnsupportedOption(
+            f"runtime {runtime} has no precision {precision}; choose one of {', '.join(known)}"
+        )
+    if precision == "int8" and layout == "fused":
+        raise UnsupportedOption(
+            "int8 is for the encoder alone, which the fused layout has not; use --layout stages"
+        )
 
 
 def _write_engines(
     folder: Path, stages: tuple[Stage, ...], spec: StreamingSpec, report: Report
 ) -> None:
-    for stage, stage_spec in zip(stages, spec.stages, strict=True):
-        report(f"{stage_spec.role} to ONNX")
-        path = folder / stage_spec.name / "1" / "model.onnx"
-        export_onnx(stage, stage_spec, path)
-        if stage_spec.role == "encoder" and spec.precision == "int8":
+    parts = [stages] if spec.layout == "fused" else [(stage,) for stage in stages]
+    for part, engine in zip(parts, spec.engines, strict=True):
+        version = folder / engine.name / "1"
+        if spec.runtime == "torch":
+            report(f"{engine.role} to a program of torch.export")
+            export_torch(part, engine, version, spec.precision)
+            continue
+        report(f"{engine.role} to ONNX")
+        path = version / "model.onnx"
+        export_onnx(part, engine, path)
+        if engine.role == "encoder" and spec.precision == "int8":
             report("quantizing the encoder")
             quantize_encoder(path)
 

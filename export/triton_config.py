@@ -2,7 +2,8 @@
 
 Each stage gets two: ``config.pbtxt`` serves TensorRT plans with Triton's implicit state,
 ``configs/onnxruntime.pbtxt`` (picked with ``--model-config-name=onnxruntime``) serves ONNX files
-with the bundled backend. Detokenizer and ensemble are the same for both.
+with the bundled backend; ``configs/torch.pbtxt`` takes its place where the export was for torch.
+Detokenizer and ensemble are the same for all. The fused recognizer is for the bundled backend only.
 """
 
 from __future__ import annotations
@@ -12,56 +13,73 @@ from export.pbtxt import HEADER as _HEADER
 from export.pbtxt import ensemble_step as _step
 from export.pbtxt import parameter_list as _parameters
 from export.pbtxt import tensor_list as _tensors
-from export.spec import Serving, StageSpec, StreamingSpec
+from export.spec import RECOGNIZER, Serving, StageSpec, StreamingSpec
 from export.stages.state import StateLayout
 
-_ORT_THREADS = 1
+_RUNTIMES = {"onnxruntime": ("ONNX Runtime", "KIND_CPU"), "torch": ("torch", "KIND_MODEL")}
+"""Name, and who chooses the device."""
+_THREADS = 1
 """One thread per process: more streams per core than one process with many threads."""
-_ORT_QUEUE_DELAY_MS = {"feature_extractor": 5, "encoder": 2, "decoder": 2}
+_QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2}
 """The first stage collects a batch; the others wait only for what a split batch left behind."""
 
 
 def config_files(spec: StreamingSpec) -> dict[str, str]:
     """Every config of the repository: path inside it -> text."""
     files: dict[str, str] = {}
-    for stage in spec.stages:
-        files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec.serving)
-        if spec.runtime == "onnxruntime":
-            files[f"{stage.name}/configs/onnxruntime.pbtxt"] = _onnxruntime(stage, spec.serving)
+    for stage in spec.engines:
+        if not stage.members:
+            files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec.serving)
+        if spec.runtime in _RUNTIMES:
+            files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = _bundled(stage, spec)
     files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
     files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
     return files
 
 
-def _onnxruntime(stage: StageSpec, serving: Serving) -> str:
-    instances = serving.encoder_instances if stage.role == "encoder" else 1
+def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
+    serving = spec.serving
+    instances = serving.encoder_instances if stage.role in ("encoder", RECOGNIZER) else 1
     parameters = {
-        "max_streams": str(serving.max_streams),
-        "state_rows": str(_state(stage).rows),
-        "intra_op_threads": str(_ORT_THREADS),
+        "max_streams": str(_slots(spec.runtime, serving.max_streams, instances)),
+        "state_rows": ", ".join(str(state.rows) for state in stage.states),
+        "intra_op_threads": str(_THREADS),
     }
+    if spec.runtime == "torch":
+        parameters |= {"runtime": "torch", "device": "auto"}
     values, length = stage.inputs
     parameters |= {"length_input": length.name, "length_of": values.name}
-    if stage.role == "feature_extractor":
+    if stage.inputs == spec.audio:
         # What comes from outside is checked where it enters: samples in [-1, 1], with room for
         # filters that overshoot, and neither NaN nor what would overflow.
         parameters |= {
             "bounded_inputs": "AUDIO",
             "max_abs": "8",
         }
+    # The backend chooses its device: KIND_GPU would be refused where there is none.
+    title, kind = _RUNTIMES[spec.runtime]
     return "\n".join(
         [
-            _HEADER.format(title=f"{stage.name}, ONNX Runtime: state lives in the backend's pool."),
+            _HEADER.format(title=f"{stage.name}, {title}: state lives in the backend's pool."),
             f'name: "{stage.name}"',
             'backend: "earshot"',
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            _sequence_batching(serving, _ORT_QUEUE_DELAY_MS[stage.role]),
-            f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
+            _sequence_batching(serving, _QUEUE_DELAY_MS[stage.role]),
+            f"instance_group [ {{ kind: {kind} count: {instances} }} ]",
             _parameters(parameters),
         ]
     )
+
+
+def _slots(runtime: str, max_streams: int, instances: int) -> int:
+    """Slots of one instance. Triton gives each new stream to the instance with the fewest.
+
+    A pool in host memory costs nothing until it is used, so there each instance could take all; one
+    on a GPU is allocated as a whole.
+    """
+    return -(-max_streams // instances) if runtime == "torch" else max_streams
 
 
 def _tensorrt(stage: StageSpec, serving: Serving) -> str:
@@ -99,7 +117,7 @@ def _detokenizer(spec: StreamingSpec) -> str:
 
 def _ensemble(spec: StreamingSpec) -> str:
     stage = spec.ensemble
-    steps = ",\n".join(_step(member) for member in (*spec.stages, spec.detokenizer))
+    steps = ",\n".join(_step(member) for member in (*spec.engines, spec.detokenizer))
     return "\n".join(
         [
             _HEADER.format(title="What clients call: one chunk of audio in, its text out."),

@@ -7,6 +7,7 @@ import typer
 from loadtest import agreement, baseline, offline, plan, report, table
 from loadtest.capacity import capacity, hold
 from loadtest.generator import generator
+from loadtest.gpu_report import gpu_report
 from loadtest.overhead import overhead
 from loadtest.selftest import selftest
 
@@ -26,6 +27,7 @@ app.command("table")(table.main)
 app.command("plan")(plan.main)
 app.command("baseline")(baseline.main)
 app.command("agreement")(agreement.main)
+app.command()(gpu_report)
 
 if __name__ == "__main__":
     app()

@@ -19,6 +19,12 @@ from numpy.typing import NDArray
 from loadtest.speech import Samples, from_offset
 
 STAGES: tuple[str, ...] = ("feature_extractor", "encoder", "decoder")
+FUSED: tuple[str, ...] = ("recognizer",)
+
+
+def stages_of(repository: Path) -> tuple[str, ...]:
+    """The models of ``repository`` that have an engine, in the order a chunk takes."""
+    return FUSED if (repository / FUSED[0]).is_dir() else STAGES
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,14 @@ def run_bare_loop(
     repository: Path, speech: Samples, batch: int, chunk_samples: int, steps: int = 60
 ) -> BareLoop:
     """Feed ``batch`` streams of ``speech`` through the stages of ``repository``."""
-    stages = {name: _Stage(repository / name, batch) for name in STAGES}
+    names = stages_of(repository)
+    stages = {name: _Stage(repository / name, batch) for name in names}
     lengths = np.full((batch, 1), chunk_samples, dtype=np.int32)
-    spent_s = dict.fromkeys(STAGES, 0.0)
+    spent_s = dict.fromkeys(names, 0.0)
     warm_up = steps // 4
     for step in range(warm_up + steps):
         if step == warm_up:
-            spent_s = dict.fromkeys(STAGES, 0.0)
+            spent_s = dict.fromkeys(names, 0.0)
         audio = [
             from_offset(speech, (stream * 7919 + step) * chunk_samples, chunk_samples)
             for stream in range(batch)
@@ -70,24 +77,32 @@ class _Stage:
             folder / "1" / "model.onnx", options, providers=["CPUExecutionProvider"]
         )
         shapes = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
-        self._inputs = [name for name in shapes if name not in ("POOL", "SLOTS")]
-        rows = _state_rows(folder)
-        self._pool = np.zeros((batch, rows, shapes["POOL"][1]), dtype=np.float32)
+        pools = [name for name in shapes if name.startswith("POOL")]
+        self._inputs = [name for name in shapes if name not in (*pools, "SLOTS")]
+        self._pools = {
+            name: np.zeros((batch, rows, shapes[name][1]), dtype=np.float32)
+            for name, rows in zip(pools, _state_rows(folder), strict=True)
+        }
         self._slots = np.arange(batch)
 
     def step(self, tensors: list[NDArray[Any]]) -> list[NDArray[Any]]:
         feed = dict(zip(self._inputs, tensors, strict=True))
-        feed |= {"POOL": self._pool.reshape(-1, self._pool.shape[2]), "SLOTS": self._slots}
-        *outputs, update, rows = cast(list[NDArray[Any]], self._session.run(None, feed))
-        self._pool[self._slots[:, None], rows] = update
-        return outputs
+        feed |= {name: pool.reshape(-1, pool.shape[2]) for name, pool in self._pools.items()}
+        feed["SLOTS"] = self._slots
+        results = cast(list[NDArray[Any]], self._session.run(None, feed))
+        updates = results[-2 * len(self._pools) :]
+        for pool, update, rows in zip(
+            self._pools.values(), updates[::2], updates[1::2], strict=True
+        ):
+            pool[self._slots[:, None], rows] = update
+        return results[: -len(updates)]
 
 
-def _state_rows(folder: Path) -> int:
-    """Rows of one stream's state, as the backend's config has it."""
+def _state_rows(folder: Path) -> list[int]:
+    """Rows of each state of one stream, as the backend's config has it."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
     config: Any = model_config_pb2.ModelConfig()  # pyright: ignore
     text_format.Parse((folder / "configs" / "onnxruntime.pbtxt").read_text(), config)
-    return int(config.parameters["state_rows"].string_value)
+    return [int(rows) for rows in config.parameters["state_rows"].string_value.split(",")]

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from loadtest.search import FIRST_STREAMS, RESOLUTION
+
 if TYPE_CHECKING:
     from loadtest.measure import Measurement
     from loadtest.result import CapacityResult
@@ -53,6 +55,12 @@ def capacity(
     max_streams: Annotated[
         int | None, typer.Option(min=1, help="Try no more. Default: what the server takes.")
     ] = None,
+    first_streams: Annotated[
+        int, typer.Option(min=1, help="Where to begin: twice or half as many are tried next.")
+    ] = FIRST_STREAMS,
+    resolution: Annotated[
+        float, typer.Option(min=0.01, max=1, help="How close to the answer the search ends.")
+    ] = RESOLUTION,
     hold_s: _HoldS = 60.0,
     p99_ms: _P99Ms = None,
     processes: _Processes = 1,
@@ -74,6 +82,8 @@ def capacity(
                 streams, hold_s if final else min(SHORT_HOLD_S, hold_s), final
             ),
             limit,
+            first_streams,
+            resolution,
         )
         result = measurement.result(found, "capacity", hold_s, _limit(found, limit))
     _finish(result, output, as_json)

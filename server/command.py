@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .locate import TritonInstall
-from .repository import BUNDLED_BACKENDS, ONNXRUNTIME, Repository
+from .repository import BUNDLED_BACKENDS, Repository
 
 EXIT_TIMEOUT_S = 10
 
-# Room for the batches of one stage. The shared memory region grows while it serves otherwise.
-_SHM_BYTES = 16 * 2**20
+# Room for the batches of one stage: one that runs and one that forms. The shared memory region
+# grows while it serves otherwise.
+_SHM_BATCHES = 2
+_LEAST_SHM_BYTES = 16 * 2**20
 
 # While one model follows another, both serve.
 _GENERATIONS = 2
@@ -60,13 +62,13 @@ def triton_command(
         *_transport_flags(
             repository.max_streams * (_GENERATIONS if model_control else 1), endpoints
         ),
-        *_shared_memory_flags(shm_prefix),
+        *_shared_memory_flags(repository, shm_prefix),
     ]
 
 
 def _runtime_flags(repository: Repository) -> list[str]:
     if repository.budget is None:
-        return [f"--model-config-name={ONNXRUNTIME}"]
+        return [f"--model-config-name={repository.runtime}"]
     return [
         # Implicit state lies in this pool, which cannot grow: 64 MiB without the flag.
         f"--cuda-memory-pool-byte-size=0:{repository.budget.pool}",
@@ -101,13 +103,14 @@ def _transport_flags(max_streams: int, endpoints: Endpoints) -> list[str]:
     ]
 
 
-def _shared_memory_flags(prefix: str) -> list[str]:
+def _shared_memory_flags(repository: Repository, prefix: str) -> list[str]:
+    size = max(_LEAST_SHM_BYTES, _SHM_BATCHES * repository.batch_bytes)
     return [
         f"--backend-config={backend},{setting}"
         for backend in ("python", *BUNDLED_BACKENDS)
         for setting in (
             f"shm-region-prefix-name={prefix}",
-            f"shm-default-byte-size={_SHM_BYTES}",
+            f"shm-default-byte-size={size}",
         )
     ]
 

@@ -5,6 +5,7 @@ Triton reports a missing file from deep inside a load; here the message can say 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from .errors import BadRepository
 from .tensorrt import Budget, read_budget
 
 ONNXRUNTIME = "onnxruntime"
+TORCH = "torch"
 TENSORRT = "tensorrt"
 BUNDLED_BACKENDS = {
     folder.parent.name: folder.parent
@@ -26,13 +28,13 @@ EXPORT_HINT = "export the models first (see `python -m export --help`)"
 
 # What a version folder must hold, by backend; without it Triton fails deep inside a load.
 _MODEL_FILES = {
-    "earshot": "model.onnx",
     "earshot_detokenizer": "tokenizer.json",
     "python": "model.py",
     "tensorrt": "model.plan",
 }
 _BACKENDS = {
     ONNXRUNTIME: {*BUNDLED_BACKENDS, "python"},
+    TORCH: {*BUNDLED_BACKENDS, "python"},
     TENSORRT: {*BUNDLED_BACKENDS, "python", "tensorrt"},
 }
 
@@ -45,13 +47,15 @@ class Repository:
     models: tuple[str, ...]
     max_streams: int
     runtime: str = ONNXRUNTIME
-    """Whose configs are served: `configs/onnxruntime.pbtxt`, or the `config.pbtxt` of TensorRT."""
+    """Whose configs are served: those of its name in `configs/`, or TensorRT's `config.pbtxt`."""
     budget: Budget | None = None
     """GPU memory; TensorRT only."""
     ensemble: str = ""
     """What clients call; empty when there is none."""
     max_batch_size: int = 0
     """Of the ensemble."""
+    batch_bytes: int = 0
+    """Tensors of the largest batch of any model of fixed size, in and out."""
 
 
 def read_repository(path: Path) -> Repository:
@@ -69,7 +73,10 @@ def read_repository(path: Path) -> Repository:
     budget = read_budget(path, configs, streams) if runtime == TENSORRT else None
     ensemble = next((name for name, x in configs.items() if x.platform == "ensemble"), "")
     batch = configs[ensemble].max_batch_size if ensemble else 0
-    return Repository(path.resolve(), tuple(configs), streams, runtime, budget, ensemble, batch)
+    size = _batch_bytes(configs)
+    return Repository(
+        path.resolve(), tuple(configs), streams, runtime, budget, ensemble, batch, size
+    )
 
 
 def _runtime(repository: Path) -> str:
@@ -77,8 +84,9 @@ def _runtime(repository: Path) -> str:
     for folder in repository.iterdir():
         if (folder / "config.pbtxt").is_file():
             config = _read_config(folder, TENSORRT)
-            if config.parameters["runtime"].string_value == TENSORRT:
-                return TENSORRT
+            runtime = config.parameters["runtime"].string_value
+            if runtime in (TENSORRT, TORCH):
+                return runtime
     return ONNXRUNTIME
 
 
@@ -111,9 +119,16 @@ def _check_model(folder: Path, config: Any, runtime: str) -> None:
             f"the embedded server has not: give it a configs/{ONNXRUNTIME}.pbtxt, or serve this "
             "repository from NVIDIA's container"
         )
-    wanted = _MODEL_FILES.get(backend)
+    wanted = _model_file(config, backend)
     if wanted is not None and not any((version / wanted).is_file() for version in folder.iterdir()):
         raise BadRepository(f"model {folder.name} has no {wanted} in {folder}/1; {EXPORT_HINT}")
+
+
+def _model_file(config: Any, backend: str) -> str | None:
+    if backend == "earshot":
+        on_torch = config.parameters["runtime"].string_value == "torch"
+        return "model.pt2" if on_torch else "model.onnx"
+    return _MODEL_FILES.get(backend)
 
 
 def _max_streams(configs: Mapping[str, Any]) -> int:
@@ -132,6 +147,18 @@ def _max_streams(configs: Mapping[str, Any]) -> int:
 
 def _members(config: Any) -> list[str]:
     return [step.model_name for step in config.ensemble_scheduling.step]
+
+
+def _batch_bytes(configs: Mapping[str, Any]) -> int:
+    """As if every element took four bytes, and a free dimension were one.
+
+    Tensors whose elements take more are small; batches of whole utterances have any size.
+    """
+    return max(
+        max(1, config.max_batch_size)
+        * sum(4 * abs(math.prod(tensor.dims)) for tensor in (*config.input, *config.output))
+        for config in configs.values()
+    )
 
 
 def _streams_per_instance(model: str, text: str) -> int:

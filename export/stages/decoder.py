@@ -12,7 +12,7 @@ plus one (0 where none), predictor output, then h and c of each LSTM layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,19 @@ class DecoderDims:
         return [1, 1, CONTEXT_TOKENS, self.decoder_hidden_size, *layers]
 
 
+class Heard(NamedTuple):
+    """What the search over one chunk reads and does not change."""
+
+    encoded: Tensor
+    """[B, T, D]"""
+    length: Tensor
+    """Valid frames, int64 [B]."""
+    frames_before: Tensor
+    """Frames of the stream before this chunk, [B, 1]."""
+    context: Tensor
+    """The last tokens before this chunk plus one, [B, CONTEXT_TOKENS]."""
+
+
 class Decoder(Stage):
     """ENCODED [B, T, D], ENCODED_LENGTH int32 [B, 1] -> tokens of the chunk.
 
@@ -90,20 +103,31 @@ class Decoder(Stage):
 
     def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
         """One chunk; see the class and module for shapes and state."""
+        heard, predictor = self.begin(*inputs, state=state)
+        return self.finish(heard, self._decode(heard.encoded, heard.length, predictor))
+
+    def begin(self, *inputs: Tensor, state: State) -> tuple[Heard, Tensor]:
+        """What the search reads, and the predictor's state [B, P] that it starts from."""
         encoded, encoded_length = inputs
         parts = [1, 1, CONTEXT_TOKENS, self.start.shape[1]]
         started, frames_before, context, predictor = state.read(0, 1)[:, 0].split(parts, dim=1)
         predictor = torch.where(started > 0, predictor, self.start)
-        predictor, tokens, frames, logprobs, count = self._decode(
-            encoded, encoded_length[:, 0].to(torch.int64), predictor
-        )
-        valid = tokens >= 0
-        absolute = torch.where(valid, frames + frames_before.to(torch.int32), frames)
+        return Heard(
+            encoded, encoded_length[:, 0].to(torch.int64), frames_before, context
+        ), predictor
+
+    def finish(
+        self, heard: Heard, found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+    ) -> tuple[tuple[Tensor, ...], Update]:
+        """Outputs and next state of a chunk from what ``_decode`` has found."""
+        predictor, tokens, frames, logprobs, count = found
+        frames_before, context = heard.frames_before, heard.context
+        absolute = torch.where(tokens >= 0, frames + frames_before.to(torch.int32), frames)
         next_context = _last_tokens(context, tokens, count)
-        frames_after = frames_before + encoded_length.to(frames_before.dtype)
-        next_parts = [torch.ones_like(started), frames_after, next_context, predictor]
+        frames_after = frames_before + heard.length[:, None].to(frames_before.dtype)
+        next_parts = [torch.ones_like(frames_before), frames_after, next_context, predictor]
         values = torch.cat(next_parts, dim=1)[:, None]
-        update = Update(rows=all_rows(self.layout, encoded), values=values)
+        update = Update(rows=all_rows(self.layout, context), values=values)
         previous = context.to(torch.int32) - 1
         return (tokens, absolute, logprobs, count[:, None], previous), update
 
@@ -122,40 +146,28 @@ class Decoder(Stage):
         self, encoded: Tensor, length: Tensor, predictor: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Run the greedy loop; returns predictor state, tokens, frames, logprobs, count [B]."""
-        batch = encoded.shape[0]
-        dims = self.dims
-        slot = torch.arange(dims.max_tokens, device=encoded.device)[None]
 
         def unfinished(frame: Tensor, *_: Tensor) -> Tensor:
             return (frame < length).any()
 
-        def emit_or_advance(
-            frame: Tensor,
-            symbols: Tensor,
-            predictor: Tensor,
-            tokens: Tensor,
-            frames: Tensor,
-            logprobs: Tensor,
-            count: Tensor,
-        ) -> tuple[Tensor, ...]:
-            at = frame.clamp(max=dims.frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
-            token, logprob = self._joint(encoded.gather(1, at)[:, 0], predictor)
-            emits = (frame < length) & (token != dims.blank_token_id)
-            here = emits[:, None] & (slot == count[:, None])
-            tokens = torch.where(here, token[:, None].to(torch.int32), tokens)
-            frames = torch.where(here, frame[:, None].to(torch.int32), frames)
-            logprobs = torch.where(here, logprob[:, None], logprobs)
-            predictor = torch.where(emits[:, None], self.predictor(token, predictor), predictor)
-            symbols = torch.where(emits, symbols + 1, torch.zeros_like(symbols))
-            advances = ~emits | (symbols >= dims.max_symbols_per_step)
-            symbols = torch.where(advances, torch.zeros_like(symbols), symbols)
-            frame = frame + advances.to(frame.dtype)
-            count = count + emits.to(count.dtype)
-            return frame, symbols, predictor, tokens, frames, logprobs, count
+        def advance(*moving: Tensor) -> tuple[Tensor, ...]:
+            return self.advance(encoded, length, moving)
 
+        moving = while_loop(unfinished, advance, self.before_loop(encoded, length, predictor))
+        _, _, predictor, tokens, frames, logprobs, count = moving
+        return predictor, tokens, frames, logprobs, count
+
+    def before_loop(self, encoded: Tensor, length: Tensor, predictor: Tensor) -> tuple[Tensor, ...]:
+        """What the loop carries from one round to the next, before the first.
+
+        Frame and symbols on it int64 [B], predictor state [B, P], tokens and their frames int32
+        [B, M], logprobs float32 [B, M], count int32 [B].
+        """
         zero = torch.zeros_like(length)
-        nothing = torch.full((batch, dims.max_tokens), -1, dtype=torch.int32, device=encoded.device)
-        carried = (
+        nothing = torch.full(
+            (encoded.shape[0], self.dims.max_tokens), -1, dtype=torch.int32, device=encoded.device
+        )
+        return (
             zero,
             zero.clone(),
             predictor,
@@ -164,10 +176,28 @@ class Decoder(Stage):
             nothing.to(encoded.dtype),
             zero.to(torch.int32),
         )
-        _, _, predictor, tokens, frames, logprobs, count = while_loop(
-            unfinished, emit_or_advance, carried
-        )
-        return predictor, tokens, frames, logprobs, count
+
+    def advance(
+        self, encoded: Tensor, length: Tensor, moving: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """One round for every stream: emit a token, or go to the next frame, or rest at the end."""
+        frame, symbols, predictor, tokens, frames, logprobs, count = moving
+        dims = self.dims
+        slot = torch.arange(dims.max_tokens, device=encoded.device)[None]
+        at = frame.clamp(max=dims.frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
+        token, logprob = self._joint(encoded.gather(1, at)[:, 0], predictor)
+        emits = (frame < length) & (token != dims.blank_token_id)
+        here = emits[:, None] & (slot == count[:, None])
+        tokens = torch.where(here, token[:, None].to(torch.int32), tokens)
+        frames = torch.where(here, frame[:, None].to(torch.int32), frames)
+        logprobs = torch.where(here, logprob[:, None], logprobs)
+        predictor = torch.where(emits[:, None], self.predictor(token, predictor), predictor)
+        symbols = torch.where(emits, symbols + 1, torch.zeros_like(symbols))
+        advances = ~emits | (symbols >= dims.max_symbols_per_step)
+        symbols = torch.where(advances, torch.zeros_like(symbols), symbols)
+        frame = frame + advances.to(frame.dtype)
+        count = count + emits.to(count.dtype)
+        return frame, symbols, predictor, tokens, frames, logprobs, count
 
 
 def _last_tokens(context: Tensor, tokens: Tensor, count: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ values for some of its rows. Two carriers exist:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -140,19 +141,32 @@ class FlatStage(nn.Module):
         return *outputs, state.replace(update)
 
 
-class PooledStage(nn.Module):
-    """``stage`` as ``(*inputs, POOL, SLOTS) -> (*outputs, UPDATE, UPDATE_ROWS)``."""
+class PooledStages(nn.Module):
+    """``stages`` in a row: ``(*inputs, *pools, SLOTS) -> (*outputs, *updates)``.
 
-    def __init__(self, stage: Stage) -> None:
+    One pool for each stage; each update is a pair: new values [B, U, width] and the rows int64
+    [B, U] of each stream that they belong to. Outputs of a stage are the inputs of the next.
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
         super().__init__()
-        self.stage = stage
+        self.stages = nn.ModuleList(stages)
 
-    def forward(self, *inputs_pool_and_slots: Tensor) -> tuple[Tensor, ...]:
-        """Pooled form; UPDATE float32 [B, U, width] goes to rows UPDATE_ROWS int64 [B, U]."""
-        *inputs, pool, slots = inputs_pool_and_slots
-        state = PooledState(pool, slots, self.stage.layout)
-        outputs, update = self.stage.step(*inputs, state=state)
-        return *outputs, update.values, update.rows
+    def forward(self, *inputs_pools_and_slots: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        values, updates = self.run(*inputs_pools_and_slots)
+        return *values, *updates
+
+    def run(self, *inputs_pools_and_slots: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        """Outputs and updates apart."""
+        *rest, slots = inputs_pools_and_slots
+        inputs = len(rest) - len(self.stages)
+        values, updates = tuple(rest[:inputs]), list[Tensor]()
+        for stage, pool in zip(self.stages, rest[inputs:], strict=True):
+            assert isinstance(stage, Stage)
+            values, update = stage.step(*values, state=PooledState(pool, slots, stage.layout))
+            updates += [update.values, update.rows]
+        return values, updates
 
 
 def all_rows(layout: StateLayout, like: Tensor) -> Tensor:

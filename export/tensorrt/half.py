@@ -1,4 +1,4 @@
-"""Stages in half precision, strongly typed by construction.
+"""Stages in half precision, strongly typed by construction; for TensorRT and for torch.
 
 TensorRT 11 takes the type of every tensor from the graph, so that precision is decided here: the
 weights of encoder and decoder become half, their code names what stays float32 (see
@@ -42,7 +42,14 @@ _EXACT_INTEGERS = {"FP32": 2**24, "FP16": 2**11, "BF16": 2**8}
 
 
 def tensorrt_stages(checkpoint: Checkpoint, frames: int, precision: str) -> Stages:
-    """Feature extractor, encoder and straight-line decoder in ``precision``, none of it shared.
+    """``half_stages`` with the straight-line decoder."""
+    return half_stages(checkpoint, frames, precision, UnrolledDecoder)
+
+
+def half_stages(
+    checkpoint: Checkpoint, frames: int, precision: str, decoder: type[Decoder]
+) -> Stages:
+    """Feature extractor, encoder and decoder in ``precision``, none of it shared.
 
     Raises:
         UnsupportedOption: the ring has more blocks than the precision counts exactly.
@@ -60,7 +67,7 @@ def tensorrt_stages(checkpoint: Checkpoint, frames: int, precision: str) -> Stag
     return (
         FeatureExtractor(features.mel_filters, features.preemphasis, frames),
         encoder,
-        _half_decoder(UnrolledDecoder(checkpoint.model, frames), dtype),
+        _half_decoder(decoder(checkpoint.model, frames), dtype),
     )
 
 

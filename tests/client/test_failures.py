@@ -69,7 +69,7 @@ STATE_EXPIRED = Failure(
 )
 TOO_MANY = Failure("RESOURCE_EXHAUSTED", "too many streams")
 LATE = Failure("DEADLINE_EXCEEDED", "Deadline Exceeded")
-BROKEN = Failure("INTERNAL", "ONNX Runtime failed on a batch of 3")
+BROKEN = Failure("INTERNAL", "the engine failed on a batch of 3")
 SOCKET_CLOSED = Failure("UNAVAILABLE", "Socket closed")
 CANCELLED = Failure("CANCELLED", None)
 

@@ -19,7 +19,7 @@ from export.audio import (
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.recordings import load_recordings
 from export.reference import ReferenceResult, transcribe
-from export.stages.state import FlatStage, PooledStage, Stage
+from export.stages.state import FlatStage, PooledStages, Stage
 from export.streaming import build_stages
 
 
@@ -104,7 +104,7 @@ def test_pooled_form_equals_flat_form(checkpoint: Checkpoint) -> None:
         length = torch.full((streams, 1), 32, dtype=torch.int32)
         # The last stream sits out every other step, so the rings drift apart.
         active = streams if step % 2 else streams - 1
-        *_, values, rows = PooledStage(stage)(
+        *_, values, rows = PooledStages([stage])(
             mel[:active], length[:active], pool.flatten(0, 1), slots[:active]
         )
         pool[slots[:active, None], rows] = values

@@ -10,7 +10,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from server.backends.earshot.earshot_runtime.chunks import Chunks
-from server.backends.earshot.earshot_runtime.graph import open_graph
+from server.backends.earshot.earshot_runtime.engine import open_engine
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from tests.server.toy_repository import CHUNK_SAMPLES
@@ -26,7 +26,7 @@ def model_config(repository: Path, model: str) -> dict[str, Any]:
 def sequence_stage(repository: Path, model: str = "summer") -> SequenceStage:
     """A stage with state."""
     spec = StageSpec.from_model_config(model_config(repository, model))
-    return SequenceStage(spec, open_graph(repository / model / "1" / "model.onnx", spec))
+    return SequenceStage(spec, open_engine(repository / model / "1", spec))
 
 
 def summer_chunks(

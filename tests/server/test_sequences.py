@@ -17,6 +17,7 @@ from server.backends.earshot.earshot_runtime.errors import (
     ServerFull,
     UnknownStream,
 )
+from server.backends.earshot.earshot_runtime.onnx_engine import OnnxEngine
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
 from tests.server.stages import sequence_stage, summer_chunks
 from tests.server.toy_repository import MAX_IDLE_S, write_toy_repository
@@ -138,7 +139,7 @@ def test_audio_ends_with_a_short_chunk(stage: SequenceStage) -> None:
 
 def test_batches_up_to_16_are_warm_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
-    monkeypatch.setattr(SequenceStage, "_run", lambda stage, batch: batches.append(batch))
+    monkeypatch.setattr(OnnxEngine, "_run", lambda engine, batch: batches.append(batch))
     repository = write_toy_repository(tmp_path)
     config = repository / "summer" / "configs" / "onnxruntime.pbtxt"
     for max_batch in (64, 5):
@@ -152,7 +153,7 @@ def test_a_run_that_fails_fails_its_batch_only(
 ) -> None:
     stage.process(summer_chunks((1, 1.0), (2, 1.0), (3, 1.0), flags="SSS"), 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_run", _out_of_memory)
+        patch.setattr(OnnxEngine, "_run", _out_of_memory)
         outcomes = stage.process(summer_chunks((1, 5.0), (2, 5.0), (4, 5.0), flags="-ES"), 0.0)
     assert all(isinstance(outcome, RunFailed) for outcome in outcomes)
     assert "out of memory" in str(outcomes[0])
@@ -161,7 +162,7 @@ def test_a_run_that_fails_fails_its_batch_only(
     assert 4 not in stage.slots
 
 
-def _out_of_memory(batch: int) -> None:
+def _out_of_memory(engine: OnnxEngine, batch: int) -> None:
     raise RuntimeError("out of memory")
 
 

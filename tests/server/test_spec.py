@@ -104,7 +104,7 @@ def test_a_graph_without_a_pool_is_refused(toy_repository: Path) -> None:
     path = toy_repository / "summer" / "1" / "model.onnx"
     save(stateless_summer_graph(), path)
     spec = StageSpec.from_model_config(model_config(toy_repository, "summer"))
-    with pytest.raises(BadStage, match=r"must have all of POOL, .* has sequence_batching"):
+    with pytest.raises(BadStage, match=r"must have POOL for each .* has sequence_batching"):
         open_graph(path, spec)
 
 

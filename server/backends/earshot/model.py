@@ -14,6 +14,7 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 from earshot_runtime.chunks import Chunks, Outcome
+from earshot_runtime.engine import open_engine
 from earshot_runtime.errors import ChunkError, RunFailed, ServerFull
 from earshot_runtime.graph import open_graph
 from earshot_runtime.housekeeping import Housekeeper
@@ -29,18 +30,18 @@ class TritonPythonModel:
     """One instance of one stage; Triton fixes the class name and its methods."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Opens the graph and allocates all memory; raises where config and graph disagree."""
+        """Opens the engine and allocates all memory; raises where config and files disagree."""
         self._spec = StageSpec.from_model_config(json.loads(args["model_config"]))
         self._lock = threading.Lock()
-        path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        graph = open_graph(path, self._spec)
+        folder = Path(args["model_repository"]) / args["model_version"]
         labels = {"model": self._spec.model, "instance": args["model_instance_name"]}
         self._housekeeper = None
         if self._spec.sequence is None:
+            graph = open_graph(folder / "model.onnx", self._spec)
             self._utterances = UtteranceStage(self._spec, graph)
             self._count_runs(labels)
         else:
-            self._streams = SequenceStage(self._spec, graph)
+            self._streams = SequenceStage(self._spec, open_engine(folder, self._spec))
             self._start_housekeeper(labels)
         # What is there now stays: collections between chunks need not walk it again.
         gc.freeze()

@@ -1,12 +1,12 @@
 """What can go wrong with one chunk, and what can be wrong with a whole stage.
 
 StageError
-├── BadStage          config and ONNX graph do not fit together: the model does not load
+├── BadStage          config and exported files do not fit together: the model does not load
 └── ChunkError        one request fails, the others of its batch do not
     ├── InvalidChunk      audio out of bounds, impossible length, audio after the end
     ├── UnknownStream     no state is held for this correlation id
     ├── ServerFull        every slot of the pool holds a live stream
-    └── RunFailed         ONNX Runtime refused the batch
+    └── RunFailed         the engine failed on the batch
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class StageError(Exception):
 
 
 class BadStage(StageError):
-    """The model config, its parameters and the ONNX graph contradict each other."""
+    """The model config, its parameters and the exported files contradict each other."""
 
 
 class ChunkError(StageError):
@@ -37,4 +37,4 @@ class ServerFull(ChunkError):
 
 
 class RunFailed(ChunkError):
-    """ONNX Runtime raised while it ran the batch."""
+    """The engine raised while it ran the batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ _DTYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class Graph:
-    """An open session, and the shape of its state if it keeps one."""
+    """An open session, and the shapes of the states that it keeps, if any."""
 
     session: ort.InferenceSession
-    state: StateSpec | None
+    states: tuple[StateSpec, ...]
 
 
 def open_graph(path: Path, spec: StageSpec) -> Graph:
@@ -44,11 +45,24 @@ def open_graph(path: Path, spec: StageSpec) -> Graph:
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise BadStage(f"{spec.model}: cannot load {path}: {error}") from error
     inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
-    state_inputs = [inputs.pop(name, None) for name in (POOL, SLOTS)]
-    state_outputs = [outputs.pop(name, None) for name in (UPDATE, UPDATE_ROWS)]
+    slots = inputs.pop(SLOTS, None)
+    suffixes = [name.removeprefix(POOL) for name in inputs if name.startswith(POOL)]
+    pools = [inputs.pop(POOL + suffix) for suffix in suffixes]
+    updates = [
+        (outputs.pop(UPDATE + suffix, None), outputs.pop(UPDATE_ROWS + suffix, None))
+        for suffix in suffixes
+    ]
     _check_tensors(spec.model, "input", spec.inputs, inputs)
     _check_tensors(spec.model, "output", spec.outputs, outputs)
-    return Graph(session, _state(spec, state_inputs + state_outputs))
+    rows = spec.sequence.state_rows if spec.sequence else ()
+    if bool(rows) != (slots is not None) or len(rows) != len(pools):
+        raise BadStage(
+            f"{spec.model}: model.onnx must have {POOL} for each of the config's state_rows, "
+            f"{SLOTS}, {UPDATE} and {UPDATE_ROWS} where the config has sequence_batching, and none "
+            f"of them where it has not: it has {len(pools)} for {len(rows)}; export the model again"
+        )
+    states = tuple(map(partial(_state, spec), suffixes, rows, pools, updates))
+    return Graph(session, states)
 
 
 def _session_options(spec: StageSpec) -> ort.SessionOptions:
@@ -107,21 +121,23 @@ def _describe(tensor: TensorSpec) -> str:
     return f"{tensor.dtype} {list(tensor.dims)}"
 
 
-def _state(spec: StageSpec, tensors: list[TensorSpec | None]) -> StateSpec | None:
-    present = [tensor for tensor in tensors if tensor is not None]
-    if spec.sequence is None and not present:
-        return None
-    if spec.sequence is None or len(present) != len(tensors):
+def _state(
+    spec: StageSpec,
+    suffix: str,
+    rows: int,
+    pool: TensorSpec,
+    updates: tuple[TensorSpec | None, TensorSpec | None],
+) -> StateSpec:
+    update, update_rows = updates
+    if update is None or update_rows is None:
         raise BadStage(
-            f"{spec.model}: model.onnx must have all of {POOL}, {SLOTS}, {UPDATE}, {UPDATE_ROWS} "
-            "where the config has sequence_batching, and none of them where it has not; export "
-            "the model again"
+            f"{spec.model}: model.onnx has {POOL}{suffix} and must have {UPDATE}{suffix} and "
+            f"{UPDATE_ROWS}{suffix} as well; export the model again"
         )
-    pool, _, update, update_rows = present
     if update.dims != (*update_rows.dims, *pool.dims) or not update.is_fixed:
         raise BadStage(
             f"{spec.model}: {POOL}, {UPDATE} and {UPDATE_ROWS} of model.onnx do not fit together: "
             f"{_describe(pool)}, {_describe(update)}, {_describe(update_rows)}"
         )
-    rows, width = update.dims
-    return StateSpec(spec.sequence.state_rows, width, rows, pool.dtype)
+    changed, width = update.dims
+    return StateSpec(suffix, rows, width, changed, pool.dtype)

@@ -6,47 +6,30 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
-from .binding import bind_input, bind_output
 from .checks import Arrays, AudioEnds, ContentChecks, Errors
 from .chunks import Chunks, Outcome, rounds
+from .engine import Engine
 from .errors import ChunkError, RunFailed
-from .graph import Graph
 from .slots import Slots, SlotTable
-from .spec import StageSpec, TensorSpec
-from .state import StatePool
-
-# Each further power of two would double what warming up adds to the start.
-_MAX_WARM_UP_BATCH = 16
+from .spec import StageSpec
 
 
 class SequenceStage:
-    """Turns chunks of many streams into one run of the graph.
+    """Turns chunks of many streams into one run of the engine.
 
     A chunk that is refused leaves its stream as it was, with two exceptions: END always closes
     the stream, and a refused START leaves it closed.
     """
 
-    def __init__(self, spec: StageSpec, graph: Graph) -> None:
-        sequence, state = spec.sequence, graph.state
-        assert sequence is not None and state is not None
+    def __init__(self, spec: StageSpec, engine: Engine) -> None:
+        sequence = spec.sequence
+        assert sequence is not None
         self.slots = SlotTable(sequence.max_streams, sequence.max_idle_s)
-        self._session = graph.session
-        self._inputs = _allocate(spec.inputs, spec.max_batch)
-        self._outputs = _allocate(spec.outputs, spec.max_batch)
-        self._state = StatePool(state, sequence.max_streams, spec.max_batch)
+        self._engine = engine
+        self._inputs = engine.inputs
         self._content = ContentChecks(spec)
         self._audio_ends = AudioEnds(spec, sequence.max_streams)
-        self._bindings: dict[int, ort.IOBinding] = {}
-        self._warm_up(spec.max_batch)
-
-    def _warm_up(self, max_batch: int) -> None:
-        """Runs powers of two once: ONNX Runtime plans and allocates on the first run of a size."""
-        batch = 1
-        while batch <= min(max_batch, _MAX_WARM_UP_BATCH):
-            self._run(batch)
-            batch *= 2
 
     def process(self, chunks: Chunks, now_s: float) -> list[Outcome]:
         """One outcome per request. The rows are views, valid until the next call."""
@@ -107,29 +90,12 @@ class SequenceStage:
     def _advance(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> RunFailed | None:
         """Runs the first rows of the inputs, one per slot, and keeps what changed of the state."""
         batch = len(slots)
-        self._state.load(slots, starts)
         try:
-            self._run(batch)
-        except Exception as error:  # ONNX Runtime's own exceptions share no base class
-            return RunFailed(f"ONNX Runtime failed on a batch of {batch}: {error}")
-        self._state.store(slots)
+            self._engine.run(slots, starts)
+        except Exception as error:  # the engines' libraries share no base class of exceptions
+            return RunFailed(f"the engine failed on a batch of {batch}: {error}")
         self._audio_ends.store(self._filled_inputs(batch), slots)
         return None
-
-    def _run(self, batch: int) -> None:
-        binding = self._bindings.get(batch)
-        if binding is None:
-            binding = self._bindings[batch] = self._bind(batch)
-        self._session.run_with_iobinding(binding)
-
-    def _bind(self, batch: int) -> ort.IOBinding:
-        binding = self._session.io_binding()
-        for name, array in self._inputs.items():
-            bind_input(binding, name, array[:batch])
-        for name, array in self._outputs.items():
-            bind_output(binding, name, array[:batch])
-        self._state.bind(binding, batch)
-        return binding
 
     def _close(self, chunks: Chunks, errors: Errors) -> None:
         for row, stream in enumerate(chunks.streams):
@@ -137,15 +103,11 @@ class SequenceStage:
                 self.slots.close(stream)
 
     def _outcomes(self, good: list[int], errors: Errors) -> list[Outcome]:
-        arrays = tuple(self._outputs.values())
+        arrays = tuple(self._engine.outputs.values())
         outcomes: dict[int, Outcome] = dict(errors)
         for position, row in enumerate(good):
             outcomes[row] = tuple(array[position : position + 1] for array in arrays)
         return [outcomes[row] for row in range(len(outcomes))]
-
-
-def _allocate(tensors: tuple[TensorSpec, ...], batch: int) -> dict[str, npt.NDArray[Any]]:
-    return {tensor.name: np.zeros((batch, *tensor.dims), tensor.dtype) for tensor in tensors}
 
 
 def _copied(rows: tuple[npt.NDArray[Any], ...]) -> tuple[npt.NDArray[Any], ...]:

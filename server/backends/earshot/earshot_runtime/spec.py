@@ -47,7 +47,8 @@ class SequenceSpec:
     """Limits of a stage that keeps state between the chunks of a stream."""
 
     max_streams: int
-    state_rows: int
+    state_rows: tuple[int, ...]
+    """Rows per stream of each state of an ONNX graph; a torch program knows them itself."""
     max_idle_s: float
 
 
@@ -59,6 +60,8 @@ class StageSpec:
     max_batch: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    runtime: str
+    device: str
     intra_op_threads: int
     bounded_inputs: tuple[str, ...]
     max_abs: float
@@ -87,12 +90,14 @@ class StageSpec:
             max_batch=int(config.get("max_batch_size", 0)),
             inputs=inputs,
             outputs=tuple(_tensor(model, entry) for entry in config["output"]),
+            runtime=parameters.text("runtime") or "onnxruntime",
+            device=parameters.text("device") or "auto",
             intra_op_threads=parameters.count("intra_op_threads", default=1),
             bounded_inputs=parameters.names("bounded_inputs"),
             max_abs=parameters.limit("max_abs"),
             length_input=parameters.text("length_input"),
             length_of=parameters.text("length_of"),
-            lengths=parameters.counts("lengths"),
+            lengths=tuple(sorted(parameters.counts("lengths"))),
             length_step=parameters.count("length_step", default=1),
             sequence=_sequence(model, config, parameters),
         )
@@ -129,7 +134,7 @@ class _Parameters:
             raise BadStage(
                 f"{self._model}: parameter '{key}' must be counts, not '{self._values[key]}'"
             )
-        return tuple(sorted(map(int, names)))
+        return tuple(map(int, names))
 
     def limit(self, key: str) -> float:
         text = self._values.get(key)
@@ -161,7 +166,7 @@ def _sequence(
         return None
     return SequenceSpec(
         max_streams=parameters.count("max_streams"),
-        state_rows=parameters.count("state_rows"),
+        state_rows=parameters.counts("state_rows"),
         max_idle_s=int(batching["max_sequence_idle_microseconds"]) / 1e6,
     )
 

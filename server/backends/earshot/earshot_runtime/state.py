@@ -8,6 +8,9 @@ and returns only the rows that changed:
     outputs   UPDATE       (B, U, width)           new values ...
               UPDATE_ROWS  (B, U) int64            ... and the rows of each stream they belong to
 
+A graph that holds several stages in a row has these tensors once for each of them, their names
+followed by `_` and that stage's own name in capitals.
+
 Zeros start a stream. np.zeros leaves it to the kernel to back a page on first touch, so a pool
 for many streams costs the memory of the most that were ever live at once.
 """
@@ -18,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from .binding import bind_input, bind_output
@@ -32,6 +34,8 @@ UPDATE, UPDATE_ROWS = "UPDATE", "UPDATE_ROWS"
 class StateSpec:
     """Shape of one stream's state, and how many of its rows a chunk changes."""
 
+    suffix: str
+    """Behind the names of the graph's tensors; empty if the graph has one state."""
     rows: int
     width: int
     update_rows: int
@@ -42,22 +46,21 @@ class StatePool:
     """State of all streams, and the arrays through which the graph sees a batch of it."""
 
     def __init__(self, spec: StateSpec, capacity: int, max_batch: int) -> None:
+        self._suffix = spec.suffix
         self._pool = np.zeros((capacity, spec.rows, spec.width), spec.dtype)
-        self._slots = np.zeros(max_batch, np.int64)
         self._update = np.zeros((max_batch, spec.update_rows, spec.width), spec.dtype)
         self._update_rows = np.zeros((max_batch, spec.update_rows), np.int64)
 
     def bind(self, binding: ort.IOBinding, batch: int) -> None:
         """Binds the graph's state tensors for runs of `batch` rows."""
-        bind_input(binding, POOL, self._pool.reshape(-1, self._pool.shape[-1]))
-        bind_input(binding, SLOTS, self._slots[:batch])
-        bind_output(binding, UPDATE, self._update[:batch])
-        bind_output(binding, UPDATE_ROWS, self._update_rows[:batch])
+        pool = self._pool.reshape(-1, self._pool.shape[-1])
+        bind_input(binding, POOL + self._suffix, pool)
+        bind_output(binding, UPDATE + self._suffix, self._update[:batch])
+        bind_output(binding, UPDATE_ROWS + self._suffix, self._update_rows[:batch])
 
-    def load(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
-        """Points the next run at these slots; those of streams that start are cleared."""
-        self._slots[: len(slots)] = slots
-        self._pool[slots[starts]] = 0
+    def clear(self, slots: Slots) -> None:
+        """Zeroes the state of streams that start."""
+        self._pool[slots] = 0
 
     def store(self, slots: Slots) -> None:
         """Writes the rows that the last run changed to the streams' slots."""

@@ -1,0 +1,191 @@
+"""``python -m export.random_model``: a model of a given size with random weights, ready to serve.
+
+Capacity depends on the sizes of a model and on how many tokens it emits, not on what they say. The
+bias of blank is set so that real speech brings about four tokens a second, as English does. Such a
+model is not compared with transformers: in 16 bits the near ties of random logits fall at random.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+
+from export.audio import SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS, frames_per_chunk
+from export.checkpoint import Checkpoint
+from export.errors import ExportError
+from export.recordings import load_recordings
+from export.spec import Serving
+from export.stages.decoder import Decoder
+from export.stages.state import PooledState
+from export.streaming import export_streaming
+
+VOCABULARY = 1024
+TOKENS_PER_SECOND = 4.0
+LOOKAHEAD_FRAMES = 6
+SECONDS_OF_SPEECH = 4
+_console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes named as in ``NemotronAsrStreamingConfig`` and its encoder's."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    decoder_hidden_size: int
+    num_decoder_layers: int
+    num_mel_bins: int
+    subsampling_conv_channels: int
+
+
+SIZES = {
+    "115m": Size(17, 512, 8, 640, 1, 80, 256),
+    "0.6b": Size(24, 1024, 8, 640, 2, 128, 256),
+}
+SizeName = StrEnum("SizeName", {name: name for name in SIZES})
+
+
+def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
+    """A checkpoint of the size called ``name``; the same weights for the same seed."""
+    import transformers
+
+    size = SIZES[name]
+    torch.manual_seed(seed)
+    features = transformers.NemotronAsrStreamingFeatureExtractor(feature_size=size.num_mel_bins)
+    encoder = transformers.NemotronAsrStreamingEncoderConfig(
+        hidden_size=size.hidden_size,
+        num_hidden_layers=size.num_hidden_layers,
+        num_attention_heads=size.num_attention_heads,
+        intermediate_size=4 * size.hidden_size,
+        subsampling_conv_channels=size.subsampling_conv_channels,
+        num_mel_bins=size.num_mel_bins,
+        sliding_window=71,
+    )
+    config = transformers.NemotronAsrStreamingConfig(
+        vocab_size=VOCABULARY + 1,
+        blank_token_id=VOCABULARY,
+        decoder_hidden_size=size.decoder_hidden_size,
+        num_decoder_layers=size.num_decoder_layers,
+        encoder_config=encoder,
+    )
+    model: Any = transformers.NemotronAsrStreamingForRNNT(config).eval()
+    processor = transformers.NemotronAsrStreamingProcessor(
+        feature_extractor=features,
+        tokenizer=_tokenizer(),
+        supported_num_lookahead_tokens=[ms // 80 - 1 for ms in reversed(SUPPORTED_CHUNK_MS)],
+    )
+    _make_talkative(model, features)
+    return Checkpoint(f"random-{name}", model, processor, f"random weights, seed {seed}")
+
+
+@torch.no_grad()
+def _make_talkative(model: Any, features: Any) -> None:
+    """Spread the logits over what is heard and said, then bias blank."""
+    speech = [recording.samples for recording in load_recordings()]
+    length = SECONDS_OF_SPEECH * SAMPLE_RATE_HZ
+    pieces = [samples[:length] for samples in speech if len(samples) >= length]
+    inputs = features(pieces, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
+    encoder, projector = model.encoder, model.encoder_projector
+    hidden = encoder(inputs, num_lookahead_tokens=LOOKAHEAD_FRAMES).last_hidden_state
+    heard = projector(hidden)
+    scale = 1 / heard.std(dim=(0, 1))
+    projector.bias.sub_(heard.mean(dim=(0, 1))).mul_(scale)
+    projector.weight.mul_(scale[:, None])
+    model.decoder.embedding.weight.mul_(10)
+    model.joint.head.weight.mul_(10)
+    _bias_blank(model, projector(hidden))
+
+
+def _bias_blank(model: Any, encoded: torch.Tensor) -> None:
+    """Halve the interval in which the bias must lie until the rate of tokens is met."""
+    low, high = -50.0, 50.0
+    for _ in range(12):
+        model.joint.head.bias[VOCABULARY] = (low + high) / 2
+        if tokens_per_second(model, encoded) > TOKENS_PER_SECOND:
+            low = (low + high) / 2
+        else:
+            high = (low + high) / 2
+
+
+def tokens_per_second(model: Any, encoded: torch.Tensor) -> float:
+    """What greedy decoding makes of encoder frames [B, E, D]."""
+    batch, frames, _ = encoded.shape
+    decoder = Decoder(model, frames)
+    pool = torch.zeros(batch, decoder.layout.width)
+    state = PooledState(pool, torch.arange(batch), decoder.layout)
+    lengths = torch.full((batch, 1), frames, dtype=torch.int32)
+    (_, _, _, counts, _), _ = decoder.step(encoded, lengths, state=state)
+    return float(counts.sum()) / (batch * SECONDS_OF_SPEECH)
+
+
+def _tokenizer() -> Any:
+    """Made-up pieces; every third starts a word."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    pieces = {"<unk>": 0}
+    for index in range(1, VOCABULARY):
+        word = "".join(letters[[index % 26, index // 26 % 26, index // 676]])
+        pieces[("▁" if index % 3 == 0 else "") + word] = index
+    tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    fast.add_special_tokens({"additional_special_tokens": ["<blank>"]})
+    return fast
+
+
+def main(
+    size: Annotated[SizeName, typer.Argument(help="How large.")],
+    chunk_ms: Annotated[int, typer.Option(help="Audio per step.")] = 560,
+    runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "torch",
+    precision: Annotated[str, typer.Option(help="fp32; with torch fp16 and bf16.")] = "fp16",
+    layout: Annotated[str, typer.Option(help="stages or fused.")] = "fused",
+    repository: Annotated[Path, typer.Option(help="Where to.")] = Path("build/random"),
+    max_streams: Annotated[int, typer.Option(min=1, help="Live streams, in all.")] = 1024,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 64,
+    instances: Annotated[int, typer.Option(min=1, help="Processes of the recognizer.")] = 1,
+) -> None:
+    """Build a model of a size with random weights and export it, unchecked."""
+    began = time.monotonic()
+
+    def report(step: str) -> None:
+        _console.print(f"  {time.monotonic() - began:5.1f} s  {step}")
+
+    try:
+        frames_per_chunk(chunk_ms)
+        report(f"making a random model of {size.value}")
+        checkpoint = random_checkpoint(size.value)
+        serving = Serving(
+            max_streams=max_streams, max_batch_size=max_batch_size, encoder_instances=instances
+        )
+        report(f"{checkpoint.parameters / 1e6:.0f}M parameters")
+        export_streaming(
+            checkpoint,
+            chunk_ms,
+            runtime,
+            precision,
+            repository,
+            serving,
+            report,
+            layout=layout,
+            gate=False,
+        )
+        report(f"installed in {repository}")
+    except ExportError as error:
+        _console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

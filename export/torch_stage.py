@@ -1,0 +1,69 @@
+"""Run one exported program of ``torch.export`` on the CPU, its state pools beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from export.onnx_file import TORCH_DTYPES
+from export.spec import StageSpec
+from export.torch_file import END, MODEL, ROUNDS_FILE
+
+
+class TorchStage:
+    """One exported model and the pools of its streams' states.
+
+    Args:
+        path: of a ``model.onnx``, as for the other runtimes; the programs lie beside it.
+    """
+
+    def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
+        folder = path.parent
+        self.spec = spec
+        self._model = _load(folder / MODEL)
+        self._pools = [
+            torch.zeros(streams * state.rows, state.width, dtype=TORCH_DTYPES[state.dtype])
+            for state in spec.states
+        ]
+        self._loop = (folder / ROUNDS_FILE).exists()
+        if self._loop:
+            self._rounds, self._end = _load(folder / ROUNDS_FILE), _load(folder / END)
+
+    @torch.inference_mode()
+    def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
+        tensors = [torch.from_numpy(values) for values in inputs]
+        at = torch.from_numpy(slots)
+        results = self._model(*tensors, *self._pools, at)
+        states = len(self._pools)
+        if self._loop:
+            # The decoder's update is known behind its loop; those of the others come before it.
+            carried = len(results) - 2 * (states - 1)
+            *outputs, values, rows = self._close(results[:carried])
+            updates = (*results[carried:], values, rows)
+        else:
+            outputs, updates = results[: -2 * states], results[-2 * states :]
+        for index, state in enumerate(self.spec.states):
+            values, rows = updates[2 * index : 2 * index + 2]
+            self._pools[index][at[:, None] * state.rows + rows] = values
+        return [output.numpy() for output in outputs]
+
+    def _close(self, carried: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        pending = True
+        while pending:
+            *moving, pending = self._rounds(*carried)
+            carried = (*carried[: -len(moving)], *moving)
+        return self._end(*carried)
+
+
+@lru_cache(maxsize=9)
+def _load(path: Path) -> Any:
+    """A comparison opens the same programs again and again, which takes seconds each time."""
+    return torch.export.load(path).module()

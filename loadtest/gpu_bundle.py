@@ -1,0 +1,167 @@
+"""``python -m loadtest.gpu_bundle``: what a GPU machine without network lacks, in pieces to carry.
+
+Such a machine brings Python, torch and a driver. The bundle brings the rest, with the versions of
+`constraints.txt`: the embedded Triton with the one stub that is needed, numpy 1, transformers, the
+client's and the load generator's packages; and a Python with a shared libpython, which the stub
+loads and which many distributions leave out. `loadtest/gpu_env.sh` unpacks it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+PYTHON = "3.12"
+PLATFORMS = ("2_35", "2_34", "2_31", "2_28", "2_27", "2_26", "2_24", "2_17", "2_12", "2_5")
+CONSTRAINTS = Path("constraints.txt")
+LEFT_OUT = {
+    # The machine's own: built for its GPU, or large and the same for our purpose.
+    *("torch", "onnx", "onnxruntime", "onnxscript", "onnx-ir", "ml-dtypes", "flatbuffers"),
+    *("sympy", "networkx", "mpmath", "fsspec", "hf-xet", "filelock"),
+    # Not for measuring.
+    *("matplotlib", "contourpy", "fonttools", "kiwisolver", "pillow", "pyparsing", "cycler"),
+    *("pytest", "pytest-timeout", "hypothesis", "ruff", "pyright", "nodeenv", "iniconfig"),
+    *("pluggy", "sortedcontainers"),
+}
+_console = Console(stderr=True)
+
+
+def main(
+    python: Annotated[Path, typer.Option(help="Prefix of a Python 3.12 with a shared libpython.")],
+    folder: Annotated[Path, typer.Option(help="Where to.")] = Path("build/gpu_bundle"),
+    part_mib: Annotated[int, typer.Option(min=1, help="Size of a piece, at most.")] = 38,
+) -> None:
+    """Collect wheels and Triton for Python 3.12, slim them, and cut the archive into pieces."""
+    if not any(python.glob(f"lib/libpython{PYTHON}.so*")):
+        raise typer.BadParameter(f"{python} holds no lib/libpython{PYTHON}.so: --python PREFIX")
+    shutil.rmtree(folder, ignore_errors=True)
+    wheels, tree = folder / "wheels", folder / "tree"
+    download(wheels)
+    install(wheels, tree / "site")
+    slim(tree / "site")
+    copy_python(python, tree / "python")
+    pieces = pack(tree, folder, part_mib)
+    shutil.rmtree(tree)
+    _tell(wheels, pieces)
+
+
+def requirements() -> list[str]:
+    """`name==version` of all that is carried."""
+    lines = CONSTRAINTS.read_text().splitlines()
+    pinned = [line.partition("#")[0].strip() for line in lines]
+    return [pin for pin in pinned if "==" in pin and _name(pin) not in LEFT_OUT]
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[=\[;]", requirement)[0].strip().lower().replace("_", "-")
+
+
+def download(wheels: Path) -> None:
+    """All wheels; those that exist as source only are built here (they are pure Python)."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(wheels)]
+    for requirement in requirements():
+        if not _fetch(requirement, wheels):
+            subprocess.run([*command, requirement], check=True)
+
+
+def _fetch(requirement: str, wheels: Path) -> bool:
+    platforms = [f"--platform=manylinux_{version}_x86_64" for version in PLATFORMS]
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+        *("--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp"),
+        *(*platforms, "--platform=manylinux2014_x86_64", "-d", str(wheels), requirement),
+    ]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def install(wheels: Path, site: Path) -> None:
+    """Unpack the wheels as `pip install` would, for another Python than the one that runs."""
+    found = sorted(map(str, wheels.glob("*.whl")))
+    platforms = [f"--platform=manylinux_{version}_x86_64" for version in PLATFORMS]
+    command = [
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"),
+        *("--no-compile", "--only-binary=:all:", f"--python-version={PYTHON}"),
+        *("--implementation=cp", *platforms, "--platform=manylinux2014_x86_64"),
+        *("--target", str(site), *found),
+    ]
+    subprocess.run(command, check=True)
+
+
+def slim(site: Path) -> None:
+    """Drop stubs of other Pythons with their libpython, tests, and what only compilers read."""
+    for stub in (site / "pytriton" / "tritonserver" / "python_backend_stubs").iterdir():
+        if stub.name != PYTHON:
+            shutil.rmtree(stub)
+    for library in (site / "nvidia_pytriton.libs").glob("libpython*"):
+        library.unlink()
+    for folder in ("tests", "include", "locust/webui"):
+        for path in list(site.glob(f"*/{folder}")) + list(site.glob(f"*/*/{folder}")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def copy_python(prefix: Path, target: Path) -> None:
+    """The interpreter, its library and the standard library that programs use."""
+    library = Path("lib") / f"python{PYTHON}"
+    skipped = shutil.ignore_patterns(
+        *("test", "tests", "idlelib", "ensurepip", "site-packages", "config-*", "__pycache__"),
+        *("turtledemo", "tkinter", "lib2to3", "pydoc_data"),
+    )
+    shutil.copytree(prefix / library, target / library, ignore=skipped)
+    (target / "bin").mkdir()
+    shutil.copy2(prefix / "bin" / f"python{PYTHON}", target / "bin" / "python3")
+    for shared in prefix.glob(f"lib/libpython{PYTHON}.so*"):
+        shutil.copy2(shared, target / "lib" / shared.name, follow_symlinks=True)
+        subprocess.run(["strip", "--strip-unneeded", target / "lib" / shared.name], check=False)
+
+
+def pack(tree: Path, folder: Path, part_mib: int) -> list[Path]:
+    """`bundle.tar.xz` in numbered pieces, with their SHA-256 beside them."""
+    archive = folder / "bundle.tar.xz"
+    subprocess.run(
+        ["tar", "-C", str(tree), "-c", "-I", "xz -T0 -6", "-f", archive, "."], check=True
+    )
+    pieces = [
+        _write(folder / f"bundle.tar.xz.{number:02}", part)
+        for number, part in enumerate(_parts(archive, part_mib * 2**20))
+    ]
+    archive.unlink()
+    sums = "".join(f"{_sha256(piece)}  {piece.name}\n" for piece in pieces)
+    (folder / "SHA256SUMS").write_text(sums)
+    return pieces
+
+
+def _parts(archive: Path, size: int) -> Iterator[bytes]:
+    with archive.open("rb") as file:
+        while part := file.read(size):
+            yield part
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tell(wheels: Path, pieces: list[Path]) -> None:
+    largest = sorted(wheels.iterdir(), key=lambda wheel: -wheel.stat().st_size)[:8]
+    for wheel in largest:
+        _console.print(f"{wheel.stat().st_size / 2**20:7.1f} MiB  {wheel.name}", highlight=False)
+    for piece in pieces:
+        _console.print(f"{piece.stat().st_size / 2**20:7.1f} MiB  {piece}", highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Set up an environment on a GPU machine without network from the pieces of `make gpu-bundle`.
+#
+#   loadtest/gpu_env.sh BUNDLE ENV [TORCH_PYTHON]
+#
+# BUNDLE        folder with bundle.tar.xz.NN and SHA256SUMS; may be filled over several transfers
+# ENV           where to; ENV/bin/python3 then has the carried packages and, behind them, torch
+# TORCH_PYTHON  the Python that has torch (default: python3), version 3.12 like the bundle
+set -euo pipefail
+bundle=$1 env=$2 torch_python=${3:-python3}
+
+found=$("$torch_python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+[[ $found == 3.12 ]] || { echo "error: $torch_python is Python $found, expected 3.12" >&2; exit 2; }
+"$torch_python" -c 'import torch' || { echo "error: $torch_python has no torch" >&2; exit 2; }
+(cd "$bundle" && sha256sum --quiet -c SHA256SUMS) ||
+  { echo "error: pieces are missing or damaged in $bundle; carry them again" >&2; exit 2; }
+
+mkdir -p "$env"
+env=$(cd "$env" && pwd)
+cat "$bundle"/bundle.tar.xz.[0-9][0-9] | tar -xJ -C "$env"
+
+# The stub embeds Python from a shared library: the carried Python has one.
+export LD_LIBRARY_PATH="$env/python/lib"
+"$env/python/bin/python3" -m venv --without-pip "$env/venv"
+packages="$env/venv/lib/python3.12/site-packages"
+# In this order: what was carried hides what the machine has (numpy 1 before its numpy 2).
+echo "$env/site" >"$packages/1_carried.pth"
+echo "$(pwd)/client/src" >>"$packages/1_carried.pth"
+# The folders of the machine's Python come last.
+"$torch_python" -c 'import site, sys
+print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' >"$packages/2_machine.pth"
+
+mkdir -p "$env/bin"
+cat >"$env/bin/python3" <<END
+#!/bin/sh
+export LD_LIBRARY_PATH="$env/python/lib\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
+exec "$env/venv/bin/python3" "\$@"
+END
+chmod +x "$env/bin/python3"
+"$env/bin/python3" -c 'import numpy, torch, transformers, tritonclient.grpc, earshot
+print("numpy", numpy.__version__, "torch", torch.__version__, "CUDA", torch.cuda.is_available(),
+      "transformers", transformers.__version__)'

@@ -1,0 +1,287 @@
+"""A stage on torch: the state on the device, one recorded graph per batch size, one wait per batch.
+
+Batches are padded to a few sizes. On a GPU all that a batch of one size does, from the copy out of
+page-locked host memory to the copy back into it, is recorded once as a CUDA graph: launching it is
+one call, whatever the number of kernels. On a CPU the same functions run as they are.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .engine import Arrays
+from .errors import BadStage
+from .slots import Slots
+from .spec import StageSpec, TensorSpec
+from .torch_program import Program, open_program
+
+# Sizes that a batch is padded to. Below eight rows a GPU is equally fast; above, a padding of a
+# third at most costs less than recording more sizes.
+_STEPS = (2, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+
+Recorded = Callable[[], None]
+
+
+def open_torch(folder: Path, spec: StageSpec) -> TorchEngine:
+    """The engine for the program in `folder`, on the device that the config names."""
+    device = _device(spec)
+    torch.set_num_threads(spec.intra_op_threads)
+    # Convolutions would round float32 to 10 bits on a GPU unless told otherwise.
+    torch.backends.cudnn.allow_tf32 = False
+    return TorchEngine(open_program(folder, spec, device), spec, device)
+
+
+def _device(spec: StageSpec) -> torch.device:
+    """`auto`: a GPU where torch sees one."""
+    if spec.device not in ("auto", "cpu", "cuda"):
+        raise BadStage(
+            f"{spec.model}: parameter 'device' must be auto, cpu or cuda, not '{spec.device}'"
+        )
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise BadStage(
+            f"{spec.model}: parameter 'device' is cuda, but torch {torch.__version__} sees no GPU "
+            "here: install a CUDA build of torch and a driver, or set device to auto or cpu"
+        )
+    wants_cuda = spec.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if wants_cuda else "cpu")
+
+
+def batch_sizes(max_batch: int) -> list[int]:
+    """The sizes that batches of up to `max_batch` rows are padded to."""
+    return [*(size for size in _STEPS if size < max_batch), max(max_batch, _STEPS[0])]
+
+
+class TorchEngine:
+    """See `Engine`; one slot more than there are streams takes what padding writes."""
+
+    def __init__(self, program: Program, spec: StageSpec, device: torch.device) -> None:
+        assert spec.sequence is not None
+        streams = spec.sequence.max_streams
+        self.device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+        self._program = program
+        self._sizes = batch_sizes(spec.max_batch)
+        self._scratch = streams
+        self._recorder = _CudaRecorder() if device.type == "cuda" else _Plain()
+        self._pools = [
+            torch.zeros((streams + 1) * pool.rows, pool.width, dtype=pool.dtype, device=device)
+            for pool in program.pools
+        ]
+        rows = self._sizes[-1]
+        self._in = _Mirror([*spec.inputs, _SLOTS], rows, device)
+        self._out = _Mirror([*spec.outputs, _PENDING], rows, device)
+        self._starting = _Mirror([_SLOTS], rows, device)
+        self.inputs: Arrays = self._in.arrays(spec.inputs)
+        self.outputs: Arrays = self._out.arrays(spec.outputs)
+        with torch.inference_mode():
+            # The largest first: the sizes share memory, and it is then large enough at once.
+            self._batches = {size: self._record(size) for size in reversed(self._sizes)}
+            for pool in self._pools:
+                pool.zero_()
+
+    def run(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
+        """See `Engine.run`."""
+        batch = len(slots)
+        size = self._sizes[bisect_left(self._sizes, batch)]
+        self._in.host[_SLOTS.name][:batch] = slots
+        self._in.host[_SLOTS.name][batch:size] = self._scratch
+        for array in self.inputs.values():
+            array[batch:size] = 0
+        with torch.inference_mode(), self._recorder.stream():
+            self._clear(slots[starts])
+            recorded = self._batches[size]
+            recorded.first()
+            self._recorder.wait()
+            while self._out.host[_PENDING.name][0]:
+                recorded.more()
+                self._recorder.wait()
+
+    def _clear(self, slots: Slots) -> None:
+        """Zeroes the state of streams that start."""
+        count = len(slots)
+        if count == 0:
+            return
+        self._starting.host[_SLOTS.name][:count] = slots
+        [index] = self._starting.to_device(count)
+        for pool, spec in zip(self._pools, self._program.pools, strict=True):
+            pool.view(-1, spec.rows * spec.width).index_fill_(0, index, 0)
+
+    def _record(self, size: int) -> _Batch:
+        return _Batch(self._program, self._pools, self._in, self._out, size, self._recorder)
+
+
+class _Batch:
+    """What a batch of one size runs through: `first`, and `more` for as long as it is pending."""
+
+    def __init__(
+        self,
+        program: Program,
+        pools: list[Tensor],
+        inputs: _Mirror,
+        outputs: _Mirror,
+        size: int,
+        recorder: _Recorder,
+    ) -> None:
+        self._program = program
+        self._pools = pools
+        self._in, self._out = inputs, outputs
+        self._size = size
+        self._carried: tuple[Tensor, ...] = ()
+        self._slots = torch.empty(0)
+        self.first: Recorded = recorder.record(self._first)
+        self.more: Recorded = recorder.record(self._more) if program.loop else _nothing
+
+    def _first(self) -> None:
+        *inputs, self._slots = self._in.to_device(self._size)
+        results = self._program.model(*inputs, *self._pools, self._slots)
+        loop = self._program.loop
+        pools = len(self._pools) - (1 if loop else 0)
+        values, updates = results[: len(results) - 2 * pools], results[len(results) - 2 * pools :]
+        for index in range(pools):
+            self._write(index, *updates[2 * index : 2 * index + 2])
+        if loop is None:
+            self._out.to_host(self._size, [*values, torch.zeros_like(self._slots)])
+            return
+        self._carried = values
+        pending = self._slots
+        for _ in range(loop.runs):
+            pending = self._go_on(loop.rounds)
+        self._end(loop.end, pending)
+
+    def _more(self) -> None:
+        """Goes on from where the last run stopped; what that run had closed is closed again."""
+        loop = self._program.loop
+        assert loop is not None
+        stopped = self._carried
+        pending = self._go_on(loop.rounds)
+        # In place, so that the next replay goes on from here.
+        for old, new in zip(stopped, self._carried, strict=True):
+            if old is not new:
+                old.copy_(new)
+        self._carried = stopped
+        self._end(loop.end, pending)
+
+    def _go_on(self, rounds: Callable[..., tuple[Tensor, ...]]) -> Tensor:
+        *moving, pending = rounds(*self._carried)
+        self._carried = (*self._carried[: -len(moving)], *moving)
+        return pending
+
+    def _end(self, end: Callable[..., tuple[Tensor, ...]], pending: Tensor) -> None:
+        *outputs, values, rows = end(*self._carried)
+        self._write(len(self._pools) - 1, values, rows)
+        self._out.to_host(self._size, [*outputs, pending.expand(self._size).to(torch.int64)])
+
+    def _write(self, index: int, values: Tensor, rows: Tensor) -> None:
+        """Puts the changed rows of each stream into the pool."""
+        pool = self._pools[index]
+        at = self._slots[:, None] * self._program.pools[index].rows + rows
+        pool.index_copy_(0, at.flatten(), values.flatten(0, 1))
+
+
+class _Mirror:
+    """Tensors [rows, *dims] on the device and, page-locked if that is a GPU, on the host."""
+
+    def __init__(self, tensors: list[TensorSpec], rows: int, device: torch.device) -> None:
+        self._on_host = [
+            torch.zeros(
+                rows,
+                *tensor.dims,
+                dtype=getattr(torch, tensor.dtype.name),
+                pin_memory=device.type == "cuda",
+            )
+            for tensor in tensors
+        ]
+        self._on_device = [tensor.to(device) for tensor in self._on_host]
+        self.host = {
+            spec.name: tensor.numpy() for spec, tensor in zip(tensors, self._on_host, strict=True)
+        }
+
+    def arrays(self, tensors: tuple[TensorSpec, ...]) -> dict[str, npt.NDArray[Any]]:
+        """The host's side of some of them."""
+        return {tensor.name: self.host[tensor.name] for tensor in tensors}
+
+    def to_device(self, rows: int) -> list[Tensor]:
+        """Copies the first rows of all of them; returns those."""
+        for host, device in zip(self._on_host, self._on_device, strict=True):
+            if device is not host:
+                device[:rows].copy_(host[:rows], non_blocking=True)
+        return [tensor[:rows] for tensor in self._on_device]
+
+    def to_host(self, rows: int, values: list[Tensor]) -> None:
+        """Copies values [rows, *dims] to the host."""
+        for host, value in zip(self._on_host, values, strict=True):
+            host[:rows].copy_(value, non_blocking=True)
+
+
+_SLOTS = TensorSpec("SLOTS", np.dtype(np.int64), ())
+# int64 and one per row, only so that it is a tensor like the others.
+_PENDING = TensorSpec("PENDING", np.dtype(np.int64), ())
+
+
+class _Recorder(Protocol):
+    """How functions without arguments become something that is cheap to repeat."""
+
+    def record(self, function: Recorded) -> Recorded:
+        """Runs the function, for it to warm up, and returns what repeats it."""
+        ...
+
+    def stream(self) -> AbstractContextManager[object]:
+        """The order in which everything inside the block is done."""
+        ...
+
+    def wait(self) -> None:
+        """Returns when all that was started in the stream is done."""
+        ...
+
+
+class _Plain:
+    """On a CPU a function is its own recording."""
+
+    def record(self, function: Recorded) -> Recorded:
+        function()
+        return function
+
+    def stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def wait(self) -> None:
+        pass
+
+
+class _CudaRecorder:
+    """Records CUDA graphs that share one pool of memory, for they never run side by side."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()
+        self._memory = torch.cuda.graph_pool_handle()
+        # Blocking: a thread that waits by spinning takes a core from the others.
+        self._done = torch.cuda.Event(blocking=True)
+
+    def record(self, function: Recorded) -> Recorded:
+        with torch.cuda.stream(self._stream):
+            # Libraries set themselves up on their first call, which must not be recorded.
+            function()
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._memory, stream=self._stream):
+            function()
+        return graph.replay
+
+    def stream(self) -> AbstractContextManager[object]:
+        return torch.cuda.stream(self._stream)
+
+    def wait(self) -> None:
+        self._done.record(self._stream)
+        self._done.synchronize()
+
+
+def _nothing() -> None:
+    pass

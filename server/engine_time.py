@@ -1,0 +1,119 @@
+"""`python -m server.engine_time`: what a fused recognizer takes for a batch, without Triton.
+
+Upper bound of what any server around it can carry: what the service reaches below it is the host's
+part. Streams speak a recording each; the state of as many streams as there are slots is in use.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import soundfile
+import typer
+from google.protobuf import json_format, text_format
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2
+
+from server.backends.earshot.earshot_runtime.engine import Engine, open_engine
+from server.backends.earshot.earshot_runtime.spec import StageSpec
+
+from .errors import BadRepository, UserError
+from .repository import read_repository
+
+_MODEL = "recognizer"
+_BATCHES = (1, 8, 32, 64, 128, 256, 512, 1024)
+_WARM_UP = 3
+
+
+def stage_spec(repository: Path, model: str, runtime: str) -> StageSpec:
+    """The config of a model, as Triton hands it to the backend."""
+    path = repository / model / "configs" / f"{runtime}.pbtxt"
+    if not path.is_file():
+        raise BadRepository(f"no {path}: engine_time takes repositories of `--layout fused`")
+    config: Any = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())  # pyright: ignore
+    entries = json_format.MessageToDict(config, preserving_proto_field_name=True)
+    return StageSpec.from_model_config(entries)
+
+
+def main(
+    repository: Annotated[Path, typer.Option(help="Exported with --layout fused.")],
+    speech: Annotated[Path, typer.Option(help="Folder with recordings.")] = Path("recordings"),
+    runs: Annotated[int, typer.Option(min=1, help="Batches of each size.")] = 30,
+    output: Annotated[Path | None, typer.Option(help="JSON file; default: print.")] = None,
+) -> None:
+    """Milliseconds per batch and chunks per second of the engine alone, by batch size."""
+    try:
+        found = read_repository(repository)
+        spec = stage_spec(found.path, _MODEL, found.runtime)
+        began = time.monotonic()
+        engine = open_engine(found.path / _MODEL / "1", spec)
+    except UserError as error:
+        raise typer.BadParameter(str(error)) from None
+    opened_s = time.monotonic() - began
+    samples = _load(speech)
+    sizes = [size for size in _BATCHES if size < spec.max_batch] + [spec.max_batch]
+    report = {
+        "runtime": found.runtime,
+        "device": getattr(engine, "device_name", "cpu"),
+        "chunk_samples": spec.full_length,
+        "open_s": round(opened_s, 1),
+        "runs": runs,
+        "batches": [_time(engine, spec, samples, size, runs) for size in sizes],
+    }
+    text = json.dumps(report, indent=2)
+    if output is None:
+        print(text)
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text + "\n")
+
+
+def _time(
+    engine: Engine, spec: StageSpec, samples: NDArray[np.float32], batch: int, runs: int
+) -> dict[str, float]:
+    """Batches walk through all slots, so that the state comes from memory, not from a cache."""
+    streams = spec.sequence.max_streams
+    took_ms: list[float] = []
+    tokens = 0
+    for run in range(-_WARM_UP, runs):
+        slots = (np.arange(batch) + (run + _WARM_UP) * batch) % max(streams, batch)
+        slots %= streams
+        if len(set(slots.tolist())) < batch:
+            slots = np.arange(batch) % streams
+        _speak(engine, samples, batch, run + _WARM_UP, spec.full_length)
+        began = time.perf_counter()
+        engine.run(slots, np.full(batch, run == -_WARM_UP))
+        if run >= 0:
+            took_ms.append(1000 * (time.perf_counter() - began))
+            tokens += int(engine.outputs["TOKEN_COUNT"][:batch].sum())
+    middle = median(took_ms)
+    return {
+        "batch": batch,
+        "ms": round(middle, 3),
+        "ms_max": round(max(took_ms), 3),
+        "chunks_per_s": round(1000 * batch / middle, 1),
+        "tokens_per_chunk": round(tokens / (runs * batch), 2),
+    }
+
+
+def _speak(engine: Engine, samples: NDArray[np.float32], batch: int, step: int, chunk: int) -> None:
+    for row in range(batch):
+        start = (row * 7919 + step * chunk) % (len(samples) - chunk)
+        engine.inputs["AUDIO"][row] = samples[start : start + chunk]
+    engine.inputs["AUDIO_LENGTH"][:batch] = chunk
+
+
+def _load(folder: Path) -> NDArray[np.float32]:
+    files = sorted(folder.rglob("*.flac"))
+    if not files:
+        raise typer.BadParameter(f"no recordings (*.flac) below {folder}")
+    return np.concatenate([soundfile.read(file, dtype="float32")[0] for file in files])
+
+
+if __name__ == "__main__":
+    typer.run(main)

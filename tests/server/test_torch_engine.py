@@ -1,0 +1,221 @@
+"""The torch engine against the stages themselves: padding, slots, loops, refusals.
+
+On a CPU, and where there is a GPU on that, too.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from checkpoints import write_random_checkpoint
+from export.checkpoint import load_checkpoint
+from export.spec import Serving, StreamingSpec
+from export.stages.state import PooledStages, Stage
+from export.streaming import build_stages, spec_of
+from export.torch_file import export_torch
+from server.backends.earshot.earshot_runtime.errors import BadStage
+from server.backends.earshot.earshot_runtime.spec import SequenceSpec, StageSpec, TensorSpec
+from server.backends.earshot.earshot_runtime.torch_engine import (
+    TorchEngine,
+    batch_sizes,
+    open_torch,
+)
+
+CHUNK_MS, FRAMES = 320, 4
+STREAMS = 12
+
+
+class Recognizer:
+    """The fused stages of a checkpoint that emits as many tokens as it may, and their export."""
+
+    def __init__(self, folder: Path) -> None:
+        checkpoint = load_checkpoint(str(write_random_checkpoint(folder / "c", blank_bias=-4.0)))
+        self.stages: tuple[Stage, ...] = build_stages(checkpoint, FRAMES)
+        serving = Serving(max_streams=STREAMS, max_batch_size=10)
+        self.spec: StreamingSpec = spec_of(
+            checkpoint,
+            build_stages(checkpoint, FRAMES),
+            CHUNK_MS,
+            "torch",
+            "fp32",
+            serving,
+            "fused",
+        )
+        self.folder = folder / "recognizer"
+        export_torch(self.stages, self.spec.recognizer, self.folder, "fp32")
+
+    @property
+    def backend_spec(self) -> StageSpec:
+        recognizer = self.spec.recognizer
+        return StageSpec(
+            model="recognizer",
+            max_batch=10,
+            inputs=tuple(map(_tensor, recognizer.inputs)),
+            outputs=tuple(map(_tensor, recognizer.outputs)),
+            runtime="torch",
+            device="cpu",
+            intra_op_threads=1,
+            bounded_inputs=(),
+            max_abs=float("inf"),
+            length_input=None,
+            length_of=None,
+            lengths=(),
+            length_step=1,
+            sequence=SequenceSpec(STREAMS, (), 10.0),
+        )
+
+    def expected(self, audio: np.ndarray, lengths: np.ndarray) -> list[list[np.ndarray]]:
+        """Outputs of each chunk [K, B, C], from the stages as they are, in one batch."""
+        batch = audio.shape[1]
+        stages = PooledStages(self.stages).eval()
+        pools = [torch.zeros(batch * s.layout.rows, s.layout.width) for s in self.stages]
+        slots = torch.arange(batch)
+        answers: list[list[np.ndarray]] = []
+        for chunk, length in zip(audio, lengths, strict=True):
+            with torch.inference_mode():
+                results = stages(torch.tensor(chunk), torch.tensor(length[:, None]), *pools, slots)
+            outputs, updates = results[:5], results[5:]
+            for pool, stage, values, rows in zip(
+                pools, self.stages, updates[::2], updates[1::2], strict=True
+            ):
+                pool[slots[:, None] * stage.layout.rows + rows] = values
+            answers.append([output.numpy() for output in outputs])
+        return answers
+
+
+def _tensor(tensor: object) -> TensorSpec:
+    dtype = {"FP32": np.float32, "INT32": np.int32}[tensor.dtype]
+    return TensorSpec(tensor.name, np.dtype(dtype), tensor.dims)
+
+
+@pytest.fixture(scope="module")
+def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
+    return Recognizer(tmp_path_factory.mktemp("torch"))
+
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def engine(request: pytest.FixtureRequest, recognizer: Recognizer) -> TorchEngine:
+    return open_torch(recognizer.folder, replace(recognizer.backend_spec, device=request.param))
+
+
+def _run(
+    engine: TorchEngine, audio: np.ndarray, lengths: np.ndarray, slots: list[int], start: bool
+) -> list[np.ndarray]:
+    rows = len(slots)
+    engine.inputs["AUDIO"][:rows] = audio
+    engine.inputs["AUDIO_LENGTH"][:rows, 0] = lengths
+    engine.run(np.array(slots), np.full(rows, start))
+    return [output[:rows].copy() for output in engine.outputs.values()]
+
+
+def _noise(chunks: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    audio = np.random.default_rng(3).normal(0, 0.1, (chunks, batch, FRAMES * 1280))
+    lengths = np.full((chunks, batch), FRAMES * 1280, np.int32)
+    lengths[-1, 0] = 700
+    return audio.astype(np.float32), lengths
+
+
+def _assert_same(got: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for index, (mine, theirs) in enumerate(zip(got, expected, strict=True)):
+        if index == 2:  # logprobs
+            np.testing.assert_allclose(mine, theirs, atol=2e-4)
+        else:
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_sizes_end_with_the_largest_batch() -> None:
+    assert batch_sizes(64) == [2, 8, 16, 32, 48, 64]
+    assert batch_sizes(10) == [2, 8, 10]
+    assert batch_sizes(1) == [2]
+
+
+def test_a_loop_longer_than_usual_runs_to_its_end(
+    recognizer: Recognizer, engine: TorchEngine
+) -> None:
+    audio, lengths = _noise(chunks=4, batch=5)
+    expected = recognizer.expected(audio, lengths)
+    most = FRAMES * 3
+    assert expected[1][3].max() == most, "the test needs a chunk with all the tokens it may have"
+    for step in range(4):
+        got = _run(engine, audio[step], lengths[step], [7, 0, 11, 3, 5], start=step == 0)
+        _assert_same(got, expected[step])
+
+
+def test_padding_and_neighbours_change_nothing(recognizer: Recognizer, engine: TorchEngine) -> None:
+    audio, lengths = _noise(chunks=3, batch=9)
+    expected = recognizer.expected(audio, lengths)
+    for step in range(3):
+        for rows in ([0], [1, 2], [3, 4, 5, 6, 7, 8]):
+            got = _run(engine, audio[step, rows], lengths[step, rows], rows, start=step == 0)
+            _assert_same(got, [output[rows] for output in expected[step]])
+
+
+def test_a_start_resets_its_slot_alone(recognizer: Recognizer, engine: TorchEngine) -> None:
+    audio, lengths = _noise(chunks=3, batch=2)
+    expected = recognizer.expected(audio, lengths)
+    _run(engine, audio[2], lengths[0], [4, 6], start=True)
+    for step in range(3):
+        got = _run(engine, audio[step, :1], lengths[step, :1], [4], start=step == 0)
+        _assert_same(got, [output[:1] for output in expected[step]])
+
+
+def test_what_a_refused_row_leaves_behind_does_no_harm(
+    recognizer: Recognizer, engine: TorchEngine
+) -> None:
+    """Rows past the batch may hold anything: here a length that would loop for a day."""
+    audio, lengths = _noise(chunks=1, batch=3)
+    engine.inputs["AUDIO"][3:] = np.nan
+    engine.inputs["AUDIO_LENGTH"][3:] = 2**31 - 1
+    got = _run(engine, audio[0], lengths[0], [0, 1, 2], start=True)
+    _assert_same(got, recognizer.expected(audio, lengths)[0])
+
+
+def test_a_gpu_that_is_not_there_is_refused(recognizer: Recognizer) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    spec = replace(recognizer.backend_spec, device="cuda")
+    with pytest.raises(BadStage, match="sees no GPU here: install a CUDA build of torch"):
+        open_torch(recognizer.folder, spec)
+
+
+def test_an_unknown_device_is_refused(recognizer: Recognizer) -> None:
+    spec = replace(recognizer.backend_spec, device="tpu")
+    with pytest.raises(BadStage, match="must be auto, cpu or cuda, not 'tpu'"):
+        open_torch(recognizer.folder, spec)
+
+
+def test_a_program_that_does_not_fit_the_config_is_refused(recognizer: Recognizer) -> None:
+    spec = recognizer.backend_spec
+    other = replace(spec, outputs=spec.outputs[:-1])
+    with pytest.raises(BadStage, match=r"disagree on the outputs: .* export the model again"):
+        open_torch(recognizer.folder, other)
+
+
+def test_a_file_that_is_no_program_is_refused(recognizer: Recognizer, tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(BadStage, match="cannot load"):
+        open_torch(tmp_path, recognizer.backend_spec)
+
+
+def test_a_program_of_another_format_is_refused(recognizer: Recognizer, tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(recognizer.folder / "model.pt2") as old,
+        zipfile.ZipFile(tmp_path / "model.pt2", "w") as new,
+    ):
+        for entry in old.infolist():
+            content = old.read(entry)
+            if entry.filename.endswith("earshot.json"):
+                content = json.dumps(json.loads(content) | {"format": 0}).encode()
+            new.writestr(entry, content)
+    with pytest.raises(BadStage, match="has format 0, expected 1"):
+        open_torch(tmp_path, recognizer.backend_spec)

@@ -1,0 +1,50 @@
+"""The torch runtime in a real Triton, on the CPU: both layouts say what transformers says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from listening import Service
+
+from export.checkpoint import load_checkpoint
+from export.recordings import load_recordings
+from export.spec import LAYOUTS, Serving
+from export.streaming import export_streaming
+from server.launch import running
+
+pytestmark = pytest.mark.triton
+
+CHUNK_MS = 320
+
+
+@pytest.fixture(scope="module", params=[("torch", x) for x in LAYOUTS] + [("onnxruntime", "fused")])
+def service(
+    request: pytest.FixtureRequest,
+    random_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    runtime, layout = request.param
+    repository = tmp_path_factory.mktemp("models") / f"{runtime}-{layout}"
+    checkpoint = load_checkpoint(str(random_checkpoint))
+    serving = Serving(max_streams=64, max_batch_size=24, encoder_instances=1)
+    export_streaming(
+        checkpoint, CHUNK_MS, runtime, "fp32", repository, serving, lambda step: None, layout=layout
+    )
+    with running(repository) as triton:
+        yield Service.of(triton.grpc_url, triton.metrics_url, random_checkpoint, CHUNK_MS)
+
+
+def test_more_streams_than_slots_one_after_another(service: Service) -> None:
+    """Batches of every size up to the largest, padded ones among them; slots are used again."""
+    samples = np.concatenate([recording.samples for recording in load_recordings()])
+    random = np.random.default_rng(0)
+    starts = random.integers(0, len(samples) - 16_000 * 4, 150)
+    lengths = random.integers(1, 16_000 * 3, 150)
+    utterances = [samples[s : s + n] for s, n in zip(starts, lengths, strict=True)]
+    references = service.references(utterances)
+    assert sum(len(reference.tokens) for reference in references) > 100
+    for got, expected in zip(service.transcribe(utterances, 50), references, strict=True):
+        service.assert_equal(got, expected)
