@@ -29,8 +29,9 @@ from export.streaming import export_streaming
 
 VOCABULARY = 1024
 TOKENS_PER_SECOND = 4.0
+TOLERANCE = 0.4
 LOOKAHEAD_FRAMES = 6
-SECONDS_OF_SPEECH = 4
+SECONDS_OF_SPEECH = 2
 _console = Console(stderr=True)
 
 
@@ -109,11 +110,12 @@ def _bias_blank(model: Any, encoded: torch.Tensor) -> None:
     """Halve the interval in which the bias must lie until the rate of tokens is met."""
     low, high = -50.0, 50.0
     for _ in range(12):
-        model.joint.head.bias[VOCABULARY] = (low + high) / 2
-        if tokens_per_second(model, encoded) > TOKENS_PER_SECOND:
-            low = (low + high) / 2
-        else:
-            high = (low + high) / 2
+        middle = (low + high) / 2
+        model.joint.head.bias[VOCABULARY] = middle
+        rate = tokens_per_second(model, encoded)
+        if abs(rate - TOKENS_PER_SECOND) < TOLERANCE:
+            return
+        low, high = (middle, high) if rate > TOKENS_PER_SECOND else (low, middle)
 
 
 def tokens_per_second(model: Any, encoded: torch.Tensor) -> float:
@@ -123,7 +125,12 @@ def tokens_per_second(model: Any, encoded: torch.Tensor) -> float:
     pool = torch.zeros(batch, decoder.layout.width)
     state = PooledState(pool, torch.arange(batch), decoder.layout)
     lengths = torch.full((batch, 1), frames, dtype=torch.int32)
-    (_, _, _, counts, _), _ = decoder.step(encoded, lengths, state=state)
+    heard, predictor = decoder.begin(encoded, lengths, state=state)
+    moving = decoder.before_loop(encoded, heard.length, predictor)
+    # A plain loop: torch compiles its own anew for each decoder.
+    while bool((moving[0] < heard.length).any()):
+        moving = decoder.advance(encoded, heard.length, moving)
+    *_, counts = moving
     return float(counts.sum()) / (batch * SECONDS_OF_SPEECH)
 
 

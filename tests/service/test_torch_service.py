@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from listening import Service
+from project import PROJECT
 
 from export.checkpoint import load_checkpoint
 from export.recordings import load_recordings
@@ -21,18 +25,23 @@ CHUNK_MS = 320
 
 
 @pytest.fixture(scope="module", params=[("torch", x) for x in LAYOUTS] + [("onnxruntime", "fused")])
-def service(
+def repository(
     request: pytest.FixtureRequest,
     random_checkpoint: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Service]:
+) -> Path:
     runtime, layout = request.param
-    repository = tmp_path_factory.mktemp("models") / f"{runtime}-{layout}"
+    folder = tmp_path_factory.mktemp("models") / f"{runtime}-{layout}"
     checkpoint = load_checkpoint(str(random_checkpoint))
     serving = Serving(max_streams=64, max_batch_size=24, encoder_instances=1)
     export_streaming(
-        checkpoint, CHUNK_MS, runtime, "fp32", repository, serving, lambda step: None, layout=layout
+        checkpoint, CHUNK_MS, runtime, "fp32", folder, serving, lambda step: None, layout=layout
     )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(repository: Path, random_checkpoint: Path) -> Iterator[Service]:
     with running(repository) as triton:
         yield Service.of(triton.grpc_url, triton.metrics_url, random_checkpoint, CHUNK_MS)
 
@@ -48,3 +57,15 @@ def test_more_streams_than_slots_one_after_another(service: Service) -> None:
     assert sum(len(reference.tokens) for reference in references) > 100
     for got, expected in zip(service.transcribe(utterances, 50), references, strict=True):
         service.assert_equal(got, expected)
+
+
+def test_the_engine_alone_is_timed(repository: Path, tmp_path: Path) -> None:
+    if not (repository / "recognizer").is_dir():
+        pytest.skip("a chain of stages has no engine that takes audio and gives tokens")
+    output = tmp_path / "engine.json"
+    command = [sys.executable, "-m", "server.engine_time", "--repository", str(repository)]
+    subprocess.run([*command, "--runs", "2", "--output", str(output)], check=True, cwd=PROJECT)
+    timed = json.loads(output.read_text())
+    assert timed["runtime"] in repository.name
+    assert [entry["batch"] for entry in timed["batches"]] == [1, 8, 24]
+    assert all(entry["tokens_per_chunk"] > 0 for entry in timed["batches"][1:])
