@@ -10,7 +10,7 @@ import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -67,10 +67,16 @@ def capacity(
     workers: _Workers = 0,
     master_port: _MasterPort = None,
     speech: _Speech = None,
+    baseline: Annotated[
+        Literal["pocketsphinx"] | None,
+        typer.Option(help="A traditional recognizer to put beside it, on the same recordings."),
+    ] = None,
     output: _Output = Path("build/capacity.json"),
     as_json: _Json = False,
 ) -> None:
     """Find the largest count of live streams that the server carries, and hold it."""
+    if baseline:
+        _require_pocketsphinx()
     with _measurement(
         url, repository, metrics_url, p99_ms, processes, workers, master_port, speech
     ) as measurement:
@@ -86,6 +92,11 @@ def capacity(
             resolution,
         )
         result = measurement.result(found, "capacity", hold_s, _limit(found, limit))
+        if baseline:
+            from loadtest.side_by_side import with_baseline
+            from loadtest.speech import RECORDINGS
+
+            result = with_baseline(result, measurement.info.url, speech or RECORDINGS)
     _finish(result, output, as_json)
 
 
@@ -116,6 +127,16 @@ def hold(
         limit = "; ".join(level.reasons) or f"not more than {streams} streams were tried"
         result = measurement.result(found, "level", hold_s, limit)
     _finish(result, output, as_json)
+
+
+def _require_pocketsphinx() -> None:
+    from loadtest.sphinx import NotInstalled, require_installed
+
+    try:
+        require_installed()
+    except NotInstalled as error:
+        _console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from None
 
 
 capacity.__doc__ = f"{capacity.__doc__}\n\n{EXIT_CODES}"
