@@ -143,7 +143,7 @@ def test_the_gate_names_the_stage_that_differs(
 
 
 def disturb(path: Path) -> None:
-    """Change the encoder's first convolution, or the largest weight of another stage, by a third."""
+    """Change the encoder's first convolution, or another stage's largest weight, by a third."""
     model = onnx.load(path)
     weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
     weight = max(weights, key=lambda t: (t.name == FIRST_CONVOLUTION, len(t.raw_data)))
