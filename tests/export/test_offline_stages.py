@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 import pytest
 import torch
-from project import OFFLINE_KINDS, OfflineCheckpoint
+from project import OFFLINE_KINDS, HeardOffline, OfflineCheckpoint
 from torch import nn
 
 from export.audio import SAMPLE_RATE_HZ
@@ -78,9 +78,13 @@ def assert_same_tokens(got: list[ReferenceResult], expected: list[ReferenceResul
 
 
 def test_one_batch_says_what_transformers_says_of_each_utterance(
-    checkpoint: Checkpoint, spec: OfflineSpec, stages: Stages, speech: list[np.ndarray]
+    checkpoint: Checkpoint,
+    spec: OfflineSpec,
+    stages: Stages,
+    speech: list[np.ndarray],
+    heard_offline: HeardOffline,
 ) -> None:
-    expected = transcribe(checkpoint, speech)
+    expected = heard_offline(checkpoint)
     assert sum(len(result.tokens) for result in expected) > 100, "parity of tokens needs tokens"
     got = run(stages, speech, LONGEST_S * SAMPLE_RATE_HZ, spec.ctc_blank)
     assert_same_tokens(got, expected)
@@ -135,7 +139,9 @@ def test_what_is_too_short_is_silence_or_what_transformers_says(
 
 @torch.inference_mode()
 def test_a_padded_batch_of_transformers_says_the_same(
-    checkpoint: Checkpoint, speech: list[np.ndarray]
+    checkpoint: Checkpoint,
+    speech: list[np.ndarray],
+    heard_offline: HeardOffline,
 ) -> None:
     """So the original alone is no special case to be held to."""
     if checkpoint.architecture != "ParakeetForCTC":
@@ -146,7 +152,7 @@ def test_a_padded_batch_of_transformers_says_the_same(
     labels = checkpoint.model.generate(**features).tolist()
     blank = checkpoint.model.config.pad_token_id
     together = [[label for label, _ in groupby(row) if label != blank] for row in labels]
-    assert together == [result.tokens for result in transcribe(checkpoint, speech)]
+    assert together == [result.tokens for result in heard_offline(checkpoint)]
 
 
 def test_durations_other_than_their_places_are_refused(

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from project import OFFLINE_KINDS, ExportedOffline, OfflineCheckpoint
+from project import OFFLINE_KINDS, ExportedOffline, HeardOffline, OfflineCheckpoint
 from tritonclient.utils import InferenceServerException
 from whole_files import BUCKETS, OfflineService
 
 from export.checkpoint import load_checkpoint
-from export.offline.reference import transcribe
 from export.recordings import load_recordings
 from server.launch import running
 
@@ -48,9 +47,11 @@ def speech() -> list[np.ndarray]:
 
 
 def test_recordings_come_back_as_the_original_hears_them(
-    service: OfflineService, speech: list[np.ndarray]
+    service: OfflineService,
+    speech: list[np.ndarray],
+    heard_offline: HeardOffline,
 ) -> None:
-    expected = transcribe(service.checkpoint, speech)
+    expected = heard_offline(service.checkpoint)
     assert sum(len(reference.tokens) for reference in expected) > 100
     alone = service.transcribe(speech, at_once=1)
     together = service.transcribe(speech * 4)
