@@ -77,8 +77,11 @@ class _HalfRanges(TorchDispatchMode):
         module = max(self._modules.parents - {"Global"}, key=len, default="")
         name = f"{module} {func.__name__.partition('.')[0]}"
         value = float(tensor.abs().max())
-        # A maximum forgets a NaN that it has not met first.
-        self.largest[name] = value if value != value else max(self.largest.get(name, 0.0), value)
+        if not value <= self.largest.get(name, 0.0):
+            # Moved to the end as it grows: what overflows first stands before what it spoils. A
+            # NaN stays, since nothing compares with it.
+            known = self.largest.pop(name, 0.0)
+            self.largest[name] = known if known != known else value
 
 
 def _half_tensors(values: Any) -> list[Tensor]:
