@@ -77,8 +77,11 @@ class _HalfRanges(TorchDispatchMode):
         module = max(self._modules.parents - {"Global"}, key=len, default="")
         name = f"{module} {func.__name__.partition('.')[0]}"
         value = float(tensor.abs().max())
-        # A maximum forgets a NaN that it has not met first.
-        self.largest[name] = value if value != value else max(self.largest.get(name, 0.0), value)
+        if not value <= self.largest.get(name, 0.0):
+            # Moved to the end as it grows: what overflows first stands before what it spoils. A
+            # NaN stays, since nothing compares with it.
+            known = self.largest.pop(name, 0.0)
+            self.largest[name] = known if known != known else value
 
 
 def _half_tensors(values: Any) -> list[Tensor]:
@@ -114,15 +117,15 @@ def measure(
         results = Chain(Path(), spec, len(utterances), open_stage).transcribe(utterances)
     bf16 = spec.precision == "bf16"
     dtype = torch.bfloat16 if bf16 else torch.float16
-    numerics = Numerics(
+    limit = torch.finfo(dtype).max
+    _require_headroom(ranges.largest, limit)
+    return Numerics(
         audio_seconds=round(sum(map(len, utterances)) / SAMPLE_RATE_HZ, 2),
         token_difference=token_difference([r.tokens for r in results], references),
         onnx_token_difference=None if bf16 else _of_onnx(folder, spec, utterances, references),
         largest=dict(sorted(ranges.largest.items(), key=lambda item: -item[1])),
-        limit=torch.finfo(dtype).max,
+        limit=limit,
     )
-    _require_headroom(numerics)
-    return numerics
 
 
 def _of_onnx(
@@ -135,12 +138,13 @@ def _of_onnx(
     return token_difference([result.tokens for result in results], references)
 
 
-def _require_headroom(numerics: Numerics) -> None:
-    for where, value in numerics.largest.items():
-        if not value <= numerics.limit / HEADROOM:
+def _require_headroom(largest: dict[str, float], limit: float) -> None:
+    """Names the first tensor, in the order of computation, that is too large."""
+    for where, value in largest.items():
+        if not value <= limit / HEADROOM:
             raise ParityFailed(
                 f"half precision reaches {value:.3g} at {where}, allowed is "
-                f"{numerics.limit / HEADROOM:.3g} (the type ends at {numerics.limit:.3g}); choose "
+                f"{limit / HEADROOM:.3g} (the type ends at {limit:.3g}); choose "
                 "--precision bf16 or fp32"
             )
 
