@@ -98,6 +98,8 @@ def _tensorrt(stage: StageSpec, serving: Serving) -> str:
 
 def _detokenizer(spec: StreamingSpec) -> str:
     stage = spec.detokenizer
+    # As fast a recognizer as a GPU makes would wait for a single process of text.
+    instances = spec.serving.encoder_instances if spec.runtime == "torch" else 1
     return "\n".join(
         [
             _HEADER.format(title="Tokens to text. Stateless: the decoder hands on the context."),
@@ -108,7 +110,7 @@ def _detokenizer(spec: StreamingSpec) -> str:
             _tensors("output", stage.outputs),
             "# Takes what has queued up; text is short work, so it never waits for more.",
             "dynamic_batching { }",
-            "instance_group [ { kind: KIND_CPU count: 1 } ]",
+            f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
             "",
         ]
     )

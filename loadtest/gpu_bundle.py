@@ -29,8 +29,7 @@ LEFT_OUT = {
     *("sympy", "networkx", "mpmath", "fsspec", "hf-xet", "filelock"),
     # Not for measuring.
     *("matplotlib", "contourpy", "fonttools", "kiwisolver", "pillow", "pyparsing", "cycler"),
-    *("pytest", "pytest-timeout", "hypothesis", "ruff", "pyright", "nodeenv", "iniconfig"),
-    *("pluggy", "sortedcontainers"),
+    *("hypothesis", "ruff", "pyright", "nodeenv", "sortedcontainers"),
 }
 _console = Console(stderr=True)
 
