@@ -199,7 +199,7 @@ def _export(
         if mode is not Mode.offline:
             if runtime == "tensorrt":
                 parity = export_tensorrt(
-                    loaded, chunk_ms, runtime, precision, repository, serving, report, name
+                    loaded, chunk_ms, precision, repository, serving, report, name
                 )
             else:
                 parity = export_streaming(

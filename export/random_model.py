@@ -52,7 +52,13 @@ SIZES = {
     "115m": Size(17, 512, 8, 640, 1, 80, 256),
     "0.6b": Size(24, 1024, 8, 640, 2, 128, 256),
 }
-SizeName = StrEnum("SizeName", {name: name for name in SIZES})
+
+
+class SizeName(StrEnum):
+    """The sizes, for the command line."""
+
+    m115 = "115m"
+    b06 = "0.6b"
 
 
 def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:

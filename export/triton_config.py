@@ -14,7 +14,6 @@ from export.pbtxt import ensemble_step as _step
 from export.pbtxt import parameter_list as _parameters
 from export.pbtxt import tensor_list as _tensors
 from export.spec import RECOGNIZER, Serving, StageSpec, StreamingSpec
-from export.stages.state import StateLayout
 
 _RUNTIMES = {"onnxruntime": ("ONNX Runtime", "KIND_CPU"), "torch": ("torch", "KIND_MODEL")}
 """Name, and who chooses the device."""
@@ -147,8 +146,3 @@ sequence_batching {{
     max_queue_delay_microseconds: {delay_ms * 1000}
   }}
 }}"""
-
-
-def _state(stage: StageSpec) -> StateLayout:
-    assert stage.state is not None
-    return stage.state

@@ -77,6 +77,7 @@ def _time(
     engine: Engine, spec: StageSpec, samples: NDArray[np.float32], batch: int, runs: int
 ) -> dict[str, float]:
     """Batches walk through all slots, so that the state comes from memory, not from a cache."""
+    assert spec.sequence is not None
     streams = spec.sequence.max_streams
     took_ms: list[float] = []
     tokens = 0
@@ -112,7 +113,7 @@ def _load(folder: Path) -> NDArray[np.float32]:
     files = sorted(folder.rglob("*.flac"))
     if not files:
         raise typer.BadParameter(f"no recordings (*.flac) below {folder}")
-    return np.concatenate([soundfile.read(file, dtype="float32")[0] for file in files])
+    return np.concatenate([np.asarray(soundfile.read(file)[0], np.float32) for file in files])
 
 
 if __name__ == "__main__":
