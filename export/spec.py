@@ -74,8 +74,8 @@ class StageSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     state: StateLayout | None = None
-    members: tuple[StageSpec, ...] = ()
     prefix: str = ""
+    members: tuple[StageSpec, ...] = ()
 
     @property
     def name(self) -> str:

@@ -21,7 +21,7 @@ from export.recordings import load_recordings
 from export.spec import RECOGNIZER, Serving, StreamingSpec
 from export.stages.decoder import Decoder
 from export.stages.state import PooledStages
-from export.streaming import build_stages, export_streaming, spec_of
+from export.streaming import export_streaming, spec_of
 from export.tensorrt.half import half_stages
 from export.torch_stage import TorchStage
 from export.triton_config import config_files
@@ -32,7 +32,7 @@ CHUNK_MS, FRAMES = 320, 4
 def _spec(folder: Path, runtime: str, layout: str, precision: str = "fp32") -> StreamingSpec:
     checkpoint = load_checkpoint(str(folder))
     serving = Serving(max_streams=100, encoder_instances=3)
-    stages = build_stages(checkpoint, FRAMES)
+    stages = half_stages(checkpoint, FRAMES, precision, Decoder)
     return spec_of(checkpoint, stages, CHUNK_MS, runtime, precision, serving, layout=layout)
 
 
