@@ -43,14 +43,15 @@ def engines(random_checkpoint: Path, tmp_path: Path) -> Path:
     from export.spec import Serving
     from export.streaming import spec_of, write_configs, write_tokenizer
     from export.tensorrt.half import tensorrt_stages
+    from export.triton_config import config_files
 
     checkpoint = load_checkpoint(str(random_checkpoint))
     stages = tensorrt_stages(checkpoint, 4, "fp16")
     serving = Serving(max_streams=STREAMS)
     spec = spec_of(checkpoint, stages, CHUNK_MS, "tensorrt", "fp16", serving)
     folder = tmp_path / "engines"
-    write_configs(folder, spec)
-    write_tokenizer(folder, checkpoint)
+    write_configs(folder, config_files(spec))
+    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
     for stage in spec.stages:
         (folder / stage.name / "1").mkdir()
         (folder / stage.name / "1" / "model.plan").touch()
@@ -103,7 +104,9 @@ def _state_size(folder: Path, name: str) -> int:
 def test_the_pool_is_asked_for(engines: Path, machine: Path) -> None:
     served = read_repository(engines)
     endpoints = choose_endpoints("127.0.0.1", grpc_port=None, metrics_port=None, http_port=None)
-    command = triton_command(find_triton(), served, engines, endpoints, "x")
+    command = triton_command(
+        find_triton(), served, engines, endpoints, "x", model_control=False
+    )
     assert served.budget is not None
     assert f"--cuda-memory-pool-byte-size=0:{served.budget.pool}" in command
     assert "--backend-config=tensorrt,execution-policy=BLOCKING" in command
