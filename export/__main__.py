@@ -12,9 +12,10 @@ from rich.console import Console
 
 from export.audio import SUPPORTED_CHUNK_MS
 from export.errors import ExportError, GateFailed, UnsupportedOption
-from export.spec import Serving, check_name, served_name
+from export.spec import Serving, check_name, check_precision, served_name
 
 if TYPE_CHECKING:
+    from export.checkpoint import Checkpoint
     from export.parity import Parity
 
 _console = Console(stderr=True)
@@ -51,13 +52,6 @@ class Precision(StrEnum):
     bf16 = "bf16"
     fp8 = "fp8"
     int8 = "int8"
-
-
-_PRECISIONS = {
-    Runtime.onnxruntime: (Precision.fp32, Precision.int8),
-    Runtime.tensorrt: (Precision.fp32, Precision.fp16, Precision.bf16, Precision.fp8),
-    Runtime.torch: (Precision.fp32, Precision.fp16, Precision.bf16),
-}
 
 
 def main(
@@ -126,7 +120,7 @@ def main(
         encoder_instances=encoder_instances or (1 if runtime is Runtime.torch else 2),
     )
     try:
-        _require_precision(runtime, precision)
+        check_precision(runtime.value, precision.value)
         _export(
             checkpoint,
             mode,
@@ -144,14 +138,6 @@ def main(
     except ExportError as error:
         _complain(f"error: {error}")
         sys.exit(2)
-
-
-def _require_precision(runtime: Runtime, precision: Precision) -> None:
-    if precision not in _PRECISIONS[runtime]:
-        raise UnsupportedOption(
-            f"--runtime {runtime} does not compute in {precision}; choose --precision "
-            f"{', '.join(_PRECISIONS[runtime])}"
-        )
 
 
 def _complain(message: str) -> None:
@@ -187,10 +173,7 @@ def _export(
         loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
         mode = mode or (Mode.streaming if loaded.streams else Mode.offline)
-        if runtime != "onnxruntime" and mode is not Mode.streaming:
-            raise UnsupportedOption(
-                f"--runtime {runtime} is for live streams only: add --mode streaming"
-            )
+        _require_live(loaded, mode, runtime, layout)
 
         def report(step: str) -> None:
             status.update(step)
@@ -213,6 +196,21 @@ def _export(
             parity = export_offline(loaded, runtime, precision, repository, offline, report, name)
             ensemble = served_name(name, "asr_offline")
             _say(parity, repository, f"{ensemble} (whole utterances, {precision})")
+
+
+def _require_live(checkpoint: Checkpoint, mode: Mode, runtime: str, layout: str) -> None:
+    """What is for live streams is refused where there are others."""
+    if runtime != "onnxruntime" and not checkpoint.streams:
+        raise UnsupportedOption(
+            f"{checkpoint.name} is a {checkpoint.architecture}: it hears whole utterances only, "
+            f"and --runtime {runtime} is for live streams only; use --runtime onnxruntime"
+        )
+    if runtime != "onnxruntime" and mode is not Mode.streaming:
+        raise UnsupportedOption(
+            f"--runtime {runtime} is for live streams only: add --mode streaming"
+        )
+    if layout == "fused" and mode is Mode.offline:
+        raise UnsupportedOption("--layout fused is for live streams only, and there are none")
 
 
 def _say(parity: Parity, repository: Path, what: str) -> None:
