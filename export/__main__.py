@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -196,6 +197,8 @@ def _export(
             parity = export_offline(loaded, runtime, precision, repository, offline, report, name)
             ensemble = served_name(name, "asr_offline")
             _say(parity, repository, f"{ensemble} (whole utterances, {precision})")
+    if mode is not Mode.both:
+        _warn_of_the_other(repository, name, mode, loaded)
 
 
 def _require_live(checkpoint: Checkpoint, mode: Mode, runtime: str, layout: str) -> None:
@@ -211,6 +214,23 @@ def _require_live(checkpoint: Checkpoint, mode: Mode, runtime: str, layout: str)
         )
     if layout == "fused" and mode is Mode.offline:
         raise UnsupportedOption("--layout fused is for live streams only, and there are none")
+
+
+def _warn_of_the_other(repository: Path, name: str, mode: Mode, checkpoint: Checkpoint) -> None:
+    """Clients take the two ensembles of one name for one recognizer."""
+    other = served_name(name, "asr_offline" if mode is Mode.streaming else "asr_streaming")
+    manifest = repository / other / "1" / "manifest.json"
+    if not manifest.is_file():
+        return
+    said = json.loads(manifest.read_text(encoding="utf-8"))["checkpoint"]
+    if said["sha256"] != checkpoint.sha256:
+        _console.print(
+            f"warning: {other} in {repository} is of another checkpoint ({said['name']}) and stays "
+            "as it was; export it as well, or remove its models",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _say(parity: Parity, repository: Path, what: str) -> None:

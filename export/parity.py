@@ -1,8 +1,8 @@
 """The gate: exported stages must say what `transformers` says, on real speech, state chained.
 
 Each stage is fed the reference's own input of that stage, so that a difference is pinned to the
-stage that makes it; then the whole chain is compared token for token. Everything runs through ONNX
-Runtime, on the very files that will be served.
+stage that makes it; then the whole chain is compared token for token. Everything runs in the
+runtime that will serve it, on the very files.
 """
 
 from __future__ import annotations
