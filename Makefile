@@ -65,16 +65,16 @@ $(READY): pyproject.toml constraints.txt client/pyproject.toml
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core
 	@$(BIN)/python demo.py --repository $(REPOSITORY)
 
-export: $(READY) ## Export CHECKPOINT into REPOSITORY, proved equal to the original
+export: $(READY) $(KNOBS) ## Export CHECKPOINT into REPOSITORY, proved equal to the original
 	$(BIN)/python -m export $(CHECKPOINT) --chunk-ms $(CHUNK_MS) --precision $(PRECISION) \
-	  $(if $(MODE),--mode $(MODE)) --repository $(REPOSITORY)
+	  $(if $(MODE),--mode $(MODE)) $(if $(NAME),--name $(NAME)) --repository $(REPOSITORY)
 	@touch $(EXPORTED)
 
-# Another checkpoint, mode, chunk or precision than last time is another export.
+# Another checkpoint, mode, chunk, precision or name than last time is another export.
 $(KNOBS): FORCE
 	@mkdir -p $(@D)
-	@echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION)" | cmp -s - $@ || \
-	  echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION)" >$@
+	@echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION) $(NAME)" | cmp -s - $@ || \
+	  echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION) $(NAME)" >$@
 
 $(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/offline/*.py export/stages/*.py export/stages/offline/*.py) | $(READY)
 	@$(MAKE) --no-print-directory export
@@ -154,5 +154,9 @@ lint: $(READY) ## ruff: format and rules
 types: $(READY) ## pyright, strict
 	$(BIN)/pyright
 
+# Committed configs stay. Others go with their models: Triton would look for those.
+COMMITTED := $(addprefix model_repository/,asr_streaming decoder detokenizer encoder feature_extractor)
+
 clean: ## Remove what was exported; the environment stays
+	rm -rf $(filter-out $(COMMITTED),$(patsubst %/1,%,$(wildcard $(REPOSITORY)/*/1)))
 	rm -rf $(REPOSITORY)/*/1 $(KNOBS) $(EXPORTED)

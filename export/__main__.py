@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,9 +13,10 @@ from rich.console import Console
 
 from export.audio import SUPPORTED_CHUNK_MS
 from export.errors import ExportError, GateFailed, UnsupportedOption
-from export.spec import Serving, check_name, served_name
+from export.spec import Serving, check_name, check_precision, served_name
 
 if TYPE_CHECKING:
+    from export.checkpoint import Checkpoint
     from export.parity import Parity
 
 _console = Console(stderr=True)
@@ -51,13 +53,6 @@ class Precision(StrEnum):
     bf16 = "bf16"
     fp8 = "fp8"
     int8 = "int8"
-
-
-_PRECISIONS = {
-    Runtime.onnxruntime: (Precision.fp32, Precision.int8),
-    Runtime.tensorrt: (Precision.fp32, Precision.fp16, Precision.bf16, Precision.fp8),
-    Runtime.torch: (Precision.fp32, Precision.fp16, Precision.bf16),
-}
 
 
 def main(
@@ -126,7 +121,7 @@ def main(
         encoder_instances=encoder_instances or (1 if runtime is Runtime.torch else 2),
     )
     try:
-        _require_precision(runtime, precision)
+        check_precision(runtime.value, precision.value)
         _export(
             checkpoint,
             mode,
@@ -144,14 +139,6 @@ def main(
     except ExportError as error:
         _complain(f"error: {error}")
         sys.exit(2)
-
-
-def _require_precision(runtime: Runtime, precision: Precision) -> None:
-    if precision not in _PRECISIONS[runtime]:
-        raise UnsupportedOption(
-            f"--runtime {runtime} does not compute in {precision}; choose --precision "
-            f"{', '.join(_PRECISIONS[runtime])}"
-        )
 
 
 def _complain(message: str) -> None:
@@ -187,10 +174,7 @@ def _export(
         loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
         mode = mode or (Mode.streaming if loaded.streams else Mode.offline)
-        if runtime != "onnxruntime" and mode is not Mode.streaming:
-            raise UnsupportedOption(
-                f"--runtime {runtime} is for live streams only: add --mode streaming"
-            )
+        _require_live(loaded, mode, runtime, layout)
 
         def report(step: str) -> None:
             status.update(step)
@@ -213,6 +197,40 @@ def _export(
             parity = export_offline(loaded, runtime, precision, repository, offline, report, name)
             ensemble = served_name(name, "asr_offline")
             _say(parity, repository, f"{ensemble} (whole utterances, {precision})")
+    if mode is not Mode.both:
+        _warn_of_the_other(repository, name, mode, loaded)
+
+
+def _require_live(checkpoint: Checkpoint, mode: Mode, runtime: str, layout: str) -> None:
+    """What is for live streams is refused where there are others."""
+    if runtime != "onnxruntime" and not checkpoint.streams:
+        raise UnsupportedOption(
+            f"{checkpoint.name} is a {checkpoint.architecture}: it hears whole utterances only, "
+            f"and --runtime {runtime} is for live streams only; use --runtime onnxruntime"
+        )
+    if runtime != "onnxruntime" and mode is not Mode.streaming:
+        raise UnsupportedOption(
+            f"--runtime {runtime} is for live streams only: add --mode streaming"
+        )
+    if layout == "fused" and mode is Mode.offline:
+        raise UnsupportedOption("--layout fused is for live streams only, and there are none")
+
+
+def _warn_of_the_other(repository: Path, name: str, mode: Mode, checkpoint: Checkpoint) -> None:
+    """Clients take the two ensembles of one name for one recognizer."""
+    other = served_name(name, "asr_offline" if mode is Mode.streaming else "asr_streaming")
+    manifest = repository / other / "1" / "manifest.json"
+    if not manifest.is_file():
+        return
+    said = json.loads(manifest.read_text(encoding="utf-8"))["checkpoint"]
+    if said["sha256"] != checkpoint.sha256:
+        _console.print(
+            f"warning: {other} in {repository} is of another checkpoint ({said['name']}) and stays "
+            "as it was; export it as well, or remove its models",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _say(parity: Parity, repository: Path, what: str) -> None:

@@ -47,9 +47,9 @@ def write_manifest(
         "opset": max(map(_opset, folder.glob("*/1/model.onnx")), default=None),
         **spec.manifest,
         "files": {
+            # All of them: a large model keeps its weights in a file beside the graph.
             str(path.relative_to(folder)): file_sha256(path)
             for path in sorted(folder.glob("*/1/*"))
-            # A large model keeps its weights in a file beside the graph.
         },
         "parity": parity and parity.as_dict(),
         "versions": {

@@ -1,8 +1,8 @@
 """The gate: exported stages must say what `transformers` says, on real speech, state chained.
 
 Each stage is fed the reference's own input of that stage, so that a difference is pinned to the
-stage that makes it; then the whole chain is compared token for token. Everything runs through ONNX
-Runtime, on the very files that will be served.
+stage that makes it; then the whole chain is compared token for token. Everything runs in the
+runtime that will serve it, on the very files.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _judge(parity: Parity, precision: str, mel_tolerance: float) -> None:
         raise ParityFailed(
             f"the checkpoint hears only {parity.reference_tokens} tokens in "
             f"{parity.audio_seconds:.0f} s of speech, too few to compare (at least "
-            f"{FEWEST_TOKENS}); nothing was installed"
+            f"{FEWEST_TOKENS})"
         )
     limits = [
         ("feature_extractor", "log-mel", parity.mel_max_difference, mel_tolerance),
@@ -186,8 +186,7 @@ def _judge(parity: Parity, precision: str, mel_tolerance: float) -> None:
 
 def _fail(stage: str, what: str, got: float, allowed: float) -> None:
     raise ParityFailed(
-        f"{stage} differs from transformers: {what} by {got:.3g}, allowed {allowed:.3g}; "
-        "nothing was installed"
+        f"{stage} differs from transformers: {what} by {got:.3g}, allowed {allowed:.3g}"
     )
 
 

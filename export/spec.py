@@ -30,6 +30,13 @@ RECOGNIZER = "recognizer"
 LAYOUTS = ("stages", "fused")
 """One model for each stage, or the three in one: fewer processes for a chunk to go through."""
 
+PRECISIONS = {
+    "onnxruntime": ("fp32", "int8"),
+    "tensorrt": ("fp32", "fp16", "bf16", "fp8"),
+    "torch": ("fp32", "fp16", "bf16"),
+}
+"""What each runtime computes in."""
+
 _NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 UNNAMED = "default"
 """What the command line of the client calls the models that have no name."""
@@ -50,6 +57,19 @@ def check_name(name: str) -> None:
         raise UnsupportedOption(
             f"--name must be lower-case letters and digits, joined by single underscores, and not "
             f"'{UNNAMED}': got '{name}', try something like 'clinic_v2'"
+        )
+
+
+def check_precision(runtime: str, precision: str) -> None:
+    """Refuse a precision that the runtime has not.
+
+    Raises:
+        UnsupportedOption: it says which ones it has.
+    """
+    known = PRECISIONS[runtime]
+    if precision not in known:
+        raise UnsupportedOption(
+            f"runtime {runtime} has no precision {precision}; choose one of {', '.join(known)}"
         )
 
 

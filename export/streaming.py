@@ -15,7 +15,7 @@ from export.manifest import write_manifest
 from export.onnx_file import export_onnx, quantize_encoder
 from export.parity import Parity, check_parity
 from export.recordings import load_recordings
-from export.spec import Serving, StreamingSpec, check_name
+from export.spec import Serving, StreamingSpec, check_name, check_precision
 from export.stages.decoder import Decoder
 from export.stages.encoder import Encoder
 from export.stages.feature_extractor import FeatureExtractor
@@ -25,7 +25,6 @@ from export.torch_file import export_torch
 from export.torch_stage import TorchStage
 from export.triton_config import config_files
 
-PRECISIONS = {"onnxruntime": ("fp32", "int8"), "torch": ("fp32", "fp16", "bf16")}
 Report = Callable[[str], None]
 
 
@@ -96,7 +95,8 @@ def export_streaming(
     """
     began = time.monotonic()
     check_name(name)
-    _require_precision(runtime, precision, layout)
+    check_precision(runtime, precision)
+    _require_encoder(precision, layout)
     checkpoint.require_chunk(chunk_ms)
     stages = _stages_for(checkpoint, frames_per_chunk(chunk_ms), runtime, precision)
     spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving, name, layout)
@@ -122,13 +122,7 @@ def _stages_for(
     return build_stages(checkpoint, frames)
 
 
-def _require_precision(runtime: str, precision: str, layout: str) -> None:
-    """Raises UnsupportedOption for a precision that the runtime has not."""
-    known = PRECISIONS[runtime]
-    if precision not in known:
-        raise UnsupportedOption(
-            f"runtime {runtime} has no precision {precision}; choose one of {', '.join(known)}"
-        )
+def _require_encoder(precision: str, layout: str) -> None:
     if precision == "int8" and layout == "fused":
         raise UnsupportedOption(
             "int8 is for the encoder alone, which the fused layout has not; use --layout stages"

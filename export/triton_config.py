@@ -40,7 +40,7 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
     serving = spec.serving
     instances = serving.encoder_instances if stage.role in ("encoder", RECOGNIZER) else 1
     parameters = {
-        "max_streams": str(_slots(spec.runtime, serving.max_streams, instances)),
+        "max_streams": str(_slots(stage, spec, instances)),
         "state_rows": ", ".join(str(state.rows) for state in stage.states),
         "intra_op_threads": str(_THREADS),
     }
@@ -72,13 +72,15 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
     )
 
 
-def _slots(runtime: str, max_streams: int, instances: int) -> int:
+def _slots(stage: StageSpec, spec: StreamingSpec, instances: int) -> int:
     """Slots of one instance. Triton gives each new stream to the instance with the fewest.
 
-    A pool in host memory costs nothing until it is used, so there each instance could take all; one
-    on a GPU is allocated as a whole.
+    A pool in host memory costs nothing until it is used, so there each instance could take all, and
+    another stage refuses the stream too many; one on a GPU is allocated as a whole, and a model
+    that is alone has to count.
     """
-    return -(-max_streams // instances) if runtime == "torch" else max_streams
+    shared = spec.runtime == "torch" or stage.members
+    return -(-spec.serving.max_streams // instances) if shared else spec.serving.max_streams
 
 
 def _tensorrt(stage: StageSpec, serving: Serving) -> str:

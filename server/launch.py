@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from .backend_directory import make_backend_directory
 from .command import Endpoints, triton_command, triton_environment
-from .errors import TritonDied
+from .errors import BadRepository, TritonDied
 from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models
 from .ports import choose_endpoints
@@ -59,8 +59,10 @@ class Triton:
 
     def check_state_pool(self) -> None:
         """Raises TritonDied once states have gone to host memory; nothing without TensorRT."""
+        if self.budget is None:
+            return
         overflow = cuda_pool_overflow(self.log_path)
-        if self.budget is not None and overflow is not None:
+        if overflow is not None:
             raise TritonDied(
                 f"the states of {self.budget.streams} streams overflow the CUDA memory pool of "
                 f"{self.budget.pool} bytes, and Triton moves them to host memory; export with "
@@ -91,6 +93,11 @@ def running(
     """
     install = find_triton()
     models = read_repository(repository)
+    if model_control and models.budget is not None:
+        raise BadRepository(
+            f"{repository} holds TensorRT engines, whose state pool is as large as the models at "
+            "the start need it: serve them without --model-control, and restart for new ones"
+        )
     endpoints = choose_endpoints(
         host, grpc_port=grpc_port, metrics_port=metrics_port, http_port=http_port
     )
@@ -103,7 +110,8 @@ def running(
         triton = Triton(endpoints, process, models.budget)
         if models.budget is not None:
             require_state_pool(process.log_path, models.budget)
-            warm_up(endpoints.grpc_url, models.ensemble, models.max_batch_size, models.max_streams)
+            for x in models.ensembles:
+                warm_up(endpoints.grpc_url, x.name, x.max_batch_size, x.max_streams)
             triton.check_state_pool()
         yield triton
 

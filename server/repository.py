@@ -40,6 +40,15 @@ _BACKENDS = {
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """What clients call, and the streams that it admits: as many as its tightest stage."""
+
+    name: str
+    max_batch_size: int
+    max_streams: int
+
+
+@dataclass(frozen=True)
 class Repository:
     """A model repository that can be served."""
 
@@ -50,10 +59,7 @@ class Repository:
     """Whose configs are served: those of its name in `configs/`, or TensorRT's `config.pbtxt`."""
     budget: Budget | None = None
     """GPU memory; TensorRT only."""
-    ensemble: str = ""
-    """What clients call; empty when there is none."""
-    max_batch_size: int = 0
-    """Of the ensemble."""
+    ensembles: tuple[Ensemble, ...] = ()
     batch_bytes: int = 0
     """Tensors of the largest batch of any model of fixed size, in and out."""
 
@@ -69,25 +75,29 @@ def read_repository(path: Path) -> Repository:
     configs = {folder.name: _read_config(folder, runtime) for folder in folders}
     for folder in folders:
         _check_model(folder, configs[folder.name], runtime)
-    streams = _max_streams(configs)
+    ensembles = _ensembles(configs)
+    streams = sum(ensemble.max_streams for ensemble in ensembles)
     budget = read_budget(path, configs, streams) if runtime == TENSORRT else None
-    ensemble = next((name for name, x in configs.items() if x.platform == "ensemble"), "")
-    batch = configs[ensemble].max_batch_size if ensemble else 0
     size = _batch_bytes(configs)
-    return Repository(
-        path.resolve(), tuple(configs), streams, runtime, budget, ensemble, batch, size
-    )
+    return Repository(path.resolve(), tuple(configs), streams, runtime, budget, ensembles, size)
 
 
 def _runtime(repository: Path) -> str:
-    """What the models were exported for: an ensemble of engines says so in its parameters."""
-    for folder in repository.iterdir():
+    """What the models were exported for: their ensembles say so in their parameters."""
+    said: dict[str, str] = {}
+    for folder in sorted(repository.iterdir()):
         if (folder / "config.pbtxt").is_file():
             config = _read_config(folder, TENSORRT)
             runtime = config.parameters["runtime"].string_value
-            if runtime in (TENSORRT, TORCH):
-                return runtime
-    return ONNXRUNTIME
+            if config.platform == "ensemble" and runtime in _BACKENDS:
+                said[runtime] = folder.name
+    if len(said) > 1:
+        found = ", ".join(f"{model} for {runtime}" for runtime, model in said.items())
+        raise BadRepository(
+            f"{repository} holds {found}, and one server serves one runtime: export them into "
+            "repositories of their own"
+        )
+    return next(iter(said), ONNXRUNTIME)
 
 
 def _config_path(folder: Path, runtime: str) -> Path | None:
@@ -131,17 +141,21 @@ def _model_file(config: Any, backend: str) -> str | None:
     return _MODEL_FILES.get(backend)
 
 
-def _max_streams(configs: Mapping[str, Any]) -> int:
-    """Live streams that the service admits: in each ensemble its tightest stage sets the number."""
+def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
     limits = {
         model: _streams_per_instance(model, config.parameters["max_streams"].string_value)
         * sum(group.count for group in config.instance_group)
         for model, config in configs.items()
         if config.platform != "ensemble" and "max_streams" in config.parameters
     }
-    return sum(
-        min((limits[member] for member in _members(config) if member in limits), default=0)
-        for config in configs.values()
+    return tuple(
+        Ensemble(
+            name,
+            config.max_batch_size,
+            min((limits[member] for member in _members(config) if member in limits), default=0),
+        )
+        for name, config in configs.items()
+        if config.platform == "ensemble"
     )
 
 

@@ -37,9 +37,9 @@ class Budget:
     weights: int
     """Plans and the activations of their execution contexts."""
     state_per_stream: int
-    """States of all stages, one buffer each for in and out."""
+    """States of all stages, one buffer each for in and out; of the ensemble that takes most."""
     in_flight_per_stream: int
-    """What the ensemble hands from stage to stage for one chunk."""
+    """What an ensemble hands from stage to stage for one chunk, at most."""
     batch_buffers: int
     """The backend's own inputs and outputs, states included, at the largest batch."""
     streams: int
@@ -78,11 +78,12 @@ class Budget:
 
 def read_budget(folder: Path, configs: dict[str, Any], streams: int) -> Budget:
     """Checks that the engines in a repository may run here; raises BadRepository or BadGpu."""
-    facts = _facts(folder)
+    every = _facts(folder)
     gpu = this_gpu()
-    _check_gpu(facts, gpu)
-    _check_version(facts)
-    budget = budget_of(configs, facts, streams, gpu)
+    for facts in every:
+        _check_gpu(facts, gpu)
+        _check_version(facts)
+    budget = budget_of(configs, every, streams, gpu)
     fit = budget.streams_that_fit
     if fit < streams:
         mend = f"export again with `--max-streams {fit}`" if fit else "a larger GPU is needed"
@@ -94,15 +95,26 @@ def read_budget(folder: Path, configs: dict[str, Any], streams: int) -> Budget:
     return budget
 
 
-def budget_of(configs: dict[str, Any], facts: dict[str, Any], streams: int, gpu: Gpu) -> Budget:
-    """The memory that `configs` (model -> ModelConfig) and the manifest's `facts` add up to."""
-    engines = facts["engines"].values()
+def budget_of(
+    configs: dict[str, Any], every: list[dict[str, Any]], streams: int, gpu: Gpu
+) -> Budget:
+    """The memory that `configs` (model -> ModelConfig) and the manifests' facts add up to."""
+    engines = [engine for facts in every for engine in facts["engines"].values()]
     stages = {name: config for name, config in configs.items() if _states(config)}
+    # A stream runs through the stages of one ensemble.
+    ensembles = [
+        [stages[step.model_name] for step in steps if step.model_name in stages]
+        for steps in (config.ensemble_scheduling.step for config in configs.values())
+    ]
     return Budget(
         weights=sum(engine["plan_bytes"] + engine["device_memory_bytes"] for engine in engines),
-        state_per_stream=sum(_block(state) for x in stages.values() for state in _states(x)),
-        in_flight_per_stream=sum(
-            _block(tensor) for config in stages.values() for tensor in config.output
+        state_per_stream=max(
+            sum(_block(state) for stage in members for state in _states(stage))
+            for members in ensembles
+        ),
+        in_flight_per_stream=max(
+            sum(_block(tensor) for stage in members for tensor in stage.output)
+            for members in ensembles
         ),
         batch_buffers=sum(map(_batch_bytes, stages.values())),
         streams=streams,
@@ -121,12 +133,13 @@ def require_state_pool(log: Path, budget: Budget) -> None:
         )
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def _facts(folder: Path) -> list[dict[str, Any]]:
+    """What the manifest of each ensemble of engines says of them."""
     manifests = sorted(folder.glob("*/1/manifest.json"))
-    for path in manifests:
-        facts = json.loads(path.read_text(encoding="utf-8")).get("tensorrt")
-        if facts is not None:
-            return facts
+    said = [json.loads(path.read_text(encoding="utf-8")).get("tensorrt") for path in manifests]
+    every = [facts for facts in said if facts is not None]
+    if every:
+        return every
     raise BadRepository(
         f"{folder} holds no manifest of TensorRT engines (<ensemble>/1/manifest.json), so that "
         f"nobody knows what they run on; {REBUILD_HINT}"

@@ -1,7 +1,7 @@
 """Runs every batch bucket once before the server is announced, and every stream at once.
 
 TensorRT's kernels load when they first run, which would cost the first listeners a second. And only
-as many streams as the server accepts prove that the state pool holds them.
+as many streams as an ensemble accepts prove that the state pool holds them.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class StateLayout:
     rings: int = 0
     ring_blocks: int = 0
     dtype: str = "FP32"
-    """Triton's name of the type; the bundled backend keeps FP32 only."""
+    """Triton's name of the type; on ONNX Runtime the bundled backend keeps FP32 only."""
 
     @property
     def size(self) -> int:

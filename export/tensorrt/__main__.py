@@ -36,7 +36,7 @@ def main(
         raise typer.BadParameter(f"expected one of {', '.join(DTYPES)}, got {precision}")
     try:
         print(json.dumps(_measured(checkpoint, precision, chunk_ms, speech), indent=2))
-    except ExportError as error:
+    except (ExportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, GateFailed) else 2) from None
 

@@ -39,7 +39,7 @@ def modelopt_python() -> Path:
     if not os.access(named, os.X_OK):
         raise UnsupportedOption(
             f"--precision fp8 needs nvidia-modelopt[onnx] in an environment of its own: expected "
-            f"{PYTHON_VARIABLE} to name its Python, got '{named}'; `make gpu-up PRECISION=fp8` "
+            f"{PYTHON_VARIABLE} to name its Python, got '{named}'; `make gpu-up GPU_PRECISION=fp8` "
             "brings one"
         )
     return Path(named)

@@ -78,9 +78,8 @@ def export_tensorrt(
     stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
     spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, serving, name)
     speech = [recording.samples for recording in load_recordings()]
-    models = [stage.name for stage in (*spec.stages, spec.detokenizer, spec.ensemble)]
     cache = repository.resolve().parent / f".{repository.resolve().name}.timing_cache"
-    with replacing(repository, models) as folder:
+    with replacing(repository, spec.models, spec.obsolete_models) as folder:
         write_graphs(folder, stages, spec, speech, report)
         facts: dict[str, Any] = {"gpu": asdict(gpu)}
         if precision != "fp32":

@@ -23,7 +23,7 @@ from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ExportError, GateFailed, ParityFailed, UnsupportedOption
 from export.parity import Parity, check_parity
 from export.recordings import load_recordings
-from export.spec import ENSEMBLE, StageSpec, StreamingSpec
+from export.spec import ENSEMBLE, StageSpec, StreamingSpec, served_name
 from export.stages.state import Stage
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
 from export.tensorrt.half import tensorrt_stages
@@ -89,12 +89,12 @@ def compare_stages(
 
     Chain(folder, spec, len(utterances), open_pair).transcribe(utterances)
     differences = {name: pair.difference for name, pair in pairs.items()}
-    for name, difference in differences.items():
+    for stage in spec.stages:
         # A decoder that chooses another token goes another way: its tokens are judged by the chain.
-        worst = max(difference.outputs, difference.final_state)
-        if name != "decoder" and not worst <= STAGE_TOLERANCE[spec.precision]:
+        worst = max(differences[stage.name].outputs, differences[stage.name].final_state)
+        if stage.role != "decoder" and not worst <= STAGE_TOLERANCE[spec.precision]:
             raise ParityFailed(
-                f"{name}: the engine differs from its ONNX file by {worst:.3g}, allowed "
+                f"{stage.name}: the engine differs from its ONNX file by {worst:.3g}, allowed "
                 f"{STAGE_TOLERANCE[spec.precision]:.3g}"
             )
     return differences
@@ -131,8 +131,9 @@ def verify_engines(
     return differences, check_parity(checkpoint, folder, spec, utterances, open_engine)
 
 
-def _installed(checkpoint: Checkpoint, repository: Path) -> tuple[dict[str, Any], int, str]:
-    path = repository / ENSEMBLE / "1" / "manifest.json"
+def _installed(checkpoint: Checkpoint, repository: Path, name: str) -> tuple[int, str]:
+    """Chunk and precision of the engines called ``name``."""
+    path = repository / served_name(name, ENSEMBLE) / "1" / "manifest.json"
     if not path.is_file():
         raise UnsupportedOption(f"{path} is not there; `make gpu-up` exports engines")
     manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -143,12 +144,15 @@ def _installed(checkpoint: Checkpoint, repository: Path) -> tuple[dict[str, Any]
             f"the engines in {repository} are of another checkpoint "
             f"({manifest['checkpoint']['name']}); `make gpu-up CHECKPOINT=...` builds them anew"
         )
-    return manifest, manifest["chunk_ms"], manifest["precision"]
+    return manifest["chunk_ms"], manifest["precision"]
 
 
 def main(
     checkpoint: Annotated[str, typer.Argument(help="What the engines were built from.")],
     repository: Annotated[Path, typer.Option(help="Where they are installed.")],
+    name: Annotated[
+        str, typer.Option(help="What they were exported as, if they have a name.")
+    ] = "",
 ) -> None:
     """Prove the installed TensorRT engines on this GPU; prints what was measured as JSON."""
     from export.spec import Serving
@@ -158,15 +162,15 @@ def main(
     try:
         tensorrt_here()
         loaded = load_checkpoint(checkpoint)
-        _, chunk_ms, precision = _installed(loaded, repository)
+        chunk_ms, precision = _installed(loaded, repository, name)
         stages = tensorrt_stages(loaded, frames_per_chunk(chunk_ms), precision)
-        spec = spec_of(loaded, stages, chunk_ms, "tensorrt", precision, Serving())
+        spec = spec_of(loaded, stages, chunk_ms, "tensorrt", precision, Serving(), name)
         speech = [recording.samples for recording in load_recordings()]
         differences, parity = verify_engines(loaded, repository, spec, stages, speech)
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, GateFailed) else 2) from None
-    measured = {name: asdict(difference) for name, difference in differences.items()}
+    measured = {stage: asdict(difference) for stage, difference in differences.items()}
     print(json.dumps({"precision": precision, "stages": measured, "chain": parity.as_dict()}))
 
 

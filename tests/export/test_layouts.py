@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from export.__main__ import Mode, _require_live, _warn_of_the_other
 from export.chain import Chain
-from export.checkpoint import load_checkpoint
+from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import UnsupportedOption
 from export.install import replacing
 from export.onnx_file import TORCH_DTYPES
@@ -59,6 +61,8 @@ def test_a_fused_model_has_the_state_of_its_members(random_checkpoint: Path) -> 
         state.rows for state in (spec.feature_state, spec.encoder_state, spec.decoder_state)
     ]
     assert config.parameters["bounded_inputs"].string_value == "AUDIO"
+    # Three instances of it; no other stage counts the streams.
+    assert config.parameters["max_streams"].string_value == "34"
 
 
 def test_instances_on_one_device_share_the_streams(random_checkpoint: Path) -> None:
@@ -96,6 +100,34 @@ def test_what_a_runtime_cannot_do_is_refused(
             layout=layout,
         )
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "mode", "runtime", "layout", "message"),
+    [
+        ("ParakeetForCTC", "offline", "torch", "stages", "hears whole utterances only.*onnxrunt"),
+        ("NemotronAsrStreamingForRNNT", "both", "tensorrt", "stages", "add --mode streaming"),
+        ("ParakeetForCTC", "offline", "onnxruntime", "fused", "--layout fused is for live"),
+    ],
+)
+def test_what_is_for_live_streams_is_refused_elsewhere(
+    architecture: str, mode: str, runtime: str, layout: str, message: str
+) -> None:
+    checkpoint = Checkpoint("mine", type(architecture, (), {})(), None, "")
+    with pytest.raises(UnsupportedOption, match=message):
+        _require_live(checkpoint, Mode(mode), runtime, layout)
+
+
+def test_the_other_ensemble_of_another_checkpoint_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "clinic_asr_offline" / "1" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"checkpoint": {"name": "old", "sha256": "1"}}))
+    for sha256, said in (("1", ""), ("2", "clinic_asr_offline in .* of another checkpoint .old.")):
+        checkpoint = Checkpoint("mine", None, None, sha256)
+        _warn_of_the_other(tmp_path, "clinic", Mode.streaming, checkpoint)
+        assert re.search(said or r"\A\Z", capsys.readouterr().err)
 
 
 def test_one_layout_replaces_the_other(random_checkpoint: Path, tmp_path: Path) -> None:

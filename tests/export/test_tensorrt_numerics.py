@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from checkpoints import write_random_checkpoint
-from export.chain import RunningStage
+from export.chain import OpenStage, RunningStage
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ParityFailed, UnsupportedOption
 from export.parity import check_parity
@@ -107,6 +109,33 @@ def test_overflow_is_refused_by_name(
     references = transcribe(checkpoint, speech[:1], lookahead=FRAMES - 1)
     with pytest.raises(ParityFailed, match=r"half precision reaches \S+ at .*layers\.1\.feed_forw"):
         measure(folder, (features, loud, decoder), spec, speech[:1], references)
+
+
+def test_a_decoder_of_any_name_is_judged_by_its_tokens(
+    checkpoint: Checkpoint, speech: list[np.ndarray]
+) -> None:
+    spec = replace(half(checkpoint, "fp32")[1], name="clinic_v2")
+    dtypes = {"FP32": np.float32, "INT32": np.int32}
+
+    def open_silent(path: Path, stage: StageSpec, streams: int) -> StatefulStage:
+        def run(inputs: Sequence[np.ndarray], state: np.ndarray) -> list[np.ndarray]:
+            zeros = [np.zeros((len(state), *t.dims), dtypes[t.dtype]) for t in stage.outputs]
+            return [*zeros, state]
+
+        return StatefulStage(run, stage, streams)
+
+    def open_elsewhere(role: str) -> OpenStage:
+        def open_moved(path: Path, stage: StageSpec, streams: int) -> StatefulStage:
+            running = open_silent(path, stage, streams)
+            running.states += stage.role == role
+            return running
+
+        return open_moved
+
+    differences = compare_stages(Path(), spec, speech[:1], open_silent, open_elsewhere("decoder"))
+    assert differences["clinic_v2_decoder"].final_state == 1
+    with pytest.raises(ParityFailed, match="clinic_v2_encoder: the engine differs"):
+        compare_stages(Path(), spec, speech[:1], open_silent, open_elsewhere("encoder"))
 
 
 def test_two_runtimes_of_one_graph_agree_and_others_do_not(

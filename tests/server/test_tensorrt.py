@@ -39,27 +39,32 @@ FACTS = {
 @pytest.fixture
 def engines(random_checkpoint: Path, tmp_path: Path) -> Path:
     """A repository as `python -m export --runtime tensorrt` leaves it, but for the plans' bytes."""
+    folder = tmp_path / "engines"
+    write_engines(random_checkpoint, folder)
+    return folder
+
+
+def write_engines(random_checkpoint: Path, folder: Path, name: str = "") -> None:
     from export.checkpoint import load_checkpoint
     from export.spec import Serving
     from export.streaming import spec_of, write_configs, write_tokenizer
     from export.tensorrt.half import tensorrt_stages
+    from export.triton_config import config_files
 
     checkpoint = load_checkpoint(str(random_checkpoint))
     stages = tensorrt_stages(checkpoint, 4, "fp16")
     serving = Serving(max_streams=STREAMS)
-    spec = spec_of(checkpoint, stages, CHUNK_MS, "tensorrt", "fp16", serving)
-    folder = tmp_path / "engines"
-    write_configs(folder, spec)
-    write_tokenizer(folder, checkpoint)
+    spec = spec_of(checkpoint, stages, CHUNK_MS, "tensorrt", "fp16", serving, name)
+    write_configs(folder, config_files(spec))
+    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
     for stage in spec.stages:
         (folder / stage.name / "1").mkdir()
         (folder / stage.name / "1" / "model.plan").touch()
-    write_facts(folder, FACTS)
-    return folder
+    write_facts(folder, FACTS, spec.ensemble.name)
 
 
-def write_facts(folder: Path, facts: dict[str, object]) -> None:
-    manifest = folder / "asr_streaming" / "1" / "manifest.json"
+def write_facts(folder: Path, facts: dict[str, object], ensemble: str = "asr_streaming") -> None:
+    manifest = folder / ensemble / "1" / "manifest.json"
     manifest.parent.mkdir(exist_ok=True)
     manifest.write_text(json.dumps({"runtime": "tensorrt", "tensorrt": facts}))
 
@@ -95,6 +100,34 @@ def test_the_budget_adds_up(engines: Path, machine: Path) -> None:
     assert replace(budget, streams=budget.streams_that_fit).total <= budget.gpu.memory_bytes + MIB
 
 
+def test_every_recognizer_is_counted_and_checked(
+    random_checkpoint: Path, engines: Path, machine: Path
+) -> None:
+    one = read_repository(engines).budget
+    write_engines(random_checkpoint, engines, "clinic_v2")
+    served = read_repository(engines)
+    assert one is not None
+    assert served.budget is not None
+    assert [x.name for x in served.ensembles] == ["asr_streaming", "clinic_v2_asr_streaming"]
+    assert [x.max_streams for x in served.ensembles] == [STREAMS, STREAMS]
+    assert served.budget.streams == 2 * STREAMS
+    assert served.budget.weights == 2 * one.weights
+    assert served.budget.batch_buffers == 2 * one.batch_buffers
+    # A stream runs through one of them.
+    assert served.budget.state_per_stream == one.state_per_stream
+    assert served.budget.in_flight_per_stream == one.in_flight_per_stream
+    other = {**FACTS, "gpu": {"name": "NVIDIA H200"}}
+    write_facts(engines, other, "clinic_v2_asr_streaming")
+    with pytest.raises(BadGpu, match="built on NVIDIA H200"):
+        read_repository(engines)
+
+
+def test_engines_do_not_come_and_go(engines: Path, machine: Path) -> None:
+    refused = pytest.raises(BadRepository, match="without --model-control")
+    with refused, running(engines, model_control=True):
+        pass
+
+
 def _state_size(folder: Path, name: str) -> int:
     config = repository._read_config(folder / name, "tensorrt")
     return config.sequence_batching.state[0].dims[0]
@@ -103,7 +136,7 @@ def _state_size(folder: Path, name: str) -> int:
 def test_the_pool_is_asked_for(engines: Path, machine: Path) -> None:
     served = read_repository(engines)
     endpoints = choose_endpoints("127.0.0.1", grpc_port=None, metrics_port=None, http_port=None)
-    command = triton_command(find_triton(), served, engines, endpoints, "x")
+    command = triton_command(find_triton(), served, engines, endpoints, "x", model_control=False)
     assert served.budget is not None
     assert f"--cuda-memory-pool-byte-size=0:{served.budget.pool}" in command
     assert "--backend-config=tensorrt,execution-policy=BLOCKING" in command
