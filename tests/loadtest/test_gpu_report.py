@@ -55,10 +55,29 @@ def test_a_step_that_fails_leaves_its_reason_and_no_result(tmp_path: Path) -> No
 def test_a_command_that_hangs_is_stopped_at_its_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sleeper.py").write_text("print('begun', flush=True)\nimport time\ntime.sleep(60)")
+    (tmp_path / "sleeper.py").write_text(
+        "import subprocess\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))\n"
+        "print('begun', flush=True)\n"
+        "child.wait()"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(StepFailed, match="sleeper did not end in time: begun"):
         gpu_report._command("sleeper", deadline_s=time.monotonic() + 2)
+    child = Path("/proc") / (tmp_path / "child").read_text() / "stat"
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_capacity_run_that_crashes_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(["demo"], [560], "fp16", 1, 64, 1, 5, None, None, tmp_path, tmp_path)
+    # Exit code 1 also says that nothing was carried.
+    monkeypatch.setattr(gpu_report, "_command", lambda *_, **__: "MemoryError")
+    [step] = [step for step in steps(plan) if step.name.startswith("capacity")]
+    with pytest.raises(StepFailed, match="left no result: MemoryError"):
+        step.run(tmp_path / f"{step.name}.json", 100)
 
 
 def test_a_command_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
