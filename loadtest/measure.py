@@ -138,7 +138,7 @@ def measuring(
             )
         line = bar.add_task("hearing the speech once, quietly", total=len(scripts))
         quiet = hear_quietly(client, scripts, lambda done: bar.update(line, completed=done))
-    watch = ServerWatch(setup.metrics_url, _processes(info.url))
+    watch = ServerWatch(setup.metrics_url, _processes(info.url), info.ensemble)
     if setup.metrics_url and not watch.has_metrics:
         console.print(
             f"no metrics at {setup.metrics_url}: batches, queues and GPUs of the server stay "
