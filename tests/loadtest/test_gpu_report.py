@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from made_up_results import gpu_result
 from typer.testing import CliRunner
 
 from loadtest import gpu_report
 from loadtest.__main__ import app
-from loadtest.gpu_report import Plan, Step, StepFailed, machine, steps, work_off
+from loadtest.gpu_report import Plan, Step, StepFailed, machine, steps, work_off, write_pages
 
 
 def _writes(calls: list[str], name: str) -> Step:
@@ -93,6 +94,15 @@ def test_the_plan_covers_every_size_and_chunk(tmp_path: Path) -> None:
     assert names[:3] == ["machine", "engine_tests", "tokens_demo_fp16"]
     assert names.index("capacity_0.6b_560ms_fp16") < names.index("capacity_0.6b_160ms_fp16")
     assert len(names) == len(set(names)) == 3 + 2 * 2 * 2
+
+
+def test_every_capacity_gets_its_page(tmp_path: Path) -> None:
+    for chunk_ms in (160, 560):
+        gpu_result().write(tmp_path / f"capacity_demo_{chunk_ms}ms_fp16.json")
+    write_pages(tmp_path)
+    pages = sorted(tmp_path.glob("*.html"))
+    assert [page.stem[-10:] for page in pages] == ["160ms_fp16", "560ms_fp16"]
+    assert all("per GPU" in page.read_text() for page in pages)
 
 
 def test_the_machine_says_what_it_is() -> None:
