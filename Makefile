@@ -49,8 +49,8 @@ help: ## Print this help
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT MODEL_CONTROL"
 	@echo "  NAME PYTHON SPEECH RECORDINGS"
-	@echo "of the load test: URL STREAMS MAX_STREAMS HOLD_S P99_MS; of the baseline: URL RECORDINGS SETS OUTPUT"
-	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS NVIDIA_TAG"
+	@echo "of the load test: URL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES; of the baseline: URL RECORDINGS SETS OUTPUT"
+	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -109,7 +109,7 @@ overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a 
 
 # Without URL they start a server of their own on REPOSITORY.
 LOAD = $(if $(URL),--url $(URL),--repository $(REPOSITORY)) --hold-s $(HOLD_S) \
-  $(if $(P99_MS),--p99-ms $(P99_MS))
+  $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(PROCESSES),--processes $(PROCESSES))
 
 capacity: $(READY) $(if $(URL),,$(EXPORTED)) ## Find how many live streams the server at URL carries
 	$(BIN)/python -m loadtest capacity $(LOAD) $(if $(MAX_STREAMS),--max-streams $(MAX_STREAMS))
@@ -136,7 +136,8 @@ gpu-verify: ## GPU machine: engines against ONNX, stage by stage, and against tr
 	$(COMPOSE) run --rm engines export.tensorrt.verify $(CHECKPOINT) --repository /models/$(GPU_MODELS)
 
 gpu-capacity: $(READY) ## GPU machine: how many live streams `make gpu-up` carries
-	$(BIN)/python -m loadtest capacity --url 127.0.0.1:$(GRPC_PORT)
+	$(BIN)/python -m loadtest capacity --url 127.0.0.1:$(GRPC_PORT) \
+	  $(if $(PROCESSES),--processes $(PROCESSES))
 
 gpu-down: ## GPU machine: stop serving; the engines stay
 	$(COMPOSE) down

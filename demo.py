@@ -52,7 +52,7 @@ def main(
     try:
         with serving(repository) as server:
             _show(server)
-    except (ServerEnded, CrowdFailed, earshot.EarshotError) as error:
+    except (ServerEnded, CrowdFailed, earshot.EarshotError, ValueError) as error:
         _console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
 

@@ -76,7 +76,7 @@ def capacity(
 ) -> None:
     """Find the largest count of live streams that the server carries, and hold it."""
     if baseline:
-        _require_pocketsphinx()
+        _require_baseline(speech)
     with _measurement(
         url, repository, metrics_url, p99_ms, processes, workers, master_port, speech
     ) as measurement:
@@ -96,7 +96,7 @@ def capacity(
             from loadtest.side_by_side import with_baseline
             from loadtest.speech import RECORDINGS
 
-            result = with_baseline(result, measurement.info.url, speech or RECORDINGS)
+            result = with_baseline(result, url or measurement.info.url, speech or RECORDINGS)
     _finish(result, output, as_json)
 
 
@@ -129,12 +129,17 @@ def hold(
     _finish(result, output, as_json)
 
 
-def _require_pocketsphinx() -> None:
+def _require_baseline(speech: Path | None) -> None:
+    """What the baseline lacks is said before the search, not after it."""
+    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
+    from loadtest.recordings import find_recordings
+    from loadtest.speech import RECORDINGS
     from loadtest.sphinx import NotInstalled, require_installed
 
     try:
         require_installed()
-    except NotInstalled as error:
+        find_recordings(speech or RECORDINGS)
+    except (NotInstalled, OSError, ValueError) as error:
         _console.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from None
 
@@ -181,7 +186,8 @@ def _measurement(
 
 
 def _metrics_of(url: str) -> str:
-    host = url.rpartition("://")[2].rpartition(":")[0] or url
+    address = url.rpartition("://")[2]
+    host = address.rpartition(":")[0] or address
     return f"http://{host}:8002/metrics"
 
 

@@ -42,7 +42,7 @@ def conditions(
         runtime=info.runtime,
         precision=info.precision,
         chunk_ms=info.chunk_ms,
-        parameters=_parameters(repository),
+        parameters=_parameters(repository, info.ensemble),
         cpu_model=cpu_model() if local else "unknown",
         cpu_cores=usable_cores() if local else 0,
         gpu_model=_gpu_model() if local and gpus else None,
@@ -76,13 +76,11 @@ def _gpu_model() -> str | None:
     return None
 
 
-def _parameters(repository: Path | None) -> int | None:
+def _parameters(repository: Path | None, ensemble: str) -> int | None:
     if repository is None:
         return None
     with contextlib.suppress(OSError, ValueError, KeyError):
-        manifest: Any = json.loads(
-            (repository / "asr_streaming" / "1" / "manifest.json").read_text()
-        )
+        manifest: Any = json.loads((repository / ensemble / "1" / "manifest.json").read_text())
         return int(manifest["checkpoint"]["parameters"])
     return None
 

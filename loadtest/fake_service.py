@@ -30,6 +30,7 @@ from tritonclient.grpc import service_pb2
 from loadtest.priority import go_first
 
 _SAMPLE_RATE_HZ = 16_000
+_MODEL = "asr_streaming"
 _SERVICE = "inference.GRPCInferenceService"
 _pb: Any = service_pb2
 _grpc: Any = grpc
@@ -94,7 +95,10 @@ class Recognizer:
         return _pb.ServerMetadataResponse(name="fake", version="1").SerializeToString()
 
     async def config(self, request: bytes, context: Any) -> bytes:
-        """ModelConfig."""
+        """ModelConfig: there is one model, no offline one."""
+        name = _pb.ModelConfigRequest.FromString(request).name
+        if name != _MODEL:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: '{name}'")
         response = _pb.ModelConfigResponse()
         for name, value in _parameters(self._truth.chunk_ms, self._chunk_samples).items():
             response.config.parameters[name].string_value = value

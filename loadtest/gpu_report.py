@@ -10,10 +10,12 @@ bound of what the GPU carries when the load comes from elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,11 +28,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from loadtest.conditions import usable_cores
-from loadtest.machine import cpu_model
+from loadtest.machine import cpu_model, usable_cores
+from loadtest.report import render
+from loadtest.result import CapacityResult
 
 TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 12000}
 """Streams that are wanted of the 0.6B model, by chunk: where its search begins."""
+GOODBYE_S = 20.0
+"""For a server to unload its models."""
 DEMO = "demo"
 DEMO_CHECKPOINT = "checkpoints/demo"
 _console = Console(stderr=True)
@@ -122,7 +127,7 @@ def gpu_report(
     _check(plan)
     results.mkdir(parents=True, exist_ok=True)
     outcome = work_off(steps(plan), results, budget_s)
-    _write_html(results)
+    write_pages(results)
     _tell(outcome)
     raise typer.Exit(1 if outcome.failed else 3 if outcome.left else 0)
 
@@ -215,7 +220,7 @@ def _capacity(plan: Plan, size: str, chunk_ms: int) -> Callable[[Path, float], N
     def run(path: Path, left_s: float) -> None:
         deadline_s = time.monotonic() + left_s
         repository = _exported(plan, size, chunk_ms, deadline_s)
-        _command(
+        said = _command(
             *("loadtest", "capacity", "--repository", str(repository), "--output", str(path)),
             *("--first-streams", str(plan.first_streams or TARGETS[chunk_ms] // 2)),
             *("--resolution", "0.15", "--hold-s", str(plan.hold_s)),
@@ -224,6 +229,8 @@ def _capacity(plan: Plan, size: str, chunk_ms: int) -> Callable[[Path, float], N
             # A capacity of zero, or one that the generator limits, is a result.
             accepted=(0, 1, 3),
         )
+        if not path.exists():
+            raise StepFailed(f"the capacity run left no result: {_end(said)}")
         shutil.rmtree(repository)
 
     return run
@@ -252,20 +259,34 @@ def _command(
 ) -> str:
     """Run one of our commands and return what it said; raises StepFailed with the end of that."""
     command = [sys.executable, "-m", module, *arguments]
-    try:
-        process = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=max(1.0, deadline_s - time.monotonic()),
-        )
-    except subprocess.TimeoutExpired as error:
-        raise StepFailed(f"{module} did not end in time: {_end(error.output)}") from None
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=max(1.0, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            raise StepFailed(f"{module} did not end in time: {_end(error.output)}") from None
+        finally:
+            _end_all(process)
     if process.returncode not in accepted:
-        said = _end(process.stdout)
-        raise StepFailed(f"{' '.join(command)} ended with {process.returncode}: {said}")
-    return process.stdout
+        raise StepFailed(f"{' '.join(command)} ended with {process.returncode}: {_end(said)}")
+    return said
+
+
+def _end_all(leader: subprocess.Popen[str]) -> None:
+    """End what a command leaves behind too: a server would keep the GPU from the next step."""
+    give_up_s = time.monotonic() + GOODBYE_S
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGTERM)
+        while time.monotonic() < give_up_s:
+            leader.poll()
+            os.killpg(leader.pid, 0)
+            time.sleep(0.1)
+        os.killpg(leader.pid, signal.SIGKILL)
 
 
 def _end(output: str | bytes | None) -> str:
@@ -301,13 +322,11 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _write_html(results: Path) -> None:
-    """The report of `loadtest report`, over the capacities that there are."""
-    found = sorted(results.glob("capacity_*.json"))
-    if found:
-        files = map(str, found)
-        command = [sys.executable, "-m", "loadtest", "report", *files]
-        subprocess.run([*command, "--output", str(results / "report.html")], check=False)
+def write_pages(results: Path) -> None:
+    """The page of `loadtest report` beside each capacity that there is."""
+    for path in sorted(results.glob("capacity_*.json")):
+        page = render(CapacityResult.from_json(path))
+        path.with_suffix(".html").write_text(page, encoding="utf-8")
 
 
 def _tell(outcome: Outcome) -> None:

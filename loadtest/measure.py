@@ -124,10 +124,13 @@ def measuring(
         CrowdFailed: the processes that speak did not start.
         Unsuitable: it wants speech of another sampling rate, or nobody is to speak.
         FileNotFoundError: there is no speech.
+        ValueError: the server hears no word in it.
     """
     count = setup.processes + setup.remote_workers
     if not count:
         raise Unsuitable("expected at least one process that speaks, --processes or --workers")
+    if setup.remote_workers and setup.master_port is None:
+        raise Unsuitable("expected --master-port, where the --workers of other machines report")
     recordings = load_recordings(setup.speech)
     scripts = write_scripts(recordings, setup.talk_s)
     with earshot.connect(setup.url) as client, _live(console) as bar:
@@ -138,7 +141,7 @@ def measuring(
             )
         line = bar.add_task("hearing the speech once, quietly", total=len(scripts))
         quiet = hear_quietly(client, scripts, lambda done: bar.update(line, completed=done))
-    watch = ServerWatch(setup.metrics_url, _processes(info.url))
+    watch = ServerWatch(setup.metrics_url, _processes(info.url), info.ensemble)
     if setup.metrics_url and not watch.has_metrics:
         console.print(
             f"no metrics at {setup.metrics_url}: batches, queues and GPUs of the server stay "

@@ -14,7 +14,6 @@ import psutil
 from loadtest.result import StageUse
 from loadtest.server_process import Metrics, cpu_s_by_model, read_metrics
 
-ENSEMBLE = "asr_streaming"
 _COMPUTE = tuple(
     f"nv_inference_compute_{part}_duration_us" for part in ("input", "infer", "output")
 )
@@ -40,8 +39,11 @@ class _Look:
 class ServerWatch:
     """Looks at one server; at nothing of it if neither metrics nor processes can be seen."""
 
-    def __init__(self, metrics_url: str | None, processes: list[psutil.Process]) -> None:
+    def __init__(
+        self, metrics_url: str | None, processes: list[psutil.Process], ensemble: str
+    ) -> None:
         self._metrics_url = metrics_url
+        self._ensemble = ensemble
         self._processes = processes
         self._before = self._look()
         self._gpu: list[tuple[float, float]] = []
@@ -76,7 +78,7 @@ class ServerWatch:
         seconds = after.at_s - before.at_s
         cpu_s = {name: used - before.cpu_s.get(name, 0.0) for name, used in after.cpu_s.items()}
         return ServerUse(
-            stages=_stages(before.metrics, after.metrics, cpu_s, seconds),
+            stages=_stages(before.metrics, after.metrics, cpu_s, seconds, self._ensemble),
             cpu_cores=sum(cpu_s.values()) / seconds if cpu_s else None,
             gpu_utilization=(
                 sum(use for use, _ in self._gpu) / len(self._gpu) if self._gpu else None
@@ -91,7 +93,7 @@ class ServerWatch:
 
 
 def _stages(
-    before: Metrics, after: Metrics, cpu_s: dict[str, float], seconds: float
+    before: Metrics, after: Metrics, cpu_s: dict[str, float], seconds: float, ensemble: str
 ) -> list[StageUse]:
     def spent(metric: str) -> dict[str, float]:
         earlier = defaultdict(float, before.by_model(metric))
@@ -110,5 +112,5 @@ def _stages(
             cpu_cores=cpu_s[name] / seconds if name in cpu_s else None,
         )
         for name, count in requests.items()
-        if count > 0 and name != ENSEMBLE
+        if count > 0 and name != ensemble
     ]

@@ -6,7 +6,8 @@ the end, and scored against what was said.
 
 In float32 the text of a stream must not depend on its neighbours. With a lower precision it may a
 little (int8 activations share their scale over a batch): there a stream counts as different only
-when more than a quarter of its tokens are, as when it has got another stream's text.
+when more than a quarter of its tokens are, and more than two, as when it has got another stream's
+text.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from loadtest.speech import SAMPLE_RATE_HZ, Script
 ALLOWED_CHANGE = {"fp32": 0.0}
 ALLOWED_CHANGE_ELSE = 0.25
 """Share of a stream's tokens that may differ from the quiet stream's, by precision."""
+ALLOWED_TOKENS = 2
+"""So many may in any case where any may: of a stream that was cut short they are a large share."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,17 @@ class Comparer:
             if tokens == stream.tokens and text == stream.text:
                 continue
             changed += 1
-            change = Levenshtein.normalized_distance(tokens, stream.tokens)
-            if change > self._allowed or tokens == stream.tokens:
+            if self._is_different(tokens, stream.tokens) or tokens == stream.tokens:
                 different += 1
                 example = _difference(stream.text, text)
         return Comparison(len(spoken), different, changed, example, self._wer(spoken))
+
+    def _is_different(self, quiet: Sequence[int], heard: Sequence[int]) -> bool:
+        if not self._allowed:
+            return quiet != heard
+        changed = Levenshtein.distance(quiet, heard)
+        longest = max(len(quiet), len(heard))
+        return changed > max(ALLOWED_TOKENS, self._allowed * longest)
 
     def _wer(self, spoken: Sequence[Spoken]) -> float | None:
         normalize = EnglishTextNormalizer()
@@ -106,6 +115,9 @@ def hear_quietly(
 
     Args:
         progress: is told how many scripts have been heard.
+
+    Raises:
+        ValueError: there is no text in any of them, so nothing could be compared.
     """
     quiet: list[Quiet] = []
     for number, script in enumerate(scripts):
@@ -114,4 +126,9 @@ def hear_quietly(
         tokens = [tuple(token.id for token in result.tokens) for result in results]
         quiet.append(Quiet(tokens, [result.text for result in results]))
         progress(number + 1)
+    if not any(token for script in quiet for token in script.tokens):
+        raise ValueError(
+            f"the server hears no word in {len(scripts)} scripts of speech: expected text to "
+            "compare the streams under load with; speak something else (--speech)"
+        )
     return quiet

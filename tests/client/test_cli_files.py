@@ -111,6 +111,20 @@ def test_several_files_go_to_a_folder(fake: FakeTriton, numbers: Path, tmp_path:
     assert (target / "other.flac.vtt").read_text().startswith("WEBVTT\n\n00:00:00.000 -->")
 
 
+def test_subtitles_of_several_files_are_not_run_together(fake: FakeTriton, numbers: Path) -> None:
+    result = transcribe(fake, "--format", "srt", numbers, numbers)
+    assert result.exit_code == 2
+    assert "--output FOLDER" in result.stderr
+
+
+def test_the_audio_is_not_written_over(fake: FakeTriton, numbers: Path) -> None:
+    before = numbers.read_bytes()
+    result = transcribe(fake, "-o", numbers, numbers)
+    assert result.exit_code == 2
+    assert "is the audio" in result.stderr
+    assert numbers.read_bytes() == before
+
+
 @pytest.mark.parametrize("several", [True, False])
 def test_output_that_cannot_be_written(
     fake: FakeTriton, numbers: Path, tmp_path: Path, several: bool

@@ -50,6 +50,12 @@ def test_a_sentence_ends_a_cue() -> None:
     ]
 
 
+def test_a_sentence_that_ends_where_it_began_shares_its_cue() -> None:
+    said = [Word("Yes.", 80, 160, 0.9), Word("Well", 80, 160, 0.9), Word("then", 240, 320, 0.9)]
+    [cue] = cues(said)
+    assert (cue.start_ms, cue.end_ms, cue.lines) == (80, 1080, ("Yes. Well then",))
+
+
 def test_a_pause_ends_a_cue() -> None:
     said = [*words("one two"), *words("three", 600 + 800)]
     assert [cue.lines for cue in cues(said)] == [("one two",), ("three",)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,15 @@ def test_a_capacity_result_brings_its_own_streams_per_core(
     assert compared.baseline == comparison()
     assert told[:3] == ["host:1", 10, per_core]
     assert measured in str(told[3])
+
+
+def test_a_capacity_run_needs_transcripts_for_it_before_it_begins(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "loadtest", "capacity", "--baseline", "pocketsphinx"]
+    command += ["--url", "127.0.0.1:1", "--speech", str(tmp_path)]
+    run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "no manifest.tsv" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_the_document_survives_the_disk(tmp_path: Path) -> None:

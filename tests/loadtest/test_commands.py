@@ -11,7 +11,7 @@ from project import PROJECT
 from loadtest.__main__ import app
 
 README = (PROJECT / "loadtest" / "README.md").read_text()
-TYPED = re.findall(r"python -m loadtest ([a-z]+)([^`\n|]*)", README)
+TYPED = re.findall(r"python -m loadtest ([a-z-]+)([^`\n|]*)", README)
 COMMANDS = getattr(typer.main.get_command(app), "commands")  # noqa: B009, click's own name
 
 

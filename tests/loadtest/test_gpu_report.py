@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from made_up_results import gpu_result
 from typer.testing import CliRunner
 
 from loadtest import gpu_report
 from loadtest.__main__ import app
-from loadtest.gpu_report import Plan, Step, StepFailed, machine, steps, work_off
+from loadtest.gpu_report import Plan, Step, StepFailed, machine, steps, work_off, write_pages
 
 
 def _writes(calls: list[str], name: str) -> Step:
@@ -55,10 +56,29 @@ def test_a_step_that_fails_leaves_its_reason_and_no_result(tmp_path: Path) -> No
 def test_a_command_that_hangs_is_stopped_at_its_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sleeper.py").write_text("print('begun', flush=True)\nimport time\ntime.sleep(60)")
+    (tmp_path / "sleeper.py").write_text(
+        "import subprocess\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))\n"
+        "print('begun', flush=True)\n"
+        "child.wait()"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(StepFailed, match="sleeper did not end in time: begun"):
         gpu_report._command("sleeper", deadline_s=time.monotonic() + 2)
+    child = Path("/proc") / (tmp_path / "child").read_text() / "stat"
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_capacity_run_that_crashes_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(["demo"], [560], "fp16", 1, 64, 1, 5, None, None, tmp_path, tmp_path)
+    # Exit code 1 also says that nothing was carried.
+    monkeypatch.setattr(gpu_report, "_command", lambda *_, **__: "MemoryError")
+    [step] = [step for step in steps(plan) if step.name.startswith("capacity")]
+    with pytest.raises(StepFailed, match="left no result: MemoryError"):
+        step.run(tmp_path / f"{step.name}.json", 100)
 
 
 def test_a_command_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +94,15 @@ def test_the_plan_covers_every_size_and_chunk(tmp_path: Path) -> None:
     assert names[:3] == ["machine", "engine_tests", "tokens_demo_fp16"]
     assert names.index("capacity_0.6b_560ms_fp16") < names.index("capacity_0.6b_160ms_fp16")
     assert len(names) == len(set(names)) == 3 + 2 * 2 * 2
+
+
+def test_every_capacity_gets_its_page(tmp_path: Path) -> None:
+    for chunk_ms in (160, 560):
+        gpu_result().write(tmp_path / f"capacity_demo_{chunk_ms}ms_fp16.json")
+    write_pages(tmp_path)
+    pages = sorted(tmp_path.glob("*.html"))
+    assert [page.stem[-10:] for page in pages] == ["160ms_fp16", "560ms_fp16"]
+    assert all("per GPU" in page.read_text() for page in pages)
 
 
 def test_the_machine_says_what_it_is() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
+from earshot import ChunkResult, Token
 
 from loadtest.samples import Spoken
 from loadtest.speech import Script, load_recordings, write_scripts
-from loadtest.transcripts import Comparer, Quiet
+from loadtest.transcripts import Comparer, Quiet, hear_quietly
 
 AUDIO = np.zeros(16_000, dtype=np.float32)
 SCRIPTS = [Script(AUDIO, "alpha bravo charlie delta"), Script(AUDIO, None)]
@@ -54,6 +57,26 @@ def test_below_float32_a_changed_token_is_counted_but_allowed() -> None:
     assert compare(near, "int8").different == 0
     assert compare(near, "int8").changed == 1
     assert compare(near, "fp32").different == 1
+
+
+def test_a_changed_token_of_a_short_stream_is_allowed_below_float32() -> None:
+    near = Spoken(0, 2, False, (1, 5), "alpha echo")
+    assert compare(near, "int8").different == 0
+    assert compare(near, "fp32").different == 1
+
+
+def test_a_server_that_hears_nothing_is_nothing_to_compare_with() -> None:
+    def results(*tokens: str) -> list[ChunkResult]:
+        heard = tuple(Token(1, text, 0, 0.0) for text in tokens)
+        return [ChunkResult(0, "".join(tokens), heard, (), 0.0, 0.0)]
+
+    client = MagicMock()
+    stream = client.stream.return_value.__enter__.return_value
+    stream.send.return_value, stream.end.return_value = results(), results()
+    with pytest.raises(ValueError, match="hears no word in 2 scripts"):
+        hear_quietly(client, SCRIPTS, lambda done: None)
+    stream.end.return_value = results("word")
+    assert hear_quietly(client, SCRIPTS, lambda done: None)[0].texts == ["", "word"]
 
 
 def test_scripts_are_whole_recordings_from_different_places() -> None:

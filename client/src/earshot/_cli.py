@@ -85,7 +85,10 @@ def transcribe(
     recognized side by side. If a piece fails for good, the rest is delivered all the same and the
     exit code is 1.
     """  # noqa: D301 (typer wants the character)
-    writer = Writer(_only_format(form, as_json), output, files)
+    chosen = _only_format(form, as_json)
+    if chosen in (Format.srt, Format.vtt) and len(files) > 1 and output is None:
+        raise typer.BadParameter("subtitles of several files need a folder: --output FOLDER")
+    writer = Writer(chosen, output, files)
     _refuse_collisions(writer, files)
 
     async def run() -> int:
@@ -111,13 +114,18 @@ def _only_format(form: Format | None, as_json: bool) -> Format:
 
 
 def _refuse_collisions(writer: Writer, files: list[Path]) -> None:
-    """Files of the same name in different folders would overwrite each other's transcripts."""
+    """Files of the same name in different folders would overwrite each other's transcripts.
+
+    Nor is a transcript written over the audio.
+    """
     targets = [path for path in map(writer.path, dict.fromkeys(files)) if path is not None]
     for target in targets:
         if targets.count(target) > 1:
             raise typer.BadParameter(
                 f"several files would go to {target}: transcribe them into different folders"
             )
+        if target.resolve() in {file.resolve() for file in files}:
+            raise typer.BadParameter(f"{target} is the audio: name another file with --output")
 
 
 @app.command()

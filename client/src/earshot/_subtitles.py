@@ -78,7 +78,8 @@ def _grouped(words: Iterable[Word]) -> Iterator[list[Word]]:
 def _belongs(group: list[Word], word: Word) -> bool:
     """Whether `word` may follow on the same cue."""
     last = group[-1]
-    return (
+    # A recognizer may emit several words at one time, and a cue must last.
+    return word.start_ms <= group[0].start_ms or (
         word.start_ms - last.end_ms < PAUSE_MS
         and word.end_ms - group[0].start_ms <= LONGEST_CUE_MS
         and not last.text.endswith(_SENTENCE_ENDS)
