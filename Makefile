@@ -49,7 +49,7 @@ help: ## Print this help
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT MODEL_CONTROL"
 	@echo "  NAME PYTHON SPEECH RECORDINGS"
-	@echo "of the load test: URL STREAMS MAX_STREAMS HOLD_S P99_MS"
+	@echo "of the load test: URL STREAMS MAX_STREAMS HOLD_S P99_MS; of the baseline: URL RECORDINGS SETS OUTPUT"
 	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS NVIDIA_TAG"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
@@ -120,9 +120,9 @@ loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails i
 selftest: $(READY) ## Hold the load test against services whose capacity is known
 	$(BIN)/python -m loadtest selftest
 
-baseline: $(READY) $(EXPORTED) ## WER and streams per core beside PocketSphinx on RECORDINGS (SETS, URL, OUTPUT)
-	$(BIN)/python -m loadtest baseline --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) \
-	  --repository $(REPOSITORY) $(if $(URL),--url $(URL)) $(if $(OUTPUT),--output $(OUTPUT))
+baseline: $(READY) $(if $(URL),,$(EXPORTED)) ## WER and streams per core beside PocketSphinx, on RECORDINGS
+	$(BIN)/python -m loadtest baseline $(if $(URL),--url $(URL),--repository $(REPOSITORY)) \
+	  --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) $(if $(OUTPUT),--output $(OUTPUT))
 
 gpu-build: ## GPU machine: the two images, TensorRT and Triton of NVIDIA_TAG
 	$(COMPOSE) build

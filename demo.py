@@ -6,7 +6,7 @@ what it heard beside what was said, then holds more and more live streams until 
 
 from __future__ import annotations
 
-import loadtest.gevent_first  # isort: skip  # noqa: F401
+import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
 
 import csv
 import sys

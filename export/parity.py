@@ -96,8 +96,15 @@ def check_parity(
 class Transcribed(Protocol):
     """What a chain said of one utterance."""
 
-    tokens: list[int]
-    token_frames: list[int]
+    @property
+    def tokens(self) -> list[int]:
+        """Token ids."""
+        ...
+
+    @property
+    def token_frames(self) -> list[int]:
+        """The encoder frame that each token was heard at."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,10 @@ SIZES = {
 
 
 class SizeName(StrEnum):
-    """The sizes, for the command line."""
+    """What the command line takes: a key of ``SIZES``."""
 
-    m115 = "115m"
-    b06 = "0.6b"
+    MEDIUM = "115m"
+    LARGE = "0.6b"
 
 
 def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:

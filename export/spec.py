@@ -183,14 +183,16 @@ class StreamingSpec:
     def stages(self) -> tuple[StageSpec, ...]:
         """The stages with an engine, in the order a chunk takes."""
         return (
-            StageSpec("feature_extractor", self.audio, self.mel, self.feature_state, self.name),
-            StageSpec("encoder", self.mel, self.encoded, self.encoder_state, self.name),
+            StageSpec(
+                "feature_extractor", self.audio, self.mel, self.feature_state, prefix=self.name
+            ),
+            StageSpec("encoder", self.mel, self.encoded, self.encoder_state, prefix=self.name),
             StageSpec(
                 "decoder",
                 self.encoded,
                 (*self.tokens, self.previous_tokens),
                 self.decoder_state,
-                self.name,
+                prefix=self.name,
             ),
         )
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -67,10 +67,16 @@ def capacity(
     workers: _Workers = 0,
     master_port: _MasterPort = None,
     speech: _Speech = None,
+    baseline: Annotated[
+        Literal["pocketsphinx"] | None,
+        typer.Option(help="A traditional recognizer to put beside it, on the same recordings."),
+    ] = None,
     output: _Output = Path("build/capacity.json"),
     as_json: _Json = False,
 ) -> None:
     """Find the largest count of live streams that the server carries, and hold it."""
+    if baseline:
+        _require_pocketsphinx()
     with _measurement(
         url, repository, metrics_url, p99_ms, processes, workers, master_port, speech
     ) as measurement:
@@ -86,6 +92,11 @@ def capacity(
             resolution,
         )
         result = measurement.result(found, "capacity", hold_s, _limit(found, limit))
+        if baseline:
+            from loadtest.side_by_side import with_baseline
+            from loadtest.speech import RECORDINGS
+
+            result = with_baseline(result, measurement.info.url, speech or RECORDINGS)
     _finish(result, output, as_json)
 
 
@@ -118,6 +129,16 @@ def hold(
     _finish(result, output, as_json)
 
 
+def _require_pocketsphinx() -> None:
+    from loadtest.sphinx import NotInstalled, require_installed
+
+    try:
+        require_installed()
+    except NotInstalled as error:
+        _console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from None
+
+
 capacity.__doc__ = f"{capacity.__doc__}\n\n{EXIT_CODES}"
 hold.__doc__ = f"{hold.__doc__}\n\n{EXIT_CODES}"
 
@@ -133,7 +154,7 @@ def _measurement(
     master_port: int | None,
     speech: Path | None,
 ) -> Generator[Measurement]:
-    import loadtest.gevent_first  # isort: skip  # noqa: F401
+    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
     import earshot
 
     from loadtest.crowd import CrowdFailed
@@ -142,29 +163,18 @@ def _measurement(
     from loadtest.server_process import ServerEnded, serving
     from loadtest.speech import RECORDINGS
 
-    def measure(url: str, metrics_url: str, repository: Path | None) -> object:
-        setup = Setup(
-            url,
-            metrics_url,
-            repository,
-            processes,
-            workers,
-            master_port,
-            speech or RECORDINGS,
-            p99_ms,
-        )
-        return measuring(setup, _console, show)
+    def setup(url: str, metrics_url: str, repository: Path | None) -> Setup:
+        spoken = speech or RECORDINGS
+        return Setup(url, metrics_url, repository, processes, workers, master_port, spoken, p99_ms)
 
     try:
-        if url is None:
-            with (
-                serving(repository) as server,
-                measure(server.url, server.metrics_url, repository) as measurement,
-            ):
-                yield measurement
-        else:
-            with measure(url, metrics_url or _metrics_of(url), None) as measurement:
-                yield measurement
+        with ExitStack() as stack:
+            if url is None:
+                server = stack.enter_context(serving(repository))
+                chosen = setup(server.url, server.metrics_url, repository)
+            else:
+                chosen = setup(url, metrics_url or _metrics_of(url), None)
+            yield stack.enter_context(measuring(chosen, _console, show))
     except (earshot.EarshotError, CrowdFailed, ServerEnded, Unsuitable, OSError, ValueError) as e:
         _console.print(f"error: {e}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from None

@@ -59,10 +59,12 @@ def conditions(
 def is_local(url: str) -> bool:
     """Whether the server at ``url`` is on this machine."""
     host = url.rpartition(":")[0].strip("[]")
-    with contextlib.suppress(OSError), socket.socket() as probe:
-        # Only an address of this machine can be bound.
-        probe.bind((socket.gethostbyname(host), 0))
-        return True
+    with contextlib.suppress(OSError):
+        for family, kind, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+            # Only an address of this machine can be bound.
+            with contextlib.suppress(OSError), socket.socket(family, kind) as probe:
+                probe.bind(address)
+                return True
     return False
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import gevent
 import psutil
@@ -141,10 +142,10 @@ def crowd(
 
 
 @contextmanager
-def _worker(command: list[str], log: object) -> Generator[subprocess.Popen[str]]:
+def _worker(command: list[str], log: IO[str]) -> Generator[subprocess.Popen[str]]:
     with subprocess.Popen(
         command, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, text=True
-    ) as process:  # pyright: ignore
+    ) as process:
         try:
             yield process
         finally:
@@ -155,7 +156,7 @@ def _worker(command: list[str], log: object) -> Generator[subprocess.Popen[str]]
 
 
 def _await(
-    runner: MasterRunner, workers: list[subprocess.Popen[str]], count: int, log: object
+    runner: MasterRunner, workers: list[subprocess.Popen[str]], count: int, log: IO[str]
 ) -> None:
     give_up_s = time.monotonic() + START_S
     while len(runner.clients.ready) < count:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
-import grpc.aio
 import typer
 from tritonclient.grpc import service_pb2
 
@@ -146,7 +145,7 @@ async def _serve(recognizer: Recognizer) -> None:
     }
     # Without a deserializer the handlers get, and return, bytes.
     methods = {name: _grpc.unary_unary_rpc_method_handler(do) for name, do in handlers.items()}
-    server: Any = _grpc.aio.server()
+    server = _grpc.aio.server()
     server.add_generic_rpc_handlers((_grpc.method_handlers_generic_handler(_SERVICE, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

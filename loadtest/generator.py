@@ -7,6 +7,7 @@ the generator is late and the run says so. Above that count a machine needs more
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ def generator(
     ),
 ) -> None:
     """Find how many live streams the generator speaks on one core before it is the limit."""
-    import loadtest.gevent_first  # isort: skip  # noqa: F401
+    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
     from loadtest.fake_service import Truth, fake_service
     from loadtest.measure import Setup, measuring
     from loadtest.report_line import show
@@ -45,7 +46,7 @@ def generator(
         )
         limit = found.wall.reasons[0] if found.wall else "more were not tried"
         result = crowd.result(found, "level", HOLD_S, limit)
-    result.write(output)
+    replace(result, streams_per_core=float(found.streams)).write(output)
     best = next((level for level in reversed(found.levels) if level.streams == found.streams), None)
     cores = best.generator_cpu_cores if best else 0.0
     print(f"{found.streams} streams of {chunk_ms} ms chunks on one core ({cores:.2f} of it used)")

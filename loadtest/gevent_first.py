@@ -6,8 +6,12 @@ library's waiting is replaced by gevent's, and gRPC is told of it.
 
 from __future__ import annotations
 
+import os
+
 from gevent import monkey
 
+# What is started from here is other programs, never a copy of this one.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 monkey.patch_all()
 
 from grpc.experimental import gevent as grpc_gevent  # noqa: E402

@@ -17,6 +17,9 @@ LATE_MS = 10.0
 """What comes so much after its time, with nothing to wait for, is the generator's fault."""
 LATE_SHARE = 0.01
 """With more than this late, the run says nothing about the server."""
+BUSY_CORES = 0.9
+"""Nor where a process that speaks had so little to spare: it runs Python on one core at a time, and
+answers may have waited for it."""
 
 
 def rule_for(chunk_ms: int, hold_s: float, p99_ms: float | None = None) -> Rule:
@@ -53,13 +56,13 @@ def judge(
         timeline=_timeline(samples, rule.hold_s),
         stages=server.stages,
         server_cpu_cores=server.cpu_cores,
-        generator_cpu_cores=samples.cpu_s / rule.hold_s,
+        generator_cpu_cores=sum(samples.cpu_s) / rule.hold_s,
         gpu_utilization=server.gpu_utilization,
         gpu_memory_bytes=server.gpu_memory_bytes,
     )
 
 
-def latency_of(samples_ms: NDArray[np.floating]) -> Latency:
+def latency_of(samples_ms: NDArray[np.float64] | NDArray[np.float32]) -> Latency:
     """Percentiles of raw samples."""
     if not len(samples_ms):
         return Latency(0.0, 0.0, 0.0, 0.0, 0)
@@ -98,6 +101,12 @@ def _invalid(samples: Samples, rule: Rule, late_share: float) -> Iterator[str]:
         yield (
             f"the generator was the limit: {late_share:.1%} of its sends or ticks were more than "
             f"{rule.late_ms:.0f} ms late, allowed {rule.late_share:.0%}"
+        )
+    busiest = max(samples.cpu_s, default=0.0) / rule.hold_s
+    if busiest > BUSY_CORES:
+        yield (
+            f"the generator was the limit: a process used {busiest:.2f} of its core, allowed "
+            f"{BUSY_CORES}; start more of them (--processes)"
         )
     if samples.missing:
         yield f"{len(samples.missing)} generator processes did not report to the end"

@@ -5,15 +5,15 @@
     ... --processes 4                                                      on several cores
     ... --master / --worker --master-host HOST                             on several machines
 
-The statistics of Locust show chunk latency in the charts, and final latency and the generator's own
-lateness as rows of their own; Locust rounds them. The verdict at the end of a run comes from raw
-samples, and sets the exit code: 0 the count is carried, 1 it is not, 3 the generator was the limit.
+Locust's charts show chunk latency, its table final latency and the generator's own lateness too; it
+rounds them. What /live of the web UI draws comes from raw samples, and so does the verdict at the
+end of a run. Exit code: 0 the count is carried, 1 it is not, 3 the generator was the limit.
 `python -m loadtest capacity` drives the same users to find the largest count.
 """
 
 from __future__ import annotations
 
-import loadtest.gevent_first  # isort: skip  # noqa: F401
+import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
 
 import logging
 import math
@@ -30,8 +30,10 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.judge import judge, rule_for
+from loadtest.live_page import LivePage
 from loadtest.metrics import ServerUse
 from loadtest.report_line import describe, exit_code, verdict_of
+from loadtest.samples import Recent
 from loadtest.speaker import Speaker
 from loadtest.speech import RECORDINGS, TALK_S, Script, load_recordings, write_scripts
 from loadtest.transcripts import Comparer, hear_quietly
@@ -73,7 +75,7 @@ class Charts:
 
     def __init__(self, environment: Environment) -> None:
         self._request = environment.events.request
-        self._stats = environment.stats
+        self._stats: Any = environment.stats  # its hints ask for whole milliseconds
 
     def chunk(self, latency_ms: float, lateness_ms: float) -> None:
         """A chunk's text has come."""
@@ -97,7 +99,7 @@ class Charts:
         self._request.fire(
             request_type="stream",
             name="chunk latency",
-            response_time=0,
+            response_time=None,
             response_length=0,
             exception=error,
             context={},
@@ -118,7 +120,9 @@ def _set_up(environment: Environment, **_: Any) -> None:
     if not isinstance(environment.runner, MasterRunner):
         _stations[environment] = Station(environment, scripts, Charts(environment))
     if not isinstance(environment.runner, WorkerRunner):
-        _Chair(environment, scripts)
+        chair = _Chair(environment, scripts)
+        if environment.web_ui is not None:
+            LivePage(environment.web_ui, chair.take_recent)
 
 
 class _Chair:
@@ -134,23 +138,28 @@ class _Chair:
         environment.events.spawning_complete.add_listener(self._on_all_there)
         environment.events.test_stopping.add_listener(self._on_stopping)
 
+    def take_recent(self) -> Recent:
+        """What has come in since the last call."""
+        return self._moderator.gathering.take_recent()
+
     def _on_start(self, **_: Any) -> None:
         _log.info("hearing the speech once, quietly, to compare with")
         with earshot.connect(str(self._environment.host)) as client:
             self._info = client.info
             quiet = hear_quietly(client, self._scripts, lambda done: None)
         self._comparer = Comparer(self._scripts, quiet, self._info.precision)
-        self._moderator.speak(warm_up_s=math.inf)
+        self._moderator.speak(warm_up_s=0.0)  # for the charts; what counts begins afresh
 
     def _on_all_there(self, **_: Any) -> None:
         self._moderator.speak(WARM_UP_S)
 
     def _on_stopping(self, **_: Any) -> None:
-        if self._info is None or self._comparer is None:
-            self._environment.process_exit_code = 2
-            return
         hold_s = self._moderator.hang_up()
         samples = self._moderator.gather()
+        if self._info is None or self._comparer is None or not hold_s:
+            _log.error("stopped before anything was measured")
+            self._environment.process_exit_code = 2
+            return
         runner = self._environment.runner
         level = judge(
             samples,

@@ -28,7 +28,7 @@ WARM_UP_S = 3.0
 
 
 class Unsuitable(Exception):
-    """The server cannot be measured with this speech."""
+    """The server cannot be measured like this."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,12 @@ def measuring(
     Raises:
         EarshotError: the server cannot be reached.
         CrowdFailed: the processes that speak did not start.
-        Unsuitable: it wants speech of another sampling rate.
+        Unsuitable: it wants speech of another sampling rate, or nobody is to speak.
         FileNotFoundError: there is no speech.
     """
+    count = setup.processes + setup.remote_workers
+    if not count:
+        raise Unsuitable("expected at least one process that speaks, --processes or --workers")
     recordings = load_recordings(setup.speech)
     scripts = write_scripts(recordings, setup.talk_s)
     with earshot.connect(setup.url) as client, _live(console) as bar:
@@ -136,7 +139,11 @@ def measuring(
         line = bar.add_task("hearing the speech once, quietly", total=len(scripts))
         quiet = hear_quietly(client, scripts, lambda done: bar.update(line, completed=done))
     watch = ServerWatch(setup.metrics_url, _processes(info.url))
-    count = setup.processes + setup.remote_workers
+    if setup.metrics_url and not watch.has_metrics:
+        console.print(
+            f"no metrics at {setup.metrics_url}: batches, queues and GPUs of the server stay "
+            "unknown (--metrics-url)"
+        )
     with crowd(
         setup.url,
         setup.speech,
@@ -173,7 +180,7 @@ def _live(console: Console) -> Bar:
 
 
 def _progress_line(streams: int, at_s: float, hold_s: float, gathering: Gathering) -> str:
-    latency = latency_of(gathering.recent_ms)
+    latency = latency_of(gathering.take_recent().latency_ms)
     at = f"{at_s:3.0f}/{hold_s:.0f} s" if at_s >= 0 else "warming up"
     return (
         f"{streams:5d} streams  {at}  text p50 {latency.p50_ms:.0f}  p99 {latency.p99_ms:.0f} ms"

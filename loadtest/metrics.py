@@ -47,6 +47,11 @@ class ServerWatch:
         self._gpu: list[tuple[float, float]] = []
 
     @property
+    def has_metrics(self) -> bool:
+        """Whether the server's metrics could be read."""
+        return bool(self._before.metrics.samples)
+
+    @property
     def gpus(self) -> int:
         """GPUs that the server reports."""
         return len(self._before.metrics.gpus("nv_gpu_memory_total_bytes"))

@@ -73,7 +73,7 @@ async def _press(
     server: ServerProcess, files: Sequence[Samples], at_once: int, rounds: int
 ) -> ServiceRun:
     async with grpcclient.InferenceServerClient(server.url) as client:
-        config = await client.get_model_config(ENSEMBLE, as_json=True)
+        config: Any = await client.get_model_config(ENSEMBLE, as_json=True)
         buckets = _buckets_samples(config["config"]["parameters"])
         order = [*files] * rounds
         random.Random(0).shuffle(order)

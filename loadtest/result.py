@@ -147,6 +147,8 @@ class CapacityResult:
     """The answer; 0 if no count passed."""
     streams_per_gpu: float | None
     streams_per_core: float | None
+    """Without a GPU: streams per core that the server may use. A generator on the same machine
+    takes its share of them; each level says how much of both was used."""
     limit: str
     """Why not more, in words."""
     rule: Rule

@@ -66,10 +66,19 @@ class Samples:
     failures: Counter[str]
     messages: dict[str, str]
     """One message for each kind of failure."""
-    cpu_s: float
-    """Of all processes that speak, over the window."""
+    cpu_s: list[float]
+    """Of each process that speaks, over the window."""
     missing: list[str] = field(default_factory=list)
     """Processes that have not reported to the end."""
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The last moment, for those who watch."""
+
+    streams: int
+    latency_ms: NDArray[np.float32]
+    lateness_ms: NDArray[np.float32]
 
 
 class Recorder:
@@ -198,17 +207,25 @@ class Gathering:
     def __init__(self, level: int) -> None:
         self._level = level
         self._batches: dict[str, list[Batch]] = {}
-        self.recent_ms: NDArray[np.float32] = np.zeros(0, np.float32)
-        """Chunk latencies of the last batch that had any."""
+        self._recent: list[tuple[str, NDArray[np.float32]]] = []
 
     def add(self, process: str, batch: Batch) -> None:
         """Take a batch; one of another level is too late and dropped."""
         if batch["level"] != self._level:
             return
         self._batches.setdefault(process, []).append(batch)
-        rows = _rows(batch)
-        if len(rows):
-            self.recent_ms = rows[:, 2]
+        self._recent.append((process, _rows(batch)))
+
+    def take_recent(self) -> Recent:
+        """What has come in since the last call."""
+        recent, self._recent = self._recent, []
+        rows = np.concatenate([np.zeros((0, _CHUNK_FIELDS), np.float32), *(r for _, r in recent)])
+        lateness_ms = rows[:, 3]
+        return Recent(
+            streams=len({(process, who) for process, part in recent for who in part[:, 0]}),
+            latency_ms=rows[:, 2],
+            lateness_ms=lateness_ms[~np.isnan(lateness_ms)],
+        )
 
     def unfinished(self, processes: list[str]) -> list[str]:
         """Those of ``processes`` that have not said that they are done."""
@@ -235,7 +252,7 @@ class Gathering:
             spoken=[spoken for batch in self._all() for spoken in _spoken(batch)],
             failures=sum((Counter[str](b["failures"]) for b in self._all()), Counter[str]()),
             messages={k: v for batch in self._all() for k, v in batch["messages"].items()},
-            cpu_s=sum(batch["cpu_s"] for batch in self._all()),
+            cpu_s=[sum(b["cpu_s"] for b in batches) for batches in self._batches.values()],
             missing=self.unfinished(processes),
         )
 
@@ -247,7 +264,7 @@ class Gathering:
 
     def _floats(self, name: str) -> NDArray[np.float64]:
         parts = [np.frombuffer(batch[name], np.float32) for batch in self._all()]
-        return np.concatenate([np.zeros(0), *parts])
+        return np.concatenate([np.zeros(0, np.float32), *parts]).astype(np.float64)
 
 
 def _rows(batch: Batch) -> NDArray[np.float32]:

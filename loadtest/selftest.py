@@ -50,7 +50,12 @@ def selftest(
 
     Exit codes: 0 it found the truth, 1 it did not.
     """
-    checks = [*check_capacity_and_latency(), check_stall(), check_swap()]
+    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
+    import gevent
+
+    jobs = [gevent.spawn(job) for job in (check_capacity_and_latency, check_stall, check_swap)]
+    gevent.joinall(jobs, raise_error=True)
+    checks: list[Check] = [check for job in jobs for check in job.get()]
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
@@ -62,11 +67,14 @@ def selftest(
 def check_capacity_and_latency() -> list[Check]:
     """The search finds how many streams a service carries, and a quiet level how fast it is."""
     from loadtest.fake_service import Truth
-    from loadtest.search import search
+    from loadtest.search import Found, search
+    from loadtest.speech import RECORDINGS
 
     truth = Truth(chunk_ms=320, service_ms=8.0, latency_ms=150.0)
-    with _measurement(truth) as measurement:
+    # Few scripts: a service with so much latency takes long to be heard quietly.
+    with _measurement(truth, speech=RECORDINGS / "ljspeech") as measurement:
         alone = _on_time(measurement, streams=4)
+        found = Found()
         for _ in range(ATTEMPTS):
             found = search(
                 lambda streams, final: measurement.hold(streams, HOLD_S, final),
@@ -83,41 +91,43 @@ def check_capacity_and_latency() -> list[Check]:
     ]
 
 
-def check_stall() -> Check:
+def check_stall() -> list[Check]:
     """A generator that stands still for 300 ms in every second makes the level invalid."""
     from loadtest.crowd import LOCUSTFILE
     from loadtest.fake_service import Truth
 
     stalling = LOCUSTFILE.with_name("stalling_locustfile.py")
-    with _measurement(Truth(service_ms=1.0), stalling) as measurement:
+    with _measurement(Truth(service_ms=1.0), locustfile=stalling) as measurement:
         level = measurement.hold(8, HOLD_S, True)
     found = "invalid" if not level.valid else "not noticed"
-    return Check("stalled generator", "invalid", found, not level.valid)
+    return [Check("stalled generator", "invalid", found, not level.valid)]
 
 
-def check_swap() -> Check:
+def check_swap() -> list[Check]:
     """A server that gives two streams each other's text fails."""
     from loadtest.fake_service import Truth
 
     with _measurement(Truth(service_ms=1.0, swap=True)) as measurement:
         level = _on_time(measurement, streams=8)
-    caught = not level.passes and level.transcripts_different > 0
+    caught = level.valid and not level.passes and level.transcripts_different > 0
     found = f"{level.transcripts_different} of {level.transcripts_compared} transcripts different"
-    return Check("swapped text", "caught", found, caught)
+    return [Check("swapped text", "caught", found, caught)]
 
 
 def _on_time(measurement: Measurement, streams: int) -> Level:
     """One level; a few times if need be, until the generator was on time."""
-    for _ in range(ATTEMPTS):
-        level = measurement.hold(streams, HOLD_S, True)
+    level = measurement.hold(streams, HOLD_S, True)
+    for _ in range(ATTEMPTS - 1):
         if level.valid:
-            return level
-    raise RuntimeError(f"this machine is too busy: {level.reasons}")
+            break
+        level = measurement.hold(streams, HOLD_S, True)
+    return level
 
 
 @contextmanager
-def _measurement(truth: Truth, locustfile: Path | None = None) -> Generator[Measurement]:
-    import loadtest.gevent_first  # isort: skip  # noqa: F401
+def _measurement(
+    truth: Truth, speech: Path | None = None, locustfile: Path | None = None
+) -> Generator[Measurement]:
     from loadtest.crowd import LOCUSTFILE
     from loadtest.fake_service import fake_service
     from loadtest.measure import Setup, measuring
@@ -127,7 +137,7 @@ def _measurement(truth: Truth, locustfile: Path | None = None) -> Generator[Meas
     with fake_service(truth) as url:
         setup = Setup(
             url,
-            speech=RECORDINGS / "ljspeech",
+            speech=speech or RECORDINGS,
             talk_s=TALK_S,
             warm_up_s=WARM_UP_S,
             locustfile=locustfile or LOCUSTFILE,

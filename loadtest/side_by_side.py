@@ -135,7 +135,7 @@ def _saturated_streams_per_core(server: ServerProcess, recordings: Sequence[Reco
 
 def _joined(recordings: Sequence[Recording]) -> Samples:
     samples = np.concatenate([recording.read() for recording in recordings])
-    return samples.astype(np.float32) / INT16_PEAK
+    return np.divide(samples, INT16_PEAK, dtype=np.float32)
 
 
 def _transcribe(

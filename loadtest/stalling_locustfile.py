@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import loadtest.gevent_first  # isort: skip  # noqa: F401
+import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
 
 from typing import Any
 

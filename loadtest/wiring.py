@@ -86,12 +86,14 @@ class Moderator:
         self._runner = _runner(environment)
         self._level = 0
         self._measured_from_s = math.inf
+        self._processes: list[str] = []
         self.gathering = Gathering(0)
         self._runner.register_message(HEARD, self._on_heard)
 
     def speak(self, warm_up_s: float, hold_s: float = math.inf) -> None:
         """Let the speakers speak; what is due in ``hold_s`` after ``warm_up_s`` is recorded."""
         self._level += 1
+        self._processes = self._speaking_processes()
         self.gathering = Gathering(self._level)
         self._measured_from_s = time.monotonic() + warm_up_s
         self._runner.send_message(SPEAK, asdict(Window(self._level, warm_up_s, hold_s)))
@@ -103,13 +105,12 @@ class Moderator:
 
     def gather(self) -> Samples:
         """Wait for the last reports of all processes, and put them together."""
-        processes = self._processes()
         give_up_s = time.monotonic() + DRAIN_S
-        while self.gathering.unfinished(processes) and time.monotonic() < give_up_s:
+        while self.gathering.unfinished(self._processes) and time.monotonic() < give_up_s:
             gevent.sleep(0.05)
-        return self.gathering.samples(processes)
+        return self.gathering.samples(self._processes)
 
-    def _processes(self) -> list[str]:
+    def _speaking_processes(self) -> list[str]:
         if isinstance(self._runner, MasterRunner):
             return [worker.id for worker in self._runner.clients.all]
         return ["local"]

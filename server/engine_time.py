@@ -113,7 +113,8 @@ def _load(folder: Path) -> NDArray[np.float32]:
     files = sorted(folder.rglob("*.flac"))
     if not files:
         raise typer.BadParameter(f"no recordings (*.flac) below {folder}")
-    return np.concatenate([np.asarray(soundfile.read(file)[0], np.float32) for file in files])
+    samples = [soundfile.read(file, dtype="float32")[0] for file in files]
+    return np.concatenate(samples).astype(np.float32, copy=False)
 
 
 if __name__ == "__main__":

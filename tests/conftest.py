@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from project import PROJECT, Exported, ExportedOffline, OfflineCheckpoint
+from project import PROJECT, Exported, ExportedOffline, HeardOffline, OfflineCheckpoint
+
+if TYPE_CHECKING:
+    from export.checkpoint import Checkpoint
+    from export.reference import ReferenceResult
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +89,20 @@ def exported_offline(
         return path
 
     return repository
+
+
+@pytest.fixture(scope="session")
+def heard_offline() -> HeardOffline:
+    """What transformers hears in the recordings of this repository: once for each checkpoint."""
+    from export.offline.reference import transcribe
+    from export.recordings import load_recordings
+
+    known: dict[str, list[ReferenceResult]] = {}
+
+    def heard(checkpoint: Checkpoint) -> list[ReferenceResult]:
+        if checkpoint.sha256 not in known:
+            speech = [recording.samples for recording in load_recordings()]
+            known[checkpoint.sha256] = transcribe(checkpoint, speech)
+        return known[checkpoint.sha256]
+
+    return heard

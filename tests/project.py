@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from export.checkpoint import Checkpoint
+    from export.reference import ReferenceResult
 
 PROJECT = Path(__file__).parent.parent
 
@@ -20,3 +25,6 @@ OfflineCheckpoint = Callable[[str], Path]
 
 ExportedOffline = Callable[[str], Path]
 """kind -> model repository with ``asr_offline``."""
+
+HeardOffline = Callable[["Checkpoint"], list["ReferenceResult"]]
+"""checkpoint -> what transformers hears in the recordings of this repository."""

@@ -19,8 +19,9 @@ def make_targets(text: str) -> set[str]:
 
 
 def shell_lines(text: str) -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", text, flags=re.S)
-    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.S | re.M)
+    plain = [block for language, block in blocks if not language]
+    return [line.split("#")[0].strip() for block in plain for line in block.splitlines()]
 
 
 def test_every_make_target_exists() -> None:

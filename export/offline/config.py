@@ -13,7 +13,6 @@ from export.spec import StageSpec
 
 _QUEUE_DELAY_MS = {"feature_extractor_offline": 20, "encoder_offline": 5, "decoder_offline": 5}
 """The first stage collects a batch; the others wait only for what a split batch left behind."""
-_PREFERRED_BATCH_SIZES = (16, 32)
 
 
 def config_files(spec: OfflineSpec) -> dict[str, str]:
@@ -38,7 +37,7 @@ def _onnxruntime(stage: StageSpec, spec: OfflineSpec) -> str:
             "# The backend packs utterances of like length itself, so a batch may hold any.",
             tensor_list("input", stage.inputs, ragged=True),
             tensor_list("output", stage.outputs),
-            _dynamic_batching(stage, spec),
+            _dynamic_batching(stage),
             f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
             parameter_list(_stage_parameters(stage, spec)),
         ]
@@ -74,23 +73,20 @@ def _tensorrt(stage: StageSpec, spec: OfflineSpec) -> str:
             "# The batcher joins utterances of one bucket only; the profile ends at the longest.",
             tensor_list("input", stage.inputs),
             tensor_list("output", stage.outputs),
-            _dynamic_batching(stage, spec),
+            _dynamic_batching(stage),
             "instance_group [ { kind: KIND_GPU count: 1 } ]",
             "",
         ]
     )
 
 
-def _dynamic_batching(stage: StageSpec, spec: OfflineSpec) -> str:
-    delay_ms = _QUEUE_DELAY_MS[stage.role]
-    most = spec.serving.max_batch_size
-    sizes = ", ".join(str(size) for size in _PREFERRED_BATCH_SIZES if size <= most)
+def _dynamic_batching(stage: StageSpec) -> str:
     return f"""\
 dynamic_batching {{
-  # Larger batches save no more time, smaller ones go when the delay is over.
-  preferred_batch_size: [ {sizes} ]
+  # No preferred sizes: a batch takes all that has queued up while the last one ran, up to the
+  # largest; a preferred size would leave the rest behind.
   # Files do not hurry as live speech does: waiting this long is nothing beside their length.
-  max_queue_delay_microseconds: {delay_ms * 1000}
+  max_queue_delay_microseconds: {_QUEUE_DELAY_MS[stage.role] * 1000}
 }}"""
 
 

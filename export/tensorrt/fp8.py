@@ -58,7 +58,7 @@ def quantize_encoder_fp8(
     """
     calibration = encoder_onnx.with_name("calibration.npz")
     quantized = encoder_onnx.with_name("quantized.onnx")
-    np.savez(calibration, **_calibration(stages, spec, utterances))
+    np.savez(calibration, **_calibration(stages, spec, utterances))  # pyright: ignore
     command = [modelopt_python(), "-I", _WORKER, encoder_onnx, calibration, quantized]
     result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
     if result.returncode or not quantized.is_file():

@@ -170,17 +170,12 @@ def _check_types(node: NodeProto, types: dict[str, int], stage: str) -> None:
 
 
 def _check_shapes(node: NodeProto, tensors: dict[str, ValueInfoProto], stage: str) -> None:
-    """Only the first axis may depend on the batch."""
+    """One axis may vary, with the batch; operators with other shapes are refused as such."""
     for name in node.output:
         tensor = tensors[name].type.tensor_type
-        if not tensor.HasField("shape"):
+        free = [dim.dim_param or "?" for dim in tensor.shape.dim if not dim.HasField("dim_value")]
+        if len(free) > 1 or not tensor.HasField("shape"):
             raise GraphRefused(
-                f"{stage}: node {node.name} ({node.op_type}) gives {name} of unknown rank; its "
-                "shape depends on values"
+                f"{stage}: node {node.name} ({node.op_type}) gives {name} with the free axes "
+                f"{free or 'of an unknown rank'}; only the batch may vary"
             )
-        for axis, dim in enumerate(tensor.shape.dim):
-            if axis and not dim.HasField("dim_value"):
-                raise GraphRefused(
-                    f"{stage}: node {node.name} ({node.op_type}) gives {name} with axis {axis} of "
-                    f"unknown length '{dim.dim_param or '?'}'; only the batch may vary"
-                )

@@ -63,9 +63,13 @@ class _HalfRanges(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            for tensor in tree_leaves(result):
-                if isinstance(tensor, Tensor) and tensor.dtype in _HALF and tensor.numel():
+        computed = _half_tensors(result)
+        if computed:
+            known = {_memory(tensor) for tensor in _half_tensors((args, kwargs))}
+            for tensor in computed:
+                # A view of what has been seen brings nothing new; a cast does, that is where
+                # values leave the range.
+                if _memory(tensor) not in known:
                     self._keep(func, tensor)
         return result
 
@@ -73,8 +77,20 @@ class _HalfRanges(TorchDispatchMode):
         module = max(self._modules.parents - {"Global"}, key=len, default="")
         name = f"{module} {func.__name__.partition('.')[0]}"
         value = float(tensor.abs().max())
-        # A maximum forgets a NaN that it has not met first.
-        self.largest[name] = value if value != value else max(self.largest.get(name, 0.0), value)
+        if not value <= self.largest.get(name, 0.0):
+            # Moved to the end as it grows: what overflows first stands before what it spoils. A
+            # NaN stays, since nothing compares with it.
+            known = self.largest.pop(name, 0.0)
+            self.largest[name] = known if known != known else value
+
+
+def _half_tensors(values: Any) -> list[Tensor]:
+    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+    return [tensor for tensor in tensors if tensor.dtype in _HALF and tensor.numel()]
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def measure(
@@ -101,15 +117,15 @@ def measure(
         results = Chain(Path(), spec, len(utterances), open_stage).transcribe(utterances)
     bf16 = spec.precision == "bf16"
     dtype = torch.bfloat16 if bf16 else torch.float16
-    numerics = Numerics(
+    limit = torch.finfo(dtype).max
+    _require_headroom(ranges.largest, limit)
+    return Numerics(
         audio_seconds=round(sum(map(len, utterances)) / SAMPLE_RATE_HZ, 2),
         token_difference=token_difference([r.tokens for r in results], references),
         onnx_token_difference=None if bf16 else _of_onnx(folder, spec, utterances, references),
         largest=dict(sorted(ranges.largest.items(), key=lambda item: -item[1])),
-        limit=torch.finfo(dtype).max,
+        limit=limit,
     )
-    _require_headroom(numerics)
-    return numerics
 
 
 def _of_onnx(
@@ -122,12 +138,13 @@ def _of_onnx(
     return token_difference([result.tokens for result in results], references)
 
 
-def _require_headroom(numerics: Numerics) -> None:
-    for where, value in numerics.largest.items():
-        if not value <= numerics.limit / HEADROOM:
+def _require_headroom(largest: dict[str, float], limit: float) -> None:
+    """Names the first tensor, in the order of computation, that is too large."""
+    for where, value in largest.items():
+        if not value <= limit / HEADROOM:
             raise ParityFailed(
                 f"half precision reaches {value:.3g} at {where}, allowed is "
-                f"{numerics.limit / HEADROOM:.3g} (the type ends at {numerics.limit:.3g}); choose "
+                f"{limit / HEADROOM:.3g} (the type ends at {limit:.3g}); choose "
                 "--precision bf16 or fp32"
             )
 

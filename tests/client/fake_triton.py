@@ -53,6 +53,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.url = ""
         self.models = models
         self.restricted = False
+        self.loading: set[str] = set()
         self.hear: Hear = lambda heard: []
         self.answer = threading.Event()
         self.arrived = threading.Semaphore(0)
@@ -81,11 +82,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.RepositoryIndexResponse(
             models=[
                 service_pb2.RepositoryIndexResponse.ModelIndex(
-                    name=name, version="1", state="READY"
+                    name=name, version="1", state="LOADING" if name in self.loading else "READY"
                 )
                 for name in self.models
             ]
         )
+
+    def ModelStatistics(self, request: Any, context: Any) -> Any:
+        return service_pb2.ModelStatisticsResponse()
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         if "sequence_id" not in request.parameters:

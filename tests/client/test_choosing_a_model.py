@@ -95,6 +95,18 @@ def test_streams_go_to_the_newest_after_a_refresh() -> None:
         assert asyncio.run(refresh()) == "clinic_v3_asr_streaming"
 
 
+def test_what_is_half_loaded_is_not_meant_yet() -> None:
+    there = streaming("clinic_v1", "clinic_v2") | {"clinic_v2_asr_offline": OFFLINE}
+    with fake_triton(None, models=there) as fake:
+        fake.loading = {"clinic_v2_asr_offline"}
+        with earshot.connect(fake.url, model="clinic") as client:
+            assert client.info.name == "clinic_v1"
+            fake.loading = set()
+            client.refresh()
+            assert client.info.name == "clinic_v2"
+            assert client.offline is not None
+
+
 def test_names_of_recognizers() -> None:
     models = ["asr_offline", "asr_streaming", "encoder", "a_asr_offline", "b_c_asr_streaming", "x"]
     assert recognizers(models) == ["", "a", "b_c"]

@@ -21,7 +21,7 @@ from export.stages.unrolled_decoder import UnrolledDecoder
 from export.streaming import spec_of
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.half import Stages, tensorrt_stages
-from export.tensorrt.road import OPSETS
+from export.tensorrt.road import write_graphs
 
 CHUNK_MS, FRAMES = 320, 4
 
@@ -36,15 +36,11 @@ def stages_and_spec(checkpoint: Checkpoint, precision: str) -> tuple[Stages, Str
     return stages, spec_of(checkpoint, stages, CHUNK_MS, "tensorrt", precision, Serving())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_the_graphs_of_every_stage_pass(
-    checkpoint: Checkpoint, tmp_path: Path, precision: str
-) -> None:
-    stages, spec = stages_and_spec(checkpoint, precision)
-    for stage, stage_spec in zip(stages, spec.stages, strict=True):
-        path = tmp_path / f"{stage_spec.name}.onnx"
-        export_flat_onnx(stage, stage_spec, path, OPSETS[precision])
-        check_graph(path, stage_spec)
+def test_the_graphs_of_every_stage_pass(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """In bf16, which nothing here can run; fp32 and fp16 pass in the tests that run them."""
+    stages, spec = stages_and_spec(checkpoint, "bf16")
+    write_graphs(tmp_path, stages, spec, [], lambda step: None)
+    assert len(list(tmp_path.glob("*/1/model.onnx"))) == 3
 
 
 def test_the_loop_of_the_other_runtime_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -128,7 +124,7 @@ def test_a_shape_that_depends_on_values_is_refused(tmp_path: Path) -> None:
     model.graph.input.insert(1, helper.make_tensor_value_info("SHAPE", TensorProto.INT64, [2]))
     onnx.save(model, path)
     shaped = replace(SPEC, inputs=(*SPEC.inputs, TensorSpec("SHAPE", "INT64", ())))
-    with pytest.raises(GraphRefused, match=r"the_ConstantOfShape .* gives E with axis 1 of"):
+    with pytest.raises(GraphRefused, match=r"the_ConstantOfShape .* gives E with the free axes"):
         check_graph(path, shaped)
 
 

@@ -33,7 +33,7 @@ def samples(streams: int = 8, latency_ms: float = 50.0, **changed: Any) -> Sampl
         spoken=[],
         failures=Counter(),
         messages={},
-        cpu_s=1.0,
+        cpu_s=[1.0],
     )
     return replace(taken, **changed)
 

@@ -105,6 +105,13 @@ def test_a_chunk_that_waited_for_the_server_is_not_the_generators_fault() -> Non
     assert judged(taken).lateness.count == 100
 
 
+def test_a_process_that_had_nothing_to_spare_makes_the_level_invalid() -> None:
+    assert judged(samples(cpu_s=[5.0, 5.0])).valid
+    level = judged(samples(cpu_s=[1.0, 9.5]))
+    assert not level.valid
+    assert "0.95 of its core" in level.reasons[0]
+
+
 def test_a_process_that_did_not_report_makes_the_level_invalid() -> None:
     assert not judged(samples(missing=["worker"])).valid
 

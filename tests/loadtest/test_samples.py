@@ -46,6 +46,7 @@ def test_speakers_of_two_processes_are_not_confused() -> None:
     samples = gathering.samples(["a", "b"])
     assert len(np.unique(samples.speaker)) == 4
     assert samples.failures == {"ServerBusy": 2}
+    assert len(samples.cpu_s) == 2
 
 
 def test_batches_of_another_level_are_dropped() -> None:

@@ -18,9 +18,7 @@ from typer.testing import CliRunner
 
 from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
-from export.offline.export import export_offline
 from export.offline.reference import transcribe
-from export.offline.spec import OfflineServing
 from export.recordings import load_recordings
 from server.launch import running
 
@@ -38,15 +36,9 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    checkpoint = load_checkpoint(str(random_checkpoint))
-    repository = tmp_path_factory.mktemp("files") / "models"
-    serving = OfflineServing()
-    export_offline(
-        checkpoint, "onnxruntime", "fp32", repository, serving, lambda step: None, "clinic_v1"
-    )
-    with running(repository) as triton:
-        yield Service(triton.grpc_url, checkpoint)
+def service(random_checkpoint: Path, exported_offline: Path) -> Iterator[Service]:
+    with running(exported_offline) as triton:
+        yield Service(triton.grpc_url, load_checkpoint(str(random_checkpoint)))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,18 +15,15 @@ import pytest
 import tritonclient.grpc as grpcclient
 from earshot._cli import app
 from earshot._sync import open_repository
+from generations import FIRST, SECOND, install_first, install_second
+from project import Exported
 from typer.testing import CliRunner
 
-from checkpoints import write_random_checkpoint
 from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import load_checkpoint
-from export.offline.export import export_offline
 from export.offline.reference import transcribe as transcribe_files
-from export.offline.spec import OfflineServing
 from export.recordings import load_recordings
 from export.reference import transcribe
-from export.spec import Serving
-from export.streaming import export_streaming
 from server.launch import Triton, running
 
 pytestmark = pytest.mark.triton
@@ -40,27 +36,31 @@ PIECE = SAMPLE_RATE_HZ * CHUNK_MS // 1000
 Tokens = list[int]
 
 
-@dataclass
-class Generation:
-    """One exported checkpoint, and what transformers says it must hear."""
+@dataclass(frozen=True)
+class Expected:
+    """The tokens that transformers hears in each utterance."""
 
-    name: str
-    folder: Path
-    expected: list[Tokens]
-    """Of each utterance as a stream."""
-    expected_files: list[Tokens]
-    """Of each utterance as a file."""
+    streams: list[Tokens]
+    files: list[Tokens]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Heard:
     """One stream that has ended."""
 
     generation: str
     utterance: int
-    tokens: Tokens
+    transcript: earshot.Transcript
     newest_at_end: str
     file: bool = False
+
+    def check(self, expected: Expected) -> None:
+        """It says what transformers says, in the hand of its generation."""
+        references = expected.files if self.file else expected.streams
+        assert [token.id for token in self.transcript.tokens] == references[self.utterance]
+        text = self.transcript.text
+        assert text == (text.lower() if self.generation == FIRST else text.upper())
+        assert any(character.isalpha() for character in text)
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Traffic:
 
     heard: list[Heard] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
-    newest: str = "clinic_v1"
+    newest: str = FIRST
     stop: threading.Event = field(default_factory=threading.Event)
     progress: threading.Condition = field(default_factory=threading.Condition)
 
@@ -98,36 +98,11 @@ def utterances() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def generations(
-    tmp_path_factory: pytest.TempPathFactory, utterances: list[np.ndarray]
-) -> list[Generation]:
-    return [
-        _export(tmp_path_factory.mktemp(f"v{number}"), f"clinic_v{number}", number, utterances)
-        for number in (1, 2)
-    ]
-
-
-def _export(folder: Path, name: str, seed: int, utterances: Sequence[np.ndarray]) -> Generation:
-    checkpoint = load_checkpoint(str(write_random_checkpoint(folder / "checkpoint", seed)))
-    serving = Serving(max_streams=64, encoder_instances=2)
-    export_streaming(
-        checkpoint, CHUNK_MS, "onnxruntime", "fp32", folder / "models", serving, _ignore, name
-    )
-    export_offline(
-        checkpoint, "onnxruntime", "fp32", folder / "models", OfflineServing(), _ignore, name
-    )
+def expected(random_checkpoint: Path, utterances: list[np.ndarray]) -> Expected:
+    checkpoint = load_checkpoint(str(random_checkpoint))
     streams = transcribe(checkpoint, utterances, lookahead=CHUNK_MS // 80 - 1)
     files = transcribe_files(checkpoint, utterances)
-    return Generation(
-        name,
-        folder / "models",
-        [reference.tokens for reference in streams],
-        [reference.tokens for reference in files],
-    )
-
-
-def _ignore(step: str) -> None:
-    pass
+    return Expected([r.tokens for r in streams], [r.tokens for r in files])
 
 
 @contextmanager
@@ -169,8 +144,7 @@ async def _come_and_go(
         except Exception as error:
             traffic.add(error)
             return
-        tokens = [token.id for token in transcript.tokens]
-        traffic.add(Heard(generation, index, tokens, traffic.newest))
+        traffic.add(Heard(generation, index, transcript, traffic.newest))
 
 
 async def _send_files(
@@ -186,22 +160,22 @@ async def _send_files(
         except Exception as error:
             traffic.add(error)
             return
-        tokens = [token.id for token in transcript.tokens]
-        traffic.add(Heard(generation, index, tokens, traffic.newest, file=True))
+        traffic.add(Heard(generation, index, transcript, traffic.newest, file=True))
         await asyncio.sleep(0.2)
 
 
 @pytest.fixture
-def triton(generations: list[Generation], tmp_path: Path) -> Iterator[Triton]:
-    """Serves the first generation from a repository of its own, and lets models come and go."""
-    shutil.copytree(generations[0].folder, tmp_path / "models")
-    with running(tmp_path / "models", model_control=True) as triton:
+def repository(exported: Exported, exported_offline: Path, tmp_path: Path) -> Path:
+    """The first generation, in a repository that may be added to."""
+    install_first(exported(CHUNK_MS), exported_offline, tmp_path / "models")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def triton(repository: Path) -> Iterator[Triton]:
+    """Serves the first generation, and lets models come and go."""
+    with running(repository, model_control=True) as triton:
         yield triton
-
-
-def install(generation: Generation, repository: Path) -> None:
-    for model in generation.folder.iterdir():
-        shutil.copytree(model, repository / model.name)
 
 
 def models(triton: Triton, *arguments: str) -> str:
@@ -224,51 +198,43 @@ def loaded_models(triton: Triton) -> set[str]:
 
 
 def test_streams_run_through_the_change(
-    generations: list[Generation], triton: Triton, utterances: list[np.ndarray], tmp_path: Path
+    triton: Triton, repository: Path, utterances: list[np.ndarray], expected: Expected
 ) -> None:
-    first, second = generations
     with traffic_on(triton.grpc_url, utterances) as traffic:
-        traffic.wait_for(first.name, AT_ONCE)
-        install(second, tmp_path / "models")
-        assert models(triton, "load", second.name) == "clinic_v2 is live\n"
-        traffic.wait_for(second.name, AT_ONCE)
+        traffic.wait_for(FIRST, AT_ONCE)
+        install_second(repository)
+        assert models(triton, "load", SECOND) == f"{SECOND} is live\n"
+        traffic.wait_for(SECOND, AT_ONCE)
         retired = models(
-            triton, "retire", first.name, "--metrics-url", triton.metrics_url, "--quiet-s", "2"
+            triton, "retire", FIRST, "--metrics-url", triton.metrics_url, "--quiet-s", "2"
         )
-        assert retired == "clinic_v1 is retired\n"
-        traffic.wait_for(second.name, AT_ONCE)
+        assert retired == f"{FIRST} is retired\n"
+        traffic.wait_for(SECOND, AT_ONCE)
     assert not traffic.errors
-    by_name = {generation.name: generation for generation in generations}
     for heard in traffic.heard:
-        generation = by_name[heard.generation]
-        expected = generation.expected_files if heard.file else generation.expected
-        assert heard.tokens == expected[heard.utterance]
-    assert {h.generation for h in traffic.heard if h.file} == set(by_name)
-    through = [
-        h for h in traffic.heard if (h.generation, h.newest_at_end) == (first.name, second.name)
-    ]
+        heard.check(expected)
+    assert {heard.generation for heard in traffic.heard if heard.file} == {FIRST, SECOND}
+    through = [h for h in traffic.heard if (h.generation, h.newest_at_end) == (FIRST, SECOND)]
     assert sum(not heard.file for heard in through) >= AT_ONCE // 2
-    assert states(triton) == {"clinic_v1": "UNAVAILABLE", "clinic_v2": "READY"}
-    assert loaded_models(triton) == {model.name for model in second.folder.iterdir()}
-    differing = [a != b for a, b in zip(first.expected, second.expected, strict=True)]
-    assert all(differing), "equal tokens would not show which generation was heard"
+    assert states(triton) == {FIRST: "UNAVAILABLE", SECOND: "READY"}
+    assert loaded_models(triton) == {model.name for model in repository.glob(f"{SECOND}_*")}
 
 
 def test_retiring_waits_for_the_last_stream(
-    generations: list[Generation], triton: Triton, utterances: list[np.ndarray], tmp_path: Path
+    triton: Triton, utterances: list[np.ndarray], expected: Expected
 ) -> None:
     with open_repository(triton.grpc_url) as repository:
         live: list[int] = []
 
         def retire(timeout_s: float) -> None:
-            repository.retire("clinic_v1", triton.metrics_url, 2.0, timeout_s, live.append)
+            repository.retire(FIRST, triton.metrics_url, 2.0, timeout_s, live.append)
 
         with (
-            earshot.connect(triton.grpc_url, model="clinic_v1") as client,
+            earshot.connect(triton.grpc_url, model=FIRST) as client,
             client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream,
         ):
             stream.send(utterances[0][: 4 * PIECE])
-            _until(lambda: repository.live_streams("clinic_v1", triton.metrics_url) == 1)
+            _until(lambda: repository.live_streams(FIRST, triton.metrics_url) == 1)
             with pytest.raises(
                 earshot.UnsupportedServer, match=r"in use after 1 s \(1 open streams\)"
             ):
@@ -276,16 +242,16 @@ def test_retiring_waits_for_the_last_stream(
             assert live[-1] == 1
             stream.send(utterances[0][4 * PIECE :])
             tokens = [token.id for token in stream.finish().tokens]
-        assert tokens == generations[0].expected[0]
+        assert tokens == expected.streams[0]
         retire(timeout_s=30)
-        assert states(triton) == {"clinic_v1": "UNAVAILABLE"}
+        assert states(triton) == {FIRST: "UNAVAILABLE"}
         with pytest.raises(earshot.UnsupportedServer, match="is not loaded"):
             retire(timeout_s=1)
 
 
 def test_a_model_that_is_gone_is_said_to_be(triton: Triton) -> None:
     with earshot.connect(triton.grpc_url) as client:
-        models(triton, "unload", "clinic_v1")
+        models(triton, "unload", FIRST)
         with (
             pytest.raises(earshot.StreamLost, match="no longer serves clinic_v1_asr_streaming"),
             client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream,
@@ -296,7 +262,7 @@ def test_a_model_that_is_gone_is_said_to_be(triton: Triton) -> None:
             client.refresh()
 
 
-def test_what_cannot_be_loaded(triton: Triton, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded(triton: Triton, repository: Path) -> None:
     def fail(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["models", *arguments, "--url", triton.grpc_url])
         assert result.exit_code == 2
@@ -304,30 +270,23 @@ def test_what_cannot_be_loaded(triton: Triton, tmp_path: Path) -> None:
         return result.stderr
 
     assert "has no recognizer 'court'; it has clinic_v1" in fail("load", "court")
-    assert "'clinic_v1' is loaded already" in fail("load", "clinic_v1")
+    assert "'clinic_v1' is loaded already" in fail("load", FIRST)
     assert "has no recognizer 'court'" in fail("unload", "court")
     served = loaded_models(triton)
-    repository = tmp_path / "models"
-    for model in list(repository.iterdir()):
-        copy = repository / model.name.replace("v1", "v2")
-        shutil.copytree(model, copy)
-        for config in copy.rglob("*.pbtxt"):
-            config.write_text(config.read_text().replace("clinic_v1", "clinic_v2"))
+    install_second(repository)
     (repository / "clinic_v2_encoder" / "1" / "model.onnx").write_text("no graph")
     complaint = fail("load", "clinic_v2")
     assert "clinic_v2_encoder" in complaint
-    assert states(triton)["clinic_v1"] == "READY"
+    assert states(triton)[FIRST] == "READY"
     assert loaded_models(triton) == served
 
 
-def test_a_server_with_fixed_models(generations: list[Generation]) -> None:
-    with running(generations[0].folder) as triton:
-        result = CliRunner().invoke(
-            app, ["models", "unload", "clinic_v1", "--url", triton.grpc_url]
-        )
+def test_a_server_with_fixed_models(repository: Path) -> None:
+    with running(repository) as triton:
+        result = CliRunner().invoke(app, ["models", "unload", FIRST, "--url", triton.grpc_url])
         assert result.exit_code == 2
         assert "--model-control" in result.stderr
-        assert states(triton) == {"clinic_v1": "READY"}
+        assert states(triton) == {FIRST: "READY"}
 
 
 def _until(condition) -> None:

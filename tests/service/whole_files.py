@@ -75,7 +75,8 @@ class OfflineService:
         values: dict[str, float] = {}
         for family in families:
             for sample in family.samples:
-                if sample.name == metric:
+                # The parser gives every counter the suffix that OpenMetrics wants.
+                if sample.name in (metric, f"{metric}_total"):
                     model = sample.labels["model"]
                     values[model] = values.get(model, 0) + sample.value
         return values

@@ -61,6 +61,9 @@ def _open_channel(address: Address) -> Any:
 class AsyncClient:
     """A connection to one server; make one with `connect_async`."""
 
+    served: Served
+    """Both recognizers, as they were when the client connected or was last refreshed."""
+
     def __init__(self, served: Served, line: _Line, target: str, model: str | None) -> None:
         self.served = served
         self._line = line

@@ -32,7 +32,6 @@ _PAUSE_SHARE = 0.3
 class Piece:
     """A part of a recording, short enough for the server."""
 
-    index: int
     start_sample: int
     """Where it begins in the recording: on the grid of the recognizer's frames."""
     samples: Samples
@@ -55,7 +54,6 @@ class Cutter:
         self._filled = 0
         self._start = 0
         self._overlap = 0
-        self._count = 0
 
     def push(self, samples: Samples) -> Iterator[Piece]:
         """Takes samples [n] and yields each piece that they complete."""
@@ -94,11 +92,10 @@ class Cutter:
         self._filled = kept
         self._start += kept_from
         self._overlap = overlap
-        self._count += 1
         return piece
 
     def _piece(self, end: int) -> Piece:
-        return Piece(self._count, self._start, self._buffer[:end].copy(), self._overlap)
+        return Piece(self._start, self._buffer[:end].copy(), self._overlap)
 
 
 def find_pause(samples: Samples, sample_rate_hz: int, first_sample: int) -> int | None:

@@ -4,8 +4,8 @@ The questions and the conclusions are here, without the input and output: the sy
 client put each round of questions to the server in their own way.
 
 A recognizer `NAME` is served as `NAME_asr_streaming`, `NAME_asr_offline`, or both. `clinic` also
-means the newest generation that is ready, `clinic_v3` before `clinic_v2`; no name means the
-unnamed recognizer, or the only one that there is. Streams stay with what they began on.
+means the newest generation that is ready as a whole, `clinic_v3` before `clinic_v2`; no name means
+the unnamed recognizer, or the only one that there is. Streams stay with what they began on.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class _Server:
             raise UnsupportedServer(
                 f"{self._target} has no model {wanted}, and does not say which it has"
             ) from index
-        ready = recognizers(entry.name for entry in index.models if entry.state == READY_STATE)
+        ready = _complete(index)
         name = newest(ready, model)
         if name is None:
             there = ", ".join(other or UNNAMED for other in ready) or "no recognizer"
@@ -168,6 +168,13 @@ def recognizers(models: Iterable[str]) -> list[str]:
             if model == role or model.endswith(f"_{role}"):
                 names.add(model[: -len(role)].rstrip("_"))
     return sorted(names)
+
+
+def _complete(index: Any) -> list[str]:
+    """The recognizers of which everything is ready: one that is being loaded is not meant yet."""
+    ensembles = {entry.name for entry in index.models}
+    waiting = ensembles - {entry.name for entry in index.models if entry.state == READY_STATE}
+    return sorted(set(recognizers(ensembles)) - set(recognizers(waiting)))
 
 
 def newest(names: Sequence[str], family: str | None) -> str | None:

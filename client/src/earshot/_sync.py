@@ -82,6 +82,9 @@ class Client:
     Leaving its `with` block ends all that is still open.
     """
 
+    served: Served
+    """Both recognizers, as they were when the client connected or was last refreshed."""
+
     def __init__(self, served: Served, line: _Line, target: str, model: str | None) -> None:
         self.served = served
         self._line = line

@@ -145,15 +145,19 @@ class _Subsampling(nn.Module):
         """[B, M, n_mels] -> [B, T, D]."""
         hidden, length = mel[:, None], mel_length
         for index, convolution in enumerate(self.convolutions):
-            padded = functional.pad(hidden, (*self.padding, *self.padding))
-            hidden = functional.conv2d(
-                padded, convolution.weight, convolution.bias, stride=2, groups=convolution.groups
-            )
+            hidden = _strided(convolution, functional.pad(hidden, (*self.padding, *self.padding)))
             if index > 0:
                 hidden = self.pointwise[index - 1](hidden)
             length = self._strided_length(length)
             hidden = functional.relu(_keep_frames(hidden, length))
         return self.linear(hidden.transpose(1, 2).flatten(2))
+
+
+def _strided(convolution: Any, padded: Tensor) -> Tensor:
+    """``convolution`` over frames and bins that already carry their padding."""
+    return functional.conv2d(
+        padded, convolution.weight, convolution.bias, stride=2, groups=convolution.groups
+    )
 
 
 def _keep_frames(frames: Tensor, length: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .checks import ContentChecks, reject_length
 from .chunks import Outcome
-from .errors import InvalidChunk, RunFailed
+from .errors import ChunkError, RunFailed
 from .graph import Graph
 from .spec import StageSpec
 
@@ -24,8 +24,12 @@ Array = npt.NDArray[Any]
 
 _MOST_ROWS = 16
 """More rows in a run save no more time, but take the memory of all of them."""
+_FULL_ROWS = 8
+"""A run of fewer rows is filled up, at the price of more padding."""
 _LEAST_SHARE = 0.7
-"""No utterance is padded to more than 1 / 0.7 of its length for the sake of a fuller run."""
+"""Shortest utterance of a full run, as a share of the longest."""
+_LEAST_SHARE_TO_FILL = 0.5
+"""The same of a run that is not full yet: no utterance is padded to more than twice its length."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,9 @@ class UtteranceStage:
         self._session = graph.session
         self._content = ContentChecks(spec)
         names = [tensor.name for tensor in spec.inputs]
-        self._length = names.index(spec.length_input)
-        self._values = names.index(spec.length_of)
+        # Present: a spec without them and without state is refused.
+        self._length = names.index(str(spec.length_input))
+        self._values = names.index(str(spec.length_of))
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -79,7 +84,7 @@ class UtteranceStage:
             outcomes |= zip(run, self._run([accepted[index] for index in run]), strict=True)
         return [outcomes[index] for index in range(len(requests))]
 
-    def _reject(self, inputs: list[Array]) -> InvalidChunk | None:
+    def _reject(self, inputs: list[Array]) -> ChunkError | None:
         values = inputs[self._values]
         if error := reject_length(self._spec, values.shape[1]):
             return error
@@ -129,7 +134,8 @@ def packed(requests: dict[int, Utterances]) -> list[list[int]]:
     longest = rows = 0
     for key in sorted(requests, key=lambda key: -requests[key].length):
         request = requests[key]
-        fits = request.length >= _LEAST_SHARE * longest and rows + request.rows <= _MOST_ROWS
+        share = _LEAST_SHARE_TO_FILL if rows < _FULL_ROWS else _LEAST_SHARE
+        fits = request.length >= share * longest and rows + request.rows <= _MOST_ROWS
         if not runs or not fits:
             runs.append([])
             longest, rows = request.length, 0

@@ -1,0 +1,49 @@
+"""Two generations of one recognizer that hear the same but write differently.
+
+The second is a copy of the first under another name, with a tokenizer of capital letters: which
+generation a text comes from can be read in it, and no second export is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+FIRST, SECOND = "clinic_v1", "clinic_v2"
+
+
+def install_first(streaming: Path, offline: Path, repository: Path) -> None:
+    """Copies exported models, of which those that stream have no name yet, as FIRST."""
+    for model in streaming.iterdir():
+        if model.is_dir():
+            shutil.copytree(model, repository / f"{FIRST}_{model.name}")
+    roles = [model.name for model in streaming.iterdir() if model.is_dir()]
+    for config in repository.rglob("*.pbtxt"):
+        text = config.read_text()
+        for role in roles:
+            text = text.replace(f'name: "{role}"', f'name: "{FIRST}_{role}"')
+        config.write_text(text)
+    for model in offline.iterdir():
+        shutil.copytree(model, repository / model.name)
+
+
+def install_second(repository: Path) -> None:
+    """Copies FIRST to SECOND beside it, capitalized."""
+    for model in list(repository.glob(f"{FIRST}_*")):
+        copy = repository / model.name.replace(FIRST, SECOND)
+        shutil.copytree(model, copy)
+        for config in copy.rglob("*.pbtxt"):
+            config.write_text(config.read_text().replace(FIRST, SECOND))
+        for tokenizer in copy.rglob("tokenizer.json"):
+            _capitalize(tokenizer)
+
+
+def _capitalize(path: Path) -> None:
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {
+        piece if piece.startswith("<") else piece.upper(): index
+        for piece, index in vocabulary.items()
+    }
+    path.write_text(json.dumps(tokenizer))
