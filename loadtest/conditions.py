@@ -20,6 +20,9 @@ from loadtest.machine import cpu_model, usable_cores
 from loadtest.result import Conditions
 from loadtest.speech import SAMPLE_RATE_HZ, Recording
 
+GPU_RUNTIMES = ("torch", "tensorrt")
+"""Those that serve on a GPU where there is one."""
+
 
 def conditions(
     info: ServerInfo,
@@ -36,6 +39,9 @@ def conditions(
         gpus: how many GPUs it reports.
     """
     local = is_local(info.url)
+    # A server on the CPU reports the machine's GPUs too; one on a GPU may lack what reads them.
+    on_gpus = info.runtime in GPU_RUNTIMES
+    names = _gpu_names() if local and on_gpus else []
     seconds = sum(len(recording.samples) for recording in recordings) / SAMPLE_RATE_HZ
     return Conditions(
         checkpoint=info.model,
@@ -45,8 +51,8 @@ def conditions(
         parameters=_parameters(repository, info.ensemble),
         cpu_model=cpu_model() if local else "unknown",
         cpu_cores=usable_cores() if local else 0,
-        gpu_model=_gpu_model() if local and gpus else None,
-        gpu_count=gpus,
+        gpu_model=", ".join(sorted(set(names))) or None,
+        gpu_count=(gpus or len(names)) if on_gpus else 0,
         server_location="same machine" if local else "remote",
         generator_processes=processes,
         versions=_versions(info, local),
@@ -68,12 +74,12 @@ def is_local(url: str) -> bool:
     return False
 
 
-def _gpu_model() -> str | None:
+def _gpu_names() -> list[str]:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         names = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-        return ", ".join(sorted(set(names.stdout.splitlines()))) or None
-    return None
+        return names.stdout.splitlines()
+    return []
 
 
 def _parameters(repository: Path | None, ensemble: str) -> int | None:

@@ -184,6 +184,8 @@ def _assumptions(result: CapacityResult, demand: Demand, unit: str, spare: int) 
 
 
 def _unit_in_words(conditions: Conditions) -> str:
+    if conditions.server_location == "remote":
+        return "like the measured one, which was remote: its hardware is not in the result"
     host = f"{conditions.cpu_cores} cores of {conditions.cpu_model}"
     if conditions.gpu_model is None:
         return f"a machine with {host}"

@@ -99,6 +99,14 @@ def test_what_says_nothing_is_refused() -> None:
         make_plan(failed, demand(100))
 
 
+def test_a_remote_server_has_no_hardware_to_name() -> None:
+    result = capacity_result()
+    far = replace(result.conditions, server_location="remote", cpu_cores=0, cpu_model="unknown")
+    assumed = " ".join(make_plan(replace(result, conditions=far), demand(100)).assumptions)
+    assert "each machine is like the measured one, which was remote" in assumed
+    assert "0 cores" not in assumed
+
+
 def test_a_headroom_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(NoPlan, match="leaves no whole stream of the 1 that one GPU carries"):
         make_plan(replace(gpu_result(), streams_per_gpu=1.0), demand(100))
