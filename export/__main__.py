@@ -103,7 +103,8 @@ def main(
         int | None,
         typer.Option(
             min=1,
-            help="Processes of the encoder or fused recognizer; by default 2, with torch 1.",
+            help="Processes of the encoder or fused recognizer, with torch of the detokenizer too; "
+            "by default 2, with torch 1.",
         ),
     ] = None,
     max_batch_size: Annotated[

@@ -61,6 +61,20 @@ class SizeName(StrEnum):
     LARGE = "0.6b"
 
 
+class RuntimeName(StrEnum):
+    """What the bundled backend runs; TensorRT engines are built by ``python -m export`` alone."""
+
+    ONNXRUNTIME = "onnxruntime"
+    TORCH = "torch"
+
+
+class LayoutName(StrEnum):
+    """One of ``export.spec.LAYOUTS``."""
+
+    STAGES = "stages"
+    FUSED = "fused"
+
+
 def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
     """A checkpoint of the size called ``name``; the same weights for the same seed."""
     import transformers
@@ -161,9 +175,11 @@ def _tokenizer() -> Any:
 def main(
     size: Annotated[SizeName, typer.Argument(help="How large.")],
     chunk_ms: Annotated[int, typer.Option(help="Audio per step.")] = 560,
-    runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "torch",
+    runtime: Annotated[RuntimeName, typer.Option(help="What runs it.")] = RuntimeName.TORCH,
     precision: Annotated[str, typer.Option(help="fp32; with torch fp16 and bf16.")] = "fp16",
-    layout: Annotated[str, typer.Option(help="stages or fused.")] = "fused",
+    layout: Annotated[
+        LayoutName, typer.Option(help="One model per stage, or one for all.")
+    ] = LayoutName.FUSED,
     repository: Annotated[Path, typer.Option(help="Where to.")] = Path("build/random"),
     max_streams: Annotated[int, typer.Option(min=1, help="Live streams, in all.")] = 1024,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 64,
@@ -186,12 +202,12 @@ def main(
         export_streaming(
             checkpoint,
             chunk_ms,
-            runtime,
+            runtime.value,
             precision,
             repository,
             serving,
             report,
-            layout=layout,
+            layout=layout.value,
             gate=False,
         )
         report(f"installed in {repository}")

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from server.backends.earshot.earshot_runtime.engine import Engine, open_engine
+from server.backends.earshot.earshot_runtime.errors import StageError
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 
 from .errors import BadRepository, UserError
 from .repository import read_repository
 
-_MODEL = "recognizer"
 _BATCHES = (1, 8, 32, 64, 128, 256, 512, 1024)
 _WARM_UP = 3
 
@@ -42,6 +42,7 @@ def stage_spec(repository: Path, model: str, runtime: str) -> StageSpec:
 
 def main(
     repository: Annotated[Path, typer.Option(help="Exported with --layout fused.")],
+    model: Annotated[str, typer.Option(help="The fused one, with its name.")] = "recognizer",
     speech: Annotated[Path, typer.Option(help="Folder with recordings.")] = Path("recordings"),
     runs: Annotated[int, typer.Option(min=1, help="Batches of each size.")] = 30,
     output: Annotated[Path | None, typer.Option(help="JSON file; default: print.")] = None,
@@ -49,10 +50,10 @@ def main(
     """Milliseconds per batch and chunks per second of the engine alone, by batch size."""
     try:
         found = read_repository(repository)
-        spec = stage_spec(found.path, _MODEL, found.runtime)
+        spec = stage_spec(found.path, model, found.runtime)
         began = time.monotonic()
-        engine = open_engine(found.path / _MODEL / "1", spec)
-    except UserError as error:
+        engine = open_engine(found.path / model / "1", spec)
+    except (UserError, StageError) as error:
         raise typer.BadParameter(str(error)) from None
     opened_s = time.monotonic() - began
     samples = _load(speech)

@@ -131,7 +131,10 @@ def _check_model(folder: Path, config: Any, runtime: str) -> None:
         )
     wanted = _model_file(config, backend)
     if wanted is not None and not any((version / wanted).is_file() for version in folder.iterdir()):
-        raise BadRepository(f"model {folder.name} has no {wanted} in {folder}/1; {EXPORT_HINT}")
+        raise BadRepository(
+            f"model {folder.name} has no {wanted} in {folder}/1; {EXPORT_HINT}, or serve a "
+            "repository that has no such model"
+        )
 
 
 def _model_file(config: Any, backend: str) -> str | None:

@@ -46,7 +46,7 @@ class Recognizer:
             "torch",
             "fp32",
             serving,
-            "fused",
+            layout="fused",
         )
         self.folder = folder / "recognizer"
         export_torch(self.stages, self.spec.recognizer, self.folder, "fp32")

@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def exported_offline(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def named_offline(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the random checkpoint as `clinic_v1_asr_offline`."""
     from export.checkpoint import load_checkpoint
     from export.offline.export import export_offline

@@ -36,8 +36,8 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(random_checkpoint: Path, exported_offline: Path) -> Iterator[Service]:
-    with running(exported_offline) as triton:
+def service(random_checkpoint: Path, named_offline: Path) -> Iterator[Service]:
+    with running(named_offline) as triton:
         yield Service(triton.grpc_url, load_checkpoint(str(random_checkpoint)))
 
 

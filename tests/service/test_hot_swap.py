@@ -165,9 +165,9 @@ async def _send_files(
 
 
 @pytest.fixture
-def repository(exported: Exported, exported_offline: Path, tmp_path: Path) -> Path:
+def repository(exported: Exported, named_offline: Path, tmp_path: Path) -> Path:
     """The first generation, in a repository that may be added to."""
-    install_first(exported(CHUNK_MS), exported_offline, tmp_path / "models")
+    install_first(exported(CHUNK_MS), named_offline, tmp_path / "models")
     return tmp_path / "models"
 
 
