@@ -13,8 +13,12 @@ STAGE_COLOURS = ("stage-1", "stage-2", "stage-3", "stage-4", "stage-5", "stage-6
 
 
 def latency_against_streams(result: CapacityResult) -> Chart:
-    """Percentiles of the chunk latency of every level, with the rule and the answer."""
-    levels = _one_per_count(result.levels)
+    """Percentiles of the chunk latency of every level, with the rule and the answer.
+
+    The lines join levels of one length only: a short hold sees fewer of the rare late chunks.
+    """
+    short = [level for level in result.levels if not level.final]
+    levels = _one_per_count(short or result.levels)
     rules = [RuleLine(result.rule.p99_ms, f"allowed for p99: {result.rule.p99_ms:.0f} ms")]
     if result.streams:
         rules.append(RuleLine(result.streams, f"{result.streams} streams", vertical=True))
@@ -23,7 +27,7 @@ def latency_against_streams(result: CapacityResult) -> Chart:
         title="Chunk latency against live streams",
         x_label="live streams",
         y_label="milliseconds",
-        x_range=_stream_range(levels),
+        x_range=_stream_range(result.levels),
         y_max=min(HEADROOM_OVER_RULE * result.rule.p99_ms, 1.1 * max(worst, result.rule.p99_ms)),
         series=[
             Series(name, name, [(level.streams, _percentile(level, name)) for level in levels])
