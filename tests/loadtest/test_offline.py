@@ -10,6 +10,7 @@ import pytest
 from project import PROJECT, ExportedOffline, OfflineCheckpoint
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_report_holds_the_service_against_transformers(
     exported_offline: ExportedOffline, offline_checkpoint: OfflineCheckpoint

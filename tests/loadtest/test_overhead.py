@@ -10,6 +10,7 @@ import pytest
 from project import PROJECT, Exported
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_report_names_each_process_and_counts_every_chunk(exported: Exported) -> None:
     command = [sys.executable, "-m", "loadtest", "overhead", "--repository", str(exported(320))]

@@ -104,7 +104,8 @@ def test_the_command_line_on_a_server_that_only_recognizes_files(
     target = tmp_path / "jfk.vtt"
     assert run("transcribe", "--format", "vtt", "-o", str(target), recording).exit_code == 0
     shown = [line for line in target.read_text().splitlines()[1:] if line and "-->" not in line]
-    assert " ".join(shown).split() == report["text"].split()
+    # Words longer than a line are broken; blanks apart it is the text.
+    assert "".join("".join(shown).split()) == "".join(report["text"].split())
     assert run("transcribe", "--streaming", recording).exit_code == 2
     listed = json.loads(run("models", "--json").stdout)
     assert [(m["name"], m["mode"], m["state"]) for m in listed] == [

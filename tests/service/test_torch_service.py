@@ -19,7 +19,7 @@ from export.spec import LAYOUTS, Serving
 from export.streaming import export_streaming
 from server.launch import running
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 CHUNK_MS = 320
 
