@@ -103,7 +103,7 @@ def mask_blocks(frames: LogMel, rng: np.random.Generator) -> LogMel:
     masked = frames.copy()
     mean = frames.mean()
     for _ in range(int(rng.integers(0, 3))):
-        width = int(rng.integers(1, 16))
+        width = int(rng.integers(1, 23))
         start = int(rng.integers(0, MEL_BINS - width))
         masked[:, start : start + width] = mean
     for _ in range(int(rng.integers(0, 2 + len(frames) // (2 * FRAMES_PER_SECOND)))):
