@@ -48,7 +48,7 @@ def everything(
 def prepare(
     speech: Speech = Path("../shared/speech"),
     work_dir: Work = DEFAULT_WORK,
-    synthetic_shards: Shards = 200,
+    synthetic_shards: Shards = 150,
     jobs: Jobs = 2,
 ) -> None:
     """Synthesizes speech, computes features, trains the tokenizer."""
