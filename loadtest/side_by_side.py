@@ -7,10 +7,8 @@ has just measured, with the streams per core that it found.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from loadtest.comparison import (
     Recognizer,
     SpeechSet,
 )
-from loadtest.machine import cpu_model
+from loadtest.machine import cpu_model, now, this_command
 from loadtest.overhead import press
 from loadtest.recordings import INT16_PEAK, Recording, find_recordings
 from loadtest.result import CapacityResult
@@ -57,7 +55,7 @@ def measure(recordings: Sequence[Recording], repository: Path, url: str | None) 
         earshot.EarshotError: the server is not there, or a stream failed.
     """
     require_installed()
-    started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    started_at = now()
     if url is not None:
         software = _software(url)
         comparison = compare_with_pocketsphinx(url, recordings, None, "the server was elsewhere")
@@ -74,7 +72,7 @@ def measure(recordings: Sequence[Recording], repository: Path, url: str | None) 
         cpu_model=cpu_model(),
         cpu_cores=psutil.cpu_count() or 1,
         versions={"server": software} | {package: version(package) for package in packages},
-        command=" ".join(["python -m loadtest", *sys.argv[1:]]),
+        command=this_command(),
         started_at=started_at,
     )
 

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import earshot
 import numpy as np
 import psutil
 
-from loadtest.machine import cpu_model
+from loadtest.machine import cpu_model, now, this_command
 from loadtest.perf_analyzer import Measured, PerfAnalyzer
 from loadtest.result import CapacityResult
 from loadtest.server_process import ServerProcess, serving
@@ -67,7 +66,7 @@ class TwoTools:
         self._perf_analyzer = perf_analyzer
         self._streams = streams
         self._folder = folder
-        self._started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self._started_at = now()
 
     def closed_loop(
         self, streams: int, rounds: int, seconds: float, announce: Announce
@@ -116,7 +115,7 @@ class TwoTools:
                 "onnxruntime": version("onnxruntime"),
                 "locust": version("locust"),
             },
-            "command": " ".join(["python -m loadtest", *sys.argv[1:]]),
+            "command": this_command(),
             "started_at": self._started_at,
         }
 
