@@ -11,7 +11,6 @@ from typing import Any
 
 import soundfile
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     ParakeetCTCConfig,
     ParakeetEncoderConfig,
@@ -25,7 +24,7 @@ from transformers import (
     ParakeetTokenizer,
 )
 
-from checkpoints import SPEECH, VOCABULARY
+from checkpoints import SPEECH, VOCABULARY, small_tokenizer
 
 BLANK = VOCABULARY
 DURATIONS = (0, 1, 2, 3, 4)
@@ -127,14 +126,7 @@ def _hidden(model: Any, feature_extractor: ParakeetFeatureExtractor) -> torch.Te
 
 
 def _processor(kind: str) -> ParakeetProcessor:
-    letters = [chr(ord("a") + index % 26) * (1 + index // 26) for index in range(VOCABULARY - 1)]
-    pieces = {"<unk>": 0}
-    for index, letter in enumerate(letters):
-        pieces[("▁" if index % 3 == 0 else "") + letter] = index + 1
-    tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
     blank = {"pad_token": "<blank>"} if kind == "ctc" else {"pad_token": "<unk>"}
-    fast = ParakeetTokenizer(tokenizer_object=tokenizer, unk_token="<unk>", **blank)
+    fast = ParakeetTokenizer(tokenizer_object=small_tokenizer(), unk_token="<unk>", **blank)
     fast.add_special_tokens({"additional_special_tokens": ["<blank>"]})
     return ParakeetProcessor(ParakeetFeatureExtractor(MEL_BINS[kind]), fast, decoder_type=kind)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 
 import pytest
-from project import PROJECT
+from project import PROJECT, help_of
 
 README = (PROJECT / "README.md").read_text()
 CLIENT_README = (PROJECT / "client" / "README.md").read_text()
@@ -59,24 +58,12 @@ def test_every_path_exists() -> None:
 
 @pytest.mark.parametrize("module", ["export", "server", "loadtest"])
 def test_options_named_in_the_readme_exist(module: str) -> None:
-    text = " ".join(subprocess_help(module).split())
+    text = " ".join(help_of(module).split())
     for line in shell_lines(README):
         if line.startswith(f"python -m {module} "):
             for option in re.findall(r"--[a-z-]+", line):
                 assert option in text, (module, option)
     assert "Usage" in text
-
-
-def subprocess_help(module: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "TERM": "dumb", "NO_COLOR": "1"},
-    )
-    return result.stdout
 
 
 @pytest.mark.parametrize("text", [README, CLIENT_README], ids=["README", "client/README"])

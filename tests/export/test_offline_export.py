@@ -11,8 +11,14 @@ import onnx
 import onnxruntime
 import pytest
 from project import OFFLINE_KINDS, ExportedOffline, OfflineCheckpoint
+from repository_files import (
+    check_that_every_step_is_fed,
+    config_tensors,
+    onnx_tensors,
+    read_config,
+    spec_tensors,
+)
 from test_export import run_export
-from test_repository import config_tensors, onnx_tensors, read_config, spec_tensors
 
 from export.checkpoint import load_checkpoint
 from export.errors import ParityFailed
@@ -64,18 +70,7 @@ def test_configs_say_what_the_spec_says(repository: Path, spec: OfflineSpec) -> 
 
 
 def test_every_step_of_the_ensemble_is_fed(repository: Path, spec: OfflineSpec) -> None:
-    ensemble = read_config(repository / spec.ensemble.name / "config.pbtxt")
-    known = config_tensors(ensemble.input)
-    for step in ensemble.ensemble_scheduling.step:
-        member = read_config(repository / step.model_name / "config.pbtxt")
-        inputs, outputs = config_tensors(member.input), config_tensors(member.output)
-        assert set(step.input_map) == set(inputs), step.model_name
-        assert set(step.output_map) == set(outputs), step.model_name
-        for tensor, source in step.input_map.items():
-            assert known[source] == inputs[tensor], (step.model_name, tensor)
-        known |= {step.output_map[tensor]: outputs[tensor] for tensor in outputs}
-    for tensor, entry in config_tensors(ensemble.output).items():
-        assert known[tensor] == entry
+    check_that_every_step_is_fed(repository, spec.ensemble.name)
 
 
 def test_onnx_files_say_what_the_spec_says(repository: Path, spec: OfflineSpec) -> None:
