@@ -37,15 +37,19 @@ class ToolFailed(Exception):
 
 
 @contextmanager
-def two_tools(binary: Path, repository: Path) -> Generator[TwoTools]:
-    """Serve ``repository`` for both tools for the length of the block."""
+def two_tools(binary: Path, repository: Path, model: str | None) -> Generator[TwoTools]:
+    """Serve ``repository`` for both tools for the length of the block.
+
+    Args:
+        model: which of its recognizers; see `earshot.connect`.
+    """
     with (
         serving(repository) as server,
         tempfile.TemporaryDirectory() as folder,
-        earshot.connect(server.url) as client,
+        earshot.connect(server.url, model=model) as client,
     ):
         streams = [script.samples for script in write_scripts(load_recordings())[:SCRIPTS]]
-        theirs = PerfAnalyzer(binary, Path(folder), server.url)
+        theirs = PerfAnalyzer(binary, Path(folder), server.url, client.info.ensemble)
         theirs.write_input(client.info, streams)
         yield TwoTools(server, client, theirs, streams, Path(folder))
 
@@ -166,6 +170,8 @@ class TwoTools:
         command = [sys.executable, "-m", "loadtest", "hold", "--streams", str(streams)]
         command += ["--hold-s", str(seconds), "--url", self._server.url]
         command += ["--metrics-url", self._server.metrics_url, "--output", str(output)]
+        if name := self._client.info.name:
+            command += ["--model", name]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise ToolFailed(f"loadtest hold ended with {done.returncode}: {done.stderr.strip()}")
