@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from export.audio import SUPPORTED_CHUNK_MS
+from export.audio import SUPPORTED_CHUNK_MS, frames_per_chunk
 from export.errors import ExportError, GateFailed, UnsupportedOption
 from export.spec import Serving, check_name, check_precision, served_name
+from export.tensorrt.gpu import tensorrt_here
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -122,7 +123,7 @@ def main(
         encoder_instances=encoder_instances or (1 if runtime is Runtime.torch else 2),
     )
     try:
-        check_precision(runtime.value, precision.value)
+        _check_options(runtime.value, precision.value, layout.value, chunk_ms, name)
         _export(
             checkpoint,
             mode,
@@ -142,6 +143,17 @@ def main(
         sys.exit(2)
 
 
+def _check_options(runtime: str, precision: str, layout: str, chunk_ms: int, name: str) -> None:
+    """What can be refused without looking at the checkpoint."""
+    check_name(name)
+    check_precision(runtime, precision)
+    frames_per_chunk(chunk_ms)
+    if runtime == "tensorrt" and layout != "stages":
+        raise UnsupportedOption("--layout fused is for onnxruntime and torch, not for tensorrt")
+    if runtime == "tensorrt":
+        tensorrt_here()
+
+
 def _complain(message: str) -> None:
     _console.print(message, style="red", markup=False, soft_wrap=True)
 
@@ -157,20 +169,13 @@ def _export(
     name: str,
     layout: str,
 ) -> None:
-    # Torch and transformers take seconds to load; --help and bad options should not wait for them.
-    from export.audio import frames_per_chunk
+    # Torch and transformers take seconds to load; --help and bad options do not wait for them.
     from export.checkpoint import load_checkpoint
     from export.offline.export import export_offline
     from export.offline.spec import OfflineServing
     from export.streaming import export_streaming
-    from export.tensorrt.road import export_tensorrt, tensorrt_here
+    from export.tensorrt.road import export_tensorrt
 
-    check_name(name)
-    if runtime == "tensorrt" and layout != "stages":
-        raise UnsupportedOption("--layout fused is for onnxruntime and torch, not for tensorrt")
-    if runtime == "tensorrt":
-        tensorrt_here()
-    frames_per_chunk(chunk_ms)
     with _console.status("loading the checkpoint") as status:
         loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")

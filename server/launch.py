@@ -15,11 +15,11 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from .backend_directory import make_backend_directory
-from .command import Endpoints, triton_command, triton_environment
+from .command import triton_command, triton_environment
 from .errors import BadRepository, TritonDied
 from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models
-from .ports import choose_endpoints
+from .ports import Endpoints, choose_endpoints
 from .process import TritonProcess
 from .repository import Repository, read_repository
 from .tensorrt import Budget, require_state_pool

@@ -157,7 +157,7 @@ def main(
     """Prove the installed TensorRT engines on this GPU; prints what was measured as JSON."""
     from export.spec import Serving
     from export.streaming import spec_of
-    from export.tensorrt.road import tensorrt_here
+    from export.tensorrt.gpu import tensorrt_here
 
     try:
         tensorrt_here()

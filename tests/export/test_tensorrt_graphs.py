@@ -16,7 +16,8 @@ from export.errors import GraphRefused
 from export.onnx_file import export_flat_onnx
 from export.spec import Serving, StageSpec, StreamingSpec, TensorSpec
 from export.stages.decoder import Decoder
-from export.stages.state import FlatStage, StateLayout
+from export.stages.layout import StateLayout
+from export.stages.state import FlatStage
 from export.stages.unrolled_decoder import UnrolledDecoder
 from export.streaming import spec_of
 from export.tensorrt.graph_gate import check_graph
