@@ -96,12 +96,13 @@ def _scale(model: Any, feature_extractor: ParakeetFeatureExtractor) -> None:
             weight.uniform_(0.7, 1.4)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
     heard = _hidden(model, feature_extractor)
     mean, deviation = heard.mean(dim=0), heard.std(dim=0)
     if isinstance(model, ParakeetForCTC):
-        head = model.ctc_head
+        head: Any = model.ctc_head
         head.weight.normal_().div_(deviation[:, None])
         head.bias.copy_(-(head.weight[:, :, 0] @ mean))
         head.bias[BLANK] += BLANK_BIAS["ctc"]

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2
 
 from export.spec import TensorSpec
 
-ONNX_DTYPES = {
+ONNX_DTYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "FP32",
     onnx.TensorProto.INT32: "INT32",
     onnx.TensorProto.INT64: "INT64",

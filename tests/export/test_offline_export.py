@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -111,7 +112,7 @@ def test_manifest_tells_what_was_exported(repository: Path, spec: OfflineSpec) -
 def test_any_batch_of_any_length_runs(repository: Path, spec: OfflineSpec) -> None:
     """Also what is shorter than the graph's example, and the longest bucket."""
     for batch, samples in [(1, 160), (3, 160), (1, 320), (2, 480_000)]:
-        tensors = {
+        tensors: dict[str, Any] = {
             "AUDIO": np.zeros((batch, samples), np.float32),
             "AUDIO_LENGTH": np.full((batch, 1), samples, np.int32),
         }

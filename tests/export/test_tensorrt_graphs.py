@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -77,7 +78,7 @@ def toy_graph(path: Path, *nodes: onnx.NodeProto, **extra: list[onnx.ValueInfoPr
     return path
 
 
-def node(kind: str, inputs: list[str], outputs: list[str], **attributes: int) -> onnx.NodeProto:
+def node(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs, outputs, name=f"the_{kind}", **attributes)
 
 

@@ -69,6 +69,7 @@ def test_config_and_graph_that_disagree_are_named(toy_repository: Path) -> None:
 
 
 def test_a_server_that_dies_under_way_is_reported_with_its_log(toy_repository: Path) -> None:
+    pid = 0
     with (
         pytest.raises(TritonDied, match="Started GRPCInferenceService") as death,
         running(toy_repository) as triton,
@@ -79,6 +80,7 @@ def test_a_server_that_dies_under_way_is_reported_with_its_log(toy_repository: P
         raise ConnectionError("what a client would say")
     assert f"ended with {-signal.SIGKILL}" in str(death.value)
     assert isinstance(death.value.__cause__, ConnectionError)
+    assert pid
     _wait_for(lambda: not _group(pid))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import earshot
 import numpy as np
@@ -88,7 +89,10 @@ class Traffic:
 
     def add(self, heard: Heard | Exception) -> None:
         with self.progress:
-            (self.errors if isinstance(heard, Exception) else self.heard).append(heard)
+            if isinstance(heard, Exception):
+                self.errors.append(heard)
+            else:
+                self.heard.append(heard)
             self.progress.notify_all()
 
 
@@ -193,8 +197,8 @@ def states(triton: Triton) -> dict[str, str]:
 def loaded_models(triton: Triton) -> set[str]:
     """All models that are loaded, stages too."""
     with grpcclient.InferenceServerClient(triton.grpc_url) as client:
-        index = client.get_model_repository_index().models
-    return {model.name for model in index if model.state == "READY"}
+        index: Any = client.get_model_repository_index()
+    return {model.name for model in index.models if model.state == "READY"}
 
 
 def test_streams_run_through_the_change(
