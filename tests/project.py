@@ -22,6 +22,9 @@ Exported = Callable[[int], Path]
 OFFLINE_KINDS = ("streaming", "ctc", "rnnt", "tdt")
 """Kinds of checkpoints that can hear whole utterances."""
 
+OFFLINE_NAMES = {"streaming": "clinic_v1"}
+"""Names that kinds are exported under; the others have none."""
+
 OfflineCheckpoint = Callable[[str], Path]
 """kind -> folder of a random checkpoint."""
 

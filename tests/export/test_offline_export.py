@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from project import OFFLINE_KINDS, ExportedOffline, OfflineCheckpoint
+from project import OFFLINE_KINDS, OFFLINE_NAMES, ExportedOffline, OfflineCheckpoint
 from repository_files import (
     check_that_every_step_is_fed,
     config_tensors,
@@ -26,7 +26,7 @@ from export.errors import ParityFailed
 from export.offline.export import check_offline_parity, spec_of
 from export.offline.spec import OfflineServing, OfflineSpec
 from export.recordings import load_recordings
-from export.spec import StageSpec
+from export.spec import StageSpec, served_name
 
 KIND = "ctc"
 FIRST_CONVOLUTION = "subsampling.convolutions.0.weight"
@@ -45,11 +45,11 @@ def repository(exported_offline: ExportedOffline, kind: str) -> Path:
 
 @pytest.fixture(scope="module")
 def spec(offline_checkpoint: OfflineCheckpoint, kind: str) -> OfflineSpec:
-    return spec_for(offline_checkpoint(kind))
+    return spec_for(offline_checkpoint(kind), OFFLINE_NAMES.get(kind, ""))
 
 
-def spec_for(folder: Path) -> OfflineSpec:
-    return spec_of(load_checkpoint(str(folder)), "onnxruntime", "fp32", OfflineServing())
+def spec_for(folder: Path, name: str = "") -> OfflineSpec:
+    return spec_of(load_checkpoint(str(folder)), "onnxruntime", "fp32", OfflineServing(), name)
 
 
 def members(spec: OfflineSpec) -> tuple[StageSpec, ...]:
@@ -83,7 +83,7 @@ def test_onnx_files_say_what_the_spec_says(repository: Path, spec: OfflineSpec) 
         assert free(onnx_tensors(graph.input)) == spec_tensors(stage.inputs)
         assert free(onnx_tensors(graph.output)) == spec_tensors(stage.outputs)
         loops = [node for node in graph.node if node.op_type in ("Loop", "If", "Scan")]
-        walks = stage.name.startswith("decoder") and spec.ctc_blank is None
+        walks = stage.role == "decoder_offline" and spec.ctc_blank is None
         assert len(loops) == walks
 
 
@@ -95,17 +95,20 @@ def free(tensors):
 
 
 def test_manifest_tells_what_was_exported(repository: Path, spec: OfflineSpec) -> None:
-    manifest = json.loads((repository / "asr_offline" / "1" / "manifest.json").read_text())
+    manifest = json.loads((repository / spec.ensemble.name / "1" / "manifest.json").read_text())
     assert manifest["checkpoint"]["architecture"] == spec.architecture
     assert manifest["parity"]["reference_tokens"] > 100
     assert manifest["parity"]["chain_token_difference"] == 0
     assert manifest["parity"]["alone_token_difference"] == 0
     assert manifest["buckets_ms"] == [2000, 4000, 8000, 15000, 30000]
     assert sorted(manifest["files"]) == [
-        "decoder_offline/1/model.onnx",
-        "detokenizer_offline/1/tokenizer.json",
-        "encoder_offline/1/model.onnx",
-        "feature_extractor_offline/1/model.onnx",
+        served_name(spec.name, file)
+        for file in (
+            "decoder_offline/1/model.onnx",
+            "detokenizer_offline/1/tokenizer.json",
+            "encoder_offline/1/model.onnx",
+            "feature_extractor_offline/1/model.onnx",
+        )
     ]
 
 

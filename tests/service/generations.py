@@ -10,7 +10,9 @@ import json
 import shutil
 from pathlib import Path
 
-FIRST, SECOND = "clinic_v1", "clinic_v2"
+from project import OFFLINE_NAMES
+
+FIRST, SECOND = OFFLINE_NAMES["streaming"], "clinic_v2"
 
 
 def copy_as(name: str, models: Path, repository: Path) -> None:

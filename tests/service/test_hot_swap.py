@@ -17,7 +17,7 @@ import tritonclient.grpc as grpcclient
 from earshot._cli import app
 from earshot._sync import open_repository
 from generations import FIRST, SECOND, install_first, install_second
-from project import Exported
+from project import Exported, ExportedOffline
 from typer.testing import CliRunner
 
 from export.audio import SAMPLE_RATE_HZ
@@ -169,9 +169,9 @@ async def _send_files(
 
 
 @pytest.fixture
-def repository(exported: Exported, named_offline: Path, tmp_path: Path) -> Path:
+def repository(exported: Exported, exported_offline: ExportedOffline, tmp_path: Path) -> Path:
     """The first generation, in a repository that may be added to."""
-    install_first(exported(CHUNK_MS), named_offline, tmp_path / "models")
+    install_first(exported(CHUNK_MS), exported_offline("streaming"), tmp_path / "models")
     return tmp_path / "models"
 
 
