@@ -34,7 +34,9 @@ TOLERANCE = 0.2
 LOOKAHEAD_FRAMES = 6
 PIECES, PIECE_S = 8, 9.0
 SETTLED_FRAMES = 70
-"""The left context; the frames before are unlike all others, for they have less to attend to."""
+"""The left context; frames before are unlike the others, for they have less to attend to."""
+START_FRAMES = 35
+"""Of these, those that are least like them."""
 UNRECTIFIED = 4.0
 """Mean of what the joint network rectifies, whose deviation is one."""
 INHIBITION = 3.0
@@ -156,8 +158,9 @@ def _heard(model: Any, features: Any) -> torch.Tensor:
 def _hear_evenly(projector: Any, heard: torch.Tensor) -> None:
     """Project the frames to unit variance, away from what sets the start of a stream apart."""
     settled = heard[:, SETTLED_FRAMES:].flatten(0, 1)
-    starts = heard[:, :SETTLED_FRAMES].mean(dim=0)
-    only_there = torch.linalg.qr((starts - settled.mean(dim=0)).T).Q
+    starts = (heard[:, :START_FRAMES] - settled.mean(dim=0)).flatten(0, 1)
+    directions = torch.linalg.svd(starts, full_matrices=False).Vh
+    only_there = directions[: len(directions) // 8].T
     projector.weight.sub_(projector.weight @ only_there @ only_there.T)
     projected = settled @ projector.weight.T
     scale = 1 / projected.std(dim=0)
