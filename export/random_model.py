@@ -32,7 +32,8 @@ VOCABULARY = 1024
 TOKENS_PER_SECOND = 4.0
 TOLERANCE = 0.2
 LOOKAHEAD_FRAMES = 6
-PIECES, PIECE_S = 8, 9.0
+PIECES, PIECE_S = 2, 30.0
+"""As long as streams are: what a deep encoder hears drifts for hundreds of frames."""
 SETTLED_FRAMES = 70
 """The left context; frames before are unlike the others, for they have less to attend to."""
 START_FRAMES = 35

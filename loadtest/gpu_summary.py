@@ -34,7 +34,8 @@ class Row:
     """Of the level that the figures below are of."""
     chunk_p99_ms: float
     recognizer_busy: float | None
-    """Share of the time in which a batch is in a recognizer process, mean over the processes."""
+    """Share of the time in which a batch is in a recognizer process, mean over the processes; an
+    upper bound."""
     recognizer_batch: float | None
     recognizer_ms: float | None
     """Per batch, in the service."""
@@ -127,7 +128,8 @@ def limit_of(level: Level, busy: float | None, cores: int) -> str:
 
 def _busy(recognizer: StageUse, hold_s: float, instances: int) -> float:
     batches = recognizer.requests / max(1.0, recognizer.mean_batch)
-    return batches * recognizer.compute_ms / 1000 / hold_s / instances
+    # Triton's mean is over requests, most of which are in large batches: too much if they differ.
+    return min(1.0, batches * recognizer.compute_ms / 1000 / hold_s / instances)
 
 
 def _engine_ms(path: Path, batch: float) -> float | None:

@@ -89,6 +89,14 @@ class TorchEngine:
             for pool in self._pools:
                 pool.zero_()
 
+    @property
+    def device_bytes(self) -> int:
+        """Memory in use on the GPU, whoever uses it; 0 on a CPU."""
+        if self.device_name == "cpu":
+            return 0
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+
     def run(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
         """See `Engine.run`."""
         batch = len(slots)
