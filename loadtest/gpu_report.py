@@ -298,15 +298,9 @@ def _engine(plan: Plan, model: Model) -> Callable[[Path, float], None]:
 
 def _capacity(plan: Plan, model: Model) -> Callable[[Path, float], None]:
     def run(path: Path, left_s: float) -> None:
-        deadline_s = time.monotonic() + left_s
-        repository = _exported(plan, model, deadline_s)
         first = plan.first_streams or TARGETS[model.chunk_ms] // 2
-        search = ["--first-streams", str(first), "--resolution", "0.15"]
-        _load(
-            "capacity", *search, *_how(plan, repository, path, plan.hold_s), deadline_s=deadline_s
-        )
-        if not path.exists():
-            raise StepFailed("the capacity run left no result")
+        search = ["capacity", "--first-streams", str(first), "--resolution", "0.15"]
+        _load(plan, model, search, plan.hold_s, path, left_s)
 
     return run
 
@@ -315,32 +309,30 @@ def _long_hold(plan: Plan, model: Model) -> Callable[[Path, float], None]:
     """Whether 80 % of what was carried is carried for long."""
 
     def run(path: Path, left_s: float) -> None:
-        deadline_s = time.monotonic() + left_s
         found = plan.results / f"capacity_{model.name}.json"
         carried = CapacityResult.from_json(found).streams if found.exists() else 0
         if not carried:
             raise StepFailed(f"{found.name} has no count to hold {HOLD_SHARE:.0%} of")
-        streams = ["--streams", str(int(HOLD_SHARE * carried))]
-        repository = _exported(plan, model, deadline_s)
-        _load(
-            "hold", *streams, *_how(plan, repository, path, plan.long_hold_s), deadline_s=deadline_s
-        )
+        hold = ["hold", "--streams", str(int(HOLD_SHARE * carried))]
+        _load(plan, model, hold, plan.long_hold_s, path, left_s)
 
     return run
 
 
-def _how(plan: Plan, repository: Path, path: Path, hold_s: float) -> list[str]:
-    return [
-        *("--repository", str(repository), "--output", str(path)),
-        *("--hold-s", str(hold_s), "--processes", str(plan.processes)),
-    ]
-
-
-def _load(command: str, *arguments: str, deadline_s: float) -> None:
+def _load(
+    plan: Plan, model: Model, command: list[str], hold_s: float, path: Path, left_s: float
+) -> None:
     """A load test; not carried, or limited by the generator, is a result too."""
-    said = _command("loadtest", command, *arguments, deadline_s=deadline_s, accepted=(0, 1, 3))
-    if "Traceback" in said:
-        raise StepFailed(_end(said))
+    deadline_s = time.monotonic() + left_s
+    repository = _exported(plan, model, deadline_s)
+    said = _command(
+        *("loadtest", *command, "--repository", str(repository), "--output", str(path)),
+        *("--hold-s", str(hold_s), "--processes", str(plan.processes)),
+        deadline_s=deadline_s,
+        accepted=(0, 1, 3),
+    )
+    if not path.exists():
+        raise StepFailed(f"the load test left no result: {_end(said)}")
 
 
 def _export_all(plan: Plan, todo: Sequence[Step], deadline_s: float) -> None:
