@@ -160,6 +160,7 @@ def _export(
     # Torch and transformers take seconds to load; --help and bad options should not wait for them.
     from export.audio import frames_per_chunk
     from export.checkpoint import load_checkpoint
+    from export.install import replacing
     from export.offline.export import export_offline
     from export.offline.spec import OfflineServing
     from export.streaming import export_streaming
@@ -181,23 +182,28 @@ def _export(
             status.update(step)
             _console.print(f"  {step}")
 
-        if mode is not Mode.offline:
-            if runtime == "tensorrt":
-                parity = export_tensorrt(
-                    loaded, chunk_ms, precision, repository, serving, report, name
-                )
-            else:
-                parity = export_streaming(
-                    loaded, chunk_ms, runtime, precision, repository, serving, report, name, layout
-                )
-            assert parity is not None
-            ensemble = served_name(name, "asr_streaming")
-            _say(parity, repository, f"{ensemble} ({chunk_ms} ms chunks, {precision})")
-        if mode is not Mode.streaming:
-            offline = OfflineServing(encoder_instances=serving.encoder_instances)
-            parity = export_offline(loaded, runtime, precision, repository, offline, report, name)
-            ensemble = served_name(name, "asr_offline")
-            _say(parity, repository, f"{ensemble} (whole utterances, {precision})")
+        installed: list[str] = []
+        with replacing(repository) as new:
+            if mode is not Mode.offline:
+                if runtime == "tensorrt":
+                    parity = export_tensorrt(
+                        loaded, chunk_ms, precision, new, serving, report, name
+                    )
+                else:
+                    parity = export_streaming(
+                        loaded, chunk_ms, runtime, precision, new, serving, report, name, layout
+                    )
+                assert parity is not None
+                _say(parity)
+                ensemble = served_name(name, "asr_streaming")
+                installed.append(f"{ensemble} ({chunk_ms} ms chunks, {precision})")
+            if mode is not Mode.streaming:
+                offline = OfflineServing(encoder_instances=serving.encoder_instances)
+                _say(export_offline(loaded, runtime, precision, new, offline, report, name))
+                ensemble = served_name(name, "asr_offline")
+                installed.append(f"{ensemble} (whole utterances, {precision})")
+    for what in installed:
+        _console.print(f"[green]installed[/green] {what} in {repository}")
     if mode is not Mode.both:
         _warn_of_the_other(repository, name, mode, loaded)
 
@@ -234,13 +240,12 @@ def _warn_of_the_other(repository: Path, name: str, mode: Mode, checkpoint: Chec
         )
 
 
-def _say(parity: Parity, repository: Path, what: str) -> None:
+def _say(parity: Parity) -> None:
     _console.print(
         f"  {parity.audio_seconds:.0f} s of speech, {parity.reference_tokens} reference tokens: "
         f"{parity.chain_token_difference:.2%} differ, {parity.alone_token_difference:.2%} if each "
         "stream runs alone"
     )
-    _console.print(f"[green]installed[/green] {what} in {repository}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Export the random checkpoint for a chunk, once per session: chunk_ms -> repository."""
     from export.checkpoint import load_checkpoint
+    from export.install import replacing
     from export.spec import Serving
     from export.streaming import export_streaming
 
@@ -36,9 +37,10 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
         path = folder / str(chunk_ms)
         if not path.exists():
             checkpoint = load_checkpoint(str(random_checkpoint))
-            export_streaming(
-                checkpoint, chunk_ms, "onnxruntime", "fp32", path, serving, lambda step: None
-            )
+            with replacing(path) as new:
+                export_streaming(
+                    checkpoint, chunk_ms, "onnxruntime", "fp32", new, serving, lambda step: None
+                )
         return path
 
     return repository
@@ -74,6 +76,7 @@ def exported_offline(
 ) -> ExportedOffline:
     """Export a random checkpoint for whole utterances, once per session: kind -> repository."""
     from export.checkpoint import load_checkpoint
+    from export.install import replacing
     from export.offline.export import export_offline
     from export.offline.spec import OfflineServing
 
@@ -83,9 +86,10 @@ def exported_offline(
         path = folder / kind
         if not path.exists():
             checkpoint = load_checkpoint(str(offline_checkpoint(kind)))
-            export_offline(
-                checkpoint, "onnxruntime", "fp32", path, OfflineServing(), lambda step: None
-            )
+            with replacing(path) as new:
+                export_offline(
+                    checkpoint, "onnxruntime", "fp32", new, OfflineServing(), lambda step: None
+                )
         return path
 
     return repository

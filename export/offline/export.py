@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from export.audio import HOP_SAMPLES
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedCheckpoint
-from export.install import replacing
+from export.install import Replacement
 from export.manifest import write_manifest
 from export.offline.chain import OfflineChain
 from export.offline.config import config_files
@@ -92,39 +92,39 @@ def export_offline(
     checkpoint: Checkpoint,
     runtime: str,
     precision: str,
-    repository: Path,
+    new: Replacement,
     serving: OfflineServing,
     report: Report,
     name: str = "",
 ) -> Parity:
-    """Export ``checkpoint`` as ``asr_offline`` into ``repository``.
+    """Build ``checkpoint``'s models as ``asr_offline``, to be installed.
 
     Args:
+        new: takes them; other models of its repository stay as they are.
         report: is told the name of each step as it begins.
-        name: prefix of the models' names; other models of the repository stay as they are.
+        name: prefix of the models' names.
 
     Raises:
         UnsupportedOption: the name will not do.
         UnsupportedCheckpoint: the stages cannot express it.
-        ParityFailed: the result differs from the original; the repository is untouched.
+        ParityFailed: the result differs from the original.
     """
     began = time.monotonic()
     check_name(name)
     spec = spec_of(checkpoint, runtime, precision, serving, name)
     stages = build_stages(checkpoint, spec)
-    models = [stage.name for stage in (*spec.stages, spec.detokenizer, spec.ensemble)]
-    with replacing(repository, models) as folder:
-        report("offline stages to ONNX")
-        export_stages(folder, stages, spec)
-        if precision == "int8":
-            report("quantizing the encoder")
-            quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")
-        write_configs(folder, config_files(spec))
-        write_tokenizer(folder / spec.detokenizer.name, checkpoint)
-        report("comparing with transformers on real speech")
-        utterances = [recording.samples for recording in load_recordings()]
-        parity = check_offline_parity(checkpoint, folder, spec, utterances)
-        write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
+    folder = new.add(spec.models)
+    report("offline stages to ONNX")
+    export_stages(folder, stages, spec)
+    if precision == "int8":
+        report("quantizing the encoder")
+        quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")
+    write_configs(folder, config_files(spec))
+    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    report("comparing with transformers on real speech")
+    utterances = [recording.samples for recording in load_recordings()]
+    parity = check_offline_parity(checkpoint, folder, spec, utterances)
+    write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
 
 

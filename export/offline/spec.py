@@ -118,6 +118,11 @@ class OfflineSpec:
         return StageSpec(ENSEMBLE, self.audio, outputs, prefix=self.name)
 
     @property
+    def models(self) -> list[str]:
+        """Names of all models."""
+        return [stage.name for stage in (*self.stages, self.detokenizer, self.ensemble)]
+
+    @property
     def client_parameters(self) -> dict[str, str]:
         """What a client learns from the server instead of being configured with it."""
         return {

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export.audio import frames_per_chunk
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedOption
-from export.install import replacing
+from export.install import Replacement
 from export.manifest import file_sha256, write_manifest
 from export.onnx_file import export_flat_onnx
 from export.parity import Parity
@@ -57,17 +57,17 @@ def export_tensorrt(
     checkpoint: Checkpoint,
     chunk_ms: int,
     precision: str,
-    repository: Path,
+    new: Replacement,
     serving: Serving,
     report: Report,
     name: str = "",
 ) -> Parity:
-    """Export ``checkpoint`` as engines into ``repository``; see the module for the steps.
+    """Build ``checkpoint``'s engines, to be installed; see the module for the steps.
 
     Raises:
         UnsupportedOption: this machine has no TensorRT, GPU or modelopt, or the checkpoint does
             not support the chunk.
-        GateFailed: a graph, its numerics or an engine is not good; the repository is untouched.
+        GateFailed: a graph, its numerics or an engine is not good.
     """
     began = time.monotonic()
     tensorrt_here()
@@ -78,20 +78,20 @@ def export_tensorrt(
     stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
     spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, serving, name)
     speech = [recording.samples for recording in load_recordings()]
-    cache = repository.resolve().parent / f".{repository.resolve().name}.timing_cache"
-    with replacing(repository, spec.models, spec.obsolete_models) as folder:
-        write_graphs(folder, stages, spec, speech, report)
-        facts: dict[str, Any] = {"gpu": asdict(gpu)}
-        if precision != "fp32":
-            report("half precision on minutes of speech")
-            facts["numerics"] = asdict(half_numerics(checkpoint, folder, stages, spec, speech))
-        facts |= _build(folder, spec, cache, report)
-        write_configs(folder, config_files(spec))
-        write_tokenizer(folder / spec.detokenizer.name, checkpoint)
-        report("comparing engines with ONNX and transformers on real speech")
-        parity = _verify(checkpoint, folder, spec, stages, speech, facts)
-        seconds = time.monotonic() - began
-        write_manifest(folder, checkpoint, spec, parity, seconds, {"tensorrt": facts})
+    cache = new.repository.with_name(f".{new.repository.name}.timing_cache")
+    folder = new.add(spec.models, spec.obsolete_models)
+    write_graphs(folder, stages, spec, speech, report)
+    facts: dict[str, Any] = {"gpu": asdict(gpu)}
+    if precision != "fp32":
+        report("half precision on minutes of speech")
+        facts["numerics"] = asdict(half_numerics(checkpoint, folder, stages, spec, speech))
+    facts |= _build(folder, spec, cache, report)
+    write_configs(folder, config_files(spec))
+    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    report("comparing engines with ONNX and transformers on real speech")
+    parity = _verify(checkpoint, folder, spec, stages, speech, facts)
+    seconds = time.monotonic() - began
+    write_manifest(folder, checkpoint, spec, parity, seconds, {"tensorrt": facts})
     return parity
 
 

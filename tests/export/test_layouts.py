@@ -88,13 +88,14 @@ def test_what_a_runtime_cannot_do_is_refused(
     random_checkpoint: Path, tmp_path: Path, runtime: str, precision: str, layout: str, message: str
 ) -> None:
     checkpoint = load_checkpoint(str(random_checkpoint))
-    with pytest.raises(UnsupportedOption, match=message):
+    refused = pytest.raises(UnsupportedOption, match=message)
+    with refused, replacing(tmp_path / "r") as new:
         export_streaming(
             checkpoint,
             320,
             runtime,
             precision,
-            tmp_path / "r",
+            new,
             Serving(),
             lambda _: None,
             layout=layout,
@@ -134,7 +135,8 @@ def test_one_layout_replaces_the_other(random_checkpoint: Path, tmp_path: Path) 
     repository = tmp_path / "r"
     for layout in ("stages", "fused", "stages"):
         spec = _spec(random_checkpoint, "onnxruntime", layout)
-        with replacing(repository, spec.models, spec.obsolete_models) as folder:
+        with replacing(repository) as new:
+            folder = new.add(spec.models, spec.obsolete_models)
             for name, text in config_files(spec).items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_text(text)
@@ -169,17 +171,18 @@ def _encoded(folder: Path, precision: str) -> np.ndarray:
 
 def test_a_program_in_16_bits_hears_something(random_checkpoint: Path, tmp_path: Path) -> None:
     speech = [recording.samples[:16_000] for recording in load_recordings()[:3]]
-    export_streaming(
-        load_checkpoint(str(random_checkpoint)),
-        CHUNK_MS,
-        "torch",
-        "fp16",
-        tmp_path / "r",
-        Serving(),
-        lambda _: None,
-        layout="fused",
-        gate=False,
-    )
+    with replacing(tmp_path / "r") as new:
+        export_streaming(
+            load_checkpoint(str(random_checkpoint)),
+            CHUNK_MS,
+            "torch",
+            "fp16",
+            new,
+            Serving(),
+            lambda _: None,
+            layout="fused",
+            gate=False,
+        )
     manifest = tmp_path / "r" / "asr_streaming" / "1" / "manifest.json"
     assert json.loads(manifest.read_text())["parity"] is None
     spec = _spec(random_checkpoint, "torch", "fused", "fp16")

@@ -11,17 +11,19 @@ import pytest
 def named_offline(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the random checkpoint as `clinic_v1_asr_offline`."""
     from export.checkpoint import load_checkpoint
+    from export.install import replacing
     from export.offline.export import export_offline
     from export.offline.spec import OfflineServing
 
     repository = tmp_path_factory.mktemp("offline") / "models"
-    export_offline(
-        load_checkpoint(str(random_checkpoint)),
-        "onnxruntime",
-        "fp32",
-        repository,
-        OfflineServing(),
-        lambda step: None,
-        "clinic_v1",
-    )
+    with replacing(repository) as new:
+        export_offline(
+            load_checkpoint(str(random_checkpoint)),
+            "onnxruntime",
+            "fp32",
+            new,
+            OfflineServing(),
+            lambda step: None,
+            "clinic_v1",
+        )
     return repository

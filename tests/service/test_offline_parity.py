@@ -16,6 +16,7 @@ from project import DEMO_CHECKPOINT, OFFLINE_KINDS, OfflineCheckpoint
 from whole_files import OfflineService
 
 from export.checkpoint import load_checkpoint
+from export.install import replacing
 from export.offline.export import export_offline
 from export.offline.reference import transcribe
 from export.offline.spec import OfflineServing
@@ -39,7 +40,8 @@ def service(
     checkpoint = load_checkpoint(folder)
     repository = tmp_path_factory.mktemp("models") / request.param
     serving = OfflineServing()
-    export_offline(checkpoint, "onnxruntime", "fp32", repository, serving, lambda step: None)
+    with replacing(repository) as new:
+        export_offline(checkpoint, "onnxruntime", "fp32", new, serving, lambda step: None)
     with running(repository) as triton:
         yield OfflineService(triton.grpc_url, triton.metrics_url, checkpoint)
 

@@ -17,6 +17,7 @@ from project import DEMO_CHECKPOINT
 
 from export.audio import SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS
 from export.checkpoint import load_checkpoint
+from export.install import replacing
 from export.recordings import load_recordings
 from export.spec import Serving
 from export.streaming import export_streaming
@@ -34,9 +35,10 @@ def service(
     repository = tmp_path_factory.mktemp("models") / "demo"
     checkpoint = load_checkpoint(os.environ.get("EARSHOT_CHECKPOINT", str(DEMO_CHECKPOINT)))
     serving = Serving(max_streams=256)
-    export_streaming(
-        checkpoint, request.param, "onnxruntime", "fp32", repository, serving, lambda step: None
-    )
+    with replacing(repository) as new:
+        export_streaming(
+            checkpoint, request.param, "onnxruntime", "fp32", new, serving, lambda step: None
+        )
     with running(repository) as triton:
         yield Service(triton.grpc_url, triton.metrics_url, checkpoint, request.param)
 
