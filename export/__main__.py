@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,9 @@ from export.spec import Serving, check_name, check_precision, served_name
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
+    from export.install import Replacement
     from export.parity import Parity
+    from export.streaming import Report
 
 _console = Console(stderr=True)
 
@@ -123,17 +126,15 @@ def main(
     )
     try:
         check_precision(runtime.value, precision.value)
-        _export(
-            checkpoint,
-            mode,
-            chunk_ms,
-            runtime.value,
-            precision.value,
-            repository,
-            serving,
-            name,
-            layout.value,
+        order = _Order(
+            chunk_ms=chunk_ms,
+            runtime=runtime.value,
+            precision=precision.value,
+            layout=layout.value,
+            serving=serving,
+            name=name,
         )
+        _export(checkpoint, mode, repository, order)
     except GateFailed as error:
         _complain(f"nothing was installed: {error}")
         sys.exit(1)
@@ -146,80 +147,109 @@ def _complain(message: str) -> None:
     _console.print(message, style="red", markup=False, soft_wrap=True)
 
 
-def _export(
-    checkpoint: str,
-    mode: Mode | None,
-    chunk_ms: int,
-    runtime: str,
-    precision: str,
-    repository: Path,
-    serving: Serving,
-    name: str,
-    layout: str,
-) -> None:
+@dataclass(frozen=True)
+class _Order:
+    """How the models shall be, whichever they are."""
+
+    chunk_ms: int
+    runtime: str
+    precision: str
+    layout: str
+    serving: Serving
+    name: str
+
+
+def _export(checkpoint: str, mode: Mode | None, repository: Path, order: _Order) -> None:
     # Torch and transformers take seconds to load; --help and bad options should not wait for them.
     from export.audio import frames_per_chunk
     from export.checkpoint import load_checkpoint
     from export.install import replacing
-    from export.offline.export import export_offline
-    from export.offline.spec import OfflineServing
-    from export.streaming import export_streaming
-    from export.tensorrt.road import export_tensorrt, tensorrt_here
+    from export.tensorrt.road import tensorrt_here
 
-    check_name(name)
-    if runtime == "tensorrt" and layout != "stages":
+    check_name(order.name)
+    if order.runtime == "tensorrt" and order.layout != "stages":
         raise UnsupportedOption("--layout fused is for onnxruntime and torch, not for tensorrt")
-    if runtime == "tensorrt":
+    if order.runtime == "tensorrt":
         tensorrt_here()
-    frames_per_chunk(chunk_ms)
+    frames_per_chunk(order.chunk_ms)
     with _console.status("loading the checkpoint") as status:
         loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
         mode = mode or (Mode.streaming if loaded.streams else Mode.offline)
-        _require_live(loaded, mode, runtime, layout)
+        _require_possible(loaded, mode, order)
 
         def report(step: str) -> None:
             status.update(step)
             _console.print(f"  {step}")
 
-        installed: list[str] = []
+        ensembles: list[str] = []
         with replacing(repository) as new:
             if mode is not Mode.offline:
-                if runtime == "tensorrt":
-                    parity = export_tensorrt(
-                        loaded, chunk_ms, precision, new, serving, report, name
-                    )
-                else:
-                    parity = export_streaming(
-                        loaded, chunk_ms, runtime, precision, new, serving, report, name, layout
-                    )
-                assert parity is not None
-                _say(parity)
-                ensemble = served_name(name, "asr_streaming")
-                installed.append(f"{ensemble} ({chunk_ms} ms chunks, {precision})")
+                _say(_export_streaming(loaded, order, new, report))
+                ensembles.append(f"asr_streaming ({order.chunk_ms} ms chunks, {order.precision})")
             if mode is not Mode.streaming:
-                offline = OfflineServing(encoder_instances=serving.encoder_instances)
-                _say(export_offline(loaded, runtime, precision, new, offline, report, name))
-                ensemble = served_name(name, "asr_offline")
-                installed.append(f"{ensemble} (whole utterances, {precision})")
-    for what in installed:
+                _say(_export_offline(loaded, order, new, report))
+                ensembles.append(f"asr_offline (whole utterances, {order.precision})")
+    for ensemble in ensembles:
+        what = served_name(order.name, ensemble)
         _console.print(f"[green]installed[/green] {what} in {repository}")
     if mode is not Mode.both:
-        _warn_of_the_other(repository, name, mode, loaded)
+        _warn_of_the_other(repository, order.name, mode, loaded)
 
 
-def _require_live(checkpoint: Checkpoint, mode: Mode, runtime: str, layout: str) -> None:
+def _export_streaming(
+    checkpoint: Checkpoint, order: _Order, new: Replacement, report: Report
+) -> Parity:
+    from export.streaming import export_streaming
+    from export.tensorrt.road import export_tensorrt
+
+    what = order.runtime, order.precision
+    if order.runtime == "tensorrt":
+        return export_tensorrt(
+            checkpoint, order.chunk_ms, order.precision, new, order.serving, report, order.name
+        )
+    parity = export_streaming(
+        checkpoint, order.chunk_ms, *what, new, order.serving, report, order.name, order.layout
+    )
+    assert parity is not None
+    return parity
+
+
+def _export_offline(
+    checkpoint: Checkpoint, order: _Order, new: Replacement, report: Report
+) -> Parity:
+    from export.offline.export import export_offline
+    from export.offline.spec import OfflineServing
+    from export.tensorrt.offline_road import export_offline_tensorrt
+
+    serving = OfflineServing(encoder_instances=order.serving.encoder_instances)
+    if order.runtime == "tensorrt":
+        return export_offline_tensorrt(checkpoint, new, serving, report, order.name)
+    return export_offline(
+        checkpoint, order.runtime, order.precision, new, serving, report, order.name
+    )
+
+
+def _require_possible(checkpoint: Checkpoint, mode: Mode, order: _Order) -> None:
     """What is for live streams is refused where there are others."""
-    if runtime != "onnxruntime" and not checkpoint.streams:
+    if mode is not Mode.offline and not checkpoint.streams:
         raise UnsupportedOption(
-            f"{checkpoint.name} is a {checkpoint.architecture}: it hears whole utterances only, "
-            f"and --runtime {runtime} is for live streams only; use --runtime onnxruntime"
+            f"{checkpoint.name} is a {checkpoint.architecture}: it hears whole utterances only; "
+            "use --mode offline"
         )
-    if runtime != "onnxruntime" and mode is not Mode.streaming:
+    if mode is Mode.streaming:
+        return
+    if order.runtime == "torch":
         raise UnsupportedOption(
-            f"--runtime {runtime} is for live streams only: add --mode streaming"
+            "--runtime torch is for live streams only: add --mode streaming, or use --runtime "
+            "onnxruntime or tensorrt"
         )
-    if layout == "fused" and mode is Mode.offline:
+    if order.runtime == "tensorrt" and order.precision != "fp32":
+        raise UnsupportedOption(
+            f"engines for whole utterances are fp32 so far, not {order.precision}: export them on "
+            "their own, with --mode offline --precision fp32"
+        )
+    if order.layout == "fused" and mode is Mode.offline:
         raise UnsupportedOption("--layout fused is for live streams only, and there are none")
 
 

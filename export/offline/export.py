@@ -14,7 +14,7 @@ from export.checkpoint import Checkpoint
 from export.errors import UnsupportedCheckpoint
 from export.install import Replacement
 from export.manifest import write_manifest
-from export.offline.chain import OfflineChain
+from export.offline.chain import OfflineChain, OpenOfflineStage, open_session
 from export.offline.config import config_files
 from export.offline.onnx_file import export_stages
 from export.offline.reference import lookahead_of, transcribe
@@ -78,6 +78,7 @@ def spec_of(
     return OfflineSpec(
         checkpoint=checkpoint.name,
         architecture=checkpoint.architecture,
+        causal=checkpoint.streams,
         num_mel_bins=encoder.num_mel_bins,
         encoded_size=encoder.hidden_size if ctc else config.decoder_hidden_size,
         ctc_blank=config.pad_token_id if ctc else None,
@@ -133,14 +134,18 @@ def check_offline_parity(
     folder: Path,
     spec: OfflineSpec,
     utterances: Sequence[NDArray[np.float32]],
+    open_stage: OpenOfflineStage = open_session,
 ) -> Parity:
     """Compare the stages in ``folder`` with the original on ``utterances`` (samples [N], 16 kHz).
+
+    Args:
+        open_stage: the runtime that executes them.
 
     Raises:
         ParityFailed: says which stage differs, and by how much.
     """
     references = transcribe(checkpoint, utterances)
-    chain = OfflineChain(folder, spec)
+    chain = OfflineChain(folder, spec, open_stage)
     together = chain.transcribe(utterances)
     comparison = Comparison(
         references=references,

@@ -33,6 +33,7 @@ from export.tensorrt.gpu import this_gpu
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.half import tensorrt_stages
 from export.tensorrt.numerics import Numerics, long_utterances, measure
+from export.tensorrt.profiles import chunk_profiles
 from export.triton_config import config_files
 
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "fp8": 20}
@@ -141,7 +142,8 @@ def _build(folder: Path, spec: StreamingSpec, cache: Path, report: Report) -> di
     for stage in spec.stages:
         report(f"{stage.name} to a TensorRT engine (minutes)")
         onnx = folder / stage.name / "1" / "model.onnx"
-        facts = build_engine(onnx, stage, spec.serving.max_batch_size, cache)
+        profiles = chunk_profiles(stage, spec.serving.max_batch_size)
+        facts = build_engine(onnx, stage, profiles, cache)
         engines[stage.name] = {"source_sha256": file_sha256(onnx), **asdict(facts)}
     profile = {"min": 1, "opt": spec.serving.max_batch_size, "max": spec.serving.max_batch_size}
     return {"version": tensorrt_version(), "batch_profile": profile, "engines": engines}

@@ -13,7 +13,7 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from export.__main__ import Mode, _require_live, _warn_of_the_other
+from export.__main__ import Mode, _Order, _require_possible, _warn_of_the_other
 from export.chain import Chain
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import UnsupportedOption
@@ -106,8 +106,10 @@ def test_what_a_runtime_cannot_do_is_refused(
 @pytest.mark.parametrize(
     ("architecture", "mode", "runtime", "layout", "message"),
     [
-        ("ParakeetForCTC", "offline", "torch", "stages", "hears whole utterances only.*onnxrunt"),
-        ("NemotronAsrStreamingForRNNT", "both", "tensorrt", "stages", "add --mode streaming"),
+        ("ParakeetForCTC", "offline", "torch", "stages", "live streams only.*onnxruntime or tens"),
+        ("ParakeetForCTC", "both", "onnxruntime", "stages", "hears whole utterances only.*offline"),
+        ("NemotronAsrStreamingForRNNT", "both", "torch", "stages", "add --mode streaming"),
+        ("NemotronAsrStreamingForRNNT", "both", "tensorrt", "stages", "fp32 so far, not fp16"),
         ("ParakeetForCTC", "offline", "onnxruntime", "fused", "--layout fused is for live"),
     ],
 )
@@ -116,7 +118,8 @@ def test_what_is_for_live_streams_is_refused_elsewhere(
 ) -> None:
     checkpoint = Checkpoint("mine", type(architecture, (), {})(), None, "")
     with pytest.raises(UnsupportedOption, match=message):
-        _require_live(checkpoint, Mode(mode), runtime, layout)
+        order = _Order(CHUNK_MS, runtime, "fp16", layout, Serving(), "")
+        _require_possible(checkpoint, Mode(mode), order)
 
 
 def test_the_other_ensemble_of_another_checkpoint_is_told_of(
