@@ -11,6 +11,7 @@ REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
 MODEL_CONTROL ?=
 NAME ?=
+MODEL ?= $(NAME)
 STREAMS ?= 64
 MAX_STREAMS ?=
 HOLD_S ?= 60
@@ -52,7 +53,8 @@ help: ## Print this help
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT MODEL_CONTROL"
 	@echo "  NAME PYTHON SPEECH RECORDINGS"
-	@echo "of the load test: URL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES; of the baseline: URL RECORDINGS SETS OUTPUT"
+	@echo "of the load test: URL MODEL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES"
+	@echo "of the baseline: URL MODEL RECORDINGS SETS OUTPUT; of the overhead: MODEL"
 	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
@@ -108,14 +110,17 @@ demo-model: $(READY) ## Train the demo model from recordings (hours; may be stop
 	$(BIN)/python -m export.demo --speech $(SPEECH) --fresh
 
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
-	$(BIN)/python -m loadtest overhead --repository $(REPOSITORY)
+	$(BIN)/python -m loadtest overhead --repository $(REPOSITORY) $(ONE_MODEL)
+
+# Which recognizer is measured: by default the one that NAME exports.
+ONE_MODEL = $(if $(MODEL),--model $(MODEL))
 
 offline: $(READY) ## Whole files: audio seconds per second and core, beside transformers itself
 	@$(MAKE) --no-print-directory MODE=offline REPOSITORY=$(OFFLINE) $(OFFLINE)/.exported
 	$(BIN)/python -m loadtest offline --checkpoint $(CHECKPOINT) --repository $(OFFLINE)
 
 # Without URL they start a server of their own on REPOSITORY.
-LOAD = $(if $(URL),--url $(URL),--repository $(REPOSITORY)) --hold-s $(HOLD_S) \
+LOAD = $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL) --hold-s $(HOLD_S) \
   $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(PROCESSES),--processes $(PROCESSES))
 
 capacity: $(READY) $(if $(URL),,$(EXPORTED)) ## Find how many live streams the server at URL carries
@@ -128,7 +133,7 @@ selftest: $(READY) ## Hold the load test against services whose capacity is know
 	$(BIN)/python -m loadtest selftest
 
 baseline: $(READY) $(if $(URL),,$(EXPORTED)) ## WER and streams per core beside PocketSphinx, on RECORDINGS
-	$(BIN)/python -m loadtest baseline $(if $(URL),--url $(URL),--repository $(REPOSITORY)) \
+	$(BIN)/python -m loadtest baseline $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL) \
 	  --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) $(if $(OUTPUT),--output $(OUTPUT))
 
 gpu-build: ## GPU machine: the two images, TensorRT and Triton of NVIDIA_TAG
@@ -159,8 +164,9 @@ lint: $(READY) ## ruff: format and rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(READY) ## pyright, strict
+types: $(READY) ## pyright: strict, of the tests standard
 	$(BIN)/pyright
+	$(BIN)/pyright --project tests
 
 # Committed configs stay. Others go with their models: Triton would look for those.
 COMMITTED := $(addprefix model_repository/,asr_streaming decoder detokenizer encoder feature_extractor)

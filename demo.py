@@ -8,41 +8,29 @@ from __future__ import annotations
 
 import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
 
-import csv
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import earshot
-import jiwer
 import typer
 from rich.console import Console
 from rich.table import Table
-from whisper_normalizer.english import EnglishTextNormalizer
 
 from loadtest.crowd import CrowdFailed
 from loadtest.measure import Setup, measuring
+from loadtest.recordings import Recording, find_recordings
 from loadtest.report_line import verdict_of
 from loadtest.result import Level
 from loadtest.search import search
 from loadtest.server_process import ServerEnded, ServerProcess, serving
 from loadtest.speech import RECORDINGS
+from loadtest.word_errors import score, total
 
 HOLD_S = 5.0
 RESOLUTION = 0.15
 """A quick look: `make capacity` finds the count more closely, and holds it for longer."""
 _console = Console()
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A recording, what was said and what the service heard."""
-
-    file: str
-    said: str
-    heard: str
-    seconds: float
 
 
 def main(
@@ -64,38 +52,25 @@ def _show(server: ServerProcess) -> None:
             f"serving [bold]{info.model}[/bold] ({info.precision}, {info.chunk_ms} ms chunks) on "
             f"{info.server} at {server.url}\n"
         )
-        _print_transcripts(_transcribe_all(client))
+        recordings = find_recordings(RECORDINGS)
+        _print_transcripts(recordings, [client.transcribe(each.path) for each in recordings])
     _print_capacity(server, info)
 
 
-def _transcribe_all(client: earshot.Client) -> list[Heard]:
-    """Every recording of the repository, streamed as fast as the server answers."""
-    heard: list[Heard] = []
-    for manifest in sorted(RECORDINGS.rglob("manifest.tsv")):
-        with manifest.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-                transcript = client.transcribe(manifest.parent / row["file"])
-                heard.append(
-                    Heard(row["file"], row["transcript"], transcript.text, transcript.duration_s)
-                )
-    return heard
-
-
-def _print_transcripts(results: list[Heard]) -> None:
-    normalize = EnglishTextNormalizer()
+def _print_transcripts(recordings: list[Recording], heard: list[earshot.Transcript]) -> None:
     table = Table(title="Real speech, streamed over gRPC", show_lines=True)
     table.add_column("recording", no_wrap=True)
     table.add_column("said")
     table.add_column("heard")
     table.add_column("WER", justify="right")
-    said = [normalize(result.said) for result in results]
-    heard = [normalize(result.heard) for result in results]
-    for result, reference, hypothesis in zip(results, said, heard, strict=True):
-        rate = jiwer.wer(reference, hypothesis)
-        table.add_row(result.file, result.said, result.heard, f"{rate:.0%}")
+    said = [recording.said for recording in recordings]
+    scores = score(said, [transcript.text for transcript in heard])
+    for recording, transcript, each in zip(recordings, heard, scores, strict=True):
+        table.add_row(recording.path.name, recording.said, transcript.text, f"{each.rate:.0%}")
     _console.print(table)
-    seconds = sum(result.seconds for result in results)
-    _console.print(f"word error rate over {seconds:.0f} s: [bold]{jiwer.wer(said, heard):.1%}\n")
+    seconds = sum(transcript.duration_s for transcript in heard)
+    rate = total(scores).rate
+    _console.print(f"word error rate over {seconds:.0f} s: [bold]{rate:.1%}\n")
 
 
 def _print_capacity(server: ServerProcess, info: earshot.ServerInfo) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from export.audio import SUPPORTED_CHUNK_MS
+from export.audio import SUPPORTED_CHUNK_MS, frames_per_chunk
 from export.errors import ExportError, GateFailed, UnsupportedOption
 from export.spec import Serving, check_name, check_precision, served_name
+from export.tensorrt.gpu import tensorrt_here
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -125,7 +126,7 @@ def main(
         encoder_instances=encoder_instances or (1 if runtime is Runtime.torch else 2),
     )
     try:
-        check_precision(runtime.value, precision.value)
+        _check_options(runtime.value, precision.value, layout.value, chunk_ms, name)
         order = _Order(
             chunk_ms=chunk_ms,
             runtime=runtime.value,
@@ -141,6 +142,17 @@ def main(
     except ExportError as error:
         _complain(f"error: {error}")
         sys.exit(2)
+
+
+def _check_options(runtime: str, precision: str, layout: str, chunk_ms: int, name: str) -> None:
+    """What can be refused without looking at the checkpoint."""
+    check_name(name)
+    check_precision(runtime, precision)
+    frames_per_chunk(chunk_ms)
+    if runtime == "tensorrt" and layout != "stages":
+        raise UnsupportedOption("--layout fused is for onnxruntime and torch, not for tensorrt")
+    if runtime == "tensorrt":
+        tensorrt_here()
 
 
 def _complain(message: str) -> None:
@@ -160,18 +172,10 @@ class _Order:
 
 
 def _export(checkpoint: str, mode: Mode | None, repository: Path, order: _Order) -> None:
-    # Torch and transformers take seconds to load; --help and bad options should not wait for them.
-    from export.audio import frames_per_chunk
+    # Torch and transformers take seconds to load; --help and bad options do not wait for them.
     from export.checkpoint import load_checkpoint
     from export.install import replacing
-    from export.tensorrt.road import tensorrt_here
 
-    check_name(order.name)
-    if order.runtime == "tensorrt" and order.layout != "stages":
-        raise UnsupportedOption("--layout fused is for onnxruntime and torch, not for tensorrt")
-    if order.runtime == "tensorrt":
-        tensorrt_here()
-    frames_per_chunk(order.chunk_ms)
     with _console.status("loading the checkpoint") as status:
         loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")

@@ -20,8 +20,7 @@ from export.audio import (
     frames_per_chunk,
 )
 from export.errors import UnsupportedOption
-from export.stages.decoder import CONTEXT_TOKENS
-from export.stages.state import StateLayout
+from export.stages.layout import CONTEXT_TOKENS, StateLayout
 
 CONTRACT_VERSION = "1"
 ENSEMBLE = "asr_streaming"

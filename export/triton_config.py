@@ -22,6 +22,15 @@ _THREADS = 1
 _QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2}
 """The first stage collects a batch; the others wait only for what a split batch left behind."""
 
+MAX_ABS = {"AUDIO": 8, "MEL": 64}
+"""Beyond this a stage refuses its input, and NaN: the stream would keep it in its state for good.
+
+Samples lie in [-1, 1], with room for filters that overshoot; the log-mel of what is let through
+lies within 17. MEL is checked again for those who call the encoder by its name, because int8 scales
+a whole batch by its largest value. What ENCODED may be depends on the checkpoint, and it meets no
+other stream.
+"""
+
 
 def config_files(spec: StreamingSpec) -> dict[str, str]:
     """Every config of the repository: path inside it -> text."""
@@ -48,13 +57,8 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
         parameters |= {"runtime": "torch", "device": "auto"}
     values, length = stage.inputs
     parameters |= {"length_input": length.name, "length_of": values.name}
-    if stage.inputs == spec.audio:
-        # What comes from outside is checked where it enters: samples in [-1, 1], with room for
-        # filters that overshoot, and neither NaN nor what would overflow.
-        parameters |= {
-            "bounded_inputs": "AUDIO",
-            "max_abs": "8",
-        }
+    if values.name in MAX_ABS:
+        parameters |= {"bounded_inputs": values.name, "max_abs": str(MAX_ABS[values.name])}
     # The backend chooses its device: KIND_GPU would be refused where there is none.
     title, kind = _RUNTIMES[spec.runtime]
     return "\n".join(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from export.spec import Serving, StageSpec
-from export.stages.state import StateLayout
+from export.stages.layout import StateLayout
 
 QUEUE_DELAY_MS = {"feature_extractor": 5, "encoder": 0, "decoder": 0}
 """The first stage collects a batch, which then stays together on its way through the others."""

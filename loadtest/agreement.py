@@ -18,12 +18,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.options import DEFAULT_REPOSITORY, Model, Repository, console, exiting_on
+
 if TYPE_CHECKING:
     from loadtest.perf_analyzer import Measured
 
 TOLERANCE = 0.10
 QUANTITIES = ("chunks_per_s", "p50_ms", "p99_ms")
-_console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,8 @@ def main(
     perf_analyzer: Annotated[
         Path, typer.Option(exists=True, dir_okay=False, help="The binary; see loadtest/README.md.")
     ],
-    repository: Annotated[Path, typer.Option(help="Exported models, served for the run.")] = Path(
-        "model_repository"
-    ),
+    repository: Repository = DEFAULT_REPOSITORY,
+    model: Model = None,
     closed: Annotated[
         list[int] | None, typer.Option(min=1, help="Streams in the closed loop; 1 and 4.")
     ] = None,
@@ -64,7 +64,7 @@ def main(
 ) -> None:
     """Compare throughput and latency with perf_analyzer; exit code 1 beyond 10 %."""
     quantities, conditions = _measure(
-        perf_analyzer, repository, closed or [1, 4], open_streams, rounds, seconds
+        perf_analyzer, repository, model, closed or [1, 4], open_streams, rounds, seconds
     )
     document = {
         "schema": 1,
@@ -100,34 +100,34 @@ def compare(
 def _measure(
     binary: Path,
     repository: Path,
+    model: str | None,
     closed: list[int],
     open_streams: int,
     rounds: int,
     seconds: float,
 ) -> tuple[list[Quantity], dict[str, Any]]:
-    # A server and a client take a second to import; --help should not wait for them.
     import earshot
 
     from loadtest.perf_analyzer import PerfAnalyzerFailed
     from loadtest.server_process import ServerEnded
     from loadtest.two_tools import ToolFailed, two_tools
 
-    try:
-        with two_tools(binary, repository) as tools, _console.status("measuring in turn"):
-            quantities: list[Quantity] = []
-            for streams in closed:
-                theirs, ours = tools.closed_loop(streams, rounds, seconds, _announce)
-                quantities += compare("closed", streams, theirs, ours)
-            theirs, ours = tools.open_loop(open_streams, rounds, seconds, _announce)
-            quantities += compare("open", open_streams, theirs, ours)
-            return quantities, tools.conditions(seconds)
-    except (earshot.EarshotError, PerfAnalyzerFailed, ServerEnded, ToolFailed, OSError) as error:
-        _console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+    with (
+        exiting_on(earshot.EarshotError, PerfAnalyzerFailed, ServerEnded, ToolFailed, OSError),
+        two_tools(binary, repository, model) as tools,
+        console.status("measuring in turn"),
+    ):
+        quantities: list[Quantity] = []
+        for streams in closed:
+            theirs, ours = tools.closed_loop(streams, rounds, seconds, _announce)
+            quantities += compare("closed", streams, theirs, ours)
+        theirs, ours = tools.open_loop(open_streams, rounds, seconds, _announce)
+        quantities += compare("open", open_streams, theirs, ours)
+        return quantities, tools.conditions(seconds)
 
 
 def _announce(measured: str) -> None:
-    _console.print(measured, highlight=False, markup=False, soft_wrap=True)
+    console.print(measured, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print(quantities: list[Quantity]) -> None:

@@ -17,14 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from loadtest.speech import Samples, from_offset
-
-STAGES: tuple[str, ...] = ("feature_extractor", "encoder", "decoder")
-FUSED: tuple[str, ...] = ("recognizer",)
-
-
-def stages_of(repository: Path) -> tuple[str, ...]:
-    """The models of ``repository`` that have an engine, in the order a chunk takes."""
-    return FUSED if (repository / FUSED[0]).is_dir() else STAGES
+from loadtest.stages import FUSED, STAGES, model_name
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,17 @@ class BareLoop:
 
 
 def run_bare_loop(
-    repository: Path, speech: Samples, batch: int, chunk_samples: int, steps: int = 60
+    repository: Path,
+    recognizer: str,
+    speech: Samples,
+    batch: int,
+    chunk_samples: int,
+    steps: int = 60,
 ) -> BareLoop:
-    """Feed ``batch`` streams of ``speech`` through the stages of ``repository``."""
-    names = stages_of(repository)
-    stages = {name: _Stage(repository / name, batch) for name in names}
+    """Feed ``batch`` streams of ``speech`` through the stages of a recognizer of ``repository``."""
+    fused = (repository / model_name(recognizer, FUSED[0])).is_dir()
+    names = FUSED if fused else STAGES
+    stages = {name: _Stage(repository / model_name(recognizer, name), batch) for name in names}
     lengths = np.full((batch, 1), chunk_samples, dtype=np.int32)
     spent_s = dict.fromkeys(names, 0.0)
     warm_up = steps // 4

@@ -7,7 +7,6 @@ streams than it can follow send chunk after chunk. What is carried in time is fo
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,22 +15,22 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.comparison import ALL_SETS, BaselineResult, Comparison
-
-RECORDINGS = Path(__file__).parent.parent / "recordings"
-_console = Console(stderr=True)
+from loadtest.options import DEFAULT_REPOSITORY, Model, Repository, exiting_on
 
 
 def main(
-    repository: Annotated[Path, typer.Option(help="Exported models, served for the run.")] = Path(
-        "model_repository"
-    ),
+    repository: Repository = DEFAULT_REPOSITORY,
     url: Annotated[
         str | None,
         typer.Option(help="A running server instead; its CPU time cannot be seen from here."),
     ] = None,
+    model: Model = None,
     recordings: Annotated[
-        Path, typer.Option(help="Folder with manifest.tsv files (columns file, transcript).")
-    ] = RECORDINGS,
+        Path | None,
+        typer.Option(
+            help="Folder with manifest.tsv files (columns file, transcript). Default: the bundled."
+        ),
+    ] = None,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", help="Only the set in the folder of this name; may be repeated."),
@@ -40,7 +39,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Word error rate and streams per core, beside those of PocketSphinx."""
-    result = _measure(recordings, sets, repository, url)
+    result = _measure(recordings, sets, repository, url, model)
     if output:
         result.write(output)
     if as_json:
@@ -50,22 +49,24 @@ def main(
 
 
 def _measure(
-    recordings: Path, sets: list[str] | None, repository: Path, url: str | None
+    folder: Path | None,
+    sets: list[str] | None,
+    repository: Path,
+    url: str | None,
+    model: str | None,
 ) -> BaselineResult:
-    # A recognizer, a server and a client take a second to import; --help should not wait for them.
     import earshot
 
+    from loadtest.pressing import StreamsFailed
     from loadtest.recordings import find_recordings
     from loadtest.server_process import ServerEnded
     from loadtest.side_by_side import measure
+    from loadtest.speech import RECORDINGS
     from loadtest.sphinx import NotInstalled
 
-    mistakes = (FileNotFoundError, ValueError, NotInstalled, ServerEnded, earshot.EarshotError)
-    try:
-        return measure(find_recordings(recordings, sets), repository, url)
-    except mistakes as error:
-        _console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+    mistakes = (FileNotFoundError, ValueError, NotInstalled, ServerEnded, StreamsFailed)
+    with exiting_on(*mistakes, earshot.EarshotError):
+        return measure(find_recordings(folder or RECORDINGS, sets), repository, url, model)
 
 
 def comparison_table(comparison: Comparison) -> Table:

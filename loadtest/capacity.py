@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
+from loadtest.options import DEFAULT_REPOSITORY, Model, console, exiting_on
 from loadtest.search import FIRST_STREAMS, RESOLUTION
 
 if TYPE_CHECKING:
@@ -45,13 +45,12 @@ _Speech = Annotated[Path | None, typer.Option(help="Folder with other recordings
 _Output = Annotated[Path, typer.Option(help="Where the result goes.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-_console = Console(stderr=True)
-
 
 def capacity(
     url: _Url = None,
-    repository: _Repository = Path("model_repository"),
+    repository: _Repository = DEFAULT_REPOSITORY,
     metrics_url: _MetricsUrl = None,
+    model: Model = None,
     max_streams: Annotated[
         int | None, typer.Option(min=1, help="Try no more. Default: what the server takes.")
     ] = None,
@@ -78,7 +77,7 @@ def capacity(
     if baseline:
         _require_baseline(speech)
     with _measurement(
-        url, repository, metrics_url, p99_ms, processes, workers, master_port, speech
+        url, repository, metrics_url, model, p99_ms, processes, workers, master_port, speech
     ) as measurement:
         from loadtest.search import search
 
@@ -96,15 +95,17 @@ def capacity(
             from loadtest.side_by_side import with_baseline
             from loadtest.speech import RECORDINGS
 
-            result = with_baseline(result, url or measurement.info.url, speech or RECORDINGS)
+            info = measurement.info
+            result = with_baseline(result, url or info.url, speech or RECORDINGS, info.name or None)
     _finish(result, output, as_json)
 
 
 def hold(
     streams: Annotated[int, typer.Option(min=1, help="Live streams to hold.")],
     url: _Url = None,
-    repository: _Repository = Path("model_repository"),
+    repository: _Repository = DEFAULT_REPOSITORY,
     metrics_url: _MetricsUrl = None,
+    model: Model = None,
     hold_s: _HoldS = 60.0,
     p99_ms: _P99Ms = None,
     processes: _Processes = 1,
@@ -116,7 +117,7 @@ def hold(
 ) -> None:
     """Hold one count of live streams; the exit code says whether the server carries it."""
     with _measurement(
-        url, repository, metrics_url, p99_ms, processes, workers, master_port, speech
+        url, repository, metrics_url, model, p99_ms, processes, workers, master_port, speech
     ) as measurement:
         from loadtest.report_line import verdict_of
         from loadtest.search import Found
@@ -136,12 +137,9 @@ def _require_baseline(speech: Path | None) -> None:
     from loadtest.speech import RECORDINGS
     from loadtest.sphinx import NotInstalled, require_installed
 
-    try:
+    with exiting_on(NotInstalled, OSError, ValueError):
         require_installed()
         find_recordings(speech or RECORDINGS)
-    except (NotInstalled, OSError, ValueError) as error:
-        _console.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from None
 
 
 capacity.__doc__ = f"{capacity.__doc__}\n\n{EXIT_CODES}"
@@ -153,6 +151,7 @@ def _measurement(
     url: str | None,
     repository: Path,
     metrics_url: str | None,
+    model: str | None,
     p99_ms: float | None,
     processes: int,
     workers: int,
@@ -169,20 +168,26 @@ def _measurement(
     from loadtest.speech import RECORDINGS
 
     def setup(url: str, metrics_url: str, repository: Path | None) -> Setup:
-        spoken = speech or RECORDINGS
-        return Setup(url, metrics_url, repository, processes, workers, master_port, spoken, p99_ms)
+        return Setup(
+            url,
+            metrics_url,
+            repository,
+            model=model,
+            processes=processes,
+            remote_workers=workers,
+            master_port=master_port,
+            speech=speech or RECORDINGS,
+            p99_ms=p99_ms,
+        )
 
-    try:
-        with ExitStack() as stack:
-            if url is None:
-                server = stack.enter_context(serving(repository))
-                chosen = setup(server.url, server.metrics_url, repository)
-            else:
-                chosen = setup(url, metrics_url or _metrics_of(url), None)
-            yield stack.enter_context(measuring(chosen, _console, show))
-    except (earshot.EarshotError, CrowdFailed, ServerEnded, Unsuitable, OSError, ValueError) as e:
-        _console.print(f"error: {e}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from None
+    mistakes = (earshot.EarshotError, CrowdFailed, ServerEnded, Unsuitable, OSError, ValueError)
+    with exiting_on(*mistakes), ExitStack() as stack:
+        if url is None:
+            server = stack.enter_context(serving(repository))
+            chosen = setup(server.url, server.metrics_url, repository)
+        else:
+            chosen = setup(url, metrics_url or _metrics_of(url), None)
+        yield stack.enter_context(measuring(chosen, console, show))
 
 
 def _metrics_of(url: str) -> str:

@@ -6,12 +6,13 @@ README's table show it.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
+
+from loadtest.files import write_whole
 
 ALL_SETS = "all"
 BASELINE_SCHEMA = 1
@@ -77,10 +78,7 @@ class BaselineResult:
 
     def write(self, path: Path) -> None:
         """Write to ``path``, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(f"{self.to_json()}\n")
-        os.replace(part, path)
+        write_whole(path, f"{self.to_json()}\n")
 
 
 _DOCUMENT = TypeAdapter(BaselineResult)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-import shlex
 import socket
 import subprocess
-import sys
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from earshot import ServerInfo
 
-from loadtest.machine import cpu_model, usable_cores
+from loadtest.machine import cpu_model, now, this_command, usable_cores
 from loadtest.result import Conditions
 from loadtest.speech import SAMPLE_RATE_HZ, Recording
 
@@ -57,8 +54,8 @@ def conditions(
         generator_processes=processes,
         versions=_versions(info, local),
         speech=f"{speech.name} ({len(recordings)} files, {seconds:.0f} s)",
-        command=shlex.join(["python", "-m", "loadtest", *sys.argv[1:]]),
-        started_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=this_command(),
+        started_at=now(),
     )
 
 

@@ -118,8 +118,12 @@ def crowd(
     remote_workers: int = 0,
     master_port: int | None = None,
     locustfile: Path = LOCUSTFILE,
+    model: str | None = None,
 ) -> Generator[Crowd]:
     """Start ``processes`` workers here, and wait for ``remote_workers`` to come by themselves.
+
+    Args:
+        model: which recognizer of the server the workers of this machine speak to.
 
     Raises:
         CrowdFailed: they did not start.
@@ -133,6 +137,7 @@ def crowd(
     command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--worker"]
     command += ["--master-host", "127.0.0.1", "--master-port", str(port)]
     command += ["--speech", str(speech.resolve()), "--talk-s", str(talk_s)]
+    command += ["--model", model] if model else []
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
         workers = [stack.enter_context(_worker(command, log)) for _ in range(processes)]

@@ -28,9 +28,9 @@ import typer
 from tritonclient.grpc import service_pb2
 
 from loadtest.priority import go_first
+from loadtest.stages import model_name
 
 _SAMPLE_RATE_HZ = 16_000
-_MODEL = "asr_streaming"
 _SERVICE = "inference.GRPCInferenceService"
 _pb: Any = service_pb2
 _grpc: Any = grpc
@@ -45,6 +45,8 @@ class Truth:
     latency_ms: float = 0.0
     swap: bool = False
     """Hand the texts of two streams that are there at the same time to each other."""
+    name: str = ""
+    """Of its only recognizer; "" is the one without a name."""
 
     @property
     def capacity(self) -> float:
@@ -97,7 +99,7 @@ class Recognizer:
     async def config(self, request: bytes, context: Any) -> bytes:
         """ModelConfig: there is one model, no offline one."""
         name = _pb.ModelConfigRequest.FromString(request).name
-        if name != _MODEL:
+        if name != model_name(self._truth.name, "asr_streaming"):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: '{name}'")
         response = _pb.ModelConfigResponse()
         for name, value in _parameters(self._truth.chunk_ms, self._chunk_samples).items():
@@ -134,11 +136,12 @@ def main(
     service_ms: Annotated[float, typer.Option()],
     latency_ms: Annotated[float, typer.Option()],
     swap: Annotated[bool, typer.Option()] = False,
+    name: Annotated[str, typer.Option()] = "",
 ) -> None:
     """Serve on a free port of this machine, and print it."""
     go_first()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(Recognizer(Truth(chunk_ms, service_ms, latency_ms, swap))))
+        asyncio.run(_serve(Recognizer(Truth(chunk_ms, service_ms, latency_ms, swap, name))))
 
 
 async def _serve(recognizer: Recognizer) -> None:

@@ -109,6 +109,7 @@ class Charts:
 @events.init_command_line_parser.add_listener
 def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--speech", default=str(RECORDINGS), help="Folder with recordings.")
+    parser.add_argument("--model", help="Which recognizer, if the server has several.")
     parser.add_argument("--talk-s", type=float, default=TALK_S, help="Least length of a stream.")
 
 
@@ -118,7 +119,8 @@ def _set_up(environment: Environment, **_: Any) -> None:
     assert options is not None
     scripts = write_scripts(load_recordings(Path(options.speech)), options.talk_s)
     if not isinstance(environment.runner, MasterRunner):
-        _stations[environment] = Station(environment, scripts, Charts(environment))
+        charts = Charts(environment)
+        _stations[environment] = Station(environment, scripts, charts, options.model)
     if not isinstance(environment.runner, WorkerRunner):
         chair = _Chair(environment, scripts)
         if environment.web_ui is not None:
@@ -144,7 +146,9 @@ class _Chair:
 
     def _on_start(self, **_: Any) -> None:
         _log.info("hearing the speech once, quietly, to compare with")
-        with earshot.connect(str(self._environment.host)) as client:
+        options = self._environment.parsed_options
+        assert options is not None
+        with earshot.connect(str(self._environment.host), model=options.model) as client:
             self._info = client.info
             quiet = hear_quietly(client, self._scripts, lambda done: None)
         self._comparer = Comparer(self._scripts, quiet, self._info.precision)

@@ -39,6 +39,8 @@ class Setup:
     metrics_url: str | None = None
     repository: Path | None = None
     """What the server serves, where that is known."""
+    model: str | None = None
+    """Which recognizer of the server; see `earshot.connect`."""
     processes: int = 1
     remote_workers: int = 0
     master_port: int | None = None
@@ -133,7 +135,7 @@ def measuring(
         raise Unsuitable("expected --master-port, where the --workers of other machines report")
     recordings = load_recordings(setup.speech)
     scripts = write_scripts(recordings, setup.talk_s)
-    with earshot.connect(setup.url) as client, _live(console) as bar:
+    with earshot.connect(setup.url, model=setup.model) as client, _live(console) as bar:
         info = client.info
         if info.sample_rate_hz != SAMPLE_RATE_HZ:
             raise Unsuitable(
@@ -155,6 +157,8 @@ def measuring(
         setup.remote_workers,
         setup.master_port,
         setup.locustfile,
+        # Not as it was asked for: what is the newest may change while levels are held.
+        info.name or None,
     ) as speakers:
         yield Measurement(
             setup,

@@ -21,7 +21,6 @@ import numpy as np
 
 from loadtest.speech import Samples
 
-MODEL = "asr_streaming"
 WINDOWS = 3
 """It calls a measurement stable when it has so many windows that differ little."""
 ANY_DIFFERENCE = "1000"
@@ -53,12 +52,13 @@ class Measured:
 
 
 class PerfAnalyzer:
-    """The tool, with its libraries and its input in ``folder``."""
+    """The tool, with its libraries and its input in ``folder``; it calls the model ``ensemble``."""
 
-    def __init__(self, binary: Path, folder: Path, url: str) -> None:
+    def __init__(self, binary: Path, folder: Path, url: str, ensemble: str) -> None:
         self._binary = binary.resolve()
         self._folder = folder
         self._url = url
+        self._ensemble = ensemble
         self._runs = 0
         _link_libraries(folder)
 
@@ -82,7 +82,7 @@ class PerfAnalyzer:
     def _run(self, seconds: float, *load: str) -> Measured:
         self._runs += 1
         export = self._folder / f"run_{self._runs}.json"
-        command = [str(self._binary), "-m", MODEL, "-u", self._url, "-i", "grpc", *load]
+        command = [str(self._binary), "-m", self._ensemble, "-u", self._url, "-i", "grpc", *load]
         command += ["--input-data", str(self._folder / "input.json")]
         command += ["-p", str(round(1000 * seconds / WINDOWS)), "-r", str(WINDOWS)]
         command += ["-s", ANY_DIFFERENCE, "--profile-export-file", str(export)]

@@ -5,7 +5,6 @@ A set is a folder with a `manifest.tsv` that has the columns `file` and `transcr
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from loadtest.speech import SAMPLE_RATE_HZ
+from loadtest.speech import SAMPLE_RATE_HZ, read_manifest
 
 # soxr carries no types.
 _soxr: Any = soxr
@@ -62,15 +61,7 @@ def find_recordings(folder: Path, sets: Sequence[str] | None = None) -> list[Rec
 
 
 def _read(manifest: Path) -> list[Recording]:
-    with manifest.open(newline="", encoding="utf-8") as lines:
-        rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = {"file", "transcript"} - set(rows.fieldnames or ())
-        if missing:
-            raise ValueError(f"{manifest} has no column {' or '.join(sorted(missing))}")
-        found = [
-            Recording(manifest.parent.name, manifest.parent / row["file"], row["transcript"])
-            for row in rows
-        ]
+    found = [Recording(manifest.parent.name, *line) for line in read_manifest(manifest)]
     for recording in found:
         if not recording.path.is_file():
             raise FileNotFoundError(f"{manifest} names {recording.path.name}, which is not there")

@@ -6,7 +6,6 @@ unless the name says otherwise. Latencies are percentiles of raw samples, never 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from loadtest.comparison import Comparison
+from loadtest.files import write_whole
 
 SCHEMA = 1
 
@@ -176,10 +176,7 @@ class CapacityResult:
 
     def write(self, path: Path) -> None:
         """Write to ``path``, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        part.write_bytes(_DOCUMENT.dump_json(self, indent=2) + b"\n")
-        os.replace(part, path)
+        write_whole(path, _DOCUMENT.dump_json(self, indent=2).decode() + "\n")
 
 
 _DOCUMENT = TypeAdapter(CapacityResult)

@@ -7,10 +7,8 @@ has just measured, with the streams per core that it found.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,8 +25,8 @@ from loadtest.comparison import (
     Recognizer,
     SpeechSet,
 )
-from loadtest.machine import cpu_model
-from loadtest.overhead import press
+from loadtest.machine import cpu_model, now, this_command
+from loadtest.pressing import press
 from loadtest.recordings import INT16_PEAK, Recording, find_recordings
 from loadtest.result import CapacityResult
 from loadtest.server_process import ServerProcess, serving
@@ -39,7 +37,7 @@ from loadtest.word_errors import word_counts, word_error_rates
 PRESSING_STREAMS = 64
 PRESSING_S = 20.0
 SATURATED = (
-    f"CPU time of all server processes per chunk, {PRESSING_STREAMS} streams sending without pause"
+    f"CPU time of all its processes per chunk, {PRESSING_STREAMS} streams sending without pause"
 )
 HELD = "live streams held in time, over all cores of the machine"
 ON_GPUS = "not counted: the network ran on GPUs"
@@ -48,24 +46,34 @@ DECODED = "audio per CPU time of one thread, whole recordings, as fast as it goe
 _console = Console(stderr=True)
 
 
-def measure(recordings: Sequence[Recording], repository: Path, url: str | None) -> BaselineResult:
+def measure(
+    recordings: Sequence[Recording], repository: Path, url: str | None, model: str | None = None
+) -> BaselineResult:
     """Compare on ``recordings``, with the server at ``url`` or one of its own on ``repository``.
+
+    Args:
+        model: which recognizer of the server; see `earshot.connect`.
 
     Raises:
         NotInstalled: PocketSphinx is an extra.
         ServerEnded: the server did not become ready.
+        StreamsFailed: of those that were to press it.
         earshot.EarshotError: the server is not there, or a stream failed.
     """
     require_installed()
-    started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    started_at = now()
     if url is not None:
-        software = _software(url)
-        comparison = compare_with_pocketsphinx(url, recordings, None, "the server was elsewhere")
+        software = _software(url, model)
+        comparison = compare_with_pocketsphinx(
+            url, recordings, None, "the server was elsewhere", model
+        )
     else:
         with serving(repository) as server:
-            per_core = _saturated_streams_per_core(server, recordings)
-            software = _software(server.url)
-            comparison = compare_with_pocketsphinx(server.url, recordings, per_core, SATURATED)
+            per_core = _saturated_streams_per_core(server, recordings, model)
+            software = _software(server.url, model)
+            comparison = compare_with_pocketsphinx(
+                server.url, recordings, per_core, SATURATED, model
+            )
     packages = ("pocketsphinx", "onnxruntime", "jiwer", "whisper-normalizer")
     return BaselineResult(
         schema=BASELINE_SCHEMA,
@@ -74,12 +82,14 @@ def measure(recordings: Sequence[Recording], repository: Path, url: str | None) 
         cpu_model=cpu_model(),
         cpu_cores=psutil.cpu_count() or 1,
         versions={"server": software} | {package: version(package) for package in packages},
-        command=" ".join(["python -m loadtest", *sys.argv[1:]]),
+        command=this_command(),
         started_at=started_at,
     )
 
 
-def with_baseline(result: CapacityResult, url: str, folder: Path) -> CapacityResult:
+def with_baseline(
+    result: CapacityResult, url: str, folder: Path, model: str | None
+) -> CapacityResult:
     """``result`` with PocketSphinx beside it, on the recordings below ``folder``.
 
     The server at ``url`` is the one that was measured, and idle by now. Raises as `find_recordings`
@@ -88,7 +98,8 @@ def with_baseline(result: CapacityResult, url: str, folder: Path) -> CapacityRes
     per_core = result.streams_per_core
     measured = HELD if result.conditions.gpu_model is None else ON_GPUS
     recordings = find_recordings(folder)
-    return replace(result, baseline=compare_with_pocketsphinx(url, recordings, per_core, measured))
+    baseline = compare_with_pocketsphinx(url, recordings, per_core, measured, model)
+    return replace(result, baseline=baseline)
 
 
 def compare_with_pocketsphinx(
@@ -96,12 +107,14 @@ def compare_with_pocketsphinx(
     recordings: Sequence[Recording],
     streams_per_core: float | None,
     streams_per_core_is: str,
+    model: str | None = None,
 ) -> Comparison:
     """Transcribe ``recordings`` with the idle server at ``url`` and with PocketSphinx.
 
     Args:
         streams_per_core: what is known of the server; ``None`` if nothing is.
         streams_per_core_is: how that was measured.
+        model: which recognizer of the server; see `earshot.connect`.
 
     Raises:
         NotInstalled: PocketSphinx is an extra.
@@ -111,7 +124,7 @@ def compare_with_pocketsphinx(
     with _progress() as bar:
         task = bar.add_task("Earshot", total=len(recordings))
         name, heard = _transcribe(
-            url, recordings, lambda: bar.update(task, advance=1, refresh=True)
+            url, model, recordings, lambda: bar.update(task, advance=1, refresh=True)
         )
         other = bar.add_task("PocketSphinx", total=len(recordings))
         theirs = decode(recordings, lambda: bar.update(other, advance=1, refresh=True))
@@ -121,15 +134,17 @@ def compare_with_pocketsphinx(
     return Comparison(_sets(recordings), [ours, _as_recognizer(theirs, recordings)])
 
 
-def _software(url: str) -> str:
-    with earshot.connect(url) as client:
+def _software(url: str, model: str | None) -> str:
+    with earshot.connect(url, model=model) as client:
         return client.info.server
 
 
-def _saturated_streams_per_core(server: ServerProcess, recordings: Sequence[Recording]) -> float:
+def _saturated_streams_per_core(
+    server: ServerProcess, recordings: Sequence[Recording], model: str | None
+) -> float:
     with _console.status(f"pressing the server for {PRESSING_S:.0f} s"):
         speech = _joined(recordings)
-        pressed = asyncio.run(press(server, speech, PRESSING_STREAMS, PRESSING_S))
+        pressed = asyncio.run(press(server, speech, PRESSING_STREAMS, PRESSING_S, model))
         return round(pressed.streams_per_core, 1)
 
 
@@ -139,11 +154,11 @@ def _joined(recordings: Sequence[Recording]) -> Samples:
 
 
 def _transcribe(
-    url: str, recordings: Sequence[Recording], advance: Callable[[], None]
+    url: str, model: str | None, recordings: Sequence[Recording], advance: Callable[[], None]
 ) -> tuple[str, list[str]]:
     """What is served there, and what it hears."""
     heard: list[str] = []
-    with earshot.connect(url) as client:
+    with earshot.connect(url, model=model) as client:
         for recording in recordings:
             with client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
                 stream.send(recording.read())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +44,10 @@ def load_recordings(folder: Path = RECORDINGS) -> list[Recording]:
 
     Raises:
         FileNotFoundError: there are none.
+        ValueError: a manifest lacks a column.
     """
-    said = dict(_transcripts(folder))
+    manifests = folder.rglob("manifest.tsv")
+    said = dict(line for manifest in manifests for line in read_manifest(manifest))
     recordings: list[Recording] = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix in _KINDS):
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
@@ -56,6 +57,20 @@ def load_recordings(folder: Path = RECORDINGS) -> list[Recording]:
         kinds = ", ".join(_KINDS)
         raise FileNotFoundError(f"no 16 kHz mono recording ({kinds}) below {folder}")
     return recordings
+
+
+def read_manifest(manifest: Path) -> list[tuple[Path, str]]:
+    """The recordings that ``manifest`` names, and what was said in each.
+
+    Raises:
+        ValueError: it lacks the column `file` or `transcript`.
+    """
+    with manifest.open(newline="", encoding="utf-8") as lines:
+        rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        missing = {"file", "transcript"} - set(rows.fieldnames or ())
+        if missing:
+            raise ValueError(f"{manifest} has no column {' or '.join(sorted(missing))}")
+        return [(manifest.parent / row["file"], row["transcript"]) for row in rows]
 
 
 def write_scripts(recordings: list[Recording], talk_s: float = TALK_S) -> list[Script]:
@@ -84,10 +99,3 @@ def _script_from(recordings: list[Recording], first: int, talk_s: float) -> Scri
         np.concatenate([part.samples for part in parts]),
         " ".join(said) if len(said) == len(parts) else None,
     )
-
-
-def _transcripts(folder: Path) -> Iterator[tuple[Path, str]]:
-    for manifest in sorted(folder.rglob("manifest.tsv")):
-        with manifest.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-                yield manifest.parent / row["file"], row["transcript"]

@@ -16,13 +16,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import jiwer
 from earshot import Client
 from rapidfuzz.distance import Levenshtein
-from whisper_normalizer.english import EnglishTextNormalizer
 
 from loadtest.samples import Spoken
 from loadtest.speech import SAMPLE_RATE_HZ, Script
+from loadtest.word_errors import score, total
 
 ALLOWED_CHANGE = {"fp32": 0.0}
 ALLOWED_CHANGE_ELSE = 0.25
@@ -86,18 +85,16 @@ class Comparer:
         return changed > max(ALLOWED_TOKENS, self._allowed * longest)
 
     def _wer(self, spoken: Sequence[Spoken]) -> float | None:
-        normalize = EnglishTextNormalizer()
-        heard = Counter((stream.script, stream.text) for stream in spoken if stream.complete)
-        errors = words = 0
-        for (script, text), count in heard.items():
-            said = self._scripts[script].said
-            if said is None:
-                continue
-            scored = jiwer.process_words(normalize(said), normalize(text))
-            wrong = scored.substitutions + scored.deletions + scored.insertions
-            errors += count * wrong
-            words += count * (scored.hits + scored.substitutions + scored.deletions)
-        return errors / words if words else None
+        # Hundreds of streams were told the same text: each is scored once.
+        heard = Counter(
+            (said, stream.text)
+            for stream in spoken
+            if stream.complete and (said := self._scripts[stream.script].said) is not None
+        )
+        scores = score([said for said, _ in heard], [text for _, text in heard])
+        counted = zip(scores, heard.values(), strict=True)
+        every = total(each for each, count in counted for _ in range(count))
+        return every.rate if every.words else None
 
 
 def _difference(heard: str, quiet: str) -> str:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import earshot
 import numpy as np
 import psutil
 
-from loadtest.machine import cpu_model
+from loadtest.machine import cpu_model, now, this_command
 from loadtest.perf_analyzer import Measured, PerfAnalyzer
 from loadtest.result import CapacityResult
 from loadtest.server_process import ServerProcess, serving
@@ -38,15 +37,19 @@ class ToolFailed(Exception):
 
 
 @contextmanager
-def two_tools(binary: Path, repository: Path) -> Generator[TwoTools]:
-    """Serve ``repository`` for both tools for the length of the block."""
+def two_tools(binary: Path, repository: Path, model: str | None) -> Generator[TwoTools]:
+    """Serve ``repository`` for both tools for the length of the block.
+
+    Args:
+        model: which of its recognizers; see `earshot.connect`.
+    """
     with (
         serving(repository) as server,
         tempfile.TemporaryDirectory() as folder,
-        earshot.connect(server.url) as client,
+        earshot.connect(server.url, model=model) as client,
     ):
         streams = [script.samples for script in write_scripts(load_recordings())[:SCRIPTS]]
-        theirs = PerfAnalyzer(binary, Path(folder), server.url)
+        theirs = PerfAnalyzer(binary, Path(folder), server.url, client.info.ensemble)
         theirs.write_input(client.info, streams)
         yield TwoTools(server, client, theirs, streams, Path(folder))
 
@@ -67,7 +70,7 @@ class TwoTools:
         self._perf_analyzer = perf_analyzer
         self._streams = streams
         self._folder = folder
-        self._started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self._started_at = now()
 
     def closed_loop(
         self, streams: int, rounds: int, seconds: float, announce: Announce
@@ -116,7 +119,7 @@ class TwoTools:
                 "onnxruntime": version("onnxruntime"),
                 "locust": version("locust"),
             },
-            "command": " ".join(["python -m loadtest", *sys.argv[1:]]),
+            "command": this_command(),
             "started_at": self._started_at,
         }
 
@@ -167,6 +170,8 @@ class TwoTools:
         command = [sys.executable, "-m", "loadtest", "hold", "--streams", str(streams)]
         command += ["--hold-s", str(seconds), "--url", self._server.url]
         command += ["--metrics-url", self._server.metrics_url, "--output", str(output)]
+        if name := self._client.info.name:
+            command += ["--model", name]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise ToolFailed(f"loadtest hold ended with {done.returncode}: {done.stderr.strip()}")

@@ -41,11 +41,16 @@ class Station:
     """The speakers of one process."""
 
     def __init__(
-        self, environment: Environment, scripts: Sequence[Script], watcher: Watcher
+        self,
+        environment: Environment,
+        scripts: Sequence[Script],
+        watcher: Watcher,
+        model: str | None,
     ) -> None:
         self.recorder = Recorder()
         self._watcher = watcher
         self._scripts = scripts
+        self._model = model
         self._client: earshot.Client | None = None
         self._connecting = Semaphore()
         self._speakers = 0
@@ -63,7 +68,7 @@ class Station:
         """One more speaker; all share a connection. Raises what `earshot.connect` raises."""
         with self._connecting:
             if self._client is None:
-                self._client = earshot.connect(url)
+                self._client = earshot.connect(url, model=self._model)
         self._speakers += 1
         return Speaker(self._speakers, self._client, self._scripts, self.recorder, self._watcher)
 

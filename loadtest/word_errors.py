@@ -1,8 +1,9 @@
-"""Word error rates by set, after the normalization that the field uses for English."""
+"""Word errors, after the normalization that the field uses for English."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jiwer
@@ -15,32 +16,57 @@ from loadtest.recordings import Recording
 _Normalizer: Any = EnglishTextNormalizer
 
 
-def normalized(texts: Sequence[str]) -> list[str]:
-    """Lower case, no punctuation, numbers and spellings in one form."""
-    normalize = _Normalizer()
-    return [str(normalize(text)).strip() for text in texts]
+@dataclass(frozen=True)
+class Score:
+    """What was heard of what was said."""
+
+    words: int
+    """Words that were said."""
+    errors: int
+    """Words that were taken for others, left out or made up."""
+
+    @property
+    def rate(self) -> float:
+        """Errors per word said."""
+        return self.errors / max(1, self.words)
+
+
+def score(said: Sequence[str], heard: Sequence[str]) -> list[Score]:
+    """One score for each pair of texts, after normalization."""
+    pairs = zip(_normalized(said), _normalized(heard), strict=True)
+    return [Score(len(reference.split()), _errors(reference, text)) for reference, text in pairs]
+
+
+def total(scores: Iterable[Score]) -> Score:
+    """All of them as one text: long ones weigh more than short ones."""
+    listed = list(scores)
+    return Score(sum(each.words for each in listed), sum(each.errors for each in listed))
 
 
 def word_counts(recordings: Sequence[Recording]) -> dict[str, int]:
     """Words said in each set and in `all`, after normalization."""
-    counts: dict[str, int] = {}
-    said = normalized([recording.said for recording in recordings])
-    for recording, text in zip(recordings, said, strict=True):
-        words = len(text.split())
-        for name in (recording.speech_set, ALL_SETS):
-            counts[name] = counts.get(name, 0) + words
-    return counts
+    nothing = [""] * len(recordings)
+    return {name: each.words for name, each in _by_set(recordings, nothing).items()}
 
 
 def word_error_rates(recordings: Sequence[Recording], heard: Sequence[str]) -> dict[str, float]:
     """Errors per word said, in each set and in `all`; ``heard`` in the order of the recordings."""
-    words, errors = word_counts(recordings), dict.fromkeys(word_counts(recordings), 0)
-    said = normalized([recording.said for recording in recordings])
-    for recording, reference, hypothesis in zip(recordings, said, normalized(heard), strict=True):
-        count = _errors(reference, hypothesis)
+    return {name: round(each.rate, 4) for name, each in _by_set(recordings, heard).items()}
+
+
+def _by_set(recordings: Sequence[Recording], heard: Sequence[str]) -> dict[str, Score]:
+    scores = score([recording.said for recording in recordings], heard)
+    members: dict[str, list[Score]] = {}
+    for recording, each in zip(recordings, scores, strict=True):
         for name in (recording.speech_set, ALL_SETS):
-            errors[name] += count
-    return {name: round(errors[name] / max(1, words[name]), 4) for name in words}
+            members.setdefault(name, []).append(each)
+    return {name: total(listed) for name, listed in members.items()}
+
+
+def _normalized(texts: Sequence[str]) -> list[str]:
+    """Lower case, no punctuation, numbers and spellings in one form."""
+    normalize = _Normalizer()
+    return [str(normalize(text)).strip() for text in texts]
 
 
 def _errors(reference: str, hypothesis: str) -> int:

@@ -6,15 +6,17 @@ import contextlib
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from .errors import TritonDied, UserError
-from .launch import Triton, running
 from .ports import MAX_PORT
+
+if TYPE_CHECKING:
+    from .launch import Triton
 
 # Diagnostics go to stderr; the ready line on stdout is for whoever scripts this.
 _console = Console(stderr=True)
@@ -46,6 +48,8 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a model repository: with the embedded Triton, or, for TensorRT, in its container."""
+    from .launch import running  # gRPC and numpy: --help and bad options do not wait for them
+
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _progress() as bar:
         task = bar.add_task("loading models", total=None)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from .locate import TritonInstall
+from .ports import Endpoints
 from .repository import BUNDLED_BACKENDS, Repository
 
 EXIT_TIMEOUT_S = 10
@@ -22,21 +22,6 @@ _GENERATIONS = 2
 # Each stage runs in a process of its own: a pool of BLAS or OpenMP threads in each would fight
 # over the cores. ONNX Runtime's threads are set per model and do not read these.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Endpoints:
-    """Where the server listens. `http_port` None keeps HTTP off."""
-
-    host: str
-    grpc_port: int
-    metrics_port: int
-    http_port: int | None
-
-    @property
-    def grpc_url(self) -> str:
-        """`host:port`, as gRPC wants it."""
-        return f"{self.host}:{self.grpc_port}"
 
 
 def triton_command(

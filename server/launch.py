@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -15,18 +13,18 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from .backend_directory import make_backend_directory
-from .command import Endpoints, triton_command, triton_environment
+from .command import triton_command, triton_environment
 from .errors import BadRepository, TritonDied
 from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models
-from .ports import choose_endpoints
+from .ports import Endpoints, choose_endpoints
 from .process import TritonProcess
 from .repository import Repository, read_repository
 from .tensorrt import Budget, require_state_pool
 from .warm_up import warm_up, warm_up_files
+from .workspace import BACKENDS, shm_prefix, workspace
 
 _POLL_S = 0.1
-_BACKENDS = "backends"
 # A proxy for the way out is no way to a server of this machine.
 _NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
@@ -102,7 +100,7 @@ def running(
         host, grpc_port=grpc_port, metrics_port=metrics_port, http_port=http_port
     )
     with (
-        _workspace() as folder,
+        workspace() as folder,
         _start(install, models, endpoints, folder, log_path, model_control) as process,
         _dying_loudly(process),
     ):
@@ -119,21 +117,6 @@ def running(
         yield triton
 
 
-@contextmanager
-def _workspace() -> Generator[Path]:
-    """A temporary folder that stays when Triton died: its log lies there."""
-    folder = Path(tempfile.mkdtemp(prefix="earshot-"))
-    try:
-        yield folder
-    except TritonDied:
-        shutil.rmtree(folder / _BACKENDS)
-        raise
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
-
-
 def _start(
     install: TritonInstall,
     repository: Repository,
@@ -142,15 +125,15 @@ def _start(
     log_path: Path | None,
     model_control: bool,
 ) -> TritonProcess:
-    backends = make_backend_directory(folder / _BACKENDS, install, repository.runtime)
-    shm_prefix = f"{folder.name}-"
+    backends = make_backend_directory(folder / BACKENDS, install, repository.runtime)
+    prefix = shm_prefix(folder)
     return TritonProcess(
         triton_command(
-            install, repository, backends, endpoints, shm_prefix, model_control=model_control
+            install, repository, backends, endpoints, prefix, model_control=model_control
         ),
         triton_environment(install),
         log_path or folder / "triton.log",
-        shm_prefix,
+        prefix,
     )
 
 

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 
-from .command import Endpoints
 from .errors import BadEndpoint, PortInUse
 
 MAX_PORT = 65535
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the server listens. `http_port` None keeps HTTP off."""
+
+    host: str
+    grpc_port: int
+    metrics_port: int
+    http_port: int | None
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port`, as gRPC wants it."""
+        return f"{self.host}:{self.grpc_port}"
 
 
 def choose_endpoints(

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .command import EXIT_TIMEOUT_S
+from .workspace import clear_shared_memory
 
 _TIED_EXEC = Path(__file__).with_name("tied_exec.py")
-_SHM = Path("/dev/shm")
 
 # Triton waits EXIT_TIMEOUT_S for requests in flight and then for its backends' processes.
 _STOP_TIMEOUT_S = EXIT_TIMEOUT_S + 20
@@ -80,5 +80,4 @@ class TritonProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
-        for region in _SHM.glob(f"{self._shm_prefix}*"):
-            region.unlink(missing_ok=True)
+        clear_shared_memory(self._shm_prefix)

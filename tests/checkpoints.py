@@ -73,7 +73,8 @@ def _make_talkative(model: NemotronAsrStreamingForRNNT, blank_bias: float) -> No
     model.joint.head.bias[VOCABULARY] += blank_bias
 
 
-def _processor() -> NemotronAsrStreamingProcessor:
+def small_tokenizer() -> Tokenizer:
+    """Words of one or two letters, with ids up to that of the blank."""
     letters = [chr(ord("a") + index % 26) * (1 + index // 26) for index in range(VOCABULARY - 1)]
     pieces = {"<unk>": 0}
     for index, letter in enumerate(letters):
@@ -81,7 +82,11 @@ def _processor() -> NemotronAsrStreamingProcessor:
     tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    return tokenizer
+
+
+def _processor() -> NemotronAsrStreamingProcessor:
+    fast = PreTrainedTokenizerFast(tokenizer_object=small_tokenizer(), unk_token="<unk>")
     fast.add_special_tokens({"additional_special_tokens": ["<blank>"]})
     return NemotronAsrStreamingProcessor(
         feature_extractor=NemotronAsrStreamingFeatureExtractor(),

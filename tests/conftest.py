@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from project import PROJECT, Exported, ExportedOffline, HeardOffline, OfflineCheckpoint
+from project import (
+    OFFLINE_NAMES,
+    PROJECT,
+    Exported,
+    ExportedOffline,
+    HeardOffline,
+    OfflineCheckpoint,
+)
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -88,7 +95,13 @@ def exported_offline(
             checkpoint = load_checkpoint(str(offline_checkpoint(kind)))
             with replacing(path) as new:
                 export_offline(
-                    checkpoint, "onnxruntime", "fp32", new, OfflineServing(), lambda step: None
+                    checkpoint,
+                    "onnxruntime",
+                    "fp32",
+                    new,
+                    OfflineServing(),
+                    lambda step: None,
+                    OFFLINE_NAMES.get(kind, ""),
                 )
         return path
 

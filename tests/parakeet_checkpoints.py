@@ -11,7 +11,6 @@ from typing import Any
 
 import soundfile
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     ParakeetCTCConfig,
     ParakeetEncoderConfig,
@@ -25,7 +24,7 @@ from transformers import (
     ParakeetTokenizer,
 )
 
-from checkpoints import SPEECH, VOCABULARY
+from checkpoints import SPEECH, VOCABULARY, small_tokenizer
 
 BLANK = VOCABULARY
 DURATIONS = (0, 1, 2, 3, 4)
@@ -98,13 +97,14 @@ def _scale(model: Any, feature_extractor: ParakeetFeatureExtractor) -> None:
             weight.uniform_(0.7, 1.4)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
     _close_ears_to_high_bins(model.encoder.subsampling)
     heard = _hidden(model, feature_extractor)
     mean, deviation = heard.mean(dim=0), heard.std(dim=0)
     if isinstance(model, ParakeetForCTC):
-        head = model.ctc_head
+        head: Any = model.ctc_head
         head.weight.normal_().div_(deviation[:, None])
         head.bias.copy_(-(head.weight[:, :, 0] @ mean))
         head.bias[BLANK] += BLANK_BIAS["ctc"]
@@ -141,14 +141,7 @@ def _hidden(model: Any, feature_extractor: ParakeetFeatureExtractor) -> torch.Te
 
 
 def _processor(kind: str) -> ParakeetProcessor:
-    letters = [chr(ord("a") + index % 26) * (1 + index // 26) for index in range(VOCABULARY - 1)]
-    pieces = {"<unk>": 0}
-    for index, letter in enumerate(letters):
-        pieces[("▁" if index % 3 == 0 else "") + letter] = index + 1
-    tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
     blank = {"pad_token": "<blank>"} if kind == "ctc" else {"pad_token": "<unk>"}
-    fast = ParakeetTokenizer(tokenizer_object=tokenizer, unk_token="<unk>", **blank)
+    fast = ParakeetTokenizer(tokenizer_object=small_tokenizer(), unk_token="<unk>", **blank)
     fast.add_special_tokens({"additional_special_tokens": ["<blank>"]})
     return ParakeetProcessor(ParakeetFeatureExtractor(MEL_BINS[kind]), fast, decoder_type=kind)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,9 @@ Exported = Callable[[int], Path]
 OFFLINE_KINDS = ("streaming", "ctc", "rnnt", "tdt")
 """Kinds of checkpoints that can hear whole utterances."""
 
+OFFLINE_NAMES = {"streaming": "clinic_v1"}
+"""Names that kinds are exported under; the others have none."""
+
 OfflineCheckpoint = Callable[[str], Path]
 """kind -> folder of a random checkpoint."""
 
@@ -28,3 +33,15 @@ ExportedOffline = Callable[[str], Path]
 
 HeardOffline = Callable[["Checkpoint"], list["ReferenceResult"]]
 """checkpoint -> what transformers hears in the recordings of this repository."""
+
+
+def help_of(module: str) -> str:
+    """What ``python -m module --help`` prints, in wide lines without colours."""
+    return subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "TERM": "dumb", "NO_COLOR": "1"},
+    ).stdout

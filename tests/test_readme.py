@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
-from project import PROJECT
+from project import PROJECT, help_of
 
 README = (PROJECT / "README.md").read_text()
 CLIENT_README = (PROJECT / "client" / "README.md").read_text()
+PAGES = [
+    *(PROJECT / folder / "README.md" for folder in (".", "client", "deploy", "loadtest")),
+    *sorted((PROJECT / "docs").glob("*.md")),
+]
 
 
 def make_targets(text: str) -> set[str]:
@@ -48,35 +52,41 @@ def test_bare_make_prints_help() -> None:
         assert re.search(rf"^{target} ", printed.stdout, flags=re.M)
 
 
-def test_every_path_exists() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link, anchor in re.findall(r"\]\(([^):#]*)(?:#([^)]+))?\)", page.read_text()):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        headings = re.findall(r"^#+ (.+)$", target.read_text(), flags=re.M) if anchor else []
+        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_recording_that_is_named_exists() -> None:
     files = re.findall(r"\b(?:recordings|client)/[\w./-]+\.\w+", README)
-    assert links
     assert files
-    for path in {*links, *files}:
+    for path in files:
         assert (PROJECT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_knob_of_make_exists(page: Path) -> None:
+    makefile = (PROJECT / "Makefile").read_text()
+    for line in shell_lines(page.read_text()):
+        if line.startswith("make "):
+            for target in make_targets(line):
+                assert re.search(rf"^{target}:", makefile, flags=re.M), line
+            for knob in re.findall(r"\b([A-Z_0-9]+)=", line):
+                assert re.search(rf"\$\((?:if |or |addprefix --set ,\$\()?{knob}\b", makefile), line
 
 
 @pytest.mark.parametrize("module", ["export", "server", "loadtest"])
 def test_options_named_in_the_readme_exist(module: str) -> None:
-    text = " ".join(subprocess_help(module).split())
+    text = " ".join(help_of(module).split())
     for line in shell_lines(README):
         if line.startswith(f"python -m {module} "):
             for option in re.findall(r"--[a-z-]+", line):
                 assert option in text, (module, option)
     assert "Usage" in text
-
-
-def subprocess_help(module: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "TERM": "dumb", "NO_COLOR": "1"},
-    )
-    return result.stdout
 
 
 @pytest.mark.parametrize("text", [README, CLIENT_README], ids=["README", "client/README"])

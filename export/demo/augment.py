@@ -7,6 +7,7 @@ input. `augment` draws and chains them.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,30 @@ def limit_band(frames: LogMel, low_hz: float, high_hz: float, floor: float) -> L
     return limited
 
 
+class Colour(NamedTuple):
+    """What microphone, room and voice leave in every bin of an utterance, each (mel bins,)."""
+
+    mean: LogMel
+    deviation: LogMel
+
+
+def colour_of(frames: LogMel) -> Colour:
+    """Mean and deviation of each mel bin over the utterance."""
+    return Colour(frames.mean(axis=0), frames.std(axis=0))
+
+
+def match_colour(frames: LogMel, colour: Colour, share: float) -> LogMel:
+    """Moves the utterance's own colour towards another's: all the way if `share` is 1.
+
+    After adaptive instance normalization (Huang and Belongie 2017), on mel bins for channels.
+    """
+    own = colour_of(frames)
+    mean = own.mean + share * (colour.mean - own.mean)
+    ratio = np.clip(colour.deviation / np.maximum(own.deviation, 0.1), 0.5, 2.0) ** share
+    moved = (frames - own.mean) * ratio + mean
+    return np.maximum(moved, LOG_FLOOR).astype(np.float32)
+
+
 def mel_bin(frequency_hz: float) -> int:
     """First mel bin (slaney scale) whose centre lies at or above the frequency."""
     return math.ceil(_mel(frequency_hz) / _mel(SAMPLE_RATE_HZ / 2) * (MEL_BINS + 1)) - 1
@@ -78,7 +103,7 @@ def mask_blocks(frames: LogMel, rng: np.random.Generator) -> LogMel:
     masked = frames.copy()
     mean = frames.mean()
     for _ in range(int(rng.integers(0, 3))):
-        width = int(rng.integers(1, 16))
+        width = int(rng.integers(1, 23))
         start = int(rng.integers(0, MEL_BINS - width))
         masked[:, start : start + width] = mean
     for _ in range(int(rng.integers(0, 2 + len(frames) // (2 * FRAMES_PER_SECOND)))):
@@ -88,14 +113,25 @@ def mask_blocks(frames: LogMel, rng: np.random.Generator) -> LogMel:
     return masked
 
 
-def augment(frames: LogMel, noises: Sequence[LogMel], rng: np.random.Generator) -> LogMel:
+@dataclass(frozen=True)
+class Surroundings:
+    """What utterances are mixed with or moved towards: noises, and colours of real recordings."""
+
+    noises: Sequence[LogMel] = ()
+    colours: Sequence[Colour] = ()
+
+
+def augment(frames: LogMel, around: Surroundings, rng: np.random.Generator) -> LogMel:
     """One random variant of an utterance."""
     frames = change_tempo(frames, rng.uniform(0.9, 1.15))
     if rng.random() < 0.5:
         frames = shift_formants(frames, rng.uniform(0.92, 1.08))
+    if around.colours and rng.random() < 0.5:
+        colour = around.colours[int(rng.integers(len(around.colours)))]
+        frames = match_colour(frames, colour, rng.uniform(0.3, 1.0))
     frames = change_level(frames, rng.uniform(-12, 6))
-    if noises and rng.random() < 0.3:
-        noise = noises[int(rng.integers(len(noises)))]
+    if around.noises and rng.random() < 0.3:
+        noise = around.noises[int(rng.integers(len(around.noises)))]
         frames = mix_noise(frames, noise, rng.uniform(5, 30))
     if rng.random() < 0.2:
         floor = rng.uniform(LOG_FLOOR, LOG_FLOOR + 3)
@@ -109,7 +145,7 @@ def augment(frames: LogMel, noises: Sequence[LogMel], rng: np.random.Generator) 
 class Augmentation:
     """What `augment` needs for a batch, and the share of utterances it is applied to."""
 
-    noises: Sequence[LogMel]
+    around: Surroundings
     share: float
     rng: np.random.Generator
 
@@ -117,4 +153,4 @@ class Augmentation:
         """The frames themselves or a variant."""
         if self.rng.random() >= self.share:
             return frames
-        return augment(frames, self.noises, self.rng)
+        return augment(frames, self.around, self.rng)

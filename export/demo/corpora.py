@@ -31,6 +31,9 @@ SOUND_SUFFIXES = {".ogg", ".wav", ".flac", ".mp3"}
 JOINED_SECONDS = 4.0
 """Recordings of single words are strung together to about this length: alone they lack context."""
 WORD_SECONDS = 1.5
+SAME_SPEED = (1.0, 1.0)
+SPEED_VARIANTS = {"slower": (0.85, 0.95), "faster": (1.05, 1.18)}
+"""Copies to train on: pitch and formants move with the speed, so each speaker becomes three."""
 
 
 def corpora(speech: Path) -> list[str]:
@@ -51,7 +54,11 @@ def prepare_corpus(speech: Path, features: Path, corpus: str) -> None:
     for part, members in parts.items():
         name = f"{part}-{corpus}"
         if members and not (features / f"{name}.tsv").exists():
-            write_shard(features, name, _join_words(members))
+            write_shard(features, name, _join_words(members, SAME_SPEED))
+    for variant, speeds in SPEED_VARIANTS.items():
+        name = f"real-{corpus}-{variant}"
+        if parts["real"] and not (features / f"{name}.tsv").exists():
+            write_shard(features, name, _join_words(parts["real"], speeds))
 
 
 def is_held_out(corpus: str, speaker: str) -> bool:
@@ -78,15 +85,22 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _join_words(recordings: list[Recording]) -> Iterator[tuple[Frames, str]]:
-    """Features of each recording; a speaker's one-word recordings are joined, in mixed order."""
+def _join_words(
+    recordings: list[Recording], speeds: tuple[float, float]
+) -> Iterator[tuple[Frames, str]]:
+    """Features of each recording, played at a speed between the two that are given.
+
+    A speaker's one-word recordings are joined, in mixed order.
+    """
     held: list[Samples] = []
     words: list[str] = []
     speaker = ""
     for recording in sorted(
         recordings, key=lambda r: (r.speaker, zlib.crc32(r.path.name.encode()))
     ):
-        samples = read_audio(recording.path)
+        # By name: all of a corpus may be made again and come out the same.
+        share = zlib.crc32(f"speed of {recording.path.name}".encode()) / 2**32
+        samples = read_audio(recording.path, speeds[0] + share * (speeds[1] - speeds[0]))
         single = len(samples) < WORD_SECONDS * 16_000 and " " not in recording.text
         held_seconds = sum(map(len, held)) / 16_000
         if held and (not single or recording.speaker != speaker or held_seconds > JOINED_SECONDS):

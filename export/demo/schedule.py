@@ -86,14 +86,14 @@ def again(audio_hours: float) -> tuple[Phase, ...]:
     """A cycle after the schedule: the learning rate rises once more and falls.
 
     By now every real recording has been heard several times: variants and dropout keep the model
-    from learning them by heart.
+    from learning them by heart, and synthetic speech teaches words that no recording has.
     """
     if audio_hours <= 0:
         return ()
-    rise = 0.1 * audio_hours
-    mixture: Any = {"real_share": 0.6, "max_seconds": 15.5, "objective": "transducer"}
-    mixture |= {"augmented_share": 0.85, "dropout": 0.1}
+    mixture: Any = {"max_seconds": 15.5, "objective": "transducer"}
+    mixture |= {"augmented_share": 0.9, "dropout": 0.1}
     return (
-        Phase("again, rising", rise, 4e-4, **mixture),
-        Phase("again, falling", audio_hours - rise, 2e-5, **mixture),
+        Phase("again, rising", 0.05 * audio_hours, 5e-4, real_share=0.5, **mixture),
+        Phase("again, on", 0.65 * audio_hours, 2.5e-4, real_share=0.5, **mixture),
+        Phase("again, real", 0.3 * audio_hours, 1e-5, real_share=0.75, **mixture),
     )

@@ -1,20 +1,19 @@
 """Synthetic speech: free text-to-speech engines, each sentence in a manner of its own.
 
-The engines are Debian packages: `flite`, `festival` with festvox-kallpc16k, festvox-kdlpc16k and
-festvox-us-slt-hts, and `espeak-ng`. Their voices are few; playing a voice faster or slower moves
-its formants as a shorter or longer vocal tract would, and makes many speakers out of one. A shard
-is a function of its number alone, so that shards can be made in any order, by several processes,
-and again.
+Two engines are neural (neural_voices.py). The others are Debian packages: `flite`, `festival` with
+festvox-kallpc16k, festvox-kdlpc16k and festvox-us-slt-hts, and `espeak-ng`. A shard is a function
+of its number alone, so that shards can be made in any order, by several processes, and again.
 """
 
 import random
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from export.demo.features import Frames, log_mel, read_audio, write_shard
+from export.demo.manner import Manner, draw_manner
+from export.demo.neural_voices import speak_hibari, speak_joe
 
 UTTERANCES_PER_SHARD = 200
 WORDS_SHARDS = 45
@@ -22,26 +21,7 @@ SHORT_SENTENCE_WORDS = 9
 SHORT_SHARDS = 30
 """The first shards hold short sentences only: alignments are learnt from them soonest."""
 
-FLITE_VOICES = ("slt", "rms", "awb", "kal16")
-FESTIVAL_VOICES = ("cmu_us_slt_arctic_hts", "ked_diphone", "kal_diphone")
-ESPEAK_ACCENTS = ("en-us", "en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029")
-ESPEAK_VARIANTS = (
-    *(f"m{i}" for i in range(1, 9)),
-    *(f"f{i}" for i in range(1, 6)),
-    *("klatt", "klatt2", "klatt4", "Andy", "Annie", "Alicia", "edward", "Gene", "linda", "Lee"),
-    *("max", "Michael", "Mike", "paul", "rob", "steph", "travis", "victor", "zac"),
-)
-ENGINE_SHARE = {"flite": 0.6, "festival": 0.15, "espeak": 0.25}
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How one sentence is spoken: lengthened by `stretch`, f0 times `pitch`, played at `speed`."""
-
-    voice: str
-    stretch: float
-    pitch: float
-    speed: float
+ENGINE_SHARE = {"hibari": 0.5, "joe": 0.08, "flite": 0.2, "festival": 0.08, "espeak": 0.14}
 
 
 def shard_name(number: int) -> str:
@@ -79,8 +59,14 @@ def _few_words(sentence: str, rng: random.Random) -> str:
 
 def _speak(folder: Path, name: str, spoken: Sequence[str], rng: random.Random) -> None:
     engine = rng.choices(list(ENGINE_SHARE), list(ENGINE_SHARE.values()))[0]
-    manners = [_draw_manner(engine, rng) for _ in spoken]
-    speak = {"flite": _speak_flite, "festival": _speak_festival, "espeak": _speak_espeak}[engine]
+    manners = [draw_manner(engine, rng) for _ in spoken]
+    speak = {
+        "hibari": speak_hibari,
+        "joe": speak_joe,
+        "flite": _speak_flite,
+        "festival": _speak_festival,
+        "espeak": _speak_espeak,
+    }[engine]
     with tempfile.TemporaryDirectory() as scratch:
         paths = speak(spoken, manners, Path(scratch))
         frames = [_frames(path, manner.speed) for path, manner in zip(paths, manners, strict=True)]
@@ -94,16 +80,6 @@ def _sentences_of(number: int, sentences: Sequence[str]) -> list[str]:
     random.Random(int(short_only)).shuffle(order)
     first = (number if short_only else number - SHORT_SHARDS) * UTTERANCES_PER_SHARD
     return [pool[order[(first + i) % len(pool)]] for i in range(UTTERANCES_PER_SHARD)]
-
-
-def _draw_manner(engine: str, rng: random.Random) -> Manner:
-    voice = {
-        "flite": lambda: rng.choice(FLITE_VOICES),
-        "festival": lambda: rng.choice(FESTIVAL_VOICES),
-        "espeak": lambda: f"{rng.choice(ESPEAK_ACCENTS)}+{rng.choice(ESPEAK_VARIANTS)}",
-    }[engine]()
-    speed = rng.uniform(0.87, 1.18)
-    return Manner(voice, rng.uniform(0.78, 1.1) * speed, rng.uniform(0.8, 1.25), speed)
 
 
 def _frames(path: Path, speed: float) -> Frames:

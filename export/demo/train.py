@@ -36,13 +36,14 @@ from export.demo.model import (
     losses,
     save_checkpoint,
 )
+from export.demo.pages import keep_freed_pages
 from export.demo.schedule import PHASES, Moment, Phase, moment, total_hours
 from export.demo.workplace import Workplace
 
 REPLICAS = 2
 SEED = 1
 LOG_EVERY_STEPS = 25
-LOOK_EVERY_HOURS = 4.0
+LOOK_EVERY_HOURS = 10.0
 LOOK_UTTERANCES = 50
 SAVE_EVERY_SECONDS = 300.0
 RATE_RAMP_STEPS = 100
@@ -123,7 +124,7 @@ class Trainer:
         def work(replica: int) -> tuple[float, Losses]:
             seed = (self.seed, self.progress.steps, replica)
             augmentation = Augmentation(
-                draw.pool.noises, now.phase.augmented_share, np.random.default_rng(seed)
+                draw.pool.around, now.phase.augmented_share, np.random.default_rng(seed)
             )
             batch = collate(batches[replica], draw.tokenizer, augmentation)
             dropout = _dropout(now.phase.dropout, hash(seed))
@@ -201,6 +202,7 @@ class Draw:
 def train(place: Workplace, phases: tuple[Phase, ...], start: Path | None) -> None:
     """Trains until the schedule ends or SIGTERM comes; either leaves state and checkpoint."""
     torch.set_num_threads(1)
+    keep_freed_pages()
     tokenizer = ParakeetTokenizer.from_pretrained(place.tokenizer)
     trainer = open_trainer(place, start)
     if moment(trainer.progress.audio_hours, phases) is None:

@@ -18,11 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 
+from export.stages.layout import CONTEXT_TOKENS, StateLayout
 from export.stages.predictor import Predictor
-from export.stages.state import Stage, State, StateLayout, Update, all_rows
-
-CONTEXT_TOKENS = 8
-"""Tokens handed on to the detokenizer, so that it can be stateless (see its model)."""
+from export.stages.state import Stage, State, Update, all_rows
 
 
 @dataclass(frozen=True)

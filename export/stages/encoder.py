@@ -33,7 +33,8 @@ from torch.nn import functional
 from export.audio import SUBSAMPLING
 from export.errors import UnsupportedOption
 from export.stages.layers import FeedForward, as_linear, in_type_of, joined, scaled
-from export.stages.state import Stage, State, StateLayout, Update, whole_division
+from export.stages.layout import StateLayout
+from export.stages.state import Stage, State, Update, whole_division
 
 _MASKED = -1e30
 """Added to the score of a key that must not be heard; finite, so that no row can become NaN."""

@@ -25,7 +25,8 @@ from export.audio import (
     TAIL_SAMPLES,
     WINDOW_SAMPLES,
 )
-from export.stages.state import Stage, State, StateLayout, Update, all_rows, whole_division
+from export.stages.layout import StateLayout
+from export.stages.state import Stage, State, Update, all_rows, whole_division
 
 _HALF = WINDOW_SAMPLES // 2
 _BLOCK = math.gcd(_HALF, HOP_SAMPLES)

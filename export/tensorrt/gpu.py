@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 from dataclasses import dataclass
 
@@ -36,3 +37,16 @@ def this_gpu() -> Gpu:
         ) from error
     name, driver, capability, memory = map(str.strip, answer.stdout.split(","))
     return Gpu(name, driver, capability, int(memory))
+
+
+def tensorrt_here() -> None:
+    """Refuse early what needs TensorRT.
+
+    Raises:
+        UnsupportedOption: it is not installed.
+    """
+    if importlib.util.find_spec("tensorrt") is None:
+        raise UnsupportedOption(
+            "TensorRT is not installed here; it comes with NVIDIA's container: `make gpu-up` "
+            "builds the engines there and serves them"
+        )

@@ -28,10 +28,9 @@ from export.parity import Parity
 from export.recordings import load_recordings
 from export.spec import StageSpec, check_name
 from export.streaming import Report, write_configs, write_tokenizer
-from export.tensorrt.gpu import this_gpu
+from export.tensorrt.gpu import tensorrt_here, this_gpu
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.profiles import bucket_profiles
-from export.tensorrt.road import tensorrt_here
 
 _BYTES = 4
 """Of every element of every tensor: float32, or a 32-bit integer."""

@@ -6,7 +6,6 @@ precision a minute, an engine many.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 
 from export.audio import frames_per_chunk
 from export.checkpoint import Checkpoint
-from export.errors import UnsupportedOption
 from export.install import Replacement
 from export.manifest import file_sha256, write_manifest
 from export.onnx_file import export_flat_onnx
@@ -29,7 +27,7 @@ from export.spec import Serving, StreamingSpec
 from export.stages.state import Stage
 from export.streaming import Report, spec_of, write_configs, write_tokenizer
 from export.tensorrt.fp8 import modelopt_python, quantize_encoder_fp8
-from export.tensorrt.gpu import this_gpu
+from export.tensorrt.gpu import tensorrt_here, this_gpu
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.half import tensorrt_stages
 from export.tensorrt.numerics import Numerics, long_utterances, measure
@@ -39,19 +37,6 @@ from export.triton_config import config_files
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "fp8": 20}
 """Convolution takes bf16 from opset 22 on."""
 LONG_STREAMS = 4
-
-
-def tensorrt_here() -> None:
-    """Refuse early what needs TensorRT.
-
-    Raises:
-        UnsupportedOption: it is not installed.
-    """
-    if importlib.util.find_spec("tensorrt") is None:
-        raise UnsupportedOption(
-            "TensorRT is not installed here; it comes with NVIDIA's container: `make gpu-up` "
-            "builds the engines there and serves them"
-        )
 
 
 def export_tensorrt(

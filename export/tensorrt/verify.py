@@ -182,7 +182,7 @@ def main(
     ] = "",
 ) -> None:
     """Prove the installed TensorRT engines on this GPU; prints what was measured as JSON."""
-    from export.tensorrt.road import tensorrt_here
+    from export.tensorrt.gpu import tensorrt_here
 
     measured: dict[str, Any] = {}
     try:

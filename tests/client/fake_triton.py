@@ -14,6 +14,9 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+# The generated protobuf classes carry no types.
+_pb: Any = service_pb2
+
 NOTHING_NEW = {"TEXT": struct.pack("<I", 0), "TOKEN_COUNT": struct.pack("<i", 0)}
 
 OFFLINE = {
@@ -63,12 +66,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         """Samples without and with padding, of each piece."""
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:
-        return service_pb2.ServerMetadataResponse(name="triton", version="9")
+        return _pb.ServerMetadataResponse(name="triton", version="9")
 
     def ModelConfig(self, request: Any, context: Any) -> Any:
         if request.name not in self.models:
             context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: {request.name!r}")
-        response = service_pb2.ModelConfigResponse()
+        response = _pb.ModelConfigResponse()
         for name, value in self.models[request.name].items():
             response.config.parameters[name].string_value = value
         return response
@@ -79,9 +82,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 grpc.StatusCode.UNAVAILABLE,
                 "This protocol is restricted, expecting header 'triton-grpc-protocol-admin-key'",
             )
-        return service_pb2.RepositoryIndexResponse(
+        return _pb.RepositoryIndexResponse(
             models=[
-                service_pb2.RepositoryIndexResponse.ModelIndex(
+                _pb.RepositoryIndexResponse.ModelIndex(
                     name=name, version="1", state="LOADING" if name in self.loading else "READY"
                 )
                 for name in self.models
@@ -89,7 +92,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     def ModelStatistics(self, request: Any, context: Any) -> Any:
-        return service_pb2.ModelStatisticsResponse()
+        return _pb.ModelStatisticsResponse()
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         if "sequence_id" not in request.parameters:
@@ -100,10 +103,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.arrived.release()
         self.answer.wait()
         self.seen.append(f"{chunk} {'answered' if context.is_active() else 'cancelled'}")
-        return service_pb2.ModelInferResponse(
-            outputs=[
-                service_pb2.ModelInferResponse.InferOutputTensor(name=name) for name in NOTHING_NEW
-            ],
+        return _pb.ModelInferResponse(
+            outputs=[_pb.ModelInferResponse.InferOutputTensor(name=name) for name in NOTHING_NEW],
             raw_output_contents=NOTHING_NEW.values(),
         )
 
@@ -134,8 +135,8 @@ def piece_reply(tokens: Tokens) -> Any:
         "TOKEN_LOGPROBS": struct.pack(f"<{len(tokens) + 2}f", *[-0.25] * len(tokens), *unused),
         "TOKEN_COUNT": struct.pack("<i", len(tokens)),
     }
-    return service_pb2.ModelInferResponse(
-        outputs=[service_pb2.ModelInferResponse.InferOutputTensor(name=name) for name in raw],
+    return _pb.ModelInferResponse(
+        outputs=[_pb.ModelInferResponse.InferOutputTensor(name=name) for name in raw],
         raw_output_contents=raw.values(),
     )
 

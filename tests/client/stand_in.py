@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +100,7 @@ class StandIn:
         return {c.id for c in chunks if c.start} - {c.id for c in chunks if c.end}
 
 
-def expected_words(samples: npt.NDArray[np.float32]) -> list[str]:
+def expected_words(samples: npt.NDArray[Any]) -> list[str]:
     """What the stand-in answers to a stream of these samples at the model's rate."""
     stream = np.concatenate((np.zeros(LEAD_SAMPLES, np.float32), samples))
     words: list[str] = []

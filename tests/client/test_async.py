@@ -113,8 +113,9 @@ def test_end_on_cancellation(server: StandIn) -> None:
 
 def test_end_on_an_error_in_the_block(server: StandIn) -> None:
     async def scenario(client: earshot.AsyncClient) -> None:
+        stream = client.stream(sample_rate_hz=RATE_HZ)
         with pytest.raises(KeyError):
-            async with client.stream(sample_rate_hz=RATE_HZ) as stream:
+            async with stream:
                 await stream.send(chunk())
                 raise KeyError
         with pytest.raises(earshot.StreamClosed):

@@ -212,6 +212,7 @@ def test_when_everything_fails_it_is_an_error(
 ) -> None:
     def refuse(heard: Heard) -> Tokens:
         heard.context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        return []
 
     fake.hear = refuse
     with pytest.raises(earshot.ServerBusy, match="takes no more pieces now: full"):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from earshot import Token, UnsupportedServer
 from earshot._chunker import Chunk
 from earshot._wire import RequestWriter, read_reply
 from tritonclient.grpc import service_pb2
+
+# The generated protobuf classes carry no types.
+_pb: Any = service_pb2
 
 MAX_TOKENS = 4
 
@@ -36,7 +40,7 @@ def test_the_last_request_ends() -> None:
     assert list(end.raw_input_contents) == [bytes(8), bytes(4)]
 
 
-def reply(text: str, lengths: list[int], **replaced: bytes):
+def reply(text: str, lengths: list[int], **replaced: bytes) -> Any:
     count = len(lengths)
     padding = [-1] * (MAX_TOKENS - count)
     encoded = text.encode()
@@ -48,8 +52,8 @@ def reply(text: str, lengths: list[int], **replaced: bytes):
         "TOKEN_TEXT_LENGTHS": struct.pack("<4i", *lengths, *padding),
         "TOKEN_COUNT": struct.pack("<i", count),
     } | replaced
-    return service_pb2.ModelInferResponse(
-        outputs=[service_pb2.ModelInferResponse.InferOutputTensor(name=name) for name in raw],
+    return _pb.ModelInferResponse(
+        outputs=[_pb.ModelInferResponse.InferOutputTensor(name=name) for name in raw],
         raw_output_contents=raw.values(),
     )
 
@@ -76,13 +80,13 @@ def test_a_chunk_may_add_nothing() -> None:
         reply("abc", [3], TOKENS=b""),
         reply("abc", [3], TEXT=b"\x01\0\0\0\xff"),
         reply("abc", [3], TEXT=b""),
-        service_pb2.ModelInferResponse(),
-        service_pb2.ModelInferResponse(raw_output_contents=[b""]),
+        _pb.ModelInferResponse(),
+        _pb.ModelInferResponse(raw_output_contents=[b""]),
     ],
     ids=["lengths", "negative", "short", "utf-8", "no text", "nothing", "nameless"],
 )
 def test_a_reply_that_breaks_the_contract_is_refused(
-    broken: service_pb2.ModelInferResponse,
+    broken: Any,
 ) -> None:
     with pytest.raises(UnsupportedServer):
         read_reply(broken)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import PROJECT
+from project import PROJECT, help_of
 
 DEPLOY = PROJECT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
@@ -78,15 +78,7 @@ def test_the_commands_of_the_containers_exist() -> None:
 
 
 def options_of(module: str) -> set[str]:
-    result = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "TERM": "dumb", "NO_COLOR": "1"},
-    )
-    return set(re.findall(r"--[a-z-]+", result.stdout))
+    return set(re.findall(r"--[a-z-]+", help_of(module)))
 
 
 @pytest.mark.parametrize(

@@ -135,11 +135,11 @@ def disturb(path: Path) -> None:
     model = onnx.load(path)
     tensors = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
     tensors += [
-        attribute.t
+        tensor
         for node in model.graph.node
         if node.op_type == "Loop"
-        for attribute in node.attribute[0].g.initializer
-        if attribute.data_type == onnx.TensorProto.FLOAT
+        for tensor in node.attribute[0].g.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
     ]
     largest = max(tensors, key=lambda tensor: len(tensor.raw_data))
     values = onnx.numpy_helper.to_array(largest)

@@ -28,6 +28,9 @@ from export.tensorrt.half import half_stages
 from export.torch_stage import TorchStage
 from export.triton_config import config_files
 
+# The generated protobuf classes carry no types.
+_pb: Any = model_config_pb2
+
 CHUNK_MS, FRAMES = 320, 4
 
 
@@ -39,7 +42,7 @@ def _spec(folder: Path, runtime: str, layout: str, precision: str = "fp32") -> S
 
 
 def _parsed(text: str) -> Any:
-    return text_format.Parse(text, model_config_pb2.ModelConfig())
+    return text_format.Parse(text, _pb.ModelConfig())
 
 
 def test_the_fused_ensemble_keeps_its_contract(random_checkpoint: Path) -> None:
@@ -71,7 +74,7 @@ def test_instances_on_one_device_share_the_streams(random_checkpoint: Path) -> N
         config_files(_spec(random_checkpoint, "torch", "fused"))["recognizer/configs/torch.pbtxt"]
     )
     [group] = config.instance_group
-    assert (group.count, group.kind) == (3, model_config_pb2.ModelInstanceGroup.KIND_MODEL)
+    assert (group.count, group.kind) == (3, _pb.ModelInstanceGroup.KIND_MODEL)
     assert config.parameters["max_streams"].string_value == "34"
     assert config.parameters["runtime"].string_value == "torch"
 

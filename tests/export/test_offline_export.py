@@ -12,9 +12,15 @@ import onnx
 import onnxruntime
 import pytest
 import typer
-from project import OFFLINE_KINDS, ExportedOffline, OfflineCheckpoint
+from project import OFFLINE_KINDS, OFFLINE_NAMES, ExportedOffline, OfflineCheckpoint
+from repository_files import (
+    check_that_every_step_is_fed,
+    config_tensors,
+    onnx_tensors,
+    read_config,
+    spec_tensors,
+)
 from test_export import run_export
-from test_repository import config_tensors, onnx_tensors, read_config, spec_tensors
 from typer.testing import CliRunner
 
 from export import __main__ as export_command
@@ -24,7 +30,7 @@ from export.offline import export as offline_export
 from export.offline.export import check_offline_parity, spec_of
 from export.offline.spec import OfflineServing, OfflineSpec
 from export.recordings import load_recordings
-from export.spec import StageSpec
+from export.spec import StageSpec, served_name
 
 command = typer.Typer()
 command.command()(export_command.main)
@@ -46,11 +52,11 @@ def repository(exported_offline: ExportedOffline, kind: str) -> Path:
 
 @pytest.fixture(scope="module")
 def spec(offline_checkpoint: OfflineCheckpoint, kind: str) -> OfflineSpec:
-    return spec_for(offline_checkpoint(kind))
+    return spec_for(offline_checkpoint(kind), OFFLINE_NAMES.get(kind, ""))
 
 
-def spec_for(folder: Path) -> OfflineSpec:
-    return spec_of(load_checkpoint(str(folder)), "onnxruntime", "fp32", OfflineServing())
+def spec_for(folder: Path, name: str = "") -> OfflineSpec:
+    return spec_of(load_checkpoint(str(folder)), "onnxruntime", "fp32", OfflineServing(), name)
 
 
 def members(spec: OfflineSpec) -> tuple[StageSpec, ...]:
@@ -72,18 +78,7 @@ def test_configs_say_what_the_spec_says(repository: Path, spec: OfflineSpec) -> 
 
 
 def test_every_step_of_the_ensemble_is_fed(repository: Path, spec: OfflineSpec) -> None:
-    ensemble = read_config(repository / spec.ensemble.name / "config.pbtxt")
-    known = config_tensors(ensemble.input)
-    for step in ensemble.ensemble_scheduling.step:
-        member = read_config(repository / step.model_name / "config.pbtxt")
-        inputs, outputs = config_tensors(member.input), config_tensors(member.output)
-        assert set(step.input_map) == set(inputs), step.model_name
-        assert set(step.output_map) == set(outputs), step.model_name
-        for tensor, source in step.input_map.items():
-            assert known[source] == inputs[tensor], (step.model_name, tensor)
-        known |= {step.output_map[tensor]: outputs[tensor] for tensor in outputs}
-    for tensor, entry in config_tensors(ensemble.output).items():
-        assert known[tensor] == entry
+    check_that_every_step_is_fed(repository, spec.ensemble.name)
 
 
 def test_onnx_files_say_what_the_spec_says(repository: Path, spec: OfflineSpec) -> None:
@@ -95,7 +90,7 @@ def test_onnx_files_say_what_the_spec_says(repository: Path, spec: OfflineSpec) 
         assert free(onnx_tensors(graph.input)) == spec_tensors(stage.inputs)
         assert free(onnx_tensors(graph.output)) == spec_tensors(stage.outputs)
         loops = [node for node in graph.node if node.op_type in ("Loop", "If", "Scan")]
-        walks = stage.name.startswith("decoder") and spec.ctc_blank is None
+        walks = stage.role == "decoder_offline" and spec.ctc_blank is None
         assert len(loops) == walks
 
 
@@ -107,24 +102,27 @@ def free(tensors):
 
 
 def test_manifest_tells_what_was_exported(repository: Path, spec: OfflineSpec) -> None:
-    manifest = json.loads((repository / "asr_offline" / "1" / "manifest.json").read_text())
+    manifest = json.loads((repository / spec.ensemble.name / "1" / "manifest.json").read_text())
     assert manifest["checkpoint"]["architecture"] == spec.architecture
     assert manifest["parity"]["reference_tokens"] > 100
     assert manifest["parity"]["chain_token_difference"] == 0
     assert manifest["parity"]["alone_token_difference"] == 0
     assert manifest["buckets_ms"] == [2000, 4000, 8000, 15000, 30000]
     assert sorted(manifest["files"]) == [
-        "decoder_offline/1/model.onnx",
-        "detokenizer_offline/1/tokenizer.json",
-        "encoder_offline/1/model.onnx",
-        "feature_extractor_offline/1/model.onnx",
+        served_name(spec.name, file)
+        for file in (
+            "decoder_offline/1/model.onnx",
+            "detokenizer_offline/1/tokenizer.json",
+            "encoder_offline/1/model.onnx",
+            "feature_extractor_offline/1/model.onnx",
+        )
     ]
 
 
 def test_any_batch_of_any_length_runs(repository: Path, spec: OfflineSpec) -> None:
     """Also what is shorter than the graph's example, and the longest bucket."""
     for batch, samples in [(1, 160), (3, 160), (1, 320), (2, 480_000)]:
-        tensors = {
+        tensors: dict[str, Any] = {
             "AUDIO": np.zeros((batch, samples), np.float32),
             "AUDIO_LENGTH": np.full((batch, 1), samples, np.int32),
         }

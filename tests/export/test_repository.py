@@ -6,23 +6,21 @@ from pathlib import Path
 
 import onnx
 import pytest
-from google.protobuf import text_format
 from project import DEMO_CHECKPOINT, PROJECT, Exported
-from tritonclient.grpc import model_config_pb2
+from repository_files import (
+    check_that_every_step_is_fed,
+    config_tensors,
+    onnx_tensors,
+    read_config,
+    spec_tensors,
+)
 
 from export.errors import UnsupportedOption
-from export.spec import StageSpec, StreamingSpec, TensorSpec, check_name
+from export.spec import StageSpec, StreamingSpec, check_name
 from export.streaming import build_stages, spec_of
 
 CHUNK_MS = 320
 STAGES = ("feature_extractor", "encoder", "decoder")
-ONNX_DTYPES = {
-    onnx.TensorProto.FLOAT: "FP32",
-    onnx.TensorProto.INT32: "INT32",
-    onnx.TensorProto.INT64: "INT64",
-}
-
-Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
 @pytest.fixture(scope="module")
@@ -39,32 +37,6 @@ def spec(random_checkpoint: Path) -> StreamingSpec:
     return spec_of(
         checkpoint, build_stages(checkpoint, 4), CHUNK_MS, "onnxruntime", "fp32", Serving()
     )
-
-
-def read_config(path: Path):
-    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-
-
-def config_tensors(entries) -> Tensors:
-    names = {
-        value: name.removeprefix("TYPE_").replace("STRING", "BYTES")
-        for name, value in model_config_pb2.DataType.items()
-    }
-    return {entry.name: (names[entry.data_type], tuple(entry.dims)) for entry in entries}
-
-
-def spec_tensors(tensors: tuple[TensorSpec, ...]) -> Tensors:
-    return {tensor.name: (tensor.dtype, tensor.dims) for tensor in tensors}
-
-
-def onnx_tensors(values) -> Tensors:
-    return {
-        value.name: (
-            ONNX_DTYPES[value.type.tensor_type.elem_type],
-            tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]),
-        )
-        for value in values
-    }
 
 
 def stage_of(spec: StreamingSpec, name: str) -> StageSpec:
@@ -127,18 +99,7 @@ def test_names_that_will_not_do(name: str) -> None:
 
 
 def test_every_step_of_the_ensemble_is_fed(repository: Path) -> None:
-    ensemble = read_config(repository / "asr_streaming" / "config.pbtxt")
-    known = config_tensors(ensemble.input)
-    for step in ensemble.ensemble_scheduling.step:
-        member = read_config(repository / step.model_name / "config.pbtxt")
-        inputs, outputs = config_tensors(member.input), config_tensors(member.output)
-        assert set(step.input_map) == set(inputs), step.model_name
-        assert set(step.output_map) == set(outputs), step.model_name
-        for tensor, source in step.input_map.items():
-            assert known[source] == inputs[tensor], (step.model_name, tensor)
-        known |= {step.output_map[tensor]: outputs[tensor] for tensor in outputs}
-    for tensor, entry in config_tensors(ensemble.output).items():
-        assert known[tensor] == entry
+    check_that_every_step_is_fed(repository, "asr_streaming")
 
 
 def test_implicit_state_has_the_size_of_the_layout(repository: Path, spec: StreamingSpec) -> None:

@@ -21,6 +21,7 @@ from export.recordings import load_recordings
 from export.reference import ReferenceResult, transcribe
 from export.stages.state import FlatStage, PooledStages, Stage
 from export.streaming import build_stages
+from export.triton_config import MAX_ABS
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +125,14 @@ def test_a_stream_does_not_hear_its_batch(checkpoint: Checkpoint, speech: np.nda
     for row in range(5):
         alone, _, _ = stage(mel[row : row + 1], length[row : row + 1], state[row : row + 1])
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_what_the_loudest_audio_becomes_is_far_from_refused(checkpoint: Checkpoint) -> None:
+    time_s = np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+    tones = [np.cos(2 * np.pi * hertz * time_s) for hertz in (0, 100, 1_000, 4_000, 7_900, 8_000)]
+    noise = np.sign(np.random.default_rng(0).normal(size=SAMPLE_RATE_HZ))
+    loudest = [MAX_ABS["AUDIO"] * wave.astype(np.float32) for wave in (*tones, noise)]
+    features = checkpoint.processor.feature_extractor(
+        loudest, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt"
+    )
+    assert 10 < features.input_features.abs().max() < MAX_ABS["MEL"] / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -16,7 +17,8 @@ from export.errors import GraphRefused
 from export.onnx_file import export_flat_onnx
 from export.spec import Serving, StageSpec, StreamingSpec, TensorSpec
 from export.stages.decoder import Decoder
-from export.stages.state import FlatStage, StateLayout
+from export.stages.layout import StateLayout
+from export.stages.state import FlatStage
 from export.stages.unrolled_decoder import UnrolledDecoder
 from export.streaming import spec_of
 from export.tensorrt.graph_gate import check_graph
@@ -76,7 +78,7 @@ def toy_graph(path: Path, *nodes: onnx.NodeProto, **extra: list[onnx.ValueInfoPr
     return path
 
 
-def node(kind: str, inputs: list[str], outputs: list[str], **attributes: int) -> onnx.NodeProto:
+def node(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs, outputs, name=f"the_{kind}", **attributes)
 
 

@@ -68,7 +68,7 @@ def test_a_tool_that_fails_is_reported_with_its_words(tmp_path: Path) -> None:
     binary.chmod(0o755)
     folder = tmp_path / "work"
     folder.mkdir()
-    tool = PerfAnalyzer(binary, folder, "127.0.0.1:1")
+    tool = PerfAnalyzer(binary, folder, "127.0.0.1:1", "asr_streaming")
     with pytest.raises(PerfAnalyzerFailed, match="ended with 99: no such model"):
         tool.closed_loop(1, 3.0)
     with pytest.raises(PerfAnalyzerFailed, match="ended with 99"):

@@ -126,10 +126,11 @@ def test_a_capacity_result_brings_its_own_streams_per_core(
         return comparison()
 
     monkeypatch.setattr(side_by_side, "compare_with_pocketsphinx", compare)
-    compared = side_by_side.with_baseline(result, "host:1", PROJECT / "recordings")
+    compared = side_by_side.with_baseline(result, "host:1", PROJECT / "recordings", "clinic")
     assert compared.baseline == comparison()
     assert told[:3] == ["host:1", 10, per_core]
     assert measured in str(told[3])
+    assert told[4] == "clinic"
 
 
 def test_a_capacity_run_needs_transcripts_for_it_before_it_begins(tmp_path: Path) -> None:

@@ -21,14 +21,15 @@ from loadtest.server_process import free_port
 
 SPEECH = PROJECT / "recordings" / "ljspeech"
 LOCUST = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py"]
-SHORT = ["--speech", str(SPEECH), "--talk-s", "2"]
+MODEL = ["--model", "clinic_v2"]
+SHORT = ["--speech", str(SPEECH), "--talk-s", "2", *MODEL]
 _without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    """Carries 40 streams of 160 ms chunks."""
-    with fake_service(Truth(chunk_ms=160, service_ms=4.0)) as url:
+    """Carries 40 streams of 160 ms chunks; who does not name its model, does not find it."""
+    with fake_service(Truth(chunk_ms=160, service_ms=4.0, name=MODEL[1])) as url:
         yield url
 
 
@@ -133,8 +134,8 @@ def hold(*options: str) -> subprocess.CompletedProcess[str]:
 
 def test_hold_passes_with_a_document(service: str, tmp_path: Path) -> None:
     output = tmp_path / "level.json"
-    speech = ["--speech", str(SPEECH), "--output", str(output)]
-    result = hold("--url", service, "--streams", "6", "--hold-s", "3", *speech)
+    options = ["--speech", str(SPEECH), "--output", str(output), *MODEL]
+    result = hold("--url", service, "--streams", "6", "--hold-s", "3", *options)
     document = CapacityResult.from_json(output)
     [level] = document.levels
     assert result.returncode == {"pass": 0, "invalid": 3}[document.verdict], result.stderr
@@ -149,9 +150,17 @@ def test_hold_passes_with_a_document(service: str, tmp_path: Path) -> None:
 
 def test_hold_fails_when_the_rule_is_broken(service: str, tmp_path: Path) -> None:
     options = ["--p99-ms", "3", "--speech", str(SPEECH), "--output", str(tmp_path / "level.json")]
+    options += MODEL
     result = hold("--url", service, "--streams", "4", "--hold-s", "3", *options)
     assert result.returncode in (1, 3)
     assert "allowed 3 ms" in result.stdout
+
+
+def test_a_model_that_is_not_there_is_a_users_mistake(service: str) -> None:
+    result = hold("--url", service, "--model", "clinic_v1", "--streams", "4")
+    assert result.returncode == 2
+    assert "has no model 'clinic_v1'" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_no_server_is_a_users_mistake() -> None:

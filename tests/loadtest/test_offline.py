@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from generations import copy_as
 from project import PROJECT, ExportedOffline, OfflineCheckpoint
 
 
 @pytest.mark.slow
 @pytest.mark.triton
 def test_report_holds_the_service_against_transformers(
-    exported_offline: ExportedOffline, offline_checkpoint: OfflineCheckpoint
+    exported_offline: ExportedOffline, offline_checkpoint: OfflineCheckpoint, tmp_path: Path
 ) -> None:
+    copy_as("clinic", exported_offline("ctc"), tmp_path)
     command = [sys.executable, "-m", "loadtest", "offline", "--rounds", "2", "--json"]
-    command += ["--repository", str(exported_offline("ctc"))]
+    command += ["--repository", str(tmp_path), "--model", "clinic"]
     result = subprocess.run(
         [*command, "--checkpoint", str(offline_checkpoint("ctc"))],
         cwd=PROJECT,

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from generations import copy_as
 from project import PROJECT, Exported
 
 
 @pytest.mark.slow
 @pytest.mark.triton
-def test_report_names_each_process_and_counts_every_chunk(exported: Exported) -> None:
-    command = [sys.executable, "-m", "loadtest", "overhead", "--repository", str(exported(320))]
+def test_report_names_each_process_and_counts_every_chunk(
+    exported: Exported, tmp_path: Path
+) -> None:
+    """Of one recognizer, beside another one that nobody speaks to."""
+    copy_as("clinic_v2", exported(320), tmp_path)
+    copy_as("hotel", exported(320), tmp_path)
+    command = [sys.executable, "-m", "loadtest", "overhead", "--repository", str(tmp_path)]
+    command += ["--model", "clinic"]
     result = subprocess.run(
         [*command, "--streams", "8", "--seconds", "2", "--json"],
         cwd=PROJECT,

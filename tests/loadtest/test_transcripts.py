@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -89,3 +90,9 @@ def test_scripts_are_whole_recordings_from_different_places() -> None:
         assert script.said is not None
         assert script.said.startswith(recording.said)
         np.testing.assert_array_equal(script.samples[: len(recording.samples)], recording.samples)
+
+
+def test_a_manifest_without_transcripts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.tsv").write_text("file\tseconds\na.wav\t1\n")
+    with pytest.raises(ValueError, match="has no column transcript"):
+        load_recordings(tmp_path)

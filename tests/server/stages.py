@@ -15,11 +15,14 @@ from server.backends.earshot.earshot_runtime.sequences import SequenceStage
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from tests.server.toy_repository import CHUNK_SAMPLES
 
+# The generated protobuf classes carry no types.
+_pb: Any = model_config_pb2
+
 
 def model_config(repository: Path, model: str) -> dict[str, Any]:
     """A model's config as Triton hands it to a backend."""
     text = (repository / model / "configs" / "onnxruntime.pbtxt").read_text()
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    config = text_format.Parse(text, _pb.ModelConfig())
     return json_format.MessageToDict(config, preserving_proto_field_name=True)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from server.errors import TritonDied
 from server.launch import running
+from server.workspace import workspace
 
 ROOT = Path(__file__).parents[2]
 SHARED_MEMORY = Path("/dev/shm")
@@ -68,6 +69,7 @@ def test_config_and_graph_that_disagree_are_named(toy_repository: Path) -> None:
 
 
 def test_a_server_that_dies_under_way_is_reported_with_its_log(toy_repository: Path) -> None:
+    pid = 0
     with (
         pytest.raises(TritonDied, match="Started GRPCInferenceService") as death,
         running(toy_repository) as triton,
@@ -78,6 +80,7 @@ def test_a_server_that_dies_under_way_is_reported_with_its_log(toy_repository: P
         raise ConnectionError("what a client would say")
     assert f"ended with {-signal.SIGKILL}" in str(death.value)
     assert isinstance(death.value.__cause__, ConnectionError)
+    assert pid
     _wait_for(lambda: not _group(pid))
 
 
@@ -89,10 +92,16 @@ def test_a_signal_stops_the_server_cleanly(toy_repository: Path, how: signal.Sig
         assert not _group(pid)
 
 
-def test_a_killed_launcher_takes_the_server_with_it(toy_repository: Path) -> None:
+def test_a_killed_launcher_takes_the_server_with_it(toy_repository: Path, tmp_path: Path) -> None:
     with _served(toy_repository) as (launcher, pid):
         launcher.kill()
         _wait_for(lambda: not _group(pid))
+    [left] = tmp_path.glob("earshot-*")
+    region = SHARED_MEMORY / f"{left.name}-left"
+    region.touch()
+    with workspace():  # the next launcher's
+        assert not left.exists()
+        assert not region.exists()
 
 
 def test_a_dead_server_exits_with_1(toy_repository: Path) -> None:

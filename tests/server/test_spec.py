@@ -23,6 +23,7 @@ def test_all_is_read_from_the_config(toy_repository: Path) -> None:
         ("AUDIO", "float32", (8,)),
         ("AUDIO_LENGTH", "int32", (1,)),
     ]
+    assert spec.sequence is not None
     assert spec.sequence.max_streams == MAX_STREAMS
     assert spec.sequence.max_idle_s == MAX_IDLE_S
     assert (spec.bounded_inputs, spec.max_abs) == (("AUDIO",), 8.0)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import export.spec
 from checkpoints import write_random_checkpoint
 from export.checkpoint import load_checkpoint
 from export.spec import Serving, StreamingSpec
@@ -90,7 +91,7 @@ class Recognizer:
         return answers
 
 
-def _tensor(tensor: object) -> TensorSpec:
+def _tensor(tensor: export.spec.TensorSpec) -> TensorSpec:
     dtype = {"FP32": np.float32, "INT32": np.int32}[tensor.dtype]
     return TensorSpec(tensor.name, np.dtype(dtype), tensor.dims)
 

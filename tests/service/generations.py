@@ -10,20 +10,26 @@ import json
 import shutil
 from pathlib import Path
 
-FIRST, SECOND = "clinic_v1", "clinic_v2"
+from project import OFFLINE_NAMES
+
+FIRST, SECOND = OFFLINE_NAMES["streaming"], "clinic_v2"
+
+
+def copy_as(name: str, models: Path, repository: Path) -> None:
+    """Copies exported models without a name into ``repository``, as the recognizer ``name``."""
+    roles = [model.name for model in models.iterdir() if model.is_dir()]
+    for role in roles:
+        shutil.copytree(models / role, repository / f"{name}_{role}")
+    for config in repository.glob(f"{name}_*/**/*.pbtxt"):
+        text = config.read_text()
+        for role in roles:
+            text = text.replace(f'name: "{role}"', f'name: "{name}_{role}"')
+        config.write_text(text)
 
 
 def install_first(streaming: Path, offline: Path, repository: Path) -> None:
     """Copies exported models, of which those that stream have no name yet, as FIRST."""
-    for model in streaming.iterdir():
-        if model.is_dir():
-            shutil.copytree(model, repository / f"{FIRST}_{model.name}")
-    roles = [model.name for model in streaming.iterdir() if model.is_dir()]
-    for config in repository.rglob("*.pbtxt"):
-        text = config.read_text()
-        for role in roles:
-            text = text.replace(f'name: "{role}"', f'name: "{FIRST}_{role}"')
-        config.write_text(text)
+    copy_as(FIRST, streaming, repository)
     for model in offline.iterdir():
         shutil.copytree(model, repository / model.name)
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from earshot._cli import app
 from earshot._cutter import Cutter
-from project import PROJECT
+from project import PROJECT, ExportedOffline
 from typer.testing import CliRunner
 
 from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
@@ -36,8 +36,8 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(random_checkpoint: Path, named_offline: Path) -> Iterator[Service]:
-    with running(named_offline) as triton:
+def service(random_checkpoint: Path, exported_offline: ExportedOffline) -> Iterator[Service]:
+    with running(exported_offline("streaming")) as triton:
         yield Service(triton.grpc_url, load_checkpoint(str(random_checkpoint)))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import earshot
 import numpy as np
@@ -16,7 +17,7 @@ import tritonclient.grpc as grpcclient
 from earshot._cli import app
 from earshot._sync import open_repository
 from generations import FIRST, SECOND, install_first, install_second
-from project import Exported
+from project import Exported, ExportedOffline
 from typer.testing import CliRunner
 
 from export.audio import SAMPLE_RATE_HZ
@@ -88,7 +89,10 @@ class Traffic:
 
     def add(self, heard: Heard | Exception) -> None:
         with self.progress:
-            (self.errors if isinstance(heard, Exception) else self.heard).append(heard)
+            if isinstance(heard, Exception):
+                self.errors.append(heard)
+            else:
+                self.heard.append(heard)
             self.progress.notify_all()
 
 
@@ -165,9 +169,9 @@ async def _send_files(
 
 
 @pytest.fixture
-def repository(exported: Exported, named_offline: Path, tmp_path: Path) -> Path:
+def repository(exported: Exported, exported_offline: ExportedOffline, tmp_path: Path) -> Path:
     """The first generation, in a repository that may be added to."""
-    install_first(exported(CHUNK_MS), named_offline, tmp_path / "models")
+    install_first(exported(CHUNK_MS), exported_offline("streaming"), tmp_path / "models")
     return tmp_path / "models"
 
 
@@ -193,8 +197,8 @@ def states(triton: Triton) -> dict[str, str]:
 def loaded_models(triton: Triton) -> set[str]:
     """All models that are loaded, stages too."""
     with grpcclient.InferenceServerClient(triton.grpc_url) as client:
-        index = client.get_model_repository_index().models
-    return {model.name for model in index if model.state == "READY"}
+        index: Any = client.get_model_repository_index()
+    return {model.name for model in index.models if model.state == "READY"}
 
 
 def test_streams_run_through_the_change(

@@ -23,7 +23,7 @@ import soundfile
 from earshot import _recognition
 from earshot._sync import open_repository
 from long_files import assert_joined, heard_in, pieces_of, with_pauses, without_pauses
-from project import DEMO_CHECKPOINT
+from project import DEMO_CHECKPOINT, ExportedOffline
 
 from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
@@ -81,14 +81,14 @@ def test_without_pauses_pieces_overlap_and_are_joined(
 
 
 def test_what_a_server_no_longer_serves_is_reported_and_the_rest_delivered(
-    named_offline: Path, monkeypatch: pytest.MonkeyPatch
+    exported_offline: ExportedOffline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model goes while a file is under way: its last pieces fail, and stay failed."""
     monkeypatch.setattr(_recognition, "FIRST_DELAY_S", 0.01)
     speech = np.concatenate([recording.samples for recording in load_recordings()])
     samples = np.tile(speech, 6)
     with (
-        running(named_offline, model_control=True) as triton,
+        running(exported_offline("streaming"), model_control=True) as triton,
         earshot.connect(triton.grpc_url) as client,
     ):
 

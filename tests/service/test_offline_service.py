@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from project import OFFLINE_KINDS, ExportedOffline, HeardOffline, OfflineCheckpoint
+from project import OFFLINE_KINDS, OFFLINE_NAMES, ExportedOffline, HeardOffline, OfflineCheckpoint
 from tritonclient.utils import InferenceServerException
 from whole_files import BUCKETS, OfflineService
 
 from export.checkpoint import load_checkpoint
 from export.recordings import load_recordings
+from export.spec import served_name
 from server.launch import running
 
 pytestmark = pytest.mark.triton
@@ -27,8 +28,9 @@ def service(
     offline_checkpoint: OfflineCheckpoint,
 ) -> Iterator[OfflineService]:
     checkpoint = load_checkpoint(str(offline_checkpoint(request.param)))
+    ensemble = served_name(OFFLINE_NAMES.get(request.param, ""), "asr_offline")
     with running(exported_offline(request.param)) as triton:
-        yield OfflineService(triton.grpc_url, triton.metrics_url, checkpoint)
+        yield OfflineService(triton.grpc_url, triton.metrics_url, checkpoint, ensemble)
 
 
 @pytest.fixture(scope="module")

@@ -59,14 +59,15 @@ class OfflineService:
     url: str
     metrics_url: str
     checkpoint: Checkpoint
+    ensemble: str = "asr_offline"
 
     def transcribe(self, utterances: Sequence[np.ndarray], at_once: int = 64) -> list[Answer]:
         """Each utterance of samples [N] in its bucket, ``at_once`` of them side by side."""
-        return asyncio.run(_transcribe_all(self.url, utterances, at_once))
+        return asyncio.run(_transcribe_all(self.url, self.ensemble, utterances, at_once))
 
     def infer(self, audio: np.ndarray, length: int) -> Answer:
         """One request as it is: AUDIO [N], whatever its length."""
-        return asyncio.run(_infer_once(self.url, audio, length))
+        return asyncio.run(_infer_once(self.url, self.ensemble, audio, length))
 
     def counter(self, metric: str) -> dict[str, float]:
         """A counter's value by model, all instances together."""
@@ -102,25 +103,27 @@ def padded(samples: np.ndarray) -> np.ndarray:
     return np.pad(samples, (0, bucket - len(samples)))
 
 
-async def _transcribe_all(url: str, utterances: Sequence[np.ndarray], at_once: int) -> list[Answer]:
+async def _transcribe_all(
+    url: str, ensemble: str, utterances: Sequence[np.ndarray], at_once: int
+) -> list[Answer]:
     gate = asyncio.Semaphore(at_once)
 
     async def one(samples: np.ndarray) -> Answer:
         async with gate:
-            return await _infer(client, padded(samples), len(samples))
+            return await _infer(client, ensemble, padded(samples), len(samples))
 
     async with grpcclient.InferenceServerClient(url) as client:
         return await asyncio.gather(*map(one, utterances))
 
 
-async def _infer_once(url: str, audio: np.ndarray, length: int) -> Answer:
+async def _infer_once(url: str, ensemble: str, audio: np.ndarray, length: int) -> Answer:
     async with grpcclient.InferenceServerClient(url) as client:
-        return await _infer(client, audio, length)
+        return await _infer(client, ensemble, audio, length)
 
 
-async def _infer(client, audio: np.ndarray, length: int) -> Answer:
+async def _infer(client, ensemble: str, audio: np.ndarray, length: int) -> Answer:
     inputs = [InferInput("AUDIO", [1, len(audio)], "FP32")]
     inputs[0].set_data_from_numpy(audio[None].astype(np.float32))
     inputs.append(InferInput("AUDIO_LENGTH", [1, 1], "INT32"))
     inputs[1].set_data_from_numpy(np.array([[length]], np.int32))
-    return Answer.of(await client.infer("asr_offline", inputs))
+    return Answer.of(await client.infer(ensemble, inputs))

@@ -8,11 +8,14 @@ import pytest
 from export.demo.augment import (
     LOG_FLOOR,
     LogMel,
+    Surroundings,
     augment,
     change_level,
     change_tempo,
+    colour_of,
     limit_band,
     mask_blocks,
+    match_colour,
     mel_bin,
     mix_noise,
     shift_formants,
@@ -74,6 +77,25 @@ def test_band_limits_leave_the_band_alone(speech: LogMel) -> None:
     assert limited[:, high:].max() <= -15.0
 
 
+def test_a_colour_is_taken_over_by_the_share_asked_for(speech: LogMel) -> None:
+    target = colour_of(speech * 0.8 + 1)
+    wholly = colour_of(match_colour(speech, target, 1.0))
+    np.testing.assert_allclose(wholly.mean, target.mean, atol=0.05)
+    np.testing.assert_allclose(wholly.deviation, target.deviation, atol=0.05)
+    half = colour_of(match_colour(speech, target, 0.5))
+    np.testing.assert_allclose(half.mean, (colour_of(speech).mean + target.mean) / 2, atol=0.05)
+    unmoved = match_colour(speech, target, 0.0)
+    np.testing.assert_allclose(unmoved, np.maximum(speech, LOG_FLOOR), atol=1e-4)
+
+
+def test_a_colour_changes_silence_within_bounds() -> None:
+    silence = np.full((50, MEL_BINS), LOG_FLOOR, np.float32)
+    colour = colour_of(np.random.default_rng(3).normal(-8, 3, (99, MEL_BINS)).astype(np.float32))
+    moved = match_colour(silence, colour, 1.0)
+    assert np.isfinite(moved).all()
+    np.testing.assert_allclose(moved, np.broadcast_to(colour.mean, moved.shape), atol=1e-3)
+
+
 @pytest.mark.parametrize("tone_hz", [500, 2000, 5000])
 def test_mel_bins_lie_where_the_extractor_puts_them(tone_hz: int) -> None:
     seconds = np.arange(SAMPLE_RATE_HZ, dtype=np.float32) / SAMPLE_RATE_HZ
@@ -90,8 +112,9 @@ def test_masks_take_a_part_only(speech: LogMel) -> None:
 
 def test_augment_gives_finite_float32_and_spares_its_input(speech: LogMel) -> None:
     before = speech.copy()
+    around = Surroundings([speech[:50]], [colour_of(speech[:50] - 2)])
     for seed in range(50):
-        frames = augment(speech, [speech[:50]], np.random.default_rng(seed))
+        frames = augment(speech, around, np.random.default_rng(seed))
         assert frames.dtype == np.float32
         assert np.isfinite(frames).all()
         assert frames.shape[1] == MEL_BINS
@@ -102,4 +125,5 @@ def test_augment_gives_finite_float32_and_spares_its_input(speech: LogMel) -> No
 def test_augment_takes_the_shortest_utterances(length: int) -> None:
     frames = np.full((length, MEL_BINS), -9, np.float32)
     for seed in range(30):
-        assert len(augment(frames, [frames], np.random.default_rng(seed))) >= 1
+        around = Surroundings([frames], [colour_of(frames)])
+        assert len(augment(frames, around, np.random.default_rng(seed))) >= 1

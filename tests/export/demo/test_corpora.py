@@ -1,5 +1,6 @@
 """From sound files to shards: who is held out, what is joined, what is left out, what is spoken."""
 
+import random
 import shutil
 from pathlib import Path
 
@@ -8,13 +9,21 @@ import pytest
 import soundfile
 
 from export.demo.batches import load_pool
-from export.demo.corpora import corpora, is_held_out, prepare_corpus, prepare_noise
+from export.demo.corpora import SPEED_VARIANTS, corpora, is_held_out, prepare_corpus, prepare_noise
 from export.demo.features import FRAMES_PER_SECOND, SAMPLE_RATE_HZ, read_audio, read_shard
+from export.demo.manner import draw_manner
 from export.demo.prepare import prepare
 from export.demo.synthesize import make_words_shard, words_shard_name
 from export.demo.workplace import Workplace
 
-ENGINES = ("flite", "festival", "espeak-ng")
+ENGINES = {
+    "hibari": None,
+    "joe": None,
+    "flite": "flite",
+    "festival": "festival",
+    "espeak": "espeak-ng",
+}
+"""Engines, and the programs of those that are no Python package."""
 SPEAKERS = [f"speaker{letter}" for letter in "abcdefghijklmnopqr"]
 
 
@@ -77,17 +86,34 @@ def test_audio_comes_at_one_rate_and_the_speed_asked_for(tmp_path: Path, rate_hz
     assert len(faster) == pytest.approx(1.6 * SAMPLE_RATE_HZ, abs=2)
 
 
-@pytest.mark.skipif(not all(map(shutil.which, ENGINES)), reason="no text-to-speech engines")
-def test_every_engine_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    program = ENGINES[engine]
+    if program and not shutil.which(program):
+        pytest.skip(f"no {program} here")
     monkeypatch.setattr("export.demo.synthesize.UTTERANCES_PER_SHARD", 2)
-    for engine in ("flite", "festival", "espeak"):
-        monkeypatch.setattr("export.demo.synthesize.ENGINE_SHARE", {engine: 1.0})
-        folder = tmp_path / engine
-        make_words_shard(folder, 0, ["hello world"])
-        spoken = read_shard(folder / f"{words_shard_name(0)}.tsv")
-        assert len(spoken) == 2
-        assert all(0.3 < u.seconds < 3 and u.text in "hello world" for u in spoken)
-        assert all(u.frames.max() > u.frames.min() + 5 for u in spoken)
+    monkeypatch.setattr("export.demo.synthesize.ENGINE_SHARE", {engine: 1.0})
+    make_words_shard(tmp_path, 0, ["hello world"])
+    spoken = read_shard(tmp_path / f"{words_shard_name(0)}.tsv")
+    assert len(spoken) == 2
+    assert all(0.3 < u.seconds < 3 and u.text in "hello world" for u in spoken)
+    assert all(u.frames.max() > u.frames.min() + 5 for u in spoken)
+
+
+def test_low_voices_belong_to_long_vocal_tracts() -> None:
+    rng = random.Random(0)
+    manners = [draw_manner("hibari", rng) for _ in range(300)]
+    heard_pitch = [m.pitch * m.speed for m in manners]
+    assert min(heard_pitch) < 0.6 < 1.1 < max(heard_pitch)
+    assert np.corrcoef([m.speed for m in manners], heard_pitch)[0, 1] > 0.8
+
+
+def test_training_corpora_come_at_other_speeds_too(tmp_path: Path) -> None:
+    write_corpus(tmp_path, "books", [("ann", 2.0, "some words"), ("ben", 2.0, "more words")])
+    prepare_corpus(tmp_path, tmp_path / "features", "books")
+    for variant, (low, high) in SPEED_VARIANTS.items():
+        for utterance in read_shard(tmp_path / "features" / f"real-books-{variant}.tsv"):
+            assert 2.0 / high - 0.02 <= utterance.seconds <= 2.0 / low
 
 
 def test_prepare_makes_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,4 +144,4 @@ def test_pool_leaves_out_what_is_too_fast_to_be_true(tmp_path: Path) -> None:
     prepare_corpus(tmp_path, features, "books")
     write_sound(tmp_path / "noise" / "rain.wav", 1.0)
     prepare_noise(tmp_path, features)
-    assert [u.text for u in load_pool(features).real] == ["one two"]
+    assert {u.text for u in load_pool(features).real} == {"one two"}

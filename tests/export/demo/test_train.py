@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
+from export.demo.augment import Surroundings
 from export.demo.batches import Pool, collate, draw_round, load_pool
 from export.demo.fast_encoder import encode
 from export.demo.features import MEL_BINS, Utterance, read_shard, write_shard
@@ -125,9 +126,19 @@ def test_a_round_follows_the_mixture() -> None:
     def utterance(text: str) -> Utterance:
         return Utterance(np.zeros((100, MEL_BINS), np.float16), text)
 
-    pool = Pool([utterance("real")], [], [utterance("synthetic")], [])
+    pool = Pool([utterance("real")], [utterance("digit")], [utterance("synthetic")], Surroundings())
     texts = [u.text for batch in draw_round(pool, phase(1), seed=0) for u in batch]
-    assert texts.count("real") / len(texts) == pytest.approx(0.5, abs=0.1)
+    assert texts.count("synthetic") / len(texts) == pytest.approx(0.5, abs=0.1)
+    assert texts.count("digit") / texts.count("real") == pytest.approx(0.04, abs=0.01)
+
+
+def test_long_utterances_are_drawn_more_often() -> None:
+    def utterance(frames: int) -> Utterance:
+        return Utterance(np.zeros((frames, MEL_BINS), np.float16), str(frames))
+
+    pool = Pool([utterance(100), utterance(500)], [], [], Surroundings())
+    texts = [u.text for batch in draw_round(pool, phase(1), seed=0) for u in batch]
+    assert texts.count("500") / texts.count("100") == pytest.approx(5, rel=0.5)
 
 
 @pytest.mark.parametrize("lookahead", LOOKAHEADS)

@@ -1,0 +1,78 @@
+"""The temporary folder of a running server, and what launchers that were killed have left.
+
+A launcher holds a lock on a file in its folder for as long as it lives, however it dies. A folder
+whose lock nobody holds is removed by the next launcher, with the shared memory of its server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from .errors import TritonDied
+
+BACKENDS = "backends"
+_PREFIX = "earshot-"
+_OWNER = ".owner"
+_SHM = Path("/dev/shm")
+
+
+@contextmanager
+def workspace() -> Generator[Path]:
+    """A temporary folder that stays when Triton died: its log lies there."""
+    _remove_abandoned()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    with _owning(folder):
+        try:
+            yield folder
+        except TritonDied:
+            (folder / _OWNER).unlink()  # to be read by whoever looks for the cause
+            shutil.rmtree(folder / BACKENDS)
+            raise
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)
+
+
+def shm_prefix(folder: Path) -> str:
+    """What the names of all shared memory of the server in ``folder`` begin with."""
+    return f"{folder.name}-"
+
+
+def clear_shared_memory(prefix: str) -> None:
+    """Remove what a server that has ended left in shared memory."""
+    for region in _SHM.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
+
+
+@contextmanager
+def _owning(folder: Path) -> Generator[None]:
+    new = folder / f"{_OWNER}.new"
+    with new.open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        new.rename(folder / _OWNER)  # never seen by others without its lock
+        yield
+
+
+def _remove_abandoned() -> None:
+    for owner in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_OWNER}"):
+        # Another user's, or another launcher was quicker.
+        with contextlib.suppress(OSError), owner.open() as file:
+            if _is_free(file):
+                clear_shared_memory(shm_prefix(owner.parent))
+                shutil.rmtree(owner.parent)
+
+
+def _is_free(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
