@@ -28,19 +28,22 @@ GPU_REPORT ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OFFLINE := build/offline
 KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/.exported
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
 # Engines of other knobs are other engines.
 GPU_STREAMS := $(or $(MAX_STREAMS),1024)
-GPU_MODELS := $(notdir $(CHECKPOINT))-$(CHUNK_MS)ms-$(GPU_PRECISION)-$(GPU_STREAMS)
-COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) CHUNK_MS=$(CHUNK_MS) \
+GPU_MODE := $(or $(MODE),streaming)
+GPU_MODELS := $(notdir $(CHECKPOINT))-$(GPU_MODE)-$(CHUNK_MS)ms-$(GPU_PRECISION)-$(GPU_STREAMS)
+GPU_ENSEMBLE := asr_$(if $(filter offline,$(GPU_MODE)),offline,streaming)
+COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) MODE=$(GPU_MODE) CHUNK_MS=$(CHUNK_MS) \
   GPU_PRECISION=$(GPU_PRECISION) MAX_STREAMS=$(GPU_STREAMS) GRPC_PORT=$(GRPC_PORT) \
   GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
 
 .PHONY: help env demo export serve live test test-all parity demo-model lint types clean FORCE
-.PHONY: overhead capacity loadtest selftest baseline
+.PHONY: overhead offline capacity loadtest selftest baseline
 .PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
 help: ## Print this help
@@ -112,6 +115,10 @@ overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a 
 # Which recognizer is measured: by default the one that NAME exports.
 ONE_MODEL = $(if $(MODEL),--model $(MODEL))
 
+offline: $(READY) ## Whole files: audio seconds per second and core, beside transformers itself
+	@$(MAKE) --no-print-directory MODE=offline REPOSITORY=$(OFFLINE) $(OFFLINE)/.exported
+	$(BIN)/python -m loadtest offline --checkpoint $(CHECKPOINT) --repository $(OFFLINE)
+
 # Without URL they start a server of their own on REPOSITORY.
 LOAD = $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL) --hold-s $(HOLD_S) \
   $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(PROCESSES),--processes $(PROCESSES))
@@ -133,7 +140,7 @@ gpu-build: ## GPU machine: the two images, TensorRT and Triton of NVIDIA_TAG
 	$(COMPOSE) build
 
 gpu-up: gpu-build ## GPU machine: build the engines of CHECKPOINT if there are none, serve them
-	@$(COMPOSE) run --rm --entrypoint test engines -f /models/$(GPU_MODELS)/asr_streaming/1/manifest.json \
+	@$(COMPOSE) run --rm --entrypoint test engines -f /models/$(GPU_MODELS)/$(GPU_ENSEMBLE)/1/manifest.json \
 	  || $(COMPOSE) run --rm engines
 	$(COMPOSE) up --detach --wait triton
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,9 @@ from export.tensorrt.gpu import tensorrt_here
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
+    from export.install import Replacement
     from export.parity import Parity
+    from export.streaming import Report
 
 _console = Console(stderr=True)
 
@@ -124,17 +127,15 @@ def main(
     )
     try:
         _check_options(runtime.value, precision.value, layout.value, chunk_ms, name)
-        _export(
-            checkpoint,
-            mode,
-            chunk_ms,
-            runtime.value,
-            precision.value,
-            repository,
-            serving,
-            name,
-            layout.value,
+        order = _Order(
+            chunk_ms=chunk_ms,
+            runtime=runtime.value,
+            precision=precision.value,
+            layout=layout.value,
+            serving=serving,
+            name=name,
         )
+        _export(checkpoint, mode, repository, order)
     except GateFailed as error:
         _complain(f"nothing was installed: {error}")
         sys.exit(1)
@@ -158,67 +159,101 @@ def _complain(message: str) -> None:
     _console.print(message, style="red", markup=False, soft_wrap=True)
 
 
-def _export(
-    checkpoint: str,
-    mode: Mode | None,
-    chunk_ms: int,
-    runtime: str,
-    precision: str,
-    repository: Path,
-    serving: Serving,
-    name: str,
-    layout: str,
-) -> None:
+@dataclass(frozen=True)
+class _Order:
+    """How the models shall be, whichever they are."""
+
+    chunk_ms: int
+    runtime: str
+    precision: str
+    layout: str
+    serving: Serving
+    name: str
+
+
+def _export(checkpoint: str, mode: Mode | None, repository: Path, order: _Order) -> None:
     # Torch and transformers take seconds to load; --help and bad options do not wait for them.
     from export.checkpoint import load_checkpoint
-    from export.offline.export import export_offline
-    from export.offline.spec import OfflineServing
-    from export.streaming import export_streaming
-    from export.tensorrt.road import export_tensorrt
+    from export.install import replacing
 
     with _console.status("loading the checkpoint") as status:
         loaded = load_checkpoint(checkpoint)
         _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
         mode = mode or (Mode.streaming if loaded.streams else Mode.offline)
-        _require_live(loaded, mode, runtime, layout)
+        _require_possible(loaded, mode, order)
 
         def report(step: str) -> None:
             status.update(step)
             _console.print(f"  {step}")
 
-        if mode is not Mode.offline:
-            if runtime == "tensorrt":
-                parity = export_tensorrt(
-                    loaded, chunk_ms, precision, repository, serving, report, name
-                )
-            else:
-                parity = export_streaming(
-                    loaded, chunk_ms, runtime, precision, repository, serving, report, name, layout
-                )
-            assert parity is not None
-            ensemble = served_name(name, "asr_streaming")
-            _say(parity, repository, f"{ensemble} ({chunk_ms} ms chunks, {precision})")
-        if mode is not Mode.streaming:
-            offline = OfflineServing(encoder_instances=serving.encoder_instances)
-            parity = export_offline(loaded, runtime, precision, repository, offline, report, name)
-            ensemble = served_name(name, "asr_offline")
-            _say(parity, repository, f"{ensemble} (whole utterances, {precision})")
+        ensembles: list[str] = []
+        with replacing(repository) as new:
+            if mode is not Mode.offline:
+                _say(_export_streaming(loaded, order, new, report))
+                ensembles.append(f"asr_streaming ({order.chunk_ms} ms chunks, {order.precision})")
+            if mode is not Mode.streaming:
+                _say(_export_offline(loaded, order, new, report))
+                ensembles.append(f"asr_offline (whole utterances, {order.precision})")
+    for ensemble in ensembles:
+        what = served_name(order.name, ensemble)
+        _console.print(f"[green]installed[/green] {what} in {repository}")
     if mode is not Mode.both:
-        _warn_of_the_other(repository, name, mode, loaded)
+        _warn_of_the_other(repository, order.name, mode, loaded)
 
 
-def _require_live(checkpoint: Checkpoint, mode: Mode, runtime: str, layout: str) -> None:
+def _export_streaming(
+    checkpoint: Checkpoint, order: _Order, new: Replacement, report: Report
+) -> Parity:
+    from export.streaming import export_streaming
+    from export.tensorrt.road import export_tensorrt
+
+    what = order.runtime, order.precision
+    if order.runtime == "tensorrt":
+        return export_tensorrt(
+            checkpoint, order.chunk_ms, order.precision, new, order.serving, report, order.name
+        )
+    parity = export_streaming(
+        checkpoint, order.chunk_ms, *what, new, order.serving, report, order.name, order.layout
+    )
+    assert parity is not None
+    return parity
+
+
+def _export_offline(
+    checkpoint: Checkpoint, order: _Order, new: Replacement, report: Report
+) -> Parity:
+    from export.offline.export import export_offline
+    from export.offline.spec import OfflineServing
+    from export.tensorrt.offline_road import export_offline_tensorrt
+
+    serving = OfflineServing(encoder_instances=order.serving.encoder_instances)
+    if order.runtime == "tensorrt":
+        return export_offline_tensorrt(checkpoint, new, serving, report, order.name)
+    return export_offline(
+        checkpoint, order.runtime, order.precision, new, serving, report, order.name
+    )
+
+
+def _require_possible(checkpoint: Checkpoint, mode: Mode, order: _Order) -> None:
     """What is for live streams is refused where there are others."""
-    if runtime != "onnxruntime" and not checkpoint.streams:
+    if mode is not Mode.offline and not checkpoint.streams:
         raise UnsupportedOption(
-            f"{checkpoint.name} is a {checkpoint.architecture}: it hears whole utterances only, "
-            f"and --runtime {runtime} is for live streams only; use --runtime onnxruntime"
+            f"{checkpoint.name} is a {checkpoint.architecture}: it hears whole utterances only; "
+            "use --mode offline"
         )
-    if runtime != "onnxruntime" and mode is not Mode.streaming:
+    if mode is Mode.streaming:
+        return
+    if order.runtime == "torch":
         raise UnsupportedOption(
-            f"--runtime {runtime} is for live streams only: add --mode streaming"
+            "--runtime torch is for live streams only: add --mode streaming, or use --runtime "
+            "onnxruntime or tensorrt"
         )
-    if layout == "fused" and mode is Mode.offline:
+    if order.runtime == "tensorrt" and order.precision != "fp32":
+        raise UnsupportedOption(
+            f"engines for whole utterances are fp32 so far, not {order.precision}: export them on "
+            "their own, with --mode offline --precision fp32"
+        )
+    if order.layout == "fused" and mode is Mode.offline:
         raise UnsupportedOption("--layout fused is for live streams only, and there are none")
 
 
@@ -239,13 +274,12 @@ def _warn_of_the_other(repository: Path, name: str, mode: Mode, checkpoint: Chec
         )
 
 
-def _say(parity: Parity, repository: Path, what: str) -> None:
+def _say(parity: Parity) -> None:
     _console.print(
         f"  {parity.audio_seconds:.0f} s of speech, {parity.reference_tokens} reference tokens: "
         f"{parity.chain_token_difference:.2%} differ, {parity.alone_token_difference:.2%} if each "
         "stream runs alone"
     )
-    _console.print(f"[green]installed[/green] {what} in {repository}")
 
 
 if __name__ == "__main__":

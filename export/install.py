@@ -1,4 +1,4 @@
-"""Put an exported model into a model repository in one step, or not at all.
+"""Put exported models into a model repository in one step, or not at all.
 
 Everything is built and checked in a folder beside the repository. Only then do its models take the
 places of the old ones, by renames; if anything goes wrong meanwhile, the old ones are put back.
@@ -14,27 +14,51 @@ from pathlib import Path
 from export.errors import UnsupportedOption
 
 
+class Replacement:
+    """Models that are being built for a repository, and those whose places they will take.
+
+    Args:
+        repository: where they will be; absolute.
+        folder: where they are built; empty, on the same file system.
+    """
+
+    def __init__(self, repository: Path, folder: Path) -> None:
+        self.repository = repository
+        self.folder = folder
+        self.models: list[str] = []
+        self.obsolete: list[str] = []
+
+    def add(self, models: Sequence[str], obsolete: Sequence[str] = ()) -> Path:
+        """Announce ``models``; returns the folder to build them in.
+
+        The models called ``obsolete`` go with the old ones; others stay as they are.
+
+        Raises:
+            UnsupportedOption: the repository is a folder of something else.
+        """
+        _refuse_foreign_folder(self.repository, [*models, *obsolete])
+        self.models += models
+        self.obsolete += obsolete
+        return self.folder
+
+
 @contextmanager
-def replacing(repository: Path, models: list[str], obsolete: Sequence[str] = ()) -> Generator[Path]:
-    """Yield an empty folder to build ``models`` in; install them when the block ends well.
+def replacing(repository: Path) -> Generator[Replacement]:
+    """Install all that is added to the ``Replacement`` when the block ends well.
 
-    The models called ``obsolete`` go with the old ones; others stay as they are. If the block
-    raises, nothing changes.
-
-    Raises:
-        UnsupportedOption: ``repository`` is a folder of something else.
+    If the block raises, nothing changes.
     """
     repository = repository.resolve()
-    _refuse_foreign_folder(repository, [*models, *obsolete])
     repository.parent.mkdir(parents=True, exist_ok=True)
     workspace = tempfile.TemporaryDirectory(prefix=f".{repository.name}.", dir=repository.parent)
     with workspace as folder:
         built, replaced = Path(folder) / "new", Path(folder) / "old"
         built.mkdir()
         replaced.mkdir()
-        yield built
+        new = Replacement(repository, built)
+        yield new
         repository.mkdir(exist_ok=True)
-        _swap(built, repository, replaced, models, obsolete)
+        _swap(new, replaced)
 
 
 def _refuse_foreign_folder(repository: Path, models: list[str]) -> None:
@@ -52,17 +76,16 @@ def _refuse_foreign_folder(repository: Path, models: list[str]) -> None:
             )
 
 
-def _swap(
-    built: Path, repository: Path, replaced: Path, models: list[str], obsolete: Sequence[str]
-) -> None:
+def _swap(new: Replacement, replaced: Path) -> None:
+    repository = new.repository
     try:
-        for model in (*obsolete, *models):
+        for model in (*new.obsolete, *new.models):
             if (repository / model).exists():
                 (repository / model).rename(replaced / model)
-        for model in models:
-            (built / model).rename(repository / model)
+        for model in new.models:
+            (new.folder / model).rename(repository / model)
     except BaseException:
-        _put_back(repository, replaced, built)
+        _put_back(repository, replaced, new.folder)
         raise
 
 

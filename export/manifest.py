@@ -34,6 +34,8 @@ def write_manifest(
     Args:
         runtime_facts: what only this runtime has to tell, by its name.
     """
+    # All of them: a large model keeps its weights in a file beside the graph.
+    files = sorted(file for model in spec.models for file in folder.glob(f"{model}/1/*"))
     manifest: dict[str, Any] = {
         "checkpoint": {
             "name": checkpoint.name,
@@ -44,13 +46,9 @@ def write_manifest(
         "contract_version": CONTRACT_VERSION,
         "runtime": spec.runtime,
         "precision": spec.precision,
-        "opset": max(map(_opset, folder.glob("*/1/model.onnx")), default=None),
+        "opset": max((_opset(file) for file in files if file.suffix == ".onnx"), default=None),
         **spec.manifest,
-        "files": {
-            # All of them: a large model keeps its weights in a file beside the graph.
-            str(path.relative_to(folder)): file_sha256(path)
-            for path in sorted(folder.glob("*/1/*"))
-        },
+        "files": {str(file.relative_to(folder)): file_sha256(file) for file in files},
         "parity": parity and parity.as_dict(),
         "versions": {
             "python": platform.python_version(),

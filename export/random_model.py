@@ -22,6 +22,7 @@ from rich.console import Console
 from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS, frames_per_chunk
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
+from export.install import replacing
 from export.recordings import load_recordings
 from export.spec import Serving
 from export.stages.decoder import Decoder
@@ -255,17 +256,18 @@ def main(
             max_streams=max_streams, max_batch_size=max_batch_size, encoder_instances=instances
         )
         report(f"{checkpoint.parameters / 1e6:.0f}M parameters")
-        export_streaming(
-            checkpoint,
-            chunk_ms,
-            runtime.value,
-            precision,
-            repository,
-            serving,
-            report,
-            layout=layout.value,
-            gate=False,
-        )
+        with replacing(repository) as new:
+            export_streaming(
+                checkpoint,
+                chunk_ms,
+                runtime.value,
+                precision,
+                new,
+                serving,
+                report,
+                layout=layout.value,
+                gate=False,
+            )
         report(f"installed in {repository}")
     except ExportError as error:
         _console.print(f"error: {error}", style="red", markup=False)

@@ -10,7 +10,7 @@ from export.audio import frames_per_chunk
 from export.chain import OnnxStage
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedOption
-from export.install import replacing
+from export.install import Replacement
 from export.manifest import write_manifest
 from export.onnx_file import export_onnx, quantize_encoder
 from export.parity import Parity, check_parity
@@ -73,25 +73,26 @@ def export_streaming(
     chunk_ms: int,
     runtime: str,
     precision: str,
-    repository: Path,
+    new: Replacement,
     serving: Serving,
     report: Report,
     name: str = "",
     layout: str = "stages",
     gate: bool = True,
 ) -> Parity | None:
-    """Export ``checkpoint`` into ``repository``; see the module for the steps.
+    """Build ``checkpoint``'s models, to be installed; see the module for the steps.
 
     Args:
+        new: takes them; other models of its repository stay as they are.
         report: is told the name of each step as it begins.
-        name: prefix of the models' names; other models of the repository stay as they are.
+        name: prefix of the models' names.
         layout: one of ``export.spec.LAYOUTS``.
         gate: compare with transformers; without it the manifest says that nothing was compared.
 
     Raises:
         UnsupportedOption: the checkpoint was not trained for this chunk, the name will not do, or
             the runtime has not this precision.
-        ParityFailed: the result differs from the original; the repository is untouched.
+        ParityFailed: the result differs from the original.
     """
     began = time.monotonic()
     check_name(name)
@@ -100,17 +101,17 @@ def export_streaming(
     checkpoint.require_chunk(chunk_ms)
     stages = _stages_for(checkpoint, frames_per_chunk(chunk_ms), runtime, precision)
     spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving, name, layout)
-    with replacing(repository, spec.models, spec.obsolete_models) as folder:
-        _write_engines(folder, stages, spec, report)
-        write_configs(folder, config_files(spec))
-        write_tokenizer(folder / spec.detokenizer.name, checkpoint)
-        parity = None
-        if gate:
-            report("comparing with transformers on real speech")
-            utterances = [recording.samples for recording in load_recordings()]
-            open_stage = TorchStage if runtime == "torch" else OnnxStage
-            parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
-        write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
+    folder = new.add(spec.models, spec.obsolete_models)
+    _write_engines(folder, stages, spec, report)
+    write_configs(folder, config_files(spec))
+    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    parity = None
+    if gate:
+        report("comparing with transformers on real speech")
+        utterances = [recording.samples for recording in load_recordings()]
+        open_stage = TorchStage if runtime == "torch" else OnnxStage
+        parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
+    write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
 
 

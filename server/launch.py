@@ -21,7 +21,7 @@ from .ports import Endpoints, choose_endpoints
 from .process import TritonProcess
 from .repository import Repository, read_repository
 from .tensorrt import Budget, require_state_pool
-from .warm_up import warm_up
+from .warm_up import warm_up, warm_up_files
 from .workspace import BACKENDS, shm_prefix, workspace
 
 _POLL_S = 0.1
@@ -109,7 +109,10 @@ def running(
         if models.budget is not None:
             require_state_pool(process.log_path, models.budget)
             for x in models.ensembles:
-                warm_up(endpoints.grpc_url, x.name, x.max_batch_size, x.max_streams)
+                if x.max_streams:
+                    warm_up(endpoints.grpc_url, x.name, x.max_batch_size, x.max_streams)
+                else:
+                    warm_up_files(endpoints.grpc_url, x.name, x.max_batch_size)
             triton.check_state_pool()
         yield triton
 

@@ -26,6 +26,8 @@ _GIB = 2**30
 _MIB = 2**20
 # CUDA's context, cuBLAS, Triton itself: seen with other models on this generation of containers.
 _OTHER_BYTES = 2 * _GIB
+# Of files: one that runs and one that waits.
+_BATCHES_IN_FLIGHT = 2
 # The share of the pool that fragments: it gives out blocks of three sizes all the time.
 _POOL_SLACK = 1.1
 
@@ -42,6 +44,8 @@ class Budget:
     """What an ensemble hands from stage to stage for one chunk, at most."""
     batch_buffers: int
     """The backend's own inputs and outputs, states included, at the largest batch."""
+    files_in_flight: int
+    """What the stages for whole utterances hand on: of a batch that runs, and of one that waits."""
     streams: int
     gpu: Gpu
 
@@ -49,7 +53,8 @@ class Budget:
     def pool(self) -> int:
         """The CUDA memory pool that holds every stream."""
         per_stream = self.state_per_stream + self.in_flight_per_stream
-        return math.ceil(_POOL_SLACK * self.streams * per_stream / _MIB) * _MIB
+        used = self.streams * per_stream + self.files_in_flight
+        return math.ceil(_POOL_SLACK * used / _MIB) * _MIB
 
     @property
     def total(self) -> int:
@@ -60,8 +65,9 @@ class Budget:
     def streams_that_fit(self) -> int:
         """How many streams this GPU's memory holds; its speed is another question."""
         free = self.gpu.memory_bytes - self.weights - self.batch_buffers - _OTHER_BYTES
+        free -= _POOL_SLACK * self.files_in_flight
         per_stream = _POOL_SLACK * (self.state_per_stream + self.in_flight_per_stream)
-        return max(0, int(free / per_stream))
+        return max(0, int(free / per_stream)) if per_stream else 0
 
     def lines(self) -> list[str]:
         """For people."""
@@ -85,7 +91,7 @@ def read_budget(folder: Path, configs: dict[str, Any], streams: int) -> Budget:
         _check_version(facts)
     budget = budget_of(configs, every, streams, gpu)
     fit = budget.streams_that_fit
-    if fit < streams:
+    if fit < streams or budget.total > gpu.memory_bytes:
         mend = f"export again with `--max-streams {fit}`" if fit else "a larger GPU is needed"
         raise BadGpu(
             f"{streams} streams need {budget.total / _GIB:.1f} GiB, {gpu.name} has "
@@ -100,6 +106,8 @@ def budget_of(
 ) -> Budget:
     """The memory that `configs` (model -> ModelConfig) and the manifests' facts add up to."""
     engines = [engine for facts in every for engine in facts["engines"].values()]
+    # Of whole utterances the configs leave the length free: their manifests tell the bytes.
+    files = sum(engine.get("buffer_bytes", 0) for engine in engines)
     stages = {name: config for name, config in configs.items() if _states(config)}
     # A stream runs through the stages of one ensemble.
     ensembles = [
@@ -116,7 +124,8 @@ def budget_of(
             sum(_block(tensor) for stage in members for tensor in stage.output)
             for members in ensembles
         ),
-        batch_buffers=sum(map(_batch_bytes, stages.values())),
+        batch_buffers=sum(map(_batch_bytes, stages.values())) + files,
+        files_in_flight=_BATCHES_IN_FLIGHT * files,
         streams=streams,
         gpu=gpu,
     )

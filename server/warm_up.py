@@ -32,14 +32,33 @@ def warm_up(url: str, ensemble: str, max_batch_size: int, streams: int) -> None:
             _run_streams(client, ensemble, inputs, count)
 
 
-def _silence(client: Any, ensemble: str) -> list[Any]:
-    """One whole chunk of zeros, as the model's own metadata describes it."""
+def warm_up_files(url: str, ensemble: str, max_batch_size: int) -> None:
+    """Sends silence of every length that clients pad to: one alone, then the largest batch.
+
+    Raises TritonDied when one of them fails.
+    """
+    with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
+        for samples in _bucket_samples(client, ensemble):
+            inputs = _silence(client, ensemble, samples)
+            for count in (1, max_batch_size):
+                _run(client, ensemble, inputs, [{}] * count, f"{count} files of {samples} samples")
+
+
+def _bucket_samples(client: Any, ensemble: str) -> list[int]:
+    config = client.get_model_config(ensemble, client_timeout=_TIMEOUT_S).config
+    rate_hz = int(config.parameters["sample_rate_hz"].string_value)
+    buckets_ms = config.parameters["buckets_ms"].string_value.split(",")
+    return [int(bucket_ms) * rate_hz // 1000 for bucket_ms in buckets_ms]
+
+
+def _silence(client: Any, ensemble: str, samples: int | None = None) -> list[Any]:
+    """Zeros for the model's inputs: so many samples, or a whole chunk of them."""
     metadata = client.get_model_metadata(ensemble, client_timeout=_TIMEOUT_S)
     audio, length = metadata.inputs
-    samples = audio.shape[-1]
+    count = samples or int(audio.shape[-1])
     values = {
-        audio.name: np.zeros((1, samples), dtype=np.float32),
-        length.name: np.array([[samples]], dtype=np.int32),
+        audio.name: np.zeros((1, count), dtype=np.float32),
+        length.name: np.array([[count]], dtype=np.int32),
     }
     inputs: list[Any] = []
     for tensor in (audio, length):
@@ -54,21 +73,24 @@ def _run_streams(client: Any, ensemble: str, inputs: list[Any], count: int) -> N
     # Not from 1 on: a stream of that number may be open.
     first_id = secrets.randbits(62) + 1
     ids = range(first_id, first_id + count)
-    for flags in ({"sequence_start": True}, {"sequence_end": True}):
-        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for sequence_id in ids:
-            client.async_infer(
-                ensemble,
-                inputs,
-                lambda result, error, to=answers: to.put(error),
-                sequence_id=sequence_id,
-                client_timeout=_TIMEOUT_S,
-                **flags,
-            )
-        errors = [error for error in (answers.get() for _ in ids) if error is not None]
-        if errors:
-            raise _failed(count, errors[0])
+    for flag in ("sequence_start", "sequence_end"):
+        requests = [{"sequence_id": sequence_id, flag: True} for sequence_id in ids]
+        _run(client, ensemble, inputs, requests, f"{count} streams")
 
 
-def _failed(count: int, error: InferenceServerException) -> TritonDied:
-    return TritonDied(f"warm-up with {count} streams failed: {error}")
+def _run(
+    client: Any, ensemble: str, inputs: list[Any], requests: list[dict[str, Any]], what: str
+) -> None:
+    """Sends all `requests` at once, each with arguments of its own, and waits for the answers."""
+    answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
+    for arguments in requests:
+        client.async_infer(
+            ensemble,
+            inputs,
+            lambda result, error: answers.put(error),
+            client_timeout=_TIMEOUT_S,
+            **arguments,
+        )
+    errors = [error for error in (answers.get() for _ in requests) if error is not None]
+    if errors:
+        raise TritonDied(f"warm-up with {what} failed: {errors[0]}")

@@ -33,6 +33,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Export the random checkpoint for a chunk, once per session: chunk_ms -> repository."""
     from export.checkpoint import load_checkpoint
+    from export.install import replacing
     from export.spec import Serving
     from export.streaming import export_streaming
 
@@ -43,9 +44,10 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
         path = folder / str(chunk_ms)
         if not path.exists():
             checkpoint = load_checkpoint(str(random_checkpoint))
-            export_streaming(
-                checkpoint, chunk_ms, "onnxruntime", "fp32", path, serving, lambda step: None
-            )
+            with replacing(path) as new:
+                export_streaming(
+                    checkpoint, chunk_ms, "onnxruntime", "fp32", new, serving, lambda step: None
+                )
         return path
 
     return repository
@@ -81,6 +83,7 @@ def exported_offline(
 ) -> ExportedOffline:
     """Export a random checkpoint for whole utterances, once per session: kind -> repository."""
     from export.checkpoint import load_checkpoint
+    from export.install import replacing
     from export.offline.export import export_offline
     from export.offline.spec import OfflineServing
 
@@ -90,15 +93,16 @@ def exported_offline(
         path = folder / kind
         if not path.exists():
             checkpoint = load_checkpoint(str(offline_checkpoint(kind)))
-            export_offline(
-                checkpoint,
-                "onnxruntime",
-                "fp32",
-                path,
-                OfflineServing(),
-                lambda step: None,
-                OFFLINE_NAMES.get(kind, ""),
-            )
+            with replacing(path) as new:
+                export_offline(
+                    checkpoint,
+                    "onnxruntime",
+                    "fp32",
+                    new,
+                    OfflineServing(),
+                    lambda step: None,
+                    OFFLINE_NAMES.get(kind, ""),
+                )
         return path
 
     return repository

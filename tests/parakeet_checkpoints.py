@@ -29,6 +29,7 @@ from checkpoints import SPEECH, VOCABULARY, small_tokenizer
 BLANK = VOCABULARY
 DURATIONS = (0, 1, 2, 3, 4)
 KINDS = ("ctc", "rnnt", "tdt")
+CHANNELS = 8
 MEL_BINS = {"ctc": 80, "rnnt": 80, "tdt": 128}
 BLANK_BIAS = {"ctc": 12.0, "rnnt": 6.0, "tdt": 0.0}
 NO_DURATION_BIAS = -3.0
@@ -43,7 +44,7 @@ def write_parakeet_checkpoint(folder: Path, kind: str, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=96,
-        subsampling_conv_channels=8,
+        subsampling_conv_channels=CHANNELS,
         num_mel_bins=MEL_BINS[kind],
         # Published checkpoints come with and without them.
         attention_bias=kind == "ctc",
@@ -99,6 +100,7 @@ def _scale(model: Any, feature_extractor: ParakeetFeatureExtractor) -> None:
             assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
+    _close_ears_to_high_bins(model.encoder.subsampling)
     heard = _hidden(model, feature_extractor)
     mean, deviation = heard.mean(dim=0), heard.std(dim=0)
     if isinstance(model, ParakeetForCTC):
@@ -118,6 +120,18 @@ def _scale(model: Any, feature_extractor: ParakeetFeatureExtractor) -> None:
         head.bias[VOCABULARY + 1] += NO_DURATION_BIAS
     else:
         head.bias[BLANK] += BLANK_BIAS["rnnt"]
+
+
+def _close_ears_to_high_bins(subsampling: Any) -> None:
+    """Hear up to 3.5 kHz, like a telephone.
+
+    Above that MP3 and telephone recordings are silent but for rounding. Normalization makes that as
+    loud as speech and float32 transforms differ in it, so that a random model, which heeds every
+    bin alike, would now and then say something else for it.
+    """
+    linear = subsampling.linear
+    by_bin = linear.weight.unflatten(1, (CHANNELS, -1))
+    by_bin[:, :, by_bin.shape[2] * 7 // 10 :] = 0
 
 
 def _hidden(model: Any, feature_extractor: ParakeetFeatureExtractor) -> torch.Tensor:

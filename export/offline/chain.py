@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +17,10 @@ from export.spec import StageSpec
 
 Arrays = list[NDArray[Any]]
 Samples = NDArray[np.float32]
+RunOfflineStage = Callable[..., Arrays]
+"""``(*inputs) -> outputs``, the batch in front."""
+OpenOfflineStage = Callable[[Path, StageSpec], RunOfflineStage]
+"""``(path of model.onnx, spec)``: makes a stage ready to run."""
 _MOST_ROWS = 16
 """Memory of the attention grows with it, speed does not."""
 
@@ -37,12 +41,13 @@ class OfflineChain:
     Args:
         folder: a model repository, with ``<stage>/1/model.onnx`` for each stage.
         spec: what was exported there.
+        open_stage: the runtime.
     """
 
-    def __init__(self, folder: Path, spec: OfflineSpec) -> None:
+    def __init__(self, folder: Path, spec: OfflineSpec, open_stage: OpenOfflineStage) -> None:
         self.spec = spec
         self.feature_extractor, self.encoder, self.decoder = (
-            _Session(folder / stage.name / "1" / "model.onnx", stage) for stage in spec.stages
+            open_stage(folder / stage.name / "1" / "model.onnx", stage) for stage in spec.stages
         )
 
     def transcribe(
@@ -60,20 +65,18 @@ class OfflineChain:
 
     def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """The encoder alone, on valid mel frames [M, n_mels] of each utterance."""
-        encoded, lengths = self.encoder.run(*_padded(mels, max(map(len, mels))))
+        encoded, lengths = self.encoder(*self._padded(mels, self.spec.stages[1]))
         return [rows[: length[0]] for rows, length in zip(encoded, lengths, strict=True)]
 
     def decode(self, encoded: Sequence[NDArray[np.float32]]) -> list[list[int]]:
         """The decoder alone, on valid encoder frames [E, D] of each utterance."""
-        decoded = self.decoder.run(*_padded(encoded, max(map(len, encoded))))
+        decoded = self.decoder(*self._padded(encoded, self.spec.stages[2]))
         return [self._tokens(decoded, row)[0] for row in range(len(encoded))]
 
     def _batch(self, utterances: Sequence[Samples]) -> list[OfflineResult]:
-        longest = max(map(len, utterances))
-        bucket = next(size for size in self.spec.buckets_samples if size >= longest)
-        mel, mel_lengths = self.feature_extractor.run(*_padded(utterances, bucket))
-        encoded, lengths = self.encoder.run(mel, mel_lengths)
-        decoded = self.decoder.run(encoded, lengths)
+        mel, mel_lengths = self.feature_extractor(*self._padded(utterances, self.spec.stages[0]))
+        encoded, lengths = self.encoder(mel, mel_lengths)
+        decoded = self.decoder(encoded, lengths)
         return [
             OfflineResult(
                 mel[row, : mel_lengths[row, 0]],
@@ -82,6 +85,20 @@ class OfflineChain:
             )
             for row in range(len(utterances))
         ]
+
+    def _padded(
+        self, values: Sequence[NDArray[np.float32]], stage: StageSpec
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """One array [B, length, ...] of ``values`` [N, ...] of each utterance, and N int32 [B, 1].
+
+        They are the input of a stage; the bucket of the longest is that of all.
+        """
+        longest = max(map(len, values))
+        length = next(length for length in self.spec.lengths(stage.inputs) if length >= longest)
+        batch = np.zeros((len(values), length, *values[0].shape[1:]), dtype=np.float32)
+        for row, value in zip(batch, values, strict=True):
+            row[: len(value)] = value
+        return batch, np.array([[len(value)] for value in values], dtype=np.int32)
 
     def _tokens(self, decoded: Arrays, row: int) -> tuple[list[int], list[int]]:
         """Tokens and their frames; for CTC by collapsing, as the detokenizer's backend does."""
@@ -98,26 +115,14 @@ class OfflineChain:
         return [label for label, _ in heard], [frame for _, frame in heard]
 
 
-class _Session:
-    """One exported stage."""
+def open_session(path: Path, spec: StageSpec) -> RunOfflineStage:
+    """An ONNX file in ONNX Runtime on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [tensor.name for tensor in spec.inputs]
 
-    def __init__(self, path: Path, spec: StageSpec) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._inputs = [tensor.name for tensor in spec.inputs]
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+    def run(*inputs: NDArray[Any]) -> Arrays:
+        return cast(Arrays, session.run(None, dict(zip(names, inputs, strict=True))))
 
-    def run(self, *inputs: NDArray[Any]) -> Arrays:
-        return cast(Arrays, self._session.run(None, dict(zip(self._inputs, inputs, strict=True))))
-
-
-def _padded(
-    values: Sequence[NDArray[np.float32]], length: int
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """``values`` [N, ...] of each utterance as one array [B, length, ...], and N int32 [B, 1]."""
-    batch = np.zeros((len(values), length, *values[0].shape[1:]), dtype=np.float32)
-    for row, value in zip(batch, values, strict=True):
-        row[: len(value)] = value
-    return batch, np.array([[len(value)] for value in values], dtype=np.int32)
+    return run

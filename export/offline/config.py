@@ -1,7 +1,9 @@
 """Triton model configs of ``asr_offline``, written from an ``OfflineSpec``.
 
 As for the streaming models there are two of each stage with an engine: ``config.pbtxt`` serves
-TensorRT plans, ``configs/onnxruntime.pbtxt`` serves ONNX files with the bundled backend.
+TensorRT plans, ``configs/onnxruntime.pbtxt`` serves ONNX files with the bundled backend. The
+decoder of a transducer has one, for both: its walk over the frames stays in ONNX Runtime, on the
+CPU.
 """
 
 from __future__ import annotations
@@ -19,15 +21,21 @@ def config_files(spec: OfflineSpec) -> dict[str, str]:
     """Every config of the repository: path inside it -> text."""
     files: dict[str, str] = {}
     for stage in spec.stages:
+        if spec.is_loop(stage):
+            files[f"{stage.name}/config.pbtxt"] = _onnxruntime(stage, spec)
+            continue
         files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec)
-        files[f"{stage.name}/configs/onnxruntime.pbtxt"] = _onnxruntime(stage, spec)
+        if spec.runtime == "onnxruntime":
+            files[f"{stage.name}/configs/onnxruntime.pbtxt"] = _onnxruntime(stage, spec)
     files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
     files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
     return files
 
 
 def _onnxruntime(stage: StageSpec, spec: OfflineSpec) -> str:
-    instances = spec.serving.encoder_instances if stage.role.startswith("encoder") else 1
+    # With engines for all else, the walk of a transducer is what the CPU is there for.
+    busiest = "decoder_offline" if spec.runtime == "tensorrt" else "encoder_offline"
+    instances = spec.serving.encoder_instances if stage.role == busiest else 1
     return "\n".join(
         [
             HEADER.format(title=f"{stage.name}, ONNX Runtime: whole utterances, no state."),
@@ -64,17 +72,20 @@ def _stage_parameters(stage: StageSpec, spec: OfflineSpec) -> dict[str, str]:
 
 
 def _tensorrt(stage: StageSpec, spec: OfflineSpec) -> str:
+    profiles = ", ".join(f'"{index}"' for index in range(len(spec.buckets_ms)))
     return "\n".join(
         [
             HEADER.format(title=f"{stage.name}, TensorRT: whole utterances, no state."),
             f'name: "{stage.name}"',
             'platform: "tensorrt_plan"',
             f"max_batch_size: {spec.serving.max_batch_size}",
-            "# The batcher joins utterances of one bucket only; the profile ends at the longest.",
+            "# The batcher joins utterances of like shape only, and clients pad to the buckets: a",
+            "# batch is of one bucket, and each bucket has a profile that is tuned for it alone.",
             tensor_list("input", stage.inputs),
             tensor_list("output", stage.outputs),
             _dynamic_batching(stage),
-            "instance_group [ { kind: KIND_GPU count: 1 } ]",
+            "# One GPU: the memory was reckoned for one; more GPUs are more replicas.",
+            f"instance_group [ {{ kind: KIND_GPU count: 1 gpus: [ 0 ] profile: [ {profiles} ] }} ]",
             "",
         ]
     )

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from export.audio import HOP_SAMPLES
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedCheckpoint
-from export.install import replacing
+from export.install import Replacement
 from export.manifest import write_manifest
-from export.offline.chain import OfflineChain
+from export.offline.chain import OfflineChain, OpenOfflineStage, open_session
 from export.offline.config import config_files
 from export.offline.onnx_file import export_stages
 from export.offline.reference import lookahead_of, transcribe
@@ -78,6 +78,7 @@ def spec_of(
     return OfflineSpec(
         checkpoint=checkpoint.name,
         architecture=checkpoint.architecture,
+        causal=checkpoint.streams,
         num_mel_bins=encoder.num_mel_bins,
         encoded_size=encoder.hidden_size if ctc else config.decoder_hidden_size,
         ctc_blank=config.pad_token_id if ctc else None,
@@ -92,39 +93,39 @@ def export_offline(
     checkpoint: Checkpoint,
     runtime: str,
     precision: str,
-    repository: Path,
+    new: Replacement,
     serving: OfflineServing,
     report: Report,
     name: str = "",
 ) -> Parity:
-    """Export ``checkpoint`` as ``asr_offline`` into ``repository``.
+    """Build ``checkpoint``'s models as ``asr_offline``, to be installed.
 
     Args:
+        new: takes them; other models of its repository stay as they are.
         report: is told the name of each step as it begins.
-        name: prefix of the models' names; other models of the repository stay as they are.
+        name: prefix of the models' names.
 
     Raises:
         UnsupportedOption: the name will not do.
         UnsupportedCheckpoint: the stages cannot express it.
-        ParityFailed: the result differs from the original; the repository is untouched.
+        ParityFailed: the result differs from the original.
     """
     began = time.monotonic()
     check_name(name)
     spec = spec_of(checkpoint, runtime, precision, serving, name)
     stages = build_stages(checkpoint, spec)
-    models = [stage.name for stage in (*spec.stages, spec.detokenizer, spec.ensemble)]
-    with replacing(repository, models) as folder:
-        report("offline stages to ONNX")
-        export_stages(folder, stages, spec)
-        if precision == "int8":
-            report("quantizing the encoder")
-            quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")
-        write_configs(folder, config_files(spec))
-        write_tokenizer(folder / spec.detokenizer.name, checkpoint)
-        report("comparing with transformers on real speech")
-        utterances = [recording.samples for recording in load_recordings()]
-        parity = check_offline_parity(checkpoint, folder, spec, utterances)
-        write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
+    folder = new.add(spec.models)
+    report("offline stages to ONNX")
+    export_stages(folder, stages, spec)
+    if precision == "int8":
+        report("quantizing the encoder")
+        quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")
+    write_configs(folder, config_files(spec))
+    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    report("comparing with transformers on real speech")
+    utterances = [recording.samples for recording in load_recordings()]
+    parity = check_offline_parity(checkpoint, folder, spec, utterances)
+    write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
 
 
@@ -133,14 +134,18 @@ def check_offline_parity(
     folder: Path,
     spec: OfflineSpec,
     utterances: Sequence[NDArray[np.float32]],
+    open_stage: OpenOfflineStage = open_session,
 ) -> Parity:
     """Compare the stages in ``folder`` with the original on ``utterances`` (samples [N], 16 kHz).
+
+    Args:
+        open_stage: the runtime that executes them.
 
     Raises:
         ParityFailed: says which stage differs, and by how much.
     """
     references = transcribe(checkpoint, utterances)
-    chain = OfflineChain(folder, spec)
+    chain = OfflineChain(folder, spec, open_stage)
     together = chain.transcribe(utterances)
     comparison = Comparison(
         references=references,

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from export.audio import FRAME_MS, SAMPLE_RATE_HZ
+from export.audio import FRAME_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
 from export.spec import CONTRACT_VERSION, StageSpec, TensorSpec
+from export.stages.offline.encoder import encoder_frames
 
 ENSEMBLE = "asr_offline"
 BUCKETS_MS = (2000, 4000, 8000, 15000, 30000)
@@ -31,6 +32,8 @@ class OfflineSpec:
 
     checkpoint: str
     architecture: str
+    causal: bool
+    """Whether the encoder's convolutions look back only, as those of a streaming model do."""
     num_mel_bins: int
     encoded_size: int
     ctc_blank: int | None
@@ -46,6 +49,19 @@ class OfflineSpec:
     def buckets_samples(self) -> tuple[int, ...]:
         """Audio samples of each bucket."""
         return tuple(ms * SAMPLE_RATE_HZ // 1000 for ms in self.buckets_ms)
+
+    def lengths(self, tensors: tuple[TensorSpec, ...]) -> tuple[int, ...]:
+        """What the time axis of a stage's inputs or outputs is in each bucket."""
+        if tensors == self.audio:
+            return self.buckets_samples
+        mel_frames = tuple(samples // HOP_SAMPLES for samples in self.buckets_samples)
+        if tensors == self.mel:
+            return mel_frames
+        return tuple(encoder_frames(frames, self.causal) for frames in mel_frames)
+
+    def is_loop(self, stage: StageSpec) -> bool:
+        """Whether the stage walks over its frames, as the decoder of a transducer does."""
+        return stage.role == "decoder_offline" and self.ctc_blank is None
 
     @property
     def audio(self) -> tuple[TensorSpec, ...]:
@@ -116,6 +132,11 @@ class OfflineSpec:
         """What a client sees."""
         outputs = (*self.text, *self.tokens)
         return StageSpec(ENSEMBLE, self.audio, outputs, prefix=self.name)
+
+    @property
+    def models(self) -> list[str]:
+        """Names of all models."""
+        return [stage.name for stage in (*self.stages, self.detokenizer, self.ensemble)]
 
     @property
     def client_parameters(self) -> dict[str, str]:

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from export.chain import Arrays
 from export.errors import BuildFailed
+from export.offline.chain import RunOfflineStage
 from export.spec import StageSpec
 from export.tensorrt.flat import StatefulStage
+from export.tensorrt.profiles import Profile
 
 WORKSPACE_BYTES = 2**30
 """Scratch memory of one engine: a tactic that wants more would take it from the streams' states."""
@@ -64,13 +66,13 @@ def tensorrt_version() -> str:
 
 
 def build_engine(
-    onnx: Path, spec: StageSpec, max_batch_size: int, timing_cache: Path
+    onnx: Path, spec: StageSpec, profiles: Sequence[Profile], timing_cache: Path
 ) -> EngineFacts:
-    """Build ``model.plan`` beside a flat ONNX file.
+    """Build ``model.plan`` beside a flat ONNX file, or that of an offline stage.
 
     Args:
         onnx: the file; it has passed ``check_graph``.
-        max_batch_size: the largest batch that Triton will send.
+        profiles: the shapes that Triton will send, in the order of its config.
         timing_cache: kept from build to build, so that a rebuild on the same GPU takes seconds.
 
     Raises:
@@ -81,7 +83,8 @@ def build_engine(
     network = builder.create_network()
     _parse(onnx, network, log)
     config = _config(builder, spec, timing_cache)
-    config.add_optimization_profile(_profile(builder, spec, max_batch_size))
+    for profile in profiles:
+        config.add_optimization_profile(_profile(builder, profile))
     plan: Any = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildFailed(f"{spec.name}: TensorRT built no engine\n{_end_of(log)}")
@@ -119,19 +122,10 @@ def _config(builder: trt.Builder, spec: StageSpec, timing_cache: Path) -> trt.IB
     return config
 
 
-def _profile(
-    builder: trt.Builder, spec: StageSpec, max_batch_size: int
-) -> trt.IOptimizationProfile:
-    """Batches that Triton may send, for every input; all other axes are fixed.
-
-    - from 1: at night a stream is alone, and must not wait for company;
-    - tuned for the largest: batches are full when the GPU is busy, and only then does speed count;
-    - to the config's ``max_batch_size``: Triton never sends more.
-    """
-    assert spec.state is not None
+def _profile(builder: trt.Builder, shapes: Profile) -> trt.IOptimizationProfile:
     profile = builder.create_optimization_profile()
-    for name, dims in [*((x.name, x.dims) for x in spec.inputs), ("STATE", (spec.state.size,))]:
-        profile.set_shape(name, (1, *dims), (max_batch_size, *dims), (max_batch_size, *dims))
+    for name in shapes.rows:
+        profile.set_shape(name, *shapes.shapes(name))
     return profile
 
 
@@ -152,25 +146,53 @@ def open_engine(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
     Raises:
         BuildFailed: the plan is of another TensorRT or GPU.
     """
+    inputs = [*(tensor.name for tensor in spec.inputs), "STATE"]
+    outputs = [*(tensor.name for tensor in spec.outputs), "NEXT_STATE"]
+    execute = _runner(_loaded(path), spec.name, inputs, outputs)
+
+    def run(values: Sequence[NDArray[Any]], state: NDArray[Any]) -> Arrays:
+        return execute(0, (*values, state))
+
+    return StatefulStage(run, spec, streams)
+
+
+def open_offline_engine(path: Path, spec: StageSpec, lengths: Sequence[int]) -> RunOfflineStage:
+    """The plan beside the ONNX file ``path``, on the GPU; a profile for each of ``lengths``.
+
+    Raises:
+        BuildFailed: the plan is of another TensorRT or GPU.
+    """
+    inputs, outputs = ([tensor.name for tensor in side] for side in (spec.inputs, spec.outputs))
+    execute = _runner(_loaded(path), spec.name, inputs, outputs)
+
+    def run(*values: NDArray[Any]) -> Arrays:
+        return execute(lengths.index(values[0].shape[1]), values)
+
+    return run
+
+
+def _loaded(path: Path) -> trt.ICudaEngine:
+    """The plan beside the ONNX file ``path``."""
     log = _Log()
     engine: Any = trt.Runtime(log).deserialize_cuda_engine(path.with_name(_PLAN).read_bytes())
     if engine is None:
         raise BuildFailed(f"{path.with_name(_PLAN)} does not load here\n{_end_of(log)}")
-    return StatefulStage(_runner(engine, spec), spec, streams)
+    return engine
 
 
 def _runner(
-    engine: trt.ICudaEngine, spec: StageSpec
-) -> Callable[[Sequence[NDArray[Any]], NDArray[Any]], Arrays]:
+    engine: trt.ICudaEngine, name_of_stage: str, inputs: Sequence[str], outputs: Sequence[str]
+) -> Callable[[int, Sequence[NDArray[Any]]], Arrays]:
+    """Runs the engine in a profile, given by its index, on values in the order of ``inputs``."""
     context = engine.create_execution_context()
     stream = torch.cuda.Stream()
-    inputs = [*(tensor.name for tensor in spec.inputs), "STATE"]
-    outputs = [*(tensor.name for tensor in spec.outputs), "NEXT_STATE"]
 
-    def run(values: Sequence[NDArray[Any]], state: NDArray[Any]) -> Arrays:
+    def run(profile: int, values: Sequence[NDArray[Any]]) -> Arrays:
         on_gpu: dict[str, torch.Tensor] = {}
         with torch.cuda.stream(stream):
-            for name, value in zip(inputs, (*values, state), strict=True):
+            if not context.set_optimization_profile_async(profile, stream.cuda_stream):
+                raise BuildFailed(f"the engine of {name_of_stage} has no profile {profile}")
+            for name, value in zip(inputs, values, strict=True):
                 dtype = _TORCH_DTYPES[engine.get_tensor_dtype(name)]
                 on_gpu[name] = torch.from_numpy(np.ascontiguousarray(value)).cuda().to(dtype)
                 _bind_input(context, name, on_gpu[name])
@@ -180,7 +202,7 @@ def _runner(
                 on_gpu[name] = torch.empty(tuple(shape), dtype=dtype, device="cuda")
                 context.set_tensor_address(name, on_gpu[name].data_ptr())
             if not context.execute_async_v3(stream.cuda_stream):
-                raise BuildFailed(f"the engine of {spec.name} did not run")
+                raise BuildFailed(f"the engine of {name_of_stage} did not run")
             stream.synchronize()
         return [_to_numpy(on_gpu[name]) for name in outputs]
 

@@ -8,6 +8,7 @@ a stage may use.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ _SUPPORTED: dict[str, frozenset[str]] = {
     **dict.fromkeys(("LayerNormalization", "BatchNormalization", "Softmax"), _FLOAT32),
     **dict.fromkeys(("Exp", "Log", "Sqrt", "Pow", "CumSum", "Floor"), _FLOAT32),
     **dict.fromkeys(("ReduceSum", "ReduceMean"), _FLOAT32),
-    **dict.fromkeys(("ArgMax", "ReduceMax", "TopK"), _NUMBER),
+    **dict.fromkeys(("ArgMax", "ReduceMax", "TopK", "Range"), _NUMBER),
     **dict.fromkeys(("Cast", "Identity", "Constant", "ConstantOfShape", "Shape"), _ANY),
     **dict.fromkeys(("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"), _ANY),
     **dict.fromkeys(("Concat", "Split", "Slice", "Expand", "Tile", "Where"), _ANY),
@@ -67,8 +68,12 @@ _WHY_NOT = {
 }
 
 
+_DEPENDS_ON_VALUES = re.compile(r"\?|\bunk__|\bu\d")
+"""Names of sizes that follow from no input's shape: onnx makes up the second, torch the third."""
+
+
 def check_graph(path: Path, spec: StageSpec) -> None:
-    """Hold the flat ONNX file of a stage to what TensorRT takes and to its spec.
+    """Hold the ONNX file of a stage, flat or offline, to what TensorRT takes and to its spec.
 
     Raises:
         GraphRefused: names the first node or tensor that is refused, and why.
@@ -84,7 +89,7 @@ def check_graph(path: Path, spec: StageSpec) -> None:
     types = constants | {name: value.type.tensor_type.elem_type for name, value in tensors.items()}
     for node in inferred.graph.node:
         _check_types(node, types, spec.name)
-        _check_shapes(node, tensors, spec.name)
+        _check_shapes(node, tensors, spec)
 
 
 def _inferred(model: ModelProto, stage: str) -> ModelProto:
@@ -112,11 +117,12 @@ def _check_opset(model: ModelProto, stage: str) -> None:
 
 
 def _check_boundary(model: ModelProto, spec: StageSpec) -> None:
-    """Inputs and outputs are those of the spec and one state, alike on its way in and out."""
-    assert spec.state is not None
-    size, dtype = (spec.state.size,), spec.state.dtype
-    wanted_inputs = (*spec.inputs, TensorSpec("STATE", dtype, size))
-    wanted_outputs = (*spec.outputs, TensorSpec("NEXT_STATE", dtype, size))
+    """Inputs and outputs are those of the spec, and its state, alike on its way in and out."""
+    wanted_inputs, wanted_outputs = spec.inputs, spec.outputs
+    if spec.state is not None:
+        size, dtype = (spec.state.size,), spec.state.dtype
+        wanted_inputs = (*wanted_inputs, TensorSpec("STATE", dtype, size))
+        wanted_outputs = (*wanted_outputs, TensorSpec("NEXT_STATE", dtype, size))
     for kind, wanted, values in (
         ("inputs", wanted_inputs, model.graph.input),
         ("outputs", wanted_outputs, model.graph.output),
@@ -134,7 +140,7 @@ def _listed(tensors: Sequence[TensorSpec]) -> str:
 
 def _tensor_spec(value: ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
-    dims = tuple(dim.dim_value for dim in tensor.shape.dim[1:])
+    dims = tuple(dim.dim_value or -1 for dim in tensor.shape.dim[1:])
     return TensorSpec(value.name, _type_name(tensor.elem_type), dims)
 
 
@@ -169,13 +175,16 @@ def _check_types(node: NodeProto, types: dict[str, int], stage: str) -> None:
         )
 
 
-def _check_shapes(node: NodeProto, tensors: dict[str, ValueInfoProto], stage: str) -> None:
-    """One axis may vary, with the batch; operators with other shapes are refused as such."""
+def _check_shapes(node: NodeProto, tensors: dict[str, ValueInfoProto], spec: StageSpec) -> None:
+    """Of a chunk only the batch varies; of an utterance also what follows from its length."""
+    whole = any(-1 in tensor.dims for tensor in spec.inputs)
     for name in node.output:
         tensor = tensors[name].type.tensor_type
         free = [dim.dim_param or "?" for dim in tensor.shape.dim if not dim.HasField("dim_value")]
-        if len(free) > 1 or not tensor.HasField("shape"):
+        good = not any(map(_DEPENDS_ON_VALUES.search, free)) if whole else len(free) <= 1
+        if not good or not tensor.HasField("shape"):
             raise GraphRefused(
-                f"{stage}: node {node.name} ({node.op_type}) gives {name} with the free axes "
-                f"{free or 'of an unknown rank'}; only the batch may vary"
+                f"{spec.name}: node {node.name} ({node.op_type}) gives {name} with the free axes "
+                f"{free or 'of an unknown rank'}; only the batch"
+                f"{' and the length' * whole} may vary"
             )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from export.audio import frames_per_chunk
 from export.checkpoint import Checkpoint
-from export.install import replacing
+from export.install import Replacement
 from export.manifest import file_sha256, write_manifest
 from export.onnx_file import export_flat_onnx
 from export.parity import Parity
@@ -31,6 +31,7 @@ from export.tensorrt.gpu import tensorrt_here, this_gpu
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.half import tensorrt_stages
 from export.tensorrt.numerics import Numerics, long_utterances, measure
+from export.tensorrt.profiles import chunk_profiles
 from export.triton_config import config_files
 
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "fp8": 20}
@@ -42,17 +43,17 @@ def export_tensorrt(
     checkpoint: Checkpoint,
     chunk_ms: int,
     precision: str,
-    repository: Path,
+    new: Replacement,
     serving: Serving,
     report: Report,
     name: str = "",
 ) -> Parity:
-    """Export ``checkpoint`` as engines into ``repository``; see the module for the steps.
+    """Build ``checkpoint``'s engines, to be installed; see the module for the steps.
 
     Raises:
         UnsupportedOption: this machine has no TensorRT, GPU or modelopt, or the checkpoint does
             not support the chunk.
-        GateFailed: a graph, its numerics or an engine is not good; the repository is untouched.
+        GateFailed: a graph, its numerics or an engine is not good.
     """
     began = time.monotonic()
     tensorrt_here()
@@ -63,20 +64,20 @@ def export_tensorrt(
     stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
     spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, serving, name)
     speech = [recording.samples for recording in load_recordings()]
-    cache = repository.resolve().parent / f".{repository.resolve().name}.timing_cache"
-    with replacing(repository, spec.models, spec.obsolete_models) as folder:
-        write_graphs(folder, stages, spec, speech, report)
-        facts: dict[str, Any] = {"gpu": asdict(gpu)}
-        if precision != "fp32":
-            report("half precision on minutes of speech")
-            facts["numerics"] = asdict(half_numerics(checkpoint, folder, stages, spec, speech))
-        facts |= _build(folder, spec, cache, report)
-        write_configs(folder, config_files(spec))
-        write_tokenizer(folder / spec.detokenizer.name, checkpoint)
-        report("comparing engines with ONNX and transformers on real speech")
-        parity = _verify(checkpoint, folder, spec, stages, speech, facts)
-        seconds = time.monotonic() - began
-        write_manifest(folder, checkpoint, spec, parity, seconds, {"tensorrt": facts})
+    cache = new.repository.with_name(f".{new.repository.name}.timing_cache")
+    folder = new.add(spec.models, spec.obsolete_models)
+    write_graphs(folder, stages, spec, speech, report)
+    facts: dict[str, Any] = {"gpu": asdict(gpu)}
+    if precision != "fp32":
+        report("half precision on minutes of speech")
+        facts["numerics"] = asdict(half_numerics(checkpoint, folder, stages, spec, speech))
+    facts |= _build(folder, spec, cache, report)
+    write_configs(folder, config_files(spec))
+    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    report("comparing engines with ONNX and transformers on real speech")
+    parity = _verify(checkpoint, folder, spec, stages, speech, facts)
+    seconds = time.monotonic() - began
+    write_manifest(folder, checkpoint, spec, parity, seconds, {"tensorrt": facts})
     return parity
 
 
@@ -126,7 +127,8 @@ def _build(folder: Path, spec: StreamingSpec, cache: Path, report: Report) -> di
     for stage in spec.stages:
         report(f"{stage.name} to a TensorRT engine (minutes)")
         onnx = folder / stage.name / "1" / "model.onnx"
-        facts = build_engine(onnx, stage, spec.serving.max_batch_size, cache)
+        profiles = chunk_profiles(stage, spec.serving.max_batch_size)
+        facts = build_engine(onnx, stage, profiles, cache)
         engines[stage.name] = {"source_sha256": file_sha256(onnx), **asdict(facts)}
     profile = {"min": 1, "opt": spec.serving.max_batch_size, "max": spec.serving.max_batch_size}
     return {"version": tensorrt_version(), "batch_profile": profile, "engines": engines}

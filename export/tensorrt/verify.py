@@ -21,9 +21,11 @@ from export.audio import frames_per_chunk
 from export.chain import Arrays, Chain, OpenStage, RunningStage
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ExportError, GateFailed, ParityFailed, UnsupportedOption
+from export.offline.spec import ENSEMBLE as OFFLINE
 from export.parity import Parity, check_parity
 from export.recordings import load_recordings
-from export.spec import ENSEMBLE, StageSpec, StreamingSpec, served_name
+from export.spec import ENSEMBLE as STREAMING
+from export.spec import StageSpec, StreamingSpec, served_name
 from export.stages.state import Stage
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
 from export.tensorrt.half import tensorrt_stages
@@ -131,11 +133,11 @@ def verify_engines(
     return differences, check_parity(checkpoint, folder, spec, utterances, open_engine)
 
 
-def _installed(checkpoint: Checkpoint, repository: Path, name: str) -> tuple[int, str]:
-    """Chunk and precision of the engines called ``name``."""
-    path = repository / served_name(name, ENSEMBLE) / "1" / "manifest.json"
+def _installed(checkpoint: Checkpoint, repository: Path, ensemble: str) -> dict[str, Any] | None:
+    """What the manifest of installed engines says; None where there are none of this ensemble."""
+    path = repository / ensemble / "1" / "manifest.json"
     if not path.is_file():
-        raise UnsupportedOption(f"{path} is not there; `make gpu-up` exports engines")
+        return None
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if manifest["runtime"] != "tensorrt":
         raise UnsupportedOption(f"{repository} is for {manifest['runtime']}, not for tensorrt")
@@ -144,7 +146,32 @@ def _installed(checkpoint: Checkpoint, repository: Path, name: str) -> tuple[int
             f"the engines in {repository} are of another checkpoint "
             f"({manifest['checkpoint']['name']}); `make gpu-up CHECKPOINT=...` builds them anew"
         )
-    return manifest["chunk_ms"], manifest["precision"]
+    return manifest
+
+
+def _verify_streaming(
+    checkpoint: Checkpoint, repository: Path, name: str, chunk_ms: int, precision: str
+) -> dict[str, Any]:
+    from export.spec import Serving
+    from export.streaming import spec_of
+
+    stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
+    spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, Serving(), name)
+    speech = [recording.samples for recording in load_recordings()]
+    differences, parity = verify_engines(checkpoint, repository, spec, stages, speech)
+    measured = {stage: asdict(difference) for stage, difference in differences.items()}
+    return {"precision": precision, "stages": measured, "chain": parity.as_dict()}
+
+
+def _verify_offline(checkpoint: Checkpoint, repository: Path, name: str) -> dict[str, Any]:
+    from export.offline.export import check_offline_parity, spec_of
+    from export.offline.spec import OfflineServing
+    from export.tensorrt.offline_road import open_engines
+
+    spec = spec_of(checkpoint, "tensorrt", "fp32", OfflineServing(), name)
+    speech = [recording.samples for recording in load_recordings()]
+    parity = check_offline_parity(checkpoint, repository, spec, speech, open_engines(spec))
+    return {"precision": "fp32", "chain": parity.as_dict()}
 
 
 def main(
@@ -155,23 +182,25 @@ def main(
     ] = "",
 ) -> None:
     """Prove the installed TensorRT engines on this GPU; prints what was measured as JSON."""
-    from export.spec import Serving
-    from export.streaming import spec_of
     from export.tensorrt.gpu import tensorrt_here
 
+    measured: dict[str, Any] = {}
     try:
         tensorrt_here()
         loaded = load_checkpoint(checkpoint)
-        chunk_ms, precision = _installed(loaded, repository, name)
-        stages = tensorrt_stages(loaded, frames_per_chunk(chunk_ms), precision)
-        spec = spec_of(loaded, stages, chunk_ms, "tensorrt", precision, Serving(), name)
-        speech = [recording.samples for recording in load_recordings()]
-        differences, parity = verify_engines(loaded, repository, spec, stages, speech)
+        streaming = _installed(loaded, repository, served_name(name, STREAMING))
+        offline = _installed(loaded, repository, served_name(name, OFFLINE))
+        if streaming is None and offline is None:
+            raise UnsupportedOption(f"{repository} holds no engines; `make gpu-up` exports them")
+        if streaming is not None:
+            what = streaming["chunk_ms"], streaming["precision"]
+            measured[STREAMING] = _verify_streaming(loaded, repository, name, *what)
+        if offline is not None:
+            measured[OFFLINE] = _verify_offline(loaded, repository, name)
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, GateFailed) else 2) from None
-    measured = {stage: asdict(difference) for stage, difference in differences.items()}
-    print(json.dumps({"precision": precision, "stages": measured, "chain": parity.as_dict()}))
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -152,7 +152,8 @@ def test_a_failed_export_leaves_the_repository_untouched(tmp_path: Path) -> None
     repository = tmp_path / "models"
     (repository / "encoder").mkdir(parents=True)
     (repository / "encoder" / "config.pbtxt").write_text("old")
-    with pytest.raises(ParityFailed), replacing(repository, ["encoder"]) as folder:
+    with pytest.raises(ParityFailed), replacing(repository) as new:
+        folder = new.add(["encoder"])
         (folder / "encoder").mkdir()
         (folder / "encoder" / "config.pbtxt").write_text("new")
         raise ParityFailed("encoder")
@@ -176,7 +177,8 @@ def test_an_interrupted_swap_puts_the_old_models_back(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), replacing(repository, ["encoder", "decoder"]) as folder:
+    with pytest.raises(KeyboardInterrupt), replacing(repository) as new:
+        folder = new.add(["encoder", "decoder"])
         for model in ("encoder", "decoder"):
             (folder / model).mkdir()
             (folder / model / "config.pbtxt").write_text("new")
@@ -189,8 +191,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "encoder").mkdir()
     (tmp_path / "encoder" / "thesis.txt").write_text("years of work")
     refused = pytest.raises(UnsupportedOption, match="not a model repository")
-    with refused, replacing(tmp_path, ["encoder"]):
-        pass
+    with refused, replacing(tmp_path) as new:
+        new.add(["encoder"])
     assert (tmp_path / "encoder" / "thesis.txt").exists()
 
 
@@ -200,7 +202,8 @@ def test_other_models_of_the_repository_stay(tmp_path: Path) -> None:
     (repository / "encoder").mkdir()
     (repository / "encoder" / "config.pbtxt").touch()
     (repository / "encoder" / "stale").touch()
-    with replacing(repository, ["encoder"]) as folder:
+    with replacing(repository) as new:
+        folder = new.add(["encoder"])
         (folder / "encoder").mkdir()
         (folder / "encoder" / "new").touch()
     assert (repository / "other").is_dir()

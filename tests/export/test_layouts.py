@@ -13,7 +13,7 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from export.__main__ import Mode, _require_live, _warn_of_the_other
+from export.__main__ import Mode, _Order, _require_possible, _warn_of_the_other
 from export.chain import Chain
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import UnsupportedOption
@@ -91,13 +91,14 @@ def test_what_a_runtime_cannot_do_is_refused(
     random_checkpoint: Path, tmp_path: Path, runtime: str, precision: str, layout: str, message: str
 ) -> None:
     checkpoint = load_checkpoint(str(random_checkpoint))
-    with pytest.raises(UnsupportedOption, match=message):
+    refused = pytest.raises(UnsupportedOption, match=message)
+    with refused, replacing(tmp_path / "r") as new:
         export_streaming(
             checkpoint,
             320,
             runtime,
             precision,
-            tmp_path / "r",
+            new,
             Serving(),
             lambda _: None,
             layout=layout,
@@ -108,8 +109,10 @@ def test_what_a_runtime_cannot_do_is_refused(
 @pytest.mark.parametrize(
     ("architecture", "mode", "runtime", "layout", "message"),
     [
-        ("ParakeetForCTC", "offline", "torch", "stages", "hears whole utterances only.*onnxrunt"),
-        ("NemotronAsrStreamingForRNNT", "both", "tensorrt", "stages", "add --mode streaming"),
+        ("ParakeetForCTC", "offline", "torch", "stages", "live streams only.*onnxruntime or tens"),
+        ("ParakeetForCTC", "both", "onnxruntime", "stages", "hears whole utterances only.*offline"),
+        ("NemotronAsrStreamingForRNNT", "both", "torch", "stages", "add --mode streaming"),
+        ("NemotronAsrStreamingForRNNT", "both", "tensorrt", "stages", "fp32 so far, not fp16"),
         ("ParakeetForCTC", "offline", "onnxruntime", "fused", "--layout fused is for live"),
     ],
 )
@@ -118,7 +121,8 @@ def test_what_is_for_live_streams_is_refused_elsewhere(
 ) -> None:
     checkpoint = Checkpoint("mine", type(architecture, (), {})(), None, "")
     with pytest.raises(UnsupportedOption, match=message):
-        _require_live(checkpoint, Mode(mode), runtime, layout)
+        order = _Order(CHUNK_MS, runtime, "fp16", layout, Serving(), "")
+        _require_possible(checkpoint, Mode(mode), order)
 
 
 def test_the_other_ensemble_of_another_checkpoint_is_told_of(
@@ -137,7 +141,8 @@ def test_one_layout_replaces_the_other(random_checkpoint: Path, tmp_path: Path) 
     repository = tmp_path / "r"
     for layout in ("stages", "fused", "stages"):
         spec = _spec(random_checkpoint, "onnxruntime", layout)
-        with replacing(repository, spec.models, spec.obsolete_models) as folder:
+        with replacing(repository) as new:
+            folder = new.add(spec.models, spec.obsolete_models)
             for name, text in config_files(spec).items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_text(text)
@@ -172,17 +177,18 @@ def _encoded(folder: Path, precision: str) -> np.ndarray:
 
 def test_a_program_in_16_bits_hears_something(random_checkpoint: Path, tmp_path: Path) -> None:
     speech = [recording.samples[:16_000] for recording in load_recordings()[:3]]
-    export_streaming(
-        load_checkpoint(str(random_checkpoint)),
-        CHUNK_MS,
-        "torch",
-        "fp16",
-        tmp_path / "r",
-        Serving(),
-        lambda _: None,
-        layout="fused",
-        gate=False,
-    )
+    with replacing(tmp_path / "r") as new:
+        export_streaming(
+            load_checkpoint(str(random_checkpoint)),
+            CHUNK_MS,
+            "torch",
+            "fp16",
+            new,
+            Serving(),
+            lambda _: None,
+            layout="fused",
+            gate=False,
+        )
     manifest = tmp_path / "r" / "asr_streaming" / "1" / "manifest.json"
     assert json.loads(manifest.read_text())["parity"] is None
     spec = _spec(random_checkpoint, "torch", "fused", "fp16")

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import typer
 from project import OFFLINE_KINDS, OFFLINE_NAMES, ExportedOffline, OfflineCheckpoint
 from repository_files import (
     check_that_every_step_is_fed,
@@ -20,13 +21,19 @@ from repository_files import (
     spec_tensors,
 )
 from test_export import run_export
+from typer.testing import CliRunner
 
+from export import __main__ as export_command
 from export.checkpoint import load_checkpoint
 from export.errors import ParityFailed
+from export.offline import export as offline_export
 from export.offline.export import check_offline_parity, spec_of
 from export.offline.spec import OfflineServing, OfflineSpec
 from export.recordings import load_recordings
 from export.spec import StageSpec, served_name
+
+command = typer.Typer()
+command.command()(export_command.main)
 
 KIND = "ctc"
 FIRST_CONVOLUTION = "subsampling.convolutions.0.weight"
@@ -150,6 +157,36 @@ def disturb(path: Path) -> None:
     noise = np.random.default_rng(0).normal(1, 0.3, values.shape).astype(values.dtype)
     weight.CopyFrom(onnx.numpy_helper.from_array(values * noise, weight.name))
     onnx.save(model, path)
+
+
+def test_with_both_modes_one_failed_gate_installs_nothing(
+    random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate of the streaming models has passed by then: they stay out all the same."""
+    repository = tmp_path / "models"
+    for old in ("asr_streaming", "encoder", "encoder_offline"):
+        (repository / old).mkdir(parents=True)
+        (repository / old / "config.pbtxt").write_text("old")
+    export_stages = offline_export.export_stages
+
+    def export_disturbed(folder: Path, *rest: Any) -> None:
+        assert (folder / "asr_streaming" / "1" / "manifest.json").is_file()
+        export_stages(folder, *rest)
+        disturb(folder / "encoder_offline" / "1" / "model.onnx")
+
+    monkeypatch.setattr(offline_export, "export_stages", export_disturbed)
+    arguments = [str(random_checkpoint), "--mode=both", "--repository", str(repository)]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "nothing was installed: encoder differs from transformers" in said
+    assert "installed asr_streaming" not in said
+    files = {path.relative_to(repository): path for path in repository.rglob("*") if path.is_file()}
+    assert {str(name) for name in files} == {
+        f"{old}/config.pbtxt" for old in ("asr_streaming", "encoder", "encoder_offline")
+    }
+    assert {path.read_text() for path in files.values()} == {"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
 
 
 @pytest.mark.parametrize("mode", ["streaming", "both"])

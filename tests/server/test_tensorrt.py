@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from project import PROJECT, Exported
+import tritonclient.grpc as grpcclient
+from project import PROJECT, Exported, ExportedOffline, OfflineCheckpoint
 from tritonclient.utils import InferenceServerException
 
 from server import gpu, repository, tensorrt
@@ -25,7 +26,7 @@ from server.launch import Triton, running
 from server.locate import find_triton
 from server.ports import choose_endpoints
 from server.repository import read_repository
-from server.warm_up import warm_up
+from server.warm_up import warm_up, warm_up_files
 
 CHUNK_MS, STREAMS, MIB = 320, 100, 2**20
 ENGINE = {"plan_bytes": 30 * MIB, "device_memory_bytes": 20 * MIB}
@@ -120,6 +121,51 @@ def test_every_recognizer_is_counted_and_checked(
     write_facts(engines, other, "clinic_v2_asr_streaming")
     with pytest.raises(BadGpu, match="built on NVIDIA H200"):
         read_repository(engines)
+
+
+def test_engines_for_whole_utterances_are_counted(
+    offline_checkpoint: OfflineCheckpoint, engines: Path, machine: Path, tmp_path: Path
+) -> None:
+    """Alone, where there are no streams, and beside those for live streams."""
+    files = write_offline_engines(offline_checkpoint("ctc"), tmp_path / "files")
+    alone = read_repository(tmp_path / "files").budget
+    assert alone is not None
+    assert (alone.streams, alone.streams_that_fit) == (0, 0)
+    assert alone.batch_buffers == files
+    assert 2 * files <= alone.pool < 2.3 * files
+    streams = read_repository(engines).budget
+    write_offline_engines(offline_checkpoint("ctc"), engines)
+    both = read_repository(engines).budget
+    assert streams is not None
+    assert both is not None
+    assert both.streams == STREAMS
+    assert both.batch_buffers == streams.batch_buffers + files
+    assert abs(both.pool - streams.pool - alone.pool) <= MIB
+    assert both.streams_that_fit < streams.streams_that_fit
+    machine.write_text(f"#!/bin/sh\necho 'NVIDIA L4, {alone.total // MIB - 1}'\n")
+    with pytest.raises(BadGpu, match=r"0 streams need .* a larger GPU is needed"):
+        read_repository(tmp_path / "files")
+
+
+def write_offline_engines(checkpoint_folder: Path, folder: Path) -> int:
+    """As the offline road leaves it, but for the plans' bytes; returns the bytes of all buffers."""
+    from export.checkpoint import load_checkpoint
+    from export.offline.config import config_files
+    from export.offline.export import spec_of
+    from export.offline.spec import OfflineServing
+    from export.streaming import write_configs, write_tokenizer
+
+    checkpoint = load_checkpoint(str(checkpoint_folder))
+    spec = spec_of(checkpoint, "tensorrt", "fp32", OfflineServing())
+    write_configs(folder, config_files(spec))
+    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    for stage in spec.stages:
+        (folder / stage.name / "1").mkdir()
+        (folder / stage.name / "1" / "model.plan").touch()
+    engine = {**ENGINE, "buffer_bytes": 50 * MIB}
+    facts = {**FACTS, "engines": {stage.name: engine for stage in spec.stages}}
+    write_facts(folder, facts, spec.ensemble.name)
+    return 50 * MIB * len(spec.stages)
 
 
 def test_engines_do_not_come_and_go(engines: Path, machine: Path) -> None:
@@ -239,6 +285,18 @@ def test_states_in_host_memory_are_fatal(engines: Path, machine: Path, tmp_path:
     Process.log_path.write_text(f"{OVERFLOW_LINE}\n")
     with pytest.raises(TritonDied, match=r"overflow the CUDA memory pool .*--max-streams.*CNMEM"):
         triton.check_state_pool()
+
+
+@pytest.mark.triton
+def test_warm_up_sends_files_of_every_length(exported_offline: ExportedOffline) -> None:
+    with running(exported_offline("ctc")) as triton:
+        warm_up_files(triton.grpc_url, "asr_offline", max_batch_size=4)
+        with grpcclient.InferenceServerClient(triton.grpc_url) as client:
+            statistics = client.get_inference_statistics("feature_extractor_offline")
+        [model] = statistics.model_stats
+        assert model.inference_count == 5 * (1 + 4)
+        with pytest.raises((TritonDied, InferenceServerException), match="nowhere"):
+            warm_up_files(triton.grpc_url, "nowhere", max_batch_size=1)
 
 
 @pytest.mark.triton

@@ -1,7 +1,7 @@
 """The demo checkpoint on every recording, every chunk, and ten minutes of speech (slow).
 
 EARSHOT_SPEECH names a folder with more recordings than those of this repository,
-EARSHOT_CHECKPOINT another checkpoint.
+EARSHOT_CHECKPOINT another checkpoint, EARSHOT_RECORD a file to write what was seen to.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from listening import Service
+from parity_record import record
 from project import DEMO_CHECKPOINT
 
 from export.audio import SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS
 from export.checkpoint import load_checkpoint
+from export.install import replacing
 from export.recordings import load_recordings
 from export.spec import Serving
 from export.streaming import export_streaming
@@ -34,9 +36,10 @@ def service(
     repository = tmp_path_factory.mktemp("models") / "demo"
     checkpoint = load_checkpoint(os.environ.get("EARSHOT_CHECKPOINT", str(DEMO_CHECKPOINT)))
     serving = Serving(max_streams=256)
-    export_streaming(
-        checkpoint, request.param, "onnxruntime", "fp32", repository, serving, lambda step: None
-    )
+    with replacing(repository) as new:
+        export_streaming(
+            checkpoint, request.param, "onnxruntime", "fp32", new, serving, lambda step: None
+        )
     with running(repository) as triton:
         yield Service(triton.grpc_url, triton.metrics_url, checkpoint, request.param)
 
@@ -50,6 +53,15 @@ def test_every_recording(service: Service, speech: list[np.ndarray]) -> None:
     references = service.references(speech)
     for got, expected in zip(service.transcribe(speech), references, strict=True):
         service.assert_equal(got, expected)
+    record(
+        "streaming, every recording",
+        f"{service.chunk_ms} ms",
+        service.checkpoint,
+        recordings=len(speech),
+        seconds=round(sum(map(len, speech)) / SAMPLE_RATE_HZ),
+        tokens=sum(len(reference.tokens) for reference in references),
+        differing=0,
+    )
 
 
 def test_ten_minutes(service: Service, speech: list[np.ndarray]) -> None:
@@ -57,3 +69,10 @@ def test_ten_minutes(service: Service, speech: list[np.ndarray]) -> None:
     [expected] = service.references([joined])
     [got] = service.transcribe([joined])
     service.assert_equal(got, expected)
+    record(
+        "streaming, ten minutes as one stream",
+        f"{service.chunk_ms} ms",
+        service.checkpoint,
+        tokens=len(expected.tokens),
+        differing=0,
+    )

@@ -14,6 +14,7 @@ from listening import Service
 from project import PROJECT
 
 from export.checkpoint import load_checkpoint
+from export.install import replacing
 from export.recordings import load_recordings
 from export.spec import LAYOUTS, Serving
 from export.streaming import export_streaming
@@ -34,9 +35,10 @@ def repository(
     folder = tmp_path_factory.mktemp("models") / f"{runtime}-{layout}"
     checkpoint = load_checkpoint(str(random_checkpoint))
     serving = Serving(max_streams=64, max_batch_size=24, encoder_instances=1)
-    export_streaming(
-        checkpoint, CHUNK_MS, runtime, "fp32", folder, serving, lambda step: None, layout=layout
-    )
+    with replacing(folder) as new:
+        export_streaming(
+            checkpoint, CHUNK_MS, runtime, "fp32", new, serving, lambda step: None, layout=layout
+        )
     return folder
 
 

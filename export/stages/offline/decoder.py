@@ -38,7 +38,9 @@ class CtcDecoder(nn.Module):
         best, token = logits.max(dim=2)
         frame = torch.arange(encoded.shape[1], dtype=torch.int32, device=encoded.device)
         token = torch.where(frame < encoded_length, token, self.blank_token_id)
-        return token.to(torch.int32), best - logits.logsumexp(dim=2)
+        # Not logsumexp: TensorRT would sum the bare exponentials, which overflow.
+        rest = (logits - best[..., None]).exp().sum(dim=2)
+        return token.to(torch.int32), -rest.log()
 
 
 class TransducerDecoder(nn.Module):

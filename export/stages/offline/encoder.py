@@ -13,7 +13,7 @@ use the middle of the table.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,12 @@ from torch.nn import functional
 from export.audio import SUBSAMPLING
 from export.errors import UnsupportedOption
 from export.stages.layers import FeedForward, as_linear, joined, scaled
+from export.stages.state import whole_division
 
+Length = TypeVar("Length", int, Tensor)
+
+_CONVOLUTIONS = 3
+"""Of the subsampling: each halves the frames."""
 _MASKED = -1e30
 """Added to the score of a key that must not be heard; finite, so that no row can become NaN."""
 
@@ -47,6 +52,24 @@ class _Context:
     """float32 [B, 1, 1 or T, T]: 0 for keys to be heard, else ``_MASKED``."""
 
 
+def encoder_frames(mel_frames: Length, causal: bool) -> Length:
+    """Encoder frames of so many mel frames, a number or a tensor of them."""
+    for _ in range(_CONVOLUTIONS):
+        mel_frames = _strided_length(mel_frames, causal)
+    return mel_frames
+
+
+def _strided_length(length: Length, causal: bool) -> Length:
+    """Frames behind one stride-2 convolution; never divides what is negative."""
+    padded = length + sum(_padding(causal)) - 1
+    return whole_division(padded, 2) if isinstance(padded, Tensor) else padded // 2
+
+
+def _padding(causal: bool) -> tuple[int, int]:
+    """Zeros in front of and behind the input of a convolution of the subsampling."""
+    return (2, 1) if causal else (1, 1)
+
+
 class OfflineEncoder(nn.Module):
     """MEL float32 [B, M, n_mels], MEL_LENGTH int32 [B, 1] -> ENCODED [B, T, D], ENCODED_LENGTH.
 
@@ -66,7 +89,7 @@ class OfflineEncoder(nn.Module):
         self.causal = causal
         self.hidden_size = config.hidden_size
         self.subsampling = _Subsampling(model.encoder, causal is not None)
-        self.max_frames = int(self.subsampling.frames_of(torch.tensor(max_mel_frames)))
+        self.max_frames = encoder_frames(max_mel_frames, causal is not None)
         positions = _relative_positions(model.encoder, self.max_frames)
         self.layers = nn.ModuleList(
             _Layer(layer, config, positions, causal is not None) for layer in model.encoder.layers
@@ -81,7 +104,7 @@ class OfflineEncoder(nn.Module):
     def forward(self, mel: Tensor, mel_length: Tensor) -> tuple[Tensor, Tensor]:
         """A batch of utterances; see the class."""
         hidden = self.subsampling(mel, mel_length)
-        length = self.subsampling.frames_of(mel_length)
+        length = encoder_frames(mel_length, self.causal is not None)
         context = self._context(hidden, length)
         shape = hidden.shape
         hidden = hidden.flatten(0, 1)
@@ -96,7 +119,7 @@ class OfflineEncoder(nn.Module):
         valid = frame < length
         heard = valid[:, None]
         if self.causal is not None:
-            chunk = frame // self.causal.chunk_frames
+            chunk = whole_division(frame, self.causal.chunk_frames)
             behind = chunk[:, None] - chunk
             heard = heard & (behind >= 0) & (behind <= self.causal.left_chunks)
         mask = torch.where(heard, 0.0, _MASKED)[:, None]
@@ -117,7 +140,7 @@ class _Subsampling(nn.Module):
 
     def __init__(self, encoder: Any, causal: bool) -> None:
         super().__init__()
-        self.padding = (2, 1) if causal else (1, 1)
+        self.causal = causal
         stem = encoder.subsampling
         if causal:
             convolutions = [stem.conv_in, *(layer.depthwise_conv for layer in stem.layers)]
@@ -130,25 +153,14 @@ class _Subsampling(nn.Module):
         self.pointwise = nn.ModuleList(pointwise)
         self.linear = scaled(stem.linear, encoder.input_scale)
 
-    def frames_of(self, mel_length: Tensor) -> Tensor:
-        """Valid encoder frames of utterances with so many mel frames."""
-        length = mel_length
-        for _ in self.convolutions:
-            length = self._strided_length(length)
-        return length
-
-    def _strided_length(self, length: Tensor) -> Tensor:
-        """Frames behind one stride-2 convolution; never divides what is negative."""
-        return (length + sum(self.padding) - 1) // 2
-
     def forward(self, mel: Tensor, mel_length: Tensor) -> Tensor:
         """[B, M, n_mels] -> [B, T, D]."""
-        hidden, length = mel[:, None], mel_length
+        hidden, length, padding = mel[:, None], mel_length, _padding(self.causal)
         for index, convolution in enumerate(self.convolutions):
-            hidden = _strided(convolution, functional.pad(hidden, (*self.padding, *self.padding)))
+            hidden = _strided(convolution, functional.pad(hidden, (*padding, *padding)))
             if index > 0:
                 hidden = self.pointwise[index - 1](hidden)
-            length = self._strided_length(length)
+            length = _strided_length(length, self.causal)
             hidden = functional.relu(_keep_frames(hidden, length))
         return self.linear(hidden.transpose(1, 2).flatten(2))
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from export.audio import HOP_SAMPLES, LOG_GUARD, WINDOW_SAMPLES
 from export.stages.feature_extractor import half_window_transform
+from export.stages.state import whole_division
 
 _HALF = WINDOW_SAMPLES // 2
 _NORMALIZATION_GUARD = 1e-5
@@ -44,7 +45,7 @@ class OfflineFeatureExtractor(nn.Module):
     def forward(self, audio: Tensor, audio_length: Tensor) -> tuple[Tensor, Tensor]:
         """A batch of utterances; see the class."""
         mel = self._log_mel(_frames(self._emphasised(audio, audio_length)))
-        length = audio_length // HOP_SAMPLES
+        length = whole_division(audio_length, HOP_SAMPLES)
         if self.normalize:
             length = length * (length >= _FEWEST_NORMALIZED_FRAMES).to(length.dtype)
             mel = _normalized(mel, length)
