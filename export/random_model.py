@@ -37,10 +37,11 @@ PIECES, PIECE_S = 2, 30.0
 """As long as streams are: what a deep encoder hears drifts for hundreds of frames."""
 SETTLED_FRAMES = 70
 """The left context; frames before are unlike the others, for they have less to attend to."""
-START_FRAMES = 35
-"""Of these, those that are least like them."""
+SEARCH_FRAMES = 100
 UNRECTIFIED = 4.0
-"""Mean of what the joint network rectifies, whose deviation is one."""
+"""Mean of a unit of the joint network that tells tokens; its deviation is one."""
+RECTIFIED_MEAN = 0.4
+"""Of a unit with mean zero and deviation one."""
 INHIBITION = 3.0
 """In the unit of the threshold, which is the deviation of a token's logit."""
 FADING = 0.9
@@ -111,6 +112,8 @@ def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
         blank_token_id=VOCABULARY,
         decoder_hidden_size=size.decoder_hidden_size,
         num_decoder_layers=size.num_decoder_layers,
+        # As fast as speech gets; the ten of a trained model would be used here.
+        max_symbols_per_step=2,
         encoder_config=encoder,
     )
     model: Any = transformers.NemotronAsrStreamingForRNNT(config).eval()
@@ -129,22 +132,27 @@ def _make_talkative(model: Any, features: Any) -> None:
 
     A token's embedding is its row of the head; the predictor is the fading sum of what was said,
     and is taken from what is heard. So tokens come one by one as the frames move on, and depend
-    little on rounding. Random weights bring ten tokens in one frame, or none for minutes.
+    little on rounding. Blank is as loud as the frame: half of the joint network's units are
+    rectified and tell how loud that is, the others are not and tell the tokens. Random weights
+    bring ten tokens in one frame, or none for minutes.
     """
-    heard = _heard(model, features)
+    heard = _heard(model, features)[:, SETTLED_FRAMES:].flatten(0, 1)
     _hear_evenly(model.encoder_projector, heard)
-    rows = torch.randn(VOCABULARY, model.joint.head.in_features)
+    head, projector = model.joint.head, model.decoder.decoder_projector
+    told = head.in_features // 2
+    rows = torch.randn(VOCABULARY, told)
     # No part in what all frames have in common: the constant that keeps them from being rectified.
     rows -= rows.mean(dim=1, keepdim=True)
     rows /= rows.norm(dim=1, keepdim=True)
-    model.joint.head.weight.zero_()[:VOCABULARY] = rows
-    model.joint.head.bias.zero_()
-    model.decoder.embedding.weight.zero_()[:VOCABULARY] = rows
+    for table in (head.weight, model.decoder.embedding.weight):
+        table.zero_()[:VOCABULARY, :told] = rows
+    head.bias.zero_()
     _remember(model.decoder.lstm)
-    projector = model.decoder.decoder_projector
     projector.weight.copy_(-INHIBITION * torch.eye(projector.in_features))
     projector.bias.zero_()
-    _bias_blank(model, model.encoder_projector(heard[:, SETTLED_FRAMES:]))
+    # Cut into pieces, whose rounds run side by side.
+    pieces = heard.split(SEARCH_FRAMES)
+    _weigh_blank(model, model.encoder_projector(torch.stack(pieces[:-1])))
 
 
 def _heard(model: Any, features: Any) -> torch.Tensor:
@@ -158,16 +166,12 @@ def _heard(model: Any, features: Any) -> torch.Tensor:
 
 
 def _hear_evenly(projector: Any, heard: torch.Tensor) -> None:
-    """Project the frames to unit variance, away from what sets the start of a stream apart."""
-    settled = heard[:, SETTLED_FRAMES:].flatten(0, 1)
-    starts = (heard[:, :START_FRAMES] - settled.mean(dim=0)).flatten(0, 1)
-    directions = torch.linalg.svd(starts, full_matrices=False).Vh
-    only_there = directions[: len(directions) // 8].T
-    projector.weight.sub_(projector.weight @ only_there @ only_there.T)
-    projected = settled @ projector.weight.T
+    """Project frames [N, hidden] to unit variance, the first half of the units above zero."""
+    projected = heard @ projector.weight.T
     scale = 1 / projected.std(dim=0)
     projector.weight.mul_(scale[:, None])
-    projector.bias.copy_(UNRECTIFIED - projected.mean(dim=0) * scale)
+    projector.bias.copy_(-projected.mean(dim=0) * scale)
+    projector.bias[: len(scale) // 2] += UNRECTIFIED
 
 
 def _remember(lstm: Any) -> None:
@@ -183,12 +187,14 @@ def _remember(lstm: Any) -> None:
         getattr(lstm, f"bias_ih_l{layer}").copy_(gates.repeat_interleave(size))
 
 
-def _bias_blank(model: Any, encoded: torch.Tensor) -> None:
-    """Halve the interval in which the bias must lie until the rate of tokens is met."""
-    low, high = 0.0, 8.0
+def _weigh_blank(model: Any, encoded: torch.Tensor) -> None:
+    """Halve the interval in which the weight must lie until the rate of tokens is met."""
+    blank = model.joint.head.weight[VOCABULARY]
+    loudness = slice(len(blank) // 2, None)
+    low, high = 2.0, 6.0
     for _ in range(12):
         middle = (low + high) / 2
-        model.joint.head.bias[VOCABULARY] = middle
+        blank[loudness] = middle / (RECTIFIED_MEAN * len(blank[loudness]))
         rate = tokens_per_second(model, encoded)
         if abs(rate - TOKENS_PER_SECOND) < TOLERANCE:
             return
