@@ -67,6 +67,14 @@ def test_without_agreement_the_middle_decides_and_words_stay_whole() -> None:
     assert joined(before, after, OVERLAP) == "one two three gamma delta"
 
 
+def test_without_agreement_a_long_word_across_the_middle_costs_no_words() -> None:
+    """The second piece heard one word from frame 102 on, where the first heard three."""
+    before = spoken(["one", "two", "three", "four"], 98, every=6)  # up to frame 117
+    long = [Token(1, "al", 102, -0.1), Token(2, "pha", 114, -0.1), Token(3, "bet", 121, -0.1)]
+    after = [*long, Token(4, " gamma", 128, -0.1)]
+    assert joined(before, after, OVERLAP) == "one two three four gamma"
+
+
 def test_the_same_word_a_second_later_is_another_one() -> None:
     before = spoken(["no"], 102)
     after = spoken(["no"], 120)

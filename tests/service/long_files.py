@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import earshot
 import numpy as np
-from earshot._cutter import Cutter, Piece
+from earshot._cutter import WINDOW_MS, Cutter, Piece
 
 from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint
 from export.offline.reference import transcribe
 
 LONGEST = 30 * SAMPLE_RATE_HZ
+MOMENT = SAMPLE_RATE_HZ * WINDOW_MS // 1000
 NEAR_FRAMES = 5
 """Two pieces may place one token so far apart."""
 
@@ -28,11 +29,15 @@ def with_pauses(speech: Iterable[np.ndarray], random: np.random.Generator) -> np
     return np.concatenate(parts)
 
 
-def without_pauses(speech: Iterable[np.ndarray], random: np.random.Generator) -> np.ndarray:
-    """Recordings in a din that is never much quieter than they are."""
+def without_pauses(speech: Iterable[np.ndarray]) -> np.ndarray:
+    """Recordings of which every moment is as loud as the next, as a broadcaster's compressor does.
+
+    Words stay what they are, and no moment can be told for a pause.
+    """
     samples = np.concatenate(list(speech))
-    din = random.normal(0, 1, samples.size).astype(np.float32)
-    return samples + din * np.sqrt(np.mean(np.square(samples)))
+    moments = samples[: samples.size // MOMENT * MOMENT].reshape(-1, MOMENT)
+    loudness = np.sqrt(np.mean(np.square(moments), axis=1, keepdims=True))
+    return (0.05 * moments / (loudness + 1e-4)).reshape(-1).astype(np.float32)
 
 
 def pieces_of(samples: np.ndarray) -> list[Piece]:
@@ -71,6 +76,14 @@ def assert_joined(
         if shared_until > first:
             before = _within(heard[index - 1], spans[index])
             _assert_changed_over(_within(got, spans[index]), before, _within(own, spans[index]))
+
+
+def heard_twice(pieces: Sequence[Piece], heard: Sequence[list[Heard]]) -> int:
+    """Tokens in overlaps, of both pieces."""
+    return sum(
+        len(_within([*before, *own], _overlap(piece)))
+        for piece, before, own in zip(pieces[1:], heard, heard[1:], strict=False)
+    )
 
 
 def _overlap(piece: Piece) -> tuple[int, int]:

@@ -45,7 +45,7 @@ MOST_TIED = 0.03
 class ParityService(OfflineService):
     """One that knows what it serves."""
 
-    case: str
+    case: str = ""
 
     def is_tied(self, samples: np.ndarray, got: Answer, expected: ReferenceResult) -> bool:
         """Whether they differ, from where a random checkpoint was undecided."""
@@ -73,7 +73,7 @@ def service(
         export_offline(checkpoint, "onnxruntime", "fp32", new, serving, lambda step: None)
     with running(repository) as triton:
         urls = triton.grpc_url, triton.metrics_url
-        yield ParityService(*urls, checkpoint, request.param)
+        yield ParityService(*urls, checkpoint, case=request.param)
 
 
 @pytest.fixture(scope="module")

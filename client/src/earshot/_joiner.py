@@ -2,14 +2,15 @@
 
 After a pause one piece simply follows the other. Where two pieces overlap, both have heard the
 same two seconds: the tokens on which they agree there mark the place to change over, in the middle
-of the agreement, because a piece knows least at its edges. Without agreement, the words that begin
-in the first half of the overlap come from the first piece, the others from the second.
+of the agreement, because a piece knows least at its edges. Without agreement it is the moment that
+falls between words of both, or cuts least into one; of several the one nearest to the middle.
 """
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ._transcript import Token
@@ -42,21 +43,18 @@ class Joiner:
             # Only one of them has heard anything there.
             self._append(tokens)
             return
-        keep, skip = self._agreement(shared, tokens)
-        if keep is None:
-            middle = (first + end) // 2
-            self.tokens = before + shared[: _first_word(shared, middle, end)]
-            self._append(tokens[_first_word(tokens, middle, end) :])
+        agreement = self._agreement(shared, tokens)
+        keep, skip = agreement or _between_words(shared, tokens, first, end)
+        self.tokens = [*before, *shared[:keep]]
+        # Two pieces may time a token a little differently; time must not run backwards.
+        latest = max((token.frame for token in self.tokens[-1:]), default=0)
+        rest = [replace(token, frame=max(token.frame, latest)) for token in tokens[skip:]]
+        if agreement:
+            self.tokens += rest
         else:
-            kept = [*before, *shared[:keep]]
-            # Two pieces may time a token a little differently; time must not run backwards.
-            latest = kept[-1].frame
-            later = (replace(token, frame=max(token.frame, latest)) for token in tokens[skip:])
-            self.tokens = [*kept, *later]
+            self._append(rest)
 
-    def _agreement(
-        self, ours: Sequence[Token], theirs: Sequence[Token]
-    ) -> tuple[int, int] | tuple[None, None]:
+    def _agreement(self, ours: Sequence[Token], theirs: Sequence[Token]) -> tuple[int, int] | None:
         """How many of `ours` to keep and of `theirs` to skip: half of the longest equal run."""
         best = (0, 0, 0)
         lengths = [0] * (len(theirs) + 1)
@@ -69,7 +67,7 @@ class Joiner:
             lengths = row
         length, our_end, their_end = best
         if length < _FEWEST_EQUAL:
-            return None, None
+            return None
         return our_end - length // 2, their_end - length // 2
 
     def _append(self, tokens: Sequence[Token]) -> None:
@@ -93,13 +91,31 @@ class Joiner:
         )
 
 
-def _first_word(tokens: Sequence[Token], frame: int, end: int) -> int:
-    """Index of the first word that begins at `frame` or later, or of what comes after `end`."""
+def _between_words(
+    ours: Sequence[Token], theirs: Sequence[Token], first: int, end: int
+) -> tuple[int, int]:
+    """How many of `ours` to keep and of `theirs` to skip, so that least is lost or heard twice."""
+    # What they have from the end on, nobody else has.
+    beyond = next((i for i, token in enumerate(theirs) if token.frame >= end), len(theirs))
+
+    def badness(place: tuple[int, int]) -> tuple[int, int, int]:
+        keep, skip = place
+        earlier = [token.frame for token in (*ours[:keep], *theirs[:skip])]
+        later = [token.frame for token in (*ours[keep:], *theirs[skip:beyond])]
+        last, following = max(earlier, default=first), min(later, default=end)
+        from_the_middle = abs(last + following - first - end)
+        return max(0, last - following), from_the_middle, skip - keep
+
+    places = itertools.product(
+        [*_word_starts(ours), len(ours)], [*_word_starts(theirs[:beyond]), beyond]
+    )
+    return min(places, key=badness)
+
+
+def _word_starts(tokens: Sequence[Token]) -> Iterator[int]:
     for index, token in enumerate(tokens):
-        begins = index == 0 or token.text[:1].isspace() or _is_wide(token.text[:1])
-        if (begins and token.frame >= frame) or token.frame >= end:
-            return index
-    return len(tokens)
+        if index == 0 or token.text[:1].isspace() or _is_wide(token.text[:1]):
+            yield index
 
 
 def _is_wide(character: str) -> bool:
