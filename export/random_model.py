@@ -1,12 +1,13 @@
 """``python -m export.random_model``: a model of a given size with random weights, ready to serve.
 
 Capacity depends on the sizes of a model and on how many tokens it emits, not on what they say. The
-bias of blank is set so that real speech brings about four tokens a second, as English does. Such a
-model is not compared with transformers: in 16 bits the near ties of random logits fall at random.
+encoder is random; the decoder is made so that real speech brings about four tokens a second, spread
+over the chunks as in English. Such a model is not compared with transformers.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +19,7 @@ import torch
 import typer
 from rich.console import Console
 
-from export.audio import SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS, frames_per_chunk
+from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS, frames_per_chunk
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 from export.install import replacing
@@ -30,9 +31,23 @@ from export.streaming import export_streaming
 
 VOCABULARY = 1024
 TOKENS_PER_SECOND = 4.0
-TOLERANCE = 0.4
+TOLERANCE = 0.2
 LOOKAHEAD_FRAMES = 6
-SECONDS_OF_SPEECH = 2
+PIECES, PIECE_S = 2, 30.0
+"""As long as streams are: what a deep encoder hears drifts for hundreds of frames."""
+SETTLED_FRAMES = 70
+"""The left context; frames before are unlike the others, for they have less to attend to."""
+SEARCH_FRAMES = 100
+UNRECTIFIED = 4.0
+"""Mean of a unit of the joint network that tells tokens; its deviation is one."""
+RECTIFIED_MEAN = 0.4
+"""Of a unit with mean zero and deviation one."""
+INHIBITION = 3.0
+"""In the unit of the threshold, which is the deviation of a token's logit."""
+FADING = 0.9
+"""Of the inhibition, from one token to the next."""
+OPEN = 10.0
+"""Bias of a gate that lets everything through."""
 _console = Console(stderr=True)
 
 
@@ -97,6 +112,8 @@ def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
         blank_token_id=VOCABULARY,
         decoder_hidden_size=size.decoder_hidden_size,
         num_decoder_layers=size.num_decoder_layers,
+        # As fast as speech gets; the ten of a trained model would be used here.
+        max_symbols_per_step=2,
         encoder_config=encoder,
     )
     model: Any = transformers.NemotronAsrStreamingForRNNT(config).eval()
@@ -111,28 +128,73 @@ def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
 
 @torch.no_grad()
 def _make_talkative(model: Any, features: Any) -> None:
-    """Spread the logits over what is heard and said, then bias blank."""
-    speech = [recording.samples for recording in load_recordings()]
-    length = SECONDS_OF_SPEECH * SAMPLE_RATE_HZ
-    pieces = [samples[:length] for samples in speech if len(samples) >= length]
+    """Let a token be said when the encoder's frames come close to it, but not again at once.
+
+    A token's embedding is its row of the head; the predictor is the fading sum of what was said,
+    and is taken from what is heard. So tokens come one by one as the frames move on, and depend
+    little on rounding. Blank is as loud as the frame: half of the joint network's units are
+    rectified and tell how loud that is, the others are not and tell the tokens. Random weights
+    bring ten tokens in one frame, or none for minutes.
+    """
+    heard = _heard(model, features)[:, SETTLED_FRAMES:].flatten(0, 1)
+    _hear_evenly(model.encoder_projector, heard)
+    head, projector = model.joint.head, model.decoder.decoder_projector
+    told = head.in_features // 2
+    rows = torch.randn(VOCABULARY, told)
+    # No part in what all frames have in common: the constant that keeps them from being rectified.
+    rows -= rows.mean(dim=1, keepdim=True)
+    rows /= rows.norm(dim=1, keepdim=True)
+    for table in (head.weight, model.decoder.embedding.weight):
+        table.zero_()[:VOCABULARY, :told] = rows
+    head.bias.zero_()
+    _remember(model.decoder.lstm)
+    projector.weight.copy_(-INHIBITION * torch.eye(projector.in_features))
+    projector.bias.zero_()
+    # Cut into pieces, whose rounds run side by side.
+    pieces = heard.split(SEARCH_FRAMES)
+    _weigh_blank(model, model.encoder_projector(torch.stack(pieces[:-1])))
+
+
+def _heard(model: Any, features: Any) -> torch.Tensor:
+    """Encoder frames [PIECES, T, hidden] of pieces of continuous real speech."""
+    speech = np.concatenate([recording.samples for recording in load_recordings()])
+    length = int(SAMPLE_RATE_HZ * PIECE_S)
+    starts = np.linspace(0, len(speech) - length, PIECES).astype(int)
+    pieces = [speech[start : start + length] for start in starts]
     inputs = features(pieces, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
-    encoder, projector = model.encoder, model.encoder_projector
-    hidden = encoder(inputs, num_lookahead_tokens=LOOKAHEAD_FRAMES).last_hidden_state
-    heard = projector(hidden)
-    scale = 1 / heard.std(dim=(0, 1))
-    projector.bias.sub_(heard.mean(dim=(0, 1))).mul_(scale)
+    return model.encoder(inputs, num_lookahead_tokens=LOOKAHEAD_FRAMES).last_hidden_state
+
+
+def _hear_evenly(projector: Any, heard: torch.Tensor) -> None:
+    """Project frames [N, hidden] to unit variance, the first half of the units above zero."""
+    projected = heard @ projector.weight.T
+    scale = 1 / projected.std(dim=0)
     projector.weight.mul_(scale[:, None])
-    model.decoder.embedding.weight.mul_(10)
-    model.joint.head.weight.mul_(10)
-    _bias_blank(model, projector(hidden))
+    projector.bias.copy_(-projected.mean(dim=0) * scale)
+    projector.bias[: len(scale) // 2] += UNRECTIFIED
 
 
-def _bias_blank(model: Any, encoded: torch.Tensor) -> None:
-    """Halve the interval in which the bias must lie until the rate of tokens is met."""
-    low, high = -50.0, 50.0
+def _remember(lstm: Any) -> None:
+    """Layer 0: the fading sum of its inputs; the others hand it on."""
+    size = lstm.hidden_size
+    for layer in range(lstm.num_layers):
+        weights = getattr(lstm, f"weight_ih_l{layer}").zero_()
+        weights[2 * size : 3 * size] = torch.eye(size)
+        getattr(lstm, f"weight_hh_l{layer}").zero_()
+        getattr(lstm, f"bias_hh_l{layer}").zero_()
+        kept = FADING if layer == 0 else 1e-4
+        gates = torch.tensor([OPEN, math.log(kept / (1 - kept)), 0.0, OPEN])
+        getattr(lstm, f"bias_ih_l{layer}").copy_(gates.repeat_interleave(size))
+
+
+def _weigh_blank(model: Any, encoded: torch.Tensor) -> None:
+    """Halve the interval in which the weight must lie until the rate of tokens is met."""
+    blank = model.joint.head.weight[VOCABULARY]
+    loudness = slice(len(blank) // 2, None)
+    low, high = 2.0, 6.0
     for _ in range(12):
         middle = (low + high) / 2
-        model.joint.head.bias[VOCABULARY] = middle
+        blank[loudness] = middle / (RECTIFIED_MEAN * len(blank[loudness]))
         rate = tokens_per_second(model, encoded)
         if abs(rate - TOKENS_PER_SECOND) < TOLERANCE:
             return
@@ -152,7 +214,7 @@ def tokens_per_second(model: Any, encoded: torch.Tensor) -> float:
     while bool((moving[0] < heard.length).any()):
         moving = decoder.advance(encoded, heard.length, moving)
     *_, counts = moving
-    return float(counts.sum()) / (batch * SECONDS_OF_SPEECH)
+    return float(counts.sum()) / (batch * frames * FRAME_SAMPLES / SAMPLE_RATE_HZ)
 
 
 def _tokenizer() -> Any:

@@ -2,7 +2,8 @@
 
 Each step is a command of its own that leaves one JSON file. A call does the steps whose file is not
 there yet for as long as its budget lasts; the next call goes on. So a call that is killed keeps
-what is done, and a machine that starts bare each time needs the results folder alone.
+what is done, and a machine that starts bare each time needs the results folder alone. The most
+important steps come first, those that have failed before come last.
 
 Server and load generator run on the same machine and share its cores: what comes out is a lower
 bound of what the GPU carries when the load comes from elsewhere.
@@ -14,12 +15,12 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,9 +29,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from loadtest.gpu_summary import write_summary
 from loadtest.machine import cpu_model, usable_cores
 from loadtest.report import render
 from loadtest.result import CapacityResult
+from loadtest.speech import RECORDINGS
 
 TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 12000}
 """Streams that are wanted of the 0.6B model, by chunk: where its search begins."""
@@ -38,6 +41,12 @@ GOODBYE_S = 20.0
 """For a server to unload its models."""
 DEMO = "demo"
 DEMO_CHECKPOINT = "checkpoints/demo"
+STATE_BYTES = {DEMO: 0.5e6, "115m": 2.7e6, "0.6b": 7.5e6}
+"""Of one stream in 16 bits, generously."""
+POOL_SHARE = 0.7
+"""Of the GPU's memory; the rest is for weights, recorded graphs and the batch that runs."""
+HOLD_SHARE = 0.8
+"""Of the streams that were carried, for the long hold."""
 _console = Console(stderr=True)
 
 
@@ -52,10 +61,33 @@ class Plan:
     max_batch: int
     processes: int
     hold_s: float
+    long_hold_s: float
     first_streams: int | None
     max_streams: int | None
+    speech: Path
+    gpu_bytes: float
+    """0 without a GPU."""
     work: Path
     results: Path
+
+    @property
+    def first(self) -> Model:
+        """The model that matters most."""
+        return Model(self.sizes[0], self.chunks_ms[0], self.precision)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a step serves."""
+
+    size: str
+    chunk_ms: int
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """As it stands in the names of steps and folders."""
+        return f"{self.size}_{self.chunk_ms}ms_{self.precision}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +99,7 @@ class Step:
     """It is not begun with less time than this."""
     run: Callable[[Path, float], None]
     """Gets the file to write and the seconds that are left."""
+    model: Model | None = None
 
 
 class StepFailed(Exception):
@@ -86,7 +119,9 @@ def gpu_report(
     results: Annotated[Path, typer.Option(help="Where the JSON files and the HTML go.")] = Path(
         "build/gpu_report"
     ),
-    sizes: Annotated[str, typer.Option(help="Models: demo, 115m, 0.6b.")] = "demo,0.6b,115m",
+    sizes: Annotated[
+        str, typer.Option(help="Models: demo, 115m, 0.6b; most important first.")
+    ] = "0.6b,demo,115m",
     chunks_ms: Annotated[str, typer.Option(help="Chunks, most important first.")] = (
         "560,1120,320,160"
     ),
@@ -94,15 +129,22 @@ def gpu_report(
     instances: Annotated[int, typer.Option(min=1, help="Processes that share the GPU.")] = 2,
     max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 512,
     processes: Annotated[
-        int, typer.Option(min=0, help="Load generator processes; 0: a third of the cores.")
+        int, typer.Option(min=0, help="Load generator processes; 0: half of the cores.")
     ] = 0,
     hold_s: Annotated[float, typer.Option(min=1, help="Length of the hold that counts.")] = 60.0,
+    long_hold_s: Annotated[
+        float, typer.Option(min=1, help="Length of the hold at 80 % of what was carried.")
+    ] = 300.0,
     first_streams: Annotated[
         int | None, typer.Option(min=1, help="Where searches begin. Default: what is wanted.")
     ] = None,
     max_streams: Annotated[
-        int | None, typer.Option(min=1, help="Slots. Default: twice what is wanted.")
+        int | None,
+        typer.Option(min=1, help="Slots. Default: twice what is wanted, if the GPU holds them."),
     ] = None,
+    speech: Annotated[
+        Path, typer.Option(envvar="EARSHOT_SPEECH", help="Recordings whose tokens are compared.")
+    ] = RECORDINGS,
     budget_s: Annotated[
         float, typer.Option(min=1, help="Begin nothing that will not end within this time.")
     ] = 520.0,
@@ -117,17 +159,24 @@ def gpu_report(
         precision=precision,
         instances=instances,
         max_batch=max_batch,
-        processes=processes or max(1, usable_cores() // 3),
+        processes=processes or max(1, usable_cores() // 2),
         hold_s=hold_s,
+        long_hold_s=long_hold_s,
         first_streams=first_streams,
         max_streams=max_streams,
+        speech=speech.resolve(),
+        gpu_bytes=_gpu_bytes(),
         work=Path("build/gpu_work"),
         results=results,
     )
     _check(plan)
     results.mkdir(parents=True, exist_ok=True)
-    outcome = work_off(steps(plan), results, budget_s)
+    deadline_s = time.monotonic() + budget_s
+    todo = in_order(steps(plan), results)
+    _export_all(plan, todo, deadline_s)
+    outcome = work_off(todo, results, deadline_s - time.monotonic())
     write_pages(results)
+    write_summary(results, instances)
     _tell(outcome)
     raise typer.Exit(1 if outcome.failed else 3 if outcome.left else 0)
 
@@ -162,6 +211,7 @@ def work_off(todo: Sequence[Step], results: Path, budget_s: float) -> Outcome:
 def _do(step: Step, path: Path, left_s: float, outcome: Outcome) -> None:
     try:
         step.run(path, left_s)
+        path.with_suffix(".failed.txt").unlink(missing_ok=True)
         outcome.done.append(step.name)
     except StepFailed as error:
         outcome.failed.append(step.name)
@@ -169,19 +219,41 @@ def _do(step: Step, path: Path, left_s: float, outcome: Outcome) -> None:
         _console.print(str(error), style="red", markup=False, highlight=False)
 
 
+def in_order(todo: Sequence[Step], results: Path) -> list[Step]:
+    """Those that have failed in an earlier call come last: they may take their time to fail."""
+    return sorted(todo, key=lambda step: (results / f"{step.name}.failed.txt").exists())
+
+
 def steps(plan: Plan) -> list[Step]:
     """Everything that the report consists of, the most important first."""
     todo = [Step("machine", 10, lambda path, _: _write(path, machine()))]
     todo.append(Step("engine_tests", 60, _engine_tests))
     if DEMO in plan.sizes:
-        todo.append(Step(f"tokens_{DEMO}_{plan.precision}", 60, _tokens(plan)))
+        todo.append(_tokens_step(plan, plan.precision))
+    first, *others = plan.sizes
     for chunk_ms in plan.chunks_ms:
-        for size in plan.sizes:
-            name = f"{size}_{chunk_ms}ms_{plan.precision}"
-            todo.append(Step(f"engine_{name}", 45, _engine(plan, size, chunk_ms)))
-            estimate_s = 60 + 2 * plan.hold_s
-            todo.append(Step(f"capacity_{name}", estimate_s, _capacity(plan, size, chunk_ms)))
+        todo += _measured(plan, Model(first, chunk_ms, plan.precision))
+    name = f"hold_{plan.first.name}"
+    todo.append(Step(name, plan.long_hold_s + 60, _long_hold(plan, plan.first), plan.first))
+    for chunk_ms in plan.chunks_ms:
+        for size in others:
+            todo += _measured(plan, Model(size, chunk_ms, plan.precision))
+    if DEMO in plan.sizes and plan.precision != "fp32":
+        todo.append(_tokens_step(plan, "fp32"))
     return todo
+
+
+def _tokens_step(plan: Plan, precision: str) -> Step:
+    model = Model(DEMO, plan.chunks_ms[0], precision)
+    return Step(f"tokens_{DEMO}_{precision}", 60, _tokens(plan, model), model)
+
+
+def _measured(plan: Plan, model: Model) -> list[Step]:
+    estimate_s = 60 + 2 * plan.hold_s
+    return [
+        Step(f"engine_{model.name}", 45, _engine(plan, model), model),
+        Step(f"capacity_{model.name}", estimate_s, _capacity(plan, model), model),
+    ]
 
 
 def _engine_tests(path: Path, left_s: float) -> None:
@@ -191,71 +263,130 @@ def _engine_tests(path: Path, left_s: float) -> None:
     _write(path, {"passed": said.splitlines()[-1]})
 
 
-def _tokens(plan: Plan) -> Callable[[Path, float], None]:
+def _tokens(plan: Plan, model: Model) -> Callable[[Path, float], None]:
     """The service on the GPU against a service on the CPU that the export gate has passed."""
 
     def run(path: Path, left_s: float) -> None:
         deadline_s = time.monotonic() + left_s
-        reference = plan.work / "reference"
-        arguments = ["--chunk-ms", str(plan.chunks_ms[0]), "--repository", str(reference)]
-        _command("export", DEMO_CHECKPOINT, *arguments, deadline_s=deadline_s)
-        repository = _exported(plan, DEMO, plan.chunks_ms[0], deadline_s)
+        reference = _reference(plan, deadline_s)
+        repository = _exported(plan, model, deadline_s)
         both = ["--reference", str(reference), "--repository", str(repository)]
-        _command("loadtest.tokens", *both, "--output", str(path), deadline_s=deadline_s)
+        speech = ["--speech", str(plan.speech)]
+        _command("loadtest.tokens", *both, *speech, "--output", str(path), deadline_s=deadline_s)
 
     return run
 
 
-def _engine(plan: Plan, size: str, chunk_ms: int) -> Callable[[Path, float], None]:
+def _reference(plan: Plan, deadline_s: float) -> Path:
+    """The demo model in float32 for the CPU, exported once."""
+    reference = plan.work / "reference"
+    if not reference.exists():
+        arguments = ["--chunk-ms", str(plan.chunks_ms[0]), "--repository", str(reference)]
+        _command("export", DEMO_CHECKPOINT, *arguments, deadline_s=deadline_s)
+    return reference
+
+
+def _engine(plan: Plan, model: Model) -> Callable[[Path, float], None]:
     def run(path: Path, left_s: float) -> None:
         deadline_s = time.monotonic() + left_s
-        repository = _exported(plan, size, chunk_ms, deadline_s)
+        repository = _exported(plan, model, deadline_s)
         arguments = ["--repository", str(repository), "--output", str(path)]
         _command("server.engine_time", *arguments, deadline_s=deadline_s)
 
     return run
 
 
-def _capacity(plan: Plan, size: str, chunk_ms: int) -> Callable[[Path, float], None]:
+def _capacity(plan: Plan, model: Model) -> Callable[[Path, float], None]:
     def run(path: Path, left_s: float) -> None:
-        deadline_s = time.monotonic() + left_s
-        repository = _exported(plan, size, chunk_ms, deadline_s)
-        said = _command(
-            *("loadtest", "capacity", "--repository", str(repository), "--output", str(path)),
-            *("--first-streams", str(plan.first_streams or TARGETS[chunk_ms] // 2)),
-            *("--resolution", "0.15", "--hold-s", str(plan.hold_s)),
-            *("--processes", str(plan.processes)),
-            deadline_s=deadline_s,
-            # A capacity of zero, or one that the generator limits, is a result.
-            accepted=(0, 1, 3),
-        )
-        if not path.exists():
-            raise StepFailed(f"the capacity run left no result: {_end(said)}")
-        shutil.rmtree(repository)
+        first = plan.first_streams or TARGETS[model.chunk_ms] // 2
+        search = ["capacity", "--first-streams", str(first), "--resolution", "0.15"]
+        _load(plan, model, search, plan.hold_s, path, left_s)
 
     return run
 
 
-def _exported(plan: Plan, size: str, chunk_ms: int, deadline_s: float) -> Path:
+def _long_hold(plan: Plan, model: Model) -> Callable[[Path, float], None]:
+    """Whether 80 % of what was carried is carried for long."""
+
+    def run(path: Path, left_s: float) -> None:
+        found = plan.results / f"capacity_{model.name}.json"
+        carried = CapacityResult.from_json(found).streams if found.exists() else 0
+        if not carried:
+            raise StepFailed(f"{found.name} has no count to hold {HOLD_SHARE:.0%} of")
+        hold = ["hold", "--streams", str(int(HOLD_SHARE * carried))]
+        _load(plan, model, hold, plan.long_hold_s, path, left_s)
+
+    return run
+
+
+def _load(
+    plan: Plan, model: Model, command: list[str], hold_s: float, path: Path, left_s: float
+) -> None:
+    """A load test; not carried, or limited by the generator, is a result too."""
+    deadline_s = time.monotonic() + left_s
+    repository = _exported(plan, model, deadline_s)
+    said = _command(
+        *("loadtest", *command, "--repository", str(repository), "--output", str(path)),
+        *("--hold-s", str(hold_s), "--processes", str(plan.processes)),
+        deadline_s=deadline_s,
+        accepted=(0, 1, 3),
+    )
+    if not path.exists():
+        raise StepFailed(f"the load test left no result: {_end(said)}")
+
+
+def _export_all(plan: Plan, todo: Sequence[Step], deadline_s: float) -> None:
+    """What the steps need, side by side: an export is one thread for a minute.
+
+    A failure is told by the step that needs the model, which tries again.
+    """
+    left = [step for step in todo if not (plan.results / f"{step.name}.json").exists()]
+    models = dict.fromkeys(step.model for step in left if step.model)
+    _console.print(f"{len(models)} models to serve", highlight=False)
+    with ThreadPoolExecutor(max(1, usable_cores() // 2)) as pool:
+        if any(step.name.startswith("tokens") for step in left):
+            pool.submit(_reference, plan, deadline_s)
+        for model in models:
+            pool.submit(_exported, plan, model, deadline_s)
+
+
+def _repository(plan: Plan, model: Model) -> Path:
+    return plan.work / model.name
+
+
+def _exported(plan: Plan, model: Model, deadline_s: float) -> Path:
     """The repository of a model, exported once."""
-    repository = plan.work / f"{size}_{chunk_ms}ms_{plan.precision}"
+    repository = _repository(plan, model)
     if not repository.exists():
-        streams = plan.max_streams or 2 * TARGETS[chunk_ms]
-        name = DEMO_CHECKPOINT if size == DEMO else size
-        how_many = "--encoder-instances" if size == DEMO else "--instances"
+        demo = model.size == DEMO
         _command(
-            *("export" if size == DEMO else "export.random_model", name),
-            *("--chunk-ms", str(chunk_ms), "--precision", plan.precision),
+            *("export" if demo else "export.random_model", DEMO_CHECKPOINT if demo else model.size),
+            *("--chunk-ms", str(model.chunk_ms), "--precision", model.precision),
             *("--runtime", "torch", "--layout", "fused", "--repository", str(repository)),
-            *("--max-streams", str(streams), "--max-batch-size", str(plan.max_batch)),
-            *(how_many, str(plan.instances)),
+            *("--max-streams", str(slots(plan, model)), "--max-batch-size", str(plan.max_batch)),
+            *("--encoder-instances" if demo else "--instances", str(plan.instances)),
             deadline_s=deadline_s,
+            env=os.environ | {"OMP_NUM_THREADS": str(max(1, usable_cores() // 4))},
         )
     return repository
 
 
+def slots(plan: Plan, model: Model) -> int:
+    """Streams that a model is exported for: room for a search, but no more than the GPU holds."""
+    if plan.max_streams:
+        return plan.max_streams
+    wanted = 2 * TARGETS[model.chunk_ms]
+    state_bytes = STATE_BYTES[model.size] * (2 if model.precision == "fp32" else 1)
+    fit = int(POOL_SHARE * plan.gpu_bytes / state_bytes)
+    return min(wanted, fit) if plan.gpu_bytes else wanted
+
+
 def _command(
-    module: str, *arguments: str, deadline_s: float, accepted: Sequence[int] = (0,)
+    module: str,
+    *arguments: str,
+    deadline_s: float,
+    accepted: Sequence[int] = (0,),
+    env: Mapping[str, str] | None = None,
 ) -> str:
     """Run one of our commands and return what it said; raises StepFailed with the end of that."""
     command = [sys.executable, "-m", module, *arguments]
@@ -265,6 +396,7 @@ def _command(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env=env,
     ) as process:
         try:
             said, _ = process.communicate(timeout=max(1.0, deadline_s - time.monotonic()))
@@ -292,6 +424,15 @@ def _end_all(leader: subprocess.Popen[str]) -> None:
 def _end(output: str | bytes | None) -> str:
     text = output.decode(errors="replace") if isinstance(output, bytes) else output or ""
     return text[-3000:].strip()
+
+
+def _gpu_bytes() -> float:
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0.0
+    return float(said) * 2**20
 
 
 def machine() -> dict[str, Any]:
@@ -323,8 +464,8 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_pages(results: Path) -> None:
-    """The page of `loadtest report` beside each capacity that there is."""
-    for path in sorted(results.glob("capacity_*.json")):
+    """The page of `loadtest report` beside each capacity and hold that there is."""
+    for path in sorted([*results.glob("capacity_*.json"), *results.glob("hold_*.json")]):
         page = render(CapacityResult.from_json(path))
         path.with_suffix(".html").write_text(page, encoding="utf-8")
 

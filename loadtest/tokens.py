@@ -27,16 +27,18 @@ def main(
     reference: Annotated[Path, typer.Option(help="Exported models that passed the gate.")],
     repository: Annotated[Path, typer.Option(help="Exported models to compare with them.")],
     output: Annotated[Path, typer.Option(help="Where the result goes.")],
+    speech: Annotated[Path, typer.Option(help="Folder with recordings.")] = RECORDINGS,
     allowed: Annotated[float, typer.Option(min=0, max=1, help="Share that may differ.")] = 0.05,
 ) -> None:
     """Transcribe every recording with both; exit code 1 if more tokens differ than allowed."""
-    recordings = load_recordings(RECORDINGS)
+    recordings = load_recordings(speech)
     expected = _transcribe(reference, recordings)
     got = _transcribe(repository, recordings)
     edits = [Levenshtein.distance(a, b) for a, b in zip(got, expected, strict=True)]
     tokens = sum(map(len, expected))
     share = sum(edits) / max(1, tokens)
     result = {
+        "speech": speech.name,
         "recordings": len(recordings),
         "audio_s": round(sum(len(r.samples) for r in recordings) / SAMPLE_RATE_HZ, 1),
         "reference_tokens": tokens,

@@ -62,6 +62,8 @@ def main(
         "runtime": found.runtime,
         "device": getattr(engine, "device_name", "cpu"),
         "chunk_samples": spec.full_length,
+        "device_bytes": getattr(engine, "device_bytes", 0),
+        "max_streams": spec.sequence.max_streams if spec.sequence else 0,
         "open_s": round(opened_s, 1),
         "runs": runs,
         "batches": [_time(engine, spec, samples, size, runs) for size in sizes],

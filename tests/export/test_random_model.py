@@ -9,7 +9,7 @@ from export import random_model
 from export.checkpoint import Checkpoint
 from export.random_model import Size, random_checkpoint
 
-TINY = Size(1, 32, 2, 16, 1, 80, 8)
+TINY = Size(1, 32, 2, 64, 1, 80, 8)
 
 
 @pytest.fixture(scope="module")

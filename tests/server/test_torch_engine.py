@@ -1,7 +1,4 @@
-"""The torch engine against the stages themselves: padding, slots, loops, refusals.
-
-On a CPU, and where there is a GPU on that, too.
-"""
+"""The torch engine against the stages themselves: padding, slots, loops, refusals."""
 
 from __future__ import annotations
 
@@ -13,87 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recorded_on_cpu import CpuRecorder, OnOneDevice
+from torch_recognizer import FRAMES, STREAMS, Recognizer
 
-import export.spec
-from checkpoints import write_random_checkpoint
-from export.checkpoint import load_checkpoint
-from export.spec import Serving, StreamingSpec
-from export.stages.state import PooledStages, Stage
-from export.streaming import build_stages, spec_of
-from export.torch_file import export_torch
+from server.backends.earshot.earshot_runtime import torch_engine
 from server.backends.earshot.earshot_runtime.errors import BadStage
-from server.backends.earshot.earshot_runtime.spec import SequenceSpec, StageSpec, TensorSpec
 from server.backends.earshot.earshot_runtime.torch_engine import (
     TorchEngine,
     batch_sizes,
     open_torch,
 )
-
-CHUNK_MS, FRAMES = 320, 4
-STREAMS = 12
-
-
-class Recognizer:
-    """The fused stages of a checkpoint that emits as many tokens as it may, and their export."""
-
-    def __init__(self, folder: Path) -> None:
-        checkpoint = load_checkpoint(str(write_random_checkpoint(folder / "c", blank_bias=-4.0)))
-        self.stages: tuple[Stage, ...] = build_stages(checkpoint, FRAMES)
-        serving = Serving(max_streams=STREAMS, max_batch_size=10)
-        self.spec: StreamingSpec = spec_of(
-            checkpoint,
-            build_stages(checkpoint, FRAMES),
-            CHUNK_MS,
-            "torch",
-            "fp32",
-            serving,
-            layout="fused",
-        )
-        self.folder = folder / "recognizer"
-        export_torch(self.stages, self.spec.recognizer, self.folder, "fp32")
-
-    @property
-    def backend_spec(self) -> StageSpec:
-        recognizer = self.spec.recognizer
-        return StageSpec(
-            model="recognizer",
-            max_batch=10,
-            inputs=tuple(map(_tensor, recognizer.inputs)),
-            outputs=tuple(map(_tensor, recognizer.outputs)),
-            runtime="torch",
-            device="cpu",
-            intra_op_threads=1,
-            bounded_inputs=(),
-            max_abs=float("inf"),
-            length_input=None,
-            length_of=None,
-            lengths=(),
-            length_step=1,
-            sequence=SequenceSpec(STREAMS, (), 10.0),
-        )
-
-    def expected(self, audio: np.ndarray, lengths: np.ndarray) -> list[list[np.ndarray]]:
-        """Outputs of each chunk [K, B, C], from the stages as they are, in one batch."""
-        batch = audio.shape[1]
-        stages = PooledStages(self.stages).eval()
-        pools = [torch.zeros(batch * s.layout.rows, s.layout.width) for s in self.stages]
-        slots = torch.arange(batch)
-        answers: list[list[np.ndarray]] = []
-        for chunk, length in zip(audio, lengths, strict=True):
-            with torch.inference_mode():
-                results = stages(torch.tensor(chunk), torch.tensor(length[:, None]), *pools, slots)
-            outputs, updates = results[:5], results[5:]
-            for pool, stage, values, rows in zip(
-                pools, self.stages, updates[::2], updates[1::2], strict=True
-            ):
-                pool[slots[:, None] * stage.layout.rows + rows] = values
-            answers.append([output.numpy() for output in outputs])
-        return answers
-
-
-def _tensor(tensor: export.spec.TensorSpec) -> TensorSpec:
-    dtype = {"FP32": np.float32, "INT32": np.int32}[tensor.dtype]
-    return TensorSpec(tensor.name, np.dtype(dtype), tensor.dims)
+from server.backends.earshot.earshot_runtime.torch_program import open_program
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +31,14 @@ def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+@pytest.fixture(scope="module", params=["cpu", "recorded", pytest.param("cuda", marks=NEEDS_GPU)])
 def engine(request: pytest.FixtureRequest, recognizer: Recognizer) -> TorchEngine:
-    return open_torch(recognizer.folder, replace(recognizer.backend_spec, device=request.param))
+    """On a CPU; there with recordings that work like CUDA graphs; on a GPU."""
+    device = "cuda" if request.param == "cuda" else "cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "recorded":
+            patch.setattr(torch_engine, "Plain", CpuRecorder)
+        return open_torch(recognizer.folder, replace(recognizer.backend_spec, device=device))
 
 
 def _run(
@@ -220,3 +152,37 @@ def test_a_program_of_another_format_is_refused(recognizer: Recognizer, tmp_path
             new.writestr(entry, content)
     with pytest.raises(BadStage, match="has format 0, expected 1"):
         open_torch(tmp_path, recognizer.backend_spec)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_program_moves_to_its_device_as_a_whole(tmp_path: Path, precision: str) -> None:
+    """Meta tensors stand in for a GPU's: no data, so nothing may ask for them or stay behind."""
+    recognizer = Recognizer(tmp_path, precision)
+    spec = recognizer.backend_spec
+    program = open_program(recognizer.folder, spec, torch.device("meta"))
+    assert program.loop is not None
+    shapes = [(5, *t.dims) for t in spec.inputs]
+    types = [getattr(torch, t.dtype.name) for t in spec.inputs]
+    shapes += [(pool.rows * STREAMS, pool.width) for pool in program.pools]
+    types += [pool.dtype for pool in program.pools]
+    tensors = [
+        torch.empty(shape, dtype=dtype, device="meta")
+        for shape, dtype in zip([*shapes, (5,)], [*types, torch.int64], strict=True)
+    ]
+    with torch.inference_mode(), OnOneDevice("meta"):
+        carried = program.model(*tensors)[: -2 * (len(program.pools) - 1)]
+        *moving, pending = program.loop.rounds(*carried)
+        outputs = program.loop.end(*carried[: -len(moving)], *moving)
+    assert pending.is_meta
+    assert [tuple(output.shape) for output in outputs[:5]] == [(5, *t.dims) for t in spec.outputs]
+
+
+def test_the_gpu_is_named_with_its_index(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program compares its tensors' device with the name it was moved to."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert torch_engine._device(recognizer.backend_spec).index is None
+    for device in ("auto", "cuda"):
+        spec = replace(recognizer.backend_spec, device=device)
+        assert torch_engine._device(spec) == torch.device("cuda", 0)

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,8 @@ def _device(spec: StageSpec) -> torch.device:
             "here: install a CUDA build of torch and a driver, or set device to auto or cpu"
         )
     wants_cuda = spec.device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if wants_cuda else "cpu")
+    # With its index: programs compare their tensors' device with it, and cuda is not cuda:0.
+    return torch.device("cuda:0" if wants_cuda else "cpu")
 
 
 def batch_sizes(max_batch: int) -> list[int]:
@@ -70,22 +71,31 @@ class TorchEngine:
         self._program = program
         self._sizes = batch_sizes(spec.max_batch)
         self._scratch = streams
-        self._recorder = _CudaRecorder() if device.type == "cuda" else _Plain()
-        self._pools = [
-            torch.zeros((streams + 1) * pool.rows, pool.width, dtype=pool.dtype, device=device)
-            for pool in program.pools
-        ]
+        self._recorder = _CudaRecorder() if device.type == "cuda" else Plain()
         rows = self._sizes[-1]
         self._in = _Mirror([*spec.inputs, _SLOTS], rows, device)
         self._out = _Mirror([*spec.outputs, _PENDING], rows, device)
         self._starting = _Mirror([_SLOTS], rows, device)
         self.inputs: Arrays = self._in.arrays(spec.inputs)
         self.outputs: Arrays = self._out.arrays(spec.outputs)
-        with torch.inference_mode():
+        # All in one stream: another would not wait for the pools to be zeroed.
+        with torch.inference_mode(), self._recorder.stream():
+            self._pools = [
+                torch.zeros((streams + 1) * pool.rows, pool.width, dtype=pool.dtype, device=device)
+                for pool in program.pools
+            ]
             # The largest first: the sizes share memory, and it is then large enough at once.
             self._batches = {size: self._record(size) for size in reversed(self._sizes)}
             for pool in self._pools:
                 pool.zero_()
+
+    @property
+    def device_bytes(self) -> int:
+        """Memory in use on the GPU, whoever uses it; 0 on a CPU."""
+        if self.device_name == "cpu":
+            return 0
+        free, total = torch.cuda.mem_get_info()
+        return total - free
 
     def run(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
         """See `Engine.run`."""
@@ -128,7 +138,7 @@ class _Batch:
         inputs: _Mirror,
         outputs: _Mirror,
         size: int,
-        recorder: _Recorder,
+        recorder: Recorder,
     ) -> None:
         self._program = program
         self._pools = pools
@@ -226,37 +236,54 @@ _SLOTS = TensorSpec("SLOTS", np.dtype(np.int64), ())
 _PENDING = TensorSpec("PENDING", np.dtype(np.int64), ())
 
 
-class _Recorder(Protocol):
-    """How functions without arguments become something that is cheap to repeat."""
+class Recorder:
+    """How functions without arguments become something that is cheap to repeat.
+
+    What is recorded works on the same memory each time it is repeated.
+    """
 
     def record(self, function: Recorded) -> Recorded:
-        """Runs the function, for it to warm up, and returns what repeats it."""
-        ...
+        """Runs the function, in the stream, and returns what repeats it."""
+        # Libraries set themselves up on their first call, which must not be recorded.
+        function()
+        self.wait()
+        recorded = self.capture(function)
+        # Nothing was computed while it was recorded, and the next function may begin with what this
+        # one leaves: garbage there would be taken for rows of a table.
+        recorded()
+        self.wait()
+        return recorded
+
+    def capture(self, function: Recorded) -> Recorded:
+        """What repeats the function; the function is called and has no effect."""
+        raise NotImplementedError
 
     def stream(self) -> AbstractContextManager[object]:
         """The order in which everything inside the block is done."""
-        ...
+        raise NotImplementedError
 
     def wait(self) -> None:
         """Returns when all that was started in the stream is done."""
-        ...
+        raise NotImplementedError
 
 
-class _Plain:
-    """On a CPU a function is its own recording."""
+class Plain(Recorder):
+    """On a CPU a function is its own recording, and nothing is done later than it is asked for."""
 
     def record(self, function: Recorded) -> Recorded:
+        """See `Recorder.record`; a first run at load says what is wrong before a client comes."""
         function()
         return function
 
     def stream(self) -> AbstractContextManager[object]:
+        """See `Recorder.stream`."""
         return nullcontext()
 
     def wait(self) -> None:
-        pass
+        """See `Recorder.wait`."""
 
 
-class _CudaRecorder:
+class _CudaRecorder(Recorder):
     """Records CUDA graphs that share one pool of memory, for they never run side by side."""
 
     def __init__(self) -> None:
@@ -265,11 +292,7 @@ class _CudaRecorder:
         # Blocking: a thread that waits by spinning takes a core from the others.
         self._done = torch.cuda.Event(blocking=True)
 
-    def record(self, function: Recorded) -> Recorded:
-        with torch.cuda.stream(self._stream):
-            # Libraries set themselves up on their first call, which must not be recorded.
-            function()
-        self._stream.synchronize()
+    def capture(self, function: Recorded) -> Recorded:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, stream=self._stream):
             function()

@@ -1,0 +1,142 @@
+"""What limited each result of a GPU report: one table over all of them, as JSON and as HTML.
+
+The level that was not carried tells, or the largest that was held. Looked at are the recognizer's
+processes (how much of the time a batch is in one: GPU and Python), the cores, and the generator.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from loadtest.result import CapacityResult, Level, StageUse
+
+RECOGNIZER = "recognizer"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result, and the shares of what it used, 1.0 being all of it."""
+
+    name: str
+    model: str
+    chunk_ms: int
+    precision: str
+    verdict: str
+    streams: int
+    limit_seen: str
+    """What the run itself says."""
+    level_streams: int
+    """Of the level that the figures below are of."""
+    chunk_p99_ms: float
+    recognizer_busy: float | None
+    """Share of the time in which a batch is in a recognizer process, mean over the processes; an
+    upper bound."""
+    recognizer_batch: float | None
+    recognizer_ms: float | None
+    """Per batch, in the service."""
+    engine_ms: float | None
+    """Of a batch of at least that size, the engine alone."""
+    recognizer_cores: float | None
+    triton_cores: float | None
+    server_cores: float | None
+    generator_cores: float
+    cores: int
+    limit: str
+    """The largest share, in words."""
+
+
+def write_summary(results: Path, instances: int) -> None:
+    """``summary.json`` and ``summary.html`` beside the results, if there are any."""
+    paths = sorted([*results.glob("capacity_*.json"), *results.glob("hold_*.json")])
+    rows = [row_of(path, instances) for path in paths]
+    if not rows:
+        return
+    others = {
+        path.stem: json.loads(path.read_text())
+        for name in ("machine", "engine_tests", "tokens_*")
+        for path in sorted(results.glob(f"{name}.json"))
+    }
+    document = {"results": [asdict(row) for row in rows], **others}
+    (results / "summary.json").write_text(json.dumps(document, indent=2) + "\n")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("gpu_summary.html.j2").render(rows=rows, others=others)
+    (results / "summary.html").write_text(page, encoding="utf-8")
+
+
+def row_of(path: Path, instances: int) -> Row:
+    """What the result at ``path`` and the engine times beside it say."""
+    result = CapacityResult.from_json(path)
+    level = telling_level(result)
+    stages = {stage.model: stage for stage in level.stages}
+    recognizer = stages.get(RECOGNIZER)
+    busy = recognizer and _busy(recognizer, level.hold_s, instances)
+    seen = sum(stage.cpu_cores or 0.0 for stage in level.stages)
+    triton = None if level.server_cpu_cores is None else level.server_cpu_cores - seen
+    return Row(
+        name=path.stem,
+        model=result.conditions.checkpoint,
+        chunk_ms=result.conditions.chunk_ms,
+        precision=result.conditions.precision,
+        verdict=result.verdict,
+        streams=result.streams,
+        limit_seen=result.limit,
+        level_streams=level.streams,
+        chunk_p99_ms=level.chunk_latency.p99_ms,
+        recognizer_busy=busy,
+        recognizer_batch=recognizer and recognizer.mean_batch,
+        recognizer_ms=recognizer and recognizer.compute_ms,
+        engine_ms=recognizer and _engine_ms(path, recognizer.mean_batch),
+        recognizer_cores=recognizer and recognizer.cpu_cores,
+        triton_cores=triton,
+        server_cores=level.server_cpu_cores,
+        generator_cores=level.generator_cpu_cores,
+        cores=result.conditions.cpu_cores,
+        limit=limit_of(level, busy, result.conditions.cpu_cores),
+    )
+
+
+def telling_level(result: CapacityResult) -> Level:
+    """The smallest that was not carried; if all were, the largest."""
+    failed = [level for level in result.levels if not (level.passes and level.valid)]
+    if failed:
+        return min(failed, key=lambda level: level.streams)
+    return max(result.levels, key=lambda level: level.streams)
+
+
+def limit_of(level: Level, busy: float | None, cores: int) -> str:
+    """What was nearest to its end, in words."""
+    if not level.valid:
+        return "the load generator"
+    used = (level.server_cpu_cores or 0.0) + level.generator_cpu_cores
+    shares = {"the cores, shared with the generator": used / cores if cores else 0.0}
+    if busy is not None:
+        shares["the recognizer's processes"] = busy
+    name, share = max(shares.items(), key=lambda item: item[1])
+    return f"{name}: {share:.0%} in use"
+
+
+def _busy(recognizer: StageUse, hold_s: float, instances: int) -> float:
+    batches = recognizer.requests / max(1.0, recognizer.mean_batch)
+    # Triton's mean is over requests, most of which are in large batches: too much if they differ.
+    return min(1.0, batches * recognizer.compute_ms / 1000 / hold_s / instances)
+
+
+def _engine_ms(path: Path, batch: float) -> float | None:
+    """From the engine times of the same model, where they were measured."""
+    engine = path.with_name(f"engine_{path.stem.partition('_')[2]}.json")
+    if not engine.exists():
+        return None
+    measured: Any = json.loads(engine.read_text())
+    fitting = [entry["ms"] for entry in measured["batches"] if entry["batch"] >= batch]
+    return fitting[0] if fitting else measured["batches"][-1]["ms"]

@@ -1,0 +1,85 @@
+"""A fused recognizer exported for torch, beside the stages that it must agree with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import export.spec
+from checkpoints import write_random_checkpoint
+from export.checkpoint import load_checkpoint
+from export.spec import Serving, StreamingSpec
+from export.stages.decoder import Decoder
+from export.stages.state import PooledStages, Stage
+from export.streaming import spec_of
+from export.tensorrt.half import half_stages
+from export.torch_file import export_torch
+from server.backends.earshot.earshot_runtime.spec import SequenceSpec, StageSpec, TensorSpec
+
+CHUNK_MS, FRAMES = 320, 4
+STREAMS = 12
+
+
+class Recognizer:
+    """The fused stages of a checkpoint that emits as many tokens as it may, and their export."""
+
+    def __init__(self, folder: Path, precision: str = "fp32") -> None:
+        checkpoint = load_checkpoint(str(write_random_checkpoint(folder / "c", blank_bias=-4.0)))
+        self.stages: tuple[Stage, ...] = half_stages(checkpoint, FRAMES, precision, Decoder)
+        serving = Serving(max_streams=STREAMS, max_batch_size=10)
+        self.spec: StreamingSpec = spec_of(
+            checkpoint,
+            self.stages,
+            CHUNK_MS,
+            "torch",
+            precision,
+            serving,
+            layout="fused",
+        )
+        self.folder = folder / "recognizer"
+        export_torch(self.stages, self.spec.recognizer, self.folder, precision)
+
+    @property
+    def backend_spec(self) -> StageSpec:
+        recognizer = self.spec.recognizer
+        return StageSpec(
+            model="recognizer",
+            max_batch=10,
+            inputs=tuple(map(_tensor, recognizer.inputs)),
+            outputs=tuple(map(_tensor, recognizer.outputs)),
+            runtime="torch",
+            device="cpu",
+            intra_op_threads=1,
+            bounded_inputs=(),
+            max_abs=float("inf"),
+            length_input=None,
+            length_of=None,
+            lengths=(),
+            length_step=1,
+            sequence=SequenceSpec(STREAMS, (), 10.0),
+        )
+
+    def expected(self, audio: np.ndarray, lengths: np.ndarray) -> list[list[np.ndarray]]:
+        """Outputs of each chunk [K, B, C], from the stages as they are, in one batch."""
+        batch = audio.shape[1]
+        stages = PooledStages(self.stages).eval()
+        pools = [torch.zeros(batch * s.layout.rows, s.layout.width) for s in self.stages]
+        slots = torch.arange(batch)
+        answers: list[list[np.ndarray]] = []
+        for chunk, length in zip(audio, lengths, strict=True):
+            with torch.inference_mode():
+                results = stages(torch.tensor(chunk), torch.tensor(length[:, None]), *pools, slots)
+            outputs, updates = results[:5], results[5:]
+            for pool, stage, values, rows in zip(
+                pools, self.stages, updates[::2], updates[1::2], strict=True
+            ):
+                pool[slots[:, None] * stage.layout.rows + rows] = values
+            answers.append([output.numpy() for output in outputs])
+        return answers
+
+
+def _tensor(tensor: export.spec.TensorSpec) -> TensorSpec:
+    dtype = {"FP32": np.float32, "INT32": np.int32}[tensor.dtype]
+    return TensorSpec(tensor.name, np.dtype(dtype), tensor.dims)
