@@ -336,7 +336,7 @@ def _load(
 
 
 def _export_all(plan: Plan, todo: Sequence[Step], deadline_s: float) -> None:
-    """What the steps need, side by side: an export is one thread for a minute.
+    """What the steps need, side by side: an export is mostly one thread.
 
     A failure is told by the step that needs the model, which tries again.
     """
