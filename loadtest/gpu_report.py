@@ -33,7 +33,6 @@ from loadtest.gpu_summary import write_summary
 from loadtest.machine import cpu_model, usable_cores
 from loadtest.report import render
 from loadtest.result import CapacityResult
-from loadtest.speech import RECORDINGS
 
 TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 12000}
 """Streams that are wanted of the 0.6B model, by chunk: where its search begins."""
@@ -143,8 +142,12 @@ def gpu_report(
         typer.Option(min=1, help="Slots. Default: twice what is wanted, if the GPU holds them."),
     ] = None,
     speech: Annotated[
-        Path, typer.Option(envvar="EARSHOT_SPEECH", help="Recordings whose tokens are compared.")
-    ] = RECORDINGS,
+        Path | None,
+        typer.Option(
+            envvar="EARSHOT_SPEECH",
+            help="Recordings whose tokens are compared. Default: those of the repository.",
+        ),
+    ] = None,
     budget_s: Annotated[
         float, typer.Option(min=1, help="Begin nothing that will not end within this time.")
     ] = 520.0,
@@ -153,6 +156,8 @@ def gpu_report(
 
     Exit codes: 0 all done, 1 a step failed, 3 the budget is used up: call again.
     """
+    from loadtest.speech import RECORDINGS
+
     plan = Plan(
         sizes=sizes.split(","),
         chunks_ms=[int(chunk) for chunk in chunks_ms.split(",")],
@@ -164,7 +169,7 @@ def gpu_report(
         long_hold_s=long_hold_s,
         first_streams=first_streams,
         max_streams=max_streams,
-        speech=speech.resolve(),
+        speech=(speech or RECORDINGS).resolve(),
         gpu_bytes=_gpu_bytes(),
         work=Path("build/gpu_work"),
         results=results,
