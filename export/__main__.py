@@ -14,14 +14,15 @@ from rich.console import Console
 
 from export.audio import SUPPORTED_CHUNK_MS, frames_per_chunk
 from export.errors import ExportError, GateFailed, UnsupportedOption
-from export.spec import Serving, check_name, check_precision, served_name
+from export.options import Serving, check_name, check_precision
+from export.spec import served_name
 from export.tensorrt.gpu import tensorrt_here
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.install import Replacement
+    from export.options import Report
     from export.parity import Parity
-    from export.streaming import Report
 
 _console = Console(stderr=True)
 
@@ -204,8 +205,8 @@ def _export(checkpoint: str, mode: Mode | None, repository: Path, order: _Order)
 def _export_streaming(
     checkpoint: Checkpoint, order: _Order, new: Replacement, report: Report
 ) -> Parity:
-    from export.streaming import export_streaming
-    from export.tensorrt.road import export_tensorrt
+    from export.streaming.export import export_streaming
+    from export.tensorrt.export import export_tensorrt
 
     what = order.runtime, order.precision
     if order.runtime == "tensorrt":
@@ -223,8 +224,8 @@ def _export_offline(
     checkpoint: Checkpoint, order: _Order, new: Replacement, report: Report
 ) -> Parity:
     from export.offline.export import export_offline
-    from export.offline.spec import OfflineServing
-    from export.tensorrt.offline_road import export_offline_tensorrt
+    from export.options import OfflineServing
+    from export.tensorrt.export_offline import export_offline_tensorrt
 
     serving = OfflineServing(encoder_instances=order.serving.encoder_instances)
     if order.runtime == "tensorrt":

@@ -7,10 +7,11 @@ places of the old ones, by renames; if anything goes wrong meanwhile, the old on
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from export.checkpoint import Checkpoint
 from export.errors import UnsupportedOption
 
 
@@ -94,3 +95,18 @@ def _put_back(repository: Path, replaced: Path, built: Path) -> None:
         if (repository / old.name).exists():
             (repository / old.name).rename(built / old.name)
         old.rename(repository / old.name)
+
+
+def write_configs(folder: Path, files: Mapping[str, str]) -> None:
+    """Write ``files``, path inside ``folder`` -> text."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def write_tokenizer(model: Path, checkpoint: Checkpoint) -> None:
+    """The tokenizer as the `tokenizers` library reads it: no transformers where it is served."""
+    version = model / "1"
+    version.mkdir(parents=True, exist_ok=True)
+    checkpoint.processor.tokenizer.backend_tokenizer.save(str(version / "tokenizer.json"))

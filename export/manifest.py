@@ -9,22 +9,50 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 
 from export.checkpoint import Checkpoint
-from export.offline.spec import OfflineSpec
 from export.parity import Parity
-from export.spec import CONTRACT_VERSION, StreamingSpec
+from export.spec import CONTRACT_VERSION, StageSpec
 
 _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+class ModelSpec(Protocol):
+    """What the manifest needs of the spec of an ensemble."""
+
+    @property
+    def runtime(self) -> str:
+        """Return what executes the exported files."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Return the arithmetic of the exported files."""
+        ...
+
+    @property
+    def models(self) -> list[str]:
+        """Return the names of all models."""
+        ...
+
+    @property
+    def ensemble(self) -> StageSpec:
+        """Return the model that clients call."""
+        ...
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Return the entries about the sizes of the models."""
+        ...
 
 
 def write_manifest(
     folder: Path,
     checkpoint: Checkpoint,
-    spec: StreamingSpec | OfflineSpec,
+    spec: ModelSpec,
     parity: Parity | None,
     seconds: float,
     runtime_facts: Mapping[str, Any] | None = None,

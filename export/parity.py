@@ -8,8 +8,7 @@ runtime that will serve it, on the very files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,11 +16,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from export.audio import SAMPLE_RATE_HZ
-from export.chain import Chain, OnnxStage, OpenStage
-from export.checkpoint import Checkpoint
 from export.errors import ParityFailed
-from export.reference import ReferenceResult, transcribe
-from export.spec import StreamingSpec
 
 Frames = NDArray[np.float32]
 
@@ -63,47 +58,31 @@ class Parity:
         return asdict(self)
 
 
-def check_parity(
-    checkpoint: Checkpoint,
-    folder: Path,
-    spec: StreamingSpec,
-    utterances: Sequence[NDArray[np.float32]],
-    open_stage: OpenStage = OnnxStage,
-) -> Parity:
-    """Compare the stages in ``folder`` with the reference on ``utterances`` (samples [N], 16 kHz).
-
-    Args:
-        open_stage: the runtime that executes them.
-
-    Raises:
-        ParityFailed: says which stage differs, and by how much.
-    """
-    references = transcribe(checkpoint, utterances, lookahead=spec.frames - 1)
-    results = Chain(folder, spec, len(utterances), open_stage).transcribe(utterances)
-    alone = [Chain(folder, spec, 1, open_stage).transcribe([samples])[0] for samples in utterances]
-    comparison = Comparison(references=references, together=results, alone=alone)
-    if spec.layout == "stages":
-        stages = Chain(folder, spec, len(utterances), open_stage)
-        comparison = replace(
-            comparison,
-            mels=[result.mel[0] for result in results],
-            encoded=stages.encode([reference.mel for reference in references]),
-            decoded=stages.decode([reference.encoded for reference in references]),
-        )
-    return judged(comparison, utterances, spec.precision)
-
-
-class Transcribed(Protocol):
-    """What a chain said of one utterance."""
+class Transcription(Protocol):
+    """Tokens that the original or the exported stages output for one utterance."""
 
     @property
     def tokens(self) -> list[int]:
-        """Token ids."""
+        """Return the token ids."""
         ...
 
     @property
     def token_frames(self) -> list[int]:
-        """The encoder frame that each token was heard at."""
+        """Return the encoder frame that emitted each token."""
+        ...
+
+
+class Reference(Transcription, Protocol):
+    """Tokens and intermediate frames of the original for one utterance."""
+
+    @property
+    def mel(self) -> Frames:
+        """Return the valid mel frames [M, n_mels]."""
+        ...
+
+    @property
+    def encoded(self) -> Frames:
+        """Return the valid encoder frames [E, D]."""
         ...
 
 
@@ -111,10 +90,10 @@ class Transcribed(Protocol):
 class Comparison:
     """One entry per utterance in every list."""
 
-    references: Sequence[ReferenceResult]
-    together: Sequence[Transcribed]
+    references: Sequence[Reference]
+    together: Sequence[Transcription]
     """The whole chain, utterances in batches."""
-    alone: Sequence[Transcribed]
+    alone: Sequence[Transcription]
     mels: Sequence[Frames] | None = None
     """None, as the next two, where the stages are fused."""
     encoded: Sequence[Frames] | None = None
@@ -123,7 +102,7 @@ class Comparison:
     """The decoder alone, fed with the reference's encoder frames."""
 
 
-def judged(
+def evaluate(
     comparison: Comparison,
     utterances: Sequence[NDArray[np.float32]],
     precision: str,
@@ -148,11 +127,11 @@ def judged(
         alone_token_difference=token_difference([r.tokens for r in comparison.alone], references),
         token_frames_equal=_frames_equal(together, references),
     )
-    _judge(parity, precision, mel_tolerance)
+    _check_limits(parity, precision, mel_tolerance)
     return parity
 
 
-def _judge(parity: Parity, precision: str, mel_tolerance: float) -> None:
+def _check_limits(parity: Parity, precision: str, mel_tolerance: float) -> None:
     exact, allowed = precision == "fp32", TOKEN_DIFFERENCE[precision]
     if parity.reference_tokens < FEWEST_TOKENS:
         raise ParityFailed(
@@ -204,7 +183,7 @@ def _largest(mine: Sequence[Frames] | None, theirs: Sequence[Frames]) -> float |
     return largest
 
 
-def token_difference(got: Sequence[list[int]], references: Sequence[ReferenceResult]) -> float:
+def token_difference(got: Sequence[list[int]], references: Sequence[Reference]) -> float:
     """Edits per reference token, over all utterances."""
     edits = sum(
         Levenshtein.distance(tokens, reference.tokens)
@@ -213,7 +192,7 @@ def token_difference(got: Sequence[list[int]], references: Sequence[ReferenceRes
     return edits / max(1, sum(len(reference.tokens) for reference in references))
 
 
-def _frames_equal(results: Sequence[Transcribed], references: Sequence[ReferenceResult]) -> bool:
+def _frames_equal(results: Sequence[Transcription], references: Sequence[Reference]) -> bool:
     return all(
         result.token_frames == reference.token_frames
         for result, reference in zip(results, references, strict=True)

@@ -9,7 +9,7 @@ from export.spec import StageSpec, TensorSpec
 
 HEADER = """\
 # {title}
-# Written by `python -m export` from export/spec.py; change it there.
+# Written by `python -m export` from {source}; change it there.
 """
 """First lines of every config: what it is, and where to change it."""
 

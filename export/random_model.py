@@ -23,11 +23,11 @@ from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS, fram
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 from export.install import replacing
+from export.options import Serving
 from export.recordings import load_recordings
-from export.spec import Serving
 from export.stages.decoder import Decoder
 from export.stages.state import PooledState
-from export.streaming import export_streaming
+from export.streaming.export import export_streaming
 
 VOCABULARY = 1024
 TOKENS_PER_SECOND = 4.0

@@ -1,8 +1,8 @@
 """The yardstick: the same ONNX files in a bare loop, one thread, one full batch after another.
 
 No server, no transport, no queue: what the network itself costs. The state stays where it is and
-every step advances the same streams. `export/chain.py` runs the same files to check them; load
-tests know the model repository only, so the few lines stand here again.
+every step advances the same streams. `export/streaming/chain.py` runs the same files to check them;
+load tests know the model repository only, so the few lines stand here again.
 """
 
 from __future__ import annotations

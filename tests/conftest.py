@@ -18,7 +18,7 @@ from project import (
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
-    from export.reference import ReferenceResult
+    from export.streaming.reference import ReferenceResult
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +34,8 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Export the random checkpoint for a chunk, once per session: chunk_ms -> repository."""
     from export.checkpoint import load_checkpoint
     from export.install import replacing
-    from export.spec import Serving
-    from export.streaming import export_streaming
+    from export.options import Serving
+    from export.streaming.export import export_streaming
 
     folder = tmp_path_factory.mktemp("exported")
     serving = Serving(max_streams=256, sequence_idle_ms=10_000, encoder_instances=2)
@@ -85,7 +85,7 @@ def exported_offline(
     from export.checkpoint import load_checkpoint
     from export.install import replacing
     from export.offline.export import export_offline
-    from export.offline.spec import OfflineServing
+    from export.options import OfflineServing
 
     folder = tmp_path_factory.mktemp("exported_offline")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
-    from export.reference import ReferenceResult
+    from export.streaming.reference import ReferenceResult
 
 PROJECT = Path(__file__).parent.parent
 

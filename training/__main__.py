@@ -1,4 +1,4 @@
-"""Command line of the demo model: `python -m export.demo` takes it from recordings to a checkpoint.
+"""Command line of the demo model: `python -m training` takes it from recordings to a checkpoint.
 
 Commands of their own make the parts: `prepare`, `train`, `evaluate`, `plot`. All may be killed and
 called again.
@@ -14,7 +14,7 @@ from rich.table import Table
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, help=__doc__)
 
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "demo"
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "demo"
 DEFAULT_WORK = Path(os.environ.get("WORK") or Path.home() / ".cache" / "earshot" / "demo-model")
 
 Speech = Annotated[Path, typer.Option("--speech", help="Recordings, laid out as the README says.")]
@@ -52,8 +52,8 @@ def prepare(
     jobs: Jobs = 2,
 ) -> None:
     """Synthesizes speech, computes features, trains the tokenizer."""
-    from export.demo.prepare import prepare as run
-    from export.demo.workplace import Workplace
+    from training.prepare import prepare as run
+    from training.workplace import Workplace
 
     run(speech, Workplace(work_dir), synthetic_shards, jobs, committed())
 
@@ -63,9 +63,9 @@ def train(
     work_dir: Work = DEFAULT_WORK, extra_hours: ExtraHours = 0.0, fresh: Fresh = False
 ) -> None:
     """Trains, from the work folder's state, else the committed checkpoint, else from nothing."""
-    from export.demo.schedule import PHASES, again
-    from export.demo.train import train as run
-    from export.demo.workplace import Workplace
+    from training.schedule import PHASES, again
+    from training.train import train as run
+    from training.workplace import Workplace
 
     start = None if fresh else committed()
     run(Workplace(work_dir), PHASES + again(extra_hours), start)
@@ -79,7 +79,7 @@ def evaluate(
     show: Annotated[int, typer.Option(help="Transcripts to print per test set.")] = 0,
 ) -> None:
     """Prints the word error rate on every test set."""
-    from export.demo.evaluate import evaluate as run
+    from training.evaluate import evaluate as run
 
     console = Console()
     table = Table("test set", "words", "WER %", title=f"{checkpoint}, R = {lookahead}")
@@ -93,8 +93,8 @@ def evaluate(
 @app.command()
 def plot(work_dir: Work = DEFAULT_WORK) -> None:
     """Draws losses and held-out word error rates of the run beside its newest checkpoint."""
-    from export.demo.plot import plot_log
-    from export.demo.workplace import Workplace
+    from training.plot import plot_log
+    from training.workplace import Workplace
 
     place = Workplace(work_dir)
     plot_log(place.log, place.latest / "training.svg")
@@ -105,7 +105,7 @@ def publish(work_dir: Work = DEFAULT_WORK) -> None:
     """Copies the newest checkpoint of the run over the committed one."""
     import shutil
 
-    from export.demo.workplace import Workplace
+    from training.workplace import Workplace
 
     shutil.copytree(Workplace(work_dir).latest, CHECKPOINT, dirs_exist_ok=True)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from export.demo.features import FRAMES_PER_SECOND, MEL_BINS, SAMPLE_RATE_HZ
+from training.features import FRAMES_PER_SECOND, MEL_BINS, SAMPLE_RATE_HZ
 
 LogMel = npt.NDArray[np.float32]
 

@@ -19,10 +19,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
-from export.demo.augment import Augmentation, Colour, Surroundings, colour_of
-from export.demo.features import Utterance, read_shard
-from export.demo.model import Batch
-from export.demo.schedule import Phase
+from training.augment import Augmentation, Colour, Surroundings, colour_of
+from training.features import Utterance, read_shard
+from training.model import Batch
+from training.schedule import Phase
 
 UTTERANCES_PER_ROUND = 768
 MIN_SECONDS = 0.4

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from export.demo.features import (
+from training.features import (
     Frames,
     Recording,
     Samples,

@@ -7,11 +7,11 @@ import torch
 from transformers import NemotronAsrStreamingForRNNT
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
-from export.demo.batches import collate
-from export.demo.fast_encoder import encode, encoder_frame_counts
-from export.demo.features import Utterance
-from export.demo.model import Batch, joint_logits
-from export.demo.text import normalize, text_of
+from training.batches import collate
+from training.fast_encoder import encode, encoder_frame_counts
+from training.features import Utterance
+from training.model import Batch, joint_logits
+from training.text import normalize, text_of
 
 BATCH_SIZE = 16
 

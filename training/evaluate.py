@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import AutoProcessor, NemotronAsrStreamingForRNNT
 
-from export.demo.decode import transcribe, word_error_rate
-from export.demo.features import Utterance, log_mel, read_audio, read_manifest
+from training.decode import transcribe, word_error_rate
+from training.features import Utterance, log_mel, read_audio, read_manifest
 
 
 @dataclass(frozen=True)

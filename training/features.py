@@ -20,7 +20,7 @@ import soxr
 import torch
 from transformers import NemotronAsrStreamingFeatureExtractor
 
-from export.demo.text import normalize
+from training.text import normalize
 
 SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160

@@ -23,11 +23,11 @@ from transformers import (
 )
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
-from export.demo.fast_encoder import Dropout, encode
-from export.demo.features import FRAMES_PER_SECOND, MEL_BINS, extractor
-from export.demo.losses import transducer_loss
-from export.demo.schedule import CTC_WEIGHT, Objective
-from export.demo.text import BLANK_TOKEN, PAD_TOKEN_ID
+from training.fast_encoder import Dropout, encode
+from training.features import FRAMES_PER_SECOND, MEL_BINS, extractor
+from training.losses import transducer_loss
+from training.schedule import CTC_WEIGHT, Objective
+from training.text import BLANK_TOKEN, PAD_TOKEN_ID
 
 VOCAB_SIZE = 192
 LOOKAHEADS = (13, 6, 3, 1, 0)

@@ -14,11 +14,13 @@ import numpy as np
 import onnxruntime
 import soundfile
 
-from export.demo.features import Samples
-from export.demo.manner import Manner
+from training.features import Samples
+from training.voice_settings import VoiceSettings
 
 
-def speak_hibari(sentences: Sequence[str], manners: Sequence[Manner], scratch: Path) -> list[Path]:
+def speak_hibari(
+    sentences: Sequence[str], manners: Sequence[VoiceSettings], scratch: Path
+) -> list[Path]:
     """Writes one sound file per sentence."""
     from hibari import dsp
 
@@ -45,7 +47,9 @@ def _hibari() -> Any:
     return Hibari()
 
 
-def speak_joe(sentences: Sequence[str], manners: Sequence[Manner], scratch: Path) -> list[Path]:
+def speak_joe(
+    sentences: Sequence[str], manners: Sequence[VoiceSettings], scratch: Path
+) -> list[Path]:
     """Writes one sound file per sentence; the pitch is the voice's own."""
     from piper import SynthesisConfig
 

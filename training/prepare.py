@@ -8,18 +8,18 @@ import torch
 from rich.progress import track
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
-from export.demo.corpora import corpora, prepare_corpus, prepare_noise
-from export.demo.features import read_manifest
-from export.demo.model import VOCAB_SIZE
-from export.demo.synthesize import (
+from training.corpora import corpora, prepare_corpus, prepare_noise
+from training.features import read_manifest
+from training.model import VOCAB_SIZE
+from training.synthesize import (
     WORDS_SHARDS,
     make_shard,
     make_words_shard,
     shard_name,
     words_shard_name,
 )
-from export.demo.text import read_sentences, train_tokenizer
-from export.demo.workplace import Workplace
+from training.text import read_sentences, train_tokenizer
+from training.workplace import Workplace
 
 
 def prepare(
@@ -30,7 +30,7 @@ def prepare(
     if not names:
         raise SystemExit(
             f"no train/<corpus>/manifest.tsv under {speech}: --speech must name a folder "
-            "laid out as export/demo/README.md says"
+            "laid out as training/README.md says"
         )
     sentences = read_sentences(speech / "train" / "text" / "sentences.txt")
     prepare_tokenizer(speech, names, sentences, place.tokenizer, committed)

@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.demo.features import Frames, log_mel, read_audio, write_shard
-from export.demo.manner import Manner, draw_manner
-from export.demo.neural_voices import speak_hibari, speak_joe
+from training.features import Frames, log_mel, read_audio, write_shard
+from training.neural_voices import speak_hibari, speak_joe
+from training.voice_settings import VoiceSettings, draw_voice_settings
 
 UTTERANCES_PER_SHARD = 200
 WORDS_SHARDS = 45
@@ -59,7 +59,7 @@ def _few_words(sentence: str, rng: random.Random) -> str:
 
 def _speak(folder: Path, name: str, spoken: Sequence[str], rng: random.Random) -> None:
     engine = rng.choices(list(ENGINE_SHARE), list(ENGINE_SHARE.values()))[0]
-    manners = [draw_manner(engine, rng) for _ in spoken]
+    manners = [draw_voice_settings(engine, rng) for _ in spoken]
     speak = {
         "hibari": speak_hibari,
         "joe": speak_joe,
@@ -86,7 +86,9 @@ def _frames(path: Path, speed: float) -> Frames:
     return log_mel(read_audio(path, speed))
 
 
-def _speak_flite(sentences: Sequence[str], manners: Sequence[Manner], scratch: Path) -> list[Path]:
+def _speak_flite(
+    sentences: Sequence[str], manners: Sequence[VoiceSettings], scratch: Path
+) -> list[Path]:
     paths = [scratch / f"{i}.wav" for i in range(len(sentences))]
     for path, sentence, manner in zip(paths, sentences, manners, strict=True):
         settings = ("--setf", f"duration_stretch={manner.stretch:.3f}")
@@ -96,7 +98,9 @@ def _speak_flite(sentences: Sequence[str], manners: Sequence[Manner], scratch: P
     return paths
 
 
-def _speak_espeak(sentences: Sequence[str], manners: Sequence[Manner], scratch: Path) -> list[Path]:
+def _speak_espeak(
+    sentences: Sequence[str], manners: Sequence[VoiceSettings], scratch: Path
+) -> list[Path]:
     paths = [scratch / f"{i}.wav" for i in range(len(sentences))]
     for path, sentence, manner in zip(paths, sentences, manners, strict=True):
         words_per_minute = str(round(165 / manner.stretch))
@@ -107,7 +111,7 @@ def _speak_espeak(sentences: Sequence[str], manners: Sequence[Manner], scratch: 
 
 
 def _speak_festival(
-    sentences: Sequence[str], manners: Sequence[Manner], scratch: Path
+    sentences: Sequence[str], manners: Sequence[VoiceSettings], scratch: Path
 ) -> list[Path]:
     paths = [scratch / f"{i}.wav" for i in range(len(sentences))]
     script = scratch / "speak.scm"

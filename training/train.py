@@ -23,22 +23,15 @@ import torch
 from transformers import NemotronAsrStreamingForRNNT
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
-from export.demo.augment import Augmentation
-from export.demo.batches import Pool, collate, draw_round, load_pool
-from export.demo.decode import transcribe, transcribe_by_ctc, word_error_rate
-from export.demo.fast_encoder import Dropout
-from export.demo.features import Utterance, read_shard
-from export.demo.model import (
-    DEFAULT_LOOKAHEAD,
-    Losses,
-    config,
-    create_model,
-    losses,
-    save_checkpoint,
-)
-from export.demo.pages import keep_freed_pages
-from export.demo.schedule import PHASES, Moment, Phase, moment, total_hours
-from export.demo.workplace import Workplace
+from training.augment import Augmentation
+from training.batches import Pool, collate, draw_round, load_pool
+from training.decode import transcribe, transcribe_by_ctc, word_error_rate
+from training.fast_encoder import Dropout
+from training.features import Utterance, read_shard
+from training.model import DEFAULT_LOOKAHEAD, Losses, config, create_model, losses, save_checkpoint
+from training.pages import keep_freed_pages
+from training.schedule import PHASES, Moment, Phase, moment, total_hours
+from training.workplace import Workplace
 
 REPLICAS = 2
 SEED = 1

@@ -19,7 +19,7 @@ ESPEAK_VARIANTS = (
 
 
 @dataclass(frozen=True)
-class Manner:
+class VoiceSettings:
     """How one sentence is spoken: lengthened by `stretch`, f0 times `pitch`, played at `speed`."""
 
     voice: str
@@ -28,7 +28,7 @@ class Manner:
     speed: float
 
 
-def draw_manner(engine: str, rng: random.Random) -> Manner:
+def draw_voice_settings(engine: str, rng: random.Random) -> VoiceSettings:
     """A manner that the engine has."""
     if engine == "hibari":
         return _draw_speaker(rng)
@@ -38,11 +38,11 @@ def draw_manner(engine: str, rng: random.Random) -> Manner:
     else:
         voice = rng.choice(voices[engine])
     speed = rng.uniform(0.87, 1.18)
-    return Manner(voice, rng.uniform(0.78, 1.1) * speed, rng.uniform(0.8, 1.25), speed)
+    return VoiceSettings(voice, rng.uniform(0.78, 1.1) * speed, rng.uniform(0.8, 1.25), speed)
 
 
-def _draw_speaker(rng: random.Random) -> Manner:
+def _draw_speaker(rng: random.Random) -> VoiceSettings:
     """Anyone from a bass to a child, out of a woman's voice (f0 about 200 Hz)."""
     speed = rng.uniform(0.82, 1.17)
     heard_pitch = 0.55 + 2.0 * (speed - 0.82) + rng.uniform(-0.1, 0.15)
-    return Manner("heart", rng.uniform(0.75, 1.1) * speed, heard_pitch / speed, speed)
+    return VoiceSettings("heart", rng.uniform(0.75, 1.1) * speed, heard_pitch / speed, speed)

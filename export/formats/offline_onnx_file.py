@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,29 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from export.audio import HOP_SAMPLES
-from export.offline.spec import OfflineSpec
-from export.onnx_file import OPSET, quiet
+from export.formats.onnx_file import OPSET, quiet
 from export.spec import StageSpec
 
 _EXAMPLE_MEL_FRAMES = 100
 _EXAMPLE_FRAMES = 13
 
 
-def export_stages(folder: Path, stages: tuple[nn.Module, ...], spec: OfflineSpec) -> None:
-    """Write each of ``stages`` to ``<name>/1/model.onnx`` in ``folder``."""
-    most_mel_frames = spec.buckets_samples[-1] // HOP_SAMPLES
+def export_offline_onnx(
+    folder: Path, stages: Sequence[nn.Module], specs: Sequence[StageSpec], max_mel_frames: int
+) -> None:
+    """Write each of `stages` to `<name>/1/model.onnx` in `folder`.
+
+    Args:
+        specs: describe the stages, in the same order.
+        max_mel_frames: number of mel frames of the longest utterance.
+    """
     # At least two frames: what has one is taken for an axis of that size.
     time = [
-        (HOP_SAMPLES * _EXAMPLE_MEL_FRAMES, HOP_SAMPLES * Dim("hops", min=2, max=most_mel_frames)),
-        (_EXAMPLE_MEL_FRAMES, Dim("mel_frames", min=2, max=most_mel_frames)),
-        (_EXAMPLE_FRAMES, Dim("frames", max=most_mel_frames)),
+        (HOP_SAMPLES * _EXAMPLE_MEL_FRAMES, HOP_SAMPLES * Dim("hops", min=2, max=max_mel_frames)),
+        (_EXAMPLE_MEL_FRAMES, Dim("mel_frames", min=2, max=max_mel_frames)),
+        (_EXAMPLE_FRAMES, Dim("frames", max=max_mel_frames)),
     ]
-    for stage, stage_spec, (example, axis) in zip(stages, spec.stages, time, strict=True):
+    for stage, stage_spec, (example, axis) in zip(stages, specs, time, strict=True):
         path = folder / stage_spec.name / "1" / "model.onnx"
         _export(stage, stage_spec, example, axis, path)
 

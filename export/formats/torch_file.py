@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from export.onnx_file import TORCH_DTYPES, example, quiet
+from export.formats.onnx_file import TORCH_DTYPES, example, quiet
 from export.spec import StageSpec, TensorSpec
 from export.stages.decoder import Decoder
 from export.stages.looped import ROUNDS, AfterLoop, BeforeLoop, Rounds, fewest_rounds

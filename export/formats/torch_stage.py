@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.onnx_file import TORCH_DTYPES
+from export.formats.onnx_file import TORCH_DTYPES
+from export.formats.torch_file import END, MODEL, ROUNDS_FILE
 from export.spec import StageSpec
-from export.torch_file import END, MODEL, ROUNDS_FILE
 
 
 class TorchStage:

@@ -6,16 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from export.formats.onnx_stage import Arrays
 from export.offline.spec import OfflineSpec
 from export.spec import StageSpec
 
-Arrays = list[NDArray[Any]]
 Samples = NDArray[np.float32]
 RunOfflineStage = Callable[..., Arrays]
 """``(*inputs) -> outputs``, the batch in front."""
@@ -113,16 +111,3 @@ class OfflineChain:
         ]
         heard = [(label, frame) for label, frame in runs if label != self.spec.ctc_blank]
         return [label for label, _ in heard], [frame for _, frame in heard]
-
-
-def open_session(path: Path, spec: StageSpec) -> RunOfflineStage:
-    """An ONNX file in ONNX Runtime on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [tensor.name for tensor in spec.inputs]
-
-    def run(*inputs: NDArray[Any]) -> Arrays:
-        return cast(Arrays, session.run(None, dict(zip(names, inputs, strict=True))))
-
-    return run

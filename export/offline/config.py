@@ -32,13 +32,17 @@ def config_files(spec: OfflineSpec) -> dict[str, str]:
     return files
 
 
+def _header(title: str) -> str:
+    return HEADER.format(title=title, source="export/offline/spec.py")
+
+
 def _onnxruntime(stage: StageSpec, spec: OfflineSpec) -> str:
     # With engines for all else, the walk of a transducer is what the CPU is there for.
     busiest = "decoder_offline" if spec.runtime == "tensorrt" else "encoder_offline"
     instances = spec.serving.encoder_instances if stage.role == busiest else 1
     return "\n".join(
         [
-            HEADER.format(title=f"{stage.name}, ONNX Runtime: whole utterances, no state."),
+            _header(f"{stage.name}, ONNX Runtime: whole utterances, no state."),
             f'name: "{stage.name}"',
             'backend: "earshot"',
             f"max_batch_size: {spec.serving.max_batch_size}",
@@ -75,7 +79,7 @@ def _tensorrt(stage: StageSpec, spec: OfflineSpec) -> str:
     profiles = ", ".join(f'"{index}"' for index in range(len(spec.buckets_ms)))
     return "\n".join(
         [
-            HEADER.format(title=f"{stage.name}, TensorRT: whole utterances, no state."),
+            _header(f"{stage.name}, TensorRT: whole utterances, no state."),
             f'name: "{stage.name}"',
             'platform: "tensorrt_plan"',
             f"max_batch_size: {spec.serving.max_batch_size}",
@@ -106,7 +110,7 @@ def _detokenizer(spec: OfflineSpec) -> str:
     parameters = {} if spec.ctc_blank is None else {"ctc_blank": str(spec.ctc_blank)}
     return "\n".join(
         [
-            HEADER.format(title="Tokens to text."),
+            _header("Tokens to text."),
             f'name: "{stage.name}"',
             'backend: "earshot_detokenizer"',
             f"max_batch_size: {spec.serving.max_batch_size}",
@@ -125,7 +129,7 @@ def _ensemble(spec: OfflineSpec) -> str:
     steps = ",\n".join(ensemble_step(member) for member in (*spec.stages, spec.detokenizer))
     return "\n".join(
         [
-            HEADER.format(title="What clients call: one utterance in, its text out."),
+            _header("What clients call: one utterance in, its text out."),
             f'name: "{stage.name}"',
             'platform: "ensemble"',
             f"max_batch_size: {spec.serving.max_batch_size}",

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from export.audio import HOP_SAMPLES
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedCheckpoint
-from export.install import Replacement
+from export.formats.offline_onnx_file import export_offline_onnx
+from export.formats.onnx_file import quantize_encoder
+from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
-from export.offline.chain import OfflineChain, OpenOfflineStage, open_session
 from export.offline.config import config_files
-from export.offline.onnx_file import export_stages
-from export.offline.reference import lookahead_of, transcribe
-from export.offline.spec import OfflineServing, OfflineSpec
-from export.onnx_file import quantize_encoder
-from export.parity import (
-    MEL_TOLERANCE,
-    NORMALIZED_MEL_TOLERANCE,
-    Comparison,
-    Parity,
-    judged,
-)
+from export.offline.parity import check_offline_parity
+from export.offline.reference import lookahead_of
+from export.offline.spec import OfflineSpec
+from export.options import OfflineServing, Report, check_name
+from export.parity import Parity
 from export.recordings import load_recordings
-from export.spec import check_name
 from export.stages.offline.decoder import CtcDecoder, TransducerDecoder
 from export.stages.offline.encoder import Causal, OfflineEncoder
 from export.stages.offline.feature_extractor import OfflineFeatureExtractor
-from export.streaming import Report, write_configs, write_tokenizer
 
 Stages = tuple[OfflineFeatureExtractor, OfflineEncoder, CtcDecoder | TransducerDecoder]
 
@@ -42,10 +29,9 @@ def build_stages(checkpoint: Checkpoint, spec: OfflineSpec) -> Stages:
     _require_durations(checkpoint)
     features = checkpoint.processor.feature_extractor
     model = checkpoint.model
-    most_mel_frames = spec.buckets_samples[-1] // HOP_SAMPLES
     return (
         OfflineFeatureExtractor(features.mel_filters, features.preemphasis, not checkpoint.streams),
-        OfflineEncoder(model, _causal(checkpoint), most_mel_frames),
+        OfflineEncoder(model, _causal(checkpoint), spec.max_mel_frames),
         TransducerDecoder(model) if spec.ctc_blank is None else CtcDecoder(model),
     )
 
@@ -116,7 +102,7 @@ def export_offline(
     stages = build_stages(checkpoint, spec)
     folder = new.add(spec.models)
     report("offline stages to ONNX")
-    export_stages(folder, stages, spec)
+    export_offline_onnx(folder, stages, spec.stages, spec.max_mel_frames)
     if precision == "int8":
         report("quantizing the encoder")
         quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")
@@ -127,33 +113,3 @@ def export_offline(
     parity = check_offline_parity(checkpoint, folder, spec, utterances)
     write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
-
-
-def check_offline_parity(
-    checkpoint: Checkpoint,
-    folder: Path,
-    spec: OfflineSpec,
-    utterances: Sequence[NDArray[np.float32]],
-    open_stage: OpenOfflineStage = open_session,
-) -> Parity:
-    """Compare the stages in ``folder`` with the original on ``utterances`` (samples [N], 16 kHz).
-
-    Args:
-        open_stage: the runtime that executes them.
-
-    Raises:
-        ParityFailed: says which stage differs, and by how much.
-    """
-    references = transcribe(checkpoint, utterances)
-    chain = OfflineChain(folder, spec, open_stage)
-    together = chain.transcribe(utterances)
-    comparison = Comparison(
-        references=references,
-        mels=[result.mel for result in together],
-        encoded=chain.encode([reference.mel for reference in references]),
-        decoded=chain.decode([reference.encoded for reference in references]),
-        together=together,
-        alone=chain.transcribe(utterances, together=False),
-    )
-    tolerance = MEL_TOLERANCE if checkpoint.streams else NORMALIZED_MEL_TOLERANCE
-    return judged(comparison, utterances, spec.precision, tolerance)

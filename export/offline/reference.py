@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from export.audio import HOP_SAMPLES, SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint
-from export.reference import ReferenceResult
-from export.reference import transcribe as transcribe_streaming
+from export.streaming.reference import ReferenceResult
+from export.streaming.reference import transcribe as transcribe_streaming
 
 Samples = NDArray[np.float32]
 

@@ -1,6 +1,6 @@
 """Tensor names, shapes and dtypes of the ensemble ``asr_offline``.
 
-What ``export/spec.py`` is for streaming models; a dimension of -1 differs between utterances.
+A dimension of -1 differs between utterances.
 """
 
 from __future__ import annotations
@@ -9,21 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from export.audio import FRAME_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
+from export.options import OfflineServing
 from export.spec import CONTRACT_VERSION, StageSpec, TensorSpec
 from export.stages.offline.encoder import encoder_frames
 
 ENSEMBLE = "asr_offline"
 BUCKETS_MS = (2000, 4000, 8000, 15000, 30000)
 """Lengths that clients pad audio to. The longest is the longest utterance in one piece."""
-
-
-@dataclass(frozen=True)
-class OfflineServing:
-    """How the models are served: the knobs of the dynamic batcher."""
-
-    max_batch_size: int = 32
-    encoder_instances: int = 2
-    """Processes that run the encoder, one core each: best throughput per core on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +41,11 @@ class OfflineSpec:
     def buckets_samples(self) -> tuple[int, ...]:
         """Audio samples of each bucket."""
         return tuple(ms * SAMPLE_RATE_HZ // 1000 for ms in self.buckets_ms)
+
+    @property
+    def max_mel_frames(self) -> int:
+        """Mel frames of the longest bucket."""
+        return self.buckets_samples[-1] // HOP_SAMPLES
 
     def lengths(self, tensors: tuple[TensorSpec, ...]) -> tuple[int, ...]:
         """What the time axis of a stage's inputs or outputs is in each bucket."""

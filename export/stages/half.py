@@ -20,15 +20,13 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from export.checkpoint import Checkpoint
 from export.errors import UnsupportedOption
 from export.stages.decoder import Decoder
 from export.stages.encoder import Encoder
 from export.stages.feature_extractor import FeatureExtractor
 from export.stages.state import Stage
-from export.stages.unrolled_decoder import UnrolledDecoder
 
-Stages = tuple[Stage, Stage, Stage]
+Stages = tuple[FeatureExtractor, Encoder, Decoder]
 AnyStage = TypeVar("AnyStage", bound=Stage)
 
 DTYPES = {
@@ -41,22 +39,14 @@ DTYPES = {
 _EXACT_INTEGERS = {"FP32": 2**24, "FP16": 2**11, "BF16": 2**8}
 
 
-def tensorrt_stages(checkpoint: Checkpoint, frames: int, precision: str) -> Stages:
-    """``half_stages`` with the straight-line decoder."""
-    return half_stages(checkpoint, frames, precision, UnrolledDecoder)
-
-
-def half_stages(
-    checkpoint: Checkpoint, frames: int, precision: str, decoder: type[Decoder]
-) -> Stages:
-    """Feature extractor, encoder and decoder in ``precision``, none of it shared.
+def half_stages(stages: Stages, precision: str) -> Stages:
+    """Return copies of `stages` in `precision`, which share no weights with the originals.
 
     Raises:
         UnsupportedOption: the ring has more blocks than the precision counts exactly.
     """
     name, dtype = DTYPES[precision]
-    features = checkpoint.processor.feature_extractor
-    encoder = Encoder(checkpoint.model, frames)
+    feature_extractor, encoder, decoder = stages
     if encoder.dims.ring_blocks > _EXACT_INTEGERS[name]:
         raise UnsupportedOption(
             f"{precision} counts to {_EXACT_INTEGERS[name]} and the ring has "
@@ -64,11 +54,7 @@ def half_stages(
         )
     encoder = _to_half(encoder, dtype)
     encoder.layout = replace(encoder.layout, dtype=name)
-    return (
-        FeatureExtractor(features.mel_filters, features.preemphasis, frames),
-        encoder,
-        _half_decoder(decoder(checkpoint.model, frames), dtype),
-    )
+    return feature_extractor, encoder, _half_decoder(decoder, dtype)
 
 
 def _to_half(stage: AnyStage, dtype: torch.dtype) -> AnyStage:

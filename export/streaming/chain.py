@@ -5,46 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from export.audio import LEAD_SAMPLES, SUBSAMPLING, chunk_count
-from export.onnx_file import state_suffixes
-from export.spec import StageSpec, StreamingSpec
-
-Arrays = list[NDArray[Any]]
-
-
-class OnnxStage:
-    """One ONNX file and the pools of its streams' states."""
-
-    def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
-        self.spec = spec
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
-        self.pools = [
-            np.zeros((streams, state.rows, state.width), dtype=np.float32) for state in spec.states
-        ]
-
-    def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
-        """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
-        feed = {
-            tensor.name: values for tensor, values in zip(self.spec.inputs, inputs, strict=True)
-        }
-        for suffix, pool in zip(state_suffixes(self.spec), self.pools, strict=True):
-            feed["POOL" + suffix] = pool.reshape(-1, pool.shape[2])
-        feed["SLOTS"] = slots
-        results = cast(Arrays, self._session.run(None, feed))
-        outputs, updates = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
-        for pool, update, rows in zip(self.pools, updates[::2], updates[1::2], strict=True):
-            pool[slots[:, None], rows] = update
-        return outputs
+from export.formats.onnx_stage import Arrays, OnnxStage
+from export.spec import StageSpec
+from export.streaming.spec import StreamingSpec
 
 
 @dataclass

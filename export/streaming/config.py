@@ -8,12 +8,14 @@ Detokenizer and ensemble are the same for all. The fused recognizer is for the b
 
 from __future__ import annotations
 
-from export import triton_tensorrt
-from export.pbtxt import HEADER as _HEADER
+from export.options import Serving
+from export.pbtxt import HEADER
 from export.pbtxt import ensemble_step as _step
 from export.pbtxt import parameter_list as _parameters
 from export.pbtxt import tensor_list as _tensors
-from export.spec import RECOGNIZER, Serving, StageSpec, StreamingSpec
+from export.spec import StageSpec
+from export.streaming import tensorrt_config
+from export.streaming.spec import RECOGNIZER, StreamingSpec
 
 _RUNTIMES = {"onnxruntime": ("ONNX Runtime", "KIND_CPU"), "torch": ("torch", "KIND_MODEL")}
 """Name, and who chooses the device."""
@@ -45,6 +47,10 @@ def config_files(spec: StreamingSpec) -> dict[str, str]:
     return files
 
 
+def _header(title: str) -> str:
+    return HEADER.format(title=title, source="export/streaming/spec.py")
+
+
 def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
     serving = spec.serving
     instances = serving.encoder_instances if stage.role in ("encoder", RECOGNIZER) else 1
@@ -63,7 +69,7 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
     title, kind = _RUNTIMES[spec.runtime]
     return "\n".join(
         [
-            _HEADER.format(title=f"{stage.name}, {title}: state lives in the backend's pool."),
+            _header(f"{stage.name}, {title}: state lives in the backend's pool."),
             f'name: "{stage.name}"',
             'backend: "earshot"',
             f"max_batch_size: {serving.max_batch_size}",
@@ -90,14 +96,14 @@ def _slots(stage: StageSpec, spec: StreamingSpec, instances: int) -> int:
 def _tensorrt(stage: StageSpec, serving: Serving) -> str:
     return "\n".join(
         [
-            _HEADER.format(title=f"{stage.name}, TensorRT: state lives in Triton, on the GPU."),
+            _header(f"{stage.name}, TensorRT: state lives in Triton, on the GPU."),
             f'name: "{stage.name}"',
             'platform: "tensorrt_plan"',
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            triton_tensorrt.sequence_batching(stage, serving) + triton_tensorrt.instances(),
-            _parameters(triton_tensorrt.parameters(serving)),
+            tensorrt_config.sequence_batching(stage, serving) + tensorrt_config.instances(),
+            _parameters(tensorrt_config.parameters(serving)),
         ]
     )
 
@@ -108,7 +114,7 @@ def _detokenizer(spec: StreamingSpec) -> str:
     instances = spec.serving.encoder_instances if spec.runtime == "torch" else 1
     return "\n".join(
         [
-            _HEADER.format(title="Tokens to text. Stateless: the decoder hands on the context."),
+            _header("Tokens to text. Stateless: the decoder hands on the context."),
             f'name: "{stage.name}"',
             'backend: "earshot_detokenizer"',
             f"max_batch_size: {spec.serving.max_batch_size}",
@@ -127,7 +133,7 @@ def _ensemble(spec: StreamingSpec) -> str:
     steps = ",\n".join(_step(member) for member in (*spec.engines, spec.detokenizer))
     return "\n".join(
         [
-            _HEADER.format(title="What clients call: one chunk of audio in, its text out."),
+            _header("What clients call: one chunk of audio in, its text out."),
             f'name: "{stage.name}"',
             'platform: "ensemble"',
             f"max_batch_size: {spec.serving.max_batch_size}",

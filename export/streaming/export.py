@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from export.audio import frames_per_chunk
-from export.chain import OnnxStage
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedOption
-from export.install import Replacement
+from export.formats.onnx_file import export_onnx, quantize_encoder
+from export.formats.onnx_stage import OnnxStage
+from export.formats.torch_file import export_torch
+from export.formats.torch_stage import TorchStage
+from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
-from export.onnx_file import export_onnx, quantize_encoder
-from export.parity import Parity, check_parity
+from export.options import Report, Serving, check_name, check_precision
+from export.parity import Parity
 from export.recordings import load_recordings
-from export.spec import Serving, StreamingSpec, check_name, check_precision
 from export.stages.decoder import Decoder
 from export.stages.encoder import Encoder
 from export.stages.feature_extractor import FeatureExtractor
+from export.stages.half import Stages, half_stages
 from export.stages.state import Stage
-from export.tensorrt.half import half_stages
-from export.torch_file import export_torch
-from export.torch_stage import TorchStage
-from export.triton_config import config_files
-
-Report = Callable[[str], None]
+from export.streaming.config import config_files
+from export.streaming.parity import check_parity
+from export.streaming.spec import StreamingSpec
 
 
-def build_stages(checkpoint: Checkpoint, frames: int) -> tuple[Stage, Stage, Stage]:
-    """Feature extractor, encoder and decoder for chunks of ``frames`` encoder frames."""
+def build_stages(checkpoint: Checkpoint, frames: int, decoder: type[Decoder] = Decoder) -> Stages:
+    """Return feature extractor, encoder and decoder for chunks of `frames` encoder frames."""
     features = checkpoint.processor.feature_extractor
     return (
         FeatureExtractor(features.mel_filters, features.preemphasis, frames),
         Encoder(checkpoint.model, frames),
-        Decoder(checkpoint.model, frames),
+        decoder(checkpoint.model, frames),
     )
 
 
 def spec_of(
     checkpoint: Checkpoint,
-    stages: tuple[Stage, Stage, Stage],
+    stages: Stages,
     chunk_ms: int,
     runtime: str,
     precision: str,
@@ -115,12 +114,9 @@ def export_streaming(
     return parity
 
 
-def _stages_for(
-    checkpoint: Checkpoint, frames: int, runtime: str, precision: str
-) -> tuple[Stage, Stage, Stage]:
-    if runtime == "torch":
-        return half_stages(checkpoint, frames, precision, Decoder)
-    return build_stages(checkpoint, frames)
+def _stages_for(checkpoint: Checkpoint, frames: int, runtime: str, precision: str) -> Stages:
+    stages = build_stages(checkpoint, frames)
+    return half_stages(stages, precision) if runtime == "torch" else stages
 
 
 def _require_encoder(precision: str, layout: str) -> None:
@@ -146,18 +142,3 @@ def _write_engines(
         if engine.role == "encoder" and spec.precision == "int8":
             report("quantizing the encoder")
             quantize_encoder(path)
-
-
-def write_configs(folder: Path, files: Mapping[str, str]) -> None:
-    """Write ``files``, path inside ``folder`` -> text."""
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-
-def write_tokenizer(model: Path, checkpoint: Checkpoint) -> None:
-    """The tokenizer as the `tokenizers` library reads it: no transformers where it is served."""
-    version = model / "1"
-    version.mkdir(parents=True, exist_ok=True)
-    checkpoint.processor.tokenizer.backend_tokenizer.save(str(version / "tokenizer.json"))

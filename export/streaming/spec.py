@@ -1,4 +1,4 @@
-"""The one place where tensor names, shapes and dtypes of the served models are said.
+"""Tensor names, shapes and dtypes of the ensemble ``asr_streaming``, in one place.
 
 ``export`` writes the ONNX files and the Triton configs from a ``StreamingSpec``; a test holds the
 committed configs, the ensemble and the ONNX graphs to it. The client reads what it needs from the
@@ -7,7 +7,6 @@ ensemble's ``parameters``.
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,107 +18,13 @@ from export.audio import (
     SUBSAMPLING,
     frames_per_chunk,
 )
-from export.errors import UnsupportedOption
+from export.options import Serving
+from export.spec import CONTRACT_VERSION, StageSpec, TensorSpec
 from export.stages.layout import CONTEXT_TOKENS, StateLayout
 
-CONTRACT_VERSION = "1"
 ENSEMBLE = "asr_streaming"
 DETOKENIZER = "detokenizer"
 RECOGNIZER = "recognizer"
-LAYOUTS = ("stages", "fused")
-"""One model for each stage, or the three in one: fewer processes for a chunk to go through."""
-
-PRECISIONS = {
-    "onnxruntime": ("fp32", "int8"),
-    "tensorrt": ("fp32", "fp16", "bf16", "fp8"),
-    "torch": ("fp32", "fp16", "bf16"),
-}
-"""What each runtime computes in."""
-
-_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
-UNNAMED = "default"
-"""What the command line of the client calls the models that have no name."""
-
-
-def served_name(name: str, role: str) -> str:
-    """What Triton calls the model of ``role``; several recognizers differ in ``name``."""
-    return f"{name}_{role}" if name else role
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that Triton, a folder or the client could not tell from another.
-
-    Raises:
-        UnsupportedOption: it says which names there may be.
-    """
-    if name == UNNAMED or (name and not _NAME.fullmatch(name)):
-        raise UnsupportedOption(
-            f"--name must be lower-case letters and digits, joined by single underscores, and not "
-            f"'{UNNAMED}': got '{name}', try something like 'clinic_v2'"
-        )
-
-
-def check_precision(runtime: str, precision: str) -> None:
-    """Refuse a precision that the runtime has not.
-
-    Raises:
-        UnsupportedOption: it says which ones it has.
-    """
-    known = PRECISIONS[runtime]
-    if precision not in known:
-        raise UnsupportedOption(
-            f"runtime {runtime} has no precision {precision}; choose one of {', '.join(known)}"
-        )
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One tensor of a model, without its batch axis; ``dtype`` is Triton's name for it."""
-
-    name: str
-    dtype: str
-    dims: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """A model of the ensemble.
-
-    ``state`` is ``None`` for one that holds nothing between chunks, and for one that consists of
-    others, its ``members`` in a row.
-    """
-
-    role: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    state: StateLayout | None = None
-    prefix: str = ""
-    members: tuple[StageSpec, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """What Triton calls it."""
-        return served_name(self.prefix, self.role)
-
-    @property
-    def states(self) -> tuple[StateLayout, ...]:
-        """What it keeps of a stream, its members' in their order."""
-        own = () if self.state is None else (self.state,)
-        return own + tuple(state for member in self.members for state in member.states)
-
-
-@dataclass(frozen=True)
-class Serving:
-    """How the models are served: the knobs of the sequence batcher and of the bundled backend."""
-
-    max_streams: int = 1024
-    """Streams that the server accepts; the next one is refused."""
-    max_batch_size: int = 64
-    sequence_idle_ms: int = 30_000
-    """A stream that sends nothing for so long is closed."""
-    encoder_instances: int = 2
-    """Processes that run the encoder, one core each: best throughput per core on CPUs. Processes
-    of the fused recognizer as well."""
 
 
 @dataclass(frozen=True)

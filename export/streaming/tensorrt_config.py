@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from export.spec import Serving, StageSpec
+from export.options import Serving
+from export.spec import StageSpec
 from export.stages.layout import StateLayout
 
 QUEUE_DELAY_MS = {"feature_extractor": 5, "encoder": 0, "decoder": 0}

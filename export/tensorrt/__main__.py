@@ -18,11 +18,12 @@ import typer
 from export.audio import frames_per_chunk
 from export.checkpoint import load_checkpoint
 from export.errors import ExportError, GateFailed
+from export.options import Serving
 from export.recordings import BUNDLED, load_recordings
-from export.spec import Serving
-from export.streaming import spec_of
-from export.tensorrt.half import DTYPES, tensorrt_stages
-from export.tensorrt.road import half_numerics, write_graphs
+from export.stages.half import DTYPES
+from export.streaming.export import spec_of
+from export.tensorrt.export import half_numerics, write_graphs
+from export.tensorrt.stages import tensorrt_stages
 
 
 def main(

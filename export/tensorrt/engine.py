@@ -17,8 +17,8 @@ import tensorrt as trt  # pyright: ignore[reportMissingModuleSource]
 import torch
 from numpy.typing import NDArray
 
-from export.chain import Arrays
 from export.errors import BuildFailed
+from export.formats.onnx_stage import Arrays
 from export.offline.chain import RunOfflineStage
 from export.spec import StageSpec
 from export.tensorrt.flat import StatefulStage

@@ -17,22 +17,23 @@ from numpy.typing import NDArray
 
 from export.audio import frames_per_chunk
 from export.checkpoint import Checkpoint
-from export.install import Replacement
+from export.formats.onnx_file import export_flat_onnx
+from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import file_sha256, write_manifest
-from export.onnx_file import export_flat_onnx
+from export.options import Report, Serving
 from export.parity import Parity
 from export.recordings import load_recordings
-from export.reference import transcribe
-from export.spec import Serving, StreamingSpec
 from export.stages.state import Stage
-from export.streaming import Report, spec_of, write_configs, write_tokenizer
+from export.streaming.config import config_files
+from export.streaming.export import spec_of
+from export.streaming.reference import transcribe
+from export.streaming.spec import StreamingSpec
 from export.tensorrt.fp8 import modelopt_python, quantize_encoder_fp8
 from export.tensorrt.gpu import tensorrt_here, this_gpu
 from export.tensorrt.graph_gate import check_graph
-from export.tensorrt.half import tensorrt_stages
 from export.tensorrt.numerics import Numerics, long_utterances, measure
 from export.tensorrt.profiles import chunk_profiles
-from export.triton_config import config_files
+from export.tensorrt.stages import tensorrt_stages
 
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "fp8": 20}
 """Convolution takes bf16 from opset 22 on."""

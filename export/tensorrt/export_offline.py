@@ -17,17 +17,19 @@ from typing import Any
 from torch import nn
 
 from export.checkpoint import Checkpoint
-from export.install import Replacement
+from export.formats.offline_onnx_file import export_offline_onnx
+from export.formats.onnx_stage import open_stateless
+from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import file_sha256, write_manifest
-from export.offline.chain import OpenOfflineStage, RunOfflineStage, open_session
+from export.offline.chain import OpenOfflineStage, RunOfflineStage
 from export.offline.config import config_files
-from export.offline.export import build_stages, check_offline_parity, spec_of
-from export.offline.onnx_file import export_stages
-from export.offline.spec import OfflineServing, OfflineSpec
+from export.offline.export import build_stages, spec_of
+from export.offline.parity import check_offline_parity
+from export.offline.spec import OfflineSpec
+from export.options import OfflineServing, Report, check_name
 from export.parity import Parity
 from export.recordings import load_recordings
-from export.spec import StageSpec, check_name
-from export.streaming import Report, write_configs, write_tokenizer
+from export.spec import StageSpec
 from export.tensorrt.gpu import tensorrt_here, this_gpu
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.profiles import bucket_profiles
@@ -77,7 +79,7 @@ def write_offline_graphs(
         GraphRefused: see ``check_graph``.
     """
     report("offline stages to ONNX")
-    export_stages(folder, stages, spec)
+    export_offline_onnx(folder, stages, spec.stages, spec.max_mel_frames)
     for stage in engine_stages(spec):
         check_graph(folder / stage.name / "1" / "model.onnx", stage)
 
@@ -93,7 +95,7 @@ def open_engines(spec: OfflineSpec) -> OpenOfflineStage:
 
     def open_stage(path: Path, stage: StageSpec) -> RunOfflineStage:
         if spec.is_loop(stage):
-            return open_session(path, stage)
+            return open_stateless(path, stage)
         return open_offline_engine(path, stage, spec.lengths(stage.inputs))
 
     return open_stage

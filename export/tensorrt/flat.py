@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.chain import Arrays
+from export.formats.onnx_stage import Arrays, open_session
 from export.spec import StageSpec
 from export.stages.state import FlatStage, Stage
 
@@ -39,9 +38,7 @@ class StatefulStage:
 
 def open_onnx(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
     """A flat ONNX file in ONNX Runtime on the CPU; FP32 or FP16, it has no kernels for BF16."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path)
     assert spec.state is not None
     dtype = _NUMPY[spec.state.dtype]
 

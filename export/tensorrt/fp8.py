@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.chain import Arrays, Chain
 from export.errors import BuildFailed, UnsupportedOption
-from export.spec import StageSpec, StreamingSpec
+from export.formats.onnx_stage import Arrays
+from export.spec import StageSpec
 from export.stages.state import Stage
+from export.streaming.chain import Chain
+from export.streaming.spec import StreamingSpec
 from export.tensorrt.flat import StatefulStage, open_torch
 
 PYTHON_VARIABLE = "EARSHOT_MODELOPT_PYTHON"

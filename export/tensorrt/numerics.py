@@ -21,12 +21,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
 from export.audio import SAMPLE_RATE_HZ
-from export.chain import Chain
 from export.errors import ParityFailed
 from export.parity import token_difference
-from export.reference import ReferenceResult
-from export.spec import StageSpec, StreamingSpec
+from export.spec import StageSpec
 from export.stages.state import Stage
+from export.streaming.chain import Chain
+from export.streaming.reference import ReferenceResult
+from export.streaming.spec import StreamingSpec
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
 
 HEADROOM = 4.0

@@ -18,17 +18,20 @@ import typer
 from numpy.typing import NDArray
 
 from export.audio import frames_per_chunk
-from export.chain import Arrays, Chain, OpenStage, RunningStage
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ExportError, GateFailed, ParityFailed, UnsupportedOption
+from export.formats.onnx_stage import Arrays
 from export.offline.spec import ENSEMBLE as OFFLINE
-from export.parity import Parity, check_parity
+from export.parity import Parity
 from export.recordings import load_recordings
-from export.spec import ENSEMBLE as STREAMING
-from export.spec import StageSpec, StreamingSpec, served_name
+from export.spec import StageSpec, served_name
 from export.stages.state import Stage
+from export.streaming.chain import Chain, OpenStage, RunningStage
+from export.streaming.parity import check_parity
+from export.streaming.spec import ENSEMBLE as STREAMING
+from export.streaming.spec import StreamingSpec
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
-from export.tensorrt.half import tensorrt_stages
+from export.tensorrt.stages import tensorrt_stages
 
 STAGE_TOLERANCE = {"fp32": 5e-3, "fp16": 5e-2, "bf16": 5e-1, "fp8": 5e-1}
 """Largest difference of an output or a final state, of order 1, after the recordings.
@@ -152,8 +155,8 @@ def _installed(checkpoint: Checkpoint, repository: Path, ensemble: str) -> dict[
 def _verify_streaming(
     checkpoint: Checkpoint, repository: Path, name: str, chunk_ms: int, precision: str
 ) -> dict[str, Any]:
-    from export.spec import Serving
-    from export.streaming import spec_of
+    from export.options import Serving
+    from export.streaming.export import spec_of
 
     stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
     spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, Serving(), name)
@@ -164,9 +167,10 @@ def _verify_streaming(
 
 
 def _verify_offline(checkpoint: Checkpoint, repository: Path, name: str) -> dict[str, Any]:
-    from export.offline.export import check_offline_parity, spec_of
-    from export.offline.spec import OfflineServing
-    from export.tensorrt.offline_road import open_engines
+    from export.offline.export import spec_of
+    from export.offline.parity import check_offline_parity
+    from export.options import OfflineServing
+    from export.tensorrt.export_offline import open_engines
 
     spec = spec_of(checkpoint, "tensorrt", "fp32", OfflineServing(), name)
     speech = [recording.samples for recording in load_recordings()]

@@ -14,15 +14,16 @@ import pytest
 from project import PROJECT, Exported
 from safetensors.torch import load_file, save_file
 
-from export.chain import Chain
 from export.checkpoint import load_checkpoint
 from export.errors import ParityFailed, UnsupportedCheckpoint, UnsupportedOption
+from export.formats.onnx_file import quantize_encoder
 from export.install import replacing
-from export.onnx_file import quantize_encoder
-from export.parity import check_parity
+from export.options import Serving
 from export.recordings import load_recordings
-from export.spec import Serving, StreamingSpec
-from export.streaming import build_stages, spec_of
+from export.streaming.chain import Chain
+from export.streaming.export import build_stages, spec_of
+from export.streaming.parity import check_parity
+from export.streaming.spec import StreamingSpec
 
 
 def run_export(*arguments: str) -> subprocess.CompletedProcess[str]:

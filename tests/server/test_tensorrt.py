@@ -47,10 +47,11 @@ def engines(random_checkpoint: Path, tmp_path: Path) -> Path:
 
 def write_engines(random_checkpoint: Path, folder: Path, name: str = "") -> None:
     from export.checkpoint import load_checkpoint
-    from export.spec import Serving
-    from export.streaming import spec_of, write_configs, write_tokenizer
-    from export.tensorrt.half import tensorrt_stages
-    from export.triton_config import config_files
+    from export.install import write_configs, write_tokenizer
+    from export.options import Serving
+    from export.streaming.config import config_files
+    from export.streaming.export import spec_of
+    from export.tensorrt.stages import tensorrt_stages
 
     checkpoint = load_checkpoint(str(random_checkpoint))
     stages = tensorrt_stages(checkpoint, 4, "fp16")
@@ -150,10 +151,10 @@ def test_engines_for_whole_utterances_are_counted(
 def write_offline_engines(checkpoint_folder: Path, folder: Path) -> int:
     """As the offline road leaves it, but for the plans' bytes; returns the bytes of all buffers."""
     from export.checkpoint import load_checkpoint
+    from export.install import write_configs, write_tokenizer
     from export.offline.config import config_files
     from export.offline.export import spec_of
-    from export.offline.spec import OfflineServing
-    from export.streaming import write_configs, write_tokenizer
+    from export.options import OfflineServing
 
     checkpoint = load_checkpoint(str(checkpoint_folder))
     spec = spec_of(checkpoint, "tensorrt", "fp32", OfflineServing())

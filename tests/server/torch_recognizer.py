@@ -10,12 +10,12 @@ import torch
 import export.spec
 from checkpoints import write_random_checkpoint
 from export.checkpoint import load_checkpoint
-from export.spec import Serving, StreamingSpec
-from export.stages.decoder import Decoder
+from export.formats.torch_file import export_torch
+from export.options import Serving
+from export.stages.half import half_stages
 from export.stages.state import PooledStages, Stage
-from export.streaming import spec_of
-from export.tensorrt.half import half_stages
-from export.torch_file import export_torch
+from export.streaming.export import build_stages, spec_of
+from export.streaming.spec import StreamingSpec
 from server.backends.earshot.earshot_runtime.spec import SequenceSpec, StageSpec, TensorSpec
 
 CHUNK_MS, FRAMES = 320, 4
@@ -27,7 +27,7 @@ class Recognizer:
 
     def __init__(self, folder: Path, precision: str = "fp32") -> None:
         checkpoint = load_checkpoint(str(write_random_checkpoint(folder / "c", blank_bias=-4.0)))
-        self.stages: tuple[Stage, ...] = half_stages(checkpoint, FRAMES, precision, Decoder)
+        self.stages: tuple[Stage, ...] = half_stages(build_stages(checkpoint, FRAMES), precision)
         serving = Serving(max_streams=STREAMS, max_batch_size=10)
         self.spec: StreamingSpec = spec_of(
             checkpoint,

@@ -29,7 +29,7 @@ from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.install import replacing
 from export.offline.export import export_offline
-from export.offline.spec import OfflineServing
+from export.options import OfflineServing
 from export.recordings import load_recordings
 from server.launch import running
 

@@ -28,9 +28,9 @@ from export.checkpoint import load_checkpoint
 from export.install import replacing
 from export.offline.export import export_offline
 from export.offline.reference import transcribe
-from export.offline.spec import OfflineServing
+from export.options import OfflineServing
 from export.recordings import load_recordings
-from export.reference import ReferenceResult
+from export.streaming.reference import ReferenceResult
 from server.launch import running
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -19,9 +19,9 @@ from project import DEMO_CHECKPOINT
 from export.audio import SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS
 from export.checkpoint import load_checkpoint
 from export.install import replacing
+from export.options import Serving
 from export.recordings import load_recordings
-from export.spec import Serving
-from export.streaming import export_streaming
+from export.streaming.export import export_streaming
 from server.launch import running
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(1800)]

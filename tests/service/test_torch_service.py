@@ -15,9 +15,9 @@ from project import PROJECT
 
 from export.checkpoint import load_checkpoint
 from export.install import replacing
+from export.options import LAYOUTS, Serving
 from export.recordings import load_recordings
-from export.spec import LAYOUTS, Serving
-from export.streaming import export_streaming
+from export.streaming.export import export_streaming
 from server.launch import running
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from export.demo.augment import (
+from training.augment import (
     LOG_FLOOR,
     LogMel,
     Surroundings,
@@ -20,7 +20,7 @@ from export.demo.augment import (
     mix_noise,
     shift_formants,
 )
-from export.demo.features import MEL_BINS, SAMPLE_RATE_HZ, log_mel
+from training.features import MEL_BINS, SAMPLE_RATE_HZ, log_mel
 
 
 @pytest.fixture

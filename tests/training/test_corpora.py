@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from export.demo.batches import load_pool
-from export.demo.corpora import SPEED_VARIANTS, corpora, is_held_out, prepare_corpus, prepare_noise
-from export.demo.features import FRAMES_PER_SECOND, SAMPLE_RATE_HZ, read_audio, read_shard
-from export.demo.manner import draw_manner
-from export.demo.prepare import prepare
-from export.demo.synthesize import make_words_shard, words_shard_name
-from export.demo.workplace import Workplace
+from training.batches import load_pool
+from training.corpora import SPEED_VARIANTS, corpora, is_held_out, prepare_corpus, prepare_noise
+from training.features import FRAMES_PER_SECOND, SAMPLE_RATE_HZ, read_audio, read_shard
+from training.prepare import prepare
+from training.synthesize import make_words_shard, words_shard_name
+from training.voice_settings import draw_voice_settings
+from training.workplace import Workplace
 
 ENGINES = {
     "hibari": None,
@@ -91,8 +91,8 @@ def test_every_engine_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, en
     program = ENGINES[engine]
     if program and not shutil.which(program):
         pytest.skip(f"no {program} here")
-    monkeypatch.setattr("export.demo.synthesize.UTTERANCES_PER_SHARD", 2)
-    monkeypatch.setattr("export.demo.synthesize.ENGINE_SHARE", {engine: 1.0})
+    monkeypatch.setattr("training.synthesize.UTTERANCES_PER_SHARD", 2)
+    monkeypatch.setattr("training.synthesize.ENGINE_SHARE", {engine: 1.0})
     make_words_shard(tmp_path, 0, ["hello world"])
     spoken = read_shard(tmp_path / f"{words_shard_name(0)}.tsv")
     assert len(spoken) == 2
@@ -102,7 +102,7 @@ def test_every_engine_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, en
 
 def test_low_voices_belong_to_long_vocal_tracts() -> None:
     rng = random.Random(0)
-    manners = [draw_manner("hibari", rng) for _ in range(300)]
+    manners = [draw_voice_settings("hibari", rng) for _ in range(300)]
     heard_pitch = [m.pitch * m.speed for m in manners]
     assert min(heard_pitch) < 0.6 < 1.1 < max(heard_pitch)
     assert np.corrcoef([m.speed for m in manners], heard_pitch)[0, 1] > 0.8
@@ -117,7 +117,7 @@ def test_training_corpora_come_at_other_speeds_too(tmp_path: Path) -> None:
 
 
 def test_prepare_makes_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.demo.prepare.WORDS_SHARDS", 0)
+    monkeypatch.setattr("training.prepare.WORDS_SHARDS", 0)
     write_corpus(tmp_path, "books", [(s, 1.0, f"read by {s}") for s in SPEAKERS])
     write_sound(tmp_path / "noise" / "rain.wav", 1.0)
     letters = "abcdefghijklmnopqrstuvwxyz"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.demo.losses import transducer_loss
+from training.losses import transducer_loss
 
 BLANK = 3
 VOCAB_SIZE = 4

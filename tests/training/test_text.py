@@ -9,8 +9,8 @@ import torch
 from transformers import AutoProcessor, NemotronAsrStreamingForRNNT
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
-from export.demo.model import VOCAB_SIZE, create_model, create_processor, save_checkpoint
-from export.demo.text import BLANK_TOKEN, PAD_TOKEN_ID, normalize, text_of, train_tokenizer
+from training.model import VOCAB_SIZE, create_model, create_processor, save_checkpoint
+from training.text import BLANK_TOKEN, PAD_TOKEN_ID, normalize, text_of, train_tokenizer
 
 CHECKPOINT = Path(__file__).parents[3] / "checkpoints" / "demo"
 SENTENCES = [

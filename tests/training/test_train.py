@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
-from export.demo.augment import Surroundings
-from export.demo.batches import Pool, collate, draw_round, load_pool
-from export.demo.fast_encoder import encode
-from export.demo.features import MEL_BINS, Utterance, read_shard, write_shard
-from export.demo.model import LOOKAHEADS, VOCAB_SIZE, Batch, create_model, losses
-from export.demo.schedule import PHASES, Phase, again, moment, total_hours
-from export.demo.text import text_of, train_tokenizer
-from export.demo.train import open_trainer, train
-from export.demo.workplace import Workplace
+from training.augment import Surroundings
+from training.batches import Pool, collate, draw_round, load_pool
+from training.fast_encoder import encode
+from training.features import MEL_BINS, Utterance, read_shard, write_shard
+from training.model import LOOKAHEADS, VOCAB_SIZE, Batch, create_model, losses
+from training.schedule import PHASES, Phase, again, moment, total_hours
+from training.text import text_of, train_tokenizer
+from training.train import open_trainer, train
+from training.workplace import Workplace
 
 SENTENCES = [f"{a} {b}" for a in ("one", "two", "three", "four") for b in ("five", "six", "seven")]
 ALPHABET = [

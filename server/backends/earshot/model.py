@@ -14,7 +14,7 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 from earshot_runtime.chunks import Chunks, Outcome
-from earshot_runtime.engine import open_engine
+from earshot_runtime.engines import open_engine
 from earshot_runtime.errors import ChunkError, RunFailed, ServerFull
 from earshot_runtime.graph import open_graph
 from earshot_runtime.housekeeping import Housekeeper

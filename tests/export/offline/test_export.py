@@ -27,8 +27,10 @@ from export import __main__ as export_command
 from export.checkpoint import load_checkpoint
 from export.errors import ParityFailed
 from export.offline import export as offline_export
-from export.offline.export import check_offline_parity, spec_of
-from export.offline.spec import OfflineServing, OfflineSpec
+from export.offline.export import spec_of
+from export.offline.parity import check_offline_parity
+from export.offline.spec import OfflineSpec
+from export.options import OfflineServing
 from export.recordings import load_recordings
 from export.spec import StageSpec, served_name
 
@@ -167,14 +169,14 @@ def test_with_both_modes_one_failed_gate_installs_nothing(
     for old in ("asr_streaming", "encoder", "encoder_offline"):
         (repository / old).mkdir(parents=True)
         (repository / old / "config.pbtxt").write_text("old")
-    export_stages = offline_export.export_stages
+    export_offline_onnx = offline_export.export_offline_onnx
 
     def export_disturbed(folder: Path, *rest: Any) -> None:
         assert (folder / "asr_streaming" / "1" / "manifest.json").is_file()
-        export_stages(folder, *rest)
+        export_offline_onnx(folder, *rest)
         disturb(folder / "encoder_offline" / "1" / "model.onnx")
 
-    monkeypatch.setattr(offline_export, "export_stages", export_disturbed)
+    monkeypatch.setattr(offline_export, "export_offline_onnx", export_disturbed)
     arguments = [str(random_checkpoint), "--mode=both", "--repository", str(repository)]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 1

@@ -14,9 +14,10 @@ from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.offline.export import Stages, build_stages, spec_of
 from export.offline.reference import transcribe
-from export.offline.spec import OfflineServing, OfflineSpec
+from export.offline.spec import OfflineSpec
+from export.options import OfflineServing
 from export.recordings import load_recordings
-from export.reference import ReferenceResult
+from export.streaming.reference import ReferenceResult
 
 LONGEST_S = 12
 

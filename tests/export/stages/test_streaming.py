@@ -18,10 +18,10 @@ from export.audio import (
 )
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.recordings import load_recordings
-from export.reference import ReferenceResult, transcribe
 from export.stages.state import FlatStage, PooledStages, Stage
-from export.streaming import build_stages
-from export.triton_config import MAX_ABS
+from export.streaming.config import MAX_ABS
+from export.streaming.export import build_stages
+from export.streaming.reference import ReferenceResult, transcribe
 
 
 @pytest.fixture(scope="module")

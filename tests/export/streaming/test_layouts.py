@@ -14,19 +14,19 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from export.__main__ import Mode, _Order, _require_possible, _warn_of_the_other
-from export.chain import Chain
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import UnsupportedOption
+from export.formats.onnx_file import TORCH_DTYPES
+from export.formats.torch_stage import TorchStage
 from export.install import replacing
-from export.onnx_file import TORCH_DTYPES
+from export.options import Serving
 from export.recordings import load_recordings
-from export.spec import RECOGNIZER, Serving, StreamingSpec
-from export.stages.decoder import Decoder
+from export.stages.half import half_stages
 from export.stages.state import PooledStages
-from export.streaming import export_streaming, spec_of
-from export.tensorrt.half import half_stages
-from export.torch_stage import TorchStage
-from export.triton_config import config_files
+from export.streaming.chain import Chain
+from export.streaming.config import config_files
+from export.streaming.export import build_stages, export_streaming, spec_of
+from export.streaming.spec import RECOGNIZER, StreamingSpec
 
 # The generated protobuf classes carry no types.
 _pb: Any = model_config_pb2
@@ -37,7 +37,7 @@ CHUNK_MS, FRAMES = 320, 4
 def _spec(folder: Path, runtime: str, layout: str, precision: str = "fp32") -> StreamingSpec:
     checkpoint = load_checkpoint(str(folder))
     serving = Serving(max_streams=100, encoder_instances=3)
-    stages = half_stages(checkpoint, FRAMES, precision, Decoder)
+    stages = half_stages(build_stages(checkpoint, FRAMES), precision)
     return spec_of(checkpoint, stages, CHUNK_MS, runtime, precision, serving, layout=layout)
 
 
@@ -160,7 +160,7 @@ def test_half_precision_stays_close(random_checkpoint: Path, precision: str, mos
 @torch.inference_mode()
 def _encoded(folder: Path, precision: str) -> np.ndarray:
     """What the encoder stage makes of three chunks of noise."""
-    _, encoder, _ = half_stages(load_checkpoint(str(folder)), FRAMES, precision, Decoder)
+    _, encoder, _ = half_stages(build_stages(load_checkpoint(str(folder)), FRAMES), precision)
     dtype = TORCH_DTYPES[encoder.layout.dtype]
     pool = torch.zeros(encoder.layout.rows, encoder.layout.width, dtype=dtype)
     frames = 8 * FRAMES
@@ -199,7 +199,7 @@ def test_a_program_in_16_bits_hears_something(random_checkpoint: Path, tmp_path:
 def test_a_chunk_without_any_frame_is_finite_in_fp16(random_checkpoint: Path) -> None:
     """Every key is masked then; the mask must not be infinite."""
     checkpoint = load_checkpoint(str(random_checkpoint))
-    _, encoder, _ = half_stages(checkpoint, FRAMES, "fp16", Decoder)
+    _, encoder, _ = half_stages(build_stages(checkpoint, FRAMES), "fp16")
     pool = torch.zeros(encoder.layout.rows, encoder.layout.width, dtype=torch.float16)
     mel, length = torch.zeros(1, 8 * FRAMES, 80), torch.zeros(1, 1, dtype=torch.int32)
     with torch.inference_mode():

@@ -16,8 +16,10 @@ from repository_files import (
 )
 
 from export.errors import UnsupportedOption
-from export.spec import StageSpec, StreamingSpec, check_name
-from export.streaming import build_stages, spec_of
+from export.options import check_name
+from export.spec import StageSpec
+from export.streaming.export import build_stages, spec_of
+from export.streaming.spec import StreamingSpec
 
 CHUNK_MS = 320
 STAGES = ("feature_extractor", "encoder", "decoder")
@@ -31,7 +33,7 @@ def repository(exported: Exported) -> Path:
 @pytest.fixture(scope="module")
 def spec(random_checkpoint: Path) -> StreamingSpec:
     from export.checkpoint import load_checkpoint
-    from export.spec import Serving
+    from export.options import Serving
 
     checkpoint = load_checkpoint(str(random_checkpoint))
     return spec_of(
@@ -76,7 +78,7 @@ def test_onnx_files_say_what_the_spec_says(
 def test_a_name_prefixes_every_model_and_nothing_else(spec: StreamingSpec) -> None:
     from dataclasses import replace
 
-    from export.triton_config import config_files
+    from export.streaming.config import config_files
 
     unnamed, named = config_files(spec), config_files(replace(spec, name="clinic_v2"))
     assert set(named) == {f"clinic_v2_{path}" for path in unnamed}
@@ -113,8 +115,8 @@ def test_implicit_state_has_the_size_of_the_layout(repository: Path, spec: Strea
 
 def test_committed_configs_are_those_of_the_demo_checkpoint() -> None:
     from export.checkpoint import load_checkpoint
-    from export.spec import Serving
-    from export.triton_config import config_files
+    from export.options import Serving
+    from export.streaming.config import config_files
 
     checkpoint = load_checkpoint(str(DEMO_CHECKPOINT))
     spec = spec_of(checkpoint, build_stages(checkpoint, 7), 560, "onnxruntime", "fp32", Serving())

@@ -14,16 +14,19 @@ from onnx import TensorProto, helper
 from checkpoints import write_random_checkpoint
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import GraphRefused
-from export.onnx_file import export_flat_onnx
-from export.spec import Serving, StageSpec, StreamingSpec, TensorSpec
+from export.formats.onnx_file import export_flat_onnx
+from export.options import Serving
+from export.spec import StageSpec, TensorSpec
 from export.stages.decoder import Decoder
+from export.stages.half import Stages
 from export.stages.layout import StateLayout
 from export.stages.state import FlatStage
 from export.stages.unrolled_decoder import UnrolledDecoder
-from export.streaming import spec_of
+from export.streaming.export import spec_of
+from export.streaming.spec import StreamingSpec
+from export.tensorrt.export import write_graphs
 from export.tensorrt.graph_gate import check_graph
-from export.tensorrt.half import Stages, tensorrt_stages
-from export.tensorrt.road import write_graphs
+from export.tensorrt.stages import tensorrt_stages
 
 CHUNK_MS, FRAMES = 320, 4
 

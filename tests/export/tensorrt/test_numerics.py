@@ -13,19 +13,22 @@ import pytest
 import torch
 
 from checkpoints import write_random_checkpoint
-from export.chain import OpenStage, RunningStage
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ParityFailed, UnsupportedOption
-from export.parity import check_parity
+from export.options import Serving
 from export.recordings import load_recordings
-from export.reference import transcribe
-from export.spec import Serving, StageSpec, StreamingSpec
+from export.spec import StageSpec
 from export.stages.encoder import Encoder
-from export.streaming import spec_of
+from export.stages.half import Stages
+from export.streaming.chain import OpenStage, RunningStage
+from export.streaming.export import spec_of
+from export.streaming.parity import check_parity
+from export.streaming.reference import transcribe
+from export.streaming.spec import StreamingSpec
+from export.tensorrt.export import write_graphs
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
-from export.tensorrt.half import Stages, tensorrt_stages
 from export.tensorrt.numerics import long_utterances, measure
-from export.tensorrt.road import write_graphs
+from export.tensorrt.stages import tensorrt_stages
 from export.tensorrt.verify import compare_stages, reference_of
 
 CHUNK_MS, FRAMES = 320, 4

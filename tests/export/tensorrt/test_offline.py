@@ -13,18 +13,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from project import OFFLINE_KINDS, OfflineCheckpoint
-from test_repository import read_config
+from repository_files import read_config
 
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import GraphRefused
-from export.offline.chain import OpenOfflineStage, open_session
+from export.formats.onnx_stage import open_stateless
+from export.offline.chain import OpenOfflineStage
 from export.offline.config import config_files
-from export.offline.export import Stages, build_stages, check_offline_parity, spec_of
-from export.offline.spec import OfflineServing, OfflineSpec
+from export.offline.export import Stages, build_stages, spec_of
+from export.offline.parity import check_offline_parity
+from export.offline.spec import OfflineSpec
+from export.options import OfflineServing
 from export.recordings import load_recordings
 from export.spec import StageSpec, TensorSpec
+from export.tensorrt.export_offline import buffer_bytes, engine_stages, write_offline_graphs
 from export.tensorrt.graph_gate import check_graph
-from export.tensorrt.offline_road import buffer_bytes, engine_stages, write_offline_graphs
 from export.tensorrt.profiles import bucket_profiles
 
 LONGEST_S = 30
@@ -57,7 +60,7 @@ def profiled(spec: OfflineSpec) -> OpenOfflineStage:
     """ONNX Runtime that takes what an engine would: the shapes of one of its profiles."""
 
     def open_stage(path: Path, stage: StageSpec):
-        run, profiles = open_session(path, stage), bucket_profiles(stage, spec)
+        run, profiles = open_stateless(path, stage), bucket_profiles(stage, spec)
 
         def run_profile(*inputs):
             shapes = {t.name: x.shape for t, x in zip(stage.inputs, inputs, strict=True)}
@@ -91,7 +94,7 @@ def test_a_profile_for_each_bucket_hands_its_length_on(spec: OfflineSpec, graphs
             [least, tuned, most] = bucket_profiles(stage, spec)[index].shapes(stage.inputs[0].name)
             assert (least[:2], tuned[:2], most[:2]) == ((1, length), (32, length), (32, length))
             assert least[2:] == most[2:] == stage.inputs[0].dims[1:]
-        run = open_session(graphs / stage.name / "1" / "model.onnx", stage)
+        run = open_stateless(graphs / stage.name / "1" / "model.onnx", stage)
         values, count = stage.inputs
         zeros = profile_zeros(spec, stage)
         handed_on, _ = run(zeros[values.name], zeros[count.name])[:2]

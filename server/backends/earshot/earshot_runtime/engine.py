@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BadStage
 from .slots import Slots
-from .spec import StageSpec
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -36,19 +33,3 @@ class Engine(Protocol):
         those that start.
         """
         ...
-
-
-def open_engine(folder: Path, spec: StageSpec) -> Engine:
-    """The engine that the config asks for, on the files in `folder`; raises BadStage."""
-    # The other runtime need not be installed.
-    if spec.runtime == "onnxruntime":
-        from .onnx_engine import OnnxEngine
-
-        return OnnxEngine(folder / "model.onnx", spec)
-    if spec.runtime == "torch":
-        from .torch_engine import open_torch
-
-        return open_torch(folder, spec)
-    raise BadStage(
-        f"{spec.model}: parameter 'runtime' must be onnxruntime or torch, not '{spec.runtime}'"
-    )
