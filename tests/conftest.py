@@ -34,7 +34,7 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Export the random checkpoint for a chunk, once per session: chunk_ms -> repository."""
     from export.checkpoint import load_checkpoint
     from export.install import replacing
-    from export.options import Serving
+    from export.options import ExportOptions, Serving
     from export.streaming.export import export_streaming
 
     folder = tmp_path_factory.mktemp("exported")
@@ -43,10 +43,12 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     def repository(chunk_ms: int) -> Path:
         path = folder / str(chunk_ms)
         if not path.exists():
-            checkpoint = load_checkpoint(str(random_checkpoint))
+            options = ExportOptions(
+                str(random_checkpoint), path, chunk_ms=chunk_ms, serving=serving
+            )
             with replacing(path) as new:
                 export_streaming(
-                    checkpoint, chunk_ms, "onnxruntime", "fp32", new, serving, lambda step: None
+                    load_checkpoint(options.checkpoint), options, new, lambda step: None
                 )
         return path
 
@@ -85,24 +87,18 @@ def exported_offline(
     from export.checkpoint import load_checkpoint
     from export.install import replacing
     from export.offline.export import export_offline
-    from export.options import OfflineServing
+    from export.options import ExportOptions
 
     folder = tmp_path_factory.mktemp("exported_offline")
 
     def repository(kind: str) -> Path:
         path = folder / kind
         if not path.exists():
-            checkpoint = load_checkpoint(str(offline_checkpoint(kind)))
+            options = ExportOptions(
+                str(offline_checkpoint(kind)), path, name=OFFLINE_NAMES.get(kind, "")
+            )
             with replacing(path) as new:
-                export_offline(
-                    checkpoint,
-                    "onnxruntime",
-                    "fp32",
-                    new,
-                    OfflineServing(),
-                    lambda step: None,
-                    OFFLINE_NAMES.get(kind, ""),
-                )
+                export_offline(load_checkpoint(options.checkpoint), options, new, lambda step: None)
         return path
 
     return repository

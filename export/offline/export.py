@@ -14,7 +14,7 @@ from export.offline.config import config_files
 from export.offline.parity import check_offline_parity
 from export.offline.reference import lookahead_of
 from export.offline.spec import OfflineSpec
-from export.options import OfflineServing, Report, check_name
+from export.options import ExportOptions, Report
 from export.parity import Parity
 from export.recordings import load_recordings
 from export.stages.offline.decoder import CtcDecoder, TransducerDecoder
@@ -54,10 +54,8 @@ def _causal(checkpoint: Checkpoint) -> Causal | None:
     return Causal(chunk_frames, past_frames // chunk_frames)
 
 
-def spec_of(
-    checkpoint: Checkpoint, runtime: str, precision: str, serving: OfflineServing, name: str = ""
-) -> OfflineSpec:
-    """What the exported files will look like from outside."""
+def spec_of(checkpoint: Checkpoint, options: ExportOptions) -> OfflineSpec:
+    """Return the tensors and settings of the models that the export writes."""
     config = checkpoint.model.config
     ctc = checkpoint.architecture == "ParakeetForCTC"
     encoder = config.encoder_config
@@ -68,42 +66,33 @@ def spec_of(
         num_mel_bins=encoder.num_mel_bins,
         encoded_size=encoder.hidden_size if ctc else config.decoder_hidden_size,
         ctc_blank=config.pad_token_id if ctc else None,
-        runtime=runtime,
-        precision=precision,
-        serving=serving,
-        name=name,
+        runtime=options.runtime,
+        precision=options.precision,
+        serving=options.offline_serving,
+        name=options.name,
     )
 
 
 def export_offline(
-    checkpoint: Checkpoint,
-    runtime: str,
-    precision: str,
-    new: Replacement,
-    serving: OfflineServing,
-    report: Report,
-    name: str = "",
+    checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    """Build ``checkpoint``'s models as ``asr_offline``, to be installed.
+    """Build the offline models of `checkpoint`, for ONNX Runtime, to be installed.
 
     Args:
-        new: takes them; other models of its repository stay as they are.
-        report: is told the name of each step as it begins.
-        name: prefix of the models' names.
+        new: collects the models; other models of its repository stay as they are.
+        report: is called with the name of each step as it begins.
 
     Raises:
-        UnsupportedOption: the name will not do.
-        UnsupportedCheckpoint: the stages cannot express it.
+        UnsupportedCheckpoint: the stages do not support the checkpoint.
         ParityFailed: the result differs from the original.
     """
     began = time.monotonic()
-    check_name(name)
-    spec = spec_of(checkpoint, runtime, precision, serving, name)
+    spec = spec_of(checkpoint, options)
     stages = build_stages(checkpoint, spec)
     folder = new.add(spec.models)
     report("offline stages to ONNX")
     export_offline_onnx(folder, stages, spec.stages, spec.max_mel_frames)
-    if precision == "int8":
+    if options.precision == "int8":
         report("quantizing the encoder")
         quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")
     write_configs(folder, config_files(spec))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from export.audio import frames_per_chunk
 from export.checkpoint import Checkpoint
-from export.errors import UnsupportedOption
 from export.formats.onnx_file import export_onnx, quantize_encoder
 from export.formats.onnx_stage import OnnxStage
 from export.formats.torch_file import export_torch
 from export.formats.torch_stage import TorchStage
 from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
-from export.options import Report, Serving, check_name, check_precision
+from export.options import ExportOptions, Report
 from export.parity import Parity
 from export.recordings import load_recordings
 from export.stages.decoder import Decoder
@@ -37,93 +35,61 @@ def build_stages(checkpoint: Checkpoint, frames: int, decoder: type[Decoder] = D
     )
 
 
-def spec_of(
-    checkpoint: Checkpoint,
-    stages: Stages,
-    chunk_ms: int,
-    runtime: str,
-    precision: str,
-    serving: Serving,
-    name: str = "",
-    layout: str = "stages",
-) -> StreamingSpec:
-    """What the exported files will look like from outside."""
+def spec_of(checkpoint: Checkpoint, stages: Stages, options: ExportOptions) -> StreamingSpec:
+    """Return the tensors, states and settings of the models that the export writes."""
     config = checkpoint.model.config
     feature_extractor, encoder, decoder = stages
     return StreamingSpec(
         checkpoint=checkpoint.name,
-        chunk_ms=chunk_ms,
+        chunk_ms=options.chunk_ms,
         num_mel_bins=config.encoder_config.num_mel_bins,
         encoded_size=config.decoder_hidden_size,
-        max_tokens=frames_per_chunk(chunk_ms) * config.max_symbols_per_step,
+        max_tokens=options.frames * config.max_symbols_per_step,
         feature_state=feature_extractor.layout,
         encoder_state=encoder.layout,
         decoder_state=decoder.layout,
-        runtime=runtime,
-        precision=precision,
-        layout=layout,
-        serving=serving,
-        name=name,
+        runtime=options.runtime,
+        precision=options.precision,
+        layout=options.layout,
+        serving=options.serving,
+        name=options.name,
     )
 
 
 def export_streaming(
-    checkpoint: Checkpoint,
-    chunk_ms: int,
-    runtime: str,
-    precision: str,
-    new: Replacement,
-    serving: Serving,
-    report: Report,
-    name: str = "",
-    layout: str = "stages",
-    gate: bool = True,
+    checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity | None:
-    """Build ``checkpoint``'s models, to be installed; see the module for the steps.
+    """Build the streaming models of `checkpoint`, for ONNX Runtime or torch, to be installed.
 
     Args:
-        new: takes them; other models of its repository stay as they are.
-        report: is told the name of each step as it begins.
-        name: prefix of the models' names.
-        layout: one of ``export.spec.LAYOUTS``.
-        gate: compare with transformers; without it the manifest says that nothing was compared.
+        new: collects the models; other models of its repository stay as they are.
+        report: is called with the name of each step as it begins.
+
+    Returns:
+        The comparison with `transformers`; None if `options` ask for none.
 
     Raises:
-        UnsupportedOption: the checkpoint was not trained for this chunk, the name will not do, or
-            the runtime has not this precision.
+        UnsupportedOption: the checkpoint was not trained for this chunk.
         ParityFailed: the result differs from the original.
     """
     began = time.monotonic()
-    check_name(name)
-    check_precision(runtime, precision)
-    _require_encoder(precision, layout)
-    checkpoint.require_chunk(chunk_ms)
-    stages = _stages_for(checkpoint, frames_per_chunk(chunk_ms), runtime, precision)
-    spec = spec_of(checkpoint, stages, chunk_ms, runtime, precision, serving, name, layout)
+    checkpoint.require_chunk(options.chunk_ms)
+    stages = build_stages(checkpoint, options.frames)
+    if options.runtime == "torch":
+        stages = half_stages(stages, options.precision)
+    spec = spec_of(checkpoint, stages, options)
     folder = new.add(spec.models, spec.obsolete_models)
     _write_engines(folder, stages, spec, report)
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.detokenizer.name, checkpoint)
     parity = None
-    if gate:
+    if options.compare:
         report("comparing with transformers on real speech")
         utterances = [recording.samples for recording in load_recordings()]
-        open_stage = TorchStage if runtime == "torch" else OnnxStage
+        open_stage = TorchStage if options.runtime == "torch" else OnnxStage
         parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
     write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
-
-
-def _stages_for(checkpoint: Checkpoint, frames: int, runtime: str, precision: str) -> Stages:
-    stages = build_stages(checkpoint, frames)
-    return half_stages(stages, precision) if runtime == "torch" else stages
-
-
-def _require_encoder(precision: str, layout: str) -> None:
-    if precision == "int8" and layout == "fused":
-        raise UnsupportedOption(
-            "int8 is for the encoder alone, which the fused layout has not; use --layout stages"
-        )
 
 
 def _write_engines(

@@ -15,10 +15,9 @@ from typing import Annotated
 
 import typer
 
-from export.audio import frames_per_chunk
 from export.checkpoint import load_checkpoint
 from export.errors import ExportError, GateFailed
-from export.options import Serving
+from export.options import ExportOptions
 from export.recordings import BUNDLED, load_recordings
 from export.stages.half import DTYPES
 from export.streaming.export import spec_of
@@ -43,10 +42,11 @@ def main(
 
 
 def _measured(name: str, precision: str, chunk_ms: int, speech: Path) -> dict[str, object]:
+    options = ExportOptions(name, chunk_ms=chunk_ms, runtime="tensorrt", precision=precision)
     checkpoint = load_checkpoint(name)
     checkpoint.require_chunk(chunk_ms)
-    stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
-    spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, Serving())
+    stages = tensorrt_stages(checkpoint, options.frames, precision)
+    spec = spec_of(checkpoint, stages, options)
     samples = [recording.samples for recording in load_recordings(speech)]
     with tempfile.TemporaryDirectory() as folder:
         write_graphs(Path(folder), stages, spec, samples, lambda step: print(step, file=sys.stderr))

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.audio import frames_per_chunk
 from export.checkpoint import Checkpoint
 from export.formats.onnx_file import export_flat_onnx
 from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import file_sha256, write_manifest
-from export.options import Report, Serving
+from export.options import ExportOptions, Report
 from export.parity import Parity
 from export.recordings import load_recordings
 from export.stages.state import Stage
@@ -29,7 +28,7 @@ from export.streaming.export import spec_of
 from export.streaming.reference import transcribe
 from export.streaming.spec import StreamingSpec
 from export.tensorrt.fp8 import modelopt_python, quantize_encoder_fp8
-from export.tensorrt.gpu import tensorrt_here, this_gpu
+from export.tensorrt.gpu import require_tensorrt, this_gpu
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.numerics import Numerics, long_utterances, measure
 from export.tensorrt.profiles import chunk_profiles
@@ -41,13 +40,7 @@ LONG_STREAMS = 4
 
 
 def export_tensorrt(
-    checkpoint: Checkpoint,
-    chunk_ms: int,
-    precision: str,
-    new: Replacement,
-    serving: Serving,
-    report: Report,
-    name: str = "",
+    checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
     """Build ``checkpoint``'s engines, to be installed; see the module for the steps.
 
@@ -57,19 +50,19 @@ def export_tensorrt(
         GateFailed: a graph, its numerics or an engine is not good.
     """
     began = time.monotonic()
-    tensorrt_here()
+    require_tensorrt()
     gpu = this_gpu()
-    checkpoint.require_chunk(chunk_ms)
-    if precision == "fp8":
+    checkpoint.require_chunk(options.chunk_ms)
+    if options.precision == "fp8":
         modelopt_python()
-    stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
-    spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, serving, name)
+    stages = tensorrt_stages(checkpoint, options.frames, options.precision)
+    spec = spec_of(checkpoint, stages, options)
     speech = [recording.samples for recording in load_recordings()]
     cache = new.repository.with_name(f".{new.repository.name}.timing_cache")
     folder = new.add(spec.models, spec.obsolete_models)
     write_graphs(folder, stages, spec, speech, report)
     facts: dict[str, Any] = {"gpu": asdict(gpu)}
-    if precision != "fp32":
+    if options.precision != "fp32":
         report("half precision on minutes of speech")
         facts["numerics"] = asdict(half_numerics(checkpoint, folder, stages, spec, speech))
     facts |= _build(folder, spec, cache, report)

@@ -26,11 +26,11 @@ from export.offline.config import config_files
 from export.offline.export import build_stages, spec_of
 from export.offline.parity import check_offline_parity
 from export.offline.spec import OfflineSpec
-from export.options import OfflineServing, Report, check_name
+from export.options import ExportOptions, Report
 from export.parity import Parity
 from export.recordings import load_recordings
 from export.spec import StageSpec
-from export.tensorrt.gpu import tensorrt_here, this_gpu
+from export.tensorrt.gpu import require_tensorrt, this_gpu
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.profiles import bucket_profiles
 
@@ -39,11 +39,7 @@ _BYTES = 4
 
 
 def export_offline_tensorrt(
-    checkpoint: Checkpoint,
-    new: Replacement,
-    serving: OfflineServing,
-    report: Report,
-    name: str = "",
+    checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
     """Build ``checkpoint``'s engines for whole utterances, in float32, to be installed.
 
@@ -52,10 +48,9 @@ def export_offline_tensorrt(
         GateFailed: a graph or an engine is not good.
     """
     began = time.monotonic()
-    check_name(name)
-    tensorrt_here()
+    require_tensorrt()
     gpu = this_gpu()
-    spec = spec_of(checkpoint, "tensorrt", "fp32", serving, name)
+    spec = spec_of(checkpoint, options)
     folder = new.add(spec.models)
     cache = new.repository.with_name(f".{new.repository.name}.timing_cache")
     write_offline_graphs(folder, build_stages(checkpoint, spec), spec, report)

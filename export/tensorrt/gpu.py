@@ -39,7 +39,7 @@ def this_gpu() -> Gpu:
     return Gpu(name, driver, capability, int(memory))
 
 
-def tensorrt_here() -> None:
+def require_tensorrt() -> None:
     """Refuse early what needs TensorRT.
 
     Raises:

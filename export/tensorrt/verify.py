@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +17,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from export.audio import frames_per_chunk
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ExportError, GateFailed, ParityFailed, UnsupportedOption
 from export.formats.onnx_stage import Arrays
 from export.offline.spec import ENSEMBLE as OFFLINE
+from export.options import ExportOptions
 from export.parity import Parity
 from export.recordings import load_recordings
 from export.spec import StageSpec, served_name
@@ -152,30 +152,26 @@ def _installed(checkpoint: Checkpoint, repository: Path, ensemble: str) -> dict[
     return manifest
 
 
-def _verify_streaming(
-    checkpoint: Checkpoint, repository: Path, name: str, chunk_ms: int, precision: str
-) -> dict[str, Any]:
-    from export.options import Serving
+def _verify_streaming(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, Any]:
     from export.streaming.export import spec_of
 
-    stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
-    spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, Serving(), name)
+    stages = tensorrt_stages(checkpoint, options.frames, options.precision)
+    spec = spec_of(checkpoint, stages, options)
     speech = [recording.samples for recording in load_recordings()]
-    differences, parity = verify_engines(checkpoint, repository, spec, stages, speech)
+    differences, parity = verify_engines(checkpoint, options.repository, spec, stages, speech)
     measured = {stage: asdict(difference) for stage, difference in differences.items()}
-    return {"precision": precision, "stages": measured, "chain": parity.as_dict()}
+    return {"precision": spec.precision, "stages": measured, "chain": parity.as_dict()}
 
 
-def _verify_offline(checkpoint: Checkpoint, repository: Path, name: str) -> dict[str, Any]:
+def _verify_offline(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, Any]:
     from export.offline.export import spec_of
     from export.offline.parity import check_offline_parity
-    from export.options import OfflineServing
     from export.tensorrt.export_offline import open_engines
 
-    spec = spec_of(checkpoint, "tensorrt", "fp32", OfflineServing(), name)
+    spec = spec_of(checkpoint, options)
     speech = [recording.samples for recording in load_recordings()]
-    parity = check_offline_parity(checkpoint, repository, spec, speech, open_engines(spec))
-    return {"precision": "fp32", "chain": parity.as_dict()}
+    parity = check_offline_parity(checkpoint, options.repository, spec, speech, open_engines(spec))
+    return {"precision": spec.precision, "chain": parity.as_dict()}
 
 
 def main(
@@ -186,21 +182,24 @@ def main(
     ] = "",
 ) -> None:
     """Prove the installed TensorRT engines on this GPU; prints what was measured as JSON."""
-    from export.tensorrt.gpu import tensorrt_here
+    from export.tensorrt.gpu import require_tensorrt
 
     measured: dict[str, Any] = {}
     try:
-        tensorrt_here()
+        require_tensorrt()
+        options = ExportOptions(checkpoint, repository, runtime="tensorrt", name=name)
         loaded = load_checkpoint(checkpoint)
         streaming = _installed(loaded, repository, served_name(name, STREAMING))
         offline = _installed(loaded, repository, served_name(name, OFFLINE))
         if streaming is None and offline is None:
             raise UnsupportedOption(f"{repository} holds no engines; `make gpu-up` exports them")
         if streaming is not None:
-            what = streaming["chunk_ms"], streaming["precision"]
-            measured[STREAMING] = _verify_streaming(loaded, repository, name, *what)
+            exported = replace(
+                options, chunk_ms=streaming["chunk_ms"], precision=streaming["precision"]
+            )
+            measured[STREAMING] = _verify_streaming(loaded, exported)
         if offline is not None:
-            measured[OFFLINE] = _verify_offline(loaded, repository, name)
+            measured[OFFLINE] = _verify_offline(loaded, options)
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, GateFailed) else 2) from None

@@ -18,7 +18,7 @@ from export.checkpoint import load_checkpoint
 from export.errors import ParityFailed, UnsupportedCheckpoint, UnsupportedOption
 from export.formats.onnx_file import quantize_encoder
 from export.install import replacing
-from export.options import Serving
+from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.streaming.chain import Chain
 from export.streaming.export import build_stages, spec_of
@@ -38,9 +38,8 @@ def run_export(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def spec_for(checkpoint_folder: Path, precision: str = "fp32") -> StreamingSpec:
     checkpoint = load_checkpoint(str(checkpoint_folder))
-    return spec_of(
-        checkpoint, build_stages(checkpoint, 4), 320, "onnxruntime", precision, Serving()
-    )
+    options = ExportOptions(str(checkpoint_folder), chunk_ms=320, precision=precision)
+    return spec_of(checkpoint, build_stages(checkpoint, options.frames), options)
 
 
 def test_manifest_tells_what_was_exported(exported: Exported, random_checkpoint: Path) -> None:

@@ -48,15 +48,22 @@ def engines(random_checkpoint: Path, tmp_path: Path) -> Path:
 def write_engines(random_checkpoint: Path, folder: Path, name: str = "") -> None:
     from export.checkpoint import load_checkpoint
     from export.install import write_configs, write_tokenizer
-    from export.options import Serving
+    from export.options import ExportOptions, Serving
     from export.streaming.config import config_files
     from export.streaming.export import spec_of
     from export.tensorrt.stages import tensorrt_stages
 
     checkpoint = load_checkpoint(str(random_checkpoint))
     stages = tensorrt_stages(checkpoint, 4, "fp16")
-    serving = Serving(max_streams=STREAMS)
-    spec = spec_of(checkpoint, stages, CHUNK_MS, "tensorrt", "fp16", serving, name)
+    options = ExportOptions(
+        str(random_checkpoint),
+        chunk_ms=CHUNK_MS,
+        runtime="tensorrt",
+        precision="fp16",
+        name=name,
+        serving=Serving(max_streams=STREAMS),
+    )
+    spec = spec_of(checkpoint, stages, options)
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.detokenizer.name, checkpoint)
     for stage in spec.stages:
@@ -149,15 +156,15 @@ def test_engines_for_whole_utterances_are_counted(
 
 
 def write_offline_engines(checkpoint_folder: Path, folder: Path) -> int:
-    """As the offline road leaves it, but for the plans' bytes; returns the bytes of all buffers."""
+    """Write what an offline export leaves, with empty plans; return the bytes of all buffers."""
     from export.checkpoint import load_checkpoint
     from export.install import write_configs, write_tokenizer
     from export.offline.config import config_files
     from export.offline.export import spec_of
-    from export.options import OfflineServing
+    from export.options import ExportOptions
 
     checkpoint = load_checkpoint(str(checkpoint_folder))
-    spec = spec_of(checkpoint, "tensorrt", "fp32", OfflineServing())
+    spec = spec_of(checkpoint, ExportOptions(str(checkpoint_folder), runtime="tensorrt"))
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.detokenizer.name, checkpoint)
     for stage in spec.stages:

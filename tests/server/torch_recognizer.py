@@ -11,9 +11,9 @@ import export.spec
 from checkpoints import write_random_checkpoint
 from export.checkpoint import load_checkpoint
 from export.formats.torch_file import export_torch
-from export.options import Serving
+from export.options import ExportOptions, Serving
 from export.stages.half import half_stages
-from export.stages.state import PooledStages, Stage
+from export.stages.state import PooledStages
 from export.streaming.export import build_stages, spec_of
 from export.streaming.spec import StreamingSpec
 from server.backends.earshot.earshot_runtime.spec import SequenceSpec, StageSpec, TensorSpec
@@ -27,17 +27,16 @@ class Recognizer:
 
     def __init__(self, folder: Path, precision: str = "fp32") -> None:
         checkpoint = load_checkpoint(str(write_random_checkpoint(folder / "c", blank_bias=-4.0)))
-        self.stages: tuple[Stage, ...] = half_stages(build_stages(checkpoint, FRAMES), precision)
-        serving = Serving(max_streams=STREAMS, max_batch_size=10)
-        self.spec: StreamingSpec = spec_of(
-            checkpoint,
-            self.stages,
-            CHUNK_MS,
-            "torch",
-            precision,
-            serving,
+        options = ExportOptions(
+            checkpoint.name,
+            chunk_ms=CHUNK_MS,
+            runtime="torch",
+            precision=precision,
             layout="fused",
+            serving=Serving(max_streams=STREAMS, max_batch_size=10),
         )
+        self.stages = half_stages(build_stages(checkpoint, FRAMES), precision)
+        self.spec: StreamingSpec = spec_of(checkpoint, self.stages, options)
         self.folder = folder / "recognizer"
         export_torch(self.stages, self.spec.recognizer, self.folder, precision)
 

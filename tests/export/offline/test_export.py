@@ -30,7 +30,7 @@ from export.offline import export as offline_export
 from export.offline.export import spec_of
 from export.offline.parity import check_offline_parity
 from export.offline.spec import OfflineSpec
-from export.options import OfflineServing
+from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.spec import StageSpec, served_name
 
@@ -58,7 +58,7 @@ def spec(offline_checkpoint: OfflineCheckpoint, kind: str) -> OfflineSpec:
 
 
 def spec_for(folder: Path, name: str = "") -> OfflineSpec:
-    return spec_of(load_checkpoint(str(folder)), "onnxruntime", "fp32", OfflineServing(), name)
+    return spec_of(load_checkpoint(str(folder)), ExportOptions(str(folder), name=name))
 
 
 def members(spec: OfflineSpec) -> tuple[StageSpec, ...]:

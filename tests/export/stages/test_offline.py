@@ -15,7 +15,7 @@ from export.checkpoint import Checkpoint, load_checkpoint
 from export.offline.export import Stages, build_stages, spec_of
 from export.offline.reference import transcribe
 from export.offline.spec import OfflineSpec
-from export.options import OfflineServing
+from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.streaming.reference import ReferenceResult
 
@@ -29,7 +29,7 @@ def checkpoint(request: pytest.FixtureRequest, offline_checkpoint: OfflineCheckp
 
 @pytest.fixture(scope="module")
 def spec(checkpoint: Checkpoint) -> OfflineSpec:
-    return spec_of(checkpoint, "onnxruntime", "fp32", OfflineServing())
+    return spec_of(checkpoint, ExportOptions(checkpoint.name))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_durations_other_than_their_places_are_refused(
     from export.errors import UnsupportedCheckpoint
 
     checkpoint = load_checkpoint(str(offline_checkpoint("tdt")))
-    spec = spec_of(checkpoint, "onnxruntime", "fp32", OfflineServing())
+    spec = spec_of(checkpoint, ExportOptions(checkpoint.name))
     checkpoint.model.config.durations = [0, 1, 2, 4, 8]
     with pytest.raises(UnsupportedCheckpoint, match=r"\[0, 1, 2, 4, 8\]"):
         build_stages(checkpoint, spec)

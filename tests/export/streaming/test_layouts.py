@@ -13,13 +13,13 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from export.__main__ import Mode, _Order, _require_possible, _warn_of_the_other
+from export.__main__ import _require_possible, _warn_of_another_checkpoint
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import UnsupportedOption
 from export.formats.onnx_file import TORCH_DTYPES
 from export.formats.torch_stage import TorchStage
 from export.install import replacing
-from export.options import Serving
+from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
 from export.stages.half import half_stages
 from export.stages.state import PooledStages
@@ -36,9 +36,16 @@ CHUNK_MS, FRAMES = 320, 4
 
 def _spec(folder: Path, runtime: str, layout: str, precision: str = "fp32") -> StreamingSpec:
     checkpoint = load_checkpoint(str(folder))
-    serving = Serving(max_streams=100, encoder_instances=3)
     stages = half_stages(build_stages(checkpoint, FRAMES), precision)
-    return spec_of(checkpoint, stages, CHUNK_MS, runtime, precision, serving, layout=layout)
+    options = ExportOptions(
+        str(folder),
+        chunk_ms=CHUNK_MS,
+        runtime=runtime,
+        precision=precision,
+        layout=layout,
+        serving=Serving(max_streams=100, encoder_instances=3),
+    )
+    return spec_of(checkpoint, stages, options)
 
 
 def _parsed(text: str) -> Any:
@@ -88,41 +95,40 @@ def test_instances_on_one_device_share_the_streams(random_checkpoint: Path) -> N
     ],
 )
 def test_what_a_runtime_cannot_do_is_refused(
-    random_checkpoint: Path, tmp_path: Path, runtime: str, precision: str, layout: str, message: str
+    runtime: str, precision: str, layout: str, message: str
 ) -> None:
-    checkpoint = load_checkpoint(str(random_checkpoint))
-    refused = pytest.raises(UnsupportedOption, match=message)
-    with refused, replacing(tmp_path / "r") as new:
-        export_streaming(
-            checkpoint,
-            320,
-            runtime,
-            precision,
-            new,
-            Serving(),
-            lambda _: None,
-            layout=layout,
-        )
-    assert not (tmp_path / "r").exists()
+    with pytest.raises(UnsupportedOption, match=message):
+        ExportOptions("checkpoint", runtime=runtime, precision=precision, layout=layout)
 
 
 @pytest.mark.parametrize(
-    ("architecture", "mode", "runtime", "layout", "message"),
+    ("architecture", "mode", "runtime", "options", "message"),
     [
-        ("ParakeetForCTC", "offline", "torch", "stages", "live streams only.*onnxruntime or tens"),
-        ("ParakeetForCTC", "both", "onnxruntime", "stages", "hears whole utterances only.*offline"),
-        ("NemotronAsrStreamingForRNNT", "both", "torch", "stages", "add --mode streaming"),
-        ("NemotronAsrStreamingForRNNT", "both", "tensorrt", "stages", "fp32 so far, not fp16"),
-        ("ParakeetForCTC", "offline", "onnxruntime", "fused", "--layout fused is for live"),
+        ("ParakeetForCTC", "offline", "torch", {}, "live streams only.*onnxruntime or tens"),
+        ("ParakeetForCTC", "both", "onnxruntime", {}, "recognizes whole utterances only.*offline"),
+        ("NemotronAsrStreamingForRNNT", "both", "torch", {}, "add --mode streaming"),
+        (
+            "NemotronAsrStreamingForRNNT",
+            "both",
+            "tensorrt",
+            {"precision": "fp16"},
+            "fp32 so far, not fp16",
+        ),
+        (
+            "ParakeetForCTC",
+            "offline",
+            "onnxruntime",
+            {"layout": "fused"},
+            "--layout fused is for live",
+        ),
     ],
 )
 def test_what_is_for_live_streams_is_refused_elsewhere(
-    architecture: str, mode: str, runtime: str, layout: str, message: str
+    architecture: str, mode: str, runtime: str, options: dict[str, str], message: str
 ) -> None:
     checkpoint = Checkpoint("mine", type(architecture, (), {})(), None, "")
     with pytest.raises(UnsupportedOption, match=message):
-        order = _Order(CHUNK_MS, runtime, "fp16", layout, Serving(), "")
-        _require_possible(checkpoint, Mode(mode), order)
+        _require_possible(checkpoint, ExportOptions("mine", mode=mode, runtime=runtime, **options))
 
 
 def test_the_other_ensemble_of_another_checkpoint_is_told_of(
@@ -133,7 +139,8 @@ def test_the_other_ensemble_of_another_checkpoint_is_told_of(
     manifest.write_text(json.dumps({"checkpoint": {"name": "old", "sha256": "1"}}))
     for sha256, said in (("1", ""), ("2", "clinic_asr_offline in .* of another checkpoint .old.")):
         checkpoint = Checkpoint("mine", None, None, sha256)
-        _warn_of_the_other(tmp_path, "clinic", Mode.streaming, checkpoint)
+        options = ExportOptions("mine", tmp_path, mode="streaming", name="clinic")
+        _warn_of_another_checkpoint(checkpoint, options)
         assert re.search(said or r"\A\Z", capsys.readouterr().err)
 
 
@@ -177,18 +184,17 @@ def _encoded(folder: Path, precision: str) -> np.ndarray:
 
 def test_a_program_in_16_bits_hears_something(random_checkpoint: Path, tmp_path: Path) -> None:
     speech = [recording.samples[:16_000] for recording in load_recordings()[:3]]
-    with replacing(tmp_path / "r") as new:
-        export_streaming(
-            load_checkpoint(str(random_checkpoint)),
-            CHUNK_MS,
-            "torch",
-            "fp16",
-            new,
-            Serving(),
-            lambda _: None,
-            layout="fused",
-            gate=False,
-        )
+    options = ExportOptions(
+        str(random_checkpoint),
+        tmp_path / "r",
+        chunk_ms=CHUNK_MS,
+        runtime="torch",
+        precision="fp16",
+        layout="fused",
+        compare=False,
+    )
+    with replacing(options.repository) as new:
+        export_streaming(load_checkpoint(options.checkpoint), options, new, lambda _: None)
     manifest = tmp_path / "r" / "asr_streaming" / "1" / "manifest.json"
     assert json.loads(manifest.read_text())["parity"] is None
     spec = _spec(random_checkpoint, "torch", "fused", "fp16")

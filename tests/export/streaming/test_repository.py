@@ -16,7 +16,7 @@ from repository_files import (
 )
 
 from export.errors import UnsupportedOption
-from export.options import check_name
+from export.options import ExportOptions
 from export.spec import StageSpec
 from export.streaming.export import build_stages, spec_of
 from export.streaming.spec import StreamingSpec
@@ -33,12 +33,10 @@ def repository(exported: Exported) -> Path:
 @pytest.fixture(scope="module")
 def spec(random_checkpoint: Path) -> StreamingSpec:
     from export.checkpoint import load_checkpoint
-    from export.options import Serving
 
     checkpoint = load_checkpoint(str(random_checkpoint))
-    return spec_of(
-        checkpoint, build_stages(checkpoint, 4), CHUNK_MS, "onnxruntime", "fp32", Serving()
-    )
+    options = ExportOptions(str(random_checkpoint), chunk_ms=CHUNK_MS)
+    return spec_of(checkpoint, build_stages(checkpoint, options.frames), options)
 
 
 def stage_of(spec: StreamingSpec, name: str) -> StageSpec:
@@ -91,13 +89,13 @@ def test_a_name_prefixes_every_model_and_nothing_else(spec: StreamingSpec) -> No
 
 @pytest.mark.parametrize("name", ["", "clinic", "clinic_v2", "7b"])
 def test_names_that_will_do(name: str) -> None:
-    check_name(name)
+    ExportOptions("checkpoint", name=name)
 
 
 @pytest.mark.parametrize("name", ["Clinic", "a-b", "a/b", "_a", "a_", "a__b", "default", " "])
 def test_names_that_will_not_do(name: str) -> None:
     with pytest.raises(UnsupportedOption, match="lower-case letters and digits"):
-        check_name(name)
+        ExportOptions("checkpoint", name=name)
 
 
 def test_every_step_of_the_ensemble_is_fed(repository: Path) -> None:
@@ -115,11 +113,11 @@ def test_implicit_state_has_the_size_of_the_layout(repository: Path, spec: Strea
 
 def test_committed_configs_are_those_of_the_demo_checkpoint() -> None:
     from export.checkpoint import load_checkpoint
-    from export.options import Serving
     from export.streaming.config import config_files
 
     checkpoint = load_checkpoint(str(DEMO_CHECKPOINT))
-    spec = spec_of(checkpoint, build_stages(checkpoint, 7), 560, "onnxruntime", "fp32", Serving())
+    options = ExportOptions(str(DEMO_CHECKPOINT))
+    spec = spec_of(checkpoint, build_stages(checkpoint, options.frames), options)
     for name, text in config_files(spec).items():
         path = PROJECT / "model_repository" / name
         assert path.read_text() == text, f"{path} is stale: run `make export`"

@@ -15,7 +15,7 @@ from checkpoints import write_random_checkpoint
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import GraphRefused
 from export.formats.onnx_file import export_flat_onnx
-from export.options import Serving
+from export.options import ExportOptions
 from export.spec import StageSpec, TensorSpec
 from export.stages.decoder import Decoder
 from export.stages.half import Stages
@@ -38,7 +38,10 @@ def checkpoint(random_checkpoint: Path) -> Checkpoint:
 
 def stages_and_spec(checkpoint: Checkpoint, precision: str) -> tuple[Stages, StreamingSpec]:
     stages = tensorrt_stages(checkpoint, FRAMES, precision)
-    return stages, spec_of(checkpoint, stages, CHUNK_MS, "tensorrt", precision, Serving())
+    options = ExportOptions(
+        checkpoint.name, chunk_ms=CHUNK_MS, runtime="tensorrt", precision=precision
+    )
+    return stages, spec_of(checkpoint, stages, options)
 
 
 def test_the_graphs_of_every_stage_pass(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from checkpoints import write_random_checkpoint
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ParityFailed, UnsupportedOption
-from export.options import Serving
+from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.spec import StageSpec
 from export.stages.encoder import Encoder
@@ -48,7 +48,10 @@ def speech() -> list[np.ndarray]:
 
 def half(checkpoint: Checkpoint, precision: str) -> tuple[Stages, StreamingSpec]:
     stages = tensorrt_stages(checkpoint, FRAMES, precision)
-    return stages, spec_of(checkpoint, stages, CHUNK_MS, "tensorrt", precision, Serving())
+    options = ExportOptions(
+        checkpoint.name, chunk_ms=CHUNK_MS, runtime="tensorrt", precision=precision
+    )
+    return stages, spec_of(checkpoint, stages, options)
 
 
 @pytest.fixture(scope="module")

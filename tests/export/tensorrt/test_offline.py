@@ -23,7 +23,7 @@ from export.offline.config import config_files
 from export.offline.export import Stages, build_stages, spec_of
 from export.offline.parity import check_offline_parity
 from export.offline.spec import OfflineSpec
-from export.options import OfflineServing
+from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.spec import StageSpec, TensorSpec
 from export.tensorrt.export_offline import buffer_bytes, engine_stages, write_offline_graphs
@@ -40,7 +40,7 @@ def checkpoint(request: pytest.FixtureRequest, offline_checkpoint: OfflineCheckp
 
 @pytest.fixture(scope="module")
 def spec(checkpoint: Checkpoint) -> OfflineSpec:
-    return spec_of(checkpoint, "tensorrt", "fp32", OfflineServing())
+    return spec_of(checkpoint, ExportOptions(checkpoint.name, runtime="tensorrt"))
 
 
 @pytest.fixture(scope="module")
