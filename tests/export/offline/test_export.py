@@ -198,6 +198,6 @@ def test_what_hears_whole_utterances_does_not_stream(
     arguments = ["--mode", mode, "--repository", str(tmp_path / "models")]
     result = run_export(str(offline_checkpoint(KIND)), *arguments)
     assert result.returncode == 2
-    assert "it hears whole utterances only" in " ".join(result.stderr.split())
+    assert "which recognizes whole utterances only" in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "models").exists()

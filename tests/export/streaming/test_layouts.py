@@ -101,34 +101,37 @@ def test_what_a_runtime_cannot_do_is_refused(
         ExportOptions("checkpoint", runtime=runtime, precision=precision, layout=layout)
 
 
+STREAMING, CTC = "NemotronAsrStreamingForRNNT", "ParakeetForCTC"
+
+
 @pytest.mark.parametrize(
-    ("architecture", "mode", "runtime", "options", "message"),
+    ("architecture", "options", "message"),
     [
-        ("ParakeetForCTC", "offline", "torch", {}, "live streams only.*onnxruntime or tens"),
-        ("ParakeetForCTC", "both", "onnxruntime", {}, "recognizes whole utterances only.*offline"),
-        ("NemotronAsrStreamingForRNNT", "both", "torch", {}, "add --mode streaming"),
         (
-            "NemotronAsrStreamingForRNNT",
-            "both",
-            "tensorrt",
-            {"precision": "fp16"},
+            CTC,
+            ExportOptions("mine", mode="offline", runtime="torch"),
+            "live streams only.*onnxruntime or tens",
+        ),
+        (CTC, ExportOptions("mine", mode="both"), "recognizes whole utterances only.*offline"),
+        (STREAMING, ExportOptions("mine", mode="both", runtime="torch"), "add --mode streaming"),
+        (
+            STREAMING,
+            ExportOptions("mine", mode="both", runtime="tensorrt", precision="fp16"),
             "fp32 so far, not fp16",
         ),
         (
-            "ParakeetForCTC",
-            "offline",
-            "onnxruntime",
-            {"layout": "fused"},
+            CTC,
+            ExportOptions("mine", mode="offline", layout="fused"),
             "--layout fused is for live",
         ),
     ],
 )
 def test_what_is_for_live_streams_is_refused_elsewhere(
-    architecture: str, mode: str, runtime: str, options: dict[str, str], message: str
+    architecture: str, options: ExportOptions, message: str
 ) -> None:
     checkpoint = Checkpoint("mine", type(architecture, (), {})(), None, "")
     with pytest.raises(UnsupportedOption, match=message):
-        _require_possible(checkpoint, ExportOptions("mine", mode=mode, runtime=runtime, **options))
+        _require_possible(checkpoint, options)
 
 
 def test_the_other_ensemble_of_another_checkpoint_is_told_of(
