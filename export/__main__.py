@@ -1,4 +1,4 @@
-"""``python -m export CHECKPOINT``: a checkpoint becomes a model repository for Triton."""
+"""`python -m export CHECKPOINT`: a checkpoint becomes a model repository for Triton."""
 
 from __future__ import annotations
 

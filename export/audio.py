@@ -1,8 +1,8 @@
 """Every number that ties audio samples to frames and chunks, derived once.
 
-The streaming contract in one place: a stream is ``LEAD_SAMPLES`` zeros, then the audio, then zeros
-up to a whole number of chunks. With that lead every chunk has the same shape, and chunk ``k`` of
-``T`` encoder frames holds exactly the mel frames ``8Tk - 7 .. 8Tk + 8T - 8`` of the utterance.
+The streaming contract in one place: a stream is `LEAD_SAMPLES` zeros, then the audio, then zeros
+up to a whole number of chunks. With that lead every chunk has the same shape, and chunk `k` of
+`T` encoder frames holds exactly the mel frames `8Tk - 7 .. 8Tk + 8T - 8` of the utterance.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ assert _LAST_WINDOW_END + LEAD_SAMPLES + HOP_SAMPLES > FRAME_SAMPLES
 
 
 def frames_per_chunk(chunk_ms: int) -> int:
-    """Encoder frames T in a chunk; the lookahead of the model is ``T - 1``.
+    """Encoder frames T in a chunk; the lookahead of the model is `T - 1`.
 
     Raises:
-        UnsupportedOption: the chunk is not one of ``SUPPORTED_CHUNK_MS``.
+        UnsupportedOption: the chunk is not one of `SUPPORTED_CHUNK_MS`.
     """
     if chunk_ms not in SUPPORTED_CHUNK_MS:
         supported = ", ".join(map(str, SUPPORTED_CHUNK_MS))
@@ -53,5 +53,5 @@ def frames_per_chunk(chunk_ms: int) -> int:
 
 
 def chunk_count(samples: int, chunk_samples: int) -> int:
-    """Chunks that hold an utterance of ``samples`` (at least one, also for an empty one)."""
+    """Chunks that hold an utterance of `samples` (at least one, also for an empty one)."""
     return -(-(samples + LEAD_SAMPLES) // chunk_samples)

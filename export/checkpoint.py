@@ -31,7 +31,7 @@ class Checkpoint:
     name: str
     """What the user called it: the folder's name or the hub id."""
     model: Any
-    """One of ``SUPPORTED_ARCHITECTURES`` of ``transformers``."""
+    """One of `SUPPORTED_ARCHITECTURES` of `transformers`."""
     processor: Any
     """Its processor: feature extractor and tokenizer."""
     sha256: str
@@ -44,7 +44,7 @@ class Checkpoint:
 
     @property
     def architecture(self) -> str:
-        """Name of the model's class in ``transformers``."""
+        """Name of the model's class in `transformers`."""
         return type(self.model).__name__
 
     @property
@@ -81,7 +81,7 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
     """Load a checkpoint and check that the stages can express it.
 
     Args:
-        name_or_path: a local folder in ``transformers`` format, or a hub id.
+        name_or_path: a local folder in `transformers` format, or a hub id.
 
     Raises:
         UnsupportedCheckpoint: missing, incomplete, or not a supported architecture.

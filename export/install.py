@@ -30,9 +30,9 @@ class Replacement:
         self.obsolete: list[str] = []
 
     def add(self, models: Sequence[str], obsolete: Sequence[str] = ()) -> Path:
-        """Announce ``models``; returns the folder to build them in.
+        """Announce `models`; returns the folder to build them in.
 
-        The models called ``obsolete`` go with the old ones; others stay as they are.
+        The models called `obsolete` go with the old ones; others stay as they are.
 
         Raises:
             UnsupportedOption: the repository is a folder of something else.
@@ -45,7 +45,7 @@ class Replacement:
 
 @contextmanager
 def replacing(repository: Path) -> Generator[Replacement]:
-    """Install all that is added to the ``Replacement`` when the block ends well.
+    """Install all that is added to the `Replacement` when the block ends well.
 
     If the block raises, nothing changes.
     """
@@ -98,7 +98,7 @@ def _put_back(repository: Path, replaced: Path, built: Path) -> None:
 
 
 def write_configs(folder: Path, files: Mapping[str, str]) -> None:
-    """Write ``files``, path inside ``folder`` -> text."""
+    """Write `files`, path inside `folder` -> text."""
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ def write_manifest(
     seconds: float,
     runtime_facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``<ensemble>/1/manifest.json`` into a repository that is being built.
+    """Write `<ensemble>/1/manifest.json` into a repository that is being built.
 
     Args:
         runtime_facts: what only this runtime has to tell, by its name.

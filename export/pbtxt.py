@@ -29,7 +29,7 @@ def _mapping(kind: str, name: str) -> str:
 
 
 def tensor_list(kind: str, tensors: Iterable[TensorSpec], ragged: bool = False) -> str:
-    """The ``input`` or ``output`` of a model.
+    """The `input` or `output` of a model.
 
     Args:
         ragged: whether requests of unlike shapes may share a batch.
@@ -48,7 +48,7 @@ def _data_type(dtype: str) -> str:
 
 
 def parameter_list(parameters: Mapping[str, str]) -> str:
-    """The ``parameters`` of a model, in the given order."""
+    """The `parameters` of a model, in the given order."""
     entries = "\n".join(
         f'parameters {{ key: "{key}" value: {{ string_value: {_quoted(value)} }} }}'
         for key, value in parameters.items()

@@ -18,7 +18,7 @@ BUNDLED = Path(__file__).parent.parent / "recordings"
 
 @dataclass(frozen=True)
 class Recording:
-    """One utterance: ``samples`` float32 [N] at 16 kHz mono, and what was said."""
+    """One utterance: `samples` float32 [N] at 16 kHz mono, and what was said."""
 
     path: Path
     samples: NDArray[np.float32]
@@ -31,9 +31,9 @@ class Recording:
 
 
 def load_recordings(folder: Path = BUNDLED) -> list[Recording]:
-    """Read every recording that a ``manifest.tsv`` in or below ``folder`` names.
+    """Read every recording that a `manifest.tsv` in or below `folder` names.
 
-    A manifest has the columns ``file`` (relative to it) and ``transcript``.
+    A manifest has the columns `file` (relative to it) and `transcript`.
 
     Raises:
         FileNotFoundError: no manifest there.

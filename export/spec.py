@@ -14,13 +14,13 @@ CONTRACT_VERSION = "1"
 
 
 def served_name(name: str, role: str) -> str:
-    """What Triton calls the model of ``role``; several recognizers differ in ``name``."""
+    """What Triton calls the model of `role`; several recognizers differ in `name`."""
     return f"{name}_{role}" if name else role
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor of a model, without its batch axis; ``dtype`` is Triton's name for it."""
+    """One tensor of a model, without its batch axis; `dtype` is Triton's name for it."""
 
     name: str
     dtype: str
@@ -31,8 +31,8 @@ class TensorSpec:
 class StageSpec:
     """A model of the ensemble.
 
-    ``state`` is ``None`` for one that holds nothing between chunks, and for one that consists of
-    others, its ``members`` in a row.
+    `state` is `None` for one that holds nothing between chunks, and for one that consists of
+    others, its `members` in a row.
     """
 
     role: str

@@ -42,7 +42,7 @@ def workspace() -> Generator[Path]:
 
 
 def shm_prefix(folder: Path) -> str:
-    """What the names of all shared memory of the server in ``folder`` begin with."""
+    """What the names of all shared memory of the server in `folder` begin with."""
     return f"{folder.name}-"
 
 

@@ -29,14 +29,14 @@ OfflineCheckpoint = Callable[[str], Path]
 """kind -> folder of a random checkpoint."""
 
 ExportedOffline = Callable[[str], Path]
-"""kind -> model repository with ``asr_offline``."""
+"""kind -> model repository with `asr_offline`."""
 
 HeardOffline = Callable[["Checkpoint"], list["ReferenceResult"]]
 """checkpoint -> what transformers hears in the recordings of this repository."""
 
 
 def help_of(module: str) -> str:
-    """What ``python -m module --help`` prints, in wide lines without colours."""
+    """What `python -m module --help` prints, in wide lines without colours."""
     return subprocess.run(
         [sys.executable, "-m", module, "--help"],
         cwd=PROJECT,

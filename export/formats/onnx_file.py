@@ -27,11 +27,11 @@ _BATCH = Dim("batch")
 
 
 def export_onnx(stages: Sequence[Stage], spec: StageSpec, path: Path) -> None:
-    """Write ``stages``, run in a row, to ``path``; batch and pool size are the only free axes.
+    """Write `stages`, run in a row, to `path`; batch and pool size are the only free axes.
 
-    Graph inputs: the stage's own, ``POOL`` float32 [slots * rows, width], ``SLOTS`` int64 [B].
-    Graph outputs: the stage's own, ``UPDATE`` float32 [B, U, width], ``UPDATE_ROWS`` int64 [B, U].
-    Several stages have a pool and an update each, named ``POOL_ENCODER`` and so on.
+    Graph inputs: the stage's own, `POOL` float32 [slots * rows, width], `SLOTS` int64 [B].
+    Graph outputs: the stage's own, `UPDATE` float32 [B, U, width], `UPDATE_ROWS` int64 [B, U].
+    Several stages have a pool and an update each, named `POOL_ENCODER` and so on.
     """
     suffixes = state_suffixes(spec)
     carried: dict[str, tuple[Tensor, Any]] = {
@@ -52,10 +52,10 @@ def state_suffixes(spec: StageSpec) -> list[str]:
 
 
 def export_flat_onnx(stage: Stage, spec: StageSpec, path: Path, opset: int) -> None:
-    """Write ``stage`` to ``path`` with its state as one tensor; the batch is the only free axis.
+    """Write `stage` to `path` with its state as one tensor; the batch is the only free axis.
 
-    Graph inputs: the stage's own, ``STATE`` [B, rows * width]. Graph outputs: the stage's own,
-    ``NEXT_STATE`` like ``STATE``; its type is that of the layout.
+    Graph inputs: the stage's own, `STATE` [B, rows * width]. Graph outputs: the stage's own,
+    `NEXT_STATE` like `STATE`; its type is that of the layout.
     """
     state = torch.zeros(2, stage.layout.size, dtype=TORCH_DTYPES[stage.layout.dtype])
     _export(FlatStage(stage), spec, {"STATE": (state, _BATCH)}, ["NEXT_STATE"], opset, path)
@@ -69,7 +69,7 @@ def _export(
     opset: int,
     path: Path,
 ) -> None:
-    """``carried``: name of each state input -> an example and its free first axis."""
+    """`carried`: name of each state input -> an example and its free first axis."""
     tensors = [example(tensor) for tensor in spec.inputs]
     shapes = [*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in carried.values())]
     with torch.no_grad(), quiet():

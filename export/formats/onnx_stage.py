@@ -27,7 +27,7 @@ class OnnxStage:
         ]
 
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
-        """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
+        """One chunk of the streams in `slots` [B]; returns the stage's outputs [B, ...]."""
         feed = {
             tensor.name: values for tensor, values in zip(self.spec.inputs, inputs, strict=True)
         }

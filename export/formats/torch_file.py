@@ -1,4 +1,4 @@
-"""Stages to programs of ``torch.export``: what the bundled backend runs on a GPU.
+"""Stages to programs of `torch.export`: what the bundled backend runs on a GPU.
 
 A program holds graph and weights and is opened with torch alone, so the server needs nothing of
 this package. It is traced on the CPU in the precision that it will run in.
@@ -27,13 +27,13 @@ DESCRIPTION = "earshot.json"
 
 
 def export_torch(stages: Sequence[Stage], spec: StageSpec, folder: Path, precision: str) -> None:
-    """Write ``stages``, run in a row, as the model ``spec`` into ``folder``.
+    """Write `stages`, run in a row, as the model `spec` into `folder`.
 
-    ``model.pt2`` takes the inputs of ``spec``, a pool float [slots * rows, width] for each stage
-    and SLOTS int64 [B]. Without a decoder it returns the outputs of ``spec`` and then, for each
+    `model.pt2` takes the inputs of `spec`, a pool float [slots * rows, width] for each stage
+    and SLOTS int64 [B]. Without a decoder it returns the outputs of `spec` and then, for each
     stage, new values [B, U, width] and the rows int64 [B, U] they belong to. A decoder's loop is
-    cut (see ``export.stages.looped``): ``model.pt2`` runs up to it, ``rounds.pt2`` goes on for a
-    few rounds, ``end.pt2`` closes the chunk.
+    cut (see `export.stages.looped`): `model.pt2` runs up to it, `rounds.pt2` goes on for a
+    few rounds, `end.pt2` closes the chunk.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = _example_arguments(stages, spec.inputs)

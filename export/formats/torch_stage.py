@@ -1,4 +1,4 @@
-"""Run one exported program of ``torch.export`` on the CPU, its state pools beside it."""
+"""Run one exported program of `torch.export` on the CPU, its state pools beside it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TorchStage:
     """One exported model and the pools of its streams' states.
 
     Args:
-        path: of a ``model.onnx``, as for the other runtimes; the programs lie beside it.
+        path: of a `model.onnx`, as for the other runtimes; the programs lie beside it.
     """
 
     def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
@@ -38,7 +38,7 @@ class TorchStage:
 
     @torch.inference_mode()
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> list[NDArray[Any]]:
-        """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
+        """One chunk of the streams in `slots` [B]; returns the stage's outputs [B, ...]."""
         tensors = [torch.from_numpy(values) for values in inputs]
         at = torch.from_numpy(slots)
         results = self._model(*tensors, *self._pools, at)

@@ -16,16 +16,16 @@ from export.spec import StageSpec
 
 Samples = NDArray[np.float32]
 RunOfflineStage = Callable[..., Arrays]
-"""``(*inputs) -> outputs``, the batch in front."""
+"""`(*inputs) -> outputs`, the batch in front."""
 OpenOfflineStage = Callable[[Path, StageSpec], RunOfflineStage]
-"""``(path of model.onnx, spec)``: makes a stage ready to run."""
+"""`(path of model.onnx, spec)`: makes a stage ready to run."""
 _MOST_ROWS = 16
 """Memory of the attention grows with it, speed does not."""
 
 
 @dataclass(frozen=True)
 class OfflineResult:
-    """What a chain said of one utterance; see ``ReferenceResult``."""
+    """What a chain said of one utterance; see `ReferenceResult`."""
 
     mel: NDArray[np.float32]
     encoded: NDArray[np.float32]
@@ -37,7 +37,7 @@ class OfflineChain:
     """The three stages, connected as in the ensemble.
 
     Args:
-        folder: a model repository, with ``<stage>/1/model.onnx`` for each stage.
+        folder: a model repository, with `<stage>/1/model.onnx` for each stage.
         spec: what was exported there.
         open_stage: the runtime.
     """
@@ -51,7 +51,7 @@ class OfflineChain:
     def transcribe(
         self, utterances: Sequence[Samples], *, together: bool = True
     ) -> list[OfflineResult]:
-        """All utterances of samples [N], padded to their buckets; ``together`` or one by one.
+        """All utterances of samples [N], padded to their buckets; `together` or one by one.
 
         Together they are padded to the longest one's bucket, whatever their own.
         """
@@ -87,7 +87,7 @@ class OfflineChain:
     def _padded(
         self, values: Sequence[NDArray[np.float32]], stage: StageSpec
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """One array [B, length, ...] of ``values`` [N, ...] of each utterance, and N int32 [B, 1].
+        """One array [B, length, ...] of `values` [N, ...] of each utterance, and N int32 [B, 1].
 
         They are the input of a stage; the bucket of the longest is that of all.
         """

@@ -1,7 +1,7 @@
-"""Triton model configs of ``asr_offline``, written from an ``OfflineSpec``.
+"""Triton model configs of `asr_offline`, written from an `OfflineSpec`.
 
-As for the streaming models there are two of each stage with an engine: ``config.pbtxt`` serves
-TensorRT plans, ``configs/onnxruntime.pbtxt`` serves ONNX files with the bundled backend. The
+As for the streaming models there are two of each stage with an engine: `config.pbtxt` serves
+TensorRT plans, `configs/onnxruntime.pbtxt` serves ONNX files with the bundled backend. The
 decoder of a transducer has one, for both: its walk over the frames stays in ONNX Runtime, on the
 CPU.
 """

@@ -23,7 +23,7 @@ def check_offline_parity(
     utterances: Sequence[NDArray[np.float32]],
     open_stage: OpenOfflineStage = open_stateless,
 ) -> Parity:
-    """Compare the stages in ``folder`` with the original on ``utterances`` (samples [N], 16 kHz).
+    """Compare the stages in `folder` with the original on `utterances` (samples [N], 16 kHz).
 
     Args:
         open_stage: the runtime that executes them.

@@ -1,4 +1,4 @@
-"""Tensor names, shapes and dtypes of the ensemble ``asr_offline``.
+"""Tensor names, shapes and dtypes of the ensemble `asr_offline`.
 
 A dimension of -1 differs between utterances.
 """
@@ -29,7 +29,7 @@ class OfflineSpec:
     num_mel_bins: int
     encoded_size: int
     ctc_blank: int | None
-    """Label that stands for nothing; ``None`` for a transducer, whose engine drops it."""
+    """Label that stands for nothing; `None` for a transducer, whose engine drops it."""
     runtime: str
     precision: str
     buckets_ms: tuple[int, ...] = BUCKETS_MS

@@ -1,11 +1,11 @@
 """Greedy transducer decoding of one chunk, for a batch of streams, as one graph.
 
-Equal to ``NemotronAsrStreamingForRNNT.generate``: at each encoder frame emit tokens until blank or
-``max_symbols_per_step``, then go to the next frame (Graves 2012). All streams step together; each
+Equal to `NemotronAsrStreamingForRNNT.generate`: at each encoder frame emit tokens until blank or
+`max_symbols_per_step`, then go to the next frame (Graves 2012). All streams step together; each
 has its own frame pointer. The loop ends when every stream is past its last frame, so a symbol
 count never has to live on into the next chunk.
 
-State (one row): 1.0 once started, number of frames decoded, the last ``CONTEXT_TOKENS`` tokens
+State (one row): 1.0 once started, number of frames decoded, the last `CONTEXT_TOKENS` tokens
 plus one (0 where none), predictor output, then h and c of each LSTM layer.
 """
 
@@ -25,7 +25,7 @@ from export.stages.state import Stage, State, Update, all_rows
 
 @dataclass(frozen=True)
 class DecoderDims:
-    """Sizes of a decoder, named after the fields of ``NemotronAsrStreamingConfig``."""
+    """Sizes of a decoder, named after the fields of `NemotronAsrStreamingConfig`."""
 
     frames: int
     """T, encoder frames per chunk."""
@@ -75,11 +75,11 @@ class Decoder(Stage):
 
     Outputs: TOKENS and TOKEN_FRAMES int32 [B, M] and TOKEN_LOGPROBS float32 [B, M], padded with -1;
     TOKEN_COUNT int32 [B, 1]; PREVIOUS_TOKENS int32 [B, 8], the tokens before this chunk, oldest
-    first, padded with -1 in front. M is ``DecoderDims.max_tokens``. TOKEN_FRAMES count encoder
+    first, padded with -1 in front. M is `DecoderDims.max_tokens`. TOKEN_FRAMES count encoder
     frames from the start of the stream's audio.
 
     Args:
-        model: ``NemotronAsrStreamingForRNNT``, in float32.
+        model: `NemotronAsrStreamingForRNNT`, in float32.
         frames: T, encoder frames per chunk.
     """
 
@@ -117,7 +117,7 @@ class Decoder(Stage):
     def finish(
         self, heard: Heard, found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
     ) -> tuple[tuple[Tensor, ...], Update]:
-        """Outputs and next state of a chunk from what ``_decode`` has found."""
+        """Outputs and next state of a chunk from what `_decode` has found."""
         predictor, tokens, frames, logprobs, count = found
         frames_before, context = heard.frames_before, heard.context
         absolute = torch.where(tokens >= 0, frames + frames_before.to(torch.int32), frames)
@@ -130,7 +130,7 @@ class Decoder(Stage):
         return (tokens, absolute, logprobs, count[:, None], previous), update
 
     def _joint(self, heard: Tensor, predictor: Tensor) -> tuple[Tensor, Tensor]:
-        """Most likely token int64 [B] at encoder frame ``heard`` [B, D], and its log-probability.
+        """Most likely token int64 [B] at encoder frame `heard` [B, D], and its log-probability.
 
         Softmax and its sum are float32 in every precision.
         """
@@ -199,7 +199,7 @@ class Decoder(Stage):
 
 
 def _last_tokens(context: Tensor, tokens: Tensor, count: Tensor) -> Tensor:
-    """The last ``CONTEXT_TOKENS`` of context and tokens; both as token plus one, 0 where none."""
+    """The last `CONTEXT_TOKENS` of context and tokens; both as token plus one, 0 where none."""
     joined = torch.cat([context, (tokens + 1).to(context.dtype)], dim=1)
     position = torch.arange(CONTEXT_TOKENS, device=context.device)[None]
     return joined.gather(1, position + count[:, None].to(torch.int64))

@@ -1,23 +1,23 @@
 """The cache-aware FastConformer encoder, one chunk at a time.
 
-Equal to ``NemotronAsrStreamingEncoder`` over the whole utterance (Rekesh et al. 2023, Noroozi et
+Equal to `NemotronAsrStreamingEncoder` over the whole utterance (Rekesh et al. 2023, Noroozi et
 al. 2023, arXiv 2312.17279) with the same lookahead. Three choices make it fast to serve:
 
 - Keys and values of past chunks are a ring of whole chunks that is written in place and never
   shifted. Attention does not care in which order its keys lie, only the relative position and the
   mask do: both are gathered by the age of each ring block.
 - Scores of the past and of the new chunk are computed apart and joined, not their keys and values.
-- Projections run on ``[B * T, D]``, 1x1 convolutions are linear layers, constant factors live in
+- Projections run on `[B * T, D]`, 1x1 convolutions are linear layers, constant factors live in
   the weights.
 
-The same code runs in half precision when its weights are half (see ``export/tensorrt/half.py``):
+The same code runs in half precision when its weights are half (see `export/tensorrt/half.py`):
 products, convolutions, keys and values are then of the weights' type, and what would lose or
 overflow there is float32 by name: the residual stream, LayerNorm, scores from their sum on,
 softmax, counters. In float32 those conversions are none.
 
-State, as rows of ``T * head_dim`` values: first the small part (ring position, filled blocks, last
+State, as rows of `T * head_dim` values: first the small part (ring position, filled blocks, last
 input frame of each subsampling convolution, last inputs of each depthwise convolution, zero
-padding), then keys and values as ``[layer, key or value, head, ring block]`` rows.
+padding), then keys and values as `[layer, key or value, head, ring block]` rows.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MASKED = -1e30
 
 @dataclass(frozen=True)
 class EncoderDims:
-    """Sizes of an encoder, named after the fields of ``NemotronAsrStreamingEncoderConfig``."""
+    """Sizes of an encoder, named after the fields of `NemotronAsrStreamingEncoderConfig`."""
 
     frames: int
     """T, encoder frames per chunk."""
@@ -141,7 +141,7 @@ class _Context:
     distance: Tensor
     """int64 [B, H, T, past + T]: row of the relative-position table for each query and key."""
     mask: Tensor
-    """float32 [B, 1, 1, past + T]: 0 for keys to be heard, else ``_MASKED``."""
+    """float32 [B, 1, 1, past + T]: 0 for keys to be heard, else `_MASKED`."""
 
 
 class Encoder(Stage):
@@ -150,7 +150,7 @@ class Encoder(Stage):
     D is the width of the joint network: the projection behind the encoder belongs to this stage.
 
     Args:
-        model: ``NemotronAsrStreamingForRNNT``, in float32.
+        model: `NemotronAsrStreamingForRNNT`, in float32.
         frames: T, encoder frames per chunk.
     """
 
@@ -269,7 +269,7 @@ class _Subsampling(nn.Module):
 
 
 def _strided(convolution: Any, frames: Tensor) -> Tensor:
-    """``convolution`` over frames that already carry their left context; pads frequency only."""
+    """`convolution` over frames that already carry their left context; pads frequency only."""
     padded = functional.pad(frames, (2, 1))
     return functional.conv2d(
         padded, convolution.weight, convolution.bias, stride=2, groups=convolution.groups
@@ -277,7 +277,7 @@ def _strided(convolution: Any, frames: Tensor) -> Tensor:
 
 
 def _keep_frames(frames: Tensor, length: Tensor, started: Tensor, skipped: int) -> Tensor:
-    """Zero the frames past ``length`` and, in a first chunk, the ``skipped`` before the audio."""
+    """Zero the frames past `length` and, in a first chunk, the `skipped` before the audio."""
     frame = torch.arange(frames.shape[2], dtype=torch.int32, device=frames.device)
     keep = (frame < length) & (started | (frame >= skipped))
     return frames * keep.to(frames.dtype)[:, None, :, None]
@@ -286,8 +286,8 @@ def _keep_frames(frames: Tensor, length: Tensor, started: Tensor, skipped: int) 
 def _subsampled(length: Tensor) -> Tensor:
     """Valid frames of a chunk behind one stride-2 convolution.
 
-    The reference counts ``x // 2 + 1`` over the whole utterance; with 7, 3 and 1 frames in front of
-    the first chunk this is ``(x + 1) // 2`` within any chunk.
+    The reference counts `x // 2 + 1` over the whole utterance; with 7, 3 and 1 frames in front of
+    the first chunk this is `(x + 1) // 2` within any chunk.
     """
     return whole_division(length + 1, 2)
 
@@ -310,7 +310,7 @@ class _Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """[B * T, D] -> the same, next convolution tail, new ring rows [B, 2H, T * head_dim].
 
-        The residual stream ``hidden`` is float32: it grows with depth, and LayerNorm squares it.
+        The residual stream `hidden` is float32: it grows with depth, and LayerNorm squares it.
         """
         hidden = hidden + self.feed_forward1(hidden)
         attended, new_rows = self.attention(self.norm_self_att(hidden), past, context)
@@ -395,7 +395,7 @@ class _Convolution(nn.Module):
 
 
 def _relative_positions(encoder: Any, dims: EncoderDims) -> Tensor:
-    """Sinusoids of every distance a query can have to a key, from ``1 - T`` to ``past + T - 1``."""
+    """Sinusoids of every distance a query can have to a key, from `1 - T` to `past + T - 1`."""
     encoding = encoder.encode_positions
     distance = torch.arange(1 - dims.frames, dims.past_frames + dims.frames).float()
     angle = distance[:, None] * encoding.inv_freq.float()

@@ -1,6 +1,6 @@
 """Log-mel features of one chunk, equal frame for frame to the reference's whole-utterance pass.
 
-The reference computes ``torch.stft`` with a 400-sample Hann window centred in 512 points. That
+The reference computes `torch.stft` with a 400-sample Hann window centred in 512 points. That
 window is symmetric, so the transform splits into a cosine part of the even half of a frame and a
 sine part of the odd half: two products of half the length, straight-line, and no FFT operator that
 a runtime might not have.
@@ -32,7 +32,7 @@ _HALF = WINDOW_SAMPLES // 2
 _BLOCK = math.gcd(_HALF, HOP_SAMPLES)
 """Frames are cut as runs of whole blocks: copies of 40 samples instead of single ones."""
 _MEL_OFFSET_SAMPLES = 96
-"""``(AUDIO_LENGTH + 96) // 160`` mel frames of a chunk are valid (see ``MEL_LENGTH``)."""
+"""`(AUDIO_LENGTH + 96) // 160` mel frames of a chunk are valid (see `MEL_LENGTH`)."""
 
 
 class FeatureExtractor(Stage):

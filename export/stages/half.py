@@ -2,7 +2,7 @@
 
 TensorRT 11 takes the type of every tensor from the graph, so that precision is decided here: the
 weights of encoder and decoder become half, their code names what stays float32 (see
-``export/stages/encoder.py`` and ``decoder.py``), and casts fall where the two meet. The feature
+`export/stages/encoder.py` and `decoder.py`), and casts fall where the two meet. The feature
 extractor is float32 in every precision: log-mel spans too much for half, and costs little.
 
 State: the encoder's is of the precision of its keys and values, which are nearly all of it, so
@@ -58,7 +58,7 @@ def half_stages(stages: Stages, precision: str) -> Stages:
 
 
 def _to_half(stage: AnyStage, dtype: torch.dtype) -> AnyStage:
-    """A copy with weights of ``dtype``; normalization keeps its float32 weights."""
+    """A copy with weights of `dtype`; normalization keeps its float32 weights."""
     half = copy.deepcopy(stage).to(dtype)
     originals = dict(stage.named_modules())
     for name, module in half.named_modules():

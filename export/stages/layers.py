@@ -25,12 +25,12 @@ class FeedForward(nn.Module):
 
 
 def in_type_of(linear: nn.Linear, values: Tensor) -> Tensor:
-    """``values`` in the type of the layer that takes them."""
+    """`values` in the type of the layer that takes them."""
     return values.to(linear.weight.dtype)
 
 
 def scaled(linear: Any, factor: float) -> nn.Linear:
-    """``factor * linear(x)`` as one linear layer."""
+    """`factor * linear(x)` as one linear layer."""
     scaled = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
     scaled.weight = nn.Parameter(linear.weight.detach() * factor)
     if linear.bias is not None:

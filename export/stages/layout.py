@@ -12,9 +12,9 @@ DTYPE_BYTES = {"FP32": 4, "FP16": 2, "BF16": 2}
 
 @dataclass(frozen=True)
 class StateLayout:
-    """Shape of one stream's state: ``rows`` rows of ``width`` values, all zero at start.
+    """Shape of one stream's state: `rows` rows of `width` values, all zero at start.
 
-    The last rows may be rings of ``ring_blocks`` rows each; a step then replaces all rows before
+    The last rows may be rings of `ring_blocks` rows each; a step then replaces all rows before
     the rings, and in every ring the same block.
     """
 

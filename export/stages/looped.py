@@ -16,14 +16,14 @@ from export.stages.decoder import Decoder, Heard
 from export.stages.state import PooledStages, PooledState, Stage
 
 ROUNDS = 4
-"""Rounds of one run of ``Rounds``: enough that launching it costs little against what it does."""
+"""Rounds of one run of `Rounds`: enough that launching it costs little against what it does."""
 HEARD = len(Heard._fields)
 
 
 class BeforeLoop(nn.Module):
-    """``(*inputs, *pools, SLOTS) -> (*carried, *updates)`` of all stages up to the decoder's loop.
+    """`(*inputs, *pools, SLOTS) -> (*carried, *updates)` of all stages up to the decoder's loop.
 
-    ``carried`` is ``Heard`` and what the loop moves, flat; there is an update for each stage but
+    `carried` is `Heard` and what the loop moves, flat; there is an update for each stage but
     the decoder, whose state changes behind the loop.
     """
 
@@ -43,7 +43,7 @@ class BeforeLoop(nn.Module):
 
 
 class Rounds(nn.Module):
-    """``carried -> (*moving, PENDING)``: some rounds, and whether a stream is still unfinished."""
+    """`carried -> (*moving, PENDING)`: some rounds, and whether a stream is still unfinished."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Rounds(nn.Module):
 
 
 class AfterLoop(nn.Module):
-    """``carried -> (*outputs, UPDATE, UPDATE_ROWS)`` of the decoder."""
+    """`carried -> (*outputs, UPDATE, UPDATE_ROWS)` of the decoder."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
 """How a stage reads and writes the state of its streams: rows of one flat tensor per stream.
 
-A stage never sees who carries its state. It reads blocks of rows and returns an ``Update``: new
+A stage never sees who carries its state. It reads blocks of rows and returns an `Update`: new
 values for some of its rows. Two carriers exist:
 
-- ``FlatState``: the state arrives and leaves as one tensor per stream, ``[B, rows * width]``
+- `FlatState`: the state arrives and leaves as one tensor per stream, `[B, rows * width]`
   (Triton's implicit state, TensorRT).
-- ``PooledState``: the states of all streams lie in one pool, ``[slots * rows, width]``; the stage
+- `PooledState`: the states of all streams lie in one pool, `[slots * rows, width]`; the stage
   gathers what it needs and the caller writes the updated rows back (the bundled backend). The
   large, mostly unchanged part of a state (the attention keys and values) is then read once and
   never copied.
@@ -25,7 +25,7 @@ from export.stages.layout import StateLayout
 
 @dataclass(frozen=True)
 class Update:
-    """New values of some rows: ``values`` [B, U, width] belong at ``rows`` int64 [B, U].
+    """New values of some rows: `values` [B, U, width] belong at `rows` int64 [B, U].
 
     First the replaced rows of the layout, in order, then one block of each ring.
     """
@@ -38,25 +38,25 @@ class State(Protocol):
     """What a stage may do with its state."""
 
     def read(self, start: int, count: int) -> Tensor:
-        """Rows ``start .. start + count`` of every stream of the batch: [B, count, width]."""
+        """Rows `start .. start + count` of every stream of the batch: [B, count, width]."""
         ...
 
 
 class FlatState:
-    """State handed over as ``[B, rows * width]``."""
+    """State handed over as `[B, rows * width]`."""
 
     def __init__(self, state: Tensor, layout: StateLayout) -> None:
         self._layout = layout
         self._rows = state.reshape(-1, layout.rows, layout.width)
 
     def read(self, start: int, count: int) -> Tensor:
-        """See ``State.read``."""
+        """See `State.read`."""
         return self._rows[:, start : start + count]
 
     def replace(self, update: Update) -> Tensor:
-        """The next state ``[B, rows * width]``: this one with the updated rows replaced.
+        """The next state `[B, rows * width]`: this one with the updated rows replaced.
 
-        A ``where`` per ring value, not a scatter: element-wise work that a runtime fuses, with no
+        A `where` per ring value, not a scatter: element-wise work that a runtime fuses, with no
         index tensor whose shape depends on the batch.
         """
         layout = self._layout
@@ -73,20 +73,20 @@ class FlatState:
 
 
 class PooledState:
-    """State gathered from ``pool`` [slots * rows, width] by ``slots`` int64 [B]."""
+    """State gathered from `pool` [slots * rows, width] by `slots` int64 [B]."""
 
     def __init__(self, pool: Tensor, slots: Tensor, layout: StateLayout) -> None:
         self._pool = pool
         self._first_row = (slots * layout.rows)[:, None]
 
     def read(self, start: int, count: int) -> Tensor:
-        """See ``State.read``."""
+        """See `State.read`."""
         rows = self._first_row + torch.arange(start, start + count, device=self._pool.device)
         return self._pool.index_select(0, rows.flatten()).reshape(*rows.shape, -1)
 
 
 class Stage(nn.Module):
-    """A pure function ``(inputs, state) -> (outputs, update)`` of one chunk of every stream."""
+    """A pure function `(inputs, state) -> (outputs, update)` of one chunk of every stream."""
 
     layout: StateLayout
 
@@ -96,7 +96,7 @@ class Stage(nn.Module):
 
 
 class FlatStage(nn.Module):
-    """``stage`` as ``(*inputs, STATE) -> (*outputs, NEXT_STATE)``."""
+    """`stage` as `(*inputs, STATE) -> (*outputs, NEXT_STATE)`."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class FlatStage(nn.Module):
 
 
 class PooledStages(nn.Module):
-    """``stages`` in a row: ``(*inputs, *pools, SLOTS) -> (*outputs, *updates)``.
+    """`stages` in a row: `(*inputs, *pools, SLOTS) -> (*outputs, *updates)`.
 
     One pool for each stage; each update is a pair: new values [B, U, width] and the rows int64
     [B, U] of each stream that they belong to. Outputs of a stage are the inputs of the next.
@@ -139,15 +139,15 @@ class PooledStages(nn.Module):
 
 
 def all_rows(layout: StateLayout, like: Tensor) -> Tensor:
-    """Row numbers of a whole state for each stream of the batch ``like`` [B, ...]: [B, rows]."""
+    """Row numbers of a whole state for each stream of the batch `like` [B, ...]: [B, rows]."""
     rows = torch.arange(layout.rows, device=like.device)
     return rows[None].expand(like.shape[0], -1)
 
 
 def whole_division(count: Tensor, divisor: int) -> Tensor:
-    """``count // divisor`` for counts from 0 to 2^20.
+    """`count // divisor` for counts from 0 to 2^20.
 
-    ``//`` itself exports as a comparison of signs, on booleans, which TensorRT does not compare.
+    `//` itself exports as a comparison of signs, on booleans, which TensorRT does not compare.
     The half keeps a quotient that should be whole from falling below it by rounding.
     """
     return ((count.float() + 0.5) / divisor).floor().to(count.dtype)

@@ -1,7 +1,7 @@
 """The greedy decoder as straight-line code: for runtimes that dislike loops, such as TensorRT.
 
-Greedy search emits at most ``max_symbols_per_step`` tokens at a frame, so that a chunk takes at
-most ``frames * max_symbols_per_step`` evaluations of the joint network, and this many are laid out
+Greedy search emits at most `max_symbols_per_step` tokens at a frame, so that a chunk takes at
+most `frames * max_symbols_per_step` evaluations of the joint network, and this many are laid out
 one after the other. A smaller number would have to drop tokens or hand frames on to the next chunk,
 and the last chunk of a stream has none: with the whole number the tokens are those of the
 reference for any input, whatever it costs. Its place in a frame is known for each evaluation, so
@@ -17,7 +17,7 @@ from export.stages.decoder import Decoder
 
 
 class UnrolledDecoder(Decoder):
-    """``Decoder`` without a loop: same inputs, outputs, state and tokens."""
+    """`Decoder` without a loop: same inputs, outputs, state and tokens."""
 
     def _decode(
         self, encoded: Tensor, length: Tensor, predictor: Tensor

@@ -30,19 +30,19 @@ class RunningStage(Protocol):
     """A stage of some runtime, and the state of its streams."""
 
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
-        """See ``OnnxStage.step``."""
+        """See `OnnxStage.step`."""
         ...
 
 
 OpenStage = Callable[[Path, StageSpec, int], RunningStage]
-"""``(path of model.onnx, spec, streams)``: makes a stage ready to run."""
+"""`(path of model.onnx, spec, streams)`: makes a stage ready to run."""
 
 
 class Chain:
     """The models with an engine, connected as in the ensemble.
 
     Args:
-        folder: a model repository, with an engine in ``<model>/1`` for each of them.
+        folder: a model repository, with an engine in `<model>/1` for each of them.
         spec: what was exported there.
         streams: how many streams run side by side.
         open_stage: the runtime.
@@ -64,7 +64,7 @@ class Chain:
     def transcribe(self, utterances: Sequence[NDArray[np.float32]]) -> list[StreamResult]:
         """All utterances of samples [N] at once, one stream each.
 
-        Mel and encoder frames are seen in the layout ``stages`` only.
+        Mel and encoder frames are seen in the layout `stages` only.
         """
         results = [StreamResult() for _ in utterances]
         for values, slots in _batches(_chunked(utterances, self.spec.chunk_samples)):
@@ -115,7 +115,7 @@ def _chunked(utterances: Sequence[NDArray[np.float32]], chunk_samples: int) -> l
 
 
 def _pieces(values: NDArray[np.float32], length: int) -> list[Piece]:
-    """``values`` [N, ...] in pieces of ``length``, the last zero-padded, with valid lengths."""
+    """`values` [N, ...] in pieces of `length`, the last zero-padded, with valid lengths."""
     pieces: list[Piece] = []
     for start in range(0, max(len(values), 1), length):
         piece = values[start : start + length]
@@ -127,7 +127,7 @@ def _pieces(values: NDArray[np.float32], length: int) -> list[Piece]:
 def _batches(
     streams: Sequence[Sequence[Piece]],
 ) -> Iterator[tuple[Arrays, NDArray[np.int64]]]:
-    """Step by step, the next piece of every stream that has one: ``(inputs, slots)``."""
+    """Step by step, the next piece of every stream that has one: `(inputs, slots)`."""
     for step in range(max((len(stream) for stream in streams), default=0)):
         active = [slot for slot, stream in enumerate(streams) if step < len(stream)]
         values = np.stack([streams[slot][step][0] for slot in active])

@@ -1,8 +1,8 @@
-"""Triton model configs, written from a ``StreamingSpec`` so that nothing can drift from it.
+"""Triton model configs, written from a `StreamingSpec` so that nothing can drift from it.
 
-Each stage gets two: ``config.pbtxt`` serves TensorRT plans with Triton's implicit state,
-``configs/onnxruntime.pbtxt`` (picked with ``--model-config-name=onnxruntime``) serves ONNX files
-with the bundled backend; ``configs/torch.pbtxt`` takes its place where the export was for torch.
+Each stage gets two: `config.pbtxt` serves TensorRT plans with Triton's implicit state,
+`configs/onnxruntime.pbtxt` (picked with `--model-config-name=onnxruntime`) serves ONNX files
+with the bundled backend; `configs/torch.pbtxt` takes its place where the export was for torch.
 Detokenizer and ensemble are the same for all. The fused recognizer is for the bundled backend only.
 """
 

@@ -30,7 +30,7 @@ class ReferenceResult:
 def transcribe(
     checkpoint: Checkpoint, utterances: Sequence[NDArray[np.float32]], lookahead: int
 ) -> list[ReferenceResult]:
-    """Run ``generate`` over whole utterances of samples [N], 16 kHz mono, in their order."""
+    """Run `generate` over whole utterances of samples [N], 16 kHz mono, in their order."""
     order = sorted(range(len(utterances)), key=lambda index: len(utterances[index]))
     results: dict[int, ReferenceResult] = {}
     for start in range(0, len(order), _BATCH):

@@ -1,8 +1,8 @@
-"""Tensor names, shapes and dtypes of the ensemble ``asr_streaming``, in one place.
+"""Tensor names, shapes and dtypes of the ensemble `asr_streaming`, in one place.
 
-``export`` writes the ONNX files and the Triton configs from a ``StreamingSpec``; a test holds the
+`export` writes the ONNX files and the Triton configs from a `StreamingSpec`; a test holds the
 committed configs, the ensemble and the ONNX graphs to it. The client reads what it needs from the
-ensemble's ``parameters``.
+ensemble's `parameters`.
 """
 
 from __future__ import annotations

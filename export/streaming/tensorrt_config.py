@@ -11,7 +11,7 @@ QUEUE_DELAY_MS = {"feature_extractor": 5, "encoder": 0, "decoder": 0}
 
 
 def sequence_batching(stage: StageSpec, serving: Serving) -> str:
-    """The block ``sequence_batching`` of a stage."""
+    """The block `sequence_batching` of a stage."""
     assert stage.state is not None
     delay_ms = QUEUE_DELAY_MS[stage.role]
     delay_reason = (
@@ -39,7 +39,7 @@ sequence_batching {{
 
 
 def instances() -> str:
-    """The block ``instance_group``, and why there is no ``model_warmup``."""
+    """The block `instance_group`, and why there is no `model_warmup`."""
     return """\
 # One instance: a stream belongs to the instance that it began on, so that a second one would halve
 # the batches, and the backend overlaps the copies of one batch with the work of another by itself.

@@ -1,4 +1,4 @@
-"""``python -m export.tensorrt CHECKPOINT``: graphs and numerics of a precision, on any machine.
+"""`python -m export.tensorrt CHECKPOINT`: graphs and numerics of a precision, on any machine.
 
 What `python -m export --runtime tensorrt` does before it needs a GPU: the ONNX files, the graph
 gate, and half precision over minutes of speech. Prints what was measured as JSON.

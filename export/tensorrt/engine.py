@@ -68,10 +68,10 @@ def tensorrt_version() -> str:
 def build_engine(
     onnx: Path, spec: StageSpec, profiles: Sequence[Profile], timing_cache: Path
 ) -> EngineFacts:
-    """Build ``model.plan`` beside a flat ONNX file, or that of an offline stage.
+    """Build `model.plan` beside a flat ONNX file, or that of an offline stage.
 
     Args:
-        onnx: the file; it has passed ``check_graph``.
+        onnx: the file; it has passed `check_graph`.
         profiles: the shapes that Triton will send, in the order of its config.
         timing_cache: kept from build to build, so that a rebuild on the same GPU takes seconds.
 
@@ -141,7 +141,7 @@ def _end_of(log: _Log) -> str:
 
 
 def open_engine(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
-    """The plan beside the ONNX file ``path``, on the GPU, as a stage that keeps its state.
+    """The plan beside the ONNX file `path`, on the GPU, as a stage that keeps its state.
 
     Raises:
         BuildFailed: the plan is of another TensorRT or GPU.
@@ -157,7 +157,7 @@ def open_engine(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
 
 
 def open_offline_engine(path: Path, spec: StageSpec, lengths: Sequence[int]) -> RunOfflineStage:
-    """The plan beside the ONNX file ``path``, on the GPU; a profile for each of ``lengths``.
+    """The plan beside the ONNX file `path`, on the GPU; a profile for each of `lengths`.
 
     Raises:
         BuildFailed: the plan is of another TensorRT or GPU.
@@ -172,7 +172,7 @@ def open_offline_engine(path: Path, spec: StageSpec, lengths: Sequence[int]) -> 
 
 
 def _loaded(path: Path) -> trt.ICudaEngine:
-    """The plan beside the ONNX file ``path``."""
+    """The plan beside the ONNX file `path`."""
     log = _Log()
     engine: Any = trt.Runtime(log).deserialize_cuda_engine(path.with_name(_PLAN).read_bytes())
     if engine is None:
@@ -183,7 +183,7 @@ def _loaded(path: Path) -> trt.ICudaEngine:
 def _runner(
     engine: trt.ICudaEngine, name_of_stage: str, inputs: Sequence[str], outputs: Sequence[str]
 ) -> Callable[[int, Sequence[NDArray[Any]]], Arrays]:
-    """Runs the engine in a profile, given by its index, on values in the order of ``inputs``."""
+    """Runs the engine in a profile, given by its index, on values in the order of `inputs`."""
     context = engine.create_execution_context()
     stream = torch.cuda.Stream()
 

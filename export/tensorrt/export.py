@@ -42,7 +42,7 @@ LONG_STREAMS = 4
 def export_tensorrt(
     checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    """Build ``checkpoint``'s engines, to be installed; see the module for the steps.
+    """Build `checkpoint`'s engines, to be installed; see the module for the steps.
 
     Raises:
         UnsupportedOption: this machine has no TensorRT, GPU or modelopt, or the checkpoint does
@@ -85,7 +85,7 @@ def write_graphs(
     """The flat ONNX file of each stage, past the graph gate.
 
     Raises:
-        GraphRefused: see ``check_graph``.
+        GraphRefused: see `check_graph`.
     """
     for stage, stage_spec in zip(stages, spec.stages, strict=True):
         report(f"{stage_spec.name} to ONNX ({spec.precision})")
@@ -104,7 +104,7 @@ def half_numerics(
     spec: StreamingSpec,
     speech: Sequence[NDArray[np.float32]],
 ) -> Numerics:
-    """``measure`` on minutes of speech with chained state.
+    """`measure` on minutes of speech with chained state.
 
     Raises:
         ParityFailed: half precision overflows, or comes near it.

@@ -1,4 +1,4 @@
-"""The road of an offline model to TensorRT: graphs, gate, engines, proof, in the steps of ``road``.
+"""The road of an offline model to TensorRT: graphs, gate, engines, proof, in the steps of `road`.
 
 Feature extractor, encoder and the decoder of a CTC model become engines, with a profile for each
 bucket. The decoder of a transducer does not: laid out straight it would be a walk of thousands of
@@ -41,7 +41,7 @@ _BYTES = 4
 def export_offline_tensorrt(
     checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    """Build ``checkpoint``'s engines for whole utterances, in float32, to be installed.
+    """Build `checkpoint`'s engines for whole utterances, in float32, to be installed.
 
     Raises:
         UnsupportedOption: this machine has no TensorRT or GPU.
@@ -71,7 +71,7 @@ def write_offline_graphs(
     """The ONNX file of each stage; those of engines past the graph gate.
 
     Raises:
-        GraphRefused: see ``check_graph``.
+        GraphRefused: see `check_graph`.
     """
     report("offline stages to ONNX")
     export_offline_onnx(folder, stages, spec.stages, spec.max_mel_frames)

@@ -16,7 +16,7 @@ from export.stages.state import FlatStage, Stage
 
 Array = NDArray[Any]
 Run = Callable[[Sequence[Array], Array], Arrays]
-"""``(inputs, STATE) -> (*outputs, NEXT_STATE)``, the batch in front."""
+"""`(inputs, STATE) -> (*outputs, NEXT_STATE)`, the batch in front."""
 
 _NUMPY = {"FP32": np.float32, "FP16": np.float16}
 
@@ -30,7 +30,7 @@ class StatefulStage:
         self.states = np.zeros((streams, spec.state.size), dtype=np.float32)
 
     def step(self, inputs: Sequence[Array], slots: NDArray[np.int64]) -> Arrays:
-        """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
+        """One chunk of the streams in `slots` [B]; returns the stage's outputs [B, ...]."""
         *outputs, next_state = self._run(inputs, self.states[slots])
         self.states[slots] = next_state
         return outputs

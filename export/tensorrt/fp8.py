@@ -2,7 +2,7 @@
 
 NVIDIA's modelopt places and scales them. It pins older versions of onnx and ONNX Runtime than
 this project, so that it lives in an environment of its own, whose interpreter
-``EARSHOT_MODELOPT_PYTHON`` names (the container has one), and runs ``fp8_worker.py`` there.
+`EARSHOT_MODELOPT_PYTHON` names (the container has one), and runs `fp8_worker.py` there.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def quantize_encoder_fp8(
     spec: StreamingSpec,
     utterances: Sequence[NDArray[np.float32]],
 ) -> None:
-    """Replace the half encoder in ``encoder_onnx`` by one whose linear layers are fp8.
+    """Replace the half encoder in `encoder_onnx` by one whose linear layers are fp8.
 
     Raises:
         BuildFailed: modelopt's last words.
@@ -95,6 +95,6 @@ class _Recorded(StatefulStage):
         self._running, self._kept = running, kept
 
     def step(self, inputs: Arrays, slots: NDArray[np.int64]) -> Arrays:  # type: ignore[override]
-        """See ``StatefulStage.step``."""
+        """See `StatefulStage.step`."""
         self._kept.append([*inputs, self.states[slots]])
         return self._running.step(inputs, slots)

@@ -1,4 +1,4 @@
-"""Runs where modelopt is installed: ``python fp8_worker.py MODEL.onnx CALIBRATION.npz OUT.onnx``.
+"""Runs where modelopt is installed: `python fp8_worker.py MODEL.onnx CALIBRATION.npz OUT.onnx`.
 
 A script, not a module of the package: nothing else of this project is installed beside modelopt.
 """
@@ -12,7 +12,7 @@ import onnx
 
 
 def main(model: str, calibration: str, quantized: str) -> None:
-    """Quantize every Gemm of ``model``, the encoder's linear layers."""
+    """Quantize every Gemm of `model`, the encoder's linear layers."""
     from modelopt.onnx.quantization import quantize  # pyright: ignore[reportMissingImports]
 
     samples = dict(np.load(calibration))

@@ -101,7 +101,7 @@ def measure(
     utterances: Sequence[NDArray[np.float32]],
     references: Sequence[ReferenceResult],
 ) -> Numerics:
-    """Run half stages over ``utterances`` [N], 16 kHz, chunk by chunk, and compare the tokens.
+    """Run half stages over `utterances` [N], 16 kHz, chunk by chunk, and compare the tokens.
 
     Args:
         folder: where their ONNX files are.

@@ -13,11 +13,11 @@ Dims = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Profile:
-    """Batches of one kind, from a single row to ``max_batch_size``; all other axes are fixed.
+    """Batches of one kind, from a single row to `max_batch_size`; all other axes are fixed.
 
     - from 1: at night a stream is alone, and must not wait for company;
     - tuned for the largest: batches are full when the GPU is busy, and only then does speed count;
-    - to the config's ``max_batch_size``: Triton never sends more.
+    - to the config's `max_batch_size`: Triton never sends more.
     """
 
     rows: Mapping[str, Dims]

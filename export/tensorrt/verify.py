@@ -1,4 +1,4 @@
-"""``python -m export.tensorrt.verify CHECKPOINT``: the installed engines, proved on this GPU.
+"""`python -m export.tensorrt.verify CHECKPOINT`: the installed engines, proved on this GPU.
 
 Every stage against its ONNX file, on the same inputs of real speech, each keeping its own state;
 then the chain of engines against `transformers`. Exits with 1 when they differ.
@@ -57,7 +57,7 @@ class _Pair:
         self.outputs = 0.0
 
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
-        """See ``RunningStage``."""
+        """See `RunningStage`."""
         mine, other = self.first.step(inputs, slots), self.second.step(inputs, slots)
         for a, b in zip(mine, other, strict=True):
             if np.issubdtype(a.dtype, np.floating):
@@ -124,7 +124,7 @@ def verify_engines(
     stages: Sequence[Stage],
     utterances: Sequence[NDArray[np.float32]],
 ) -> tuple[dict[str, StageDifference], Parity]:
-    """Engines in ``folder`` against ONNX, stage by stage, and against `transformers` as a chain.
+    """Engines in `folder` against ONNX, stage by stage, and against `transformers` as a chain.
 
     Raises:
         ParityFailed: says which stage differs, and by how much.

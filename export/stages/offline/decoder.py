@@ -1,7 +1,7 @@
 """Greedy decoding of whole utterances: each frame by itself (CTC) or a walk over them (RNN-T, TDT).
 
 A transducer's walk is the loop of the streaming decoder over all frames, with two ways to step on:
-RNN-T goes to the next frame on blank or after ``max_symbols_per_step`` tokens (Graves 2012); TDT
+RNN-T goes to the next frame on blank or after `max_symbols_per_step` tokens (Graves 2012); TDT
 predicts with each token how many frames to skip, also none (Xu et al. 2023, arXiv 2304.06795).
 """
 
@@ -23,7 +23,7 @@ class CtcDecoder(nn.Module):
     float32 [B, T]. Repetitions are not collapsed here, see the detokenizer's backend.
 
     Args:
-        model: ``ParakeetForCTC``, in float32.
+        model: `ParakeetForCTC`, in float32.
     """
 
     def __init__(self, model: Any) -> None:
@@ -47,12 +47,12 @@ class TransducerDecoder(nn.Module):
     """ENCODED float32 [B, T, D], ENCODED_LENGTH int32 [B, 1] -> tokens of the utterance.
 
     Outputs: TOKENS and TOKEN_FRAMES int32 [B, M] and TOKEN_LOGPROBS float32 [B, M], padded with -1;
-    TOKEN_COUNT int32 [B, 1]. M is ``T * max_symbols_per_step``: no utterance of RNN-T has more
+    TOKEN_COUNT int32 [B, 1]. M is `T * max_symbols_per_step`: no utterance of RNN-T has more
     steps. TDT has no bound of its own, a token of no duration may follow another for ever; it ends
     after as many steps, as the reference does when told so.
 
     Args:
-        model: a transducer of ``transformers`` with an LSTM prediction network, in float32.
+        model: a transducer of `transformers` with an LSTM prediction network, in float32.
     """
 
     def __init__(self, model: Any) -> None:

@@ -1,7 +1,7 @@
 """The FastConformer encoder over whole utterances (Rekesh et al. 2023, arXiv 2305.05084).
 
-Equal to ``ParakeetEncoder``, which hears the whole utterance from every frame, and to
-``NemotronAsrStreamingEncoder`` with its causal convolutions and an attention limited to chunks.
+Equal to `ParakeetEncoder`, which hears the whole utterance from every frame, and to
+`NemotronAsrStreamingEncoder` with its causal convolutions and an attention limited to chunks.
 Whatever lies behind an utterance's end is kept out of every convolution and every attention, so
 that neither padding nor the rest of the batch changes what is heard.
 
@@ -49,7 +49,7 @@ class _Context:
     valid: Tensor
     """float32 [B, T, 1]: 1 for frames of the utterance, 0 behind its end."""
     mask: Tensor
-    """float32 [B, 1, 1 or T, T]: 0 for keys to be heard, else ``_MASKED``."""
+    """float32 [B, 1, 1 or T, T]: 0 for keys to be heard, else `_MASKED`."""
 
 
 def encoder_frames(mel_frames: Length, causal: bool) -> Length:
@@ -77,8 +77,8 @@ class OfflineEncoder(nn.Module):
     to this stage; else the encoder's own.
 
     Args:
-        model: a recognizer of ``transformers`` with a FastConformer encoder, in float32.
-        causal: how a cache-aware encoder sees time; ``None`` for one that hears everything.
+        model: a recognizer of `transformers` with a FastConformer encoder, in float32.
+        causal: how a cache-aware encoder sees time; `None` for one that hears everything.
         max_mel_frames: M of the longest utterance.
     """
 
@@ -166,14 +166,14 @@ class _Subsampling(nn.Module):
 
 
 def _strided(convolution: Any, padded: Tensor) -> Tensor:
-    """``convolution`` over frames and bins that already carry their padding."""
+    """`convolution` over frames and bins that already carry their padding."""
     return functional.conv2d(
         padded, convolution.weight, convolution.bias, stride=2, groups=convolution.groups
     )
 
 
 def _keep_frames(frames: Tensor, length: Tensor) -> Tensor:
-    """Zero the frames behind ``length``."""
+    """Zero the frames behind `length`."""
     frame = torch.arange(frames.shape[2], dtype=torch.int32, device=frames.device)
     return frames * (frame < length).to(frames.dtype)[:, None, :, None]
 
@@ -229,14 +229,14 @@ class _Attention(nn.Module):
         return self.output(heard.transpose(1, 2).reshape(-1, self.heads * self.head_dim))
 
     def _position_keys(self, frames: int) -> Tensor:
-        """Keys of the distances ``frames - 1`` down to ``-frames``: [H, head_dim, 2T]."""
+        """Keys of the distances `frames - 1` down to `-frames`: [H, head_dim, 2T]."""
         return self.position_keys[:, :, self.max_frames - frames : self.max_frames + frames]
 
 
 def _by_key(by_distance: Tensor) -> Tensor:
-    """Scores [B, H, T, 2T] by distance, ``T - 1`` first, as scores [B, H, T, T] by key.
+    """Scores [B, H, T, 2T] by distance, `T - 1` first, as scores [B, H, T, T] by key.
 
-    Query ``i`` finds its key ``j`` in column ``T - 1 - i + j``. One column more in a row than the
+    Query `i` finds its key `j` in column `T - 1 - i + j`. One column more in a row than the
     distances need moves each row by one against the last when the rows are cut one shorter.
     """
     batch, heads, frames, columns = by_distance.shape
@@ -284,7 +284,7 @@ def _with_batch_norm(convolution: Any, norm: Any) -> tuple[nn.Parameter, nn.Para
 
 
 def _relative_positions(encoder: Any, max_frames: int) -> Tensor:
-    """Sinusoids of the distances from ``max_frames - 1`` down to ``-max_frames``."""
+    """Sinusoids of the distances from `max_frames - 1` down to `-max_frames`."""
     distance = torch.arange(max_frames - 1, -max_frames - 1, -1).float()
     angle = distance[:, None] * encoder.encode_positions.inv_freq.float()
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)

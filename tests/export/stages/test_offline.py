@@ -46,7 +46,7 @@ def speech() -> list[np.ndarray]:
 def run(
     stages: tuple[nn.Module, ...], utterances: list[np.ndarray], length: int, blank: int | None
 ) -> list[ReferenceResult]:
-    """A batch of utterances, padded with zeros to ``length`` samples."""
+    """A batch of utterances, padded with zeros to `length` samples."""
     audio = np.stack([np.pad(samples, (0, length - len(samples))) for samples in utterances])
     lengths = torch.tensor([[len(samples)] for samples in utterances], dtype=torch.int32)
     extract, encode, decode = stages

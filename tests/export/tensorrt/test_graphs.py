@@ -68,7 +68,7 @@ SPEC = StageSpec(
 
 
 def toy_graph(path: Path, *nodes: onnx.NodeProto, **extra: list[onnx.ValueInfoProto]) -> Path:
-    """X [B, 4] -> Y, and the state handed on; ``nodes`` come in between, from X to Y."""
+    """X [B, 4] -> Y, and the state handed on; `nodes` come in between, from X to Y."""
 
     def tensor(name: str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4])

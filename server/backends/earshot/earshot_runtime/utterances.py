@@ -46,7 +46,7 @@ class Utterances:
 
 
 class UtteranceStage:
-    """Answers requests; ``runs`` and ``rows`` count what the graph has done."""
+    """Answers requests; `runs` and `rows` count what the graph has done."""
 
     def __init__(self, spec: StageSpec, graph: Graph) -> None:
         self.runs = 0
@@ -129,7 +129,7 @@ class UtteranceStage:
 
 
 def packed(requests: dict[int, Utterances]) -> list[list[int]]:
-    """Keys of ``requests`` as runs: the longest utterances first, each run of like lengths."""
+    """Keys of `requests` as runs: the longest utterances first, each run of like lengths."""
     runs: list[list[int]] = []
     longest = rows = 0
     for key in sorted(requests, key=lambda key: -requests[key].length):

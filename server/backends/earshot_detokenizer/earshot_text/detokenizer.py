@@ -28,7 +28,7 @@ class Detokenizer:
         self._tokenizer = Tokenizer.from_file(str(path))
 
     def added(self, previous: Sequence[int], tokens: Sequence[int]) -> tuple[str, list[int]]:
-        """Text that ``tokens`` add behind ``previous``, and how many characters each of them adds.
+        """Text that `tokens` add behind `previous`, and how many characters each of them adds.
 
         A character whose bytes are not all there yet is held back until its last byte comes.
         """
@@ -72,7 +72,7 @@ class Detokenizer:
         return self._tokenizer.decode(tokens)
 
     def _whole_characters(self, context: Sequence[int]) -> list[int]:
-        """``context`` without the end of a character whose first bytes it no longer reaches."""
+        """`context` without the end of a character whose first bytes it no longer reaches."""
         for skipped in range(_BYTES_BEFORE_LAST + 1):
             rest = list(context[skipped:])
             if _INCOMPLETE not in self._complete_text(rest):
@@ -81,7 +81,7 @@ class Detokenizer:
 
 
 def _fitted(lengths: list[int], known: str, text: str) -> list[int]:
-    """``lengths`` of ``known`` for ``text``: the last token adds what begins to differ.
+    """`lengths` of `known` for `text`: the last token adds what begins to differ.
 
     Only where an utterance ends within a character: nobody will bring its last bytes any more.
     """
