@@ -1,4 +1,4 @@
-"""What a stage needs of whatever computes it; the engine owns the state of all streams."""
+"""Declare the engine of a stage, which computes batches and owns the state of all streams."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Engine(Protocol):
-    """Runs batches; the state lies where the engine computes and never leaves it."""
+    """Runs batches; the state of the streams stays on the engine's device."""
 
     @property
     def inputs(self) -> Arrays:
@@ -27,9 +27,9 @@ class Engine(Protocol):
         ...
 
     def run(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
-        """Advances the streams in `slots` [B] by one chunk; those that start, from zeros.
+        """Advance the streams in `slots` [B] by one chunk, those in `starts` from a zero state.
 
-        Raises whatever the library underneath raises; the streams then stay as they were, but for
-        those that start.
+        An error of the library underneath is passed on. The streams then stay as they were, except
+        for those that start.
         """
         ...

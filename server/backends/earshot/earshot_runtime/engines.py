@@ -10,8 +10,8 @@ from .spec import StageSpec
 
 
 def open_engine(folder: Path, spec: StageSpec) -> Engine:
-    """The engine that the config asks for, on the files in `folder`; raises BadStage."""
-    # The other runtime need not be installed.
+    """Return the engine that the config names, for the files in `folder`, or raise BadStage."""
+    # Imported here because the other runtime need not be installed.
     if spec.runtime == "onnxruntime":
         from .onnx_engine import OnnxEngine
 
