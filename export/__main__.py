@@ -1,4 +1,4 @@
-"""`python -m export CHECKPOINT`: a checkpoint becomes a model repository for Triton."""
+"""`python -m export CHECKPOINT`: export a checkpoint to a model repository for Triton."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _console = Console(stderr=True)
 
 
 class Runtime(StrEnum):
-    """What executes the exported graphs."""
+    """The runtime that executes the exported graphs."""
 
     onnxruntime = "onnxruntime"
     tensorrt = "tensorrt"
@@ -36,14 +36,14 @@ class Runtime(StrEnum):
 
 
 class Layout(StrEnum):
-    """How many models the stages become."""
+    """The number of models: one for each stage, or one for all."""
 
     stages = "stages"
     fused = "fused"
 
 
 class Mode(StrEnum):
-    """Which ensembles are exported."""
+    """The ensembles to export."""
 
     streaming = "streaming"
     offline = "offline"
@@ -116,7 +116,7 @@ def main(
         int, typer.Option(min=1, help="Streams in one batch, at most.")
     ] = Serving.max_batch_size,
 ) -> None:
-    """Export a recognizer to ONNX and Triton configs, proved equal to the original.
+    """Export a recognizer to ONNX files and Triton configs, and check that it equals the original.
 
     The stages are compared with transformers on the recordings of this repository before anything
     is installed; if they differ, the old model repository stays as it was.

@@ -1,4 +1,4 @@
-"""What was exported, from what, with what, and how well it agrees: one JSON file per model."""
+"""Write the manifest of an ensemble: its origin, files, versions and parity, as one JSON file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 class ModelSpec(Protocol):
-    """What the manifest needs of the spec of an ensemble."""
+    """The part of an ensemble's spec that goes into the manifest."""
 
     @property
     def runtime(self) -> str:
-        """Return what executes the exported files."""
+        """Return the runtime that executes the exported files."""
         ...
 
     @property
@@ -60,9 +60,9 @@ def write_manifest(
     """Write `<ensemble>/1/manifest.json` into a repository that is being built.
 
     Args:
-        runtime_facts: what only this runtime has to tell, by its name.
+        runtime_facts: entries that only this runtime has.
     """
-    # All of them: a large model keeps its weights in a file beside the graph.
+    # All files: a large model keeps its weights in a file beside the graph.
     files = sorted(file for model in spec.models for file in folder.glob(f"{model}/1/*"))
     manifest: dict[str, Any] = {
         "checkpoint": {
@@ -92,7 +92,7 @@ def write_manifest(
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file, without reading it into memory."""
+    """Return the hash of a file, without reading it into memory at once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Tensors and models as every exported file describes them.
+"""Describe tensors and models, for every exported file.
 
 `streaming/spec.py` and `offline/spec.py` name the tensors of the two ensembles in these terms; the
 ONNX files and the Triton configs are written from them.
@@ -14,7 +14,7 @@ CONTRACT_VERSION = "1"
 
 
 def served_name(name: str, role: str) -> str:
-    """What Triton calls the model of `role`; several recognizers differ in `name`."""
+    """Return the name of the model of `role` in Triton; `name` is that of its recognizer."""
     return f"{name}_{role}" if name else role
 
 
@@ -31,7 +31,7 @@ class TensorSpec:
 class StageSpec:
     """A model of the ensemble.
 
-    `state` is `None` for one that holds nothing between chunks, and for one that consists of
+    `state` is `None` for a model without state between chunks, and for a model that consists of
     others, its `members` in a row.
     """
 
@@ -44,11 +44,11 @@ class StageSpec:
 
     @property
     def name(self) -> str:
-        """What Triton calls it."""
+        """Return the name of the model in Triton."""
         return served_name(self.prefix, self.role)
 
     @property
     def states(self) -> tuple[StateLayout, ...]:
-        """What it keeps of a stream, its members' in their order."""
+        """Return the states that the model keeps for a stream, those of members in their order."""
         own = () if self.state is None else (self.state,)
         return own + tuple(state for member in self.members for state in member.states)

@@ -1,4 +1,4 @@
-"""Offline stages to ONNX files: batch and time are free axes."""
+"""Write offline stages to ONNX files, with free axes for batch and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from export.audio import HOP_SAMPLES
-from export.formats.onnx_file import OPSET, quiet
+from export.formats.onnx_file import OPSET, silenced
 from export.spec import StageSpec
 
 _EXAMPLE_MEL_FRAMES = 100
@@ -27,7 +27,7 @@ def export_offline_onnx(
         specs: describe the stages, in the same order.
         max_mel_frames: number of mel frames of the longest utterance.
     """
-    # At least two frames: what has one is taken for an axis of that size.
+    # At least two frames: an axis of one is exported with a fixed size.
     time = [
         (HOP_SAMPLES * _EXAMPLE_MEL_FRAMES, HOP_SAMPLES * Dim("hops", min=2, max=max_mel_frames)),
         (_EXAMPLE_MEL_FRAMES, Dim("mel_frames", min=2, max=max_mel_frames)),
@@ -40,7 +40,7 @@ def export_offline_onnx(
 
 def _export(stage: nn.Module, spec: StageSpec, example: int, axis: Any, path: Path) -> None:
     batch = Dim("batch")
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), silenced():
         program = torch.onnx.export(
             stage.eval(),
             _examples(spec, example),
@@ -57,6 +57,6 @@ def _export(stage: nn.Module, spec: StageSpec, example: int, axis: Any, path: Pa
 
 
 def _examples(spec: StageSpec, length: int) -> tuple[Tensor, Tensor]:
-    """A batch of two: any value will do, the graph must not depend on it."""
+    """Return a batch of two; the graph does not depend on its values."""
     values, _ = spec.inputs
     return torch.ones(2, length, *values.dims[1:]), torch.full((2, 1), length, dtype=torch.int32)

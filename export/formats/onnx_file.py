@@ -1,4 +1,4 @@
-"""Stages to ONNX files: pooled for the bundled backend, flat for Triton's implicit state."""
+"""Write stages to ONNX files: pooled for the bundled backend, flat for Triton's implicit state."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def export_onnx(stages: Sequence[Stage], spec: StageSpec, path: Path) -> None:
     Several stages have a pool and an update each, named `POOL_ENCODER` and so on.
     """
     suffixes = state_suffixes(spec)
-    carried: dict[str, tuple[Tensor, Any]] = {
+    states: dict[str, tuple[Tensor, Any]] = {
         f"POOL{suffix}": (
             torch.zeros(3 * stage.layout.rows, stage.layout.width),
             Dim(f"pool_rows{suffix.lower()}"),
         )
         for stage, suffix in zip(stages, suffixes, strict=True)
     }
-    carried["SLOTS"] = (torch.tensor([0, 2]), _BATCH)
+    states["SLOTS"] = (torch.tensor([0, 2]), _BATCH)
     updates = [name + suffix for suffix in suffixes for name in ("UPDATE", "UPDATE_ROWS")]
-    _export(PooledStages(stages), spec, carried, updates, OPSET, path)
+    _export(PooledStages(stages), spec, states, updates, OPSET, path)
 
 
 def state_suffixes(spec: StageSpec) -> list[str]:
-    """What the names of a graph's state tensors end with, one for each of its states."""
+    """Return the suffixes of the names of a graph's state tensors, one for each of its states."""
     return [f"_{member.role.upper()}" for member in spec.members] or [""]
 
 
@@ -64,21 +64,21 @@ def export_flat_onnx(stage: Stage, spec: StageSpec, path: Path, opset: int) -> N
 def _export(
     module: nn.Module,
     spec: StageSpec,
-    carried: Mapping[str, tuple[Tensor, Any]],
+    states: Mapping[str, tuple[Tensor, Any]],
     updates: list[str],
     opset: int,
     path: Path,
 ) -> None:
-    """`carried`: name of each state input -> an example and its free first axis."""
+    """Write `module`; `states` maps each state input to an example and its free first axis."""
     tensors = [example(tensor) for tensor in spec.inputs]
-    shapes = [*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in carried.values())]
-    with torch.no_grad(), quiet():
+    shapes = [*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in states.values())]
+    with torch.no_grad(), silenced():
         program = torch.onnx.export(
             module.eval(),
-            (*tensors, *(example for example, _ in carried.values())),
+            (*tensors, *(example for example, _ in states.values())),
             dynamo=True,
             opset_version=opset,
-            input_names=[*(tensor.name for tensor in spec.inputs), *carried],
+            input_names=[*(tensor.name for tensor in spec.inputs), *states],
             output_names=[*(tensor.name for tensor in spec.outputs), *updates],
             dynamic_shapes=(tuple(shapes),),
             verbose=False,
@@ -89,17 +89,17 @@ def _export(
 
 
 def quantize_encoder(path: Path) -> None:
-    """Replace the matrix products of an ONNX file by int8 ones, activations scaled as they come.
+    """Replace the matrix products of an ONNX file by int8 ones, with dynamic activation scales.
 
-    The scale of an activation is taken over the whole batch: an int8 encoder's rounding depends,
-    within its measured token difference, on what else is in the batch.
+    The scale of an activation is taken over the whole batch, so that the rounding of an int8
+    encoder depends, within its measured token difference, on the other streams in the batch.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(path)
-    # Shapes noted by the exporter are out of date once Gemm nodes have become MatMul and Add.
+    # Shapes recorded by the exporter are wrong once Gemm nodes have become MatMul and Add.
     del model.graph.value_info[:]
-    with quiet():
+    with silenced():
         quantize_dynamic(
             model,
             path,
@@ -112,18 +112,18 @@ def quantize_encoder(path: Path) -> None:
 
 
 def _products_without_matrix(model: onnx.ModelProto) -> list[str]:
-    """Products by a constant stack of matrices, which int8 scales per channel do not fit."""
+    """Return the products by a constant of several matrices, which have no scale per channel."""
     stacks = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 2}
     return [node.name for node in model.graph.node if stacks.intersection(node.input)]
 
 
 def example(tensor: TensorSpec) -> Tensor:
-    """A batch of two: any value will do, the graph must not depend on it."""
+    """Return a batch of two; the graph does not depend on its values."""
     return torch.ones(2, *tensor.dims).to(TORCH_DTYPES[tensor.dtype])
 
 
-class quiet:
-    """The exporter and the quantizer report their inner steps; a user has no use for them."""
+class silenced:
+    """Context without the warnings and logs of the exporter and the quantizer."""
 
     def __enter__(self) -> None:
         self._warnings = warnings.catch_warnings()

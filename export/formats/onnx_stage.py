@@ -17,7 +17,7 @@ Arrays = list[NDArray[Any]]
 
 
 class OnnxStage:
-    """One ONNX file and the pools of its streams' states."""
+    """An ONNX file and the pools of its streams' states."""
 
     def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
         self.spec = spec
@@ -27,7 +27,7 @@ class OnnxStage:
         ]
 
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
-        """One chunk of the streams in `slots` [B]; returns the stage's outputs [B, ...]."""
+        """Process one chunk of the streams in `slots` [B]; return the stage's outputs [B, ...]."""
         feed = {
             tensor.name: values for tensor, values in zip(self.spec.inputs, inputs, strict=True)
         }

@@ -1,6 +1,6 @@
-"""Stages to programs of `torch.export`: what the bundled backend runs on a GPU.
+"""Write stages to programs of `torch.export`, which the bundled backend runs on a GPU.
 
-A program holds graph and weights and is opened with torch alone, so the server needs nothing of
+A program holds graph and weights and is opened with torch alone, so that the server does not need
 this package. It is traced on the CPU in the precision that it will run in.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from export.formats.onnx_file import TORCH_DTYPES, example, quiet
+from export.formats.onnx_file import TORCH_DTYPES, example, silenced
 from export.spec import StageSpec, TensorSpec
 from export.stages.decoder import Decoder
 from export.stages.looped import ROUNDS, AfterLoop, BeforeLoop, Rounds, fewest_rounds
@@ -31,15 +31,15 @@ def export_torch(stages: Sequence[Stage], spec: StageSpec, folder: Path, precisi
 
     `model.pt2` takes the inputs of `spec`, a pool float [slots * rows, width] for each stage
     and SLOTS int64 [B]. Without a decoder it returns the outputs of `spec` and then, for each
-    stage, new values [B, U, width] and the rows int64 [B, U] they belong to. A decoder's loop is
-    cut (see `export.stages.looped`): `model.pt2` runs up to it, `rounds.pt2` goes on for a
-    few rounds, `end.pt2` closes the chunk.
+    stage, new values [B, U, width] and their rows int64 [B, U]. A decoder's loop is
+    cut (see `export.stages.looped`): `model.pt2` runs up to it, `rounds.pt2` runs a
+    few rounds of it, `end.pt2` completes the chunk.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = _example_arguments(stages, spec.inputs)
     *before, last = stages
     description = _description(stages, spec, precision)
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), silenced():
         if not isinstance(last, Decoder):
             _save(
                 PooledStages(stages),
@@ -83,7 +83,7 @@ def _shapes(arguments: tuple[Tensor, ...], pools: int) -> tuple[dict[int, Any], 
 
 
 def _description(stages: Sequence[Stage], spec: StageSpec, precision: str) -> dict[str, Any]:
-    """What the backend must know and cannot see in the program."""
+    """Return the facts that the backend needs and cannot read from the program."""
     last = stages[-1]
     rounds = fewest_rounds(last) if isinstance(last, Decoder) else 0
     return {
@@ -99,7 +99,7 @@ def _description(stages: Sequence[Stage], spec: StageSpec, precision: str) -> di
             }
             for stage in stages
         ],
-        # How often rounds.pt2 runs before anyone asks whether the loop has ended; 0: no loop.
+        # Runs of rounds.pt2 before the first check for the end of the loop; 0 without a loop.
         "runs_of_rounds": -(-rounds // ROUNDS),
     }
 

@@ -1,4 +1,4 @@
-"""Run one exported program of `torch.export` on the CPU, its state pools beside it."""
+"""Run the programs of one exported stage on the CPU, with its state pools."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TorchStage:
     """One exported model and the pools of its streams' states.
 
     Args:
-        path: of a `model.onnx`, as for the other runtimes; the programs lie beside it.
+        path: that of a `model.onnx`, as for the other runtimes; the programs lie beside it.
     """
 
     def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
@@ -38,13 +38,13 @@ class TorchStage:
 
     @torch.inference_mode()
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> list[NDArray[Any]]:
-        """One chunk of the streams in `slots` [B]; returns the stage's outputs [B, ...]."""
+        """Process one chunk of the streams in `slots` [B]; return the stage's outputs [B, ...]."""
         tensors = [torch.from_numpy(values) for values in inputs]
         at = torch.from_numpy(slots)
         results = self._model(*tensors, *self._pools, at)
         states = len(self._pools)
         if self._loop:
-            # The decoder's update is known behind its loop; those of the others come before it.
+            # The decoder's update comes after its loop, those of the other stages before it.
             carried = len(results) - 2 * (states - 1)
             *outputs, values, rows = self._close(results[:carried])
             updates = (*results[carried:], values, rows)
@@ -58,12 +58,12 @@ class TorchStage:
     def _close(self, carried: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         pending = True
         while pending:
-            *moving, pending = self._rounds(*carried)
-            carried = (*carried[: -len(moving)], *moving)
+            *loop_state, pending = self._rounds(*carried)
+            carried = (*carried[: -len(loop_state)], *loop_state)
         return self._end(*carried)
 
 
 @lru_cache(maxsize=9)
 def _load(path: Path) -> Any:
-    """A comparison opens the same programs again and again, which takes seconds each time."""
+    """Load a program once: a comparison opens the same programs many times, for seconds each."""
     return torch.export.load(path).module()
