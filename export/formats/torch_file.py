@@ -51,10 +51,10 @@ def export_torch(stages: Sequence[Stage], spec: StageSpec, folder: Path, precisi
             return
         opening = BeforeLoop(before, last).eval()
         _save(opening, arguments, _shapes(arguments, len(stages)), folder / MODEL, description)
-        carried = opening(*arguments)[: -2 * len(before) or None]
-        batched = tuple({0: Dim("batch")} for _ in carried)
-        _save(Rounds(last), carried, batched, folder / ROUNDS_FILE, {})
-        _save(AfterLoop(last), carried, batched, folder / END, {})
+        loop_values = opening(*arguments)[: -2 * len(before) or None]
+        batched = tuple({0: Dim("batch")} for _ in loop_values)
+        _save(Rounds(last), loop_values, batched, folder / ROUNDS_FILE, {})
+        _save(AfterLoop(last), loop_values, batched, folder / END, {})
 
 
 def _save(

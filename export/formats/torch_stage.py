@@ -45,9 +45,9 @@ class TorchStage:
         states = len(self._pools)
         if self._loop:
             # The decoder's update comes after its loop, those of the other stages before it.
-            carried = len(results) - 2 * (states - 1)
-            *outputs, values, rows = self._close(results[:carried])
-            updates = (*results[carried:], values, rows)
+            until = len(results) - 2 * (states - 1)
+            *outputs, values, rows = self._close(results[:until])
+            updates = (*results[until:], values, rows)
         else:
             outputs, updates = results[: -2 * states], results[-2 * states :]
         for index, state in enumerate(self.spec.states):
@@ -55,12 +55,12 @@ class TorchStage:
             self._pools[index][at[:, None] * state.rows + rows] = values
         return [output.numpy() for output in outputs]
 
-    def _close(self, carried: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _close(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         pending = True
         while pending:
-            *loop_state, pending = self._rounds(*carried)
-            carried = (*carried[: -len(loop_state)], *loop_state)
-        return self._end(*carried)
+            *loop_state, pending = self._rounds(*values)
+            values = (*values[: -len(loop_state)], *loop_state)
+        return self._end(*values)
 
 
 @lru_cache(maxsize=9)

@@ -1,4 +1,4 @@
-"""The road of an offline model: stages, ONNX files, configs, gate, manifest, install."""
+"""Export an offline model: stages, ONNX files, configs, comparison, manifest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Stages = tuple[OfflineFeatureExtractor, OfflineEncoder, CtcDecoder | TransducerD
 
 
 def build_stages(checkpoint: Checkpoint, spec: OfflineSpec) -> Stages:
-    """Feature extractor, encoder and decoder for utterances of up to the longest bucket."""
+    """Return feature extractor, encoder and decoder for utterances up to the longest bucket."""
     _require_durations(checkpoint)
     features = checkpoint.processor.feature_extractor
     model = checkpoint.model
@@ -40,13 +40,13 @@ def _require_durations(checkpoint: Checkpoint) -> None:
     durations = list(getattr(checkpoint.model.config, "durations", []))
     if durations != list(range(len(durations))):
         raise UnsupportedCheckpoint(
-            f"{checkpoint.name} predicts durations of {durations} frames; transformers takes their "
-            f"places for their values, so only {list(range(len(durations)))} is supported"
+            f"{checkpoint.name} predicts durations of {durations} frames; transformers uses their "
+            f"indices as values, so only {list(range(len(durations)))} is supported"
         )
 
 
 def _causal(checkpoint: Checkpoint) -> Causal | None:
-    """A streaming model hears with its largest lookahead: there is no delay to save."""
+    """Return the chunks of a streaming model with its largest lookahead: delay does not matter."""
     if not checkpoint.streams:
         return None
     chunk_frames = lookahead_of(checkpoint) + 1

@@ -23,13 +23,13 @@ def check_offline_parity(
     utterances: Sequence[NDArray[np.float32]],
     open_stage: OpenOfflineStage = open_stateless,
 ) -> Parity:
-    """Compare the stages in `folder` with the original on `utterances` (samples [N], 16 kHz).
+    """Compare the stages in `folder` with the reference on `utterances` (samples [N], 16 kHz).
 
     Args:
-        open_stage: the runtime that executes them.
+        open_stage: opens a stage in the runtime that will serve it.
 
     Raises:
-        ParityFailed: says which stage differs, and by how much.
+        ParityFailed: the message names the stage that differs and the difference.
     """
     references = transcribe(checkpoint, utterances)
     chain = OfflineChain(folder, spec, open_stage)

@@ -1,9 +1,9 @@
-"""Stages in half precision, strongly typed by construction; for TensorRT and for torch.
+"""Convert stages to half precision, with a fixed type for every tensor; for TensorRT and torch.
 
 TensorRT 11 takes the type of every tensor from the graph, so that precision is decided here: the
-weights of encoder and decoder become half, their code names what stays float32 (see
-`export/stages/encoder.py` and `decoder.py`), and casts fall where the two meet. The feature
-extractor is float32 in every precision: log-mel spans too much for half, and costs little.
+weights of encoder and decoder become half, and their code converts explicitly where values stay
+float32 (see `encoder.py` and `decoder.py`). The feature extractor is float32 in every precision:
+the range of log-mel is too large for half, and the stage costs little.
 
 State: the encoder's is of the precision of its keys and values, which are nearly all of it, so
 that nothing is lost and a stream takes half the memory. Its two counters stay below the number of
@@ -33,7 +33,7 @@ DTYPES = {
     "fp32": ("FP32", torch.float32),
     "fp16": ("FP16", torch.float16),
     "bf16": ("BF16", torch.bfloat16),
-    # What is not quantized to fp8 is fp16.
+    # Everything that is not quantized to fp8 is fp16.
     "fp8": ("FP16", torch.float16),
 }
 _EXACT_INTEGERS = {"FP32": 2**24, "FP16": 2**11, "BF16": 2**8}
@@ -58,7 +58,7 @@ def half_stages(stages: Stages, precision: str) -> Stages:
 
 
 def _to_half(stage: AnyStage, dtype: torch.dtype) -> AnyStage:
-    """A copy with weights of `dtype`; normalization keeps its float32 weights."""
+    """Return a copy with weights of `dtype`; normalization keeps its float32 weights."""
     half = copy.deepcopy(stage).to(dtype)
     originals = dict(stage.named_modules())
     for name, module in half.named_modules():

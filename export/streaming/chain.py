@@ -1,4 +1,4 @@
-"""Run exported stages as the server would: in a batch of streams, chunk after chunk, state kept."""
+"""Run exported stages as the server does: a batch of streams, chunk by chunk, with state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from export.streaming.spec import StreamingSpec
 
 @dataclass
 class StreamResult:
-    """What a chain said of one stream."""
+    """Output of a chain for one stream."""
 
     mel: list[NDArray[np.float32]] = field(default_factory=list)
     encoded: list[NDArray[np.float32]] = field(default_factory=list)
@@ -27,15 +27,15 @@ class StreamResult:
 
 
 class RunningStage(Protocol):
-    """A stage of some runtime, and the state of its streams."""
+    """A stage in any runtime, with the state of its streams."""
 
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
-        """See `OnnxStage.step`."""
+        """Process one chunk of the streams in `slots` [B]; see `OnnxStage.step`."""
         ...
 
 
 OpenStage = Callable[[Path, StageSpec, int], RunningStage]
-"""`(path of model.onnx, spec, streams)`: makes a stage ready to run."""
+"""`(path of model.onnx, spec, streams)`: opens a stage."""
 
 
 class Chain:
@@ -43,9 +43,9 @@ class Chain:
 
     Args:
         folder: a model repository, with an engine in `<model>/1` for each of them.
-        spec: what was exported there.
-        streams: how many streams run side by side.
-        open_stage: the runtime.
+        spec: describes the exported models.
+        streams: number of streams in a batch.
+        open_stage: opens a stage in the runtime.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class Chain:
         ]
 
     def transcribe(self, utterances: Sequence[NDArray[np.float32]]) -> list[StreamResult]:
-        """All utterances of samples [N] at once, one stream each.
+        """Transcribe utterances of samples [N] in one batch, one stream each.
 
-        Mel and encoder frames are seen in the layout `stages` only.
+        Mel and encoder frames are collected in the layout `stages` only.
         """
         results = [StreamResult() for _ in utterances]
         for values, slots in _batches(_chunked(utterances, self.spec.chunk_samples)):
             for spec, stage in zip(self.spec.engines, self.stages, strict=True):
                 values = stage.step(values, slots)
-                kind = _SEEN.get(spec.role)
+                kind = _COLLECTED.get(spec.role)
                 if kind is not None:
                     _collect_frames(results, slots, values, kind)
             _collect_tokens(results, slots, values)
@@ -79,7 +79,7 @@ class Chain:
         return results
 
     def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """The encoder alone, on valid mel frames [M, n_mels] of each utterance."""
+        """Return the encoder's output for the valid mel frames [M, n_mels] of each utterance."""
         _, encoder, _ = self.stages
         results = [StreamResult() for _ in mels]
         frames = SUBSAMPLING * self.spec.frames
@@ -89,7 +89,7 @@ class Chain:
         return [np.concatenate(result.encoded) for result in results]
 
     def decode(self, encoded: Sequence[NDArray[np.float32]]) -> list[list[int]]:
-        """The decoder alone, on valid encoder frames [E, D] of each utterance."""
+        """Return the decoder's tokens for the valid encoder frames [E, D] of each utterance."""
         _, _, decoder = self.stages
         results = [StreamResult() for _ in encoded]
         for inputs, slots in _batches([_pieces(frames, self.spec.frames) for frames in encoded]):
@@ -97,15 +97,15 @@ class Chain:
         return [result.tokens for result in results]
 
 
-_SEEN = {"feature_extractor": "mel", "encoder": "encoded"}
-"""Stages whose frames are collected, and where."""
+_COLLECTED = {"feature_extractor": "mel", "encoder": "encoded"}
+"""Stages whose frames are collected, with the field of `StreamResult`."""
 
 
 Piece = tuple[NDArray[np.float32], int]
 
 
 def _chunked(utterances: Sequence[NDArray[np.float32]], chunk_samples: int) -> list[list[Piece]]:
-    """Streams as the client sends them: lead, audio, zeros up to a whole number of chunks."""
+    """Return streams as the client sends them: lead, audio, zeros up to a whole chunk."""
     streams: list[list[Piece]] = []
     for samples in utterances:
         stream = _pieces(np.pad(samples, (LEAD_SAMPLES, 0)), chunk_samples)
@@ -115,7 +115,7 @@ def _chunked(utterances: Sequence[NDArray[np.float32]], chunk_samples: int) -> l
 
 
 def _pieces(values: NDArray[np.float32], length: int) -> list[Piece]:
-    """`values` [N, ...] in pieces of `length`, the last zero-padded, with valid lengths."""
+    """Cut `values` [N, ...] into pieces of `length`, the last zero-padded, with valid lengths."""
     pieces: list[Piece] = []
     for start in range(0, max(len(values), 1), length):
         piece = values[start : start + length]
@@ -127,7 +127,7 @@ def _pieces(values: NDArray[np.float32], length: int) -> list[Piece]:
 def _batches(
     streams: Sequence[Sequence[Piece]],
 ) -> Iterator[tuple[Arrays, NDArray[np.int64]]]:
-    """Step by step, the next piece of every stream that has one: `(inputs, slots)`."""
+    """Yield `(inputs, slots)` for each step: the next piece of every stream that has one."""
     for step in range(max((len(stream) for stream in streams), default=0)):
         active = [slot for slot, stream in enumerate(streams) if step < len(stream)]
         values = np.stack([streams[slot][step][0] for slot in active])
@@ -154,6 +154,6 @@ def _collect_tokens(
 
 
 def _drop_lead(result: StreamResult) -> None:
-    """The first seven mel frames of a stream lie before its audio."""
+    """Remove the first seven mel frames of a stream, which lie before its audio."""
     if result.mel:
         result.mel = [np.concatenate(result.mel)[SUBSAMPLING - 1 :]]

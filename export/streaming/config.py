@@ -1,8 +1,8 @@
-"""Triton model configs, written from a `StreamingSpec` so that nothing can drift from it.
+"""Write the Triton model configs of `asr_streaming` from a `StreamingSpec`.
 
-Each stage gets two: `config.pbtxt` serves TensorRT plans with Triton's implicit state,
-`configs/onnxruntime.pbtxt` (picked with `--model-config-name=onnxruntime`) serves ONNX files
-with the bundled backend; `configs/torch.pbtxt` takes its place where the export was for torch.
+Each stage has two: `config.pbtxt` serves TensorRT plans with Triton's implicit state, and
+`configs/onnxruntime.pbtxt` (selected with `--model-config-name=onnxruntime`) serves ONNX files with
+the bundled backend. An export for torch writes `configs/torch.pbtxt` instead of the latter.
 Detokenizer and ensemble are the same for all. The fused recognizer is for the bundled backend only.
 """
 
@@ -18,24 +18,24 @@ from export.streaming import tensorrt_config
 from export.streaming.spec import RECOGNIZER, StreamingSpec
 
 _RUNTIMES = {"onnxruntime": ("ONNX Runtime", "KIND_CPU"), "torch": ("torch", "KIND_MODEL")}
-"""Name, and who chooses the device."""
+"""Title and instance kind of each runtime of the bundled backend."""
 _THREADS = 1
-"""One thread per process: more streams per core than one process with many threads."""
+"""Threads per process: one gives more streams per core than many in one process."""
 _QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2}
-"""The first stage collects a batch; the others wait only for what a split batch left behind."""
+"""The first stage collects a batch; the others wait only for the rest of a split batch."""
 
 MAX_ABS = {"AUDIO": 8, "MEL": 64}
-"""Beyond this a stage refuses its input, and NaN: the stream would keep it in its state for good.
+"""Stages refuse larger values, and NaN, which would stay in the state of the stream.
 
-Samples lie in [-1, 1], with room for filters that overshoot; the log-mel of what is let through
-lies within 17. MEL is checked again for those who call the encoder by its name, because int8 scales
-a whole batch by its largest value. What ENCODED may be depends on the checkpoint, and it meets no
-other stream.
+Samples lie in [-1, 1], with room for filters that overshoot; the log-mel of such audio lies within
+17. MEL is checked again for clients that call the encoder alone, because int8 scales a whole batch
+by its largest value. The range of ENCODED depends on the checkpoint, and ENCODED does not affect
+other streams.
 """
 
 
 def config_files(spec: StreamingSpec) -> dict[str, str]:
-    """Every config of the repository: path inside it -> text."""
+    """Return the text of every config, by its path in the repository."""
     files: dict[str, str] = {}
     for stage in spec.engines:
         if not stage.members:
@@ -65,11 +65,11 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
     parameters |= {"length_input": length.name, "length_of": values.name}
     if values.name in MAX_ABS:
         parameters |= {"bounded_inputs": values.name, "max_abs": str(MAX_ABS[values.name])}
-    # The backend chooses its device: KIND_GPU would be refused where there is none.
+    # The backend chooses its device: Triton refuses KIND_GPU on a machine without a GPU.
     title, kind = _RUNTIMES[spec.runtime]
     return "\n".join(
         [
-            _header(f"{stage.name}, {title}: state lives in the backend's pool."),
+            _header(f"{stage.name}, {title}: the state is in the backend's pool."),
             f'name: "{stage.name}"',
             'backend: "earshot"',
             f"max_batch_size: {serving.max_batch_size}",
@@ -83,11 +83,11 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
 
 
 def _slots(stage: StageSpec, spec: StreamingSpec, instances: int) -> int:
-    """Slots of one instance. Triton gives each new stream to the instance with the fewest.
+    """Return the slots of one instance; Triton gives each new stream to the one with the fewest.
 
-    A pool in host memory costs nothing until it is used, so there each instance could take all, and
-    another stage refuses the stream too many; one on a GPU is allocated as a whole, and a model
-    that is alone has to count.
+    A pool in host memory takes no memory until it is used, so each instance can have slots for all
+    streams, and another stage refuses a stream too many. A pool on a GPU is allocated as a whole,
+    and a model that is the only stage has to count, so the instances share the streams.
     """
     shared = spec.runtime == "torch" or stage.members
     return -(-spec.serving.max_streams // instances) if shared else spec.serving.max_streams
@@ -96,7 +96,7 @@ def _slots(stage: StageSpec, spec: StreamingSpec, instances: int) -> int:
 def _tensorrt(stage: StageSpec, serving: Serving) -> str:
     return "\n".join(
         [
-            _header(f"{stage.name}, TensorRT: state lives in Triton, on the GPU."),
+            _header(f"{stage.name}, TensorRT: the state is in Triton, on the GPU."),
             f'name: "{stage.name}"',
             'platform: "tensorrt_plan"',
             f"max_batch_size: {serving.max_batch_size}",
@@ -110,17 +110,17 @@ def _tensorrt(stage: StageSpec, serving: Serving) -> str:
 
 def _detokenizer(spec: StreamingSpec) -> str:
     stage = spec.detokenizer
-    # As fast a recognizer as a GPU makes would wait for a single process of text.
+    # A recognizer on a GPU is so fast that it would wait for a single process.
     instances = spec.serving.encoder_instances if spec.runtime == "torch" else 1
     return "\n".join(
         [
-            _header("Tokens to text. Stateless: the decoder hands on the context."),
+            _header("Tokens to text. Stateless: the decoder passes on the context."),
             f'name: "{stage.name}"',
             'backend: "earshot_detokenizer"',
             f"max_batch_size: {spec.serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            "# Takes what has queued up; text is short work, so it never waits for more.",
+            "# Takes all requests in the queue, and never waits for more: converting text is fast.",
             "dynamic_batching { }",
             f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
             "",
@@ -133,7 +133,7 @@ def _ensemble(spec: StreamingSpec) -> str:
     steps = ",\n".join(_step(member) for member in (*spec.engines, spec.detokenizer))
     return "\n".join(
         [
-            _header("What clients call: one chunk of audio in, its text out."),
+            _header("The model that clients call: one chunk of audio in, its text out."),
             f'name: "{stage.name}"',
             'platform: "ensemble"',
             f"max_batch_size: {spec.serving.max_batch_size}",
@@ -148,13 +148,13 @@ def _ensemble(spec: StreamingSpec) -> str:
 def _sequence_batching(serving: Serving, delay_ms: int) -> str:
     return f"""\
 sequence_batching {{
-  # A client that vanishes without END frees its place after this long.
+  # A client that disappears without END frees its slot after this time.
   max_sequence_idle_microseconds: {serving.sequence_idle_ms * 1000}
   oldest {{
     # Above the pool's size: a stream too many reaches the pool, which refuses it with a reason,
-    # instead of waiting unseen in Triton's unbounded backlog.
+    # instead of waiting in Triton's unbounded backlog.
     max_candidate_sequences: {2 * serving.max_streams}
-    # Chunks come one by one; a short wait makes batches, and batches save CPU.
+    # Chunks arrive one by one; a short wait makes batches, and batches save CPU.
     max_queue_delay_microseconds: {delay_ms * 1000}
   }}
 }}"""

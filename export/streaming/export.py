@@ -1,4 +1,4 @@
-"""The road of a streaming checkpoint: stages, ONNX files, configs, gate, manifest, install."""
+"""Export a streaming checkpoint: stages, ONNX or torch files, configs, comparison, manifest."""
 
 from __future__ import annotations
 

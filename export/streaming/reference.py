@@ -1,4 +1,4 @@
-"""What the original says: `transformers` over whole utterances, the oracle of parity."""
+"""Transcribe whole utterances with the original in `transformers`, as reference for parity."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """One utterance through the reference model."""
+    """Output of the reference model for one utterance."""
 
     mel: NDArray[np.float32]
     """[mel frames, n_mels], valid frames only."""
     encoded: NDArray[np.float32]
-    """[encoder frames, D] behind the projection for the joint network, valid frames only."""
+    """[encoder frames, D] after the projection for the joint network, valid frames only."""
     tokens: list[int]
     token_frames: list[int]
 
@@ -41,7 +41,7 @@ def transcribe(
 
 
 def text_of(checkpoint: Checkpoint, tokens: Sequence[int]) -> str:
-    """The text of a token sequence, as the reference's processor decodes it."""
+    """Return the text of a token sequence, as the reference's processor decodes it."""
     return checkpoint.processor.batch_decode([list(tokens)], skip_special_tokens=True)[0]
 
 
@@ -61,7 +61,7 @@ def _transcribe_batch(
     _allow_length(model, features.input_features.shape[1])
     encoded = model.get_audio_features(**inputs)
     encoder_frames = int(encoded.attention_mask.shape[1])
-    # The default bound counts the opening blank and no closing ones; give the loop room to end.
+    # The default bound counts the opening blank but no closing ones, so it could end too early.
     longest = (model.max_symbols_per_step + 1) * encoder_frames + 1
     generated = model.generate(**inputs, max_length=longest)
     frames = generated.durations.cumsum(dim=1) - generated.durations
@@ -83,6 +83,6 @@ def _transcribe_batch(
 
 
 def _allow_length(model: object, mel_frames: int) -> None:
-    """Lift the reference's bound on positions; they are computed, so it guards nothing here."""
+    """Raise the reference's bound on positions, which are computed for any length."""
     encoding = model.encoder.encode_positions  # type: ignore[attr-defined]
     encoding.max_position_embeddings = max(encoding.max_position_embeddings, mel_frames)

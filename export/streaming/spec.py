@@ -1,7 +1,7 @@
-"""Tensor names, shapes and dtypes of the ensemble `asr_streaming`, in one place.
+"""Define tensor names, shapes and dtypes of the ensemble `asr_streaming`, in one place.
 
-`export` writes the ONNX files and the Triton configs from a `StreamingSpec`; a test holds the
-committed configs, the ensemble and the ONNX graphs to it. The client reads what it needs from the
+The ONNX files and the Triton configs are written from a `StreamingSpec`; a test compares the
+committed configs, the ensemble and the ONNX graphs with it. The client reads what it needs from the
 ensemble's `parameters`.
 """
 
@@ -29,7 +29,7 @@ RECOGNIZER = "recognizer"
 
 @dataclass(frozen=True)
 class StreamingSpec:
-    """Everything that the configs of one exported streaming model say."""
+    """Everything that the configs of one exported streaming model contain."""
 
     checkpoint: str
     chunk_ms: int
@@ -44,21 +44,21 @@ class StreamingSpec:
     layout: str = "stages"
     serving: Serving = field(default_factory=Serving)
     name: str = ""
-    """Of this recognizer among others in one repository; a prefix of its models' names."""
+    """Prefix of the models' names, where a repository holds several recognizers."""
 
     @property
     def frames(self) -> int:
-        """T, encoder frames per chunk."""
+        """Return T, the encoder frames per chunk."""
         return frames_per_chunk(self.chunk_ms)
 
     @property
     def chunk_samples(self) -> int:
-        """Audio samples per chunk."""
+        """Return the audio samples per chunk."""
         return self.frames * FRAME_SAMPLES
 
     @property
     def audio(self) -> tuple[TensorSpec, ...]:
-        """Inputs of the ensemble: samples in [-1, 1], and how many of them are valid."""
+        """Return the inputs of the ensemble: samples in [-1, 1] and the number of valid ones."""
         return (
             TensorSpec("AUDIO", "FP32", (self.chunk_samples,)),
             TensorSpec("AUDIO_LENGTH", "INT32", (1,)),
@@ -66,7 +66,7 @@ class StreamingSpec:
 
     @property
     def mel(self) -> tuple[TensorSpec, ...]:
-        """Log-mel frames of the chunk."""
+        """Return the log-mel frames of the chunk."""
         return (
             TensorSpec("MEL", "FP32", (SUBSAMPLING * self.frames, self.num_mel_bins)),
             TensorSpec("MEL_LENGTH", "INT32", (1,)),
@@ -74,7 +74,7 @@ class StreamingSpec:
 
     @property
     def encoded(self) -> tuple[TensorSpec, ...]:
-        """Encoder frames of the chunk, projected for the joint network."""
+        """Return the encoder frames of the chunk, projected for the joint network."""
         return (
             TensorSpec("ENCODED", "FP32", (self.frames, self.encoded_size)),
             TensorSpec("ENCODED_LENGTH", "INT32", (1,)),
@@ -82,7 +82,7 @@ class StreamingSpec:
 
     @property
     def tokens(self) -> tuple[TensorSpec, ...]:
-        """Tokens of the chunk, padded with -1; frames of 80 ms counted from the stream's start."""
+        """Return the tokens of the chunk, padded with -1; frames count from the stream's start."""
         return (
             TensorSpec("TOKENS", "INT32", (self.max_tokens,)),
             TensorSpec("TOKEN_FRAMES", "INT32", (self.max_tokens,)),
@@ -92,12 +92,12 @@ class StreamingSpec:
 
     @property
     def previous_tokens(self) -> TensorSpec:
-        """The tokens before this chunk, between decoder and detokenizer only."""
+        """Return the tokens before this chunk, which go from decoder to detokenizer only."""
         return TensorSpec("PREVIOUS_TOKENS", "INT32", (CONTEXT_TOKENS,))
 
     @property
     def text(self) -> tuple[TensorSpec, ...]:
-        """What the chunk adds to the transcript, and the characters of it that each token adds."""
+        """Return the text that the chunk adds, and the characters that each token adds."""
         return (
             TensorSpec("TEXT", "BYTES", (1,)),
             TensorSpec("TOKEN_TEXT_LENGTHS", "INT32", (self.max_tokens,)),
@@ -105,7 +105,7 @@ class StreamingSpec:
 
     @property
     def stages(self) -> tuple[StageSpec, ...]:
-        """The stages with an engine, in the order a chunk takes."""
+        """Return the stages with an engine, in the order of processing."""
         return (
             StageSpec(
                 "feature_extractor", self.audio, self.mel, self.feature_state, prefix=self.name
@@ -122,7 +122,7 @@ class StreamingSpec:
 
     @property
     def recognizer(self) -> StageSpec:
-        """The three stages as one model."""
+        """Return the three stages as one model."""
         first, *_, last = self.stages
         return StageSpec(
             RECOGNIZER, first.inputs, last.outputs, members=self.stages, prefix=self.name
@@ -130,35 +130,35 @@ class StreamingSpec:
 
     @property
     def engines(self) -> tuple[StageSpec, ...]:
-        """The models with an engine in this layout, in the order a chunk takes."""
+        """Return the models with an engine in this layout, in the order of processing."""
         return (self.recognizer,) if self.layout == "fused" else self.stages
 
     @property
     def models(self) -> list[str]:
-        """Names of all models of this layout."""
+        """Return the names of all models of this layout."""
         return [stage.name for stage in (*self.engines, self.detokenizer, self.ensemble)]
 
     @property
     def obsolete_models(self) -> list[str]:
-        """Names of the models that only the other layout has."""
+        """Return the names of the models that only the other layout has."""
         return [s.name for s in (*self.stages, self.recognizer) if s.name not in self.models]
 
     @property
     def detokenizer(self) -> StageSpec:
-        """Tokens to text; stateless."""
+        """Return the stateless model that converts tokens to text."""
         tokens, _, _, count = self.tokens
         inputs = (tokens, count, self.previous_tokens)
         return StageSpec(DETOKENIZER, inputs, self.text, prefix=self.name)
 
     @property
     def ensemble(self) -> StageSpec:
-        """What a client sees."""
+        """Return the model that clients call."""
         outputs = (*self.text, *self.tokens)
         return StageSpec(ENSEMBLE, self.audio, outputs, prefix=self.name)
 
     @property
     def client_parameters(self) -> dict[str, str]:
-        """What a client learns from the server instead of being configured with it."""
+        """Return the parameters that a client reads from the server."""
         return {
             "contract_version": CONTRACT_VERSION,
             "checkpoint": self.checkpoint,
@@ -175,7 +175,7 @@ class StreamingSpec:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the manifest says of the model's sizes."""
+        """Return the entries of the manifest about the sizes of the models."""
         return {
             "chunk_ms": self.chunk_ms,
             "layout": self.layout,
