@@ -1,7 +1,7 @@
-"""`python -m export.tensorrt CHECKPOINT`: graphs and numerics of a precision, on any machine.
+"""`python -m export.tensorrt CHECKPOINT`: check graphs and numerics of a precision without a GPU.
 
-What `python -m export --runtime tensorrt` does before it needs a GPU: the ONNX files, the graph
-gate, and half precision over minutes of speech. Prints what was measured as JSON.
+It runs the steps of `python -m export --runtime tensorrt` that need no GPU: the ONNX files, the
+graph gate, and half precision over minutes of speech. It prints the measurements as JSON.
 """
 
 from __future__ import annotations

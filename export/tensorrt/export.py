@@ -1,7 +1,7 @@
-"""The road of a streaming checkpoint to TensorRT: graphs, gate, numerics, engines, proof, install.
+"""Export a streaming checkpoint to TensorRT: graphs, graph gate, numerics, engines, verification.
 
-What can fail without a GPU fails first: the graph gate takes a second, the numerics of half
-precision a minute, an engine many.
+Checks that need no GPU come first: the graph gate takes a second, the numerics of half precision a
+minute, the build of an engine many minutes.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from export.tensorrt.profiles import chunk_profiles
 from export.tensorrt.stages import tensorrt_stages
 
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "fp8": 20}
-"""Convolution takes bf16 from opset 22 on."""
+"""Convolution supports bf16 from opset 22 on."""
 LONG_STREAMS = 4
 
 
 def export_tensorrt(
     checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    """Build `checkpoint`'s engines, to be installed; see the module for the steps.
+    """Build the engines of `checkpoint`, to be installed; see the module for the steps.
 
     Raises:
         UnsupportedOption: this machine has no TensorRT, GPU or modelopt, or the checkpoint does
             not support the chunk.
-        GateFailed: a graph, its numerics or an engine is not good.
+        GateFailed: a graph is refused, half precision overflows, or a build or an engine fails.
     """
     began = time.monotonic()
     require_tensorrt()
@@ -82,7 +82,7 @@ def write_graphs(
     speech: Sequence[NDArray[np.float32]],
     report: Report,
 ) -> None:
-    """The flat ONNX file of each stage, past the graph gate.
+    """Write the flat ONNX file of each stage, and check its graph.
 
     Raises:
         GraphRefused: see `check_graph`.
@@ -104,7 +104,7 @@ def half_numerics(
     spec: StreamingSpec,
     speech: Sequence[NDArray[np.float32]],
 ) -> Numerics:
-    """`measure` on minutes of speech with chained state.
+    """Measure half precision on minutes of speech with chained state.
 
     Raises:
         ParityFailed: half precision overflows, or comes near it.

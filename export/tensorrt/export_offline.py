@@ -1,9 +1,9 @@
-"""The road of an offline model to TensorRT: graphs, gate, engines, proof, in the steps of `road`.
+"""Export an offline model to TensorRT: graphs, graph gate, engines, verification.
 
 Feature extractor, encoder and the decoder of a CTC model become engines, with a profile for each
-bucket. The decoder of a transducer does not: laid out straight it would be a walk of thousands of
-steps, most of them for nothing, and as a loop it asks the GPU after each step whether to go on. It
-is a small part of the work and stays in ONNX Runtime on the CPU, the same file as without a GPU.
+bucket. The decoder of a transducer does not: without a loop it would take thousands of steps, most
+of them unnecessary, and as a loop it waits for the GPU after each step. It is a small part of the
+work and stays in ONNX Runtime on the CPU, the same file as without a GPU.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.profiles import bucket_profiles
 
 _BYTES = 4
-"""Of every element of every tensor: float32, or a 32-bit integer."""
+"""Size of every element of every tensor: float32, or a 32-bit integer."""
 
 
 def export_offline_tensorrt(
     checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    """Build `checkpoint`'s engines for whole utterances, in float32, to be installed.
+    """Build the engines of `checkpoint` for whole utterances, in float32, to be installed.
 
     Raises:
         UnsupportedOption: this machine has no TensorRT or GPU.
-        GateFailed: a graph or an engine is not good.
+        GateFailed: a graph is refused, a build fails, or an engine differs from the original.
     """
     began = time.monotonic()
     require_tensorrt()
@@ -68,7 +68,7 @@ def export_offline_tensorrt(
 def write_offline_graphs(
     folder: Path, stages: tuple[nn.Module, ...], spec: OfflineSpec, report: Report
 ) -> None:
-    """The ONNX file of each stage; those of engines past the graph gate.
+    """Write the ONNX file of each stage, and check those that become engines.
 
     Raises:
         GraphRefused: see `check_graph`.
@@ -80,12 +80,12 @@ def write_offline_graphs(
 
 
 def engine_stages(spec: OfflineSpec) -> list[StageSpec]:
-    """The stages that become engines."""
+    """Return the stages that become engines."""
     return [stage for stage in spec.stages if not spec.is_loop(stage)]
 
 
 def open_engines(spec: OfflineSpec) -> OpenOfflineStage:
-    """The runtime of each stage as it will be served."""
+    """Return a function that opens a stage in the runtime that will serve it."""
     from export.tensorrt.engine import open_offline_engine
 
     def open_stage(path: Path, stage: StageSpec) -> RunOfflineStage:
@@ -97,7 +97,7 @@ def open_engines(spec: OfflineSpec) -> OpenOfflineStage:
 
 
 def buffer_bytes(stage: StageSpec, spec: OfflineSpec) -> int:
-    """Inputs and outputs of a stage: the largest batch of the longest bucket."""
+    """Return the bytes of a stage's inputs and outputs, for the largest batch and bucket."""
     return (
         spec.serving.max_batch_size
         * _BYTES
@@ -120,7 +120,7 @@ def _build(folder: Path, spec: OfflineSpec, cache: Path, report: Report) -> dict
         engines[stage.name] = {
             "source_sha256": file_sha256(onnx),
             **asdict(facts),
-            # What the configs do not tell: they leave the length free.
+            # Not in the configs, which leave the length free.
             "buffer_bytes": buffer_bytes(stage, spec),
         }
     return {"version": tensorrt_version(), "buckets_ms": list(spec.buckets_ms), "engines": engines}

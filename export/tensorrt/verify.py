@@ -1,7 +1,7 @@
-"""`python -m export.tensorrt.verify CHECKPOINT`: the installed engines, proved on this GPU.
+"""`python -m export.tensorrt.verify CHECKPOINT`: compare the installed engines on this GPU.
 
-Every stage against its ONNX file, on the same inputs of real speech, each keeping its own state;
-then the chain of engines against `transformers`. Exits with 1 when they differ.
+Every stage is compared with its ONNX file, on the same inputs of real speech, each with its own
+state; then the chain of engines with `transformers`. The command exits with 1 if they differ.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ from export.tensorrt.stages import tensorrt_stages
 STAGE_TOLERANCE = {"fp32": 5e-3, "fp16": 5e-2, "bf16": 5e-1, "fp8": 5e-1}
 """Largest difference of an output or a final state, of order 1, after the recordings.
 
-Two implementations of one graph round at other places: ONNX Runtime and torch, both on the CPU,
-differ by less than a fifth of this. No GPU has had its say yet.
+Two implementations of one graph round differently: ONNX Runtime and torch, both on the CPU, differ
+by less than a fifth of this. It has not been compared with a GPU.
 """
 
 
 @dataclass(frozen=True)
 class StageDifference:
-    """How far an engine is from its ONNX file, over real speech with chained state."""
+    """Differences of an engine from its ONNX file, over real speech with chained state."""
 
     outputs: float
     final_state: float
 
 
 class _Pair:
-    """Two runtimes of one stage, given the same inputs; the first one's outputs go on."""
+    """Two runtimes of one stage with the same inputs; the outputs are those of the first."""
 
     def __init__(self, first: StatefulStage, second: StatefulStage) -> None:
         self.first, self.second = first, second
         self.outputs = 0.0
 
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
-        """See `RunningStage`."""
+        """Process one chunk in both runtimes; return the outputs of the first."""
         mine, other = self.first.step(inputs, slots), self.second.step(inputs, slots)
         for a, b in zip(mine, other, strict=True):
             if np.issubdtype(a.dtype, np.floating):
@@ -66,7 +66,7 @@ class _Pair:
 
     @property
     def difference(self) -> StageDifference:
-        """So far."""
+        """Return the largest differences so far."""
         apart = np.abs(self.first.states - self.second.states).max(initial=0.0)
         return StageDifference(outputs=self.outputs, final_state=float(apart))
 
@@ -78,10 +78,10 @@ def compare_stages(
     open_first: OpenStage,
     open_second: OpenStage,
 ) -> dict[str, StageDifference]:
-    """Run the chain of the first runtime, and the second beside it, stage by stage.
+    """Compare two runtimes stage by stage, in a chain of the first.
 
     Raises:
-        ParityFailed: names the stage that differs by more than its tolerance.
+        ParityFailed: the message names the stage that differs by more than its tolerance.
     """
     pairs: dict[str, _Pair] = {}
 
@@ -95,7 +95,7 @@ def compare_stages(
     Chain(folder, spec, len(utterances), open_pair).transcribe(utterances)
     differences = {name: pair.difference for name, pair in pairs.items()}
     for stage in spec.stages:
-        # A decoder that chooses another token goes another way: its tokens are judged by the chain.
+        # After another token the decoder's outputs differ anyway; the chain compares its tokens.
         worst = max(differences[stage.name].outputs, differences[stage.name].final_state)
         if stage.role != "decoder" and not worst <= STAGE_TOLERANCE[spec.precision]:
             raise ParityFailed(
@@ -106,7 +106,7 @@ def compare_stages(
 
 
 def reference_of(stages: Sequence[Stage], spec: StreamingSpec) -> OpenStage:
-    """What an engine is held to: its ONNX file, or, in bf16, the stage that was exported."""
+    """Return the reference of an engine: its ONNX file or, in bf16, the exported stage."""
     by_name = {stage.name: half for stage, half in zip(spec.stages, stages, strict=True)}
 
     def open_reference(path: Path, stage: StageSpec, streams: int) -> StatefulStage:
@@ -124,10 +124,10 @@ def verify_engines(
     stages: Sequence[Stage],
     utterances: Sequence[NDArray[np.float32]],
 ) -> tuple[dict[str, StageDifference], Parity]:
-    """Engines in `folder` against ONNX, stage by stage, and against `transformers` as a chain.
+    """Compare the engines in `folder` with ONNX by stage, and with `transformers` as a chain.
 
     Raises:
-        ParityFailed: says which stage differs, and by how much.
+        ParityFailed: the message names the stage that differs and the difference.
     """
     from export.tensorrt.engine import open_engine
 
@@ -137,7 +137,7 @@ def verify_engines(
 
 
 def _installed(checkpoint: Checkpoint, repository: Path, ensemble: str) -> dict[str, Any] | None:
-    """What the manifest of installed engines says; None where there are none of this ensemble."""
+    """Return the manifest of installed engines, or None if this ensemble is not installed."""
     path = repository / ensemble / "1" / "manifest.json"
     if not path.is_file():
         return None
@@ -175,13 +175,11 @@ def _verify_offline(checkpoint: Checkpoint, options: ExportOptions) -> dict[str,
 
 
 def main(
-    checkpoint: Annotated[str, typer.Argument(help="What the engines were built from.")],
-    repository: Annotated[Path, typer.Option(help="Where they are installed.")],
-    name: Annotated[
-        str, typer.Option(help="What they were exported as, if they have a name.")
-    ] = "",
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint that the engines were built from.")],
+    repository: Annotated[Path, typer.Option(help="Model repository that holds the engines.")],
+    name: Annotated[str, typer.Option(help="Name that they were exported under, if any.")] = "",
 ) -> None:
-    """Prove the installed TensorRT engines on this GPU; prints what was measured as JSON."""
+    """Compare the installed engines with ONNX and transformers; print the result as JSON."""
     from export.tensorrt.gpu import require_tensorrt
 
     measured: dict[str, Any] = {}
