@@ -1,4 +1,4 @@
-"""Fixtures that several suites share: checkpoints and what `python -m export` makes of them."""
+"""Fixtures that several suites share: checkpoints and their exports."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from project import (
     PROJECT,
     Exported,
     ExportedOffline,
-    HeardOffline,
     OfflineCheckpoint,
+    OfflineReference,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def speech_folder() -> Path:
 def offline_checkpoint(
     random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> OfflineCheckpoint:
-    """A small random checkpoint of each kind that can hear whole utterances: kind -> folder."""
+    """Write a small random checkpoint of a kind for whole utterances: kind -> folder."""
     from parakeet_checkpoints import write_parakeet_checkpoint
 
     folder = tmp_path_factory.mktemp("parakeet")
@@ -105,17 +105,17 @@ def exported_offline(
 
 
 @pytest.fixture(scope="session")
-def heard_offline() -> HeardOffline:
-    """What transformers hears in the recordings of this repository: once for each checkpoint."""
+def offline_reference() -> OfflineReference:
+    """Transcribe the recordings with transformers, once for each checkpoint."""
     from export.offline.reference import transcribe
     from export.recordings import load_recordings
 
     known: dict[str, list[ReferenceResult]] = {}
 
-    def heard(checkpoint: Checkpoint) -> list[ReferenceResult]:
+    def reference(checkpoint: Checkpoint) -> list[ReferenceResult]:
         if checkpoint.sha256 not in known:
             speech = [recording.samples for recording in load_recordings()]
             known[checkpoint.sha256] = transcribe(checkpoint, speech)
         return known[checkpoint.sha256]
 
-    return heard
+    return reference

@@ -1,4 +1,4 @@
-"""Text of a chunk's tokens, found without keeping the transcript."""
+"""Text of a chunk's tokens, computed without keeping the transcript."""
 
 from __future__ import annotations
 

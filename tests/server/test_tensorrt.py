@@ -1,7 +1,7 @@
 """TensorRT repositories: the memory budget, and what is refused before or just after the start.
 
-The GPU is played by a script called nvidia-smi, and Triton's words by lines of its log: neither is
-on the machines that run these tests. The warm-up runs against a real Triton.
+A script called nvidia-smi takes the place of the GPU, and lines of a log that of Triton: the
+machines that run these tests have neither. The warm-up runs against a real Triton.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FACTS = {
 
 @pytest.fixture
 def engines(random_checkpoint: Path, tmp_path: Path) -> Path:
-    """A repository as `python -m export --runtime tensorrt` leaves it, but for the plans' bytes."""
+    """Write a repository as `python -m export --runtime tensorrt` does, with empty plans."""
     folder = tmp_path / "engines"
     write_engines(random_checkpoint, folder)
     return folder
@@ -134,7 +134,7 @@ def test_every_recognizer_is_counted_and_checked(
 def test_engines_for_whole_utterances_are_counted(
     offline_checkpoint: OfflineCheckpoint, engines: Path, machine: Path, tmp_path: Path
 ) -> None:
-    """Alone, where there are no streams, and beside those for live streams."""
+    """In a repository without streaming models, and in one with them."""
     files = write_offline_engines(offline_checkpoint("ctc"), tmp_path / "files")
     alone = read_repository(tmp_path / "files").budget
     assert alone is not None
@@ -313,7 +313,7 @@ def test_warm_up_runs_every_bucket_and_all_streams(exported: Exported) -> None:
     folder = exported(CHUNK_MS)
     with running(folder) as triton:
         warm_up(triton.grpc_url, "asr_streaming", max_batch_size=64, streams=256)
-        # Every place is free again: the server holds 256.
+        # Every slot is free again: the server has 256.
         warm_up(triton.grpc_url, "asr_streaming", max_batch_size=1, streams=256)
         with pytest.raises(TritonDied, match="warm-up with 300 streams failed"):
             warm_up(triton.grpc_url, "asr_streaming", max_batch_size=1, streams=300)

@@ -1,4 +1,4 @@
-"""A fused recognizer exported for torch, beside the stages that it must agree with."""
+"""A fused recognizer exported for torch, and the stages to compare it with."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Recognizer:
         )
 
     def expected(self, audio: np.ndarray, lengths: np.ndarray) -> list[list[np.ndarray]]:
-        """Outputs of each chunk [K, B, C], from the stages as they are, in one batch."""
+        """Return the stages' own outputs for each chunk [K, B, C], in one batch."""
         batch = audio.shape[1]
         stages = PooledStages(self.stages).eval()
         pools = [torch.zeros(batch * s.layout.rows, s.layout.width) for s in self.stages]

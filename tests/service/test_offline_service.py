@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from project import OFFLINE_KINDS, OFFLINE_NAMES, ExportedOffline, HeardOffline, OfflineCheckpoint
+from project import (
+    OFFLINE_KINDS,
+    OFFLINE_NAMES,
+    ExportedOffline,
+    OfflineCheckpoint,
+    OfflineReference,
+)
 from tritonclient.utils import InferenceServerException
 from whole_files import BUCKETS, OfflineService
 
@@ -51,9 +57,9 @@ def speech() -> list[np.ndarray]:
 def test_recordings_come_back_as_the_original_hears_them(
     service: OfflineService,
     speech: list[np.ndarray],
-    heard_offline: HeardOffline,
+    offline_reference: OfflineReference,
 ) -> None:
-    expected = heard_offline(service.checkpoint)
+    expected = offline_reference(service.checkpoint)
     assert sum(len(reference.tokens) for reference in expected) > 100
     alone = service.transcribe(speech, at_once=1)
     together = service.transcribe(speech * 4)

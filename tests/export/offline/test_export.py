@@ -39,7 +39,7 @@ command.command()(export_command.main)
 
 KIND = "ctc"
 FIRST_CONVOLUTION = "subsampling.convolutions.0.weight"
-"""Everything behind it depends on it; the largest tensor, the positions', matters little here."""
+"""All later layers depend on it, but little on the largest tensor, that of the positions."""
 
 
 @pytest.fixture(scope="module", params=OFFLINE_KINDS)
@@ -65,7 +65,7 @@ def members(spec: OfflineSpec) -> tuple[StageSpec, ...]:
     return (*spec.stages, spec.detokenizer, spec.ensemble)
 
 
-def test_configs_say_what_the_spec_says(repository: Path, spec: OfflineSpec) -> None:
+def test_configs_match_the_spec(repository: Path, spec: OfflineSpec) -> None:
     for stage in members(spec):
         paths = [repository / stage.name / "config.pbtxt"]
         if stage in spec.stages and not spec.is_loop(stage):
@@ -83,27 +83,25 @@ def test_every_step_of_the_ensemble_is_fed(repository: Path, spec: OfflineSpec) 
     check_that_every_step_is_fed(repository, spec.ensemble.name)
 
 
-def test_onnx_files_say_what_the_spec_says(repository: Path, spec: OfflineSpec) -> None:
-    """Batch and time are free, everything else is fixed; the stage in front of the walk is straight
-    on: nothing that TensorRT would refuse.
-    """
+def test_onnx_files_match_the_spec(repository: Path, spec: OfflineSpec) -> None:
+    """Batch and time are free, everything else is fixed; only a transducer's decoder has a loop."""
     for stage in spec.stages:
         graph = onnx.load(repository / stage.name / "1" / "model.onnx").graph
         assert free(onnx_tensors(graph.input)) == spec_tensors(stage.inputs)
         assert free(onnx_tensors(graph.output)) == spec_tensors(stage.outputs)
         loops = [node for node in graph.node if node.op_type in ("Loop", "If", "Scan")]
-        walks = stage.role == "decoder_offline" and spec.ctc_blank is None
-        assert len(loops) == walks
+        loop = stage.role == "decoder_offline" and spec.ctc_blank is None
+        assert len(loops) == loop
 
 
 def free(tensors):
-    """Axes without a size of their own, as Triton writes them."""
+    """Write free axes as Triton does."""
     return {
         name: (dtype, tuple(dim or -1 for dim in dims)) for name, (dtype, dims) in tensors.items()
     }
 
 
-def test_manifest_tells_what_was_exported(repository: Path, spec: OfflineSpec) -> None:
+def test_manifest_describes_the_export(repository: Path, spec: OfflineSpec) -> None:
     manifest = json.loads((repository / spec.ensemble.name / "1" / "manifest.json").read_text())
     assert manifest["checkpoint"]["architecture"] == spec.architecture
     assert manifest["parity"]["reference_tokens"] > 100
@@ -122,7 +120,7 @@ def test_manifest_tells_what_was_exported(repository: Path, spec: OfflineSpec) -
 
 
 def test_any_batch_of_any_length_runs(repository: Path, spec: OfflineSpec) -> None:
-    """Also what is shorter than the graph's example, and the longest bucket."""
+    """Also shorter ones than the graph's example, and the longest bucket."""
     for batch, samples in [(1, 160), (3, 160), (1, 320), (2, 480_000)]:
         tensors: dict[str, Any] = {
             "AUDIO": np.zeros((batch, samples), np.float32),
@@ -164,7 +162,7 @@ def disturb(path: Path) -> None:
 def test_with_both_modes_one_failed_gate_installs_nothing(
     random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gate of the streaming models has passed by then: they stay out all the same."""
+    """The streaming models are not installed either, although they have passed their gate."""
     repository = tmp_path / "models"
     for old in ("asr_streaming", "encoder", "encoder_offline"):
         (repository / old).mkdir(parents=True)
@@ -180,9 +178,9 @@ def test_with_both_modes_one_failed_gate_installs_nothing(
     arguments = [str(random_checkpoint), "--mode=both", "--repository", str(repository)]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 1
-    said = " ".join(result.stderr.split())
-    assert "nothing was installed: encoder differs from transformers" in said
-    assert "installed asr_streaming" not in said
+    message = " ".join(result.stderr.split())
+    assert "nothing was installed: encoder differs from transformers" in message
+    assert "installed asr_streaming" not in message
     files = {path.relative_to(repository): path for path in repository.rglob("*") if path.is_file()}
     assert {str(name) for name in files} == {
         f"{old}/config.pbtxt" for old in ("asr_streaming", "encoder", "encoder_offline")
@@ -192,7 +190,7 @@ def test_with_both_modes_one_failed_gate_installs_nothing(
 
 
 @pytest.mark.parametrize("mode", ["streaming", "both"])
-def test_what_hears_whole_utterances_does_not_stream(
+def test_a_checkpoint_for_whole_utterances_does_not_stream(
     mode: str, offline_checkpoint: OfflineCheckpoint, tmp_path: Path
 ) -> None:
     arguments = ["--mode", mode, "--repository", str(tmp_path / "models")]

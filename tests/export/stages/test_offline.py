@@ -1,4 +1,4 @@
-"""Offline stages against transformers: the same tokens, whatever the padding and the company."""
+"""Offline stages against transformers: the same tokens for any padding and batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 import pytest
 import torch
-from project import OFFLINE_KINDS, HeardOffline, OfflineCheckpoint
+from project import OFFLINE_KINDS, OfflineCheckpoint, OfflineReference
 from torch import nn
 
 from export.audio import SAMPLE_RATE_HZ
@@ -46,7 +46,7 @@ def speech() -> list[np.ndarray]:
 def run(
     stages: tuple[nn.Module, ...], utterances: list[np.ndarray], length: int, blank: int | None
 ) -> list[ReferenceResult]:
-    """A batch of utterances, padded with zeros to `length` samples."""
+    """Run a batch of utterances, padded with zeros to `length` samples."""
     audio = np.stack([np.pad(samples, (0, length - len(samples))) for samples in utterances])
     lengths = torch.tensor([[len(samples)] for samples in utterances], dtype=torch.int32)
     extract, encode, decode = stages
@@ -69,8 +69,8 @@ def tokens_of(decoded, row: int, blank: int | None) -> tuple[list[int], list[int
         return tokens[row, : count[row]].tolist(), frames[row, : count[row]].tolist()
     labels = decoded[0][row].tolist()
     runs = [(label, next(at)) for label, at in groupby(range(len(labels)), labels.__getitem__)]
-    heard = [(label, frame) for label, frame in runs if label != blank]
-    return [label for label, _ in heard], [frame for _, frame in heard]
+    tokens = [(label, frame) for label, frame in runs if label != blank]
+    return [label for label, _ in tokens], [frame for _, frame in tokens]
 
 
 def assert_same_tokens(got: list[ReferenceResult], expected: list[ReferenceResult]) -> None:
@@ -78,14 +78,14 @@ def assert_same_tokens(got: list[ReferenceResult], expected: list[ReferenceResul
     assert [result.token_frames for result in got] == [result.token_frames for result in expected]
 
 
-def test_one_batch_says_what_transformers_says_of_each_utterance(
+def test_one_batch_matches_transformers_on_each_utterance(
     checkpoint: Checkpoint,
     spec: OfflineSpec,
     stages: Stages,
     speech: list[np.ndarray],
-    heard_offline: HeardOffline,
+    offline_reference: OfflineReference,
 ) -> None:
-    expected = heard_offline(checkpoint)
+    expected = offline_reference(checkpoint)
     assert sum(len(result.tokens) for result in expected) > 100, "parity of tokens needs tokens"
     got = run(stages, speech, LONGEST_S * SAMPLE_RATE_HZ, spec.ctc_blank)
     assert_same_tokens(got, expected)
@@ -93,11 +93,11 @@ def test_one_batch_says_what_transformers_says_of_each_utterance(
         assert ours.mel.shape == theirs.mel.shape
         assert ours.encoded.shape == theirs.encoded.shape
         np.testing.assert_allclose(ours.mel, theirs.mel, atol=5e-2)
-        # Most of it is what a nearly silent bin's rounding becomes when it is normalized.
+        # Most of the difference is rounding in nearly silent bins, enlarged by normalization.
         assert np.abs(ours.encoded - theirs.encoded).mean() < 1e-3
 
 
-def test_padding_and_company_change_nothing(
+def test_padding_and_the_batch_change_nothing(
     spec: OfflineSpec, stages: Stages, speech: list[np.ndarray]
 ) -> None:
     samples = speech[4][: 2 * SAMPLE_RATE_HZ - 100]
@@ -108,16 +108,16 @@ def test_padding_and_company_change_nothing(
         assert_same_tokens([padded], [alone])
         np.testing.assert_allclose(padded.encoded, alone.encoded, atol=1e-3)
     length = 4 * SAMPLE_RATE_HZ
-    company = [samples, speech[1][:length], samples[:999], speech[2][:length], samples[:0]]
-    [accompanied, *_] = run(stages, company, length, spec.ctc_blank)
-    assert_same_tokens([accompanied], [alone])
-    np.testing.assert_allclose(accompanied.encoded, alone.encoded, atol=1e-3)
+    batch = [samples, speech[1][:length], samples[:999], speech[2][:length], samples[:0]]
+    [batched, *_] = run(stages, batch, length, spec.ctc_blank)
+    assert_same_tokens([batched], [alone])
+    np.testing.assert_allclose(batched.encoded, alone.encoded, atol=1e-3)
 
 
 def test_every_end_within_a_frame(
     checkpoint: Checkpoint, spec: OfflineSpec, stages: Stages, speech: list[np.ndarray]
 ) -> None:
-    """From the shortest utterance that the original has an answer to, 10 ms by 10 ms."""
+    """From the shortest utterance that the original supports, in steps of 10 ms."""
     lengths = [*range(320, 320 + 1280, 160), 9_759, 9_760]
     utterances = [speech[4][8000 : 8000 + length] for length in lengths]
     expected = transcribe(checkpoint, utterances)
@@ -125,7 +125,7 @@ def test_every_end_within_a_frame(
 
 
 @pytest.mark.parametrize("length", [0, 1, 159, 160, 319])
-def test_what_is_too_short_is_silence_or_what_transformers_says(
+def test_too_short_utterances_are_silence_or_match_transformers(
     checkpoint: Checkpoint, spec: OfflineSpec, stages: Stages, speech: list[np.ndarray], length: int
 ) -> None:
     """The original normalizes fewer than two frames to NaN; here they have no tokens."""
@@ -139,12 +139,12 @@ def test_what_is_too_short_is_silence_or_what_transformers_says(
 
 
 @torch.inference_mode()
-def test_a_padded_batch_of_transformers_says_the_same(
+def test_a_padded_batch_of_transformers_has_the_same_tokens(
     checkpoint: Checkpoint,
     speech: list[np.ndarray],
-    heard_offline: HeardOffline,
+    offline_reference: OfflineReference,
 ) -> None:
-    """So the original alone is no special case to be held to."""
+    """The reference, one unpadded utterance at a time, is therefore no special case."""
     if checkpoint.architecture != "ParakeetForCTC":
         pytest.skip("the encoder is the same, and a batch of a transducer has other bounds")
     features = checkpoint.processor.feature_extractor(
@@ -153,7 +153,7 @@ def test_a_padded_batch_of_transformers_says_the_same(
     labels = checkpoint.model.generate(**features).tolist()
     blank = checkpoint.model.config.pad_token_id
     together = [[label for label, _ in groupby(row) if label != blank] for row in labels]
-    assert together == [result.tokens for result in heard_offline(checkpoint)]
+    assert together == [result.tokens for result in offline_reference(checkpoint)]
 
 
 def test_durations_other_than_their_places_are_refused(

@@ -31,13 +31,13 @@ def checkpoint(random_checkpoint: Path) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def speech() -> np.ndarray:
-    """Half a minute of several speakers as one utterance."""
+    """Return half a minute of several speakers as one utterance."""
     return np.concatenate([recording.samples for recording in load_recordings()[1:]])
 
 
 @torch.inference_mode()
 def run_flat(stages: tuple[Stage, ...], samples: np.ndarray, frames: int) -> ReferenceResult:
-    """One utterance through the stages in their flat form, chunk by chunk."""
+    """Run one utterance through the stages in their flat form, chunk by chunk."""
     states = [torch.zeros(1, stage.layout.size) for stage in stages]
     extract, encode, decode = (FlatStage(stage) for stage in stages)
     chunk = FRAME_SAMPLES * frames
@@ -94,7 +94,7 @@ def test_every_end_within_a_chunk(
 
 @torch.inference_mode()
 def test_pooled_form_equals_flat_form(checkpoint: Checkpoint) -> None:
-    """Same outputs and same next state, for streams at different places of their ring."""
+    """Same outputs and same next state, for streams at different blocks of their ring."""
     torch.manual_seed(0)
     stage = build_stages(checkpoint, frames=4)[1]
     streams, slots = 3, torch.tensor([2, 0, 1])
@@ -114,7 +114,7 @@ def test_pooled_form_equals_flat_form(checkpoint: Checkpoint) -> None:
 
 
 @torch.inference_mode()
-def test_a_stream_does_not_hear_its_batch(checkpoint: Checkpoint, speech: np.ndarray) -> None:
+def test_a_stream_does_not_depend_on_its_batch(checkpoint: Checkpoint, speech: np.ndarray) -> None:
     torch.manual_seed(0)
     stage = FlatStage(build_stages(checkpoint, frames=4)[1])
     mel = torch.randn(5, 32, 80)
@@ -127,7 +127,7 @@ def test_a_stream_does_not_hear_its_batch(checkpoint: Checkpoint, speech: np.nda
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_what_the_loudest_audio_becomes_is_far_from_refused(checkpoint: Checkpoint) -> None:
+def test_features_of_the_loudest_audio_are_far_below_the_bound(checkpoint: Checkpoint) -> None:
     time_s = np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
     tones = [np.cos(2 * np.pi * hertz * time_s) for hertz in (0, 100, 1_000, 4_000, 7_900, 8_000)]
     noise = np.sign(np.random.default_rng(0).normal(size=SAMPLE_RATE_HZ))

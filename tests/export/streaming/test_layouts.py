@@ -1,4 +1,4 @@
-"""Runtimes, precisions and layouts of the export: configs, what replaces what, what is refused."""
+"""Runtimes, precisions and layouts of the export: configs, replaced models, refused options."""
 
 from __future__ import annotations
 
@@ -134,17 +134,20 @@ def test_what_is_for_live_streams_is_refused_elsewhere(
         _require_possible(checkpoint, options)
 
 
-def test_the_other_ensemble_of_another_checkpoint_is_told_of(
+def test_an_ensemble_of_another_checkpoint_causes_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = tmp_path / "clinic_asr_offline" / "1" / "manifest.json"
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"checkpoint": {"name": "old", "sha256": "1"}}))
-    for sha256, said in (("1", ""), ("2", "clinic_asr_offline in .* of another checkpoint .old.")):
+    for sha256, warning in (
+        ("1", ""),
+        ("2", "clinic_asr_offline in .* of another checkpoint .old."),
+    ):
         checkpoint = Checkpoint("mine", None, None, sha256)
         options = ExportOptions("mine", tmp_path, mode="streaming", name="clinic")
         _warn_of_another_checkpoint(checkpoint, options)
-        assert re.search(said or r"\A\Z", capsys.readouterr().err)
+        assert re.search(warning or r"\A\Z", capsys.readouterr().err)
 
 
 def test_one_layout_replaces_the_other(random_checkpoint: Path, tmp_path: Path) -> None:
@@ -161,7 +164,7 @@ def test_one_layout_replaces_the_other(random_checkpoint: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 0.01), ("bf16", 0.05)])
 def test_half_precision_stays_close(random_checkpoint: Path, precision: str, most: float) -> None:
-    """Random logits lie close together, so it is the frames that are compared, not the tokens."""
+    """Frames are compared, not tokens, because random logits lie close together."""
     exact = _encoded(random_checkpoint, "fp32")
     rounded = _encoded(random_checkpoint, precision)
     assert 1e-6 < np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < most
@@ -169,7 +172,7 @@ def test_half_precision_stays_close(random_checkpoint: Path, precision: str, mos
 
 @torch.inference_mode()
 def _encoded(folder: Path, precision: str) -> np.ndarray:
-    """What the encoder stage makes of three chunks of noise."""
+    """Return the encoder's output for three chunks of noise."""
     _, encoder, _ = half_stages(build_stages(load_checkpoint(str(folder)), FRAMES), precision)
     dtype = TORCH_DTYPES[encoder.layout.dtype]
     pool = torch.zeros(encoder.layout.rows, encoder.layout.width, dtype=dtype)
@@ -185,7 +188,7 @@ def _encoded(folder: Path, precision: str) -> np.ndarray:
     return np.concatenate(encoded)
 
 
-def test_a_program_in_16_bits_hears_something(random_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_program_in_16_bits_recognizes_tokens(random_checkpoint: Path, tmp_path: Path) -> None:
     speech = [recording.samples[:16_000] for recording in load_recordings()[:3]]
     options = ExportOptions(
         str(random_checkpoint),

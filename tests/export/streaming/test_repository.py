@@ -1,4 +1,4 @@
-"""Spec, configs, ensemble and ONNX files must say the same names, dtypes and dims."""
+"""Spec, configs, ensemble and ONNX files have the same names, dtypes and dims."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def stage_of(spec: StreamingSpec, name: str) -> StageSpec:
 
 
 @pytest.mark.parametrize("name", [*STAGES, "detokenizer", "asr_streaming"])
-def test_configs_say_what_the_spec_says(repository: Path, spec: StreamingSpec, name: str) -> None:
+def test_configs_match_the_spec(repository: Path, spec: StreamingSpec, name: str) -> None:
     stage = stage_of(spec, name)
     configs = [repository / name / "config.pbtxt"]
     if name in STAGES:
@@ -58,9 +58,7 @@ def test_configs_say_what_the_spec_says(repository: Path, spec: StreamingSpec, n
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_onnx_files_say_what_the_spec_says(
-    repository: Path, spec: StreamingSpec, name: str
-) -> None:
+def test_onnx_files_match_the_spec(repository: Path, spec: StreamingSpec, name: str) -> None:
     stage = stage_of(spec, name)
     assert stage.state is not None
     graph = onnx.load(repository / name / "1" / "model.onnx").graph
@@ -88,12 +86,12 @@ def test_a_name_prefixes_every_model_and_nothing_else(spec: StreamingSpec) -> No
 
 
 @pytest.mark.parametrize("name", ["", "clinic", "clinic_v2", "7b"])
-def test_names_that_will_do(name: str) -> None:
+def test_valid_names(name: str) -> None:
     ExportOptions("checkpoint", name=name)
 
 
 @pytest.mark.parametrize("name", ["Clinic", "a-b", "a/b", "_a", "a_", "a__b", "default", " "])
-def test_names_that_will_not_do(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     with pytest.raises(UnsupportedOption, match="lower-case letters and digits"):
         ExportOptions("checkpoint", name=name)
 

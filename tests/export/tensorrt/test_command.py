@@ -1,4 +1,4 @@
-"""`python -m export --runtime tensorrt` on a machine that cannot: says so, and what to do."""
+"""`python -m export --runtime tensorrt` on a machine without TensorRT: the errors and hints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_precision_of_the_other_runtime_is_refused() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is here")
-def test_a_machine_without_tensorrt_is_told_of_the_container() -> None:
+def test_without_tensorrt_the_error_names_the_container() -> None:
     assert "make gpu-up" in refused("export", "--runtime=tensorrt")
     assert "make gpu-up" in refused("export.tensorrt.verify", "--repository=nowhere")
 

@@ -1,4 +1,4 @@
-"""The graphs that TensorRT gets: what the gate lets through, and what it refuses by name."""
+"""The graph gate: the graphs of the stages pass, and others are refused by name."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def stages_and_spec(checkpoint: Checkpoint, precision: str) -> tuple[Stages, Str
 
 
 def test_the_graphs_of_every_stage_pass(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """In bf16, which nothing here can run; fp32 and fp16 pass in the tests that run them."""
+    """In bf16, which cannot run here; fp32 and fp16 pass in the tests that run them."""
     stages, spec = stages_and_spec(checkpoint, "bf16")
     write_graphs(tmp_path, stages, spec, [], lambda step: None)
     assert len(list(tmp_path.glob("*/1/model.onnx"))) == 3
@@ -68,7 +68,7 @@ SPEC = StageSpec(
 
 
 def toy_graph(path: Path, *nodes: onnx.NodeProto, **extra: list[onnx.ValueInfoProto]) -> Path:
-    """X [B, 4] -> Y, and the state handed on; `nodes` come in between, from X to Y."""
+    """Save a graph of `nodes` from X [B, 4] to Y that passes on its state."""
 
     def tensor(name: str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4])
@@ -96,7 +96,7 @@ HALF, INT16 = TensorProto.FLOAT16, TensorProto.INT16
 
 
 @pytest.mark.parametrize(
-    ("nodes", "says"),
+    ("nodes", "message"),
     [
         ([node("NonZero", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_NonZero is a NonZero"),
         ([node("ReduceLogSumExp", ["X"], ["Y"])], "the_ReduceLogSumExp .* overflow"),
@@ -119,9 +119,9 @@ HALF, INT16 = TensorProto.FLOAT16, TensorProto.INT16
     ],
 )
 def test_a_bad_node_is_refused_by_name(
-    tmp_path: Path, nodes: list[onnx.NodeProto], says: str
+    tmp_path: Path, nodes: list[onnx.NodeProto], message: str
 ) -> None:
-    with pytest.raises(GraphRefused, match=f"toy: node {says}"):
+    with pytest.raises(GraphRefused, match=f"toy: node {message}"):
         check_graph(toy_graph(tmp_path / "toy.onnx", *nodes), SPEC)
 
 
@@ -154,8 +154,8 @@ def test_a_state_of_another_type_is_refused(tmp_path: Path) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("blank_bias", [3.0, -2.0, -20.0])
 def test_straight_line_decoder_equals_the_loop(tmp_path: Path, blank_bias: float) -> None:
-    """From a terse checkpoint to one that runs into the most symbols per frame all the time."""
-    folder = write_random_checkpoint(tmp_path / "talkative", blank_bias=blank_bias)
+    """From a checkpoint with few tokens to one that always emits the most symbols per frame."""
+    folder = write_random_checkpoint(tmp_path / "many-tokens", blank_bias=blank_bias)
     model = load_checkpoint(str(folder)).model
     loop, straight = Decoder(model, FRAMES), UnrolledDecoder(model, FRAMES)
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from project import DEMO_CHECKPOINT, PROJECT
 
 RECORD = PROJECT / "loadtest" / "results" / "half_precision_demo.json"
 MARGIN = 0.02
-"""Other speech, other machine: how much worse than the record a run may be."""
+"""Allowance over the record for other speech and another machine."""
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Half precision without a GPU: what it costs, and that overflow and difference are caught."""
+"""Half precision without a GPU: its token difference, and refused overflows and differences."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ CHUNK_MS, FRAMES = 320, 4
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A talkative one: it runs into the most symbols per frame."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "talkative"
+    """Load a checkpoint that often emits the most symbols per frame."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "many-tokens"
     return load_checkpoint(str(write_random_checkpoint(folder, blank_bias=0.0)))
 
 
@@ -64,7 +64,7 @@ def fp16(
     return folder, stages, spec
 
 
-def test_float32_graphs_say_what_transformers_says(
+def test_float32_graphs_match_transformers(
     checkpoint: Checkpoint, speech: list[np.ndarray], tmp_path: Path
 ) -> None:
     """Flat state, straight-line decoder, in ONNX Runtime: every token and frame."""
@@ -110,15 +110,15 @@ def test_overflow_is_refused_by_name(
 ) -> None:
     folder, (features, encoder, decoder), spec = fp16
     assert isinstance(encoder, Encoder)
-    loud: Any = copy.deepcopy(encoder)
+    overflowing: Any = copy.deepcopy(encoder)
     with torch.no_grad():
-        loud.layers[1].feed_forward1.linear1.weight.mul_(200_000)
+        overflowing.layers[1].feed_forward1.linear1.weight.mul_(200_000)
     references = transcribe(checkpoint, speech[:1], lookahead=FRAMES - 1)
     with pytest.raises(ParityFailed, match=r"half precision reaches \S+ at .*layers\.1\.feed_forw"):
-        measure(folder, (features, loud, decoder), spec, speech[:1], references)
+        measure(folder, (features, overflowing, decoder), spec, speech[:1], references)
 
 
-def test_a_decoder_of_any_name_is_judged_by_its_tokens(
+def test_a_decoder_of_any_name_is_compared_by_its_tokens(
     checkpoint: Checkpoint, speech: list[np.ndarray]
 ) -> None:
     spec = replace(half(checkpoint, "fp32")[1], name="clinic_v2")
@@ -148,7 +148,7 @@ def test_a_decoder_of_any_name_is_judged_by_its_tokens(
 def test_two_runtimes_of_one_graph_agree_and_others_do_not(
     speech: list[np.ndarray], fp16: tuple[Path, Stages, StreamingSpec]
 ) -> None:
-    """What `make gpu-verify` does with engines, done with ONNX Runtime and torch."""
+    """`make gpu-verify` compares engines so; here ONNX Runtime and torch are compared."""
     folder, stages, spec = fp16
     by_name = dict(zip((stage.name for stage in spec.stages), stages, strict=True))
 

@@ -1,6 +1,6 @@
-"""Engines for whole utterances, as far as a machine without TensorRT can: graphs, shapes, configs.
+"""Engines for whole utterances on a machine without TensorRT: graphs, shapes, configs.
 
-ONNX Runtime plays the engine, and takes no other shape than a profile has.
+ONNX Runtime takes the place of the engine, restricted to the shapes of its profiles.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def stages(checkpoint: Checkpoint, spec: OfflineSpec) -> Stages:
 
 @pytest.fixture(scope="module")
 def graphs(stages: Stages, spec: OfflineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ONNX files of all stages; those of engines have passed the graph gate."""
+    """Write the ONNX files of all stages; those of engines have passed the graph gate."""
     folder = tmp_path_factory.mktemp("graphs")
     write_offline_graphs(folder, stages, spec, lambda step: None)
     return folder
 
 
 def profiled(spec: OfflineSpec) -> OpenOfflineStage:
-    """ONNX Runtime that takes what an engine would: the shapes of one of its profiles."""
+    """Open ONNX Runtime with a check that the shapes are those of a profile."""
 
     def open_stage(path: Path, stage: StageSpec):
         run, profiles = open_stateless(path, stage), bucket_profiles(stage, spec)
@@ -77,7 +77,7 @@ def fits(allowed: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> bool:
     return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
 
 
-def test_the_graphs_say_what_transformers_says_in_the_shapes_of_the_profiles(
+def test_the_graphs_match_transformers_in_the_shapes_of_the_profiles(
     checkpoint: Checkpoint, spec: OfflineSpec, graphs: Path
 ) -> None:
     speech = [recording.samples for recording in load_recordings()]
@@ -87,8 +87,8 @@ def test_the_graphs_say_what_transformers_says_in_the_shapes_of_the_profiles(
     assert parity.alone_token_difference == 0
 
 
-def test_a_profile_for_each_bucket_hands_its_length_on(spec: OfflineSpec, graphs: Path) -> None:
-    """Of a stage's output in a bucket the next stage's profile of that bucket has the shape."""
+def test_a_profile_for_each_bucket_fits_the_next_stage(spec: OfflineSpec, graphs: Path) -> None:
+    """The output of a stage in a bucket has the shape of the next stage's profile."""
     for stage, following in zip(spec.stages, spec.stages[1:], strict=False):
         for index, length in enumerate(spec.lengths(stage.inputs)):
             [least, tuned, most] = bucket_profiles(stage, spec)[index].shapes(stage.inputs[0].name)
@@ -97,8 +97,8 @@ def test_a_profile_for_each_bucket_hands_its_length_on(spec: OfflineSpec, graphs
         run = open_stateless(graphs / stage.name / "1" / "model.onnx", stage)
         values, count = stage.inputs
         zeros = profile_zeros(spec, stage)
-        handed_on, _ = run(zeros[values.name], zeros[count.name])[:2]
-        assert handed_on.shape[1] == spec.lengths(following.inputs)[0], stage.name
+        output, _ = run(zeros[values.name], zeros[count.name])[:2]
+        assert output.shape[1] == spec.lengths(following.inputs)[0], stage.name
 
 
 def profile_zeros(spec: OfflineSpec, stage: StageSpec):
@@ -107,7 +107,7 @@ def profile_zeros(spec: OfflineSpec, stage: StageSpec):
     return {t.name: np.zeros(profile.shapes(t.name)[0], dtypes[t.dtype]) for t in stage.inputs}
 
 
-def test_configs_name_every_profile_and_leave_a_walk_to_the_cpu(spec: OfflineSpec) -> None:
+def test_configs_name_every_profile_and_leave_loops_to_the_cpu(spec: OfflineSpec) -> None:
     files = config_files(spec)
     assert not any("configs/" in name for name in files)
     plans = [
@@ -141,7 +141,7 @@ TIMED = StageSpec("toy", (TensorSpec("X", "FP32", (-1,)),), (TensorSpec("Y", "FP
 
 
 def toy_graph(path: Path, *nodes: onnx.NodeProto) -> Path:
-    """X [B, time] -> Y, without state."""
+    """Save a graph X [B, time] -> Y without state."""
     x, y = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "time"]) for name in "XY"
     )
@@ -156,7 +156,7 @@ def test_what_follows_from_the_length_may_vary(tmp_path: Path) -> None:
 
 
 def test_a_size_that_depends_on_values_is_refused(tmp_path: Path) -> None:
-    """A size read from a tensor: its length is known when it has run."""
+    """The size is read from a tensor, so that it is known only after the run."""
     nodes = [
         helper.make_node("ReduceMax", ["X"], ["longest"], keepdims=0),
         helper.make_node("Cast", ["longest"], ["size"], to=TensorProto.INT64),
