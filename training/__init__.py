@@ -1,1 +1,1 @@
-"""Recipe of the demo checkpoint: a small English streaming recognizer, trained on a CPU."""
+"""Train the demo checkpoint: a small English streaming recognizer."""

@@ -1,7 +1,7 @@
-"""Command line of the demo model: `python -m training` takes it from recordings to a checkpoint.
+"""Command line of the demo model: `python -m training` makes a checkpoint from recordings.
 
-Commands of their own make the parts: `prepare`, `train`, `evaluate`, `plot`. All may be killed and
-called again.
+The commands `prepare`, `train`, `evaluate` and `plot` run single steps. All of them may be killed
+and called again.
 """
 
 import os
@@ -51,7 +51,7 @@ def prepare(
     synthetic_shards: Shards = 150,
     jobs: Jobs = 2,
 ) -> None:
-    """Synthesizes speech, computes features, trains the tokenizer."""
+    """Synthesize speech, compute features, train the tokenizer."""
     from training.prepare import prepare as run
     from training.workplace import Workplace
 
@@ -62,7 +62,7 @@ def prepare(
 def train(
     work_dir: Work = DEFAULT_WORK, extra_hours: ExtraHours = 0.0, fresh: Fresh = False
 ) -> None:
-    """Trains, from the work folder's state, else the committed checkpoint, else from nothing."""
+    """Train from the work folder's state, else the committed checkpoint, else new weights."""
     from training.schedule import PHASES, again
     from training.train import train as run
     from training.workplace import Workplace
@@ -78,7 +78,7 @@ def evaluate(
     lookahead: Annotated[int, typer.Option(help="Encoder frames of 80 ms seen ahead.")] = 6,
     show: Annotated[int, typer.Option(help="Transcripts to print per test set.")] = 0,
 ) -> None:
-    """Prints the word error rate on every test set."""
+    """Print the word error rate on every test set."""
     from training.evaluate import evaluate as run
 
     console = Console()
@@ -92,7 +92,7 @@ def evaluate(
 
 @app.command()
 def plot(work_dir: Work = DEFAULT_WORK) -> None:
-    """Draws losses and held-out word error rates of the run beside its newest checkpoint."""
+    """Draw losses and held-out word error rates beside the newest checkpoint of the run."""
     from training.plot import plot_log
     from training.workplace import Workplace
 
@@ -102,7 +102,7 @@ def plot(work_dir: Work = DEFAULT_WORK) -> None:
 
 @app.command()
 def publish(work_dir: Work = DEFAULT_WORK) -> None:
-    """Copies the newest checkpoint of the run over the committed one."""
+    """Copy the newest checkpoint of the run over the committed one."""
     import shutil
 
     from training.workplace import Workplace
@@ -111,7 +111,7 @@ def publish(work_dir: Work = DEFAULT_WORK) -> None:
 
 
 def committed() -> Path | None:
-    """The checkpoint of the repository, if it is there."""
+    """Return the committed checkpoint, or None if there is none."""
     return CHECKPOINT if (CHECKPOINT / "model.safetensors").exists() else None
 
 

@@ -1,7 +1,7 @@
-"""Augmentation on log-mel frames, where each costs a fraction of what it costs on samples.
+"""Augment log-mel frames, which takes a fraction of the time that samples would take.
 
 Every function takes and returns float32 frames (frames, mel bins) of log power; none changes its
-input. `augment` draws and chains them.
+input. `augment` draws and combines them.
 """
 
 import math
@@ -17,24 +17,24 @@ from training.features import FRAMES_PER_SECOND, MEL_BINS, SAMPLE_RATE_HZ
 LogMel = npt.NDArray[np.float32]
 
 LOG_FLOOR = math.log(2**-24)
-"""What the extractor gives for digital silence."""
+"""Value of digital silence in the extractor's output."""
 NEPERS_PER_DB = math.log(10) / 10
 
 
 def change_tempo(frames: LogMel, factor: float) -> LogMel:
-    """Speaks `factor` times as fast, at the same pitch."""
+    """Change the tempo by `factor`, at the same pitch."""
     count = max(1, round(len(frames) / factor))
     return _resample(frames, np.linspace(0, len(frames) - 1, count, dtype=np.float32))
 
 
 def shift_formants(frames: LogMel, factor: float) -> LogMel:
-    """Moves the envelope up the mel axis (`factor` > 1), as a shorter vocal tract would."""
+    """Move the envelope up the mel axis (`factor` > 1), as a shorter vocal tract does."""
     bins = np.minimum(np.arange(MEL_BINS, dtype=np.float32) / factor, MEL_BINS - 1)
     return np.ascontiguousarray(_resample(np.ascontiguousarray(frames.T), bins).T)
 
 
 def _resample(rows: LogMel, positions: npt.NDArray[np.float32]) -> LogMel:
-    """Rows at fractional positions, linearly interpolated."""
+    """Return rows at fractional positions, linearly interpolated."""
     below = positions.astype(np.int64)
     above = np.minimum(below + 1, len(rows) - 1)
     share = (positions - below).astype(np.float32)[:, None]
@@ -42,12 +42,12 @@ def _resample(rows: LogMel, positions: npt.NDArray[np.float32]) -> LogMel:
 
 
 def change_level(frames: LogMel, gain_db: float) -> LogMel:
-    """Louder by `gain_db`; digital silence stays what it is."""
+    """Change the level by `gain_db`; digital silence stays silence."""
     return np.maximum(frames + np.float32(gain_db * NEPERS_PER_DB), np.float32(LOG_FLOOR))
 
 
 def mix_noise(frames: LogMel, noise: LogMel, snr_db: float) -> LogMel:
-    """Adds noise, repeated to the length of the speech, at a ratio of mean powers of `snr_db`."""
+    """Add noise, repeated to the length of the speech, at a ratio of mean powers of `snr_db`."""
     noise = np.resize(noise, frames.shape)
     ratio = np.exp(frames).mean() / max(float(np.exp(noise).mean()), 2**-24)
     gain = math.log(max(float(ratio), 1e-9)) - snr_db * NEPERS_PER_DB
@@ -55,7 +55,7 @@ def mix_noise(frames: LogMel, noise: LogMel, snr_db: float) -> LogMel:
 
 
 def limit_band(frames: LogMel, low_hz: float, high_hz: float, floor: float) -> LogMel:
-    """Leaves `floor` (log power) outside the band, as a telephone line or a lossy codec would."""
+    """Set bins outside the band to `floor` (log power), as a telephone line or codec does."""
     low, high = mel_bin(low_hz), mel_bin(high_hz)
     limited = frames.copy()
     np.minimum(limited[:, :low], floor, out=limited[:, :low])
@@ -64,19 +64,19 @@ def limit_band(frames: LogMel, low_hz: float, high_hz: float, floor: float) -> L
 
 
 class Colour(NamedTuple):
-    """What microphone, room and voice leave in every bin of an utterance, each (mel bins,)."""
+    """Mean and deviation of every mel bin, from microphone, room and voice; each (mel bins,)."""
 
     mean: LogMel
     deviation: LogMel
 
 
 def colour_of(frames: LogMel) -> Colour:
-    """Mean and deviation of each mel bin over the utterance."""
+    """Return mean and deviation of each mel bin over the utterance."""
     return Colour(frames.mean(axis=0), frames.std(axis=0))
 
 
 def match_colour(frames: LogMel, colour: Colour, share: float) -> LogMel:
-    """Moves the utterance's own colour towards another's: all the way if `share` is 1.
+    """Move the colour of the utterance to another's, completely if `share` is 1.
 
     After adaptive instance normalization (Huang and Belongie 2017), on mel bins for channels.
     """
@@ -88,7 +88,7 @@ def match_colour(frames: LogMel, colour: Colour, share: float) -> LogMel:
 
 
 def mel_bin(frequency_hz: float) -> int:
-    """First mel bin (slaney scale) whose centre lies at or above the frequency."""
+    """Return the first mel bin (slaney scale) whose centre is at or above the frequency."""
     return math.ceil(_mel(frequency_hz) / _mel(SAMPLE_RATE_HZ / 2) * (MEL_BINS + 1)) - 1
 
 
@@ -99,7 +99,7 @@ def _mel(frequency_hz: float) -> float:
 
 
 def mask_blocks(frames: LogMel, rng: np.random.Generator) -> LogMel:
-    """SpecAugment: up to two bands and one gap per two seconds become the utterance's mean."""
+    """Replace up to two bands, and a gap per two seconds, by the mean (SpecAugment)."""
     masked = frames.copy()
     mean = frames.mean()
     for _ in range(int(rng.integers(0, 3))):
@@ -115,14 +115,14 @@ def mask_blocks(frames: LogMel, rng: np.random.Generator) -> LogMel:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What utterances are mixed with or moved towards: noises, and colours of real recordings."""
+    """Noises to add to utterances, and colours of real recordings to move them to."""
 
     noises: Sequence[LogMel] = ()
     colours: Sequence[Colour] = ()
 
 
 def augment(frames: LogMel, around: Surroundings, rng: np.random.Generator) -> LogMel:
-    """One random variant of an utterance."""
+    """Return a random variant of an utterance."""
     frames = change_tempo(frames, rng.uniform(0.9, 1.15))
     if rng.random() < 0.5:
         frames = shift_formants(frames, rng.uniform(0.92, 1.08))
@@ -143,14 +143,14 @@ def augment(frames: LogMel, around: Surroundings, rng: np.random.Generator) -> L
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What `augment` needs for a batch, and the share of utterances it is applied to."""
+    """Settings of `augment` for a batch, and the share of utterances to augment."""
 
     around: Surroundings
     share: float
     rng: np.random.Generator
 
     def apply(self, frames: LogMel) -> LogMel:
-        """The frames themselves or a variant."""
+        """Return the frames or a variant of them."""
         if self.rng.random() >= self.share:
             return frames
         return augment(frames, self.around, self.rng)

@@ -1,10 +1,9 @@
-"""From shards to batches: which utterances, in what mixture, how many at a time.
+"""Draw utterances from the shards and form batches.
 
 Utterances are drawn with replacement, each in proportion to its length, real ones with the
-probability that the phase says. A draw
-of a few hundred is sorted by length and cut into batches of about equal audio, so that little of a
-batch is padding; the batches are then shuffled. All of it follows from the seed that the round is
-given.
+probability of the phase. A draw of a few hundred is sorted by length and cut into batches of about
+equal audio, so that little of a batch is padding; the batches are then shuffled. The result depends
+only on the seed of the round.
 """
 
 import random
@@ -27,16 +26,16 @@ from training.schedule import Phase
 UTTERANCES_PER_ROUND = 768
 MIN_SECONDS = 0.4
 MAX_WORD_RATE_HZ = 6.5
-"""Faster transcripts belong to clipped audio."""
+"""Transcripts with more words per second belong to clipped audio."""
 MIN_COLOUR_SECONDS = 2.0
-"""Shorter utterances tell more of their vowels than of their microphone."""
+"""The colour of shorter utterances depends more on their vowels than on their microphone."""
 DIGITS_SHARE = 0.04
-"""Of the real draws: the digit corpus is large in utterances, small in what it teaches."""
+"""Share of the digit corpus in real draws: it has many utterances and few words."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Utterances to draw from, by source; what to vary them with."""
+    """Utterances to draw from, by source, and sounds to vary them with."""
 
     real: list[Utterance]
     digits: list[Utterance]
@@ -45,7 +44,7 @@ class Pool:
 
 
 def load_pool(features: Path) -> Pool:
-    """Reads whatever shards are there now; synthetic ones may still be in the making."""
+    """Read the shards that exist now; synthetic ones may still be in progress."""
     real: list[Utterance] = []
     digits: list[Utterance] = []
     for index in sorted(features.glob("real-*.tsv")):
@@ -58,7 +57,7 @@ def load_pool(features: Path) -> Pool:
 
 @cache
 def _colours(features: Path) -> list[Colour]:
-    """Colours of the real recordings, which are all there before training begins."""
+    """Return the colours of the real recordings, which are complete before training begins."""
     return [
         colour_of(utterance.frames.astype(np.float32))
         for index in sorted(features.glob("real-*.tsv"))
@@ -76,7 +75,7 @@ def _usable(utterances: Sequence[Utterance]) -> list[Utterance]:
 
 
 def draw_round(pool: Pool, phase: Phase, seed: int) -> list[list[Utterance]]:
-    """A few hundred utterances as batches of similar length, in random order."""
+    """Draw a few hundred utterances as batches of similar length, in random order."""
     rng = random.Random(seed)
     real_count = sum(rng.random() < phase.real_share for _ in range(UTTERANCES_PER_ROUND))
     digits_count = round(DIGITS_SHARE * real_count)
@@ -94,7 +93,7 @@ def draw_round(pool: Pool, phase: Phase, seed: int) -> list[list[Utterance]]:
 
 
 def _draw(utterances: Sequence[Utterance], count: int, rng: random.Random) -> list[Utterance]:
-    """So many, with replacement, each with a chance in proportion to its length; none of none."""
+    """Draw with replacement, each in proportion to its length; return none from an empty list."""
     if not utterances:
         return []
     return rng.choices(
@@ -107,7 +106,7 @@ def _shorter(utterances: Sequence[Utterance], max_seconds: float) -> list[Uttera
 
 
 def _cut(utterances: Sequence[Utterance], batch_seconds: float) -> Iterator[list[Utterance]]:
-    """Consecutive runs whose padded length stays below the limit (one utterance at least)."""
+    """Cut into runs whose padded length is below the limit (at least one utterance)."""
     batch: list[Utterance] = []
     for utterance in utterances:
         if batch and (len(batch) + 1) * utterance.seconds > batch_seconds:
@@ -122,7 +121,7 @@ def collate(
     tokenizer: ParakeetTokenizer,
     augmentation: Augmentation | None = None,
 ) -> Batch:
-    """Pads utterances to one batch, augmented if asked for."""
+    """Pad utterances to one batch, augmented if requested."""
     frames = [u.frames.astype(np.float32) for u in utterances]
     if augmentation is not None:
         frames = [augmentation.apply(mel) for mel in frames]

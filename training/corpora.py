@@ -1,4 +1,4 @@
-"""The real recordings: which folders are read, which speakers are held out, their features.
+"""Read the real recordings, hold out speakers, and compute features.
 
 The speech folder holds `train/<corpus>/manifest.tsv` (columns file, seconds, speaker, transcript),
 `train/text/sentences.txt`, `test/<set>/manifest.tsv` and `noise/` with sound files. Any folder of
@@ -37,12 +37,12 @@ SPEED_VARIANTS = {"slower": (0.85, 0.95), "faster": (1.05, 1.18)}
 
 
 def corpora(speech: Path) -> list[str]:
-    """Names of the training corpora that have a manifest."""
+    """Return the names of the training corpora that have a manifest."""
     return sorted(path.parent.name for path in (speech / "train").glob("*/manifest.tsv"))
 
 
 def prepare_corpus(speech: Path, features: Path, corpus: str) -> None:
-    """Writes the shards `real-<corpus>` and, of the speakers held out, `dev-<corpus>`."""
+    """Write the shards `real-<corpus>` and, for held-out speakers, `dev-<corpus>`."""
     recordings = read_manifest(speech / "train" / corpus)
     speakers = {recording.speaker for recording in recordings}
     parts: dict[str, list[Recording]] = {"real": [], "dev": []}
@@ -62,12 +62,12 @@ def prepare_corpus(speech: Path, features: Path, corpus: str) -> None:
 
 
 def is_held_out(corpus: str, speaker: str) -> bool:
-    """Whether a speaker is one of nine, by name alone: the choice outlives any reordering."""
+    """Select one speaker in nine by a hash of the name, whatever the order of speakers."""
     return zlib.crc32(f"{corpus}/{speaker}".encode()) % SPEAKERS_PER_HELD_OUT == 0
 
 
 def prepare_noise(speech: Path, features: Path) -> None:
-    """Writes the shard `noise`, one utterance without text per sound file."""
+    """Write the shard `noise`, one utterance without text per sound file."""
     if (features / "noise.tsv").exists():
         return
     paths = sorted(p for p in (speech / "noise").iterdir() if p.suffix in SOUND_SUFFIXES)

@@ -1,4 +1,4 @@
-"""Transcribing with a checkpoint, greedily in one offline pass, and the word error rate."""
+"""Transcribe with a checkpoint, greedily in one offline pass, and compute word error rates."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def transcribe(
     utterances: Sequence[Utterance],
     lookahead: int,
 ) -> list[str]:
-    """Texts by `model.generate`, in the order given."""
+    """Return the texts of `model.generate`, in the given order."""
     texts = [""] * len(utterances)
     order = sorted(range(len(utterances)), key=lambda i: len(utterances[i].frames))
     for first in range(0, len(order), BATCH_SIZE):
@@ -53,7 +53,7 @@ def transcribe_by_ctc(
     utterances: Sequence[Utterance],
     lookahead: int,
 ) -> list[str]:
-    """Texts by the CTC reading of the joint network: what the encoder knows by itself."""
+    """Return texts by CTC over the joint network, which show the encoder without predictor."""
     texts: list[str] = []
     for utterance in utterances:
         batch = collate([utterance], tokenizer)
@@ -64,5 +64,5 @@ def transcribe_by_ctc(
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Errors per reference word over all utterances; both sides lower case without punctuation."""
+    """Return errors per reference word; both sides are in lower case without punctuation."""
     return jiwer.wer(list(map(normalize, references)), list(map(normalize, hypotheses)))

@@ -1,7 +1,7 @@
-"""Word error rate of a checkpoint on the test sets, loaded and run as anyone would.
+"""Compute the word error rate of a checkpoint on the test sets, with `transformers`.
 
-Texts are compared in lower case without punctuation (`text.normalize`); numbers stay the words
-they are. Only the model card quotes these figures: nothing is chosen by them.
+Texts are compared in lower case without punctuation (`text.normalize`), with numbers in words. Only
+the model card quotes these figures; no choice is based on them.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class Score:
 
 
 def evaluate(checkpoint: Path, test_sets: Path, lookahead: int) -> Iterator[Score]:
-    """Scores every folder under `test_sets` that has a manifest."""
+    """Evaluate every folder under `test_sets` that has a manifest."""
     model = NemotronAsrStreamingForRNNT.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoProcessor.from_pretrained(checkpoint).tokenizer
     for manifest in sorted(test_sets.glob("*/manifest.tsv")):

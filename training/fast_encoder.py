@@ -31,7 +31,7 @@ class Dropout:
     generator: torch.Generator
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Zeros in place of dropped values; the others make up for them."""
+        """Zero a share of the values and scale the others accordingly."""
         kept = torch.empty_like(values).bernoulli_(1 - self.share, generator=self.generator)
         return values * kept / (1 - self.share)
 
@@ -47,7 +47,7 @@ def encode(
     lookahead: int,
     dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Projected encoder frames (B, T, joint width) and counts (B,) for mel (B, frames, bins)."""
+    """Return encoder frames (B, T, joint width) and counts (B,) for mel (B, frames, bins)."""
     branch = dropout or _keep_all
     encoder: NemotronAsrStreamingEncoder = model.encoder
     mel_mask = torch.arange(mel.shape[1]) < mel_counts[:, None]
@@ -70,16 +70,16 @@ def encode(
 
 
 def encoder_frame_counts(mel_counts: Tensor) -> Tensor:
-    """Frames after three causal convolutions of stride 2."""
+    """Return the frames after three causal convolutions of stride 2."""
     for _ in range(3):
         mel_counts = mel_counts // 2 + 1
     return mel_counts
 
 
 def visible_frames(length: int, counts: Tensor, lookahead: int, left_context: int) -> Tensor:
-    """Which keys a query attends to, (B, 1, T, T): its chunk, the left context, no padding.
+    """Return the mask of keys, (B, 1, T, T): the query's chunk, the left context, no padding.
 
-    Queries that are padding themselves see padding, so that no row is empty.
+    Queries that are padding attend to padding, so that no row is empty.
     """
     chunk_frames = lookahead + 1
     chunk = torch.arange(length) // chunk_frames

@@ -1,8 +1,8 @@
-"""Log-mel features on disk: computed once, by the checkpoint's extractor.
+"""Keep log-mel features on disk, computed once with the checkpoint's extractor.
 
-One shard is `<name>.npy`, all frames of its utterances behind each other as float16 (frames, mel
-bins), and `<name>.tsv`, one line per utterance: frame count and transcript. The `.tsv` is written
-last and atomically: a shard exists when its `.tsv` does. Utterances keep exactly their valid
+One shard is `<name>.npy`, the frames of all its utterances one after the other as float16 (frames,
+mel bins), and `<name>.tsv`, one line per utterance: frame count and transcript. The `.tsv` is
+written last and atomically: a shard exists when its `.tsv` does. Utterances keep exactly their valid
 frames, floor(samples / hop).
 """
 
@@ -40,18 +40,18 @@ class Utterance:
 
     @property
     def seconds(self) -> float:
-        """Length of the audio."""
+        """Return the length of the audio."""
         return len(self.frames) / FRAMES_PER_SECOND
 
 
 @cache
 def extractor() -> NemotronAsrStreamingFeatureExtractor:
-    """The extractor of the checkpoint: 80 mel bins, the rest as published checkpoints have it."""
+    """Return the extractor: 80 mel bins, otherwise the settings of published checkpoints."""
     return NemotronAsrStreamingFeatureExtractor(feature_size=MEL_BINS)
 
 
 def log_mel(samples: Samples) -> Frames:
-    """Valid log-mel frames (floor(samples / hop), mel bins) of one utterance at 16 kHz."""
+    """Return the valid log-mel frames (floor(samples / hop), mel bins) of one utterance."""
     if len(samples) < HOP_SAMPLES:
         return np.empty((0, MEL_BINS), np.float16)
     with torch.inference_mode():
@@ -60,13 +60,13 @@ def log_mel(samples: Samples) -> Frames:
 
 
 def read_audio(path: Path, speed: float = 1.0) -> Samples:
-    """Mono samples at 16 kHz, played `speed` times as fast (pitch and formants move with it)."""
+    """Return mono samples at 16 kHz, played `speed` times as fast, which raises the pitch."""
     samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
     return soxr.resample(samples.mean(axis=1), rate_hz * speed, SAMPLE_RATE_HZ)
 
 
 def write_shard(folder: Path, name: str, utterances: Iterable[tuple[Frames, str]]) -> None:
-    """Writes one shard; a killed writer leaves nothing that `read_shard` would see."""
+    """Write one shard; if the process is killed, `read_shard` finds no part of it."""
     kept = [(frames, text) for frames, text in utterances if len(frames)]
     if not kept:
         raise ValueError(f"shard {name}: no utterance with a frame in it")
@@ -79,9 +79,9 @@ def write_shard(folder: Path, name: str, utterances: Iterable[tuple[Frames, str]
 
 @cache
 def read_shard(index: Path) -> list[Utterance]:
-    """Utterances of the shard whose `.tsv` is given, read once and kept.
+    """Read all utterances of the shard whose `.tsv` is given into memory.
 
-    Training draws utterances in random order: out of memory maps larger than the page cache, it
+    Training draws utterances in random order: with memory maps larger than the page cache, it
     waits for the disk more than it computes.
     """
     frames: Frames = np.load(index.with_suffix(".npy"))
@@ -96,7 +96,7 @@ def read_shard(index: Path) -> list[Utterance]:
 
 @dataclass(frozen=True)
 class Recording:
-    """One line of a manifest: an audio file, who speaks, what is said."""
+    """One line of a manifest: an audio file, its speaker and transcript."""
 
     path: Path
     speaker: str
@@ -104,7 +104,7 @@ class Recording:
 
 
 def read_manifest(folder: Path) -> list[Recording]:
-    """Recordings in `folder/manifest.tsv` (columns file, transcript and, optionally, speaker)."""
+    """Read `folder/manifest.tsv` (columns file, transcript and, optionally, speaker)."""
     with (folder / "manifest.tsv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [

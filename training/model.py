@@ -1,9 +1,9 @@
-"""The demo model: its size, its initial weights, its two losses, and how it is saved.
+"""Define the demo model: its size, initial weights, two losses, and checkpoint.
 
-The auxiliary CTC loss has no layer of its own: it reads the joint network with the predictor's
-output set to zero. Before the transducer loss comes in, the predictor's projection is zero, so
-that the transducer starts as the CTC model that was trained until then; and a checkpoint of
-`transformers` holds everything that further training needs.
+The auxiliary CTC loss has no layer of its own: it uses the joint network with the predictor's
+output set to zero. The predictor's projection is zero until the transducer loss begins, so that the
+transducer starts as the CTC model that was trained until then, and a checkpoint of `transformers`
+holds everything that further training needs.
 """
 
 import json
@@ -47,12 +47,12 @@ class Batch:
 
     @property
     def audio_seconds(self) -> float:
-        """Speech in the batch, without padding."""
+        """Return the seconds of speech in the batch, without padding."""
         return float(self.mel_counts.sum()) / FRAMES_PER_SECOND
 
 
 def config() -> NemotronAsrStreamingConfig:
-    """10.4 million parameters, wide and shallow: on a CPU few large matrix products are cheaper."""
+    """Return a config of 10.4 million parameters; few, wide layers are faster on a CPU."""
     encoder = NemotronAsrStreamingEncoderConfig(
         hidden_size=256,
         num_hidden_layers=6,
@@ -79,7 +79,7 @@ def config() -> NemotronAsrStreamingConfig:
 
 
 def create_model(seed: int) -> NemotronAsrStreamingForRNNT:
-    """A model with weights scaled to each layer's inputs and a silent predictor.
+    """Return a model with weights scaled to each layer's inputs and a predictor without effect.
 
     Every residual branch starts at zero. Otherwise the encoder learns first what all utterances
     share, and its normalizations then hide the rest: on the way to the first alignments it forgets
@@ -126,7 +126,7 @@ class Losses:
 
     @property
     def total(self) -> Tensor:
-        """What training minimizes."""
+        """Return the loss that training minimizes."""
         if self.transducer is None:
             return self.ctc
         return CTC_WEIGHT * self.ctc + (1 - CTC_WEIGHT) * self.transducer
@@ -139,7 +139,7 @@ def losses(
     objective: Objective,
     dropout: Dropout | None = None,
 ) -> Losses:
-    """The losses that `objective` consists of."""
+    """Compute the losses of `objective`."""
     encoded, counts = encode(model, batch.mel, batch.mel_counts, lookahead, dropout)
     labels_in_all = batch.label_counts.sum()
     logits = joint_logits(model, encoded)
@@ -163,12 +163,12 @@ def losses(
 
 
 def joint_logits(model: NemotronAsrStreamingForRNNT, summed: Tensor) -> Tensor:
-    """Logits for encoder plus predictor outputs; for encoder outputs alone, those of CTC."""
+    """Return logits for encoder plus predictor outputs, or those of CTC for encoder outputs."""
     return model.joint.head(model.joint.activation(summed))
 
 
 def create_processor(tokenizer: ParakeetTokenizer) -> NemotronAsrStreamingProcessor:
-    """Feature extractor and tokenizer as one, with the lookaheads the model is trained for."""
+    """Return feature extractor and tokenizer, with the lookaheads that the model supports."""
     return NemotronAsrStreamingProcessor(
         extractor(),
         tokenizer,
@@ -181,7 +181,7 @@ def create_processor(tokenizer: ParakeetTokenizer) -> NemotronAsrStreamingProces
 def save_checkpoint(
     model: NemotronAsrStreamingForRNNT, tokenizer: ParakeetTokenizer, folder: Path
 ) -> None:
-    """Writes a checkpoint with half-precision weights, which load as float32 unless asked else."""
+    """Write a checkpoint with half-precision weights, which load as float32 by default."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     half = {name: tensor.half() for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Two neural voices that come as Python packages, weights included; both run on the CPU.
+"""Synthesize with two neural voices, which are Python packages with weights, on the CPU.
 
 `hibari-tts` (Apache-2.0) predicts spectra, pitch and noise apart, so that its f0 can be scaled
 without touching the formants: with the formants moved by the playing speed, one voice becomes many
@@ -19,23 +19,23 @@ from training.voice_settings import VoiceSettings
 
 
 def speak_hibari(
-    sentences: Sequence[str], manners: Sequence[VoiceSettings], scratch: Path
+    sentences: Sequence[str], voice_settings: Sequence[VoiceSettings], scratch: Path
 ) -> list[Path]:
-    """Writes one sound file per sentence."""
+    """Write one sound file per sentence."""
     from hibari import dsp
 
     voice = _hibari()
     rng = np.random.default_rng(len(sentences))
     paths = [scratch / f"{i}.wav" for i in range(len(sentences))]
-    for path, sentence, manner in zip(paths, sentences, manners, strict=True):
+    for path, sentence, settings in zip(paths, sentences, voice_settings, strict=True):
         parts: list[Samples] = []
         for phonemes in voice.phonemize(sentence):
             feeds = {
                 "ids": np.array([voice.ids(phonemes)], np.int64),
-                "speed": np.array([1 / manner.stretch], np.float32),
+                "speed": np.array([1 / settings.stretch], np.float32),
             }
             lh, th, ln, lr, phi, f0_hz = (output[0] for output in voice.sess.run(None, feeds))
-            parts.append(dsp.synth(lh, th, ln, lr, phi, f0_hz * manner.pitch, rng))
+            parts.append(dsp.synth(lh, th, ln, lr, phi, f0_hz * settings.pitch, rng))
         soundfile.write(path, np.concatenate(parts), dsp.SR)
     return paths
 
@@ -48,16 +48,16 @@ def _hibari() -> Any:
 
 
 def speak_joe(
-    sentences: Sequence[str], manners: Sequence[VoiceSettings], scratch: Path
+    sentences: Sequence[str], voice_settings: Sequence[VoiceSettings], scratch: Path
 ) -> list[Path]:
-    """Writes one sound file per sentence; the pitch is the voice's own."""
+    """Write one sound file per sentence, at the voice's own pitch."""
     from piper import SynthesisConfig
 
     voice = _joe()
     paths = [scratch / f"{i}.wav" for i in range(len(sentences))]
-    for path, sentence, manner in zip(paths, sentences, manners, strict=True):
-        settings = SynthesisConfig(length_scale=manner.stretch)
-        chunks = [chunk.audio_float_array for chunk in voice.synthesize(sentence, settings)]
+    for path, sentence, settings in zip(paths, sentences, voice_settings, strict=True):
+        synthesis = SynthesisConfig(length_scale=settings.stretch)
+        chunks = [chunk.audio_float_array for chunk in voice.synthesize(sentence, synthesis)]
         soundfile.write(path, np.concatenate(chunks), voice.config.sample_rate)
     return paths
 

@@ -1,15 +1,15 @@
-"""The picture of a training run: losses and held-out word error rates over hours of audio."""
+"""Draw losses and held-out word error rates of a training run over hours of audio."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 MOST_PERCENT = 110
-"""An untrained transducer repeats itself: its word error rate runs into hundreds of percent."""
+"""Upper end of the axis: an untrained transducer has word error rates far above 100 percent."""
 
 
 def plot_log(log: Path, picture: Path) -> None:
-    """Draws `log` (JSON lines of a run) as `picture`, whose suffix chooses the format."""
+    """Draw `log` (JSON lines of a run) as `picture`, whose suffix determines the format."""
     import matplotlib
 
     matplotlib.use("Agg")

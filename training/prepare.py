@@ -1,4 +1,4 @@
-"""From recordings and sentences to what training reads: features and the tokenizer."""
+"""Prepare training: compute features of recordings and sentences, and the tokenizer."""
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -25,7 +25,7 @@ from training.workplace import Workplace
 def prepare(
     speech: Path, place: Workplace, synthetic_shards: int, jobs: int, committed: Path | None
 ) -> None:
-    """Makes what is missing in the work folder: a call after a kill makes the rest."""
+    """Make the parts that the work folder lacks, also after a run that was killed."""
     names = corpora(speech)
     if not names:
         raise SystemExit(
@@ -54,7 +54,7 @@ def prepare_tokenizer(
     folder: Path,
     committed: Path | None,
 ) -> None:
-    """Takes the committed checkpoint's tokenizer, whose pieces must never move, or trains one."""
+    """Copy the committed checkpoint's tokenizer, whose ids must not change, or train one."""
     if folder.exists():
         return
     if committed is not None:

@@ -1,4 +1,4 @@
-"""What training does when, by hours of audio trained on: pauses change nothing."""
+"""Schedule training by hours of audio, so that pauses have no effect."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ Objective = Literal["ctc", "transducer"]
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training, in which the learning rate moves to `learning_rate`.
+    """A part of training, in which the learning rate changes to `learning_rate`.
 
     An update takes one batch of `batch_seconds`, padding included, per replica.
     """
@@ -25,7 +25,7 @@ class Phase:
     batch_seconds: float = 32.0
     augmented_share: float = 0.4
     dropout: float = 0.0
-    """On the residual branches of the encoder."""
+    """Dropout on the residual branches of the encoder."""
     lookahead_weights: Mapping[int, int] = field(
         default_factory=lambda: {13: 2, 6: 4, 3: 2, 1: 1, 0: 1}
     )
@@ -38,7 +38,7 @@ _EASY: Any = {
     "augmented_share": 0.0,
     "lookahead_weights": {13: 1, 6: 1},
 }
-"""First alignments are found sooner in clean synthetic speech, and with a view ahead."""
+"""First alignments are learnt sooner from clean synthetic speech, and with lookahead."""
 
 PHASES = (
     Phase("warm-up", 0.3, 7e-4, max_seconds=1.3, **_EASY),
@@ -52,19 +52,19 @@ PHASES = (
     Phase("real", 10.0, 2e-5, real_share=0.85, max_seconds=15.5, objective="transducer"),
 )
 CTC_WEIGHT = 0.3
-"""Of the whole loss, once the transducer takes part."""
+"""Share of CTC in the loss of the transducer phases."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training stands: the phase and the learning rate to use now."""
+    """Current phase and learning rate."""
 
     phase: Phase
     learning_rate: float
 
 
 def moment(audio_hours: float, phases: tuple[Phase, ...] = PHASES) -> Moment | None:
-    """The moment after so many hours of audio; None when training is over."""
+    """Return the moment after so many hours of audio; None when training is over."""
     rate_before, begin = 0.0, 0.0
     for phase in phases:
         if audio_hours < begin + phase.audio_hours:
@@ -78,15 +78,15 @@ def moment(audio_hours: float, phases: tuple[Phase, ...] = PHASES) -> Moment | N
 
 
 def total_hours(phases: tuple[Phase, ...]) -> float:
-    """Audio that all phases together take."""
+    """Return the hours of audio of all phases."""
     return sum(phase.audio_hours for phase in phases)
 
 
 def again(audio_hours: float) -> tuple[Phase, ...]:
-    """A cycle after the schedule: the learning rate rises once more and falls.
+    """Return a cycle after the schedule, in which the learning rate rises again and falls.
 
-    By now every real recording has been heard several times: variants and dropout keep the model
-    from learning them by heart, and synthetic speech teaches words that no recording has.
+    Every real recording has been used several times by then: variants and dropout keep the model
+    from memorizing them, and synthetic speech has words that no recording has.
     """
     if audio_hours <= 0:
         return ()

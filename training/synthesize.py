@@ -1,8 +1,8 @@
-"""Synthetic speech: free text-to-speech engines, each sentence in a manner of its own.
+"""Synthesize speech with free engines, each sentence with its own voice settings.
 
 Two engines are neural (neural_voices.py). The others are Debian packages: `flite`, `festival` with
 festvox-kallpc16k, festvox-kdlpc16k and festvox-us-slt-hts, and `espeak-ng`. A shard is a function
-of its number alone, so that shards can be made in any order, by several processes, and again.
+of its number alone, so that shards can be made in any order, by several processes, and repeated.
 """
 
 import random
@@ -19,31 +19,31 @@ UTTERANCES_PER_SHARD = 200
 WORDS_SHARDS = 45
 SHORT_SENTENCE_WORDS = 9
 SHORT_SHARDS = 30
-"""The first shards hold short sentences only: alignments are learnt from them soonest."""
+"""The first shards hold short sentences only, from which alignments are learnt first."""
 
 ENGINE_SHARE = {"hibari": 0.5, "joe": 0.08, "flite": 0.2, "festival": 0.08, "espeak": 0.14}
 
 
 def shard_name(number: int) -> str:
-    """Name of a shard of sentences."""
+    """Return the name of a shard of sentences."""
     return f"tts-{number:05d}"
 
 
 def words_shard_name(number: int) -> str:
-    """Name of a shard of single words and pairs."""
+    """Return the name of a shard of single words and pairs."""
     return f"tts-words-{number:05d}"
 
 
 def make_shard(folder: Path, number: int, sentences: Sequence[str]) -> None:
-    """Speaks and writes shard `number`, which takes its part of all `sentences`."""
+    """Synthesize and write shard `number`, with its part of all `sentences`."""
     _speak(folder, shard_name(number), _sentences_of(number, sentences), random.Random(number))
 
 
 def make_words_shard(folder: Path, number: int, sentences: Sequence[str]) -> None:
-    """Speaks and writes a shard of one to three words at a time, cut out of sentences.
+    """Synthesize and write a shard of one to three words at a time, cut from sentences.
 
-    So few words can hardly be aligned wrongly: a new model finds out from them what a piece of
-    text sounds like.
+    So few words can hardly be aligned wrongly, so that a new model learns from them first how a
+    piece of text sounds.
     """
     rng = random.Random(f"words {number}")
     spoken = [_few_words(rng.choice(sentences), rng) for _ in range(UTTERANCES_PER_SHARD)]
@@ -59,7 +59,7 @@ def _few_words(sentence: str, rng: random.Random) -> str:
 
 def _speak(folder: Path, name: str, spoken: Sequence[str], rng: random.Random) -> None:
     engine = rng.choices(list(ENGINE_SHARE), list(ENGINE_SHARE.values()))[0]
-    manners = [draw_voice_settings(engine, rng) for _ in spoken]
+    voice_settings = [draw_voice_settings(engine, rng) for _ in spoken]
     speak = {
         "hibari": speak_hibari,
         "joe": speak_joe,
@@ -68,8 +68,9 @@ def _speak(folder: Path, name: str, spoken: Sequence[str], rng: random.Random) -
         "espeak": _speak_espeak,
     }[engine]
     with tempfile.TemporaryDirectory() as scratch:
-        paths = speak(spoken, manners, Path(scratch))
-        frames = [_frames(path, manner.speed) for path, manner in zip(paths, manners, strict=True)]
+        paths = speak(spoken, voice_settings, Path(scratch))
+        pairs = zip(paths, voice_settings, strict=True)
+        frames = [_frames(path, voice.speed) for path, voice in pairs]
     write_shard(folder, name, zip(frames, spoken, strict=True))
 
 
@@ -87,38 +88,38 @@ def _frames(path: Path, speed: float) -> Frames:
 
 
 def _speak_flite(
-    sentences: Sequence[str], manners: Sequence[VoiceSettings], scratch: Path
+    sentences: Sequence[str], voice_settings: Sequence[VoiceSettings], scratch: Path
 ) -> list[Path]:
     paths = [scratch / f"{i}.wav" for i in range(len(sentences))]
-    for path, sentence, manner in zip(paths, sentences, manners, strict=True):
-        settings = ("--setf", f"duration_stretch={manner.stretch:.3f}")
-        settings += ("--setf", f"f0_shift={manner.pitch:.3f}")
-        settings += ("--setf", f"int_f0_target_mean={110 * manner.pitch:.1f}")
-        _run("flite", "-voice", manner.voice, *settings, "-t", sentence, str(path))
+    for path, sentence, voice in zip(paths, sentences, voice_settings, strict=True):
+        settings = ("--setf", f"duration_stretch={voice.stretch:.3f}")
+        settings += ("--setf", f"f0_shift={voice.pitch:.3f}")
+        settings += ("--setf", f"int_f0_target_mean={110 * voice.pitch:.1f}")
+        _run("flite", "-voice", voice.voice, *settings, "-t", sentence, str(path))
     return paths
 
 
 def _speak_espeak(
-    sentences: Sequence[str], manners: Sequence[VoiceSettings], scratch: Path
+    sentences: Sequence[str], voice_settings: Sequence[VoiceSettings], scratch: Path
 ) -> list[Path]:
     paths = [scratch / f"{i}.wav" for i in range(len(sentences))]
-    for path, sentence, manner in zip(paths, sentences, manners, strict=True):
-        words_per_minute = str(round(165 / manner.stretch))
-        pitch = str(round(50 * manner.pitch))
-        voice = ("-v", manner.voice, "-s", words_per_minute, "-p", pitch)
-        _run("espeak-ng", *voice, "-w", str(path), sentence)
+    for path, sentence, voice in zip(paths, sentences, voice_settings, strict=True):
+        words_per_minute = str(round(165 / voice.stretch))
+        pitch = str(round(50 * voice.pitch))
+        arguments = ("-v", voice.voice, "-s", words_per_minute, "-p", pitch)
+        _run("espeak-ng", *arguments, "-w", str(path), sentence)
     return paths
 
 
 def _speak_festival(
-    sentences: Sequence[str], manners: Sequence[VoiceSettings], scratch: Path
+    sentences: Sequence[str], voice_settings: Sequence[VoiceSettings], scratch: Path
 ) -> list[Path]:
     paths = [scratch / f"{i}.wav" for i in range(len(sentences))]
     script = scratch / "speak.scm"
     with script.open("w") as lines:
-        for path, sentence, manner in zip(paths, sentences, manners, strict=True):
-            lines.write(f"(voice_{manner.voice})\n")
-            lines.write(f"(Parameter.set 'Duration_Stretch {manner.stretch:.3f})\n")
+        for path, sentence, voice in zip(paths, sentences, voice_settings, strict=True):
+            lines.write(f"(voice_{voice.voice})\n")
+            lines.write(f"(Parameter.set 'Duration_Stretch {voice.stretch:.3f})\n")
             lines.write(f'(utt.save.wave (SynthText "{sentence}") "{path}" \'riff)\n')
     _run("festival", "-b", str(script))
     return paths

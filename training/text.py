@@ -1,4 +1,4 @@
-"""Text of the demo model: normalization, the sentence list, and the BPE tokenizer.
+"""Normalize text, read the sentence list, and train the BPE tokenizer.
 
 Transcripts of several corpora meet here and must come out in one alphabet, because the tokenizer
 knows only that one. The tokenizer is a `ParakeetTokenizer`, the class that published checkpoints
@@ -21,27 +21,27 @@ _NOT_SPEECH = re.compile(r"[^a-z' ]+")
 
 
 def normalize(text: str) -> str:
-    """Lower-case letters, apostrophes inside words, single spaces: all that the model writes."""
+    """Return lower-case letters, apostrophes inside words and single spaces, as the model does."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = _NOT_SPEECH.sub(" ", plain).split()
     return " ".join(word for word in (word.strip("'") for word in words) if word)
 
 
 def read_sentences(path: Path) -> list[str]:
-    """Normalized, non-empty lines of a text file with one sentence per line."""
+    """Return the normalized, non-empty lines of a text file with one sentence per line."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [sentence for sentence in map(normalize, lines) if sentence]
 
 
 def text_of(tokenizer: ParakeetTokenizer, ids: list[int]) -> str:
-    """Text of the ids a transducer emitted: blanks and padding left out, repetitions kept."""
+    """Return the text of a transducer's ids, without blanks and padding, with repetitions."""
     text = tokenizer.decode(ids, skip_special_tokens=True, group_tokens=False)
     assert isinstance(text, str)
     return text.strip()
 
 
 def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> ParakeetTokenizer:
-    """BPE of `vocab_size` ids: padding first, blank last, pieces between them."""
+    """Train BPE of `vocab_size` ids: padding first, blank last, pieces between them."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     bpe.decoder = decoders.Metaspace(prepend_scheme="always")

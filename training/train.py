@@ -1,4 +1,4 @@
-"""The training loop: two replicas on two threads, resumable, its progress in JSON lines.
+"""Train with two replicas on two threads, resumable, with a log in JSON lines.
 
 Threads inside an operation wait for each other at its end, hundreds of times per step, and wait
 long when another process holds a core. Replicas that share their weights and meet once per step do
@@ -40,20 +40,20 @@ LOOK_EVERY_HOURS = 10.0
 LOOK_UTTERANCES = 50
 SAVE_EVERY_SECONDS = 300.0
 RATE_RAMP_STEPS = 100
-"""After a start without optimizer state the learning rate climbs for so long."""
+"""Steps in which the learning rate rises after a start without optimizer state."""
 MAX_GRADIENT_NORM = 2.0
 AVERAGE_DECAY = 0.995
 
 
 @dataclass
 class Progress:
-    """What a resumed run must know besides weights. It goes on with the next round of batches."""
+    """Progress that a resumed run needs besides weights; it continues with the next round."""
 
     steps: int = 0
     audio_hours: float = 0.0
-    """Place in the schedule."""
+    """Position in the schedule."""
     earlier_hours: float = 0.0
-    """What the weights had heard besides, in cycles that are over."""
+    """Audio of earlier cycles that the weights were trained on."""
     rounds: int = 0
     steps_of_optimizer: int = 0
     seconds: float = 0.0
@@ -61,7 +61,7 @@ class Progress:
 
 @dataclass
 class Trainer:
-    """Model, optimizer and progress, with one method per thing that happens to them."""
+    """Model, optimizer and progress, with the operations on them."""
 
     model: NemotronAsrStreamingForRNNT
     seed: int = SEED
@@ -82,14 +82,14 @@ class Trainer:
         )
 
     def _replica(self) -> NemotronAsrStreamingForRNNT:
-        """A model of its own gradients on the same weights."""
+        """Return a model with its own gradients on the same weights."""
         replica = NemotronAsrStreamingForRNNT(config()).train()
         for theirs, ours in zip(replica.parameters(), self.model.parameters(), strict=True):
             theirs.data = ours.data
         return replica
 
     def save(self, path: Path) -> None:
-        """Writes the whole state, so that a kill at any time leaves the old file or the new one."""
+        """Write the whole state so that a kill leaves either the old file or the new one."""
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -101,7 +101,7 @@ class Trainer:
         os.replace(partial, path)
 
     def load(self, path: Path) -> None:
-        """Takes up the state that `save` wrote."""
+        """Load the state that `save` wrote."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
@@ -109,7 +109,7 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
     def step(self, batches: list[list[Utterance]], draw: "Draw", now: Moment) -> "StepReport":
-        """One update from one batch per replica."""
+        """Make one update from one batch per replica."""
         rng = random.Random(self.seed * 7_919 + self.progress.steps)
         weights = now.phase.lookahead_weights
         lookahead = rng.choices(list(weights), list(weights.values()))[0]
@@ -141,7 +141,7 @@ class Trainer:
         )
 
     def _update(self, now: Moment) -> float:
-        """Steps by the sum of the replicas' gradients, unless that is not finite; its norm."""
+        """Apply the sum of the replicas' gradients if it is finite; return its norm."""
         for ours, *others in zip(*(r.parameters() for r in self.replicas), strict=True):
             for theirs in others:
                 if theirs.grad is not None:
@@ -170,7 +170,7 @@ def _dropout(share: float, seed: int) -> Dropout | None:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one update saw: audio, mean losses per label, gradient norm."""
+    """Audio, mean losses per label and gradient norm of one update."""
 
     audio_seconds: float
     ctc: float
@@ -179,13 +179,13 @@ class StepReport:
 
 
 def _mean_of(values: Iterable[torch.Tensor | None]) -> float:
-    """Mean of what the replicas found; NaN if the phase has no such loss."""
+    """Return the mean over the replicas; NaN if the phase has no such loss."""
     return float(np.mean([float("nan") if value is None else value.item() for value in values]))
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What a step needs besides the trainer: utterances, tokenizer, threads to work on."""
+    """Utterances, tokenizer and threads of a step."""
 
     pool: Pool
     tokenizer: ParakeetTokenizer
@@ -193,7 +193,7 @@ class Draw:
 
 
 def train(place: Workplace, phases: tuple[Phase, ...], start: Path | None) -> None:
-    """Trains until the schedule ends or SIGTERM comes; either leaves state and checkpoint."""
+    """Train until the schedule ends or SIGTERM arrives; both leave state and checkpoint."""
     torch.set_num_threads(1)
     keep_freed_pages()
     tokenizer = ParakeetTokenizer.from_pretrained(place.tokenizer)
@@ -211,10 +211,10 @@ def train(place: Workplace, phases: tuple[Phase, ...], start: Path | None) -> No
 
 
 def open_trainer(place: Workplace, start: Path | None) -> Trainer:
-    """The work folder's state if there is one, else the checkpoint `start`, else new weights.
+    """Load the work folder's state if there is one, else the checkpoint `start`, else new weights.
 
-    A checkpoint that has heard more than the schedule holds stands at its end: ready for one cycle
-    more.
+    A checkpoint that was trained on more audio than the schedule has is at its end, ready for a
+    further cycle.
     """
     if place.state.exists() or start is None:
         trainer = Trainer(create_model(SEED))
@@ -240,7 +240,7 @@ class Run:
     threads: ThreadPoolExecutor
 
     def until_done(self) -> None:
-        """Trains to the end of the schedule or to a stop, then saves and looks."""
+        """Train to the end of the schedule or to a stop, then save and evaluate."""
         self.saved_at = self.stepped_at = time.monotonic()
         self.reports: list[StepReport] = []
         while not self.stop.is_set() and self._round():
@@ -249,7 +249,7 @@ class Run:
         self._look()
 
     def _round(self) -> bool:
-        """Steps through one round of batches; False when the schedule has ended."""
+        """Train on one round of batches; return False when the schedule has ended."""
         trainer, progress = self.trainer, self.trainer.progress
         now = moment(progress.audio_hours, self.phases)
         if now is None:
@@ -296,11 +296,11 @@ class Run:
         self.reports.clear()
 
     def _look(self) -> None:
-        """Saves the averaged weights as a checkpoint and logs their WER on held-out speakers."""
+        """Save the averaged weights as a checkpoint and log their WER on held-out speakers."""
         trainer = self.trainer
         save_checkpoint(trainer.average, self.tokenizer, self.place.latest)
-        heard = trainer.progress.earlier_hours + trainer.progress.audio_hours
-        progress = {"steps": trainer.progress.steps, "audio_hours": heard}
+        audio_hours = trainer.progress.earlier_hours + trainer.progress.audio_hours
+        progress = {"steps": trainer.progress.steps, "audio_hours": audio_hours}
         (self.place.latest / "training.json").write_text(json.dumps(progress) + "\n")
         for index in sorted(self.place.features.glob("dev-*.tsv")):
             spoken = read_shard(index)

@@ -1,4 +1,4 @@
-"""In what manner a sentence is spoken: few voices, many speakers.
+"""Draw the voice settings of a sentence, so that few voices become many speakers.
 
 Playing a voice faster or slower moves its formants, as a shorter or longer vocal tract would;
 where an engine lets its pitch be set, that is drawn to fit: long vocal tracts have low voices.
@@ -20,7 +20,7 @@ ESPEAK_VARIANTS = (
 
 @dataclass(frozen=True)
 class VoiceSettings:
-    """How one sentence is spoken: lengthened by `stretch`, f0 times `pitch`, played at `speed`."""
+    """Voice of one sentence: lengthened by `stretch`, f0 times `pitch`, played at `speed`."""
 
     voice: str
     stretch: float
@@ -29,7 +29,7 @@ class VoiceSettings:
 
 
 def draw_voice_settings(engine: str, rng: random.Random) -> VoiceSettings:
-    """A manner that the engine has."""
+    """Draw settings that the engine supports."""
     if engine == "hibari":
         return _draw_speaker(rng)
     voices = {"flite": FLITE_VOICES, "festival": FESTIVAL_VOICES, "joe": ("joe",)}
@@ -42,7 +42,7 @@ def draw_voice_settings(engine: str, rng: random.Random) -> VoiceSettings:
 
 
 def _draw_speaker(rng: random.Random) -> VoiceSettings:
-    """Anyone from a bass to a child, out of a woman's voice (f0 about 200 Hz)."""
+    """Draw a speaker from bass to child, for a woman's voice (f0 about 200 Hz)."""
     speed = rng.uniform(0.82, 1.17)
-    heard_pitch = 0.55 + 2.0 * (speed - 0.82) + rng.uniform(-0.1, 0.15)
-    return VoiceSettings("heart", rng.uniform(0.75, 1.1) * speed, heard_pitch / speed, speed)
+    final_pitch = 0.55 + 2.0 * (speed - 0.82) + rng.uniform(-0.1, 0.15)
+    return VoiceSettings("heart", rng.uniform(0.75, 1.1) * speed, final_pitch / speed, speed)

@@ -1,4 +1,4 @@
-"""The work folder: what preparation writes, what training reads and leaves behind."""
+"""Name the files of the work folder, in which preparation and training write."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +12,25 @@ class Workplace:
 
     @property
     def features(self) -> Path:
-        """Shards of log-mel frames, see features.py."""
+        """Return the folder of shards of log-mel frames; see features.py."""
         return self.folder / "features"
 
     @property
     def tokenizer(self) -> Path:
-        """The trained tokenizer."""
+        """Return the folder of the tokenizer."""
         return self.folder / "tokenizer"
 
     @property
     def state(self) -> Path:
-        """Weights, optimizer and progress of the run: what a resumed run reads."""
+        """Return the file of weights, optimizer and progress, which a resumed run reads."""
         return self.folder / "state.pt"
 
     @property
     def log(self) -> Path:
-        """JSON lines: losses every few steps, word error rates at every look."""
+        """Return the log: losses every few steps and held-out word error rates, as JSON lines."""
         return self.folder / "log.jsonl"
 
     @property
     def latest(self) -> Path:
-        """The newest checkpoint, with averaged weights."""
+        """Return the folder of the newest checkpoint, with averaged weights."""
         return self.folder / "latest"

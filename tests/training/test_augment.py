@@ -1,4 +1,4 @@
-"""Augmentation: shapes, levels and bands come out as the arguments say."""
+"""Augmentation: shapes, levels and bands follow the arguments."""
 
 import math
 

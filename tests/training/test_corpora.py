@@ -1,4 +1,4 @@
-"""From sound files to shards: who is held out, what is joined, what is left out, what is spoken."""
+"""From sound files to shards: held-out speakers, joined words, skipped files, synthetic speech."""
 
 import random
 import shutil
@@ -23,7 +23,7 @@ ENGINES = {
     "festival": "festival",
     "espeak": "espeak-ng",
 }
-"""Engines, and the programs of those that are no Python package."""
+"""Engines, and the programs of those that are not Python packages."""
 SPEAKERS = [f"speaker{letter}" for letter in "abcdefghijklmnopqr"]
 
 
@@ -87,7 +87,9 @@ def test_audio_comes_at_one_rate_and_the_speed_asked_for(tmp_path: Path, rate_hz
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_engine_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+def test_every_engine_synthesizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
     program = ENGINES[engine]
     if program and not shutil.which(program):
         pytest.skip(f"no {program} here")
@@ -102,10 +104,10 @@ def test_every_engine_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, en
 
 def test_low_voices_belong_to_long_vocal_tracts() -> None:
     rng = random.Random(0)
-    manners = [draw_voice_settings("hibari", rng) for _ in range(300)]
-    heard_pitch = [m.pitch * m.speed for m in manners]
-    assert min(heard_pitch) < 0.6 < 1.1 < max(heard_pitch)
-    assert np.corrcoef([m.speed for m in manners], heard_pitch)[0, 1] > 0.8
+    settings = [draw_voice_settings("hibari", rng) for _ in range(300)]
+    final_pitch = [m.pitch * m.speed for m in settings]
+    assert min(final_pitch) < 0.6 < 1.1 < max(final_pitch)
+    assert np.corrcoef([m.speed for m in settings], final_pitch)[0, 1] > 0.8
 
 
 def test_training_corpora_come_at_other_speeds_too(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_prepare_makes_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monke
     assert made == {path: path.stat().st_mtime_ns for path in made}
 
 
-def test_prepare_says_what_a_speech_folder_lacks(tmp_path: Path) -> None:
+def test_prepare_names_the_missing_parts_of_a_speech_folder(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="manifest"):
         prepare(tmp_path, Workplace(tmp_path / "work"), 0, jobs=1, committed=None)
 

@@ -71,7 +71,7 @@ def test_processor_gives_blank_and_labels(tokenizer: ParakeetTokenizer) -> None:
 
 
 @pytest.mark.skipif(not CHECKPOINT.exists(), reason="no committed checkpoint yet")
-def test_committed_checkpoint_takes_the_road_of_published_ones() -> None:
+def test_committed_checkpoint_loads_like_published_ones() -> None:
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
     model = NemotronAsrStreamingForRNNT.from_pretrained(CHECKPOINT)
     assert processor.blank_token_id == model.config.blank_token_id == VOCAB_SIZE - 1

@@ -1,4 +1,4 @@
-"""Training on artificial utterances: it resumes where it ended, it starts from a checkpoint."""
+"""Training on artificial utterances: it resumes where it ended, or starts from a checkpoint."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ def phase(hours: float) -> Phase:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workplace:
-    """A work folder as preparation leaves it, with noise for speech."""
+    """Write a work folder as preparation does, with noise for speech."""
     place = Workplace(tmp_path / "work")
     rng = np.random.default_rng(0)
 
