@@ -2,8 +2,8 @@
 
 One shard is `<name>.npy`, the frames of its utterances one after the other as float16 (frames, mel
 bins), and `<name>.tsv`, one line per utterance: frame count and transcript. The `.tsv` is
-written last and atomically: a shard exists when its `.tsv` does. Utterances keep exactly their valid
-frames, floor(samples / hop).
+written last and atomically: a shard exists when its `.tsv` does. Utterances keep exactly their
+valid frames, floor(samples / hop).
 """
 
 import csv
