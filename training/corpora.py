@@ -88,7 +88,7 @@ def _is_readable(path: Path) -> bool:
 def _join_words(
     recordings: list[Recording], speeds: tuple[float, float]
 ) -> Iterator[tuple[Frames, str]]:
-    """Features of each recording, played at a speed between the two that are given.
+    """Return features of each recording, played at a speed in the given range.
 
     A speaker's one-word recordings are joined, in mixed order.
     """

@@ -96,7 +96,7 @@ class _LatticeLoss(torch.autograd.Function):
 def _mask_edges(
     blanks: Tensor, emits: Tensor, frame_counts: Tensor, label_counts: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Edges inside each utterance's lattice, both (B, T, U + 1); the others are impossible."""
+    """Make edges outside each utterance's lattice impossible; both are (B, T, U + 1)."""
     frame = torch.arange(blanks.shape[1])[None, :, None]
     label = torch.arange(blanks.shape[2])[None, None, :]
     frame_counts, label_counts = frame_counts[:, None, None], label_counts[:, None, None]

@@ -18,12 +18,12 @@ class Engine(Protocol):
 
     @property
     def inputs(self) -> Arrays:
-        """Arrays [max_batch, *dims] in the config's order: the rows of a batch go to the front."""
+        """Return arrays [max_batch, *dims] in the config's order; a batch fills the first rows."""
         ...
 
     @property
     def outputs(self) -> Arrays:
-        """Arrays [max_batch, *dims] in the config's order: a run fills the front."""
+        """Return arrays [max_batch, *dims] in the config's order; a run fills the first rows."""
         ...
 
     def run(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
