@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from loadtest.options import DEFAULT_REPOSITORY, Model, console, exiting_on
-from loadtest.search import FIRST_STREAMS, RESOLUTION
+from loadtest.search import FIRST_STREAMS, GROWTH, RESOLUTION
 
 if TYPE_CHECKING:
     from loadtest.measure import Measurement
@@ -60,6 +60,12 @@ def capacity(
     resolution: Annotated[
         float, typer.Option(min=0.01, max=1, help="How close to the answer the search ends.")
     ] = RESOLUTION,
+    growth: Annotated[
+        float, typer.Option(min=1.05, max=4, help="Factor between levels until one fails.")
+    ] = GROWTH,
+    short_hold_s: Annotated[
+        float, typer.Option(min=1, help="Length of the holds on the way, in seconds.")
+    ] = SHORT_HOLD_S,
     hold_s: _HoldS = 60.0,
     p99_ms: _P99Ms = None,
     processes: _Processes = 1,
@@ -84,11 +90,12 @@ def capacity(
         limit = min(max_streams or sys.maxsize, measurement.info.max_streams)
         found = search(
             lambda streams, final: measurement.hold(
-                streams, hold_s if final else min(SHORT_HOLD_S, hold_s), final
+                streams, hold_s if final else min(short_hold_s, hold_s), final
             ),
             limit,
             first_streams,
             resolution,
+            growth=growth,
         )
         result = measurement.result(found, "capacity", hold_s, _limit(found, limit))
         if baseline:

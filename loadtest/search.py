@@ -7,6 +7,7 @@ again the search goes no higher, and says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from loadtest.report_line import verdict_of
 from loadtest.result import Level, Verdict
 
 FIRST_STREAMS = 16
+GROWTH = 2.0
+"""From a count that passes to the next one, as long as none has failed."""
 RESOLUTION = 0.05
 """Stop when the gap between pass and fail is this share of the count that passes."""
 
@@ -45,18 +48,21 @@ def search(
     first: int = FIRST_STREAMS,
     resolution: float = RESOLUTION,
     long: bool = True,
+    growth: float = GROWTH,
 ) -> Found:
     """Find the largest count up to ``limit`` that passes, to within ``resolution``.
 
     Args:
         long: hold the answer once more, long, and step down until that passes.
+        growth: factor between levels until one passes and one fails. A small one keeps a server
+            whose capacity is about known from being overloaded twofold.
     """
     found = Found()
     streams = min(first, limit)
     while streams:
         level = _hold_honestly(hold, streams, False, found)
         _take(level, found)
-        streams = _next(found, streams, limit, resolution)
+        streams = _next(found, streams, limit, resolution, growth)
     while long and found.streams:
         candidate = found.streams
         level = _hold_honestly(hold, candidate, True, found)
@@ -83,12 +89,12 @@ def _take(level: Level, found: Found) -> None:
         found.wall = level
 
 
-def _next(found: Found, streams: int, limit: int, resolution: float) -> int:
+def _next(found: Found, streams: int, limit: int, resolution: float, growth: float) -> int:
     """The count to hold next; 0 if the gap is small enough."""
     if found.wall is None:
-        return 0 if streams == limit else min(2 * streams, limit)
+        return 0 if streams == limit else min(math.ceil(growth * streams), limit)
     if not found.streams:
-        return found.wall.streams // 2
+        return int(found.wall.streams / growth)
     gap = found.wall.streams - found.streams
     if gap <= max(1, resolution * found.streams):
         return 0

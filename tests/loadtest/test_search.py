@@ -74,3 +74,9 @@ def test_a_generator_that_was_late_once_is_asked_again() -> None:
     found = search(hold, limit=512)
     assert asked[:2] == [16, 16]
     assert (found.verdict, found.streams) == ("pass", 40)
+
+
+def test_a_small_growth_never_overloads_the_service_by_more() -> None:
+    found = search(carries(100), limit=512, first=40, growth=1.4)
+    assert 95 <= found.streams <= 100
+    assert max(level.streams for level in found.levels) <= 1.4 * 100 + 1
