@@ -53,6 +53,8 @@ HOLD_SHARE = 0.8
 _console = Console(stderr=True)
 _one_at_a_time: Callable[[Path], Lock] = cache(lambda repository: Lock())
 """Who exports into a folder; others wait for it."""
+_failed_exports: dict[Path, StepFailed] = {}
+"""Of this call; the next one tries again."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,10 @@ def gpu_report(
     results.mkdir(parents=True, exist_ok=True)
     deadline_s = time.monotonic() + budget_s
     todo = in_order(steps(plan), results)
-    _prepare(plan, todo, deadline_s)
+    beside = _prepare(plan, todo, deadline_s)
+    todo = [step for step in todo if step.name not in beside.failed]
     outcome = work_off(todo, results, deadline_s - time.monotonic())
+    outcome.failed += beside.failed
     write_pages(results)
     write_summary(results, instances)
     _tell(outcome)
@@ -298,10 +302,8 @@ def _tokens(plan: Plan, model: Model) -> Callable[[Path, float], None]:
 def _reference(plan: Plan, deadline_s: float) -> Path:
     """The demo model in float32 for the CPU, exported once."""
     reference = plan.work / "reference"
-    with _one_at_a_time(reference):
-        if not reference.exists():
-            arguments = ["--chunk-ms", str(plan.chunks_ms[0]), "--repository", str(reference)]
-            _command("export", DEMO_CHECKPOINT, *arguments, deadline_s=deadline_s)
+    arguments = ["--chunk-ms", str(plan.chunks_ms[0]), "--repository", str(reference)]
+    _once(reference, lambda: _command("export", DEMO_CHECKPOINT, *arguments, deadline_s=deadline_s))
     return reference
 
 
@@ -355,26 +357,23 @@ def _load(
         raise StepFailed(f"the load test left no result: {_end(said)}")
 
 
-def _prepare(plan: Plan, todo: Sequence[Step], deadline_s: float) -> None:
+def _prepare(plan: Plan, todo: Sequence[Step], deadline_s: float) -> Outcome:
     """Export the models that are needed, side by side, and run the steps that time nothing.
 
-    An export is mostly one thread. A failure is told by the step that needs the model, which tries
-    again.
+    An export is mostly one thread. A failure is told by the steps that need the model.
     """
     left = [step for step in todo if not (plan.results / f"{step.name}.json").exists()]
     models = dict.fromkeys(step.model for step in left if step.model)
     _console.print(f"{len(models)} models to serve", highlight=False)
+    outcome = Outcome()
     with ThreadPoolExecutor(max(2, usable_cores() // 2)) as pool:
         for step in left:
             if not step.timed:
-                pool.submit(_try, step, plan.results / f"{step.name}.json", deadline_s)
+                path = plan.results / f"{step.name}.json"
+                pool.submit(_do, step, path, deadline_s - time.monotonic(), outcome)
         for model in models:
             pool.submit(_exported, plan, model, deadline_s)
-
-
-def _try(step: Step, path: Path, deadline_s: float) -> None:
-    with contextlib.suppress(StepFailed):
-        step.run(path, deadline_s - time.monotonic())
+    return outcome
 
 
 def _repository(plan: Plan, model: Model) -> Path:
@@ -384,10 +383,21 @@ def _repository(plan: Plan, model: Model) -> Path:
 def _exported(plan: Plan, model: Model, deadline_s: float) -> Path:
     """The repository of a model, exported once."""
     repository = _repository(plan, model)
-    with _one_at_a_time(repository):
-        if not repository.exists():
-            _export(plan, model, repository, deadline_s)
+    _once(repository, lambda: _export(plan, model, repository, deadline_s))
     return repository
+
+
+def _once(repository: Path, export: Callable[[], object]) -> None:
+    """Export what is missing; a step that comes later fails as the first one did, at once."""
+    with _one_at_a_time(repository):
+        if repository in _failed_exports:
+            raise _failed_exports[repository]
+        if not repository.exists():
+            try:
+                export()
+            except StepFailed as error:
+                _failed_exports[repository] = error
+                raise
 
 
 def _export(plan: Plan, model: Model, repository: Path, deadline_s: float) -> None:
