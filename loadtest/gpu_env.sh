@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 
 NAMES = (
-    "cuda functorch filelock flatbuffers fsspec ml_dtypes mpmath networkx nvidia onnx onnx_ir "
+    "_distutils_hack cuda functorch filelock flatbuffers fsspec ml_dtypes mpmath networkx nvidia onnx onnx_ir "
     "onnxruntime onnxscript setuptools sympy torch torchaudio torchgen triton"
 ).split()
 machine = Path(sys.argv[1])
