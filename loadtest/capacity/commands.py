@@ -1,193 +1,145 @@
-"""``python -m loadtest capacity`` and ``hold``: how many live streams a server carries.
+"""`python -m loadtest capacity` and `hold`: the number of live streams that a server sustains.
 
-Both print levels as they go on stderr, a sentence at the end on stdout, and write one JSON document
-(`loadtest/result.py`). What needs gevent is imported inside: other commands live without it.
+Both print levels on stderr as they go, a sentence at the end on stdout, and write one JSON document
+(`loadtest/result/document.py`). What needs gevent is imported inside: other commands run without.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from loadtest.options import DEFAULT_REPOSITORY, Model, console, exiting_on
-from loadtest.search import FIRST_STREAMS, RESOLUTION
+from loadtest.capacity.search import FIRST_STREAMS, RESOLUTION, SearchResult, search
+from loadtest.options import (
+    DEFAULT_REPOSITORY,
+    RECORDINGS,
+    HoldS,
+    Json,
+    LoadOptions,
+    MasterPort,
+    MetricsUrl,
+    Model,
+    Output,
+    P99Ms,
+    Processes,
+    Repository,
+    Speech,
+    Url,
+    Workers,
+    exiting_on,
+)
+from loadtest.result.document import CapacityResult, exit_code
 
 if TYPE_CHECKING:
-    from loadtest.measure import Measurement
-    from loadtest.result import CapacityResult
-    from loadtest.search import Found
+    from loadtest.capacity.measure import Measurement
 
-SHORT_HOLD_S = 10.0
-EXIT_CODES = "Exit codes: 0 pass, 1 fail, 2 usage or no server, 3 invalid (the generator was late)."
-
-_Url = Annotated[
-    str | None, typer.Option(help="Server, host:port. Default: start one on REPOSITORY.")
-]
-_Repository = Annotated[Path, typer.Option(help="Exported models, if there is no --url.")]
-_MetricsUrl = Annotated[
-    str | None, typer.Option(help="Triton's metrics. Default: port 8002 of the server's host.")
-]
-_HoldS = Annotated[float, typer.Option(min=1, help="Length of the hold that counts, in seconds.")]
-_P99Ms = Annotated[
-    float | None, typer.Option(min=1, help="Allowed p99 chunk latency. Default: one chunk.")
-]
-_Processes = Annotated[int, typer.Option(min=0, help="Processes that speak, on this machine.")]
-_Workers = Annotated[
-    int, typer.Option(min=0, help="More, on other machines: wait for so many Locust workers.")
-]
-_MasterPort = Annotated[int | None, typer.Option(help="Port where those workers report.")]
-_Speech = Annotated[Path | None, typer.Option(help="Folder with other recordings to speak.")]
-_Output = Annotated[Path, typer.Option(help="Where the result goes.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+EXIT_CODES = (
+    "Exit codes: 0 pass, 1 fail, 2 usage or no server, 3 invalid (the load generator was late)."
+)
 
 
 def capacity(
-    url: _Url = None,
-    repository: _Repository = DEFAULT_REPOSITORY,
-    metrics_url: _MetricsUrl = None,
+    url: Url = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+    metrics_url: MetricsUrl = None,
     model: Model = None,
     max_streams: Annotated[
-        int | None, typer.Option(min=1, help="Try no more. Default: what the server takes.")
+        int | None,
+        typer.Option(min=1, help="Most streams to try. Default: as many as the server has slots."),
     ] = None,
     first_streams: Annotated[
-        int, typer.Option(min=1, help="Where to begin: twice or half as many are tried next.")
+        int, typer.Option(min=1, help="Streams to begin with; then twice or half as many.")
     ] = FIRST_STREAMS,
     resolution: Annotated[
-        float, typer.Option(min=0.01, max=1, help="How close to the answer the search ends.")
+        float, typer.Option(min=0.01, max=1, help="Relative gap at which the search ends.")
     ] = RESOLUTION,
-    hold_s: _HoldS = 60.0,
-    p99_ms: _P99Ms = None,
-    processes: _Processes = 1,
-    workers: _Workers = 0,
-    master_port: _MasterPort = None,
-    speech: _Speech = None,
+    hold_s: HoldS = 60.0,
+    p99_ms: P99Ms = None,
+    processes: Processes = 1,
+    workers: Workers = 0,
+    master_port: MasterPort = None,
+    speech: Speech = RECORDINGS,
     baseline: Annotated[
         Literal["pocketsphinx"] | None,
-        typer.Option(help="A traditional recognizer to put beside it, on the same recordings."),
+        typer.Option(help="A traditional recognizer to compare with, on the same recordings."),
     ] = None,
-    output: _Output = Path("build/capacity.json"),
-    as_json: _Json = False,
+    output: Output = Path("build/capacity.json"),
+    as_json: Json = False,
 ) -> None:
-    """Find the largest count of live streams that the server carries, and hold it."""
+    """Find the largest number of live streams that the server sustains, and hold it."""
+    options = LoadOptions(
+        model=model,
+        speech=speech,
+        processes=processes,
+        workers=workers,
+        master_port=master_port,
+        hold_s=hold_s,
+        p99_ms=p99_ms,
+    )
     if baseline:
-        _require_baseline(speech)
-    with _measurement(
-        url, repository, metrics_url, model, p99_ms, processes, workers, master_port, speech
-    ) as measurement:
-        from loadtest.search import search
-
-        limit = min(max_streams or sys.maxsize, measurement.info.max_streams)
-        found = search(
-            lambda streams, final: measurement.hold(
-                streams, hold_s if final else min(SHORT_HOLD_S, hold_s), final
-            ),
-            limit,
-            first_streams,
-            resolution,
-        )
-        result = measurement.result(found, "capacity", hold_s, _limit(found, limit))
+        _require_baseline(options)
+    with _measuring(_with_server(options, url, repository, metrics_url)) as measurement:
+        most = min(max_streams or sys.maxsize, measurement.info.max_streams)
+        found = search(measurement.hold, most, first_streams, resolution)
+        result = measurement.result(found, "capacity", _limit(found, most))
         if baseline:
-            from loadtest.side_by_side import with_baseline
-            from loadtest.speech import RECORDINGS
+            from loadtest.compare.comparison import with_baseline
 
-            info = measurement.info
-            result = with_baseline(result, url or info.url, speech or RECORDINGS, info.name or None)
+            result = with_baseline(result, measurement.options)
     _finish(result, output, as_json)
 
 
 def hold(
     streams: Annotated[int, typer.Option(min=1, help="Live streams to hold.")],
-    url: _Url = None,
-    repository: _Repository = DEFAULT_REPOSITORY,
-    metrics_url: _MetricsUrl = None,
+    url: Url = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+    metrics_url: MetricsUrl = None,
     model: Model = None,
-    hold_s: _HoldS = 60.0,
-    p99_ms: _P99Ms = None,
-    processes: _Processes = 1,
-    workers: _Workers = 0,
-    master_port: _MasterPort = None,
-    speech: _Speech = None,
-    output: _Output = Path("build/level.json"),
-    as_json: _Json = False,
+    hold_s: HoldS = 60.0,
+    p99_ms: P99Ms = None,
+    processes: Processes = 1,
+    workers: Workers = 0,
+    master_port: MasterPort = None,
+    speech: Speech = RECORDINGS,
+    output: Output = Path("build/level.json"),
+    as_json: Json = False,
 ) -> None:
-    """Hold one count of live streams; the exit code says whether the server carries it."""
-    with _measurement(
-        url, repository, metrics_url, model, p99_ms, processes, workers, master_port, speech
-    ) as measurement:
-        from loadtest.report_line import verdict_of
-        from loadtest.search import Found
-
-        level = measurement.hold(streams, hold_s, True)
-        passes = verdict_of(level) == "pass"
-        found = Found(streams if passes else 0, None if passes else level, [level])
+    """Hold a number of live streams; the exit code tells if the server sustains them."""
+    options = LoadOptions(
+        model=model,
+        speech=speech,
+        processes=processes,
+        workers=workers,
+        master_port=master_port,
+        hold_s=hold_s,
+        p99_ms=p99_ms,
+    )
+    with _measuring(_with_server(options, url, repository, metrics_url)) as measurement:
+        level = measurement.hold(streams, True)
+        passes = level.verdict == "pass"
+        found = SearchResult(streams if passes else 0, None if passes else level, [level])
         limit = "; ".join(level.reasons) or f"not more than {streams} streams were tried"
-        result = measurement.result(found, "level", hold_s, limit)
+        result = measurement.result(found, "level", limit)
     _finish(result, output, as_json)
-
-
-def _require_baseline(speech: Path | None) -> None:
-    """What the baseline lacks is said before the search, not after it."""
-    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
-    from loadtest.recordings import find_recordings
-    from loadtest.speech import RECORDINGS
-    from loadtest.sphinx import NotInstalled, require_installed
-
-    with exiting_on(NotInstalled, OSError, ValueError):
-        require_installed()
-        find_recordings(speech or RECORDINGS)
 
 
 capacity.__doc__ = f"{capacity.__doc__}\n\n{EXIT_CODES}"
 hold.__doc__ = f"{hold.__doc__}\n\n{EXIT_CODES}"
 
 
-@contextmanager
-def _measurement(
-    url: str | None,
-    repository: Path,
-    metrics_url: str | None,
-    model: str | None,
-    p99_ms: float | None,
-    processes: int,
-    workers: int,
-    master_port: int | None,
-    speech: Path | None,
-) -> Generator[Measurement]:
-    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
-    import earshot
-
-    from loadtest.crowd import CrowdFailed
-    from loadtest.measure import Setup, Unsuitable, measuring
-    from loadtest.report_line import show
-    from loadtest.server_process import ServerEnded, serving
-    from loadtest.speech import RECORDINGS
-
-    def setup(url: str, metrics_url: str, repository: Path | None) -> Setup:
-        return Setup(
-            url,
-            metrics_url,
-            repository,
-            model=model,
-            processes=processes,
-            remote_workers=workers,
-            master_port=master_port,
-            speech=speech or RECORDINGS,
-            p99_ms=p99_ms,
-        )
-
-    mistakes = (earshot.EarshotError, CrowdFailed, ServerEnded, Unsuitable, OSError, ValueError)
-    with exiting_on(*mistakes), ExitStack() as stack:
-        if url is None:
-            server = stack.enter_context(serving(repository))
-            chosen = setup(server.url, server.metrics_url, repository)
-        else:
-            chosen = setup(url, metrics_url or _metrics_of(url), None)
-        yield stack.enter_context(measuring(chosen, console, show))
+def _with_server(
+    options: LoadOptions, url: str | None, repository: Path, metrics_url: str | None
+) -> LoadOptions:
+    """Return options for the server at `url`, or for one to be started on `repository`."""
+    if url is None:
+        return replace(options, repository=repository)
+    return replace(options, url=url, metrics_url=metrics_url or _metrics_of(url))
 
 
 def _metrics_of(url: str) -> str:
@@ -196,15 +148,42 @@ def _metrics_of(url: str) -> str:
     return f"http://{host}:8002/metrics"
 
 
-def _limit(found: Found, limit: int) -> str:
-    if found.wall is None:
-        return f"not more than {limit} streams were tried"
-    return f"at {found.wall.streams} streams: {'; '.join(found.wall.reasons)}"
+def _require_baseline(options: LoadOptions) -> None:
+    """End the command before the search if the baseline lacks something."""
+    import loadtest.live.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
+    from loadtest.audio.recordings import find_recordings
+    from loadtest.compare.pocketsphinx import NotInstalled, require_installed
+
+    with exiting_on(NotInstalled, OSError, ValueError):
+        require_installed()
+        find_recordings(options.speech)
+
+
+@contextmanager
+def _measuring(options: LoadOptions) -> Generator[Measurement]:
+    import loadtest.live.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
+    import earshot
+
+    from loadtest.capacity.display import Display
+    from loadtest.capacity.measure import Unsuitable, measuring
+    from loadtest.capacity.runner import LoadRunnerFailed
+    from loadtest.service.server import ServerEnded
+
+    mistakes = (earshot.EarshotError, LoadRunnerFailed, ServerEnded, Unsuitable)
+    with (
+        exiting_on(*mistakes, OSError, ValueError),
+        measuring(options, Display()) as measurement,
+    ):
+        yield measurement
+
+
+def _limit(found: SearchResult, most: int) -> str:
+    if found.limit is None:
+        return f"not more than {most} streams were tried"
+    return f"at {found.limit.streams} streams: {'; '.join(found.limit.reasons)}"
 
 
 def _finish(result: CapacityResult, output: Path, as_json: bool) -> None:
-    from loadtest.report_line import exit_code
-
     result.write(output)
     print(output.read_text() if as_json else _sentence(result, output))
     raise typer.Exit(exit_code(result.verdict))
@@ -212,15 +191,15 @@ def _finish(result: CapacityResult, output: Path, as_json: bool) -> None:
 
 def _sentence(result: CapacityResult, output: Path) -> str:
     if result.verdict == "invalid":
-        answer = f"INVALID: {result.streams} live streams pass, and the generator was the limit"
+        answer = f"INVALID: {result.streams} live streams pass, the load generator was the limit"
     elif result.streams:
-        answer = f"{result.streams} live streams{_per(result)}"
+        answer = f"{result.streams} live streams{_per_unit(result)}"
     else:
-        answer = "FAIL: not carried"
+        answer = "FAIL: not sustained"
     return f"{answer}, held for {result.rule.hold_s:.0f} s ({result.limit}); {output}"
 
 
-def _per(result: CapacityResult) -> str:
+def _per_unit(result: CapacityResult) -> str:
     if result.streams_per_gpu is not None:
         return f", {result.streams_per_gpu:.0f} per GPU"
     if result.streams_per_core is not None:

@@ -1,8 +1,9 @@
-"""A crowd of speakers, held level by level: a Locust master here, workers that speak elsewhere.
+"""The load runner holds levels of live streams: a Locust master here, and workers elsewhere.
 
-The speakers always have processes of their own, so that nothing this process does (drawing, reading
-metrics, judging) can hold them up. On this machine the workers are started here; those on other
-machines are started by hand with `locust -f loadtest/locustfile.py --worker --master-host HOST`.
+The live users always have processes of their own, so that nothing that this process does (drawing,
+reading metrics, checking levels) can hold them up. Workers on this machine are started here; those
+on other machines are started by hand with
+`locust -f loadtest/locustfile.py --worker --master-host HOST`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import IO
 
 import gevent
@@ -24,42 +24,36 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import MasterRunner
 
-from loadtest.locustfile import LiveSpeaker
-from loadtest.metrics import ServerUse, ServerWatch
-from loadtest.samples import Gathering, Samples
-from loadtest.server_process import free_port
-from loadtest.wiring import Moderator
+from loadtest.live.messages import Coordinator
+from loadtest.live.samples import LevelSamples, SampleCollector
+from loadtest.live.users import LiveUser
+from loadtest.options import PROJECT, LoadOptions
+from loadtest.service.monitor import ServerMonitor, ServerUse
+from loadtest.service.server import free_port
 
-LOCUSTFILE = Path(__file__).with_name("locustfile.py")
-PROJECT = Path(__file__).parent.parent
 START_S = 60.0
-"""For the workers of this machine to report, and for the speakers to take their places."""
+"""For the workers of this machine to connect, and for the live users to be spawned."""
 
-Progress = Callable[[float, Gathering], None]
-"""Seconds into the hold (negative: warm-up), and what has come in so far."""
-
-
-class CrowdFailed(Exception):
-    """The processes that speak did not start, or are gone."""
+Progress = Callable[[float, SampleCollector], None]
+"""Takes the seconds into the hold (negative: warm-up) and the samples so far."""
 
 
-class Crowd:
-    """Speakers of one server; make one with `crowd`."""
+class LoadRunnerFailed(Exception):
+    """Workers did not start, or have ended early."""
+
+
+class LoadRunner:
+    """Live users of one server; made by `load_runner`."""
 
     def __init__(
-        self, runner: MasterRunner, moderator: Moderator, workers: list[subprocess.Popen[str]]
+        self, runner: MasterRunner, coordinator: Coordinator, workers: list[subprocess.Popen[str]]
     ) -> None:
         self._runner = runner
-        self._moderator = moderator
+        self._coordinator = coordinator
         self._workers = workers
 
-    @property
-    def processes(self) -> int:
-        """Processes that speak."""
-        return len(self._runner.clients.all)
-
     def pin(self, core: int) -> None:
-        """Keep the workers of this machine, all their threads, on one core."""
+        """Keep the workers of this machine, with all their threads, on one core."""
         for worker in self._workers:
             for thread in psutil.Process(worker.pid).threads():
                 os.sched_setaffinity(thread.id, [core])
@@ -69,31 +63,33 @@ class Crowd:
         streams: int,
         warm_up_s: float,
         hold_s: float,
-        watch: ServerWatch,
+        monitor: ServerMonitor,
         progress: Progress,
-    ) -> tuple[Samples, ServerUse]:
-        """Hold ``streams`` live streams; all of them begin anew.
+    ) -> tuple[LevelSamples, ServerUse]:
+        """Hold `streams` live streams, all of them started afresh.
 
         Raises:
-            CrowdFailed: a process that speaks is gone.
+            LoadRunnerFailed: A worker has ended.
         """
-        self._seat(streams)
-        self._moderator.speak(warm_up_s, hold_s)
+        self._spawn(streams)
+        self._coordinator.start(warm_up_s, hold_s)
         begin_s = time.monotonic() + warm_up_s
         self._wait(begin_s, begin_s, progress)
-        watch.begin()
-        self._wait(begin_s, begin_s + hold_s, progress, watch.sample)
-        use = watch.end()
-        return self._moderator.gather(), use
+        monitor.begin()
+        self._wait(begin_s, begin_s + hold_s, progress, monitor.sample)
+        use = monitor.end()
+        return self._coordinator.collect(), use
 
-    def _seat(self, streams: int) -> None:
+    def _spawn(self, streams: int) -> None:
         self._runner.start(streams, spawn_rate=streams)
         give_up_s = time.monotonic() + START_S
         while not self._runner.spawning_completed or self._runner.user_count != streams:
             if not self._runner.clients.all:
-                raise CrowdFailed("the processes that speak are gone")
+                raise LoadRunnerFailed("all load generator processes have ended")
             if time.monotonic() > give_up_s:
-                raise CrowdFailed(f"{self._runner.user_count} of {streams} speakers came")
+                raise LoadRunnerFailed(
+                    f"only {self._runner.user_count} of {streams} live users were spawned"
+                )
             gevent.sleep(0.05)
 
     def _wait(
@@ -104,46 +100,37 @@ class Crowd:
         every_second: Callable[[], None] = lambda: None,
     ) -> None:
         while time.monotonic() < until_s:
-            progress(time.monotonic() - begin_s, self._moderator.gathering)
+            progress(time.monotonic() - begin_s, self._coordinator.collector)
             every_second()
             gevent.sleep(max(0.0, min(1.0, until_s - time.monotonic())))
 
 
 @contextmanager
-def crowd(
-    url: str,
-    speech: Path,
-    talk_s: float,
-    processes: int,
-    remote_workers: int = 0,
-    master_port: int | None = None,
-    locustfile: Path = LOCUSTFILE,
-    model: str | None = None,
-) -> Generator[Crowd]:
-    """Start ``processes`` workers here, and wait for ``remote_workers`` to come by themselves.
-
-    Args:
-        model: which recognizer of the server the workers of this machine speak to.
+def load_runner(options: LoadOptions) -> Generator[LoadRunner]:
+    """Start the workers of this machine, and wait for those of other machines to connect.
 
     Raises:
-        CrowdFailed: they did not start.
+        LoadRunnerFailed: The workers did not start.
     """
-    # It warns of starting many users at once: they are told to speak only when all are there.
+    # It warns of spawning many users at once: their streams start only when all are there.
     logging.getLogger("locust").setLevel(logging.ERROR)
-    port = master_port or free_port()
-    environment = Environment(user_classes=[LiveSpeaker], host=url, events=Events())
-    host = "*" if remote_workers else "127.0.0.1"
-    runner = environment.create_master_runner(host, port)
-    command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--worker"]
-    command += ["--master-host", "127.0.0.1", "--master-port", str(port)]
-    command += ["--speech", str(speech.resolve()), "--talk-s", str(talk_s)]
-    command += ["--model", model] if model else []
+    port = options.master_port or free_port()
+    environment = Environment(user_classes=[LiveUser], host=options.url, events=Events())
+    runner = environment.create_master_runner("*" if options.workers else "127.0.0.1", port)
+    command = _worker_command(options, port)
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
-        workers = [stack.enter_context(_worker(command, log)) for _ in range(processes)]
+        workers = [stack.enter_context(_worker(command, log)) for _ in range(options.processes)]
         stack.callback(runner.quit)
-        _await(runner, workers, processes + remote_workers, log)
-        yield Crowd(runner, Moderator(environment), workers)
+        _await(runner, workers, options.processes + options.workers, log)
+        yield LoadRunner(runner, Coordinator(environment), workers)
+
+
+def _worker_command(options: LoadOptions, port: int) -> list[str]:
+    command = [sys.executable, "-m", "locust", "-f", str(options.locustfile), "--worker"]
+    command += ["--master-host", "127.0.0.1", "--master-port", str(port)]
+    command += ["--speech", str(options.speech.resolve()), "--talk-s", str(options.min_stream_s)]
+    return command + (["--model", options.model] if options.model else [])
 
 
 @contextmanager
@@ -168,5 +155,7 @@ def _await(
         ended = [process for process in workers if process.poll() is not None]
         if ended or (time.monotonic() > give_up_s and len(workers) == count):
             log.seek(0)
-            raise CrowdFailed(f"the processes that speak did not start:\n{log.read()[-2000:]}")
+            raise LoadRunnerFailed(
+                f"the load generator processes did not start:\n{log.read()[-2000:]}"
+            )
         gevent.sleep(0.05)

@@ -1,8 +1,8 @@
-"""``python -m loadtest agreement``: whether our figures agree with those of `perf_analyzer`.
+"""`python -m loadtest agreement`: comparison of our figures with those of `perf_analyzer`.
 
 NVIDIA's tool and ours measure one server in turn, several times each, with the same speech in the
-same chunks: a closed loop, where each stream has one chunk under way at every moment, and an open
-loop, where chunks are due in real time. What is compared is the median over the rounds.
+same chunks: a closed loop, in which each stream has one chunk in flight at every moment, and an
+open loop, in which chunks are due in real time. The medians over the rounds are compared.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.options import DEFAULT_REPOSITORY, Model, Repository, console, exiting_on
+from loadtest.options import (
+    DEFAULT_REPOSITORY,
+    AgreementOptions,
+    Json,
+    Model,
+    Repository,
+    console,
+    exiting_on,
+)
 
 if TYPE_CHECKING:
-    from loadtest.perf_analyzer import Measured
+    from loadtest.compare.perf_analyzer import LoopFigures
 
 TOLERANCE = 0.10
 QUANTITIES = ("chunks_per_s", "p50_ms", "p99_ms")
@@ -37,35 +45,40 @@ class Quantity:
     perf_analyzer: list[float]
     earshot: list[float]
     difference: float
-    """Of the medians: ours over theirs, less 1."""
+    """Ratio of the medians, ours over theirs, less 1."""
 
     @property
     def agrees(self) -> bool:
-        """Whether the two differ by no more than the tolerance."""
+        """Return `True` if the two differ by no more than the tolerance."""
         return abs(self.difference) <= TOLERANCE
 
 
 def main(
     perf_analyzer: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="The binary; see loadtest/README.md.")
+        Path,
+        typer.Option(
+            exists=True, dir_okay=False, help="Path of the binary; see loadtest/README.md."
+        ),
     ],
     repository: Repository = DEFAULT_REPOSITORY,
     model: Model = None,
     closed: Annotated[
-        list[int] | None, typer.Option(min=1, help="Streams in the closed loop; 1 and 4.")
+        list[int] | None,
+        typer.Option(min=1, help="Streams in the closed loop; may be repeated. Default: 1 and 4."),
     ] = None,
     open_streams: Annotated[
         int, typer.Option("--open", min=1, help="Live streams in the open loop.")
     ] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each by each tool.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each loop by each tool.")] = 3,
     seconds: Annotated[float, typer.Option(min=3, help="Length of one measurement.")] = 10.0,
     output: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare throughput and latency with perf_analyzer; exit code 1 beyond 10 %."""
-    quantities, conditions = _measure(
-        perf_analyzer, repository, model, closed or [1, 4], open_streams, rounds, seconds
+    options = AgreementOptions(
+        perf_analyzer, repository, model, tuple(closed or (1, 4)), open_streams, rounds, seconds
     )
+    quantities, conditions = _measure(options)
     document = {
         "schema": 1,
         "kind": "agreement",
@@ -85,9 +98,9 @@ def main(
 
 
 def compare(
-    loop: str, streams: int, theirs: list[Measured], ours: list[Measured]
+    loop: str, streams: int, theirs: list[LoopFigures], ours: list[LoopFigures]
 ) -> list[Quantity]:
-    """Every figure of one load, both tools' rounds side by side."""
+    """Compare every figure of one load, from the rounds of both tools."""
     quantities: list[Quantity] = []
     for name in QUANTITIES:
         by_them = [round(float(getattr(each, name)), 2) for each in theirs]
@@ -97,33 +110,25 @@ def compare(
     return quantities
 
 
-def _measure(
-    binary: Path,
-    repository: Path,
-    model: str | None,
-    closed: list[int],
-    open_streams: int,
-    rounds: int,
-    seconds: float,
-) -> tuple[list[Quantity], dict[str, Any]]:
+def _measure(options: AgreementOptions) -> tuple[list[Quantity], dict[str, Any]]:
     import earshot
 
-    from loadtest.perf_analyzer import PerfAnalyzerFailed
-    from loadtest.server_process import ServerEnded
-    from loadtest.two_tools import ToolFailed, two_tools
+    from loadtest.compare.interleave import ToolFailed, serving_both_tools
+    from loadtest.compare.perf_analyzer import PerfAnalyzerFailed
+    from loadtest.service.server import ServerEnded
 
     with (
         exiting_on(earshot.EarshotError, PerfAnalyzerFailed, ServerEnded, ToolFailed, OSError),
-        two_tools(binary, repository, model) as tools,
+        serving_both_tools(options) as tools,
         console.status("measuring in turn"),
     ):
         quantities: list[Quantity] = []
-        for streams in closed:
-            theirs, ours = tools.closed_loop(streams, rounds, seconds, _announce)
+        for streams in options.closed:
+            theirs, ours = tools.closed_loop(streams, _announce)
             quantities += compare("closed", streams, theirs, ours)
-        theirs, ours = tools.open_loop(open_streams, rounds, seconds, _announce)
-        quantities += compare("open", open_streams, theirs, ours)
-        return quantities, tools.conditions(seconds)
+        theirs, ours = tools.open_loop(options.open_streams, _announce)
+        quantities += compare("open", options.open_streams, theirs, ours)
+        return quantities, tools.conditions()
 
 
 def _announce(measured: str) -> None:

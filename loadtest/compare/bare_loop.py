@@ -1,8 +1,8 @@
-"""The yardstick: the same ONNX files in a bare loop, one thread, one full batch after another.
+"""A bare loop over the same ONNX files, to compare the service with: one thread, full batches.
 
-No server, no transport, no queue: what the network itself costs. The state stays where it is and
-every step advances the same streams. `export/chain.py` runs the same files to check them; load
-tests know the model repository only, so the few lines stand here again.
+It has no server, transport or queue, and shows the cost of the network itself. The state stays in
+place, and every step advances the same streams. The export has a chain of the same files to verify
+them; load tests know the model repository only, so these few lines are repeated here.
 """
 
 from __future__ import annotations
@@ -16,32 +16,33 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from loadtest.speech import Samples, from_offset
-from loadtest.stages import FUSED, STAGES, model_name
+from loadtest.audio.recordings import Audio
+from loadtest.audio.scripts import loop_from
+from loadtest.service.stages import FUSED, STAGES, model_name
 
 
 @dataclass(frozen=True)
 class BareLoop:
-    """CPU time of one chunk of one stream, by stage."""
+    """CPU time of one chunk of one stream in the bare loop, by stage."""
 
     batch: int
     cpu_ms_per_chunk: dict[str, float]
 
     @property
     def total_ms(self) -> float:
-        """CPU time of all stages."""
+        """Return the CPU time of all stages."""
         return sum(self.cpu_ms_per_chunk.values())
 
 
 def run_bare_loop(
     repository: Path,
     recognizer: str,
-    speech: Samples,
+    speech: Audio,
     batch: int,
     chunk_samples: int,
     steps: int = 60,
 ) -> BareLoop:
-    """Feed ``batch`` streams of ``speech`` through the stages of a recognizer of ``repository``."""
+    """Run `batch` streams of `speech` through the stages of a recognizer of `repository`."""
     fused = (repository / model_name(recognizer, FUSED[0])).is_dir()
     names = FUSED if fused else STAGES
     stages = {name: _Stage(repository / model_name(recognizer, name), batch) for name in names}
@@ -52,7 +53,7 @@ def run_bare_loop(
         if step == warm_up:
             spent_s = dict.fromkeys(names, 0.0)
         audio = [
-            from_offset(speech, (stream * 7919 + step) * chunk_samples, chunk_samples)
+            loop_from(speech, (stream * 7919 + step) * chunk_samples, chunk_samples)
             for stream in range(batch)
         ]
         tensors: list[NDArray[Any]] = [np.stack(audio), lengths]
@@ -65,7 +66,7 @@ def run_bare_loop(
 
 
 class _Stage:
-    """A session and the state pool of its streams."""
+    """An ONNX Runtime session and the state pool of its streams."""
 
     def __init__(self, folder: Path, batch: int) -> None:
         options = onnxruntime.SessionOptions()
@@ -98,7 +99,7 @@ class _Stage:
 
 
 def _state_rows(folder: Path) -> list[int]:
-    """Rows of each state of one stream, as the backend's config has it."""
+    """Return the rows of each state of one stream, from the backend's config."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 

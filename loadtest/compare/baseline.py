@@ -1,8 +1,9 @@
-"""``python -m loadtest baseline``: Earshot beside a traditional pipeline, same audio, same cores.
+"""`python -m loadtest baseline`: Earshot and a traditional pipeline on the same audio and cores.
 
-Both hear the same 16 kHz samples. Both figures of streams per core count CPU time, no deadline:
-PocketSphinx decodes on one thread as fast as it can; the server's processes are read while more
-streams than it can follow send chunk after chunk. What is carried in time is for the capacity run.
+Both recognizers get the same 16 kHz samples. Both figures of streams per core count CPU time,
+without a deadline: PocketSphinx decodes on one thread as fast as it can; the CPU time of the
+server's processes is read while streams saturate it. The streams that are sustained in real time
+are found by `loadtest capacity`.
 """
 
 from __future__ import annotations
@@ -14,32 +15,45 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.comparison import ALL_SETS, BaselineResult, Comparison
-from loadtest.options import DEFAULT_REPOSITORY, Model, Repository, exiting_on
+from loadtest.options import (
+    DEFAULT_REPOSITORY,
+    RECORDINGS,
+    Json,
+    LoadOptions,
+    Model,
+    Repository,
+    exiting_on,
+)
+from loadtest.result.baseline import ALL_SETS, BaselineResult, RecognizerComparison
 
 
 def main(
     repository: Repository = DEFAULT_REPOSITORY,
     url: Annotated[
         str | None,
-        typer.Option(help="A running server instead; its CPU time cannot be seen from here."),
+        typer.Option(help="A running server to use instead; its CPU time cannot be seen."),
     ] = None,
     model: Model = None,
     recordings: Annotated[
-        Path | None,
+        Path,
         typer.Option(
-            help="Folder with manifest.tsv files (columns file, transcript). Default: the bundled."
+            help="Folder with manifest.tsv files (columns file, transcript). Default: the bundled "
+            "recordings.",
+            show_default=False,
         ),
-    ] = None,
+    ] = RECORDINGS,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Only the set in the folder of this name; may be repeated."),
+        typer.Option("--set", help="Use only the set in the folder of this name; may be repeated."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Word error rate and streams per core, beside those of PocketSphinx."""
-    result = _measure(recordings, sets, repository, url, model)
+    """Compare word error rate and streams per core with those of PocketSphinx."""
+    options = LoadOptions(
+        url=url or "", repository=None if url else repository, model=model, speech=recordings
+    )
+    result = _measure(options, sets)
     if output:
         result.write(output)
     if as_json:
@@ -48,29 +62,22 @@ def main(
         Console().print(comparison_table(result.comparison))
 
 
-def _measure(
-    folder: Path | None,
-    sets: list[str] | None,
-    repository: Path,
-    url: str | None,
-    model: str | None,
-) -> BaselineResult:
+def _measure(options: LoadOptions, sets: list[str] | None) -> BaselineResult:
     import earshot
 
-    from loadtest.pressing import StreamsFailed
-    from loadtest.recordings import find_recordings
-    from loadtest.server_process import ServerEnded
-    from loadtest.side_by_side import measure
-    from loadtest.speech import RECORDINGS
-    from loadtest.sphinx import NotInstalled
+    from loadtest.audio.recordings import find_recordings
+    from loadtest.compare.comparison import measure
+    from loadtest.compare.pocketsphinx import NotInstalled
+    from loadtest.compare.saturate import StreamsFailed
+    from loadtest.service.server import ServerEnded
 
     mistakes = (FileNotFoundError, ValueError, NotInstalled, ServerEnded, StreamsFailed)
     with exiting_on(*mistakes, earshot.EarshotError):
-        return measure(find_recordings(folder or RECORDINGS, sets), repository, url, model)
+        return measure(find_recordings(options.speech, sets), options)
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """One row per set, one column per recognizer."""
+def comparison_table(comparison: RecognizerComparison) -> Table:
+    """Return a table with a row for each set and a column for each recognizer."""
     table = Table(title="Word error rate, and streams per core")
     for title in ("recordings", "files", "audio"):
         table.add_column(title, justify="left" if title == "recordings" else "right")

@@ -1,79 +1,85 @@
-"""Earshot and PocketSphinx hear the same recordings; one comparison comes out.
+"""Comparison of Earshot and PocketSphinx on the same recordings.
 
 The baseline command runs it on a server of its own; a capacity run may run it on the server that it
-has just measured, with the streams per core that it found.
+has just measured, with the streams per core that it has found.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 
 import earshot
 import numpy as np
 import psutil
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loadtest.comparison import (
+from loadtest.audio.recordings import (
+    INT16_PEAK,
+    SAMPLE_RATE_HZ,
+    Audio,
+    LabelledRecording,
+    find_recordings,
+)
+from loadtest.audio.word_errors import WordErrors, count_errors, total
+from loadtest.compare.pocketsphinx import Decoded, decode, require_installed
+from loadtest.compare.saturate import saturate
+from loadtest.options import LoadOptions, console
+from loadtest.result.baseline import (
+    ALL_SETS,
     BASELINE_SCHEMA,
     BaselineResult,
-    Comparison,
-    Recognizer,
+    RecognizerComparison,
+    RecognizerFigures,
     SpeechSet,
 )
-from loadtest.machine import cpu_model, now, this_command
-from loadtest.pressing import press
-from loadtest.recordings import INT16_PEAK, Recording, find_recordings
-from loadtest.result import CapacityResult
-from loadtest.server_process import ServerProcess, serving
-from loadtest.speech import SAMPLE_RATE_HZ, Samples
-from loadtest.sphinx import Decoded, decode, require_installed
-from loadtest.word_errors import word_counts, word_error_rates
+from loadtest.result.document import CapacityResult
+from loadtest.result.machine import cpu_model, now, this_command
+from loadtest.service.server import ServerProcess, serving
 
-PRESSING_STREAMS = 64
-PRESSING_S = 20.0
+SATURATING_STREAMS = 64
+SATURATING_S = 20.0
 SATURATED = (
-    f"CPU time of all its processes per chunk, {PRESSING_STREAMS} streams sending without pause"
+    f"CPU time of all its processes per chunk, {SATURATING_STREAMS} streams sending without pause"
 )
 HELD = "live streams held in time, over all cores of the machine"
 ON_GPUS = "not counted: the network ran on GPUs"
-DECODED = "audio per CPU time of one thread, whole recordings, as fast as it goes"
+DECODED = "audio per CPU time of one thread, whole recordings, as fast as possible"
+ELSEWHERE = "the server was elsewhere"
 
-_console = Console(stderr=True)
+
+@dataclass(frozen=True)
+class StreamsPerCore:
+    """Streams per core of the service, and how they were measured."""
+
+    value: float | None
+    """`None` if the CPU time of the server cannot be seen."""
+    method: str
 
 
-def measure(
-    recordings: Sequence[Recording], repository: Path, url: str | None, model: str | None = None
-) -> BaselineResult:
-    """Compare on ``recordings``, with the server at ``url`` or one of its own on ``repository``.
-
-    Args:
-        model: which recognizer of the server; see `earshot.connect`.
+def measure(recordings: Sequence[LabelledRecording], options: LoadOptions) -> BaselineResult:
+    """Compare on `recordings`, with the server at the URL or one started on the repository.
 
     Raises:
-        NotInstalled: PocketSphinx is an extra.
-        ServerEnded: the server did not become ready.
-        StreamsFailed: of those that were to press it.
-        earshot.EarshotError: the server is not there, or a stream failed.
+        NotInstalled: PocketSphinx is not installed.
+        ServerEnded: The server did not become ready.
+        StreamsFailed: A stream failed while the server was saturated.
+        earshot.EarshotError: The server cannot be reached, or a stream failed.
     """
     require_installed()
     started_at = now()
-    if url is not None:
-        software = _software(url, model)
-        comparison = compare_with_pocketsphinx(
-            url, recordings, None, "the server was elsewhere", model
-        )
+    if options.repository is None:
+        software = _software(options)
+        per_core = StreamsPerCore(None, ELSEWHERE)
+        comparison = compare_with_pocketsphinx(options, recordings, per_core)
     else:
-        with serving(repository) as server:
-            per_core = _saturated_streams_per_core(server, recordings, model)
-            software = _software(server.url, model)
-            comparison = compare_with_pocketsphinx(
-                server.url, recordings, per_core, SATURATED, model
-            )
+        with serving(options.repository) as server:
+            served = replace(options, url=server.url)
+            per_core = _saturated(server, recordings, options.model)
+            software = _software(served)
+            comparison = compare_with_pocketsphinx(served, recordings, per_core)
     packages = ("pocketsphinx", "onnxruntime", "jiwer", "whisper-normalizer")
     return BaselineResult(
         schema=BASELINE_SCHEMA,
@@ -87,94 +93,110 @@ def measure(
     )
 
 
-def with_baseline(
-    result: CapacityResult, url: str, folder: Path, model: str | None
-) -> CapacityResult:
-    """``result`` with PocketSphinx beside it, on the recordings below ``folder``.
+def with_baseline(result: CapacityResult, options: LoadOptions) -> CapacityResult:
+    """Return `result` with a comparison with PocketSphinx, on the recordings of its run.
 
-    The server at ``url`` is the one that was measured, and idle by now. Raises as `find_recordings`
-    and `compare_with_pocketsphinx`.
+    The server is the one that was measured, and idle by now. Raises as `find_recordings` and
+    `compare_with_pocketsphinx`.
     """
-    per_core = result.streams_per_core
-    measured = HELD if result.conditions.gpu_model is None else ON_GPUS
-    recordings = find_recordings(folder)
-    baseline = compare_with_pocketsphinx(url, recordings, per_core, measured, model)
-    return replace(result, baseline=baseline)
+    method = HELD if result.conditions.gpu_model is None else ON_GPUS
+    per_core = StreamsPerCore(result.streams_per_core, method)
+    recordings = find_recordings(options.speech)
+    return replace(result, baseline=compare_with_pocketsphinx(options, recordings, per_core))
 
 
 def compare_with_pocketsphinx(
-    url: str,
-    recordings: Sequence[Recording],
-    streams_per_core: float | None,
-    streams_per_core_is: str,
-    model: str | None = None,
-) -> Comparison:
-    """Transcribe ``recordings`` with the idle server at ``url`` and with PocketSphinx.
+    options: LoadOptions, recordings: Sequence[LabelledRecording], per_core: StreamsPerCore
+) -> RecognizerComparison:
+    """Transcribe `recordings` with the idle server and with PocketSphinx.
 
     Args:
-        streams_per_core: what is known of the server; ``None`` if nothing is.
-        streams_per_core_is: how that was measured.
-        model: which recognizer of the server; see `earshot.connect`.
+        options: URL and model of the server.
+        recordings: Recordings with transcripts.
+        per_core: Streams per core of the server.
 
     Raises:
-        NotInstalled: PocketSphinx is an extra.
-        earshot.EarshotError: the server is not there, or a stream failed.
+        NotInstalled: PocketSphinx is not installed.
+        earshot.EarshotError: The server cannot be reached, or a stream failed.
     """
     require_installed()
     with _progress() as bar:
         task = bar.add_task("Earshot", total=len(recordings))
-        name, heard = _transcribe(
-            url, model, recordings, lambda: bar.update(task, advance=1, refresh=True)
+        name, texts = _transcribe(
+            options, recordings, lambda: bar.update(task, advance=1, refresh=True)
         )
         other = bar.add_task("PocketSphinx", total=len(recordings))
         theirs = decode(recordings, lambda: bar.update(other, advance=1, refresh=True))
-    ours = Recognizer(
-        name, word_error_rates(recordings, heard), streams_per_core, streams_per_core_is
-    )
-    return Comparison(_sets(recordings), [ours, _as_recognizer(theirs, recordings)])
+    rates = word_error_rates(recordings, texts)
+    ours = RecognizerFigures(name, rates, per_core.value, per_core.method)
+    return RecognizerComparison(_sets(recordings), [ours, _as_figures(theirs, recordings)])
 
 
-def _software(url: str, model: str | None) -> str:
-    with earshot.connect(url, model=model) as client:
+def word_counts(recordings: Sequence[LabelledRecording]) -> dict[str, int]:
+    """Return the words of the transcripts in each set and in `all`, after normalization."""
+    empty = [""] * len(recordings)
+    return {name: each.words for name, each in _errors_by_set(recordings, empty).items()}
+
+
+def word_error_rates(
+    recordings: Sequence[LabelledRecording], texts: Sequence[str]
+) -> dict[str, float]:
+    """Return the word error rate of `texts`, one for each recording, in each set and in `all`."""
+    return {name: round(each.rate, 4) for name, each in _errors_by_set(recordings, texts).items()}
+
+
+def _errors_by_set(
+    recordings: Sequence[LabelledRecording], texts: Sequence[str]
+) -> dict[str, WordErrors]:
+    counts = count_errors([recording.transcript for recording in recordings], texts)
+    members: dict[str, list[WordErrors]] = {}
+    for recording, each in zip(recordings, counts, strict=True):
+        for name in (recording.speech_set, ALL_SETS):
+            members.setdefault(name, []).append(each)
+    return {name: total(listed) for name, listed in members.items()}
+
+
+def _software(options: LoadOptions) -> str:
+    with earshot.connect(options.url, model=options.model) as client:
         return client.info.server
 
 
-def _saturated_streams_per_core(
-    server: ServerProcess, recordings: Sequence[Recording], model: str | None
-) -> float:
-    with _console.status(f"pressing the server for {PRESSING_S:.0f} s"):
+def _saturated(
+    server: ServerProcess, recordings: Sequence[LabelledRecording], model: str | None
+) -> StreamsPerCore:
+    with console.status(f"saturating the server for {SATURATING_S:.0f} s"):
         speech = _joined(recordings)
-        pressed = asyncio.run(press(server, speech, PRESSING_STREAMS, PRESSING_S, model))
-        return round(pressed.streams_per_core, 1)
+        run = asyncio.run(saturate(server, speech, SATURATING_STREAMS, SATURATING_S, model))
+    return StreamsPerCore(round(run.streams_per_core, 1), SATURATED)
 
 
-def _joined(recordings: Sequence[Recording]) -> Samples:
+def _joined(recordings: Sequence[LabelledRecording]) -> Audio:
     samples = np.concatenate([recording.read() for recording in recordings])
     return np.divide(samples, INT16_PEAK, dtype=np.float32)
 
 
 def _transcribe(
-    url: str, model: str | None, recordings: Sequence[Recording], advance: Callable[[], None]
+    options: LoadOptions, recordings: Sequence[LabelledRecording], advance: Callable[[], None]
 ) -> tuple[str, list[str]]:
-    """What is served there, and what it hears."""
-    heard: list[str] = []
-    with earshot.connect(url, model=model) as client:
+    """Return the name of the recognizer and its text for each recording."""
+    texts: list[str] = []
+    with earshot.connect(options.url, model=options.model) as client:
         for recording in recordings:
             with client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
                 stream.send(recording.read())
-                heard.append(stream.finish().text)
+                texts.append(stream.finish().text)
             advance()
         info = client.info
-    serving_what = f"{info.runtime} {info.precision}, {info.chunk_ms} ms chunks"
-    return f"Earshot: {info.model}, {serving_what}", heard
+    served = f"{info.runtime} {info.precision}, {info.chunk_ms} ms chunks"
+    return f"Earshot: {info.model}, {served}", texts
 
 
-def _as_recognizer(decoded: Decoded, recordings: Sequence[Recording]) -> Recognizer:
-    rates = word_error_rates(recordings, decoded.heard)
-    return Recognizer(decoded.name, rates, round(decoded.streams_per_core, 2), DECODED)
+def _as_figures(decoded: Decoded, recordings: Sequence[LabelledRecording]) -> RecognizerFigures:
+    rates = word_error_rates(recordings, decoded.texts)
+    return RecognizerFigures(decoded.name, rates, round(decoded.streams_per_core, 2), DECODED)
 
 
-def _sets(recordings: Sequence[Recording]) -> list[SpeechSet]:
+def _sets(recordings: Sequence[LabelledRecording]) -> list[SpeechSet]:
     words = word_counts(recordings)
     sets: list[SpeechSet] = []
     for name in dict.fromkeys(recording.speech_set for recording in recordings):
@@ -186,4 +208,4 @@ def _sets(recordings: Sequence[Recording]) -> list[SpeechSet]:
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=_console, transient=True)
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)

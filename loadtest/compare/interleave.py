@@ -1,4 +1,4 @@
-"""perf_analyzer and our own tools take turns on one server, with the same speech."""
+"""Interleaved measurements of perf_analyzer and our own tools on one server."""
 
 from __future__ import annotations
 
@@ -18,99 +18,100 @@ import earshot
 import numpy as np
 import psutil
 
-from loadtest.machine import cpu_model, now, this_command
-from loadtest.perf_analyzer import Measured, PerfAnalyzer
-from loadtest.result import CapacityResult
-from loadtest.server_process import ServerProcess, serving
-from loadtest.speech import SAMPLE_RATE_HZ, Samples, load_recordings, write_scripts
+from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio, load_clips
+from loadtest.audio.scripts import write_scripts
+from loadtest.compare.perf_analyzer import LoopFigures, PerfAnalyzer
+from loadtest.options import MIN_STREAM_S, RECORDINGS, AgreementOptions
+from loadtest.result.document import CapacityResult
+from loadtest.result.machine import cpu_model, now, this_command
+from loadtest.service.server import ServerProcess, serving
 
 PERF_ANALYZER = "perf_analyzer of tritonclient 2.50.0"
 WARM_UP_S = 1.0
 SCRIPTS = 4
-"""perf_analyzer reads its input, megabytes of JSON, anew for every measurement."""
+"""Few, because perf_analyzer reads its input, megabytes of JSON, for every measurement."""
 
 Announce = Callable[[str], None]
 
 
 class ToolFailed(Exception):
-    """Our own tool did not measure."""
+    """Our own tool failed to measure."""
 
 
 @contextmanager
-def two_tools(binary: Path, repository: Path, model: str | None) -> Generator[TwoTools]:
-    """Serve ``repository`` for both tools for the length of the block.
-
-    Args:
-        model: which of its recognizers; see `earshot.connect`.
-    """
+def serving_both_tools(options: AgreementOptions) -> Generator[InterleavedTools]:
+    """Serve the repository to both tools for the length of the block."""
     with (
-        serving(repository) as server,
+        serving(options.repository) as server,
         tempfile.TemporaryDirectory() as folder,
-        earshot.connect(server.url, model=model) as client,
+        earshot.connect(server.url, model=options.model) as client,
     ):
-        streams = [script.samples for script in write_scripts(load_recordings())[:SCRIPTS]]
-        theirs = PerfAnalyzer(binary, Path(folder), server.url, client.info.ensemble)
+        scripts = write_scripts(load_clips(RECORDINGS), MIN_STREAM_S)
+        streams = [script.samples for script in scripts[:SCRIPTS]]
+        theirs = PerfAnalyzer(options.binary, Path(folder), server.url, client.info.ensemble)
         theirs.write_input(client.info, streams)
-        yield TwoTools(server, client, theirs, streams, Path(folder))
+        yield InterleavedTools(options, server, client, theirs, streams)
 
 
-class TwoTools:
-    """Both tools, ready; make them with `two_tools`."""
+class InterleavedTools:
+    """Both tools, ready to measure in turn; made by `serving_both_tools`."""
 
     def __init__(
         self,
+        options: AgreementOptions,
         server: ServerProcess,
         client: earshot.Client,
         perf_analyzer: PerfAnalyzer,
-        streams: Sequence[Samples],
-        folder: Path,
+        streams: Sequence[Audio],
     ) -> None:
+        self._options = options
         self._server = server
         self._client = client
         self._perf_analyzer = perf_analyzer
         self._streams = streams
-        self._folder = folder
         self._started_at = now()
 
     def closed_loop(
-        self, streams: int, rounds: int, seconds: float, announce: Announce
-    ) -> tuple[list[Measured], list[Measured]]:
-        """Each of ``streams`` streams sends its next chunk when the last is answered."""
-        return _in_turn(
+        self, streams: int, announce: Announce
+    ) -> tuple[list[LoopFigures], list[LoopFigures]]:
+        """Measure `streams` streams that send the next chunk when the last one is answered."""
+        seconds = self._options.seconds
+        return _interleave(
             f"closed loop, {streams} streams",
-            rounds,
+            self._options.rounds,
             announce,
             lambda: self._perf_analyzer.closed_loop(streams, seconds),
             lambda: self._our_closed_loop(streams, seconds),
         )
 
     def open_loop(
-        self, streams: int, rounds: int, seconds: float, announce: Announce
-    ) -> tuple[list[Measured], list[Measured]]:
-        """``streams`` live streams: each chunk is due when real time has it, at a random phase."""
+        self, streams: int, announce: Announce
+    ) -> tuple[list[LoopFigures], list[LoopFigures]]:
+        """Measure `streams` live streams, whose chunks are due in real time at random phases."""
+        seconds = self._options.seconds
         chunk_s = self._client.info.chunk_ms / 1000
 
-        def theirs() -> Measured:
+        def theirs() -> LoopFigures:
             due_s = [random.uniform(0, chunk_s) for _ in range(streams)]
             return self._perf_analyzer.open_loop(due_s, chunk_s, seconds)
 
-        return _in_turn(
+        return _interleave(
             f"open loop, {streams} streams",
-            rounds,
+            self._options.rounds,
             announce,
             theirs,
             lambda: self._our_open_loop(streams, seconds),
         )
 
-    def conditions(self, seconds: float) -> dict[str, Any]:
-        """What the figures hold for."""
+    def conditions(self) -> dict[str, Any]:
+        """Return the conditions for which the figures hold."""
         info = self._client.info
         return {
             "checkpoint": info.model,
             "runtime": info.runtime,
             "precision": info.precision,
             "chunk_ms": info.chunk_ms,
-            "seconds_per_measurement": seconds,
+            "seconds_per_measurement": self._options.seconds,
             "cpu_model": cpu_model(),
             "cpu_cores": psutil.cpu_count(),
             "versions": {
@@ -123,33 +124,33 @@ class TwoTools:
             "started_at": self._started_at,
         }
 
-    def _our_closed_loop(self, streams: int, seconds: float) -> Measured:
+    def _our_closed_loop(self, streams: int, seconds: float) -> LoopFigures:
         latencies_ms: list[float] = []
         failures: list[earshot.EarshotError] = []
         began_s = time.monotonic() + WARM_UP_S
 
-        def talk(place: int) -> None:
+        def run_streams(script: int) -> None:
             try:
                 while time.monotonic() < began_s + seconds:
-                    samples = self._streams[place % len(self._streams)]
-                    self._talk(samples, began_s, began_s + seconds, latencies_ms)
-                    place += 1
+                    samples = self._streams[script % len(self._streams)]
+                    self._run_stream(samples, began_s, began_s + seconds, latencies_ms)
+                    script += 1
             except earshot.EarshotError as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=talk, args=(place,)) for place in range(streams)]
+        threads = [threading.Thread(target=run_streams, args=(index,)) for index in range(streams)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         if failures:
             raise ToolFailed(f"{len(failures)} of {streams} streams failed: {failures[0]}")
-        return Measured.of(latencies_ms, len(latencies_ms) / seconds)
+        return LoopFigures.of(latencies_ms, len(latencies_ms) / seconds)
 
-    def _talk(
-        self, samples: Samples, from_s: float, until_s: float, latencies_ms: list[float]
+    def _run_stream(
+        self, samples: Audio, from_s: float, until_s: float, latencies_ms: list[float]
     ) -> None:
-        """One stream without pauses; keeps the latencies of what was answered in the window."""
+        """Run one stream without pauses; keep the latencies of what was answered in the window."""
         info = self._client.info
         cuts = range(info.chunk_samples - info.lead_samples, len(samples), info.chunk_samples)
         *pieces, rest = np.split(samples, cuts)
@@ -164,9 +165,12 @@ class TwoTools:
                 elif result.received_s >= until_s:
                     return
 
-    def _our_open_loop(self, streams: int, seconds: float) -> Measured:
-        """The load test itself, in a process of its own, as users run it."""
-        output = self._folder / "level.json"
+    def _our_open_loop(self, streams: int, seconds: float) -> LoopFigures:
+        """Run the load test in a process of its own, as users do."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self._hold(streams, seconds, Path(folder) / "level.json")
+
+    def _hold(self, streams: int, seconds: float, output: Path) -> LoopFigures:
         command = [sys.executable, "-m", "loadtest", "hold", "--streams", str(streams)]
         command += ["--hold-s", str(seconds), "--url", self._server.url]
         command += ["--metrics-url", self._server.metrics_url, "--output", str(output)]
@@ -177,19 +181,19 @@ class TwoTools:
             raise ToolFailed(f"loadtest hold ended with {done.returncode}: {done.stderr.strip()}")
         level = CapacityResult.from_json(output).levels[-1]
         latency = level.chunk_latency
-        return Measured(latency.count / level.hold_s, latency.p50_ms, latency.p99_ms)
+        return LoopFigures(latency.count / level.hold_s, latency.p50_ms, latency.p99_ms)
 
 
-def _in_turn(
+def _interleave(
     what: str,
     rounds: int,
     announce: Announce,
-    theirs: Callable[[], Measured],
-    ours: Callable[[], Measured],
-) -> tuple[list[Measured], list[Measured]]:
-    """Round after round, so that a machine that slows down slows down both."""
-    by_them: list[Measured] = []
-    by_us: list[Measured] = []
+    theirs: Callable[[], LoopFigures],
+    ours: Callable[[], LoopFigures],
+) -> tuple[list[LoopFigures], list[LoopFigures]]:
+    """Run both tools in turn, round after round, so that a slow machine slows down both."""
+    by_them: list[LoopFigures] = []
+    by_us: list[LoopFigures] = []
     for number in range(rounds):
         by_them.append(theirs())
         announce(f"{what}, round {number + 1} of {rounds}, perf_analyzer: {by_them[-1]}")

@@ -1,8 +1,8 @@
-"""``python -m loadtest offline``: whole files per second and core, against `transformers` itself.
+"""`python -m loadtest offline`: whole files per second and core, compared with `transformers`.
 
-Presses `asr_offline` with many files at once, in no order, and counts the CPU time of all server
-processes; then runs the original over the same files on the same cores. Both in one run, both in
-CPU time, so a client on the same machine does not count; wall time is given as well.
+It sends many files at once to `asr_offline`, in random order, and counts the CPU time of all server
+processes; then it runs the original model over the same files on the same cores. Both figures count
+CPU time, so a client on the same machine does not matter; wall time is reported as well.
 """
 
 from __future__ import annotations
@@ -19,35 +19,49 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.machine import cpu_model
-from loadtest.options import DEFAULT_REPOSITORY, Model, Repository, console, exiting_on
+from loadtest.options import (
+    DEFAULT_REPOSITORY,
+    RECORDINGS,
+    Json,
+    Model,
+    Repository,
+    console,
+    exiting_on,
+)
+from loadtest.result.machine import cpu_model
 
 if TYPE_CHECKING:
-    from loadtest.transformers_loop import OriginalRun
-    from loadtest.whole_files import ServiceRun
+    from loadtest.compare.transformers_loop import OriginalRun
+    from loadtest.compare.whole_files import ServiceRun
 
 
 def main(
-    checkpoint: Annotated[Path, typer.Option(help="What was exported.")] = Path("checkpoints/demo"),
+    checkpoint: Annotated[Path, typer.Option(help="The checkpoint that was exported.")] = Path(
+        "checkpoints/demo"
+    ),
     repository: Repository = DEFAULT_REPOSITORY,
     model: Model = None,
     recordings: Annotated[
-        Path | None, typer.Option(help="Files below this folder. Default: the bundled.")
-    ] = None,
+        Path,
+        typer.Option(
+            help="Folder with the files to send. Default: the bundled recordings.",
+            show_default=False,
+        ),
+    ] = RECORDINGS,
     files_at_once: Annotated[int, typer.Option(min=1, help="Files in flight.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that every file is sent.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="How often every file is sent.")] = 3,
+    as_json: Json = False,
 ) -> None:
-    """Compare audio seconds per second and core of the service with transformers itself."""
+    """Compare audio seconds per second and core of the service with those of transformers."""
     import earshot
 
-    from loadtest.server_process import ServerEnded, serving
-    from loadtest.speech import RECORDINGS, SAMPLE_RATE_HZ, load_recordings
-    from loadtest.transformers_loop import run_original
-    from loadtest.whole_files import send_files
+    from loadtest.audio.recordings import SAMPLE_RATE_HZ, load_clips
+    from loadtest.compare.transformers_loop import run_original
+    from loadtest.compare.whole_files import send_files
+    from loadtest.service.server import ServerEnded, serving
 
     with exiting_on(earshot.EarshotError, ServerEnded, FileNotFoundError, ValueError):
-        files = [recording.samples for recording in load_recordings(recordings or RECORDINGS)]
+        files = [clip.samples for clip in load_clips(recordings)]
         with serving(repository) as server, console.status("sending files to the service"):
             service = send_files(server, files, files_at_once, rounds, model)
     with console.status("running transformers"):

@@ -1,8 +1,8 @@
-"""``python -m loadtest overhead``: what the server costs on top of the network it serves.
+"""`python -m loadtest overhead`: the cost of the server on top of the network that it serves.
 
 Streams per core of the whole service (tritonserver, its backends, all copies and queues) against a
 bare ONNX Runtime loop over the same files, at the batch size that the service reached, one thread
-each, in one run. Both are counted in CPU time, so a client on the same machine does not count.
+each, in one run. Both figures count CPU time, so a client on the same machine does not matter.
 """
 
 from __future__ import annotations
@@ -18,12 +18,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.machine import cpu_model
-from loadtest.options import DEFAULT_REPOSITORY, Model, Repository, console, exiting_on
+from loadtest.options import (
+    DEFAULT_REPOSITORY,
+    RECORDINGS,
+    Json,
+    Model,
+    Repository,
+    console,
+    exiting_on,
+)
+from loadtest.result.machine import cpu_model
 
 if TYPE_CHECKING:
-    from loadtest.bare_loop import BareLoop
-    from loadtest.pressing import Saturated
+    from loadtest.compare.bare_loop import BareLoop
+    from loadtest.compare.saturate import SaturatedRun
 
 TARGET = 0.70
 
@@ -31,9 +39,9 @@ TARGET = 0.70
 def overhead(
     repository: Repository = DEFAULT_REPOSITORY,
     model: Model = None,
-    streams: Annotated[int, typer.Option(help="Streams that press chunk after chunk.")] = 64,
+    streams: Annotated[int, typer.Option(help="Streams that send without pause.")] = 64,
     seconds: Annotated[float, typer.Option(help="Length of the measurement.")] = 20.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare streams per core of the service with a bare ONNX Runtime loop."""
     service, bare = _measure(repository, model, streams, seconds)
@@ -46,25 +54,25 @@ def overhead(
 
 def _measure(
     repository: Path, model: str | None, streams: int, seconds: float
-) -> tuple[Saturated, BareLoop]:
+) -> tuple[SaturatedRun, BareLoop]:
     import earshot
 
-    from loadtest.bare_loop import run_bare_loop
-    from loadtest.pressing import StreamsFailed, press
-    from loadtest.server_process import ServerEnded, serving
-    from loadtest.speech import load_speech
+    from loadtest.audio.scripts import load_speech
+    from loadtest.compare.bare_loop import run_bare_loop
+    from loadtest.compare.saturate import StreamsFailed, saturate
+    from loadtest.service.server import ServerEnded, serving
 
-    speech = load_speech()
+    speech = load_speech(RECORDINGS)
     with exiting_on(ServerEnded, StreamsFailed, earshot.EarshotError):
-        with serving(repository) as server, console.status("pressing the service"):
-            service = asyncio.run(press(server, speech, streams, seconds, model))
+        with serving(repository) as server, console.status("saturating the service"):
+            service = asyncio.run(saturate(server, speech, streams, seconds, model))
         with console.status("running the bare loop"):
             batch, info = max(1, round(service.batch)), service.info
             bare = run_bare_loop(repository, info.name, speech, batch, info.chunk_samples)
     return service, bare
 
 
-def _report(service: Saturated, bare: BareLoop, streams: int) -> dict[str, Any]:
+def _report(service: SaturatedRun, bare: BareLoop, streams: int) -> dict[str, Any]:
     chunk_ms = service.info.chunk_ms
     return {
         "model": service.info.model,
@@ -110,7 +118,7 @@ def _print(report: dict[str, Any]) -> None:
     stdout.print(table)
     verdict = "meets" if report["ratio"] >= TARGET else "is below"
     stdout.print(
-        f"the service carries {report['ratio']:.0%} of the bare loop's streams per core "
+        f"the service sustains {report['ratio']:.0%} of the bare loop's streams per core "
         f"({verdict} the target of {TARGET:.0%}), encoder batches of "
         f"{report['batch']:.1f}"
     )

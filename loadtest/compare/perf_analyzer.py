@@ -1,7 +1,7 @@
-"""Runs NVIDIA's `perf_analyzer` on the same speech, and reads its raw samples.
+"""NVIDIA's `perf_analyzer`, run on the same speech, and the raw samples that it exports.
 
-The binary lies in the manylinux wheels of `tritonclient` up to 2.50; the two libraries that it
-wants lie, under other names, in the wheel of the embedded Triton.
+The manylinux wheels of `tritonclient` up to 2.50 contain the binary; the wheel of the embedded
+Triton contains the two libraries that it needs, under other names.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Any
 import earshot
 import numpy as np
 
-from loadtest.speech import Samples
+from loadtest.audio.recordings import Audio
 
 WINDOWS = 3
-"""It calls a measurement stable when it has so many windows that differ little."""
+"""The tool calls a measurement stable when this many windows differ little."""
 ANY_DIFFERENCE = "1000"
-"""In percent: unstable windows are measurements too, and we look at all of them ourselves."""
+"""In percent: unstable windows are measurements too, and all of them are evaluated here."""
 LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
 
 
 class PerfAnalyzerFailed(Exception):
-    """It did not run, or not to its end."""
+    """The tool did not run, or did not finish."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one tool saw in one run."""
+class LoopFigures:
+    """Throughput and latency that one tool measured in one run."""
 
     chunks_per_s: float
     p50_ms: float
@@ -45,14 +45,14 @@ class Measured:
         return f"{self.chunks_per_s:6.1f} chunks/s, {latency}"
 
     @classmethod
-    def of(cls, latencies_ms: Sequence[float], chunks_per_s: float) -> Measured:
-        """From raw samples."""
+    def of(cls, latencies_ms: Sequence[float], chunks_per_s: float) -> LoopFigures:
+        """Compute the figures from raw samples."""
         p50_ms, p99_ms = np.percentile(latencies_ms, (50, 99))
         return cls(chunks_per_s, float(p50_ms), float(p99_ms))
 
 
 class PerfAnalyzer:
-    """The tool, with its libraries and its input in ``folder``; it calls the model ``ensemble``."""
+    """The tool, with its libraries and its input in `folder`; it calls the model `ensemble`."""
 
     def __init__(self, binary: Path, folder: Path, url: str, ensemble: str) -> None:
         self._binary = binary.resolve()
@@ -62,24 +62,24 @@ class PerfAnalyzer:
         self._runs = 0
         _link_libraries(folder)
 
-    def write_input(self, info: earshot.ServerInfo, streams: Sequence[Samples]) -> None:
-        """Let it speak ``streams``, cut into the chunks that the client would send."""
+    def write_input(self, info: earshot.ServerInfo, streams: Sequence[Audio]) -> None:
+        """Write the tool's input: `streams`, cut into the chunks that the client would send."""
         data = [_requests(info, samples) for samples in streams]
         (self._folder / "input.json").write_text(json.dumps({"data": data}))
 
-    def closed_loop(self, streams: int, seconds: float) -> Measured:
-        """So many streams, each with one chunk under way at every moment."""
+    def closed_loop(self, streams: int, seconds: float) -> LoopFigures:
+        """Measure `streams` streams, each with one chunk in flight at every moment."""
         return self._run(seconds, "--concurrency-range", str(streams))
 
-    def open_loop(self, due_s: Sequence[float], period_s: float, seconds: float) -> Measured:
-        """One stream per element of ``due_s``, its chunk due at that time of every period."""
+    def open_loop(self, due_s: Sequence[float], period_s: float, seconds: float) -> LoopFigures:
+        """Measure one stream for each of `due_s`, its chunk due at that time of every period."""
         gaps_s = np.diff([*sorted(due_s), min(due_s) + period_s])
         intervals = self._folder / "intervals.txt"
         intervals.write_text("".join(f"{max(1, round(gap_s * 1e6))}\n" for gap_s in gaps_s))
         sequences = ("--num-of-sequences", str(len(due_s)), "--serial-sequences")
         return self._run(seconds, "--request-intervals", str(intervals), *sequences)
 
-    def _run(self, seconds: float, *load: str) -> Measured:
+    def _run(self, seconds: float, *load: str) -> LoopFigures:
         self._runs += 1
         export = self._folder / f"run_{self._runs}.json"
         command = [str(self._binary), "-m", self._ensemble, "-u", self._url, "-i", "grpc", *load]
@@ -98,16 +98,16 @@ class PerfAnalyzer:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise PerfAnalyzerFailed(f"perf_analyzer did not run: {error}") from error
         if done.returncode or not export.exists():
-            said = (done.stderr.strip() or done.stdout.strip())[:500]
-            raise PerfAnalyzerFailed(f"perf_analyzer ended with {done.returncode}: {said}")
+            output = (done.stderr.strip() or done.stdout.strip())[:500]
+            raise PerfAnalyzerFailed(f"perf_analyzer ended with {done.returncode}: {output}")
         return read_export(json.loads(export.read_text()))
 
 
-def read_export(export: Any) -> Measured:
-    """From its `--profile-export-file`: times in nanoseconds, each request by itself.
+def read_export(export: Any) -> LoopFigures:
+    """Compute the figures from a `--profile-export-file`, which has each request in nanoseconds.
 
     Raises:
-        PerfAnalyzerFailed: no request was answered.
+        PerfAnalyzerFailed: No request was answered.
     """
     [experiment] = export["experiments"]
     latencies_ms = [
@@ -118,11 +118,11 @@ def read_export(export: Any) -> Measured:
     if not latencies_ms:
         raise PerfAnalyzerFailed("perf_analyzer got no answer at all")
     windows = experiment["window_boundaries"]
-    return Measured.of(latencies_ms, 1e9 * len(latencies_ms) / (windows[-1] - windows[0]))
+    return LoopFigures.of(latencies_ms, 1e9 * len(latencies_ms) / (windows[-1] - windows[0]))
 
 
-def _requests(info: earshot.ServerInfo, samples: Samples) -> list[dict[str, Any]]:
-    """A stream on the wire: the lead, the audio, zeros up to a whole chunk."""
+def _requests(info: earshot.ServerInfo, samples: Audio) -> list[dict[str, Any]]:
+    """Return the requests of a stream: the lead, the audio, and zeros up to a whole chunk."""
     size = info.chunk_samples
     lead = np.zeros(info.lead_samples, dtype=np.float32)
     audio = np.concatenate([lead, samples])
@@ -130,9 +130,9 @@ def _requests(info: earshot.ServerInfo, samples: Samples) -> list[dict[str, Any]
     return [
         {
             "AUDIO": {"b64": base64.b64encode(chunk.tobytes()).decode(), "shape": [size]},
-            "AUDIO_LENGTH": {"content": [min(size, len(audio) - place * size)], "shape": [1]},
+            "AUDIO_LENGTH": {"content": [min(size, len(audio) - index * size)], "shape": [1]},
         }
-        for place, chunk in enumerate(padded)
+        for index, chunk in enumerate(padded)
     ]
 
 

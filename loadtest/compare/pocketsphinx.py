@@ -1,7 +1,7 @@
-"""The traditional pipeline to stand beside: PocketSphinx with its own English models.
+"""PocketSphinx with its own English models: the traditional pipeline of the comparison.
 
-Gaussian mixtures, a pronunciation dictionary and a trigram language model, searched with a beam in
-three passes; everything at its defaults. Each recording is decoded whole, as fast as it goes.
+Gaussian mixtures, a pronunciation dictionary and a trigram language model, with a beam search in
+three passes; everything at its defaults. Each recording is decoded whole, as fast as possible.
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-from loadtest.recordings import Recording
-from loadtest.speech import SAMPLE_RATE_HZ
+from loadtest.audio.recordings import SAMPLE_RATE_HZ, LabelledRecording
 
 
 class NotInstalled(Exception):
-    """PocketSphinx is an extra of its own."""
+    """PocketSphinx, an optional dependency, is not installed."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What PocketSphinx heard, and what it cost."""
+    """Transcripts of PocketSphinx, and the CPU time that they took."""
 
     name: str
-    heard: list[str]
+    texts: list[str]
     audio_s: float
     cpu_s: float
 
     @property
     def streams_per_core(self) -> float:
-        """Seconds of audio per second of CPU time: the inverse of the real-time factor."""
+        """Return the seconds of audio per second of CPU time: the inverse real-time factor."""
         return self.audio_s / self.cpu_s
 
 
-def decode(recordings: Sequence[Recording], advance: Callable[[], None]) -> Decoded:
-    """Decode ``recordings`` one after the other in this thread, on one core.
+def decode(recordings: Sequence[LabelledRecording], advance: Callable[[], None]) -> Decoded:
+    """Decode `recordings` one after the other in this thread, on one core.
 
-    CPU time counts the decoding alone, not reading files nor loading the models.
+    CPU time counts the decoding alone, neither reading files nor loading the models.
 
     Args:
-        advance: is called after each recording.
+        recordings: Recordings to decode.
+        advance: Called after each recording.
     """
     decoder = _new_decoder()
-    heard: list[str] = []
+    texts: list[str] = []
     audio_s = cpu_s = 0.0
     with _on_one_core():
         for recording in recordings:
             samples = recording.read()
             before_s = time.thread_time()
-            heard.append(_transcribe(decoder, samples.tobytes()))
+            texts.append(_transcribe(decoder, samples.tobytes()))
             cpu_s += time.thread_time() - before_s
             audio_s += len(samples) / SAMPLE_RATE_HZ
             advance()
-    return Decoded(f"PocketSphinx {version('pocketsphinx')}, en-us", heard, audio_s, cpu_s)
+    return Decoded(f"PocketSphinx {version('pocketsphinx')}, en-us", texts, audio_s, cpu_s)
 
 
 def require_installed() -> None:
-    """Raise NotInstalled, before minutes are spent on anything else."""
+    """Raise NotInstalled if PocketSphinx is missing, before minutes are spent on anything else."""
     if find_spec("pocketsphinx") is None:
         raise NotInstalled(
             "PocketSphinx is not installed: pip install -c constraints.txt '.[baseline]'"
@@ -76,7 +76,7 @@ def _new_decoder() -> Any:
 
 
 def _transcribe(decoder: Any, audio: bytes) -> str:
-    """The best hypothesis for one utterance; nothing if the search found no way through."""
+    """Return the best hypothesis for one utterance; it is empty if the search found none."""
     decoder.start_utt()
     # The whole utterance at once: the features are normalized over all of it.
     decoder.process_raw(audio, no_search=False, full_utt=True)
@@ -87,7 +87,7 @@ def _transcribe(decoder: Any, audio: bytes) -> str:
 
 @contextmanager
 def _on_one_core() -> Generator[None]:
-    """Keep this thread on one core for the length of the block: no cold caches of another."""
+    """Keep this thread on one core for the length of the block, so that its caches stay warm."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:

@@ -1,4 +1,4 @@
-"""A server under more streams than it can follow: what a chunk costs it in CPU time."""
+"""Saturation of a server with more streams than it can follow, to count CPU time per chunk."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loadtest.server_process import ServerProcess
-from loadtest.speech import SAMPLE_RATE_HZ, Samples, from_offset
-from loadtest.stages import FUSED, STAGES, by_stage
+from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio
+from loadtest.audio.scripts import loop_from
+from loadtest.service.server import ServerProcess
+from loadtest.service.stages import FUSED, STAGES, by_stage
 
 if TYPE_CHECKING:
     from earshot import AsyncClient, ServerInfo
@@ -18,12 +19,12 @@ WARM_UP_S = 3.0
 
 
 class StreamsFailed(Exception):
-    """Fewer streams pressed than were to."""
+    """A stream failed, so that fewer streams than intended saturated the server."""
 
 
 @dataclass(frozen=True)
-class Saturated:
-    """The service under as many streams as always have a chunk waiting."""
+class SaturatedRun:
+    """Figures of the service while every stream always has a chunk waiting."""
 
     info: ServerInfo
     chunks: int
@@ -33,51 +34,60 @@ class Saturated:
 
     @property
     def batch(self) -> float:
-        """Mean batch of the model that does most of the work."""
+        """Return the mean batch of the model that does most of the work."""
         return self.mean_batch.get("encoder") or self.mean_batch[FUSED[0]]
 
     @property
     def total_ms(self) -> float:
-        """CPU time per chunk of all its processes."""
+        """Return the CPU time per chunk of all processes of the server."""
         return sum(self.cpu_ms_per_chunk.values())
 
     @property
     def streams_per_core(self) -> float:
-        """Streams whose chunks cost no more CPU time than one core has."""
+        """Return the number of streams whose chunks take the CPU time of one core."""
         return self.info.chunk_ms / self.total_ms
 
 
-async def press(
+async def saturate(
     server: ServerProcess,
-    speech: Samples,
+    speech: Audio,
     streams: int,
     seconds: float,
     model: str | None = None,
-) -> Saturated:
-    """Let ``streams`` streams of ``speech`` send chunk after chunk for ``seconds`` seconds.
+) -> SaturatedRun:
+    """Send chunk after chunk of `speech` on `streams` streams for `seconds` seconds.
+
+    Args:
+        server: The server to saturate.
+        speech: Audio that the streams loop over, each from another offset.
+        streams: Number of streams.
+        seconds: Length of the measurement, after a warm-up.
+        model: Recognizer to use, as for `earshot.connect`.
 
     Raises:
-        StreamsFailed: a stream failed, so that fewer pressed.
-        earshot.EarshotError: the server is not there, or has no such ``model``.
+        StreamsFailed: A stream failed.
+        earshot.EarshotError: The server cannot be reached, or has no such model.
     """
-    from earshot import connect_async  # asyncio's client: not in a process that gevent has changed
+    from earshot import (
+        connect_async,
+    )  # asyncio's client does not run in a process that gevent has patched
 
     async with connect_async(server.url, model=model) as client:
         counts, name = [0], client.info.name
         tasks = [
-            asyncio.create_task(_talk_without_pause(client, speech, index, counts))
+            asyncio.create_task(_send_without_pause(client, speech, index, counts))
             for index in range(streams)
         ]
         await asyncio.sleep(WARM_UP_S)
         before, began = _snapshot(server, name, counts), time.monotonic()
         await asyncio.sleep(seconds)
         after, took_s = _snapshot(server, name, counts), time.monotonic() - began
-        _require_all_talking(tasks)
+        _require_all_running(tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         chunks = after["chunks"] - before["chunks"]
-        return Saturated(
+        return SaturatedRun(
             info=client.info,
             chunks=chunks,
             seconds=took_s,
@@ -94,8 +104,8 @@ async def press(
         )
 
 
-def _require_all_talking(tasks: list[asyncio.Task[None]]) -> None:
-    """A stream that has failed presses no more; what was measured then is not what is said."""
+def _require_all_running(tasks: list[asyncio.Task[None]]) -> None:
+    """Raise StreamsFailed if a stream has ended: the load was less than requested."""
     failed = [task.exception() for task in tasks if task.done()]
     if failed:
         raise StreamsFailed(f"{len(failed)} of {len(tasks)} streams failed: {failed[0]}")
@@ -110,13 +120,13 @@ def _snapshot(server: ServerProcess, name: str, counts: list[int]) -> dict[str, 
     }
 
 
-async def _talk_without_pause(
-    client: AsyncClient, speech: Samples, index: int, counts: list[int]
+async def _send_without_pause(
+    client: AsyncClient, speech: Audio, index: int, counts: list[int]
 ) -> None:
     chunk = client.info.chunk_samples
     async with client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
         position = index * 7919
         while True:
-            results = await stream.send(from_offset(speech, position, chunk))
+            results = await stream.send(loop_from(speech, position, chunk))
             counts[0] += len(results)
             position += chunk

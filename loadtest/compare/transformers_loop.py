@@ -1,7 +1,7 @@
-"""The yardstick for whole files: `transformers` itself, on the same files and the same cores.
+"""A loop over whole files with `transformers`, to compare the service with, on the same cores.
 
-Files are sorted by length, so that a batch holds as little padding as can be; features, generation
-and decoding to text are counted, as the service does them.
+Files are sorted by length, so that a batch contains as little padding as possible; features,
+generation and decoding to text are counted, since the service does them too.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.speech import SAMPLE_RATE_HZ, Samples
+from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio
 
 
 @dataclass(frozen=True)
 class OriginalRun:
-    """All files once through the original."""
+    """One pass of the original model over all files."""
 
     batch: int
     threads: int
@@ -26,10 +26,10 @@ class OriginalRun:
 
 
 def run_original(
-    checkpoint: Path, files: Sequence[Samples], batches: Sequence[int], threads: Sequence[int]
+    checkpoint: Path, files: Sequence[Audio], batches: Sequence[int], threads: Sequence[int]
 ) -> list[OriginalRun]:
-    """Transcribe ``files`` (samples [N], 16 kHz) once with each batch size and thread count."""
-    # The rest of the load tests does without torch; this is the one who needs it.
+    """Transcribe `files` (samples [N], 16 kHz) once with each batch size and thread count."""
+    # The other load tests do not need torch.
     import torch
 
     from export.checkpoint import load_checkpoint
@@ -51,7 +51,7 @@ def run_original(
     return runs
 
 
-def _transcribe(loaded: Any, files: Sequence[Samples], options: dict[str, int]) -> list[str]:
+def _transcribe(loaded: Any, files: Sequence[Audio], options: dict[str, int]) -> list[str]:
     import torch
 
     features = loaded.processor.feature_extractor(

@@ -1,4 +1,4 @@
-"""A server under many whole files at once: what they cost it in CPU time."""
+"""Load of many whole files at once, to count the CPU time that they take."""
 
 from __future__ import annotations
 
@@ -13,35 +13,39 @@ import numpy as np
 import tritonclient.grpc.aio as grpcclient
 from tritonclient.grpc import InferInput
 
-from loadtest.server_process import ServerProcess
-from loadtest.speech import SAMPLE_RATE_HZ, Samples
-from loadtest.stages import by_stage
+from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio
+from loadtest.service.server import ServerProcess
+from loadtest.service.stages import by_stage
 
 
 @dataclass(frozen=True)
 class ServiceRun:
-    """All files through the service, ``rounds`` times."""
+    """Figures of the service for all files of a run."""
 
     files_at_once: int
     audio_s: float
     cpu_s: dict[str, float]
     wall_s: float
     mean_batch: dict[str, float]
-    """Requests in a batch that Triton hands to a model."""
+    """Requests in a batch that Triton passes to a model."""
     mean_run: dict[str, float]
-    """Utterances in a run of a stage's graph: the backend packs those of like length."""
+    """Utterances in a run of a stage's graph: the backend groups those of similar length."""
 
 
 def send_files(
-    server: ServerProcess, files: Sequence[Samples], at_once: int, rounds: int, model: str | None
+    server: ServerProcess, files: Sequence[Audio], at_once: int, rounds: int, model: str | None
 ) -> ServiceRun:
-    """Send ``files`` (samples [N], 16 kHz) ``rounds`` times, ``at_once`` at a time, in no order.
+    """Send `files` in random order, each `rounds` times, `at_once` at a time.
 
     Args:
-        model: which recognizer of the server; see `earshot.connect`.
+        server: The server to load.
+        files: Samples [N] of each file, 16 kHz.
+        at_once: Files in flight.
+        rounds: How often every file is sent.
+        model: Recognizer to use, as for `earshot.connect`.
 
     Raises:
-        earshot.EarshotError: the server is not there, or has no such recognizer of whole files.
+        earshot.EarshotError: The server cannot be reached, or lacks such a recognizer.
     """
     with earshot.connect(server.url, model=model) as client:
         info = client.offline
@@ -49,13 +53,13 @@ def send_files(
         raise earshot.UnsupportedServer(
             "expected a recognizer of whole files: export with --mode offline or --mode both"
         )
-    return asyncio.run(_press(server, info, files, at_once, rounds))
+    return asyncio.run(_measure(server, info, files, at_once, rounds))
 
 
-async def _press(
+async def _measure(
     server: ServerProcess,
     info: earshot.OfflineInfo,
-    files: Sequence[Samples],
+    files: Sequence[Audio],
     at_once: int,
     rounds: int,
 ) -> ServiceRun:
@@ -98,20 +102,20 @@ def _ratios(counts: dict[str, float], batches: dict[str, float]) -> dict[str, fl
 async def _send_all(
     client: grpcclient.InferenceServerClient,
     info: earshot.OfflineInfo,
-    files: Sequence[Samples],
+    files: Sequence[Audio],
     at_once: int,
 ) -> None:
     gate = asyncio.Semaphore(at_once)
 
-    async def send(samples: Samples) -> None:
+    async def send(samples: Audio) -> None:
         async with gate:
             await client.infer(info.ensemble, _inputs(samples, info))
 
     await asyncio.gather(*map(send, files))
 
 
-def _inputs(samples: Samples, info: earshot.OfflineInfo) -> list[InferInput]:
-    """AUDIO with zeros up to its bucket, and AUDIO_LENGTH."""
+def _inputs(samples: Audio, info: earshot.OfflineInfo) -> list[InferInput]:
+    """Return AUDIO, padded with zeros to its bucket, and AUDIO_LENGTH."""
     buckets = map(info.bucket_samples, info.buckets_ms)
     bucket = next(size for size in buckets if size >= len(samples))
     audio = InferInput("AUDIO", [1, bucket], "FP32")

@@ -1,7 +1,7 @@
 """Import this before anything else that opens a socket: it makes the process cooperative.
 
-Thousands of speakers share one thread, so whatever waits has to let the others speak: the standard
-library's waiting is replaced by gevent's, and gRPC is told of it.
+Thousands of live users share one thread, so whatever waits must let the others run: gevent's waits
+replace those of the standard library, and gRPC is told to use gevent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 
 from gevent import monkey
 
-# What is started from here is other programs, never a copy of this one.
+# This process starts other programs, never a copy of itself.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 monkey.patch_all()
 

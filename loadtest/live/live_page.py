@@ -1,7 +1,7 @@
-"""A page in Locust's web UI, /live: streams, chunk latency and the generator's lateness over time.
+"""The page /live in Locust's web UI: streams, chunk latency and generator lateness over time.
 
 Locust's own charts show users and percentiles of response times; they have no line for lateness,
-and their percentiles are rounded. These come from raw samples, second by second.
+and their percentiles are rounded. Those of this page come from raw samples, second by second.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import gevent
 from locust.web import WebUI
 
-from loadtest.judge import latency_of
-from loadtest.samples import Recent
+from loadtest.live.check import latency_of
+from loadtest.live.samples import RecentSamples
 
 KEPT_S = 600
 _PAGE = """<!doctype html><meta charset="utf-8"><title>Earshot: live</title>
@@ -23,7 +23,7 @@ b{margin-right:1em}</style>
 <h1>Live streams</h1><div id="charts"></div><script>
 const CHARTS = [["streams", ["streams"]],
   ["chunk latency, ms", ["p50_ms", "p95_ms", "p99_ms"]],
-  ["lateness of the generator, ms (p99)", ["lateness_p99_ms"]]];
+  ["lateness of the load generator, ms (p99)", ["lateness_p99_ms"]]];
 const COLOURS = ["#0099ff", "#ff9f00", "#d33"];
 for (const [title] of CHARTS) document.getElementById("charts").insertAdjacentHTML(
   "beforeend", `<h3>${title}</h3><div></div><canvas width="1200" height="220"></canvas>`);
@@ -51,9 +51,9 @@ setInterval(async () => {
 
 
 class LivePage:
-    """Keeps the last seconds, and shows them below the web UI's address."""
+    """Keeps figures of the last ten minutes, and serves them with the page."""
 
-    def __init__(self, web_ui: WebUI, take_recent: Callable[[], Recent]) -> None:
+    def __init__(self, web_ui: WebUI, take_recent: Callable[[], RecentSamples]) -> None:
         self._take_recent = take_recent
         self._seconds: deque[dict[str, float]] = deque(maxlen=KEPT_S)
         app: Any = web_ui.app

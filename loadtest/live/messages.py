@@ -1,13 +1,13 @@
-"""Order and answer between the process that holds a level and those that speak, over Locust.
+"""Messages between the process that holds a level and its workers, over Locust.
 
-    moderator (master, or alone)           station (worker, or alone)
-    SPEAK with a window             ->     the speakers speak, samples are taken
-                                    <-     HEARD a few times a second
-    HANG_UP, if the window is open  ->     the streams end
-                                    <-     HEARD with `done` when the last stream has ended
+    coordinator (master, or alone)         worker (or alone)
+    START with a window             ->     the live users stream, samples are recorded
+                                    <-     SAMPLES a few times a second
+    STOP, if the window is open     ->     the streams end
+                                    <-     SAMPLES with `done` when the last stream has ended
 
-Locust's own messages carry it, so it works the same in one process, with `--processes` and over
-machines.
+Locust's own messages carry them, so they work the same in one process, with `--processes`, and
+over several machines.
 """
 
 from __future__ import annotations
@@ -25,104 +25,114 @@ from gevent.lock import Semaphore
 from locust.env import Environment
 from locust.runners import MasterRunner, Runner
 
-from loadtest.priority import go_first
-from loadtest.samples import Batch, Gathering, Recorder, Samples, Window
-from loadtest.speaker import Speaker, Watcher
-from loadtest.speech import Script
+from loadtest.audio.scripts import Script
+from loadtest.live.player import SampleObserver, StreamPlayer
+from loadtest.live.priority import use_real_time_priority
+from loadtest.live.samples import (
+    LevelSamples,
+    SampleBatch,
+    SampleCollector,
+    SampleRecorder,
+    Window,
+)
 
-SPEAK = "earshot-speak"
-HANG_UP = "earshot-hang-up"
-HEARD = "earshot-heard"
+START = "earshot-start"
+STOP = "earshot-stop"
+SAMPLES = "earshot-samples"
 DRAIN_S = 25.0
-"""For the last answers after the end of a window: a client waits no longer than 20 s for one."""
+"""For the last answers after the end of a window: a client waits at most 20 s for one."""
 
 
-class Station:
-    """The speakers of one process."""
+class Worker:
+    """The live users of one process."""
 
     def __init__(
         self,
         environment: Environment,
         scripts: Sequence[Script],
-        watcher: Watcher,
+        observer: SampleObserver,
         model: str | None,
     ) -> None:
-        self.recorder = Recorder()
-        self._watcher = watcher
+        self.recorder = SampleRecorder()
+        self._observer = observer
         self._scripts = scripts
         self._model = model
         self._client: earshot.Client | None = None
         self._connecting = Semaphore()
-        self._speakers = 0
+        self._players = 0
         runner = _runner(environment)
-        runner.register_message(SPEAK, self._on_speak)
-        runner.register_message(HANG_UP, self._on_hang_up)
-        go_first()
-        # A full collection over all that was imported would hold up every speaker.
+        runner.register_message(START, self._on_start)
+        runner.register_message(STOP, self._on_stop)
+        use_real_time_priority()
+        # A full collection over everything that was imported would hold up every live user.
         gc.collect()
         gc.freeze()
         gevent.spawn(self.recorder.tick_forever)
-        gevent.spawn(self.recorder.report_forever, lambda batch: runner.send_message(HEARD, batch))
+        gevent.spawn(
+            self.recorder.report_forever, lambda batch: runner.send_message(SAMPLES, batch)
+        )
 
-    def new_speaker(self, url: str) -> Speaker:
-        """One more speaker; all share a connection. Raises what `earshot.connect` raises."""
+    def new_player(self, url: str) -> StreamPlayer:
+        """Return one more player; all share a connection. Raises as `earshot.connect`."""
         with self._connecting:
             if self._client is None:
                 self._client = earshot.connect(url, model=self._model)
-        self._speakers += 1
-        return Speaker(self._speakers, self._client, self._scripts, self.recorder, self._watcher)
+        self._players += 1
+        return StreamPlayer(
+            self._players, self._client, self._scripts, self.recorder, self._observer
+        )
 
-    def refused(self, error: earshot.EarshotError) -> None:
-        """The server cannot be reached from here."""
-        self.recorder.failure(type(error).__name__, str(error))
-        self._watcher.failure(error)
+    def record_refusal(self, error: earshot.EarshotError) -> None:
+        """Record that this process cannot reach the server."""
+        self.recorder.record_failure(type(error).__name__, str(error))
+        self._observer.failure(error)
 
-    def _on_speak(self, environment: Environment, msg: Any) -> None:
-        self.recorder.begin(Window(**msg.data))
+    def _on_start(self, environment: Environment, msg: Any) -> None:
+        self.recorder.start(Window(**msg.data))
 
-    def _on_hang_up(self, environment: Environment, msg: Any) -> None:
+    def _on_stop(self, environment: Environment, msg: Any) -> None:
         self.recorder.stop()
 
 
-class Moderator:
-    """Tells the speakers of all processes when to speak, and gathers what they report."""
+class Coordinator:
+    """Starts and stops the streams of all workers, and collects their samples."""
 
     def __init__(self, environment: Environment) -> None:
         self._runner = _runner(environment)
         self._level = 0
         self._measured_from_s = math.inf
-        self._processes: list[str] = []
-        self.gathering = Gathering(0)
-        self._runner.register_message(HEARD, self._on_heard)
+        self._workers: list[str] = []
+        self.collector = SampleCollector(0)
+        self._runner.register_message(SAMPLES, self._on_samples)
 
-    def speak(self, warm_up_s: float, hold_s: float = math.inf) -> None:
-        """Let the speakers speak; what is due in ``hold_s`` after ``warm_up_s`` is recorded."""
+    def start(self, warm_up_s: float, hold_s: float = math.inf) -> None:
+        """Start the streams; what is due in `hold_s` after `warm_up_s` is recorded."""
         self._level += 1
-        self._processes = self._speaking_processes()
-        self.gathering = Gathering(self._level)
+        self._workers = self._worker_ids()
+        self.collector = SampleCollector(self._level)
         self._measured_from_s = time.monotonic() + warm_up_s
-        self._runner.send_message(SPEAK, asdict(Window(self._level, warm_up_s, hold_s)))
+        self._runner.send_message(START, asdict(Window(self._level, warm_up_s, hold_s)))
 
-    def hang_up(self) -> float:
-        """End the streams; returns for how long was recorded."""
-        self._runner.send_message(HANG_UP)
+    def stop(self) -> float:
+        """End the streams; return for how long samples were recorded."""
+        self._runner.send_message(STOP)
         return max(0.0, time.monotonic() - self._measured_from_s)
 
-    def gather(self) -> Samples:
-        """Wait for the last reports of all processes, and put them together."""
+    def collect(self) -> LevelSamples:
+        """Wait for the last reports of all workers, and return the samples of all."""
         give_up_s = time.monotonic() + DRAIN_S
-        while self.gathering.unfinished(self._processes) and time.monotonic() < give_up_s:
+        while self.collector.unfinished(self._workers) and time.monotonic() < give_up_s:
             gevent.sleep(0.05)
-        return self.gathering.samples(self._processes)
+        return self.collector.samples(self._workers)
 
-    def _speaking_processes(self) -> list[str]:
+    def _worker_ids(self) -> list[str]:
         if isinstance(self._runner, MasterRunner):
             return [worker.id for worker in self._runner.clients.all]
         return ["local"]
 
-    def _on_heard(self, environment: Environment, msg: Any) -> None:
-        batch: Batch = msg.data
-        self.gathering.add(msg.node_id, batch)
+    def _on_samples(self, environment: Environment, msg: Any) -> None:
+        batch: SampleBatch = msg.data
+        self.collector.add(msg.node_id, batch)
 
 
 def _runner(environment: Environment) -> Runner:

@@ -1,21 +1,21 @@
-"""Which charts the report shows of a result, and what stands on their axes."""
+"""The charts of a result: their series, marks and axes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from loadtest.result import CapacityResult, Level
-from loadtest.svg import Chart, Marker, RuleLine, Series, Shape
+from loadtest.report.svg import Chart, Marker, RuleLine, Series, Shape
+from loadtest.result.document import CapacityResult, Level
 
 HEADROOM_OVER_RULE = 2.0
-"""Latencies beyond so many times the rule leave the chart: the knee would be flat otherwise."""
+"""Latencies beyond this multiple of the rule leave the chart, or the knee would look flat."""
 STAGE_COLOURS = ("stage-1", "stage-2", "stage-3", "stage-4", "stage-5", "stage-6")
 
 
 def latency_against_streams(result: CapacityResult) -> Chart:
-    """Percentiles of the chunk latency of every level, with the rule and the answer.
+    """Return a chart of the chunk latency of every level, with the rule and the result.
 
-    The lines join levels of one length only: a short hold sees fewer of the rare late chunks.
+    The lines join levels of one length only: a short hold has fewer of the rare late chunks.
     """
     short = [level for level in result.levels if not level.final]
     levels = _one_per_count(short or result.levels)
@@ -42,7 +42,7 @@ def latency_against_streams(result: CapacityResult) -> Chart:
 
 
 def latency_over_time(level: Level, allowed_ms: float) -> Chart:
-    """Percentiles of each second of one level, over the generator's own lateness."""
+    """Return a chart of each second of one level, over the load generator's own lateness."""
     time = level.timeline
     worst = max([allowed_ms, *time.p99_ms])
     return Chart(
@@ -64,7 +64,7 @@ def latency_over_time(level: Level, allowed_ms: float) -> Chart:
 
 
 def batches_against_streams(result: CapacityResult) -> Chart:
-    """Mean batch size of each stage at each level."""
+    """Return a chart of the mean batch size of each stage at each level."""
     levels = [level for level in _one_per_count(result.levels) if level.stages]
     largest = max((stage.mean_batch for level in levels for stage in level.stages), default=1.0)
     series = [
@@ -91,7 +91,7 @@ def batches_against_streams(result: CapacityResult) -> Chart:
 
 
 def cores_against_streams(result: CapacityResult) -> Chart:
-    """CPU cores that the server and the generator kept busy at each level."""
+    """Return a chart of the CPU cores that server and load generator used at each level."""
     levels, cores = _one_per_count(result.levels), result.conditions.cpu_cores
     return Chart(
         title="CPU cores in use against live streams",
@@ -108,7 +108,7 @@ def cores_against_streams(result: CapacityResult) -> Chart:
 
 
 def gpu_against_streams(result: CapacityResult) -> Chart:
-    """How busy the GPUs were at each level."""
+    """Return a chart of the GPU utilization at each level."""
     levels = _one_per_count(result.levels)
     return Chart(
         title="GPU utilization against live streams",
@@ -121,13 +121,13 @@ def gpu_against_streams(result: CapacityResult) -> Chart:
 
 
 def stage_colours(levels: Sequence[Level]) -> dict[str, str]:
-    """A colour for each stage, in the order of the pipeline as the metrics name it."""
+    """Return a colour for each stage, in the order in which the metrics list them."""
     models = dict.fromkeys(stage.model for level in levels for stage in level.stages)
     return dict(zip(models, STAGE_COLOURS, strict=False))
 
 
 def describe(level: Level) -> str:
-    """One level in a sentence."""
+    """Return a sentence about `level`."""
     latency = level.chunk_latency
     words = f"{level.streams} streams for {level.hold_s:.0f} s: p50 {latency.p50_ms:.0f} ms, "
     words += f"p95 {latency.p95_ms:.0f} ms, p99 {latency.p99_ms:.0f} ms, {outcome(level)}"
@@ -135,14 +135,14 @@ def describe(level: Level) -> str:
 
 
 def outcome(level: Level) -> str:
-    """`passes`, `fails` or `invalid`: what is invalid says nothing about the server."""
+    """Return `passes`, `fails` or `invalid`."""
     if not level.valid:
         return "invalid"
     return "passes" if level.passes else "fails"
 
 
 def shape(level: Level) -> Shape:
-    """The mark of a level on the chart."""
+    """Return the mark of `level` on the chart."""
     if not level.valid:
         return "diamond"
     if not level.passes:
@@ -151,7 +151,7 @@ def shape(level: Level) -> Shape:
 
 
 def _one_per_count(levels: Sequence[Level]) -> list[Level]:
-    """Of counts held more than once the last hold, by count."""
+    """Return the levels by streams; of those held more than once the last."""
     last = {level.streams: level for level in levels}
     return [last[streams] for streams in sorted(last)]
 
@@ -165,7 +165,7 @@ def _percentile(level: Level, name: str) -> float:
 
 
 def _seconds(name: str, seconds: Sequence[float], values: Sequence[float]) -> Series:
-    """A second in which no chunk was due has 0 for its percentiles: a gap, not a latency."""
+    """Return a line over seconds, with gaps where no chunk was due and the percentiles are 0."""
     points = [(second, value or None) for second, value in zip(seconds, values, strict=True)]
     return Series(name, name, points)
 

@@ -1,64 +1,54 @@
-"""``python -m loadtest report RESULT.json``: one page that shows what a result says.
+"""`python -m loadtest report RESULT.json`: a result as one HTML page.
 
-The page needs nothing but itself: charts are inline SVG, styles are in its head, no script runs.
+The page is self-contained: charts are inline SVG, styles are in its head, no script runs.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from rich.console import Console
 
-from loadtest import report_charts as charts
-from loadtest.comparison import ALL_SETS
-from loadtest.result import CapacityResult, Conditions, Level
-from loadtest.svg import Chart, draw
+from loadtest.options import exiting_on
+from loadtest.report import charts
+from loadtest.report.svg import Chart, draw
+from loadtest.report.templates import load_template
+from loadtest.result.baseline import ALL_SETS
+from loadtest.result.document import CapacityResult, Conditions, Level
 
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 WIDE_PX, NARROW_PX = 900, 356
-_console = Console(stderr=True)
 
 
 def main(
     result: Annotated[Path, typer.Argument(help="JSON of a capacity run or of one level.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page; beside the result by default.")
+        Path | None,
+        typer.Option("--output", "-o", help="The page to write. Default: next to the result."),
     ] = None,
 ) -> None:
     """Show a result as one self-contained HTML page."""
     page = output or result.with_suffix(".html")
-    try:
+    with exiting_on(OSError, ValueError):
         text = render(CapacityResult.from_json(result))
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(text, encoding="utf-8")
-    except (OSError, ValueError) as error:
-        _console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
     print(page)
 
 
 def render(result: CapacityResult) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Raises:
-        ValueError: not a single level was held, so there is nothing to show.
+        ValueError: No level was held, so there is nothing to show.
     """
     if not result.levels:
         raise ValueError("expected at least one level in the result, got none: nothing was held")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    shown = shown_level(result)
-    return environment.get_template("report.html.j2").render(
+    shown = result.shown_level
+    return load_template(TEMPLATE).render(
         result=result,
         shown=shown,
         headline=headline(result),
@@ -74,22 +64,14 @@ def render(result: CapacityResult) -> str:
     )
 
 
-def shown_level(result: CapacityResult) -> Level:
-    """The level whose details are shown: the long hold, else the best, else the last."""
-    final = [level for level in result.levels if level.final]
-    passing = [level for level in result.levels if level.passes and level.valid]
-    best = sorted(passing, key=lambda level: level.streams)
-    return (final or best or result.levels)[-1]
-
-
 def headline(result: CapacityResult) -> str:
-    """What was found, in a few words."""
+    """Return the headline of the page: the result in a few words."""
     if result.verdict == "invalid":
         return "The load generator was the limit"
     if result.kind == "level":
-        return f"{shown_level(result).streams} live streams"
+        return f"{result.shown_level.streams} live streams"
     if not result.streams:
-        return "No count of streams passed"
+        return "No number of streams passed"
     per = [f"{result.streams} live streams"]
     if result.streams_per_gpu is not None:
         per.append(f"{result.streams_per_gpu:,.0f} per GPU")
@@ -100,14 +82,14 @@ def headline(result: CapacityResult) -> str:
 
 @dataclass(frozen=True)
 class _Figure:
-    """A chart, drawn for a wide page and for a narrow one, with its legend."""
+    """A chart, drawn for a wide and for a narrow page, with its legend."""
 
     title: str
     note: str
     wide: Markup
     narrow: Markup
     legend: list[tuple[str, str]]
-    """Class of the colour, and what it means."""
+    """CSS class of the colour, and its meaning."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +101,7 @@ class _Tile:
 
 
 def _verdict(result: CapacityResult) -> str:
-    """The word on the badge."""
+    """Return the text of the badge."""
     return {"pass": "Pass", "fail": "Fail", "invalid": "INVALID"}[result.verdict]
 
 
@@ -155,30 +137,32 @@ def _figures(result: CapacityResult, shown: Level) -> list[_Figure]:
     figures: list[_Figure] = []
     if len(result.levels) > 1:
         marks = _marks(result)
-        note = "From the moment a chunk is due to its text. Each mark is one level that was held."
+        note = (
+            "From the time when a chunk is due to its text. Each mark is one level that was held."
+        )
         chart = charts.latency_against_streams(result)
         figures.append(_figure(chart, note, [*percentiles, *marks], 380))
-    note = "Percentiles of each second, and how late the generator itself was."
+    note = "Percentiles of each second, and the lateness of the load generator itself."
     chart = charts.latency_over_time(shown, result.rule.p99_ms)
     figures.append(_figure(chart, note, [*percentiles, ("late", "generator, p99")], 300))
     return figures
 
 
 def _marks(result: CapacityResult) -> list[tuple[str, str]]:
-    """What the marks on the chart mean, of those that are there."""
+    """Return the meanings of the marks that are on the chart."""
     meanings = {"dot": "passes", "ring": "held long", "cross": "fails", "diamond": "invalid"}
-    there = {charts.shape(level) for level in result.levels}
-    return [(shape, meaning) for shape, meaning in meanings.items() if shape in there]
+    shown = {charts.shape(level) for level in result.levels}
+    return [(shape, meaning) for shape, meaning in meanings.items() if shape in shown]
 
 
 def _small_figures(result: CapacityResult) -> list[_Figure]:
-    """Two in a row on a wide page."""
+    """Return the figures of which a wide page has two in a row."""
     if len(result.levels) < 2:
         return []
     figures: list[_Figure] = []
     if any(level.stages for level in result.levels):
         legend = [(css, model) for model, css in charts.stage_colours(result.levels).items()]
-        note = "Larger batches share the cost of a run."
+        note = "In a larger batch each request costs less."
         figures.append(
             _figure(charts.batches_against_streams(result), note, legend, 280, half=True)
         )

@@ -1,14 +1,13 @@
-"""``python -m loadtest plan --streams 5000``: the GPUs, or machines, that a result asks for.
+"""`python -m loadtest plan --streams 5000`: GPUs, or machines, for a number of streams.
 
-A unit is what the result was measured on: one GPU, or one whole machine if there was none. The
-arithmetic is a division and two additions; what matters is that the plan says what it assumed.
+A unit is the hardware of the result: one GPU, or the whole machine if there was none. The
+arithmetic is a division and two additions; what matters is that the plan lists its assumptions.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,34 +16,34 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.committed import RESULTS, of_kind
-from loadtest.result import CapacityResult, Conditions
+from loadtest.options import Json, exiting_on
+from loadtest.result.document import CapacityResult, Conditions
+from loadtest.result.files import RESULTS, of_kind
 
 LONG_HOLD_S = 60.0
-_console = Console(stderr=True)
 
 
 class NoPlan(Exception):
-    """The result gives no number to plan with, or the demand leaves none."""
+    """The result has no capacity to plan with, or the demand leaves none of it."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What is to be served."""
+    """The streams to serve, and the reserve."""
 
     streams: int
-    """Live at the same time, at the peak."""
+    """Streams that are live at the same time, at the peak."""
     headroom: float
-    """Share of each unit's measured streams that stays free."""
+    """Share of each unit's capacity that stays free."""
     spare: int
-    """Units that may be lost while the rest still carry the peak."""
+    """Units that may fail while the others still serve the peak."""
     price_per_hour: float | None
-    """Of one unit, in any currency."""
+    """Price of one unit, in any currency."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a demand takes of what one result was measured on."""
+class CapacityPlan:
+    """The units that a demand takes, of the hardware of one result."""
 
     unit: str
     """`GPU` or `machine`."""
@@ -53,11 +52,11 @@ class Plan:
     units_for_the_streams: int
     spare_units: int
     replicas: int
-    """Servers to run, one per unit, the spare ones included."""
+    """Servers to run, one per unit, spare units included."""
     streams_per_replica_at_peak: float | None
     cost_per_hour: float | None
     cost_per_stream_hour: float | None
-    """Of one stream at the peak, spare units included."""
+    """Cost of one stream at the peak, spare units included."""
     assumptions: list[str]
 
 
@@ -67,25 +66,23 @@ def main(
     ],
     results: Annotated[
         list[Path] | None,
-        typer.Argument(help="Capacity results; by default the newest in loadtest/results."),
+        typer.Argument(help="Capacity results. Default: the newest in loadtest/results."),
     ] = None,
     headroom: Annotated[
-        float, typer.Option(help="Share of each unit that stays free, 0 to below 1.")
+        float, typer.Option(help="Share of each unit that stays free, from 0 to below 1.")
     ] = 0.2,
-    spare: Annotated[int, typer.Option(min=0, help="Units that may fail.")] = 1,
+    spare: Annotated[int, typer.Option(min=0, help="Units that may fail at the peak.")] = 1,
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="Of one unit (GPU or machine), any currency.")
+        float | None,
+        typer.Option(min=0, help="Price of one unit (GPU or machine), in any currency."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Turn measured capacity into GPUs, replicas and cost."""
     demand = Demand(streams, headroom, spare, price_per_hour)
-    try:
+    with exiting_on(OSError, ValueError, NoPlan):
         paths = results or [newest_result(RESULTS)]
         plans = {str(path): make_plan(CapacityResult.from_json(path), demand) for path in paths}
-    except (OSError, ValueError, NoPlan) as error:
-        _console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
     if as_json:
         documents = [{"result": path, **asdict(plan)} for path, plan in plans.items()]
         print(json.dumps({"demand": asdict(demand), "plans": documents}, indent=2))
@@ -95,10 +92,10 @@ def main(
 
 
 def newest_result(folder: Path) -> Path:
-    """The capacity result in ``folder`` that was started last and found a count.
+    """Return the newest capacity result in `folder` that passed.
 
     Raises:
-        NoPlan: there is none.
+        NoPlan: There is none.
     """
     found: list[tuple[str, Path]] = []
     for path in of_kind(folder.glob("*.json"), "capacity"):
@@ -110,21 +107,21 @@ def newest_result(folder: Path) -> Path:
     return max(found)[1]
 
 
-def make_plan(result: CapacityResult, demand: Demand) -> Plan:
-    """Units for ``demand`` if each carries what ``result`` says.
+def make_plan(result: CapacityResult, demand: Demand) -> CapacityPlan:
+    """Plan the units for `demand`, each with the capacity of `result`.
 
     Raises:
-        NoPlan: the result is invalid or failed, or the headroom leaves no stream.
+        NoPlan: The result is invalid or failed, or the headroom leaves no stream.
     """
     unit, measured = _measured(result)
     if not 0 <= demand.headroom < 1:
         raise NoPlan(f"expected a headroom from 0 to below 1, got {demand.headroom:g}")
-    # Streams are whole; a little is added against 0.8 * 10 = 7.999...
+    # Streams are whole numbers; the small addend corrects 0.8 * 10 = 7.999...
     planned = math.floor(measured * (1 - demand.headroom) + 1e-9)
     if planned < 1:
         raise NoPlan(
             f"a headroom of {demand.headroom:.0%} leaves no whole stream of the {measured:g} that "
-            f"one {unit} carries: ask for less"
+            f"one {unit} sustains: choose a smaller one"
         )
     needed = math.ceil(demand.streams / planned)
     # Without a stream nothing can fail.
@@ -132,7 +129,7 @@ def make_plan(result: CapacityResult, demand: Demand) -> Plan:
     replicas = needed + spare
     price = demand.price_per_hour
     cost = None if price is None else price * replicas
-    return Plan(
+    return CapacityPlan(
         unit=unit,
         streams_per_unit_measured=measured,
         streams_per_unit_planned=planned,
@@ -147,15 +144,15 @@ def make_plan(result: CapacityResult, demand: Demand) -> Plan:
 
 
 def _measured(result: CapacityResult) -> tuple[str, float]:
-    """What the result was measured on, and how many streams one of it carries."""
+    """Return the unit of the result, and the streams that one unit sustains."""
     what = "level" if result.kind == "level" else "capacity run"
     if result.verdict == "invalid":
         raise NoPlan(
             f"this {what} is INVALID, the load generator was the limit: it says nothing about the "
-            "server; measure again with the generator on more cores"
+            "server; measure again with the load generator on more cores"
         )
     if result.verdict == "fail" or not result.streams:
-        raise NoPlan(f"this {what} failed ({result.limit}): there is no count to plan with")
+        raise NoPlan(f"this {what} failed ({result.limit}): there is no capacity to plan with")
     if result.streams_per_gpu is not None:
         return "GPU", result.streams_per_gpu
     return "machine", float(result.streams)
@@ -166,9 +163,9 @@ def _assumptions(result: CapacityResult, demand: Demand, unit: str, spare: int) 
     assumed = [
         f"{demand.streams:,} is the peak of streams live at the same time, all of them speaking "
         "without a pause; nothing is added for a higher peak",
-        f"{demand.headroom:.0%} of what each {unit} carried stays free, for spikes and unevenness",
-        f"{spare} spare: so many {unit}s may be lost at the peak",
-        f"n {unit}s carry n times what one carries: one server on each, streams spread evenly "
+        f"{demand.headroom:.0%} of what each {unit} sustained stays free, for peaks and imbalance",
+        f"{spare} spare: this many {unit}s may fail at the peak",
+        f"n {unit}s sustain n times what one sustains: one server on each, streams spread evenly "
         "over them, network and load balancer no limit",
         f"what is deployed is what was measured: {conditions.checkpoint}, "
         f"{conditions.runtime} {conditions.precision}, {conditions.chunk_ms} ms chunks",
@@ -194,22 +191,24 @@ def _unit_in_words(conditions: Conditions) -> str:
 
 
 def _weaknesses(result: CapacityResult) -> list[str]:
-    """Why the plan may ask for more than is needed, or for less."""
+    """Return the reasons why the plan may have more units than are needed, or fewer."""
     weak: list[str] = []
     if result.conditions.server_location == "same machine":
         weak.append(
             "the load generator ran on the server's own machine and took some of its cores: "
-            "without it the server may carry more"
+            "without it the server may sustain more"
         )
     if result.kind == "level":
         weak.append("one level that passed, not a search: there may be room above it")
     held_s = max(level.hold_s for level in result.levels if level.passes)
     if held_s < LONG_HOLD_S:
-        weak.append(f"no count was held for longer than {held_s:.0f} s: that is a short look")
+        weak.append(
+            f"no level was held for longer than {held_s:.0f} s: that is a short measurement"
+        )
     return weak
 
 
-def _print(path: str, plan: Plan, demand: Demand) -> None:
+def _print(path: str, plan: CapacityPlan, demand: Demand) -> None:
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")

@@ -1,6 +1,6 @@
-"""Line charts as inline SVG; the page's style sheet colours them, in the light and in the dark.
+"""Line charts as inline SVG; the style sheet of the page colours them, light or dark.
 
-A chart is drawn once per width it is read at: scaled-down text cannot be read on a phone.
+A chart is drawn once for each page width, since scaled-down text cannot be read on a phone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Shape = Literal["dot", "ring", "cross", "diamond"]
 
 @dataclass(frozen=True)
 class Series:
-    """A line; ``css`` is the class that colours it. ``None`` breaks it, an area never breaks."""
+    """A line that the class `css` colours; `None` interrupts a line, but not an area."""
 
     name: str
     css: str
@@ -29,7 +29,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Marker:
-    """A single point that says more when the pointer rests on it."""
+    """A single point with a text that shows when the pointer rests on it."""
 
     x: float
     y: float
@@ -39,7 +39,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class RuleLine:
-    """A limit: a dashed line across the chart with its meaning on it."""
+    """A limit: a dashed line across the chart with a label."""
 
     at: float
     label: str
@@ -48,7 +48,7 @@ class RuleLine:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn; the y axis begins at zero. What lies above ``y_max`` leaves the chart."""
+    """A chart whose y axis begins at zero; values above `y_max` are clipped."""
 
     title: str
     x_label: str
@@ -61,7 +61,7 @@ class Chart:
 
 
 def draw(chart: Chart, width: int, height: int) -> Markup:
-    """The chart as an `svg` element of this size in CSS pixels."""
+    """Return the chart as an `svg` element of this size in CSS pixels."""
     plot = _Plot(chart, width - LEFT - RIGHT, height - TOP - BOTTOM)
     inside = [*map(plot.line, chart.series), *map(plot.rule, chart.rules)]
     return Markup(
@@ -79,7 +79,7 @@ def draw(chart: Chart, width: int, height: int) -> Markup:
 
 
 def nice_ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers from ``low`` to ``high``, at most ``about`` steps of 1, 2 or 5 apart."""
+    """Return round numbers from `low` to `high`: at most `about` steps of 1, 2 or 5."""
     span = max(high - low, 1e-9)
     magnitude = 10 ** math.floor(math.log10(span / about))
     steps = (magnitude * factor for factor in (1, 2, 5, 10))
@@ -143,13 +143,13 @@ class _Plot:
 
     def rule_label(self, rule: RuleLine) -> str:
         if not rule.vertical:
-            place = f'x="4" y="{self.y(rule.at) - 6:.1f}"'
+            position = f'x="4" y="{self.y(rule.at) - 6:.1f}"'
         else:
             # On the side of the line that has room.
             left = self.x(rule.at) > self.width / 2
             anchor, shift = ("end", -7) if left else ("start", 7)
-            place = f'x="{self.x(rule.at) + shift:.1f}" y="12" text-anchor="{anchor}"'
-        return f'<text class="rule-label" {place}>{escape(rule.label)}</text>'
+            position = f'x="{self.x(rule.at) + shift:.1f}" y="12" text-anchor="{anchor}"'
+        return f'<text class="rule-label" {position}>{escape(rule.label)}</text>'
 
     def marker(self, marker: Marker) -> str:
         x, y = self.x(marker.x), max(0.0, self.y(marker.y))

@@ -1,54 +1,48 @@
-"""``python -m loadtest table``: the README's tables, from the committed results.
+"""`python -m loadtest table`: the README's tables, from the committed results.
 
-Each table stands between two comments in the README; a test holds what stands there to the results.
+Each table stands between two comments in the README; a test compares it with the results.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from loadtest.committed import RESULTS, of_kind
-from loadtest.comparison import ALL_SETS, BaselineResult, Comparison
-from loadtest.report import shown_level
-from loadtest.result import CapacityResult
+from loadtest.options import exiting_on
+from loadtest.result.baseline import ALL_SETS, BaselineResult, RecognizerComparison
+from loadtest.result.document import CapacityResult
+from loadtest.result.files import RESULTS, of_kind
 
 NOTHING_YET = "No result has been committed yet."
-_console = Console(stderr=True)
 
 
 def main(
     results: Annotated[
-        list[Path] | None, typer.Argument(help="Results; by default those in loadtest/results.")
+        list[Path] | None, typer.Argument(help="Results. Default: those in loadtest/results.")
     ] = None,
     update: Annotated[
-        Path | None, typer.Option(help="Put the tables into this Markdown file as well.")
+        Path | None, typer.Option(help="Markdown file to put the tables into as well.")
     ] = None,
 ) -> None:
     """Print the committed results as Markdown tables."""
-    try:
+    with exiting_on(OSError, ValueError):
         blocks = tables(results or list(RESULTS.glob("*.json")))
         if update:
             text = update.read_text(encoding="utf-8")
             update.write_text(with_tables(text, blocks), encoding="utf-8")
-    except (OSError, ValueError) as error:
-        _console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
     print("\n\n".join(_marked(name, block) for name, block in blocks.items()))
 
 
 def tables(paths: Sequence[Path]) -> dict[str, str]:
-    """The tables by name: `capacity` with a row per result, `baseline` with a part per result.
+    """Return the tables by name: `capacity` with a row, `baseline` with a part per result.
 
     Raises:
-        OSError: a result cannot be read.
-        ValueError: a result is not what its kind says, or not JSON.
+        OSError: A result cannot be read.
+        ValueError: A result is not JSON, or no valid document of its kind.
     """
     capacities = {path: CapacityResult.from_json(path) for path in of_kind(paths, "capacity")}
     baselines = [BaselineResult.from_json(path) for path in of_kind(paths, "baseline")]
@@ -57,10 +51,10 @@ def tables(paths: Sequence[Path]) -> dict[str, str]:
 
 
 def with_tables(text: str, blocks: dict[str, str]) -> str:
-    """``text`` with each table put between its two comments.
+    """Return `text` with each table between its two comments.
 
     Raises:
-        ValueError: a comment is missing.
+        ValueError: A comment is missing.
     """
     for name, block in blocks.items():
         begin, end = (re.escape(marker) for marker in _markers(name))
@@ -92,7 +86,7 @@ def _capacities(results: dict[Path, CapacityResult]) -> str:
 
 def _capacity_row(path: Path, result: CapacityResult) -> list[str]:
     given = result.conditions
-    level = shown_level(result)
+    level = result.shown_level
     final = level.final_latency
     hardware = f"{given.cpu_cores} cores of {given.cpu_model}"
     if given.gpu_model:
@@ -118,7 +112,7 @@ def _per_unit(result: CapacityResult) -> str:
     return "-" if result.streams_per_core is None else f"{result.streams_per_core:,.0f} per core"
 
 
-def _comparison(comparison: Comparison, cpu_model: str) -> str:
+def _comparison(comparison: RecognizerComparison, cpu_model: str) -> str:
     names = [recognizer.name for recognizer in comparison.recognizers]
     rows = [
         [
@@ -136,6 +130,6 @@ def _comparison(comparison: Comparison, cpu_model: str) -> str:
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int) -> str:
-    rule = ["---" if place < numbers_from else "---:" for place in range(len(header))]
+    rule = ["---" if column < numbers_from else "---:" for column in range(len(header))]
     lines = [header, rule, *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

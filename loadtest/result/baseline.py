@@ -1,6 +1,6 @@
-"""Recognizers side by side on the same recordings: word error rate and streams per core.
+"""Comparison of recognizers on the same recordings: word error rate and streams per core.
 
-The baseline command writes such a comparison; a capacity result may carry one; the report and the
+The baseline command writes it as a document; a capacity result may contain one; the report and the
 README's table show it.
 """
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from loadtest.files import write_whole
+from loadtest.result.files import write_whole
 
 ALL_SETS = "all"
 BASELINE_SCHEMA = 1
@@ -20,43 +20,43 @@ BASELINE_SCHEMA = 1
 
 @dataclass(frozen=True)
 class SpeechSet:
-    """What was recognized."""
+    """A set of recordings that all recognizers transcribed."""
 
     name: str
     recordings: int
     audio_s: float
     words: int
-    """Words that were said, after normalization."""
+    """Words of the transcripts, after normalization."""
 
 
 @dataclass(frozen=True)
-class Recognizer:
-    """What one recognizer made of the sets."""
+class RecognizerFigures:
+    """Figures of one recognizer."""
 
     name: str
     word_error_rate: dict[str, float]
-    """By name of the set; `all` is that of all words together."""
+    """By name of the set; `all` stands for the words of all sets."""
     streams_per_core: float | None
-    """``None`` where the CPU time of the server cannot be seen."""
+    """`None` if the CPU time of the server cannot be seen."""
     streams_per_core_is: str
-    """How it was measured, in words."""
+    """How that was measured, in words."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RecognizerComparison:
     """Sets and recognizers of one run."""
 
     sets: list[SpeechSet]
-    recognizers: list[Recognizer]
+    recognizers: list[RecognizerFigures]
 
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """The document that the command writes."""
+    """The document of the baseline command."""
 
     schema: int
     kind: Literal["baseline"]
-    comparison: Comparison
+    comparison: RecognizerComparison
     cpu_model: str
     cpu_cores: int
     versions: dict[str, str]
@@ -66,18 +66,23 @@ class BaselineResult:
 
     @classmethod
     def from_json(cls, path: Path) -> BaselineResult:
-        """Read the document at ``path``; raises OSError or ValueError."""
+        """Read the document at `path`.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: The file is no such document.
+        """
         try:
             return _DOCUMENT.validate_json(path.read_bytes())
         except ValidationError as error:
             raise ValueError(f"{path} is not the result of a baseline run: {error}") from error
 
     def to_json(self) -> str:
-        """The document, indented."""
+        """Return the document as indented JSON."""
         return _DOCUMENT.dump_json(self, indent=2).decode()
 
     def write(self, path: Path) -> None:
-        """Write to ``path``, whole or not at all."""
+        """Write the document to `path`, whole or not at all."""
         write_whole(path, f"{self.to_json()}\n")
 
 

@@ -1,6 +1,6 @@
-"""What a run of the capacity search, or of one level, leaves behind: one JSON document.
+"""The JSON document of a capacity search, or of one level that was held.
 
-The search writes it; the report, the planner and a pipeline read it. Times are in milliseconds
+The commands write it; the report, the planner and pipelines read it. Times are in milliseconds
 unless the name says otherwise. Latencies are percentiles of raw samples, never of rounded ones.
 """
 
@@ -12,19 +12,25 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from loadtest.comparison import Comparison
-from loadtest.files import write_whole
+from loadtest.result.baseline import RecognizerComparison
+from loadtest.result.files import write_whole
 
 SCHEMA = 1
 
 Verdict = Literal["pass", "fail", "invalid"]
-"""Of a search, `pass` means that a count was found and held. `invalid`: the generator of the load
-was the limit, so nothing is known about the server."""
+"""Verdict on a level or a search: `pass` of a search means that a count was found and sustained.
+`invalid` means that the load generator was the limit, so nothing is known about the server."""
+_EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "invalid": 3}
+
+
+def exit_code(verdict: Verdict) -> int:
+    """Return 0 for pass, 1 for fail, 3 for invalid; 2 is left for mistakes of the caller."""
+    return _EXIT_CODES[verdict]
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles of ``count`` samples; all zero if there are none."""
+    """Percentiles of `count` samples; all zero if there are none."""
 
     p50_ms: float
     p95_ms: float
@@ -43,7 +49,7 @@ class Timeline:
     second_s: list[float]
     """Start of the second, from the start of the measurement."""
     streams: list[int]
-    """Streams that spoke in that second."""
+    """Streams with a chunk due in that second."""
     p50_ms: list[float]
     p95_ms: list[float]
     p99_ms: list[float]
@@ -62,28 +68,29 @@ class StageUse:
     """Per request: input, inference and output."""
     requests: int
     cpu_cores: float | None
-    """CPU seconds of its process per second; ``None`` where they cannot be seen."""
+    """CPU seconds of its process per second; `None` if they cannot be seen."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """What was seen while ``streams`` live streams were held."""
+    """Measurements taken while `streams` live streams were held."""
 
     streams: int
     hold_s: float
     final: bool
-    """The long hold of the answer."""
+    """`True` for the final, long hold of a search."""
     passes: bool
     valid: bool
-    """Whether the generator kept its own times."""
+    """`False` if the load generator was late, so that the level says nothing about the server."""
     reasons: list[str]
-    """Why it fails or is invalid, in words."""
+    """Why the level fails or is invalid."""
     chunk_latency: Latency
-    """Chunk due to its text."""
+    """From the time when a chunk is due to its text."""
     final_latency: Latency | None
-    """Last audio due to the final text; ``None`` if no stream ended within the hold."""
+    """From the time when the last audio is due to the final text; `None` if no stream ended within
+    the hold."""
     lateness: Latency
-    """How late the generator itself was."""
+    """Lateness of the load generator's own sends."""
     late_share: float
     keep_up_share_min: float
     """Audio answered per wall time, of the slowest stream."""
@@ -92,20 +99,27 @@ class Level:
     transcripts_compared: int
     transcripts_different: int
     wer: float | None
-    """Word error rate under load; ``None`` where nobody knows what was said."""
+    """Word error rate under load; `None` if the recordings have no transcripts."""
     timeline: Timeline
     stages: list[StageUse]
-    """Empty if the server's metrics were not to be had."""
+    """Empty if the server's metrics could not be read."""
     server_cpu_cores: float | None
     generator_cpu_cores: float
     gpu_utilization: float | None
     """From 0 to 1, mean over the GPUs."""
     gpu_memory_bytes: int | None
 
+    @property
+    def verdict(self) -> Verdict:
+        """Return the verdict on the level; `invalid` prevails over pass and fail."""
+        if not self.valid:
+            return "invalid"
+        return "pass" if self.passes else "fail"
+
 
 @dataclass(frozen=True)
 class Rule:
-    """What a level has to keep to pass, and for how long."""
+    """Limits that a level must keep to pass, and for how long."""
 
     p99_ms: float
     hold_s: float
@@ -116,7 +130,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the figures hold for."""
+    """Model, machine, versions and command for which the figures hold."""
 
     checkpoint: str
     runtime: str
@@ -138,7 +152,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class CapacityResult:
-    """The document."""
+    """The document of a capacity search or of one level."""
 
     schema: int
     kind: Literal["capacity", "level"]
@@ -147,24 +161,36 @@ class CapacityResult:
     """The answer; 0 if no count passed."""
     streams_per_gpu: float | None
     streams_per_core: float | None
-    """Without a GPU: streams per core that the server may use. A generator on the same machine
-    takes its share of them; each level says how much of both was used."""
+    """Without a GPU: streams per core that the server may use. A load generator on the same machine
+    takes its share of them; each level records how much of both was used."""
     limit: str
-    """Why not more, in words."""
+    """Why not more streams were sustained."""
     rule: Rule
     levels: list[Level]
     """In the order in which they were held."""
     conditions: Conditions
-    baseline: Comparison | None = None
-    """Another recognizer on the same audio and cores, where one was asked for."""
+    baseline: RecognizerComparison | None = None
+    """Another recognizer on the same audio and cores, if one was requested."""
+
+    @property
+    def shown_level(self) -> Level:
+        """Return the level to show: the final hold, else the best that passed, else the last.
+
+        Raises:
+            IndexError: No level was held.
+        """
+        final = [level for level in self.levels if level.final]
+        passing = [level for level in self.levels if level.verdict == "pass"]
+        best = sorted(passing, key=lambda level: level.streams)
+        return (final or best or self.levels)[-1]
 
     @classmethod
     def from_json(cls, path: Path) -> CapacityResult:
-        """Read the document at ``path``.
+        """Read the document at `path`.
 
         Raises:
-            OSError: there is none.
-            ValueError: it is not such a document, or of another schema.
+            OSError: The file cannot be read.
+            ValueError: The file is no such document, or of another schema.
         """
         try:
             result = _DOCUMENT.validate_json(path.read_bytes())
@@ -175,7 +201,7 @@ class CapacityResult:
         return result
 
     def write(self, path: Path) -> None:
-        """Write to ``path``, whole or not at all."""
+        """Write the document to `path`, whole or not at all."""
         write_whole(path, _DOCUMENT.dump_json(self, indent=2).decode() + "\n")
 
 

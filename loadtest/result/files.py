@@ -1,21 +1,30 @@
-"""The folder of committed results, and which of its documents are of which kind."""
+"""JSON documents on disk, and the folder of the committed ones."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all, and make its folder if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
 
 
 def of_kind(paths: Iterable[Path], kind: str) -> list[Path]:
-    """Those of ``paths`` that hold a JSON document with this `kind`, by name.
+    """Return those of `paths` that hold a JSON document of this `kind`, sorted.
 
     Raises:
-        OSError: one cannot be read.
-        ValueError: one is not JSON.
+        OSError: A file cannot be read.
+        ValueError: A file is not JSON.
     """
     return sorted(path for path in paths if _kind(path) == kind)
 

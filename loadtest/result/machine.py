@@ -1,4 +1,4 @@
-"""What a figure was taken on and with."""
+"""Facts about the machine, the command and the time of a measurement."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Cores that processes of this machine may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def cpu_model() -> str:
-    """As the kernel names it; the architecture where it does not."""
+    """Return the kernel's name of the CPU, or the architecture if it gives none."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -26,10 +26,10 @@ def cpu_model() -> str:
 
 
 def this_command() -> str:
-    """What was typed to get the figure."""
+    """Return the command line of this run."""
     return shlex.join(["python", "-m", "loadtest", *sys.argv[1:]])
 
 
 def now() -> str:
-    """The time, in ISO 8601, UTC."""
+    """Return the time in ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,41 +1,40 @@
-"""``python -m loadtest selftest``: the harness held against services whose truth is known.
+"""`python -m loadtest selftest`: checks of the load test against fake services.
 
-It has to find their capacity and their latency within 5 %, to call a run with a stalled generator
-invalid, and to catch a server that gives two streams each other's text.
+The load test must find their capacity and latency within 5 %, call a run with a stalled load
+generator invalid, and detect a server that swaps the texts of two streams.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.options import RECORDINGS, Json, LoadOptions
+
 if TYPE_CHECKING:
-    from loadtest.fake_service import Truth
-    from loadtest.measure import Measurement
-    from loadtest.result import Level
+    from loadtest.capacity.measure import Measurement
+    from loadtest.result.document import Level
+    from loadtest.selftest.fake_service import Truth
 
 TOLERANCE = 0.05
 ATTEMPTS = 3
-"""A machine that is busy with other things makes the generator late; then it is asked again."""
+"""On a busy machine the load generator is late; then the measurement is repeated."""
 RESOLUTION = 0.05
-HOLD_S = 3.0
-WARM_UP_S = 1.5
-TALK_S = 4.0
-_console = Console(stderr=True)
+OPTIONS = LoadOptions(hold_s=3.0, warm_up_s=1.5, min_stream_s=4.0)
+STALLING_LOCUSTFILE = Path(__file__).with_name("stalling_locustfile.py")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that the harness must find."""
+    """One figure or fault that the load test must find."""
 
     what: str
     truth: str
@@ -44,13 +43,13 @@ class Check:
 
 
 def selftest(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Hold the harness against fake services of known capacity, latency and faults.
+    """Check the load test against fake services with known capacity, latency and faults.
 
-    Exit codes: 0 it found the truth, 1 it did not.
+    Exit codes: 0 all checks pass, 1 a check fails.
     """
-    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
+    import loadtest.live.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
     import gevent
 
     jobs = [gevent.spawn(job) for job in (check_capacity_and_latency, check_stall, check_swap)]
@@ -65,20 +64,20 @@ def selftest(
 
 
 def check_capacity_and_latency() -> list[Check]:
-    """The search finds how many streams a service carries, and a quiet level how fast it is."""
-    from loadtest.fake_service import Truth
-    from loadtest.search import Found, search
-    from loadtest.speech import RECORDINGS
+    """Check that a search finds the capacity of a service, and a small level its latency."""
+    from loadtest.capacity.search import SearchResult, search
+    from loadtest.selftest.fake_service import Truth
 
     truth = Truth(chunk_ms=320, service_ms=8.0, latency_ms=150.0)
-    # Few scripts: a service with so much latency takes long to be heard quietly.
-    with _measurement(truth, speech=RECORDINGS / "ljspeech") as measurement:
-        alone = _on_time(measurement, streams=4)
-        found = Found()
+    # Few scripts: with so much latency the reference takes long to record.
+    options = replace(OPTIONS, speech=RECORDINGS / "ljspeech")
+    with _measuring(truth, options) as measurement:
+        small = _hold_validly(measurement, streams=4)
+        found = SearchResult()
         for _ in range(ATTEMPTS):
             found = search(
-                lambda streams, final: measurement.hold(streams, HOLD_S, final),
-                limit=48,
+                measurement.hold,
+                max_streams=48,
                 first=32,
                 resolution=RESOLUTION,
                 long=False,
@@ -87,63 +86,53 @@ def check_capacity_and_latency() -> list[Check]:
                 break
     return [
         _check("capacity", truth.capacity, found.streams, "streams"),
-        _check("chunk latency", truth.quiet_latency_ms, alone.chunk_latency.p50_ms, "ms"),
+        _check("chunk latency", truth.idle_latency_ms, small.chunk_latency.p50_ms, "ms"),
     ]
 
 
 def check_stall() -> list[Check]:
-    """A generator that stands still for 300 ms in every second makes the level invalid."""
-    from loadtest.crowd import LOCUSTFILE
-    from loadtest.fake_service import Truth
+    """Check that a load generator that stalls for 300 ms in every second makes a level invalid."""
+    from loadtest.selftest.fake_service import Truth
 
-    stalling = LOCUSTFILE.with_name("stalling_locustfile.py")
-    with _measurement(Truth(service_ms=1.0), locustfile=stalling) as measurement:
-        level = measurement.hold(8, HOLD_S, True)
+    options = replace(OPTIONS, locustfile=STALLING_LOCUSTFILE)
+    with _measuring(Truth(service_ms=1.0), options) as measurement:
+        level = measurement.hold(8, True)
     found = "invalid" if not level.valid else "not noticed"
     return [Check("stalled generator", "invalid", found, not level.valid)]
 
 
 def check_swap() -> list[Check]:
-    """A server that gives two streams each other's text fails."""
-    from loadtest.fake_service import Truth
+    """Check that a server that swaps the texts of two streams fails."""
+    from loadtest.selftest.fake_service import Truth
 
-    with _measurement(Truth(service_ms=1.0, swap=True)) as measurement:
-        level = _on_time(measurement, streams=8)
+    with _measuring(Truth(service_ms=1.0, swap=True), OPTIONS) as measurement:
+        level = _hold_validly(measurement, streams=8)
     caught = level.valid and not level.passes and level.transcripts_different > 0
     found = f"{level.transcripts_different} of {level.transcripts_compared} transcripts different"
     return [Check("swapped text", "caught", found, caught)]
 
 
-def _on_time(measurement: Measurement, streams: int) -> Level:
-    """One level; a few times if need be, until the generator was on time."""
-    level = measurement.hold(streams, HOLD_S, True)
+def _hold_validly(measurement: Measurement, streams: int) -> Level:
+    """Hold a level, again if the load generator was late, at most three times."""
+    level = measurement.hold(streams, True)
     for _ in range(ATTEMPTS - 1):
         if level.valid:
             break
-        level = measurement.hold(streams, HOLD_S, True)
+        level = measurement.hold(streams, True)
     return level
 
 
 @contextmanager
-def _measurement(
-    truth: Truth, speech: Path | None = None, locustfile: Path | None = None
-) -> Generator[Measurement]:
-    from loadtest.crowd import LOCUSTFILE
-    from loadtest.fake_service import fake_service
-    from loadtest.measure import Setup, measuring
-    from loadtest.report_line import show
-    from loadtest.speech import RECORDINGS
+def _measuring(truth: Truth, options: LoadOptions) -> Generator[Measurement]:
+    from loadtest.capacity.display import Display
+    from loadtest.capacity.measure import measuring
+    from loadtest.selftest.fake_service import fake_service
 
-    with fake_service(truth) as url:
-        setup = Setup(
-            url,
-            speech=speech or RECORDINGS,
-            talk_s=TALK_S,
-            warm_up_s=WARM_UP_S,
-            locustfile=locustfile or LOCUSTFILE,
-        )
-        with measuring(setup, _console, show) as measurement:
-            yield measurement
+    with (
+        fake_service(truth) as url,
+        measuring(replace(options, url=url), Display()) as measurement,
+    ):
+        yield measurement
 
 
 def _check(what: str, truth: float, found: float, unit: str) -> Check:
@@ -152,8 +141,8 @@ def _check(what: str, truth: float, found: float, unit: str) -> Check:
 
 
 def _print(checks: list[Check]) -> None:
-    table = Table("check", "truth", "found", "", title="The harness against known services")
+    table = Table("check", "truth", "found", "", title="The load test against fake services")
     for check in checks:
         mark = "[green]yes[/green]" if check.passes else "[red]NO[/red]"
         table.add_row(check.what, check.truth, check.found, mark)
-    Console(file=sys.stdout).print(table)
+    Console().print(table)

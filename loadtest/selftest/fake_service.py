@@ -1,9 +1,9 @@
-"""A service whose capacity and latency are known, to hold the harness against.
+"""A fake service with known capacity and latency, to check the load test against.
 
-It speaks the protocol of the real one. Its recognizer is one imaginary processor that takes
-exactly ``service_ms`` for the audio of a chunk, first come first served, and ``latency_ms`` more to
-answer; the waiting is scheduled, not computed, so that a busy machine does not change it. Its text
-tells the audio: any two places of the speech have different words.
+It has the protocol of the real service. Its recognizer is one simulated processor that takes
+exactly `service_ms` for the audio of a chunk, first come first served, and `latency_ms` more to
+answer; the waits are timers, not computation, so that a busy machine does not change them. Its text
+is a hash of the audio: any two parts of the speech have different words.
 
     capacity   chunk_ms / service_ms streams: with more the queue grows without end
     latency    service_ms + latency_ms, alone
@@ -20,15 +20,15 @@ import zlib
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
 import typer
 from tritonclient.grpc import service_pb2
 
-from loadtest.priority import go_first
-from loadtest.stages import model_name
+from loadtest.live.priority import use_real_time_priority
+from loadtest.options import PROJECT
+from loadtest.service.stages import model_name
 
 _SAMPLE_RATE_HZ = 16_000
 _SERVICE = "inference.GRPCInferenceService"
@@ -38,29 +38,29 @@ _grpc: Any = grpc
 
 @dataclass(frozen=True)
 class Truth:
-    """What the service is, exactly."""
+    """The exact figures of a fake service."""
 
     chunk_ms: int = 160
     service_ms: float = 0.0
     latency_ms: float = 0.0
     swap: bool = False
-    """Hand the texts of two streams that are there at the same time to each other."""
+    """Swap the texts of two streams that are live at the same time."""
     name: str = ""
-    """Of its only recognizer; "" is the one without a name."""
+    """Name of its only recognizer; "" for one without a name."""
 
     @property
     def capacity(self) -> float:
-        """Streams that it carries."""
+        """Return the number of streams that the service sustains."""
         return self.chunk_ms / self.service_ms
 
     @property
-    def quiet_latency_ms(self) -> float:
-        """From a chunk to its text where nobody else speaks."""
+    def idle_latency_ms(self) -> float:
+        """Return the time from a chunk to its text for one stream alone."""
         return self.service_ms + self.latency_ms
 
 
-class Recognizer:
-    """The imaginary processor, and the text."""
+class FakeRecognizer:
+    """The simulated processor, and the text."""
 
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
@@ -69,7 +69,7 @@ class Recognizer:
         self._texts: dict[int, bytes] = {}
 
     async def infer(self, request: bytes, context: Any) -> bytes:
-        """ModelInfer."""
+        """Answer ModelInfer."""
         loop = asyncio.get_running_loop()
         message = _pb.ModelInferRequest.FromString(request)
         audio, length = message.raw_input_contents
@@ -85,7 +85,7 @@ class Recognizer:
         return _reply(text)
 
     def _swapped(self, stream: int, text: bytes) -> bytes:
-        """The first two streams of those that are there get what the other said last."""
+        """Return the text; for the first two live streams the last text of the other one."""
         self._texts[stream] = text
         pair = list(self._texts)[:2]
         if stream not in pair or len(pair) < 2:
@@ -93,11 +93,11 @@ class Recognizer:
         return self._texts[pair[1 - pair.index(stream)]]
 
     async def metadata(self, request: bytes, context: Any) -> bytes:
-        """ServerMetadata."""
+        """Answer ServerMetadata."""
         return _pb.ServerMetadataResponse(name="fake", version="1").SerializeToString()
 
     async def config(self, request: bytes, context: Any) -> bytes:
-        """ModelConfig: there is one model, no offline one."""
+        """Answer ModelConfig: there is one streaming model, and no offline one."""
         name = _pb.ModelConfigRequest.FromString(request).name
         if name != model_name(self._truth.name, "asr_streaming"):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: '{name}'")
@@ -109,7 +109,7 @@ class Recognizer:
 
 @contextmanager
 def fake_service(truth: Truth) -> Generator[str]:
-    """Run it in a process of its own, on a free port; yields host:port."""
+    """Run a fake service in a process of its own, on a free port; yield host:port."""
     arguments = [
         part
         for name, value in asdict(truth).items()
@@ -117,10 +117,8 @@ def fake_service(truth: Truth) -> Generator[str]:
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]
     arguments += ["--swap"] if truth.swap else []
-    command = [sys.executable, "-m", "loadtest.fake_service", *arguments]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
-    ) as process:
+    command = [sys.executable, "-m", "loadtest.selftest.fake_service", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         try:
@@ -138,13 +136,13 @@ def main(
     swap: Annotated[bool, typer.Option()] = False,
     name: Annotated[str, typer.Option()] = "",
 ) -> None:
-    """Serve on a free port of this machine, and print it."""
-    go_first()
+    """Serve on a free port of this machine, and print the address."""
+    use_real_time_priority()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(Recognizer(Truth(chunk_ms, service_ms, latency_ms, swap, name))))
+        asyncio.run(_serve(FakeRecognizer(Truth(chunk_ms, service_ms, latency_ms, swap, name))))
 
 
-async def _serve(recognizer: Recognizer) -> None:
+async def _serve(recognizer: FakeRecognizer) -> None:
     handlers: dict[str, Callable[[bytes, Any], Awaitable[bytes]]] = {
         "ModelInfer": recognizer.infer,
         "ServerMetadata": recognizer.metadata,

@@ -1,7 +1,8 @@
-"""``python -m loadtest generator``: how many live streams one core speaks to an idle server.
+"""`python -m loadtest generator`: the live streams that one core of the load generator sustains.
 
-The speakers get one core, a service that answers at once gets the others; streams are added until
-the generator is late and the run says so. Above that count a machine needs more ``--processes``.
+The worker gets one core, a fake service that answers at once gets the others; streams are added
+until the load generator is late and the level is invalid. For more streams a load test needs more
+`--processes`.
 """
 
 from __future__ import annotations
@@ -12,40 +13,38 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from loadtest.options import LoadOptions, Output, console
 
 HOLD_S = 10.0
-_console = Console(stderr=True)
+MAX_STREAMS = 4000
+FIRST_STREAMS = 250
 
 
 def generator(
-    chunk_ms: Annotated[int, typer.Option(help="Length of a chunk.")] = 320,
-    output: Annotated[Path, typer.Option(help="Where the result goes.")] = Path(
-        "build/generator.json"
-    ),
+    chunk_ms: Annotated[int, typer.Option(help="Length of a chunk, in milliseconds.")] = 320,
+    output: Output = Path("build/generator.json"),
 ) -> None:
-    """Find how many live streams the generator speaks on one core before it is the limit."""
-    import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
-    from loadtest.fake_service import Truth, fake_service
-    from loadtest.measure import Setup, measuring
-    from loadtest.report_line import show
-    from loadtest.search import search
+    """Find how many live streams the load generator sustains on one core."""
+    import loadtest.live.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
+    from loadtest.capacity.display import Display
+    from loadtest.capacity.measure import measuring
+    from loadtest.capacity.search import search
+    from loadtest.selftest.fake_service import Truth, fake_service
 
-    speaking, *others = sorted(os.sched_getaffinity(0))
+    core, *others = sorted(os.sched_getaffinity(0))
     if not others:
-        _console.print("error: two cores are needed: one speaks, the other answers", style="red")
+        console.print("error: expected two cores, one for the worker, got one", style="red")
         raise typer.Exit(2)
     os.sched_setaffinity(0, others)
     with (
         fake_service(Truth(chunk_ms)) as url,
-        measuring(Setup(url), _console, show) as crowd,
+        measuring(LoadOptions(url=url, hold_s=HOLD_S), Display()) as measurement,
     ):
-        crowd.pin_speakers(speaking)
-        found = search(
-            lambda streams, final: crowd.hold(streams, HOLD_S, final), limit=4000, first=250
-        )
-        limit = found.wall.reasons[0] if found.wall else "more were not tried"
-        result = crowd.result(found, "level", HOLD_S, limit)
+        measurement.pin_workers(core)
+        found = search(measurement.hold, MAX_STREAMS, FIRST_STREAMS)
+        limit = found.limit.reasons[0] if found.limit else "more streams were not tried"
+        result = measurement.result(found, "level", limit)
     replace(result, streams_per_core=float(found.streams)).write(output)
     best = next((level for level in reversed(found.levels) if level.streams == found.streams), None)
     cores = best.generator_cpu_cores if best else 0.0

@@ -1,8 +1,8 @@
-"""The locustfile with a generator that is held up for 300 ms in every second, for the self-test."""
+"""The locustfile with a load generator that stalls for 300 ms per second, for the self-test."""
 
 from __future__ import annotations
 
-import loadtest.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
+import loadtest.live.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
 
 from typing import Any
 
@@ -10,10 +10,10 @@ import gevent
 from gevent import monkey
 from locust import events
 
-from loadtest.locustfile import LiveSpeaker
+from loadtest.locustfile import LiveUser
 
 STALL_S = 0.3
-__all__ = ["LiveSpeaker"]
+__all__ = ["LiveUser"]
 
 
 @events.init.add_listener

@@ -1,6 +1,6 @@
-"""What the server says of itself while a level is held: Triton's counters, and CPU time.
+"""Use of the server while a level is held, from Triton's counters and CPU times.
 
-Counters are read before and after the hold; the difference is what the hold has cost.
+Counters are read before and after the hold; the hold has used the difference.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from loadtest.result import StageUse
-from loadtest.server_process import Metrics, cpu_s_by_model, read_metrics
+from loadtest.result.document import StageUse
+from loadtest.service.metrics import Metrics, cpu_s_by_model, read_metrics
 
 _COMPUTE = tuple(
     f"nv_inference_compute_{part}_duration_us" for part in ("input", "infer", "output")
@@ -21,7 +21,7 @@ _COMPUTE = tuple(
 
 @dataclass(frozen=True)
 class ServerUse:
-    """The server over one hold."""
+    """Use of the server over one hold."""
 
     stages: list[StageUse] = field(default_factory=list[StageUse])
     cpu_cores: float | None = None
@@ -30,14 +30,14 @@ class ServerUse:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Reading:
     at_s: float
     metrics: Metrics
     cpu_s: dict[str, float]
 
 
-class ServerWatch:
-    """Looks at one server; at nothing of it if neither metrics nor processes can be seen."""
+class ServerMonitor:
+    """Measures the use of one server, as far as its metrics and processes are visible."""
 
     def __init__(
         self, metrics_url: str | None, processes: list[psutil.Process], ensemble: str
@@ -45,26 +45,26 @@ class ServerWatch:
         self._metrics_url = metrics_url
         self._ensemble = ensemble
         self._processes = processes
-        self._before = self._look()
+        self._before = self._read()
         self._gpu: list[tuple[float, float]] = []
 
     @property
     def has_metrics(self) -> bool:
-        """Whether the server's metrics could be read."""
+        """Return `True` if the server's metrics could be read."""
         return bool(self._before.metrics.samples)
 
     @property
     def gpus(self) -> int:
-        """GPUs that the server reports."""
+        """Return the number of GPUs that the server reports."""
         return len(self._before.metrics.gpus("nv_gpu_memory_total_bytes"))
 
     def begin(self) -> None:
-        """The hold begins."""
-        self._before = self._look()
+        """Begin a hold."""
+        self._before = self._read()
         self._gpu = []
 
     def sample(self) -> None:
-        """Note how busy the GPUs are: unlike the counters, that is a value of the moment."""
+        """Record the utilization of the GPUs: unlike the counters, it is a value of the moment."""
         if self.gpus:
             metrics = read_metrics(self._metrics_url)
             use = metrics.gpus("nv_gpu_utilization")
@@ -73,8 +73,8 @@ class ServerWatch:
                 self._gpu.append((sum(use) / len(use), sum(memory)))
 
     def end(self) -> ServerUse:
-        """The hold has ended: what it has cost."""
-        before, after = self._before, self._look()
+        """End the hold and return what it has used."""
+        before, after = self._before, self._read()
         seconds = after.at_s - before.at_s
         cpu_s = {name: used - before.cpu_s.get(name, 0.0) for name, used in after.cpu_s.items()}
         return ServerUse(
@@ -86,8 +86,8 @@ class ServerWatch:
             gpu_memory_bytes=int(max(memory for _, memory in self._gpu)) if self._gpu else None,
         )
 
-    def _look(self) -> _Look:
-        return _Look(
+    def _read(self) -> _Reading:
+        return _Reading(
             time.monotonic(), read_metrics(self._metrics_url), cpu_s_by_model(self._processes)
         )
 

@@ -1,11 +1,16 @@
-"""Results made up for tests; the latencies bend upward where a server runs out of cores."""
+"""Sample results for tests; latencies rise steeply where the server runs out of cores."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from loadtest.comparison import ALL_SETS, Comparison, Recognizer, SpeechSet
-from loadtest.result import (
+from loadtest.result.baseline import (
+    ALL_SETS,
+    RecognizerComparison,
+    RecognizerFigures,
+    SpeechSet,
+)
+from loadtest.result.document import (
     SCHEMA,
     CapacityResult,
     Conditions,
@@ -41,7 +46,7 @@ def latency(p50_ms: float, p99_ms: float) -> Latency:
 
 
 def level(streams: int, p99_ms: float, hold_s: float = 10.0) -> Level:
-    """A level that passes if its p99 is below 560 ms."""
+    """Return a level that passes if its p99 is below 560 ms."""
     seconds = range(int(hold_s))
     waves = [1 + 0.15 * ((second * 7919) % 13 - 6) / 6 for second in seconds]
     passes = p99_ms < 560
@@ -70,8 +75,8 @@ def level(streams: int, p99_ms: float, hold_s: float = 10.0) -> Level:
             lateness_p99_ms=[4 * wave for wave in waves],
         ),
         stages=[
-            StageUse(name, streams / 12 + place, 4.0 + place, 2.0 + 9 * (place == 1), 9_000, 0.4)
-            for place, name in enumerate(STAGES)
+            StageUse(name, streams / 12 + index, 4.0 + index, 2.0 + 9 * (index == 1), 9_000, 0.4)
+            for index, name in enumerate(STAGES)
         ],
         server_cpu_cores=min(1.9, streams / 115),
         generator_cpu_cores=0.1 + streams / 900,
@@ -81,7 +86,7 @@ def level(streams: int, p99_ms: float, hold_s: float = 10.0) -> Level:
 
 
 def capacity_result() -> CapacityResult:
-    """A search on two cores that found 208 streams."""
+    """Return the result of a search on two cores that found 208 streams."""
     held = [(16, 34), (32, 48), (64, 82), (128, 154), (256, 2310), (192, 301), (224, 894)]
     levels = [level(streams, p99_ms) for streams, p99_ms in held]
     levels += [replace(level(208, 473, hold_s=60), final=True)]
@@ -100,7 +105,7 @@ def capacity_result() -> CapacityResult:
 
 
 def gpu_result() -> CapacityResult:
-    """One GPU that carries 900 streams."""
+    """Return the result of one GPU that sustains 900 streams."""
     conditions = replace(CONDITIONS, gpu_model="NVIDIA H100", gpu_count=1, runtime="tensorrt")
     held = [(450, 90), (900, 300), (1000, 700)]
     levels = [
@@ -119,8 +124,8 @@ def gpu_result() -> CapacityResult:
 
 
 def invalid_result() -> CapacityResult:
-    """The generator was late before the server was."""
-    reason = "the generator was late: 4.2 % of the sends more than 10 ms, allowed 1 %"
+    """Return a result whose load generator was the limit."""
+    reason = "the load generator was the limit: 4.2% of its sends were late, allowed 1%"
     late = replace(level(128, 320), valid=False, late_share=0.042, reasons=[reason])
     return replace(
         capacity_result(),
@@ -132,14 +137,16 @@ def invalid_result() -> CapacityResult:
     )
 
 
-def comparison() -> Comparison:
+def comparison() -> RecognizerComparison:
     sets = [SpeechSet("librispeech_test_other", 50, 350.0, 900), SpeechSet("jfk", 1, 11.0, 22)]
     ours = {"librispeech_test_other": 0.84, "jfk": 0.82, ALL_SETS: 0.839}
     theirs = {"librispeech_test_other": 0.59, "jfk": 0.23, ALL_SETS: 0.581}
-    return Comparison(
+    return RecognizerComparison(
         sets,
         [
-            Recognizer("Earshot: demo, 560 ms chunks", ours, 130.7, "CPU time of the server"),
-            Recognizer("PocketSphinx 5.1.1, en-us", theirs, 1.8, "CPU time of one thread"),
+            RecognizerFigures(
+                "Earshot: demo, 560 ms chunks", ours, 130.7, "CPU time of the server"
+            ),
+            RecognizerFigures("PocketSphinx 5.1.1, en-us", theirs, 1.8, "CPU time of one thread"),
         ],
     )

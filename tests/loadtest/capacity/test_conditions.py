@@ -1,4 +1,4 @@
-"""What a result says of the machine: GPUs where they did the work, and only there."""
+"""The conditions list the GPUs of a server that runs on them, and of no other."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from earshot import ServerInfo
 
-from loadtest import conditions as module
-from loadtest.conditions import conditions
-from loadtest.speech import RECORDINGS
+from loadtest.capacity import conditions as module
+from loadtest.capacity.conditions import conditions
+from loadtest.options import LoadOptions
 
 INFO = ServerInfo(
     url="127.0.0.1:8001",
@@ -36,7 +36,7 @@ INFO = ServerInfo(
         ("onnxruntime", "127.0.0.1:8001", 1, 0, None),
     ],
 )
-def test_gpus_count_where_they_do_the_work(
+def test_gpus_count_if_the_server_runs_on_them(
     runtime: str,
     url: str,
     reported: int,
@@ -46,5 +46,5 @@ def test_gpus_count_where_they_do_the_work(
 ) -> None:
     monkeypatch.setattr(module, "_gpu_names", lambda: ["H200"])
     info = replace(INFO, runtime=runtime, url=url)
-    found = conditions(info, None, RECORDINGS, [], reported, 1)
+    found = conditions(info, LoadOptions(), [], reported)
     assert (found.gpu_count, found.gpu_model) == (count, model)

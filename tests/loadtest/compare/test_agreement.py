@@ -1,4 +1,4 @@
-"""What is compared with perf_analyzer, and that a difference is seen."""
+"""Figures are compared with those of perf_analyzer, and a difference is noticed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ import pytest
 from earshot import ServerInfo
 from project import PROJECT
 
-from loadtest import perf_analyzer
-from loadtest.agreement import compare
-from loadtest.perf_analyzer import Measured, PerfAnalyzer, PerfAnalyzerFailed, read_export
+from loadtest.compare import perf_analyzer
+from loadtest.compare.agreement import compare
+from loadtest.compare.perf_analyzer import (
+    LoopFigures,
+    PerfAnalyzer,
+    PerfAnalyzerFailed,
+    read_export,
+)
 
 INFO = ServerInfo("", "", "", "", "", 16_000, 20, 320, 100, 10, 8, 1_000)
 
@@ -42,7 +47,7 @@ def test_no_answer_is_no_measurement() -> None:
         read_export(empty)
 
 
-def test_the_wire_carries_what_the_client_would_send() -> None:
+def test_the_requests_are_those_of_the_client() -> None:
     samples = np.arange(1, 601, dtype=np.float32) / 1000
     requests = perf_analyzer._requests(INFO, samples)
     assert [request["AUDIO_LENGTH"]["content"] for request in requests] == [[320], [320], [60]]
@@ -54,15 +59,23 @@ def test_the_wire_carries_what_the_client_would_send() -> None:
 
 
 def test_medians_are_compared() -> None:
-    theirs = [Measured(100.0, 20.0, 40.0), Measured(90.0, 22.0, 41.0), Measured(10.0, 99.0, 99.0)]
-    ours = [Measured(99.0, 21.0, 50.0), Measured(99.0, 23.0, 46.0), Measured(95.0, 23.1, 45.0)]
+    theirs = [
+        LoopFigures(100.0, 20.0, 40.0),
+        LoopFigures(90.0, 22.0, 41.0),
+        LoopFigures(10.0, 99.0, 99.0),
+    ]
+    ours = [
+        LoopFigures(99.0, 21.0, 50.0),
+        LoopFigures(99.0, 23.0, 46.0),
+        LoopFigures(95.0, 23.1, 45.0),
+    ]
     throughput, p50, p99 = compare("closed", 4, theirs, ours)
     assert (throughput.difference, throughput.agrees) == (pytest.approx(0.1), True)
     assert (p50.difference, p50.agrees) == (pytest.approx(23 / 22 - 1, abs=1e-4), True)
     assert (p99.difference, p99.agrees) == (pytest.approx(46 / 41 - 1, abs=1e-4), False)
 
 
-def test_a_tool_that_fails_is_reported_with_its_words(tmp_path: Path) -> None:
+def test_a_tool_that_fails_is_reported_with_its_output(tmp_path: Path) -> None:
     binary = tmp_path / "perf_analyzer"
     binary.write_text("#!/bin/sh\necho no such model >&2\nexit 99\n")
     binary.chmod(0o755)

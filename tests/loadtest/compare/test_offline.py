@@ -14,7 +14,7 @@ from project import PROJECT, ExportedOffline, OfflineCheckpoint
 
 @pytest.mark.slow
 @pytest.mark.triton
-def test_report_holds_the_service_against_transformers(
+def test_report_compares_the_service_with_transformers(
     exported_offline: ExportedOffline, offline_checkpoint: OfflineCheckpoint, tmp_path: Path
 ) -> None:
     copy_as("clinic", exported_offline("ctc"), tmp_path)

@@ -17,7 +17,7 @@ from project import PROJECT, Exported
 def test_report_names_each_process_and_counts_every_chunk(
     exported: Exported, tmp_path: Path
 ) -> None:
-    """Of one recognizer, beside another one that nobody speaks to."""
+    """Report one recognizer, while another one on the server is idle."""
     copy_as("clinic_v2", exported(320), tmp_path)
     copy_as("hotel", exported(320), tmp_path)
     command = [sys.executable, "-m", "loadtest", "overhead", "--repository", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""The page shows what the result says: every figure, every level, and above all the verdict."""
+"""The page shows every figure and every level of the result, and above all the verdict."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_results import capacity_result, comparison, gpu_result, invalid_result, level
 from project import PROJECT
+from sample_results import capacity_result, comparison, gpu_result, invalid_result, level
 
-from loadtest.report import headline, render, shown_level
-from loadtest.result import Timeline
-from loadtest.svg import Chart, Marker, RuleLine, Series, draw, nice_ticks
+from loadtest.report.page import headline, render
+from loadtest.report.svg import Chart, Marker, RuleLine, Series, draw, nice_ticks
+from loadtest.result.document import Timeline
 
 
 def charts(page: str) -> list[ElementTree.Element]:
@@ -28,7 +28,7 @@ def shapes(chart: ElementTree.Element) -> list[str]:
     return [name.removeprefix("mark ") for name in groups if name.startswith("mark ")]
 
 
-def test_the_first_thing_said_is_the_answer_and_the_verdict() -> None:
+def test_the_header_has_the_result_and_the_verdict() -> None:
     page = render(capacity_result())
     assert "<h1>208 live streams, 104 per core</h1>" in page
     assert '<span class="badge">Pass</span>' in page
@@ -36,7 +36,7 @@ def test_the_first_thing_said_is_the_answer_and_the_verdict() -> None:
     assert "Why not more: p99 chunk latency 894 ms, allowed 560 ms, at 224 streams<" in page
 
 
-def test_a_gpu_answers_per_gpu() -> None:
+def test_a_gpu_result_counts_per_gpu() -> None:
     assert headline(gpu_result()) == "900 live streams, 900 per GPU"
     assert "GPU utilization against live streams" in render(gpu_result())
 
@@ -45,17 +45,17 @@ def test_an_invalid_run_claims_nothing() -> None:
     page = render(invalid_result())
     assert '<span class="badge">INVALID</span>' in page
     assert "<h1>The load generator was the limit</h1>" in page
-    assert "Nothing is known about the server." in page
+    assert "The run says nothing about the server." in page
     assert "per core" not in page
     page = render(replace(invalid_result(), streams=64, streams_per_core=32.0))
-    assert "The largest count that passed was 64; how many more" in page
+    assert "At most 64 streams passed; the capacity" in page
     assert "32 per core" not in page
 
 
-def test_a_failed_search_and_a_failed_level_say_so() -> None:
+def test_failed_searches_and_levels_are_marked() -> None:
     failed = [level(16, 900.0), level(8, 700.0)]
     search = replace(capacity_result(), verdict="fail", streams=0, levels=failed)
-    assert headline(search) == "No count of streams passed"
+    assert headline(search) == "No number of streams passed"
     page = render(replace(search, kind="level", levels=failed[:1], limit=failed[0].reasons[0]))
     assert '<span class="badge">Fail</span>' in page
     assert "<h1>16 live streams</h1>" in page
@@ -69,31 +69,31 @@ def test_every_level_is_a_mark_of_its_own_kind() -> None:
     assert sorted(shapes(chart)) == ["diamond", "dot", "dot"]
 
 
-def test_the_details_are_those_of_the_long_hold() -> None:
-    assert shown_level(capacity_result()).streams == 208
+def test_the_details_are_those_of_the_final_hold() -> None:
+    assert capacity_result().shown_level.streams == 208
     without = replace(capacity_result(), levels=capacity_result().levels[:-1])
-    assert shown_level(without).streams == 192
-    assert shown_level(invalid_result()).streams == 64
+    assert without.shown_level.streams == 192
+    assert invalid_result().shown_level.streams == 64
 
 
 def test_stages_and_conditions_are_there() -> None:
     page = render(capacity_result())
     for stage in capacity_result().levels[-1].stages:
         assert f"<td>{stage.model}</td>" in page
-    for said in ("10.4M parameters", "AMD EPYC", "triton 2.51.0", "2026-11-22T13:00:00Z"):
-        assert said in page
+    for text in ("10.4M parameters", "AMD EPYC", "triton 2.51.0", "2026-11-22T13:00:00Z"):
+        assert text in page
     assert "<code>python -m loadtest capacity --repository model_repository</code>" in page
 
 
 def test_the_comparison_is_shown_if_there_is_one() -> None:
-    assert "Beside others" not in render(capacity_result())
+    assert "Compared with others" not in render(capacity_result())
     page = render(replace(capacity_result(), baseline=comparison()))
-    assert "Beside others" in page
+    assert "Compared with others" in page
     assert "PocketSphinx 5.1.1, en-us" in page
     assert "58.1 %" in page
 
 
-def test_the_page_needs_nothing_else_and_stays_small() -> None:
+def test_the_page_is_self_contained_and_small() -> None:
     page = render(replace(capacity_result(), baseline=comparison()))
     assert not re.search(r"<script|<link|<img|\bsrc=|https?://", page)
     assert len(page) < 100_000
@@ -142,7 +142,7 @@ def test_what_is_not_a_result_is_refused(
     assert not (tmp_path / "run.html").exists()
 
 
-def test_nothing_held_is_nothing_to_show() -> None:
+def test_a_result_without_levels_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one level"):
         render(replace(capacity_result(), levels=[]))
 
@@ -160,7 +160,7 @@ def test_ticks_are_round(low: float, high: float, about: int, expected: list[flo
     assert nice_ticks(low, high, about) == expected
 
 
-def test_points_lie_where_their_values_say() -> None:
+def test_points_are_drawn_at_their_values() -> None:
     chart = Chart(
         title="t",
         x_label="x",

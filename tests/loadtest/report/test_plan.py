@@ -1,4 +1,4 @@
-"""Plans against arithmetic done by hand; what cannot be planned with is refused."""
+"""Plans match arithmetic done by hand; results without a capacity are refused."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_results import capacity_result, gpu_result, invalid_result, level
 from project import PROJECT
+from sample_results import capacity_result, gpu_result, invalid_result, level
 
-from loadtest.plan import Demand, NoPlan, make_plan, newest_result
+from loadtest.report.plan import Demand, NoPlan, make_plan, newest_result
 
 
 def demand(
@@ -66,32 +66,32 @@ def test_no_streams_have_no_cost_each() -> None:
     assert plan.streams_per_replica_at_peak is None
 
 
-def test_it_says_what_it_assumed() -> None:
-    said = " ".join(make_plan(gpu_result(), demand(5000, price=2.5)).assumptions)
+def test_the_plan_lists_its_assumptions() -> None:
+    text = " ".join(make_plan(gpu_result(), demand(5000, price=2.5)).assumptions)
     for assumption in (
         "5,000 is the peak",
-        "20% of what each GPU carried stays free",
+        "20% of what each GPU sustained stays free",
         "1 spare",
-        "n GPUs carry n times",
+        "n GPUs sustain n times",
         "demo, tensorrt fp32, 560 ms chunks",
         "one NVIDIA H100, in a host like the measured one (2 cores of AMD EPYC for 1 GPU)",
         "2.5 buys one GPU with its host for one hour",
         "the load generator ran on the server's own machine",
     ):
-        assert assumption in said
-    assert "short look" not in said
+        assert assumption in text
+    assert "short measurement" not in text
 
 
 def test_a_single_level_that_passed_is_a_lower_bound() -> None:
     result = replace(capacity_result(), kind="level", streams=64, levels=[level(64, 90, 10)])
     plan = make_plan(result, demand(64, headroom=0))
     assert plan.units_for_the_streams == 1
-    said = " ".join(plan.assumptions)
-    assert "one level that passed, not a search" in said
-    assert "no count was held for longer than 10 s" in said
+    text = " ".join(plan.assumptions)
+    assert "one level that passed, not a search" in text
+    assert "no level was held for longer than 10 s" in text
 
 
-def test_what_says_nothing_is_refused() -> None:
+def test_invalid_and_failed_results_are_refused() -> None:
     with pytest.raises(NoPlan, match="INVALID"):
         make_plan(invalid_result(), demand(100))
     failed = replace(capacity_result(), kind="level", verdict="fail", streams=0)
@@ -108,7 +108,7 @@ def test_a_remote_server_has_no_hardware_to_name() -> None:
 
 
 def test_a_headroom_that_leaves_nothing_is_refused() -> None:
-    with pytest.raises(NoPlan, match="leaves no whole stream of the 1 that one GPU carries"):
+    with pytest.raises(NoPlan, match="leaves no whole stream of the 1 that one GPU sustains"):
         make_plan(replace(gpu_result(), streams_per_gpu=1.0), demand(100))
     with pytest.raises(NoPlan, match="from 0 to below 1, got 1"):
         make_plan(gpu_result(), demand(100, headroom=1.0))

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_results import capacity_result, comparison, gpu_result, invalid_result
 from project import PROJECT
+from sample_results import capacity_result, comparison, gpu_result, invalid_result
 
-from loadtest.committed import RESULTS
-from loadtest.comparison import BaselineResult
-from loadtest.table import NOTHING_YET, tables, with_tables
+from loadtest.report.table import NOTHING_YET, tables, with_tables
+from loadtest.result.baseline import BaselineResult
+from loadtest.result.files import RESULTS
 
 
 def write_baseline(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The document of a capacity run survives the disk, and says what is wrong with another."""
+"""The document of a capacity run is read back as written; others are refused with a reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.result import (
+from loadtest.result.document import (
     SCHEMA,
     CapacityResult,
     Conditions,

@@ -1,4 +1,4 @@
-"""The harness finds the truth about services whose truth is known."""
+"""The load test finds the figures and faults of fake services."""
 
 from __future__ import annotations
 

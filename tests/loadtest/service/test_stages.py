@@ -1,8 +1,8 @@
-"""What is counted by model is counted for one recognizer alone."""
+"""Figures by model are those of one recognizer only."""
 
 from __future__ import annotations
 
-from loadtest.stages import by_stage
+from loadtest.service.stages import by_stage
 
 CPU_S = {
     "triton": 1.0,
