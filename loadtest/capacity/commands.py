@@ -110,7 +110,7 @@ def hold(
     output: Output = Path("build/level.json"),
     as_json: Json = False,
 ) -> None:
-    """Hold a number of live streams; the exit code tells if the server sustains them."""
+    """Hold a number of live streams; the exit code shows whether the server sustains them."""
     options = LoadOptions(
         model=model,
         speech=speech,

@@ -32,7 +32,7 @@ class Unsuitable(Exception):
 
 @dataclass(frozen=True)
 class MeasuredServer:
-    """The server under test, as it was before any load."""
+    """The server under test: what is known of it before the load."""
 
     info: earshot.ServerInfo
     comparer: TranscriptComparer

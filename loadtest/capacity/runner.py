@@ -142,7 +142,7 @@ def _worker(command: list[str], log: IO[str]) -> Generator[subprocess.Popen[str]
             yield process
         finally:
             try:
-                process.wait(5)  # it has been told to quit
+                process.wait(5)  # the master has sent the order to quit
             except subprocess.TimeoutExpired:
                 process.kill()
 

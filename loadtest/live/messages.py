@@ -44,7 +44,7 @@ DRAIN_S = 25.0
 
 
 class Worker:
-    """The live users of one process."""
+    """Runs the live users of one process, and reports their samples."""
 
     def __init__(
         self,

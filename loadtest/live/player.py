@@ -1,6 +1,6 @@
 """Plays scripts into the service as live streams: in real time, on an absolute clock.
 
-Open loop: chunk k of a stream is due at ``start + (k + 1) * chunk``, whether or not the answer to
+Open loop: chunk k of a stream is due at `start + (k + 1) * chunk`, whether or not the answer to
 chunk k - 1 has come. A chunk that has to wait for that answer is sent late, and the wait counts as
 its latency. When a script ends, the next stream begins where the last audio ended, with a fresh
 id: `n` players are `n` live streams at every moment, and streams end and begin all the time. The

@@ -3,7 +3,7 @@
 Locust keeps response times in rounded bins; here every chunk is kept as it was measured. A worker
 has one `SampleRecorder`; a few times a second it sends its samples to the `SampleCollector` of the
 process that holds the level, which may be on another machine. Clocks are not compared: each process
-counts from the moment when it was told to start.
+counts from the moment when it receives the order to start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CHUNK_FIELDS = 4  # user, due (s from the begin), latency (ms), lateness (ms, N
 
 @dataclass(frozen=True)
 class FinishedStream:
-    """The output for one stream that has ended."""
+    """Output for one stream that has ended."""
 
     script: int
     chunks: int
@@ -44,7 +44,7 @@ class FinishedStream:
 
 @dataclass(frozen=True)
 class Window:
-    """The time to record: from `warm_up_s` after the order to start, for `hold_s`."""
+    """Time to record: from `warm_up_s` after the order to start, for `hold_s`."""
 
     level: int
     warm_up_s: float

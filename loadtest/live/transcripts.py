@@ -33,7 +33,7 @@ ALLOWED_TOKENS = 2
 
 @dataclass(frozen=True)
 class Reference:
-    """The output for a script on one stream alone, after each of its chunks, then at its end."""
+    """Output for a script on one stream alone, after each of its chunks, then at its end."""
 
     tokens: list[tuple[int, ...]]
     texts: list[str]

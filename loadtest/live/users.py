@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 
 class LiveUser(User):
-    """A Locust user that is one live stream while the coordinator wants streams."""
+    """A Locust user: one live stream at every moment between the messages START and STOP."""
 
     wait_time = constant(0)
     workers: ClassVar[dict[Environment, Worker]] = {}
-    """The worker of each environment, registered before its users come."""
+    """Worker of each environment, registered before its users are spawned."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)

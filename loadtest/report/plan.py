@@ -24,12 +24,12 @@ LONG_HOLD_S = 60.0
 
 
 class NoPlan(Exception):
-    """The result has no capacity to plan with, or the demand leaves none of it."""
+    """No plan is possible: the result has no capacity, or the headroom leaves none of it."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """The streams to serve, and the reserve."""
+    """Streams to serve, and reserves to keep."""
 
     streams: int
     """Streams that are live at the same time, at the peak."""
@@ -43,7 +43,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class CapacityPlan:
-    """The units that a demand takes, of the hardware of one result."""
+    """Units for a demand, each like the hardware of one result."""
 
     unit: str
     """`GPU` or `machine`."""
@@ -161,8 +161,8 @@ def _measured(result: CapacityResult) -> tuple[str, float]:
 def _assumptions(result: CapacityResult, demand: Demand, unit: str, spare: int) -> list[str]:
     conditions = result.conditions
     assumed = [
-        f"{demand.streams:,} is the peak of streams live at the same time, all of them speaking "
-        "without a pause; nothing is added for a higher peak",
+        f"{demand.streams:,} is the peak of streams live at the same time, all of them with audio "
+        "at every moment; nothing is added for a higher peak",
         f"{demand.headroom:.0%} of what each {unit} sustained stays free, for peaks and imbalance",
         f"{spare} spare: this many {unit}s may fail at the peak",
         f"n {unit}s sustain n times what one sustains: one server on each, streams spread evenly "

@@ -39,7 +39,7 @@ class RecognizerFigures:
     streams_per_core: float | None
     """`None` if the CPU time of the server cannot be seen."""
     streams_per_core_is: str
-    """How that was measured, in words."""
+    """Description of that measurement."""
 
 
 @dataclass(frozen=True)

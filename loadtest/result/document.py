@@ -158,7 +158,7 @@ class CapacityResult:
     kind: Literal["capacity", "level"]
     verdict: Verdict
     streams: int
-    """The answer; 0 if no count passed."""
+    """The capacity, or the streams of the level; 0 if none passed."""
     streams_per_gpu: float | None
     streams_per_core: float | None
     """Without a GPU: streams per core that the server may use. A load generator on the same machine

@@ -38,7 +38,7 @@ _grpc: Any = grpc
 
 @dataclass(frozen=True)
 class Truth:
-    """The exact figures of a fake service."""
+    """Exact figures of a fake service."""
 
     chunk_ms: int = 160
     service_ms: float = 0.0
@@ -60,7 +60,7 @@ class Truth:
 
 
 class FakeRecognizer:
-    """The simulated processor, and the text."""
+    """Answers requests as a recognizer with one simulated processor."""
 
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
