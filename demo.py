@@ -22,13 +22,13 @@ from loadtest.audio.word_errors import count_errors, total
 from loadtest.capacity.display import Display
 from loadtest.capacity.measure import measuring
 from loadtest.capacity.runner import LoadRunnerFailed
-from loadtest.capacity.search import search
+from loadtest.capacity.search import SearchOptions, search
 from loadtest.options import RECORDINGS, LoadOptions
 from loadtest.result.document import Level
 from loadtest.service.server import ServerEnded, ServerProcess, serving
 
 HOLD_S = 5.0
-RESOLUTION = 0.15
+SEARCH = SearchOptions(resolution=0.15, long=False)
 """For a first impression: `make capacity` searches more closely, and holds levels for longer."""
 _console = Console()
 
@@ -80,7 +80,7 @@ def _print_transcripts(
 def _print_capacity(server: ServerProcess, info: earshot.ServerInfo) -> None:
     options = LoadOptions(url=server.url, metrics_url=server.metrics_url, hold_s=HOLD_S)
     with measuring(options, Display(_console, _print_level)) as measurement:
-        found = search(measurement.hold, info.max_streams, resolution=RESOLUTION, long=False)
+        found = search(measurement.hold, info.max_streams, SEARCH)
     best = [level for level in found.levels if level.streams == found.streams]
     if not best:
         _console.print("this machine does not sustain the first level of live streams")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from loadtest.capacity.search import FIRST_STREAMS, RESOLUTION, SearchResult, search
+from loadtest.capacity.search import SearchOptions, SearchResult, search
 from loadtest.options import (
     DEFAULT_REPOSITORY,
     RECORDINGS,
@@ -54,15 +54,21 @@ def capacity(
         typer.Option(min=1, help="Most streams to try. Default: as many as the server has slots."),
     ] = None,
     first_streams: Annotated[
-        int, typer.Option(min=1, help="Streams to begin with; then twice or half as many.")
-    ] = FIRST_STREAMS,
+        int, typer.Option(min=1, help="Live streams of the first level.")
+    ] = SearchOptions.first_streams,
     resolution: Annotated[
         float, typer.Option(min=0.01, max=1, help="Relative gap at which the search ends.")
-    ] = RESOLUTION,
-    hold_s: HoldS = 60.0,
+    ] = SearchOptions.resolution,
+    growth: Annotated[
+        float, typer.Option(min=1.05, max=4, help="Factor between levels until one fails.")
+    ] = SearchOptions.growth,
+    short_hold_s: Annotated[
+        float, typer.Option(min=1, help="Length of the other holds, in seconds.")
+    ] = LoadOptions.short_hold_s,
+    hold_s: HoldS = LoadOptions.hold_s,
     p99_ms: P99Ms = None,
-    processes: Processes = 1,
-    workers: Workers = 0,
+    processes: Processes = LoadOptions.processes,
+    workers: Workers = LoadOptions.workers,
     master_port: MasterPort = None,
     speech: Speech = RECORDINGS,
     baseline: Annotated[
@@ -80,13 +86,14 @@ def capacity(
         workers=workers,
         master_port=master_port,
         hold_s=hold_s,
+        short_hold_s=short_hold_s,
         p99_ms=p99_ms,
     )
     if baseline:
         _require_baseline(options)
     with _measuring(_with_server(options, url, repository, metrics_url)) as measurement:
         most = min(max_streams or sys.maxsize, measurement.info.max_streams)
-        found = search(measurement.hold, most, first_streams, resolution)
+        found = search(measurement.hold, most, SearchOptions(first_streams, growth, resolution))
         result = measurement.result(found, "capacity", _limit(found, most))
         if baseline:
             from loadtest.compare.comparison import with_baseline
@@ -101,10 +108,10 @@ def hold(
     repository: Repository = DEFAULT_REPOSITORY,
     metrics_url: MetricsUrl = None,
     model: Model = None,
-    hold_s: HoldS = 60.0,
+    hold_s: HoldS = LoadOptions.hold_s,
     p99_ms: P99Ms = None,
-    processes: Processes = 1,
-    workers: Workers = 0,
+    processes: Processes = LoadOptions.processes,
+    workers: Workers = LoadOptions.workers,
     master_port: MasterPort = None,
     speech: Speech = RECORDINGS,
     output: Output = Path("build/level.json"),

@@ -92,8 +92,8 @@ def _versions(info: ServerInfo, local: bool) -> dict[str, str]:
     versions = {server: server_version, "python": platform.python_version()}
     # The packages installed here tell nothing about a server elsewhere.
     packages = {"earshot": "earshot-client", "locust": "locust"}
-    if local and info.runtime == "onnxruntime":
-        packages["onnxruntime"] = "onnxruntime"
+    if local and info.runtime in ("onnxruntime", "torch"):
+        packages[info.runtime] = info.runtime
     for name, package in packages.items():
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(package)

@@ -1,23 +1,34 @@
-"""Search for the capacity: double until a level fails, halve the gap, then hold the result long.
+"""Search for the capacity: grow until a level fails, halve the gap, then hold the result long.
 
-If the server does not even sustain the first level, the search halves downwards. A level in which
-the load generator was late says nothing about the server: it is held once more, and if the
+If the server does not even sustain the first level, the search shrinks by the same factor. A level
+in which the load generator was late says nothing about the server: it is held once more, and if the
 generator is late again the search goes no higher and its verdict is `invalid`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from loadtest.result.document import Level, Verdict
 
-FIRST_STREAMS = 16
-RESOLUTION = 0.05
-"""The search stops when the gap between pass and fail is this share of the streams that pass."""
-
 Hold = Callable[[int, bool], Level]
 """Takes the number of streams, and `True` for the final, long hold."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Levels that a search tries."""
+
+    first_streams: int = 16
+    growth: float = 2.0
+    """Factor between levels until one passes and one fails. A small factor does not overload a
+    server whose capacity is roughly known."""
+    resolution: float = 0.05
+    """Gap between pass and fail at which to stop, as a share of the streams that pass."""
+    long: bool = True
+    """Hold the result once more, long, and step down until that passes."""
 
 
 @dataclass
@@ -38,35 +49,21 @@ class SearchResult:
         return "pass" if self.streams else "fail"
 
 
-def search(
-    hold: Hold,
-    max_streams: int,
-    first: int = FIRST_STREAMS,
-    resolution: float = RESOLUTION,
-    long: bool = True,
-) -> SearchResult:
-    """Find the largest number of streams up to `max_streams` that passes, within `resolution`.
-
-    Args:
-        hold: Holds a level.
-        max_streams: Largest number to try.
-        first: Number of streams to begin with.
-        resolution: Gap at which to stop, as a share of the streams that pass.
-        long: Hold the result once more, long, and step down until that passes.
-    """
+def search(hold: Hold, max_streams: int, options: SearchOptions) -> SearchResult:
+    """Find the largest number of streams up to `max_streams` that passes."""
     found = SearchResult()
-    streams = min(first, max_streams)
+    streams = min(options.first_streams, max_streams)
     while streams:
         level = _hold_validly(hold, streams, False, found)
         _record(level, found)
-        streams = _next(found, streams, max_streams, resolution)
-    while long and found.streams:
+        streams = _next(found, streams, max_streams, options)
+    while options.long and found.streams:
         candidate = found.streams
         level = _hold_validly(hold, candidate, True, found)
         if level.verdict == "pass":
             break
         found.limit = level
-        found.streams = candidate - max(1, round(resolution * candidate))
+        found.streams = candidate - max(1, round(options.resolution * candidate))
     return found
 
 
@@ -87,13 +84,14 @@ def _record(level: Level, found: SearchResult) -> None:
         found.limit = level
 
 
-def _next(found: SearchResult, streams: int, max_streams: int, resolution: float) -> int:
+def _next(found: SearchResult, streams: int, max_streams: int, options: SearchOptions) -> int:
     """Return the number of streams to hold next; 0 if the gap is small enough."""
     if found.limit is None:
-        return 0 if streams == max_streams else min(2 * streams, max_streams)
+        grown = math.ceil(options.growth * streams)
+        return 0 if streams == max_streams else min(grown, max_streams)
     if not found.streams:
-        return found.limit.streams // 2
+        return int(found.limit.streams / options.growth)
     gap = found.limit.streams - found.streams
-    if gap <= max(1, resolution * found.streams):
+    if gap <= max(1, options.resolution * found.streams):
         return 0
     return found.streams + gap // 2

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.capacity.search import SearchOptions, SearchResult, search
 from loadtest.options import RECORDINGS, Json, LoadOptions
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 TOLERANCE = 0.05
 ATTEMPTS = 3
 """On a busy machine the load generator is late; then the measurement is repeated."""
-RESOLUTION = 0.05
+SEARCH = SearchOptions(first_streams=32, long=False)
+MAX_STREAMS = 48
 OPTIONS = LoadOptions(hold_s=3.0, warm_up_s=1.5, min_stream_s=4.0)
 STALLING_LOCUSTFILE = Path(__file__).with_name("stalling_locustfile.py")
 
@@ -65,7 +67,6 @@ def selftest(
 
 def check_capacity_and_latency() -> list[Check]:
     """Check that a search finds the capacity of a service, and a small level its latency."""
-    from loadtest.capacity.search import SearchResult, search
     from loadtest.selftest.fake_service import Truth
 
     truth = Truth(chunk_ms=320, service_ms=8.0, latency_ms=150.0)
@@ -75,13 +76,7 @@ def check_capacity_and_latency() -> list[Check]:
         small = _hold_validly(measurement, streams=4)
         found = SearchResult()
         for _ in range(ATTEMPTS):
-            found = search(
-                measurement.hold,
-                max_streams=48,
-                first=32,
-                resolution=RESOLUTION,
-                long=False,
-            )
+            found = search(measurement.hold, MAX_STREAMS, SEARCH)
             if found.verdict != "invalid":
                 break
     return [

@@ -14,11 +14,12 @@ from typing import Annotated
 
 import typer
 
+from loadtest.capacity.search import SearchOptions, search
 from loadtest.options import LoadOptions, Output, console
 
 HOLD_S = 10.0
 MAX_STREAMS = 4000
-FIRST_STREAMS = 250
+SEARCH = SearchOptions(first_streams=250)
 
 
 def generator(
@@ -29,7 +30,6 @@ def generator(
     import loadtest.live.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
     from loadtest.capacity.display import Display
     from loadtest.capacity.measure import measuring
-    from loadtest.capacity.search import search
     from loadtest.selftest.fake_service import Truth, fake_service
 
     core, *others = sorted(os.sched_getaffinity(0))
@@ -42,7 +42,7 @@ def generator(
         measuring(LoadOptions(url=url, hold_s=HOLD_S), Display()) as measurement,
     ):
         measurement.pin_workers(core)
-        found = search(measurement.hold, MAX_STREAMS, FIRST_STREAMS)
+        found = search(measurement.hold, MAX_STREAMS, SEARCH)
         limit = found.limit.reasons[0] if found.limit else "more streams were not tried"
         result = measurement.result(found, "level", limit)
     replace(result, streams_per_core=float(found.streams)).write(output)

@@ -46,6 +46,7 @@ def _plan(
         instances=1,
         max_batch=64,
         processes=1,
+        short_hold_s=5,
         hold_s=5,
         long_hold_s=300,
         first_streams=None,
