@@ -24,7 +24,10 @@ MIN_STREAM_S = 20.0
 Url = Annotated[
     str | None, typer.Option(help="Server, host:port. Default: start one on --repository.")
 ]
-Repository = Annotated[Path, typer.Option(help="Exported models, served for the run.")]
+Repository = Annotated[Path, typer.Option(help="Exported models to serve for the run.")]
+RepositoryWithoutUrl = Annotated[
+    Path, typer.Option(help="Exported models to serve if there is no --url.")
+]
 MetricsUrl = Annotated[
     str | None, typer.Option(help="Triton's metrics. Default: port 8002 of the server's host.")
 ]

@@ -28,7 +28,7 @@ from loadtest.options import (
     Output,
     P99Ms,
     Processes,
-    Repository,
+    RepositoryWithoutUrl,
     Speech,
     Url,
     Workers,
@@ -46,7 +46,7 @@ EXIT_CODES = (
 
 def capacity(
     url: Url = None,
-    repository: Repository = DEFAULT_REPOSITORY,
+    repository: RepositoryWithoutUrl = DEFAULT_REPOSITORY,
     metrics_url: MetricsUrl = None,
     model: Model = None,
     max_streams: Annotated[
@@ -105,7 +105,7 @@ def capacity(
 def hold(
     streams: Annotated[int, typer.Option(min=1, help="Live streams to hold.")],
     url: Url = None,
-    repository: Repository = DEFAULT_REPOSITORY,
+    repository: RepositoryWithoutUrl = DEFAULT_REPOSITORY,
     metrics_url: MetricsUrl = None,
     model: Model = None,
     hold_s: HoldS = LoadOptions.hold_s,

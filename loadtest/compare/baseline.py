@@ -21,14 +21,14 @@ from loadtest.options import (
     Json,
     LoadOptions,
     Model,
-    Repository,
+    RepositoryWithoutUrl,
     exiting_on,
 )
 from loadtest.result.baseline import ALL_SETS, BaselineResult, RecognizerComparison
 
 
 def main(
-    repository: Repository = DEFAULT_REPOSITORY,
+    repository: RepositoryWithoutUrl = DEFAULT_REPOSITORY,
     url: Annotated[
         str | None,
         typer.Option(help="A running server to use instead; its CPU time cannot be seen."),
