@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio
 from loadtest.audio.scripts import loop_from
@@ -48,6 +48,16 @@ class SaturatedRun:
         return self.info.chunk_ms / self.total_ms
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """Counters of the server at one time."""
+
+    chunks: int
+    cpu_s: dict[str, float]
+    requests: dict[str, float]
+    batches: dict[str, float]
+
+
 async def saturate(
     server: ServerProcess,
     speech: Audio,
@@ -68,9 +78,8 @@ async def saturate(
         StreamsFailed: A stream failed.
         earshot.EarshotError: The server cannot be reached, or has no such model.
     """
-    from earshot import (
-        connect_async,
-    )  # asyncio's client does not run in a process that gevent has patched
+    # asyncio's client does not run in a process that gevent has patched.
+    from earshot import connect_async
 
     async with connect_async(server.url, model=model) as client:
         counts, name = [0], client.info.name
@@ -86,22 +95,7 @@ async def saturate(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        chunks = after["chunks"] - before["chunks"]
-        return SaturatedRun(
-            info=client.info,
-            chunks=chunks,
-            seconds=took_s,
-            cpu_ms_per_chunk={
-                name: 1000 * (used - before["cpu_s"].get(name, 0.0)) / chunks
-                for name, used in after["cpu_s"].items()
-            },
-            mean_batch={
-                name: (after["done"][name] - before["done"][name])
-                / max(1, after["runs"][name] - before["runs"][name])
-                for name in (*STAGES, *FUSED)
-                if name in before["done"]
-            },
-        )
+        return _run_between(before, after, took_s, client.info)
 
 
 def _require_all_running(tasks: list[asyncio.Task[None]]) -> None:
@@ -111,13 +105,34 @@ def _require_all_running(tasks: list[asyncio.Task[None]]) -> None:
         raise StreamsFailed(f"{len(failed)} of {len(tasks)} streams failed: {failed[0]}")
 
 
-def _snapshot(server: ServerProcess, name: str, counts: list[int]) -> dict[str, Any]:
-    return {
-        "chunks": counts[0],
-        "cpu_s": by_stage(server.cpu_s(), name),
-        "done": by_stage(server.counter("nv_inference_count"), name),
-        "runs": by_stage(server.counter("nv_inference_exec_count"), name),
-    }
+def _snapshot(server: ServerProcess, name: str, counts: list[int]) -> _Snapshot:
+    return _Snapshot(
+        chunks=counts[0],
+        cpu_s=by_stage(server.cpu_s(), name),
+        requests=by_stage(server.counter("nv_inference_count"), name),
+        batches=by_stage(server.counter("nv_inference_exec_count"), name),
+    )
+
+
+def _run_between(
+    before: _Snapshot, after: _Snapshot, seconds: float, info: ServerInfo
+) -> SaturatedRun:
+    chunks = after.chunks - before.chunks
+    return SaturatedRun(
+        info=info,
+        chunks=chunks,
+        seconds=seconds,
+        cpu_ms_per_chunk={
+            name: 1000 * (used - before.cpu_s.get(name, 0.0)) / chunks
+            for name, used in after.cpu_s.items()
+        },
+        mean_batch={
+            name: (after.requests[name] - before.requests[name])
+            / max(1, after.batches[name] - before.batches[name])
+            for name in (*STAGES, *FUSED)
+            if name in before.requests
+        },
+    )
 
 
 async def _send_without_pause(
