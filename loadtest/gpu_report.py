@@ -32,9 +32,10 @@ import typer
 from rich.console import Console
 
 from loadtest.gpu_summary import write_summary
-from loadtest.machine import cpu_model, usable_cores
-from loadtest.report import render
-from loadtest.result import CapacityResult
+from loadtest.options import RECORDINGS
+from loadtest.report.page import render
+from loadtest.result.document import CapacityResult
+from loadtest.result.machine import cpu_model, usable_cores
 
 TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 7500}
 """Streams that are wanted of the 0.6B model, by chunk: where its search begins."""
@@ -170,8 +171,6 @@ def gpu_report(
 
     Exit codes: 0 all done, 1 a step failed, 3 the budget is used up: call again.
     """
-    from loadtest.speech import RECORDINGS
-
     plan = Plan(
         sizes=sizes.split(","),
         chunks_ms=[int(chunk) for chunk in chunks_ms.split(",")],

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_results import gpu_result, level
+from sample_results import gpu_result, level
 from typer.testing import CliRunner
 
 from export import random_model
