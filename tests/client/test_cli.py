@@ -153,7 +153,7 @@ def test_whatever_befalls_one_file_the_others_go_on(
             raise RuntimeError("of all things")
         return open_audio(path)
 
-    monkeypatch.setattr("earshot._batch.open_audio", open_or_fail)
+    monkeypatch.setattr("earshot._cli.batch.open_audio", open_or_fail)
     bad = tmp_path / "bad.wav"
     result = earshot("transcribe", bad, speech, url=server.url)
     assert result.exit_code == 1

@@ -6,7 +6,7 @@ import itertools
 import re
 
 from earshot import Word
-from earshot._subtitles import (
+from earshot._cli.subtitles import (
     LINE_CHARACTERS,
     LINES,
     LONGEST_CUE_MS,

@@ -18,12 +18,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ._aio import AsyncClient
-from ._errors import EarshotError
-from ._files import AudioFile, display_name, open_audio
-from ._recognition import PIECES_AT_ONCE
-from ._server_info import OfflineInfo, ServerInfo
-from ._transcript import Transcript
+from .._aio import AsyncClient
+from .._errors import EarshotError
+from .._files import AudioFile, display_name, open_audio
+from .._recognition import PIECES_AT_ONCE
+from .._server_info import OfflineInfo, ServerInfo
+from .._transcript import Transcript
 
 
 @dataclass(frozen=True)

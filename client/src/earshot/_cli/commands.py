@@ -16,10 +16,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ._aio import connect_async
-from ._batch import Batch, FileResult
-from ._cli_models import models
-from ._cli_options import (
+from .._aio import connect_async
+from .._files import display_name
+from .._handshake import UNNAMED, Served
+from .._sync import connect
+from .batch import Batch, FileResult
+from .microphone import Microphone, open_microphone
+from .models import models
+from .options import (
     DEFAULT_URL,
     Model,
     RootCertificates,
@@ -29,11 +33,7 @@ from ._cli_options import (
     read_bytes,
     stderr,
 )
-from ._files import display_name
-from ._handshake import UNNAMED, Served
-from ._microphone import Microphone, open_microphone
-from ._output import Format, Writer, report
-from ._sync import connect
+from .output import Format, Writer, report
 
 app = typer.Typer(
     help="Transcribe audio with an Earshot server.",

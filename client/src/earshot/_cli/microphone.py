@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ._errors import InvalidAudio
+from .._errors import InvalidAudio
 
 
 class Microphone:

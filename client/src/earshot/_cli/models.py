@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ._cli_options import DEFAULT_URL, RootCertificates, Url, exiting_on_errors, read_bytes, stderr
-from ._handshake import UNNAMED
-from ._repository import ModelStatus, Repository
-from ._sync import open_repository
+from .._handshake import UNNAMED
+from .._repository import ModelStatus, Repository
+from .._sync import open_repository
+from .options import DEFAULT_URL, RootCertificates, Url, exiting_on_errors, read_bytes, stderr
 
 models = typer.Typer(
     name="models",

@@ -10,8 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from ._errors import ConnectionFailed, EarshotError, UnsupportedServer
-from ._grpc import read_address
+from .._errors import ConnectionFailed, EarshotError, UnsupportedServer
+from .._grpc import read_address
 
 stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 

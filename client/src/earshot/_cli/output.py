@@ -7,10 +7,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ._files import display_name
-from ._server_info import OfflineInfo, ServerInfo
-from ._subtitles import srt, vtt
-from ._transcript import Transcript
+from .._files import display_name
+from .._server_info import OfflineInfo, ServerInfo
+from .._transcript import Transcript
+from .subtitles import srt, vtt
 
 
 class Format(str, Enum):  # noqa: UP042 (Python 3.10 has no StrEnum)

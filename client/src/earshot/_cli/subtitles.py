@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ._transcript import Word
+from .._transcript import Word
 
 LINE_CHARACTERS = 42
 LINES = 2
