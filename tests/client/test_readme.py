@@ -20,7 +20,7 @@ from tests.client.stand_in import PARAMETERS, RATE_HZ, StandIn, noise
 
 README = Path(__file__).parents[2] / "client" / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-FILES = [example for example in EXAMPLES if "recognize" in example]
+FILES = [example for example in EXAMPLES if "client.transcribe(" in example]
 CHOICES = [example for example in EXAMPLES if "model=" in example]
 LIVE = [example for example in EXAMPLES if example not in FILES + CHOICES]
 

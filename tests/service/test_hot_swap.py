@@ -160,7 +160,7 @@ async def _send_files(
         try:
             await client.refresh()
             generation = client.info.name
-            transcript = await client.recognize(utterances[index], sample_rate_hz=SAMPLE_RATE_HZ)
+            transcript = await client.transcribe(utterances[index], sample_rate_hz=SAMPLE_RATE_HZ)
         except Exception as error:
             traffic.add(error)
             return

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import warnings
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
-from os import PathLike
 from types import TracebackType
 from typing import Any
 
@@ -16,15 +16,22 @@ import grpc
 import grpc.aio
 
 from ._failures import connect_error
-from ._files import open_audio
 from ._grpc import Address, make_stub, read_address
-from ._handshake import Handshake, Question, Served, handshake
+from ._handshake import (
+    Handshake,
+    Question,
+    Served,
+    handshake,
+    ready_request,
+    require_offline,
+    require_streaming,
+)
 from ._pcm import Pcm
-from ._recognition import PIECES_AT_ONCE, Recognition
-from ._recognize_aio import recognize
+from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
+from ._recognize_aio import recognize_pieces
 from ._server_info import OfflineInfo, ServerInfo
 from ._session import Call, Session
-from ._source import AudioSource, Progress, open_source
+from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -73,7 +80,7 @@ class AsyncClient:
     @property
     def info(self) -> ServerInfo:
         """The streaming recognizer; raises UnsupportedServer if the server has none."""
-        return self.served.need_streaming()
+        return require_streaming(self.served)
 
     @property
     def offline(self) -> OfflineInfo | None:
@@ -102,46 +109,63 @@ class AsyncClient:
             async for result in stream.send_all(pieces):
                 yield result
 
-    async def transcribe(self, path: str | PathLike[str]) -> Transcript:
-        """Streams an audio file; see `Client.transcribe`."""
-        with open_audio(path) as audio:
-            async with self.stream(
-                sample_rate_hz=audio.sample_rate_hz, channels=audio.channels
-            ) as stream:
-                for block in audio.blocks():
-                    await stream.send(block)
-                return await stream.finish()
+    async def transcribe(
+        self,
+        audio: Audio,
+        *,
+        sample_rate_hz: float | None = None,
+        channels: int = 1,
+        streaming: bool = False,
+        at_once: int = PIECES_AT_ONCE,
+        on_progress: Progress = ignore_progress,
+    ) -> Transcript:
+        """Transcribe a whole file, or samples in memory; arguments as for `Client.transcribe`.
+
+        `on_progress` is called in this event loop.
+        """
+        recognizer = self.served.for_files(streaming)
+        with open_source(audio, sample_rate_hz, channels) as source:
+            if isinstance(recognizer, ServerInfo):
+                return await self._stream_whole(source, on_progress)
+            recognition = Recognition(
+                recognizer, self._line.timeouts, source.sample_rate_hz, source.channels, at_once
+            )
+            return await recognize_pieces(self._line.stub, recognition, source, on_progress)
 
     async def recognize(
         self,
-        audio: str | PathLike[str] | Pcm,
+        audio: Audio,
         *,
         sample_rate_hz: float | None = None,
         channels: int = 1,
         at_once: int = PIECES_AT_ONCE,
-        on_progress: Progress = lambda done_s: None,
+        on_progress: Progress = ignore_progress,
     ) -> Transcript:
-        """Recognizes a whole file, or samples in memory; see `Client.recognize`.
+        """Transcribe with the offline recognizer. Deprecated: call `transcribe`."""
+        warnings.warn(RECOGNIZE_DEPRECATED, DeprecationWarning, stacklevel=2)
+        require_offline(self.served)
+        return await self.transcribe(
+            audio,
+            sample_rate_hz=sample_rate_hz,
+            channels=channels,
+            at_once=at_once,
+            on_progress=on_progress,
+        )
 
-        `on_progress` is called in this event loop.
-        """
-        with open_source(audio, sample_rate_hz, channels) as source:
-            return await self.recognize_source(source, at_once, on_progress)
-
-    async def recognize_source(
-        self, source: AudioSource, at_once: int, on_progress: Progress
-    ) -> Transcript:
-        """The same for audio that is open already."""
-        info = self.served.need_offline()
-        timeouts = self._line.timeouts
-        recognition = Recognition(info, timeouts, source.sample_rate_hz, source.channels, at_once)
-        return await recognize(self._line.stub, recognition, source, on_progress)
+    async def _stream_whole(self, source: AudioSource, on_progress: Progress) -> Transcript:
+        """Stream all of `source` as fast as the server answers."""
+        session = Session(self.info, self._line.timeouts, source.sample_rate_hz, source.channels)
+        async with AsyncStream(session, self._line) as stream:
+            for block in source.blocks():
+                await stream.send(block)
+                on_progress(session.duration_s)
+            return await stream.finish()
 
     async def is_ready(self) -> bool:
         """Whether the recognizer serves now; raises ConnectionFailed if nothing answers."""
         connect_s = self._line.timeouts.connect_s
         try:
-            answer = await self._line.stub.ModelReady(self.served.ready_request, timeout=connect_s)
+            answer = await self._line.stub.ModelReady(ready_request(self.served), timeout=connect_s)
         except grpc.RpcError as error:
             raise connect_error(error, self._target, connect_s) from error
         return answer.ready

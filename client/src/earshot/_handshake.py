@@ -49,39 +49,53 @@ class Question:
 
 @dataclass(frozen=True)
 class Served:
-    """The recognizer that a client talks to; at least one of the two is there."""
+    """The recognizers that a client uses; a server has at least one of the two."""
 
     streaming: ServerInfo | None
     offline: OfflineInfo | None
 
-    def need_streaming(self) -> ServerInfo:
-        """Raises UnsupportedServer if there is none."""
-        if self.streaming is None:
-            raise self._missing(STREAMING, "send whole files with `recognize`")
-        return self.streaming
+    def for_files(self, streaming: bool = False) -> ServerInfo | OfflineInfo:
+        """Return the recognizer of whole files: offline if there is one, else streaming.
 
-    def need_offline(self) -> OfflineInfo:
-        """Raises UnsupportedServer if there is none."""
-        if self.offline is None:
-            raise self._missing(OFFLINE, "stream files with `transcribe` (--streaming)")
+        Args:
+            streaming: Return the streaming recognizer even if there is an offline one.
+
+        Raises:
+            UnsupportedServer: `streaming` is true, and there is no streaming recognizer.
+        """
+        if streaming or self.offline is None:
+            return require_streaming(self)
         return self.offline
 
-    def _missing(self, role: str, advice: str) -> UnsupportedServer:
-        info = self._either
-        return UnsupportedServer(
-            f"{info.url} has no model {served_name(info.name, role)}: {advice}"
-        )
 
-    @property
-    def _either(self) -> ServerInfo | OfflineInfo:
-        info = self.streaming or self.offline
-        assert info is not None
-        return info
+def require_streaming(served: Served) -> ServerInfo:
+    """Return the streaming recognizer; raise UnsupportedServer if there is none."""
+    if served.streaming is None:
+        raise _missing(served, STREAMING, "send whole files with `transcribe`, without streaming")
+    return served.streaming
 
-    @property
-    def ready_request(self) -> Any:
-        """Asks whether it serves now."""
-        return _pb.ModelReadyRequest(name=self._either.ensemble)
+
+def require_offline(served: Served) -> OfflineInfo:
+    """Return the offline recognizer; raise UnsupportedServer if there is none."""
+    if served.offline is None:
+        raise _missing(served, OFFLINE, "stream files with `transcribe`")
+    return served.offline
+
+
+def ready_request(served: Served) -> Any:
+    """Return the request that asks whether a recognizer serves now."""
+    return _pb.ModelReadyRequest(name=_either(served).ensemble)
+
+
+def _missing(served: Served, role: str, advice: str) -> UnsupportedServer:
+    info = _either(served)
+    return UnsupportedServer(f"{info.url} has no model {served_name(info.name, role)}: {advice}")
+
+
+def _either(served: Served) -> ServerInfo | OfflineInfo:
+    info = served.streaming or served.offline
+    assert info is not None
+    return info
 
 
 Handshake: TypeAlias = Generator[list[Question], Sequence[Any], Served]

@@ -28,6 +28,7 @@ TRIES = 4
 """Of each piece, the first included."""
 FIRST_DELAY_S = 0.5
 """Before the second try; each further one waits twice as long."""
+RECOGNIZE_DEPRECATED = "recognize is deprecated and will be removed in 0.3: call transcribe"
 
 
 @dataclass

@@ -12,10 +12,10 @@ from ._source import AudioSource, Progress
 from ._transcript import Transcript
 
 
-async def recognize(
+async def recognize_pieces(
     stub: Any, recognition: Recognition, source: AudioSource, on_progress: Progress
 ) -> Transcript:
-    """Reads `source` no faster than the server answers; see `Client.recognize`."""
+    """Recognize the pieces of `source`, which is read no faster than the server answers."""
     sender = _Sender(stub, recognition, on_progress)
     with recognition.keeping_text():
         try:

@@ -14,10 +14,10 @@ from ._source import AudioSource, Progress
 from ._transcript import Transcript
 
 
-def recognize(
+def recognize_pieces(
     stub: Any, recognition: Recognition, source: AudioSource, on_progress: Progress
 ) -> Transcript:
-    """Reads `source` no faster than the server answers; see `Client.recognize`."""
+    """Recognize the pieces of `source`, which is read no faster than the server answers."""
     with recognition.keeping_text(), _Sender(stub, recognition, on_progress) as sender:
         for block in source.blocks():
             for call in recognition.push(block):

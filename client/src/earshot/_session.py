@@ -121,9 +121,14 @@ class Session:
         return self._writer.write_end()
 
     @property
+    def duration_s(self) -> float:
+        """The length of the audio that the stream has taken so far."""
+        return self._reader.duration_s
+
+    @property
     def transcript(self) -> Transcript:
         """All that has been recognized so far."""
-        return self._assembler.transcript(self._reader.duration_s)
+        return self._assembler.transcript(self.duration_s)
 
     def _calls(self, chunks: Iterable[Chunk]) -> Iterator[Call]:
         for chunk in chunks:

@@ -8,27 +8,34 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent import futures
-from os import PathLike
 from types import TracebackType
 from typing import Any
 
 import grpc
 
 from ._failures import connect_error
-from ._files import open_audio
 from ._grpc import Address, make_stub, read_address
-from ._handshake import Handshake, Question, Served, handshake
+from ._handshake import (
+    Handshake,
+    Question,
+    Served,
+    handshake,
+    ready_request,
+    require_offline,
+    require_streaming,
+)
 from ._pcm import Pcm
-from ._recognition import PIECES_AT_ONCE, Recognition
-from ._recognize_sync import recognize
+from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
+from ._recognize_sync import recognize_pieces
 from ._repository import Repository
 from ._server_info import OfflineInfo, ServerInfo
 from ._session import Call, Session
-from ._source import Progress, open_source
+from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -94,7 +101,7 @@ class Client:
     @property
     def info(self) -> ServerInfo:
         """The streaming recognizer; raises UnsupportedServer if the server has none."""
-        return self.served.need_streaming()
+        return require_streaming(self.served)
 
     @property
     def offline(self) -> OfflineInfo | None:
@@ -121,53 +128,80 @@ class Client:
         with self.stream(sample_rate_hz=sample_rate_hz, channels=channels) as stream:
             yield from stream.send_all(pieces)
 
-    def transcribe(self, path: str | PathLike[str]) -> Transcript:
-        """Streams an audio file (wav, flac, ogg, mp3, ...) as fast as the server answers.
+    def transcribe(
+        self,
+        audio: Audio,
+        *,
+        sample_rate_hz: float | None = None,
+        channels: int = 1,
+        streaming: bool = False,
+        at_once: int = PIECES_AT_ONCE,
+        on_progress: Progress = ignore_progress,
+    ) -> Transcript:
+        """Transcribe a whole file, or samples in memory, with the best recognizer of the server.
 
-        Where the server has an offline recognizer, `recognize` is faster. Memory does not grow with
-        the length of the audio, but for the transcript. Raises InvalidAudio for a file that is
-        unreadable or empty, and whatever a stream raises.
+        That is the offline recognizer if there is one, else the streaming one. Audio of any length
+        will do: memory grows with the transcript, not with the audio. The offline recognizer
+        takes long audio in pieces, cut at pauses; a piece that fails is tried again, and if it
+        fails for good, `Transcript.failed` names the span without text.
+
+        Args:
+            audio: The path of a file (wav, flac, ogg, mp3, ...), samples, or an `AudioSource`.
+            sample_rate_hz: The rate of samples; files and sources have their own.
+            channels: The number of interleaved channels of samples.
+            streaming: Stream the audio, as if it were live, even if there is an offline recognizer.
+            at_once: The pieces that the offline recognizer has under way at a time.
+            on_progress: Called with the seconds of audio that are done; by the offline recognizer
+                on a thread of this client.
+
+        Raises:
+            InvalidAudio: The audio cannot be read, or is not what `Pcm` says.
+            UnsupportedServer: `streaming` is true, and the server has no streaming recognizer.
+            StreamError: The stream failed, or every piece did; of the pieces, the first error.
         """
-        with (
-            open_audio(path) as audio,
-            self.stream(sample_rate_hz=audio.sample_rate_hz, channels=audio.channels) as stream,
-        ):
-            for block in audio.blocks():
-                stream.send(block)
-            return stream.finish()
+        recognizer = self.served.for_files(streaming)
+        with open_source(audio, sample_rate_hz, channels) as source:
+            if isinstance(recognizer, ServerInfo):
+                return self._stream_whole(source, on_progress)
+            recognition = Recognition(
+                recognizer, self._line.timeouts, source.sample_rate_hz, source.channels, at_once
+            )
+            return recognize_pieces(self._line.stub, recognition, source, on_progress)
 
     def recognize(
         self,
-        audio: str | PathLike[str] | Pcm,
+        audio: Audio,
         *,
         sample_rate_hz: float | None = None,
         channels: int = 1,
         at_once: int = PIECES_AT_ONCE,
-        on_progress: Progress = lambda done_s: None,
+        on_progress: Progress = ignore_progress,
     ) -> Transcript:
-        """Recognizes a whole file, or samples in memory, with the offline recognizer.
+        """Transcribe with the offline recognizer. Deprecated: call `transcribe`."""
+        warnings.warn(RECOGNIZE_DEPRECATED, DeprecationWarning, stacklevel=2)
+        require_offline(self.served)
+        return self.transcribe(
+            audio,
+            sample_rate_hz=sample_rate_hz,
+            channels=channels,
+            at_once=at_once,
+            on_progress=on_progress,
+        )
 
-        Hours of audio are cut at pauses into pieces that the server takes; `at_once` of them are
-        under way at a time, and memory does not grow with the length. A piece that fails is tried
-        again, and if it stays failed, `Transcript.failed` says which span has no text.
-        `on_progress` is told the seconds that are done, on a thread of this client's.
-
-        Raises InvalidAudio, UnsupportedServer if there is no offline recognizer, and the error of
-        the first piece if every piece failed.
-        """
-        info = self.served.need_offline()
-        timeouts = self._line.timeouts
-        with open_source(audio, sample_rate_hz, channels) as source:
-            recognition = Recognition(
-                info, timeouts, source.sample_rate_hz, source.channels, at_once
-            )
-            return recognize(self._line.stub, recognition, source, on_progress)
+    def _stream_whole(self, source: AudioSource, on_progress: Progress) -> Transcript:
+        """Stream all of `source` as fast as the server answers."""
+        session = Session(self.info, self._line.timeouts, source.sample_rate_hz, source.channels)
+        with Stream(session, self._line) as stream:
+            for block in source.blocks():
+                stream.send(block)
+                on_progress(session.duration_s)
+            return stream.finish()
 
     def is_ready(self) -> bool:
         """Whether the recognizer serves now; raises ConnectionFailed if nothing answers."""
         connect_s = self._line.timeouts.connect_s
         try:
-            return self._line.stub.ModelReady(self.served.ready_request, timeout=connect_s).ready
+            return self._line.stub.ModelReady(ready_request(self.served), timeout=connect_s).ready
         except grpc.RpcError as error:
             raise connect_error(error, self._target, connect_s) from error
 

@@ -14,7 +14,7 @@ class Timeouts:
     chunk_s     each chunk: until its text has come, else ChunkTimeout; the first chunk has
                 queue_s + chunk_s
     finish_s    last chunk: the same for the rest of the text
-    piece_s     `recognize`: each try of a piece of a recording
+    piece_s     whole files, offline: each attempt at a piece of a file
     close_s     leaving the client: until the server has heard of the end of open streams; then it
                 is left to drop them when they have been idle for long enough
     """

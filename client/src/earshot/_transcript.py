@@ -71,4 +71,4 @@ class Transcript:
     duration_s: float
     """Length of the audio that was given."""
     failed: tuple[FailedSpan, ...] = ()
-    """What `recognize` could not deliver; empty for a stream, which raises instead."""
+    """The spans of a file without text; empty for a stream, which raises instead."""

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -20,8 +19,7 @@ from rich.progress import (
 
 from .._aio import AsyncClient
 from .._errors import EarshotError
-from .._files import AudioFile, display_name, open_audio
-from .._recognition import PIECES_AT_ONCE
+from .._files import display_name, open_audio
 from .._server_info import OfflineInfo, ServerInfo
 from .._transcript import Transcript
 
@@ -48,8 +46,8 @@ class Batch:
         self, client: AsyncClient, jobs: int, console: Console, *, streaming: bool
     ) -> None:
         self._client = client
-        self._info = client.info if streaming else client.served.need_offline()
-        self._transcribe_audio = self._stream if streaming else self._recognize
+        self._streaming = streaming
+        self._info = client.served.for_files(streaming)
         self._places = asyncio.Semaphore(jobs)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -85,11 +83,17 @@ class Batch:
             transcript = error = None
             cut_off = False
             bar = self._bars.add_task(display_name(path.name), total=None)
+
+            def show(done_s: float) -> None:
+                self._bars.update(bar, completed=done_s)
+
             try:
                 with open_audio(path) as audio:
                     cut_off = audio.cut_off
                     self._bars.update(bar, total=audio.duration_s)
-                    transcript = await self._transcribe_audio(audio, bar)
+                    transcript = await self._client.transcribe(
+                        audio, streaming=self._streaming, on_progress=show
+                    )
             except EarshotError as caught:
                 error = caught
             except Exception as caught:  # whatever it is, the other files go on
@@ -98,18 +102,3 @@ class Batch:
             self._bars.remove_task(bar)
             seconds = time.monotonic() - started_s
             return FileResult(path, transcript, error, self._info, seconds, cut_off)
-
-    async def _stream(self, audio: AudioFile, bar: TaskID) -> Transcript:
-        async with self._client.stream(
-            sample_rate_hz=audio.sample_rate_hz, channels=audio.channels
-        ) as stream:
-            for block in audio.blocks():
-                await stream.send(block)
-                self._bars.advance(bar, len(block) / audio.sample_rate_hz)
-            return await stream.finish()
-
-    async def _recognize(self, audio: AudioFile, bar: TaskID) -> Transcript:
-        def show(done_s: float) -> None:
-            self._bars.update(bar, completed=done_s)
-
-        return await self._client.recognize_source(audio, PIECES_AT_ONCE, show)

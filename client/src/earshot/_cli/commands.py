@@ -20,6 +20,7 @@ from .._aio import connect_async
 from .._files import display_name
 from .._handshake import UNNAMED, Served
 from .._sync import connect
+from .._version import __version__
 from .batch import Batch, FileResult
 from .microphone import Microphone, open_microphone
 from .models import models
@@ -36,13 +37,33 @@ from .options import (
 from .output import Format, Writer, report
 
 app = typer.Typer(
-    help="Transcribe audio with an Earshot server.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help texts are meant as such
 )
 app.add_typer(models)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"earshot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def earshot(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            help="Print the version of the client and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Transcribe audio with an Earshot server."""
 
 
 @app.command()
@@ -95,7 +116,7 @@ def transcribe(
         failed = 0
         certificates = read_bytes(root_certificates)
         async with connect_async(url, model=model, root_certificates=certificates) as client:
-            batch = Batch(client, jobs, stderr, streaming=streaming or client.offline is None)
+            batch = Batch(client, jobs, stderr, streaming=streaming)
             async with aclosing(batch.results(files)) as results:
                 async for result in results:
                     failed += not _deliver(result, writer)
@@ -168,7 +189,7 @@ def info(
 
 
 def _described(served: Served) -> dict[str, Any]:
-    described = dataclasses.asdict(served.streaming or served.need_offline())
+    described = dataclasses.asdict(served.streaming or served.for_files())
     described["name"] = described["name"] or UNNAMED
     described["streaming"] = served.streaming is not None
     described["offline"] = served.offline is not None
