@@ -76,6 +76,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.config.parameters[name].string_value = value
         return response
 
+    def ModelReady(self, request: Any, context: Any) -> Any:
+        return _pb.ModelReadyResponse(ready=request.name in self.models)
+
     def RepositoryIndex(self, request: Any, context: Any) -> Any:
         if self.restricted:
             context.abort(
