@@ -16,9 +16,9 @@ from earshot._cli import app
 from project import PROJECT, help_of
 from typer.testing import CliRunner
 
+from tests.client.fake_recognizer import PARAMETERS
 from tests.client.fake_triton import OFFLINE, FakeTriton, fake_triton
-from tests.client.spoken_numbers import RATE_HZ, audio, hear, script
-from tests.client.stand_in import PARAMETERS
+from tests.client.spoken_numbers import RATE_HZ, audio, recognize_numbers, script
 
 README = (PROJECT / "README.md").read_text()
 CLIENT_README = (PROJECT / "client" / "README.md").read_text()
@@ -135,7 +135,7 @@ def test_every_command_that_is_named_has_help(command: str) -> None:
 
 
 def lines_of(command: str) -> list[str]:
-    """The lines of all pages that call `command`, without what a table says beside them."""
+    """The lines of all pages that call `command`, without the description beside them."""
     lines = [line for page in PAGES for line in shell_lines(page.read_text())]
     calls = [line.removeprefix(".venv/bin/").split("  ")[0] for line in lines]
     return sorted({call for call in calls if call.startswith(f"{command} ")})
@@ -151,7 +151,7 @@ def test_every_make_line_is_understood(line: str) -> None:
 @pytest.fixture(scope="module")
 def fake() -> Iterator[FakeTriton]:
     with fake_triton(PARAMETERS, models={"asr_offline": OFFLINE}) as fake:
-        fake.hear = hear
+        fake.recognize = recognize_numbers
         fake.answer.set()
         yield fake
 

@@ -34,15 +34,15 @@ def cut(samples: np.ndarray, block: int = 4000, longest: int = LONGEST) -> list[
 
 
 def check(pieces: list[Piece], samples: np.ndarray, longest: int = LONGEST) -> None:
-    """Every sample is heard, in its place, and only overlaps are heard twice."""
-    heard_to = 0
+    """Every sample is in one piece, at its position, and only overlaps are in two."""
+    covered_to = 0
     for piece in pieces:
         assert piece.start_sample % FRAME == 0
-        assert piece.start_sample == heard_to - piece.overlap_samples
+        assert piece.start_sample == covered_to - piece.overlap_samples
         assert 0 < piece.samples.size <= longest
         assert np.array_equal(piece.samples, samples[piece.start_sample : piece.end_sample])
-        heard_to = piece.end_sample
-    assert heard_to == samples.size
+        covered_to = piece.end_sample
+    assert covered_to == samples.size
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 29.9, 30.0])

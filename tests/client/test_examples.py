@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.client.fake_recognizer import RATE_HZ, FakeRecognizer, expected_words, noise
 from tests.client.fake_triton import OFFLINE, fake_triton
-from tests.client.spoken_numbers import audio, hear, script, words
-from tests.client.stand_in import RATE_HZ, StandIn, expected_words, noise
+from tests.client.spoken_numbers import audio, recognize_numbers, script, words
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -56,7 +56,7 @@ def test_file_with_an_offline_recognizer(tmp_path: Path) -> None:
     path = tmp_path / "talk.flac"
     soundfile.write(path, audio(script(5, None)), RATE_HZ)
     with fake_triton(None, models={"asr_offline": OFFLINE}) as fake:
-        fake.hear = hear
+        fake.recognize = recognize_numbers
         first, *lines = run("file.py", path, url=fake.url).splitlines()
     expected = words(script(5, None))
     assert first == f"{path}: {' '.join(text for text, _ in expected)}"
@@ -76,20 +76,20 @@ def test_file_that_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.triton
-def test_file_on_a_server_that_only_streams(server: StandIn, second: Path) -> None:
+def test_file_on_a_server_that_only_streams(server: FakeRecognizer, second: Path) -> None:
     first, *lines = run("file.py", second, url=server.url).splitlines()
     assert first == f"{second}: {' '.join(answers(second))}"
     assert [line.split()[-1] for line in lines] == answers(second)
 
 
 @pytest.mark.triton
-def test_live_microphone_with_a_file(server: StandIn, second: Path) -> None:
+def test_live_microphone_with_a_file(server: FakeRecognizer, second: Path) -> None:
     printed = run("live_microphone.py", "--input", second, url=server.url)
     assert printed == " ".join(answers(second)) + "\n"
 
 
 @pytest.mark.triton
-def test_asyncio_live(server: StandIn, second: Path, tmp_path: Path) -> None:
+def test_asyncio_live(server: FakeRecognizer, second: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.flac"
     soundfile.write(other, noise(RATE_HZ // 2, seed=1), RATE_HZ)
     lines = run("asyncio_live.py", second, other, url=server.url).splitlines()
@@ -100,8 +100,8 @@ def test_asyncio_live(server: StandIn, second: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.triton
-def test_live_microphone_until_ctrl_c(server: StandIn, tmp_path: Path) -> None:
-    """No machine that runs tests has a microphone: a module in its place brings half a second."""
+def test_live_microphone_until_ctrl_c(server: FakeRecognizer, tmp_path: Path) -> None:
+    """With a fake `sounddevice` that records half a second: the test machine has no microphone."""
     (tmp_path / "sounddevice.py").write_text(
         textwrap.dedent("""
             import contextlib

@@ -1,4 +1,4 @@
-"""Whole files: pieces, buckets, retries, what fails and what is delivered in spite of it."""
+"""Whole files: pieces, buckets, retries, failed spans, and which recognizer is used."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import pytest
 import soundfile
 from earshot import _recognition
 
-from tests.client import spoken_numbers, stand_in
-from tests.client.fake_triton import OFFLINE, FakeTriton, Heard, Tokens, fake_triton
-from tests.client.spoken_numbers import FRAME, RATE_HZ, audio, hear, script, words
+from tests.client import fake_recognizer, spoken_numbers
+from tests.client.fake_triton import OFFLINE, FakeTriton, ReceivedPiece, Tokens, fake_triton
+from tests.client.spoken_numbers import FRAME, RATE_HZ, audio, recognize_numbers, script, words
 
 Transcribe = Callable[..., earshot.Transcript]
 
@@ -47,12 +47,12 @@ both_clients = pytest.mark.parametrize("transcribe", [transcribe_sync, transcrib
 @pytest.fixture
 def fake() -> Iterator[FakeTriton]:
     with fake_triton(None, models={"asr_offline": OFFLINE}) as fake:
-        fake.hear = hear
+        fake.recognize = recognize_numbers
         yield fake
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_recognition, "FIRST_DELAY_S", 0.01)
 
 
@@ -63,7 +63,7 @@ def write(path: Path, frames: spoken_numbers.Script) -> Path:
     return path
 
 
-def heard_words(transcript: earshot.Transcript) -> list[tuple[str, int]]:
+def recognized_words(transcript: earshot.Transcript) -> list[tuple[str, int]]:
     return [(word.text, word.start_ms // 80) for word in transcript.words]
 
 
@@ -75,7 +75,7 @@ def test_a_short_file_is_one_piece_in_the_smallest_bucket(
     frames = script(seconds, None)[: int(seconds * RATE_HZ / FRAME)]
     transcript = transcribe(fake.url, write(tmp_path / "a.wav", frames))
     assert fake.pieces == [(len(frames) * FRAME, bucket_s * RATE_HZ)]
-    assert heard_words(transcript) == words(frames)
+    assert recognized_words(transcript) == words(frames)
     assert transcript.text == " ".join(text for text, _ in words(frames))
     assert transcript.duration_s == len(frames) * FRAME / RATE_HZ
     assert transcript.words[0].confidence == pytest.approx(np.exp(-0.25))
@@ -90,7 +90,7 @@ def test_a_long_file_has_every_word_once_at_its_time(
     transcript = transcribe(fake.url, write(tmp_path / "a.wav", frames))
     assert len(fake.pieces) >= 10
     assert (sum(valid for valid, _ in fake.pieces) == len(frames) * FRAME) == bool(pause_every)
-    assert heard_words(transcript) == words(frames)
+    assert recognized_words(transcript) == words(frames)
     assert transcript.text == " ".join(text for text, _ in words(frames))
     assert transcript.failed == ()
 
@@ -102,7 +102,7 @@ def test_samples_in_memory(fake: FakeTriton, transcribe: Transcribe) -> None:
     stereo = np.stack([samples, samples], axis=1)
     for pcm, channels in ((samples, 1), (samples.tobytes(), 1), (stereo, 2)):
         transcript = transcribe(fake.url, pcm, sample_rate_hz=RATE_HZ, channels=channels)
-        assert heard_words(transcript) == words(frames)
+        assert recognized_words(transcript) == words(frames)
 
 
 @both_clients
@@ -116,7 +116,7 @@ def test_another_rate_is_converted(fake: FakeTriton, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.repeat(audio(frames), 3), 3 * RATE_HZ)
     with earshot.connect(fake.url) as client:
         transcript = client.transcribe(tmp_path / "a.wav")
-    assert [text for text, _ in heard_words(transcript)] == [text for text, _ in words(frames)]
+    assert [text for text, _ in recognized_words(transcript)] == [text for text, _ in words(frames)]
 
 
 @both_clients
@@ -130,27 +130,27 @@ def test_samples_need_a_rate_and_files_have_one(
 
 
 class Failing:
-    """Hears, but fails the pieces whose second number is one of `numbers`, `times` times each."""
+    """Fails the pieces whose second number is one of `numbers`, `times` times each."""
 
     def __init__(self, code: grpc.StatusCode, numbers: set[str], times: int) -> None:
         self.tries: dict[str, int] = {}
         self._code, self._numbers, self._times = code, numbers, times
         self._lock = threading.Lock()
 
-    def __call__(self, heard: Heard) -> Tokens:
-        tokens = hear(heard)
+    def __call__(self, piece: ReceivedPiece) -> Tokens:
+        tokens = recognize_numbers(piece)
         second = tokens[1][1]  # the first may be cut
         with self._lock:
             tries = self.tries[second] = self.tries.get(second, 0) + 1
         if second in self._numbers and tries <= self._times:
-            heard.context.abort(self._code, "out of order")
+            piece.context.abort(self._code, "out of order")
         return tokens
 
 
 def second_numbers(fake: FakeTriton, path: Path) -> list[str]:
     """The second number of each piece, in order."""
     watching = Failing(grpc.StatusCode.INTERNAL, set(), 0)
-    fake.hear = watching
+    fake.recognize = watching
     transcribe_sync(fake.url, path, at_once=1)
     return list(watching.tries)
 
@@ -162,9 +162,9 @@ def test_what_fails_for_a_moment_is_delivered(
     frames = script(150, 20)
     path = write(tmp_path / "a.wav", frames)
     second = second_numbers(fake, path)
-    fake.hear = failing = Failing(grpc.StatusCode.UNAVAILABLE, {second[0], second[3]}, 3)
+    fake.recognize = failing = Failing(grpc.StatusCode.UNAVAILABLE, {second[0], second[3]}, 3)
     transcript = transcribe(fake.url, path)
-    assert heard_words(transcript) == words(frames)
+    assert recognized_words(transcript) == words(frames)
     assert transcript.failed == ()
     assert [failing.tries[number] for number in second] == [4, 1, 1, 4, *[1] * len(second[4:])]
 
@@ -181,13 +181,13 @@ def test_what_stays_failed_is_reported_and_the_rest_delivered(
     frames = script(150, 20)
     path = write(tmp_path / "a.wav", frames)
     second = second_numbers(fake, path)
-    fake.hear = failing = Failing(code, {second[2]}, 99)
+    fake.recognize = failing = Failing(code, {second[2]}, 99)
     transcript = transcribe(fake.url, path)
     [span] = transcript.failed
     assert "out of order" in span.reason
     assert failing.tries[second[2]] == tries
     start, end = span.start_s * RATE_HZ / FRAME, span.end_s * RATE_HZ / FRAME
-    assert heard_words(transcript) == [w for w in words(frames) if not start <= w[1] < end]
+    assert recognized_words(transcript) == [w for w in words(frames) if not start <= w[1] < end]
     assert 10 < span.end_s - span.start_s <= 30
 
 
@@ -198,24 +198,24 @@ def test_overlaps_with_a_failed_piece_are_not_lost(
     frames = script(100, None)
     path = write(tmp_path / "a.wav", frames)
     second = second_numbers(fake, path)
-    fake.hear = Failing(grpc.StatusCode.INVALID_ARGUMENT, {second[1]}, 99)
+    fake.recognize = Failing(grpc.StatusCode.INVALID_ARGUMENT, {second[1]}, 99)
     transcript = transcribe(fake.url, path)
     [span] = transcript.failed
     assert (span.start_s, span.end_s) == (30.0, 56.0)
     kept = [w for w in words(frames) if w[1] < 375 or w[1] >= 700]
-    assert [w for w in heard_words(transcript) if w[0] != "huh"] == kept
+    assert [w for w in recognized_words(transcript) if w[0] != spoken_numbers.CUT] == kept
 
 
 @both_clients
 def test_when_everything_fails_it_is_an_error(
     fake: FakeTriton, transcribe: Transcribe, tmp_path: Path
 ) -> None:
-    def refuse(heard: Heard) -> Tokens:
-        heard.context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    def refuse(piece: ReceivedPiece) -> Tokens:
+        piece.context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
         return []
 
-    fake.hear = refuse
-    with pytest.raises(earshot.ServerBusy, match="takes no more pieces now: full"):
+    fake.recognize = refuse
+    with pytest.raises(earshot.ServerBusy, match="accepts no more pieces now: full"):
         transcribe(fake.url, write(tmp_path / "a.wav", script(70, 20)))
 
 
@@ -223,11 +223,11 @@ def test_when_everything_fails_it_is_an_error(
 def test_a_piece_has_a_deadline(fake: FakeTriton, transcribe: Transcribe, tmp_path: Path) -> None:
     released = threading.Event()
 
-    def hang(heard: Heard) -> Tokens:
+    def hang(piece: ReceivedPiece) -> Tokens:
         released.wait()
         return []
 
-    fake.hear = hang
+    fake.recognize = hang
     timeouts = earshot.Timeouts(piece_s=0.2)
     try:
         with pytest.raises(earshot.ChunkTimeout, match=r"a piece within 0\.2 s"):
@@ -240,10 +240,10 @@ def test_a_piece_has_a_deadline(fake: FakeTriton, transcribe: Transcribe, tmp_pa
 def test_a_reply_that_breaks_the_contract_is_a_failure(
     fake: FakeTriton, transcribe: Transcribe, tmp_path: Path
 ) -> None:
-    fake.hear = lambda heard: [(1, "text", 0)]
+    fake.recognize = lambda piece: [(1, "text", 0)]
     path = write(tmp_path / "a.wav", script(1, None))
     assert transcribe(fake.url, path).text == "text"
-    fake.hear = lambda heard: [(2**31, "id too large", 0)]
+    fake.recognize = lambda piece: [(2**31, "id too large", 0)]
     with pytest.raises(earshot.ServerFailed):
         transcribe(fake.url, path)
 
@@ -256,7 +256,7 @@ def test_so_many_pieces_are_under_way_and_no_more(
     lock = threading.Lock()
     meet = threading.Barrier(3)
 
-    def meeting(heard: Heard) -> Tokens:
+    def meeting(piece: ReceivedPiece) -> Tokens:
         with lock:
             counts["arrived"] += 1
             counts["under way"] += 1
@@ -264,12 +264,12 @@ def test_so_many_pieces_are_under_way_and_no_more(
             among_the_first = counts["arrived"] <= 3
         if among_the_first:
             meet.wait(timeout=10)
-        tokens = hear(heard)
+        tokens = recognize_numbers(piece)
         with lock:
             counts["under way"] -= 1
         return tokens
 
-    fake.hear = meeting
+    fake.recognize = meeting
     progress: list[float] = []
     path = write(tmp_path / "a.wav", script(300, 20))
     transcript = transcribe(fake.url, path, at_once=3, on_progress=progress.append)
@@ -281,7 +281,7 @@ def test_so_many_pieces_are_under_way_and_no_more(
 
 @both_clients
 def test_none_at_once_is_refused(fake: FakeTriton, transcribe: Transcribe) -> None:
-    with pytest.raises(ValueError, match="at least 1, not 0"):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         transcribe(fake.url, bytes(100), sample_rate_hz=RATE_HZ, at_once=0)
 
 
@@ -296,7 +296,7 @@ def test_audio_that_turns_bad_keeps_what_came_before(
     with pytest.raises(earshot.InvalidAudio, match="nan") as caught:
         transcribe(fake.url, tmp_path / "a.wav")
     assert caught.value.transcript is not None
-    before = heard_words(caught.value.transcript)
+    before = recognized_words(caught.value.transcript)
     assert len(before) > 100
     assert before == words(frames)[: len(before)]
 
@@ -317,7 +317,7 @@ class Blocks:
 @both_clients
 def test_a_source_of_blocks(fake: FakeTriton, transcribe: Transcribe) -> None:
     frames = script(40, 20)
-    assert heard_words(transcribe(fake.url, Blocks(frames))) == words(frames)
+    assert recognized_words(transcribe(fake.url, Blocks(frames))) == words(frames)
     with pytest.raises(ValueError, match="leave the argument out"):
         transcribe(fake.url, Blocks(frames), sample_rate_hz=8000)
 
@@ -326,7 +326,7 @@ def test_a_source_of_blocks(fake: FakeTriton, transcribe: Transcribe) -> None:
 def test_a_server_that_only_streams_gets_a_stream(transcribe: Transcribe, tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", script(1, None))
     progress: list[float] = []
-    with fake_triton(stand_in.PARAMETERS) as fake:
+    with fake_triton(fake_recognizer.PARAMETERS) as fake:
         fake.answer.set()
         transcript = transcribe(fake.url, path, on_progress=progress.append)
         samples = transcribe(fake.url, bytes(3 * RATE_HZ), sample_rate_hz=RATE_HZ)
@@ -339,7 +339,7 @@ def test_a_server_that_only_streams_gets_a_stream(transcribe: Transcribe, tmp_pa
 @both_clients
 def test_streaming_on_request(transcribe: Transcribe, tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", script(1, None))
-    with fake_triton(stand_in.PARAMETERS, models={"asr_offline": OFFLINE}) as fake:
+    with fake_triton(fake_recognizer.PARAMETERS, models={"asr_offline": OFFLINE}) as fake:
         fake.answer.set()
         transcribe(fake.url, path)
         assert (len(fake.pieces), fake.seen) == (1, [])
@@ -371,10 +371,10 @@ def test_the_old_name_works_and_warns(fake: FakeTriton, recognize: Transcribe) -
     frames = script(5, None)
     with pytest.warns(DeprecationWarning, match="call transcribe") as caught:
         transcript = recognize(fake.url, audio(frames), sample_rate_hz=RATE_HZ, at_once=2)
-    assert heard_words(transcript) == words(frames)
+    assert recognized_words(transcript) == words(frames)
     assert caught[0].filename == __file__
     with (
-        fake_triton(stand_in.PARAMETERS) as streaming,
+        fake_triton(fake_recognizer.PARAMETERS) as streaming,
         pytest.warns(DeprecationWarning),
         pytest.raises(earshot.UnsupportedServer, match="no model asr_offline: stream"),
     ):
@@ -411,12 +411,12 @@ def test_offline_parameters_that_make_no_sense(name: str, value: str, message: s
 def test_ctrl_c_while_the_server_hangs(fake: FakeTriton, tmp_path: Path, client: str) -> None:
     arrived, released = threading.Event(), threading.Event()
 
-    def hang(heard: Heard) -> Tokens:
+    def hang(piece: ReceivedPiece) -> Tokens:
         arrived.set()
         released.wait()
         return []
 
-    fake.hear = hang
+    fake.recognize = hang
     path = write(tmp_path / "a.wav", script(400, 20))
     code = textwrap.dedent(f"""
         import asyncio, earshot
@@ -433,9 +433,9 @@ def test_ctrl_c_while_the_server_hangs(fake: FakeTriton, tmp_path: Path, client:
         assert arrived.wait(20)
         started_s = time.monotonic()
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=20)
         assert time.monotonic() - started_s < 5
-        assert complaint.rstrip().endswith("KeyboardInterrupt")
+        assert stderr.rstrip().endswith("KeyboardInterrupt")
     finally:
         released.set()
 

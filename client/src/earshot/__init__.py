@@ -1,6 +1,6 @@
-"""Live and file transcription over gRPC.
+"""Transcribe live audio and files with an Earshot server, over gRPC.
 
-`connect` and `connect_async` lead to everything else.
+Start with `connect`, or with `connect_async` under asyncio.
 """
 
 from ._aio import AsyncClient, AsyncStream, connect_async

@@ -1,4 +1,4 @@
-"""The command `earshot`, and what only it needs."""
+"""The command `earshot`, with its output formats and the microphone."""
 
 from .commands import app
 

@@ -1,4 +1,4 @@
-"""Several files through one server: bounded concurrency, one progress bar per running file."""
+"""Transcribe several files at once, with one progress bar for each."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from .._transcript import Transcript
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file: a transcript or an error."""
+    """The result of one file: a transcript or an error."""
 
     path: Path
     transcript: Transcript | None
     error: EarshotError | None
     info: ServerInfo | OfflineInfo
-    """The recognizer that did it."""
+    """The recognizer of the file."""
     seconds: float
-    """From opening the file to the end of its text."""
-    cut_off: bool = False
-    """Whether the file's header promises more audio than it has."""
+    """Time from opening the file to the end of its text."""
+    truncated: bool = False
+    """True if the header of the file states more audio than it has."""
 
 
 class Batch:
-    """Files under way; `results` starts them."""
+    """Transcribes files, `jobs` of them at a time."""
 
     def __init__(
         self, client: AsyncClient, jobs: int, console: Console, *, streaming: bool
@@ -48,7 +48,7 @@ class Batch:
         self._client = client
         self._streaming = streaming
         self._info = client.served.for_files(streaming)
-        self._places = asyncio.Semaphore(jobs)
+        self._free = asyncio.Semaphore(jobs)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -56,19 +56,19 @@ class Batch:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            # What is printed belongs to stdout, not to the console of the bar.
+            # Transcripts go to stdout, not to the console of the bars.
             redirect_stdout=False,
             disable=not console.is_terminal,
         )
 
     async def results(self, paths: Sequence[Path]) -> AsyncGenerator[FileResult, None]:
-        """One result per path, in their order, as soon as it is there."""
+        """Yield one result per path, in their order, as soon as it is known."""
         tasks = [asyncio.ensure_future(self._transcribe(path)) for path in paths]
         try:
             for task in tasks:
                 self._bars.start()
                 result = await task
-                # Off the screen while the caller prints.
+                # The bars would mix with what the caller prints.
                 self._bars.stop()
                 yield result
         finally:
@@ -78,10 +78,10 @@ class Batch:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _transcribe(self, path: Path) -> FileResult:
-        async with self._places:
+        async with self._free:
             started_s = time.monotonic()
             transcript = error = None
-            cut_off = False
+            truncated = False
             bar = self._bars.add_task(display_name(path.name), total=None)
 
             def show(done_s: float) -> None:
@@ -89,16 +89,16 @@ class Batch:
 
             try:
                 with open_audio(path) as audio:
-                    cut_off = audio.cut_off
+                    truncated = audio.truncated
                     self._bars.update(bar, total=audio.duration_s)
                     transcript = await self._client.transcribe(
                         audio, streaming=self._streaming, on_progress=show
                     )
             except EarshotError as caught:
                 error = caught
-            except Exception as caught:  # whatever it is, the other files go on
+            except Exception as caught:  # the other files go on, whatever it is
                 error = EarshotError(f"{type(caught).__name__}: {caught}")
                 error.__cause__ = caught
             self._bars.remove_task(bar)
             seconds = time.monotonic() - started_s
-            return FileResult(path, transcript, error, self._info, seconds, cut_off)
+            return FileResult(path, transcript, error, self._info, seconds, truncated)
