@@ -17,11 +17,11 @@ _BASE, _STEP = 0.2, 0.001
 CUT = "cut"
 SILENT = -1
 Script = list[int]
-"""The number that is spoken in each frame, or SILENT."""
+"""The number in each frame, or SILENT."""
 
 
 def script(seconds: float, pause_every: int | None) -> Script:
-    """Numbers that count up, one per 4 frames; each `pause_every`-th is followed by a pause."""
+    """Return numbers that count up, one per 4 frames; every `pause_every`-th precedes a pause."""
     frames: Script = []
     word = 0
     while len(frames) < seconds * RATE_HZ / FRAME:
@@ -32,7 +32,7 @@ def script(seconds: float, pause_every: int | None) -> Script:
 
 
 def audio(frames: Script) -> np.ndarray:
-    """Samples [n]; a 400 Hz tone below the plateau's height keeps every frame alike in power."""
+    """Return the samples [n] of a script."""
     heights = np.array([0.0 if word == SILENT else _BASE + _STEP * word for word in frames])
     return np.repeat(heights, FRAME).astype(np.float32)
 
@@ -43,7 +43,7 @@ def blocks(frames: Script, block: int = 1000) -> Iterator[np.ndarray]:
 
 
 def words(frames: Script) -> list[tuple[str, int]]:
-    """Each number and the frame at which it begins."""
+    """Return each number, and the frame at which it begins."""
     return [
         (str(word), index)
         for index, word in enumerate(frames)

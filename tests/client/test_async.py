@@ -1,4 +1,4 @@
-"""The asyncio client against a real Triton: what differs from the blocking one."""
+"""The asyncio client against a real Triton, where it differs from the blocking one."""
 
 from __future__ import annotations
 

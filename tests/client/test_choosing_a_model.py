@@ -1,4 +1,4 @@
-"""Which recognizer a client gets when a server has several, and when they change."""
+"""Clients get the recognizer that they name, if a server has several, also when they change."""
 
 from __future__ import annotations
 

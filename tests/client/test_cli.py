@@ -1,4 +1,4 @@
-"""The command `earshot`: usage without a server, everything else against a real Triton."""
+"""The command `earshot`: usage without a server, the rest against a real Triton."""
 
 from __future__ import annotations
 

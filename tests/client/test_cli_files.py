@@ -1,4 +1,4 @@
-"""`earshot transcribe` on whole files: which recognizer, which format, where to, what fails."""
+"""`earshot transcribe` on whole files: recognizers, formats, output and failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where long recordings are cut: at pauses, at any level, in noise, or with an overlap."""
+"""Long recordings are cut at pauses, at any level and in noise, or else with an overlap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OVERLAP = OVERLAP_MS * RATE_HZ // 1000
 
 
 def speech_like(seconds: float, pauses_s: list[tuple[float, float]], level: float, noise: float):
-    """Bursts like syllables, at 4 Hz, with pauses (start, length), over steady noise."""
+    """Return bursts like syllables, at 4 Hz, with pauses (start, length), over steady noise."""
     random = np.random.default_rng(0)
     time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     envelope = 0.6 + 0.4 * np.sin(2 * np.pi * 4 * time_s)

@@ -1,4 +1,4 @@
-"""Status codes and messages, as gRPC and Triton really send them, to the exception tree."""
+"""Status codes and messages that gRPC and Triton send become exceptions of the client."""
 
 from __future__ import annotations
 

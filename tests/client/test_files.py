@@ -1,4 +1,4 @@
-"""Audio files block by block."""
+"""Audio files are read block by block."""
 
 from __future__ import annotations
 

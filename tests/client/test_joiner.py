@@ -1,4 +1,4 @@
-"""Tokens of pieces become those of the recording: nothing lost, nothing twice."""
+"""Tokens of pieces are joined to those of the recording; none is lost or repeated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", 
 
 
 def spoken(words: list[str], first_frame: int, every: int = 4) -> list[Token]:
-    """Two tokens per word; the first word has no space, as at the start of a piece."""
+    """Return two tokens per word; the first word has no space, as at the start of a piece."""
     tokens: list[Token] = []
     for index, word in enumerate(words):
         frame = first_frame + every * index

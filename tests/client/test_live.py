@@ -211,7 +211,7 @@ def test_end_when_the_interpreter_exits(
 
 
 def wait_for_end(server: FakeRecognizer, since: int, timeout_s: float = 5.0) -> None:
-    """Waits until all streams are ended: nobody is left who could be asked."""
+    """Wait until all streams have ended; their clients are gone."""
     deadline_s = time.monotonic() + timeout_s
     while server.streams_left_open() or len(server.chunks()) == since:
         assert time.monotonic() < deadline_s, "no END has come"
@@ -294,7 +294,7 @@ def test_the_server_has_forgotten_the_stream(
 
 
 def end_behind_its_back(server: FakeRecognizer, stream_id: int) -> None:
-    """What the server does to an idle stream, without the waiting."""
+    """End a stream on the server, as it does with an idle one."""
     audio = tritonclient.InferInput("AUDIO", [1, fake_recognizer.CHUNK_SAMPLES], "FP32")
     audio.set_data_from_numpy(np.zeros((1, fake_recognizer.CHUNK_SAMPLES), np.float32))
     length = tritonclient.InferInput("AUDIO_LENGTH", [1, 1], "INT32")

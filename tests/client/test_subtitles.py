@@ -1,4 +1,4 @@
-"""Cues obey the rules of subtitles, whatever the words."""
+"""Subtitles keep to the rules for any words."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Failing:
 
 
 def second_numbers(fake: FakeTriton, path: Path) -> list[str]:
-    """The second number of each piece, in order."""
+    """Return the second number of each piece, in order."""
     watching = Failing(grpc.StatusCode.INTERNAL, set(), 0)
     fake.recognize = watching
     transcribe_sync(fake.url, path, at_once=1)
@@ -302,7 +302,7 @@ def test_audio_that_turns_bad_keeps_what_came_before(
 
 
 class Blocks:
-    """An `AudioSource` of an application's own."""
+    """An `AudioSource` that an application might write."""
 
     sample_rate_hz = float(RATE_HZ)
     channels = 1
@@ -441,7 +441,7 @@ def test_ctrl_c_while_the_server_hangs(fake: FakeTriton, tmp_path: Path, client:
 
 
 def test_memory_stays_flat_for_an_hour_of_audio(fake: FakeTriton, tmp_path: Path) -> None:
-    """The peak of a process that sends an hour, beside that of one that sends eight minutes."""
+    """An hour takes hardly more memory than eight minutes."""
     short, long = 480, 3600
     peaks = {
         seconds: peak_mib(fake.url, write(tmp_path / f"{seconds}.wav", script(seconds, 20)))
@@ -452,7 +452,7 @@ def test_memory_stays_flat_for_an_hour_of_audio(fake: FakeTriton, tmp_path: Path
 
 
 def peak_mib(url: str, path: Path) -> float:
-    """Largest resident set of a client that recognizes `path`, and gets every word."""
+    """Return the peak memory of a client that transcribes `path`."""
     code = f"""
 import earshot, resource
 with earshot.connect({url!r}) as client:

@@ -274,7 +274,7 @@ def test_what_cannot_be_loaded(triton: Triton, repository: Path) -> None:
         return result.stderr
 
     assert "has no recognizer 'court'; it has clinic_v1" in fail("load", "court")
-    assert "'clinic_v1' is loaded already" in fail("load", FIRST)
+    assert "'clinic_v1' is already loaded" in fail("load", FIRST)
     assert "has no recognizer 'court'" in fail("unload", "court")
     served = loaded_models(triton)
     install_second(repository)
