@@ -281,19 +281,17 @@ def test_failure_on_the_server(client: earshot.Client) -> None:
     assert caught.value.transcript.text == first.text
 
 
-def test_the_server_has_forgotten_the_stream(
-    client: earshot.Client, server: FakeRecognizer
-) -> None:
+def test_the_server_has_dropped_the_stream(client: earshot.Client, server: FakeRecognizer) -> None:
     stream = client.stream(sample_rate_hz=RATE_HZ)
     (first,) = stream.send(noise(FIRST))
-    end_behind_its_back(server, server.chunks()[-1].id)
-    with pytest.raises(earshot.StreamLost, match="send silence to hold one") as caught:
+    end_on_the_server(server, server.chunks()[-1].id)
+    with pytest.raises(earshot.StreamLost, match="send silence to keep one") as caught:
         stream.send(chunk())
     assert caught.value.transcript is not None
     assert caught.value.transcript.text == first.text
 
 
-def end_behind_its_back(server: FakeRecognizer, stream_id: int) -> None:
+def end_on_the_server(server: FakeRecognizer, stream_id: int) -> None:
     """End a stream on the server, as it does with an idle one."""
     audio = tritonclient.InferInput("AUDIO", [1, fake_recognizer.CHUNK_SAMPLES], "FP32")
     audio.set_data_from_numpy(np.zeros((1, fake_recognizer.CHUNK_SAMPLES), np.float32))
