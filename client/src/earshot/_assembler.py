@@ -12,7 +12,7 @@ _RUNS = re.compile(r"\s+|\S+")
 
 
 class Assembler:
-    """Collect the tokens of one stream, and the words that they make."""
+    """Collects the tokens of one stream, and the words that they make."""
 
     def __init__(self, frame_ms: int) -> None:
         self._frame_ms = frame_ms

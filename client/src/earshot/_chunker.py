@@ -24,7 +24,7 @@ class Chunk(NamedTuple):
 
 
 class Chunker:
-    """Buffer the samples of one stream until they fill a chunk."""
+    """Buffers the samples of one stream until they fill a chunk."""
 
     def __init__(self, chunk_samples: int, lead_samples: int) -> None:
         self._buffer = np.zeros(chunk_samples, dtype="<f4")

@@ -45,7 +45,7 @@ class Piece:
 
 
 class Cutter:
-    """Buffer the samples of one recording, at most one piece, until they are cut."""
+    """Buffers the samples of one recording, at most one piece, until they are cut."""
 
     def __init__(self, sample_rate_hz: int, frame_samples: int, longest_samples: int) -> None:
         self._rate_hz = sample_rate_hz

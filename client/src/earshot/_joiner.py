@@ -22,7 +22,7 @@ _FEWEST_EQUAL = 2
 
 
 class Joiner:
-    """Collect the tokens of one recording, piece by piece."""
+    """Collects the tokens of one recording, piece by piece."""
 
     def __init__(self, frame_ms: int) -> None:
         self._tolerance = _TOLERANCE_MS // frame_ms
