@@ -53,7 +53,9 @@ def _show(server: ServerProcess) -> None:
             f"{info.server} at {server.url}\n"
         )
         recordings = find_recordings(RECORDINGS)
-        _print_transcripts(recordings, [client.transcribe(each.path) for each in recordings])
+        _print_transcripts(
+            recordings, [client.transcribe(each.path, streaming=True) for each in recordings]
+        )
     _print_capacity(server, info)
 
 

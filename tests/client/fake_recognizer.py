@@ -1,8 +1,8 @@
-"""A stand-in for the recognizer: the same ensemble on the wire, but TEXT tells what arrived.
+"""A fake recognizer: an ensemble like the real one, whose text describes the audio it received.
 
 `write_repository` writes a Triton model repository whose `asr_streaming` has the names, dtypes and
-parameters of the real one. Its text states index, valid length and checksum of every chunk: a test
-sees what the client put on the wire. Marker values in the audio make it slow, or make it fail.
+parameters of the real one. Its text has the index, valid length and checksum of every chunk, so
+that a test sees what the client sent. Marker values in the audio make it slow, or make it fail.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FIRST = CHUNK_SAMPLES - LEAD_SAMPLES  # audio that fills the first chunk
 MAX_TOKENS = 8
 MAX_STREAMS = 64
 
-# A sample of exactly this value asks the stand-in, for the chunk that holds it, to ...
+# A sample of exactly this value asks the fake recognizer, for the chunk that holds it, to ...
 SLOW = 0.1234567  # answer after SLOW_S
 FAIL = 0.2345678  # fail with INTERNAL
 REFUSE = 0.3456789  # fail with UNAVAILABLE, as a server at capacity does
@@ -42,7 +42,7 @@ PARAMETERS = {
     "frame_ms": str(FRAME_MS),
     "max_streams": str(MAX_STREAMS),
     "sequence_idle_ms": "30000",
-    "checkpoint": "stand-in",
+    "checkpoint": "fake",
     "precision": "fp32",
     "runtime": "python",
 }
@@ -59,10 +59,12 @@ OUTPUTS = [
 
 
 def write_repository(root: Path, log: Path) -> Path:
-    """Write the repository below `root`; the stand-in appends one JSON line per chunk to `log`."""
+    """Write the repository below `root`; its model appends one JSON line per chunk to `log`."""
     recorder = root / "recorder" / "1"
     recorder.mkdir(parents=True)
-    (recorder / "model.py").write_text(Path(__file__).with_name("stand_in_model.py").read_text())
+    (recorder / "model.py").write_text(
+        Path(__file__).with_name("fake_recognizer_model.py").read_text()
+    )
     (recorder.parent / "config.pbtxt").write_text(_recorder_config(log))
     ensemble = root / "asr_streaming"
     (ensemble / "1").mkdir(parents=True)
@@ -72,7 +74,7 @@ def write_repository(root: Path, log: Path) -> Path:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One chunk as the stand-in received it."""
+    """One chunk, as the fake recognizer received it."""
 
     id: int
     start: int
@@ -82,26 +84,26 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class StandIn:
-    """A running stand-in and its log."""
+class FakeRecognizer:
+    """A running fake recognizer, and the log of its chunks."""
 
     url: str
     log: Path
 
     def chunks(self) -> list[Chunk]:
-        """All chunks that it has received, oldest first."""
+        """Return all chunks received so far, oldest first."""
         if not self.log.exists():
             return []
         return [Chunk(**json.loads(line)) for line in self.log.read_text().splitlines()]
 
     def streams_left_open(self) -> set[int]:
-        """Ids of the streams that were started and not ended."""
+        """Return the ids of the streams that were started and not ended."""
         chunks = self.chunks()
         return {c.id for c in chunks if c.start} - {c.id for c in chunks if c.end}
 
 
 def expected_words(samples: npt.NDArray[Any]) -> list[str]:
-    """What the stand-in answers to a stream of these samples at the model's rate."""
+    """Return the answer to a stream of these samples at the model's rate."""
     stream = np.concatenate((np.zeros(LEAD_SAMPLES, np.float32), samples))
     words: list[str] = []
     for index, first in enumerate(range(0, len(stream), CHUNK_SAMPLES)):
@@ -112,12 +114,12 @@ def expected_words(samples: npt.NDArray[Any]) -> list[str]:
 
 
 def noise(samples: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Audio for a test."""
+    """Return audio for a test."""
     return np.random.default_rng(seed).uniform(-0.1, 0.1, samples).astype(np.float32)
 
 
 def chunk(marker: float | None = None) -> npt.NDArray[np.float32]:
-    """Audio of one chunk; the marker tells the stand-in what to do with it."""
+    """Return the audio of one chunk; the marker asks for a delay or a failure."""
     samples = noise(CHUNK_SAMPLES, seed=1)
     if marker is not None:
         samples[0] = marker
@@ -125,7 +127,7 @@ def chunk(marker: float | None = None) -> npt.NDArray[np.float32]:
 
 
 def texts(words: Iterable[Word]) -> list[str]:
-    """The words without times and confidences."""
+    """Return the words without times and confidences."""
     return [word.text for word in words]
 
 

@@ -1,4 +1,4 @@
-"""What `earshot transcribe` makes of a transcript: one text per format, on stdout or in files."""
+"""Render transcripts as text, JSON or subtitles, and choose the files that they go to."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ._files import display_name
-from ._server_info import OfflineInfo, ServerInfo
-from ._subtitles import srt, vtt
-from ._transcript import Transcript
+from .._files import display_name
+from .._server_info import OfflineInfo, ServerInfo
+from .._transcript import Transcript
+from .subtitles import srt, vtt
 
 
 class Format(str, Enum):  # noqa: UP042 (Python 3.10 has no StrEnum)
-    """Of a transcript; the value is also the ending of its file."""
+    """The format of a transcript."""
 
     text = "text"
     json = "json"
@@ -26,7 +26,7 @@ _ENDINGS = {Format.text: ".txt", Format.json: ".json", Format.srt: ".srt", Forma
 
 
 class Writer:
-    """Puts transcripts where they belong; `output` is a file, a folder for several, or stdout."""
+    """Renders transcripts; `output` is a file, a folder for several files, or None for stdout."""
 
     def __init__(self, form: Format, output: Path | None, files: list[Path]) -> None:
         self._form = form
@@ -35,13 +35,13 @@ class Writer:
         self._into_folder = output is not None and (self._several or output.is_dir())
 
     def path(self, audio: Path) -> Path | None:
-        """Where the transcript of `audio` goes; None is stdout."""
+        """Return the file for the transcript of `audio`, or None for stdout."""
         if self._output is None or not self._into_folder:
             return self._output
         return self._output / f"{audio.name}{_ENDINGS[self._form]}"
 
     def render(self, audio: Path, transcript: Transcript, report: dict[str, Any]) -> str:
-        """The text of the transcript's file, or what goes to stdout for it."""
+        """Return the content of the transcript's file, or its text for stdout."""
         if self._form is Format.json:
             return json.dumps(report, ensure_ascii=False) + "\n"
         if self._form is Format.srt:
@@ -55,7 +55,7 @@ class Writer:
 def report(
     audio: Path, transcript: Transcript, seconds: float, info: ServerInfo | OfflineInfo
 ) -> dict[str, Any]:
-    """The JSON object of a transcript."""
+    """Return the JSON object of a transcript."""
     streaming = isinstance(info, ServerInfo)
     return {
         "file": display_name(audio),

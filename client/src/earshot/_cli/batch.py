@@ -1,4 +1,4 @@
-"""Several files through one server: bounded concurrency, one progress bar per running file."""
+"""Transcribe several files at once, with one progress bar for each."""
 
 from __future__ import annotations
 
@@ -12,45 +12,43 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
 
-from ._aio import AsyncClient
-from ._errors import EarshotError
-from ._files import AudioFile, display_name, open_audio
-from ._recognition import PIECES_AT_ONCE
-from ._server_info import OfflineInfo, ServerInfo
-from ._transcript import Transcript
+from .._aio import AsyncClient
+from .._errors import EarshotError
+from .._files import display_name, open_audio
+from .._server_info import OfflineInfo, ServerInfo
+from .._transcript import Transcript
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file: a transcript or an error."""
+    """The result of one file: a transcript or an error."""
 
     path: Path
     transcript: Transcript | None
     error: EarshotError | None
     info: ServerInfo | OfflineInfo
-    """The recognizer that did it."""
+    """The recognizer of the file."""
     seconds: float
-    """From opening the file to the end of its text."""
-    cut_off: bool = False
-    """Whether the file's header promises more audio than it has."""
+    """Time from opening the file to the end of its text."""
+    truncated: bool = False
+    """True if the header of the file states more audio than it has."""
 
 
 class Batch:
-    """Files under way; `results` starts them."""
+    """Transcribes files, `jobs` of them at a time."""
 
     def __init__(
         self, client: AsyncClient, jobs: int, console: Console, *, streaming: bool
     ) -> None:
         self._client = client
-        self._info = client.info if streaming else client.served.need_offline()
-        self._transcribe_audio = self._stream if streaming else self._recognize
-        self._places = asyncio.Semaphore(jobs)
+        self._streaming = streaming
+        self._info = client.served.for_files(streaming)
+        self._free = asyncio.Semaphore(jobs)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -58,19 +56,19 @@ class Batch:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            # What is printed belongs to stdout, not to the console of the bar.
+            # Transcripts go to stdout, not to the console of the bars.
             redirect_stdout=False,
             disable=not console.is_terminal,
         )
 
     async def results(self, paths: Sequence[Path]) -> AsyncGenerator[FileResult, None]:
-        """One result per path, in their order, as soon as it is there."""
+        """Yield one result per path, in their order, as soon as it is known."""
         tasks = [asyncio.ensure_future(self._transcribe(path)) for path in paths]
         try:
             for task in tasks:
                 self._bars.start()
                 result = await task
-                # Off the screen while the caller prints.
+                # The bars would mix with what the caller prints.
                 self._bars.stop()
                 yield result
         finally:
@@ -80,36 +78,27 @@ class Batch:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _transcribe(self, path: Path) -> FileResult:
-        async with self._places:
+        async with self._free:
             started_s = time.monotonic()
             transcript = error = None
-            cut_off = False
+            truncated = False
             bar = self._bars.add_task(display_name(path.name), total=None)
+
+            def show(done_s: float) -> None:
+                self._bars.update(bar, completed=done_s)
+
             try:
                 with open_audio(path) as audio:
-                    cut_off = audio.cut_off
+                    truncated = audio.truncated
                     self._bars.update(bar, total=audio.duration_s)
-                    transcript = await self._transcribe_audio(audio, bar)
+                    transcript = await self._client.transcribe(
+                        audio, streaming=self._streaming, on_progress=show
+                    )
             except EarshotError as caught:
                 error = caught
-            except Exception as caught:  # whatever it is, the other files go on
+            except Exception as caught:  # the other files go on, whatever it is
                 error = EarshotError(f"{type(caught).__name__}: {caught}")
                 error.__cause__ = caught
             self._bars.remove_task(bar)
             seconds = time.monotonic() - started_s
-            return FileResult(path, transcript, error, self._info, seconds, cut_off)
-
-    async def _stream(self, audio: AudioFile, bar: TaskID) -> Transcript:
-        async with self._client.stream(
-            sample_rate_hz=audio.sample_rate_hz, channels=audio.channels
-        ) as stream:
-            for block in audio.blocks():
-                await stream.send(block)
-                self._bars.advance(bar, len(block) / audio.sample_rate_hz)
-            return await stream.finish()
-
-    async def _recognize(self, audio: AudioFile, bar: TaskID) -> Transcript:
-        def show(done_s: float) -> None:
-            self._bars.update(bar, completed=done_s)
-
-        return await self._client.recognize_source(audio, PIECES_AT_ONCE, show)
+            return FileResult(path, transcript, error, self._info, seconds, truncated)

@@ -1,4 +1,4 @@
-"""`earshot models`: which recognizers a server has, and changing them while it serves."""
+"""`earshot models`: list, load, unload and retire recognizers while a server serves."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ._cli_options import DEFAULT_URL, RootCertificates, Url, exiting_on_errors, read_bytes, stderr
-from ._handshake import UNNAMED
-from ._repository import ModelStatus, Repository
-from ._sync import open_repository
+from .._handshake import UNNAMED
+from .._repository import ModelStatus, Repository
+from .._sync import open_repository
+from .options import DEFAULT_URL, RootCertificates, Url, exiting_on_errors, read_bytes, stderr
 
 models = typer.Typer(
     name="models",
@@ -29,7 +29,7 @@ _Name = Annotated[
     typer.Argument(
         metavar="NAME",
         show_default=False,
-        help=f"Of the recognizer, as `earshot models` lists it; '{UNNAMED}' is the unnamed one.",
+        help=f"Recognizer as `earshot models` lists it; '{UNNAMED}' is the unnamed one.",
     ),
 ]
 
@@ -63,7 +63,7 @@ def listing(
 
 @models.command()
 def load(name: _Name, url: Url = DEFAULT_URL, root_certificates: RootCertificates = None) -> None:
-    """Load a recognizer that lies in the server's repository; returns when it serves."""
+    """Load a recognizer of the server's repository, and return when it serves."""
     with _repository(url, root_certificates) as repository, stderr.status(f"loading {name}"):
         repository.load(_unquoted(name))
     typer.echo(f"{name} is live")
@@ -71,7 +71,7 @@ def load(name: _Name, url: Url = DEFAULT_URL, root_certificates: RootCertificate
 
 @models.command()
 def unload(name: _Name, url: Url = DEFAULT_URL, root_certificates: RootCertificates = None) -> None:
-    """Unload a recognizer at once: its open streams break off. See `retire`."""
+    """Unload a recognizer at once, which breaks off its open streams. See `retire`."""
     with _repository(url, root_certificates) as repository, stderr.status(f"unloading {name}"):
         repository.unload(_unquoted(name))
     typer.echo(f"{name} is unloaded")
@@ -84,19 +84,19 @@ def retire(
     root_certificates: RootCertificates = None,
     metrics_url: Annotated[
         str | None,
-        typer.Option(help="Where Prometheus scrapes; by default port 8002 of the same host."),
+        typer.Option(help="Metrics of the server; by default at port 8002 of the same host."),
     ] = None,
     quiet_s: Annotated[
-        float, typer.Option(min=2, help="Unload when it has not been used for so long.")
+        float, typer.Option(min=2, help="Unload when it has been idle for this long.")
     ] = 5.0,
     timeout_s: Annotated[
-        float, typer.Option(min=0, help="Give up, with nothing unloaded, after so long.")
+        float, typer.Option(min=0, help="Give up after this long, without unloading.")
     ] = 3600.0,
 ) -> None:
-    """Unload a recognizer when its last stream and file have ended; waits for that.
+    """Wait until the last stream and file of a recognizer have ended, then unload it.
 
-    Let clients move to the new one first: those that connect with the name of the family (clinic)
-    do so when they connect or call `refresh`.
+    Move the clients to the new one first. Those that connect with the name of the family (clinic)
+    move when they connect or call `refresh`.
     """
     with (
         _repository(url, root_certificates) as repository,
@@ -113,13 +113,13 @@ def retire(
 
 
 def _refuse_misplaced_options(context: typer.Context) -> None:
-    """What stands before the subcommand would be taken for the listing, and ignored."""
+    """Refuse options before the subcommand: they belong to the list, and would be ignored."""
     for name in context.params:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = "json" if name == "as_json" else name.replace("_", "-")
             raise typer.BadParameter(
-                f"put --{option} behind '{context.invoked_subcommand}', if that takes it"
+                f"put --{option} after '{context.invoked_subcommand}', if that command takes it"
             )
 
 
@@ -150,5 +150,5 @@ def _print(statuses: list[ModelStatus]) -> None:
             f"{status.chunk_ms} ms" if status.chunk_ms else "",
             status.reason,
         )
-    # As wide as it must be, also where it is no terminal: rows are for scripts too.
+    # Wide enough for whole rows even without a terminal, because scripts read them.
     Console(width=200, highlight=False, markup=False).print(table)

@@ -1,4 +1,4 @@
-"""Triton Python-backend model of the stand-in (see stand_in.py); runs inside Triton only."""
+"""The Python backend of the fake recognizer in fake_recognizer.py; runs inside Triton only."""
 
 import json
 import time
@@ -41,9 +41,9 @@ class TritonPythonModel:
         if self.slow in audio:
             time.sleep(self.slow_s)
         if self.fail in audio:
-            return failure("the stand-in was told to fail", pb.TritonError.INTERNAL)
+            return failure("the fake recognizer was told to fail", pb.TritonError.INTERNAL)
         if self.refuse in audio:
-            return failure("all places are taken", pb.TritonError.UNAVAILABLE)
+            return failure("all slots are taken", pb.TritonError.UNAVAILABLE)
         return reply(index, length, crc)
 
 

@@ -1,7 +1,7 @@
-"""The command `earshot`: results to stdout, everything else to stderr.
+"""The command `earshot`. Results go to stdout, everything else to stderr.
 
-Exit codes: 0; 1 if some audio could not be transcribed; 2 for wrong usage or no usable server;
-130 after Ctrl-C.
+Exit codes: 0 for success, 1 if some audio could not be transcribed, 2 for wrong usage or no usable
+server, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ._aio import connect_async
-from ._batch import Batch, FileResult
-from ._cli_models import models
-from ._cli_options import (
+from .._aio import connect_async
+from .._files import display_name
+from .._handshake import UNNAMED, Served
+from .._sync import connect
+from .._version import __version__
+from .batch import Batch, FileResult
+from .microphone import Microphone, open_microphone
+from .models import models
+from .options import (
     DEFAULT_URL,
     Model,
     RootCertificates,
@@ -29,20 +34,36 @@ from ._cli_options import (
     read_bytes,
     stderr,
 )
-from ._files import display_name
-from ._handshake import UNNAMED, Served
-from ._microphone import Microphone, open_microphone
-from ._output import Format, Writer, report
-from ._sync import connect
+from .output import Format, Writer, report
 
 app = typer.Typer(
-    help="Transcribe audio with an Earshot server.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help texts are meant as such
 )
 app.add_typer(models)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"earshot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def earshot(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            help="Print the version of the client and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Transcribe audio with an Earshot server."""
 
 
 @app.command()
@@ -53,7 +74,7 @@ def transcribe(
     root_certificates: RootCertificates = None,
     form: Annotated[
         Format | None,
-        typer.Option("--format", help="text, json (with word times), srt or vtt (subtitles)."),
+        typer.Option("--format", help="text, json (with word times), or the subtitles srt or vtt."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     output: Annotated[
@@ -81,24 +102,24 @@ def transcribe(
     earshot transcribe --json *.wav > transcripts.jsonl
     earshot transcribe --format vtt -o subtitles/ lectures/*.mp3
 
-    Where the server has an offline recognizer, long files are cut at pauses and their pieces are
-    recognized side by side. If a piece fails for good, the rest is delivered all the same and the
-    exit code is 1.
+    If the server has an offline recognizer, long files are cut at pauses, and their pieces are
+    recognized in parallel. If a piece fails for good, the rest is still written, and the exit code
+    is 1.
     """  # noqa: D301 (typer wants the character)
     chosen = _only_format(form, as_json)
     if chosen in (Format.srt, Format.vtt) and len(files) > 1 and output is None:
-        raise typer.BadParameter("subtitles of several files need a folder: --output FOLDER")
+        raise typer.BadParameter("subtitles of several files need a folder: pass --output FOLDER")
     writer = Writer(chosen, output, files)
-    _refuse_collisions(writer, files)
+    _check_targets(writer, files)
 
     async def run() -> int:
         failed = 0
         certificates = read_bytes(root_certificates)
         async with connect_async(url, model=model, root_certificates=certificates) as client:
-            batch = Batch(client, jobs, stderr, streaming=streaming or client.offline is None)
+            batch = Batch(client, jobs, stderr, streaming=streaming)
             async with aclosing(batch.results(files)) as results:
                 async for result in results:
-                    failed += not _deliver(result, writer)
+                    failed += not _write_result(result, writer)
         return failed
 
     with exiting_on_errors():
@@ -109,23 +130,27 @@ def transcribe(
 
 def _only_format(form: Format | None, as_json: bool) -> Format:
     if as_json and form not in (None, Format.json):
-        raise typer.BadParameter(f"--json and --format {form.value} contradict each other")
+        raise typer.BadParameter(
+            f"--json and --format {form.value} contradict each other: pass one"
+        )
     return Format.json if as_json else form or Format.text
 
 
-def _refuse_collisions(writer: Writer, files: list[Path]) -> None:
-    """Files of the same name in different folders would overwrite each other's transcripts.
+def _check_targets(writer: Writer, files: list[Path]) -> None:
+    """Refuse to write one transcript over another, or over the audio.
 
-    Nor is a transcript written over the audio.
+    Files of the same name in different folders would have the same target.
     """
     targets = [path for path in map(writer.path, dict.fromkeys(files)) if path is not None]
     for target in targets:
         if targets.count(target) > 1:
             raise typer.BadParameter(
-                f"several files would go to {target}: transcribe them into different folders"
+                f"several transcripts would be written to {target}: use different folders"
             )
         if target.resolve() in {file.resolve() for file in files}:
-            raise typer.BadParameter(f"{target} is the audio: name another file with --output")
+            raise typer.BadParameter(
+                f"{target} is the audio itself: pass another file with --output"
+            )
 
 
 @app.command()
@@ -153,12 +178,12 @@ def info(
     root_certificates: RootCertificates = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Say what the server serves."""
+    """Print the parameters of the server's recognizer."""
     with (
         exiting_on_errors(),
         connect(url, model=model, root_certificates=read_bytes(root_certificates)) as client,
     ):
-        answer = {**_described(client.served), "ready": client.is_ready()}
+        answer = {**_describe(client.served), "ready": client.is_ready()}
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -167,18 +192,18 @@ def info(
         typer.echo(f"{name:<{width}}  {value}")
 
 
-def _described(served: Served) -> dict[str, Any]:
-    described = dataclasses.asdict(served.streaming or served.need_offline())
-    described["name"] = described["name"] or UNNAMED
-    described["streaming"] = served.streaming is not None
-    described["offline"] = served.offline is not None
+def _describe(served: Served) -> dict[str, Any]:
+    parameters = dataclasses.asdict(served.streaming or served.for_files())
+    parameters["name"] = parameters["name"] or UNNAMED
+    parameters["streaming"] = served.streaming is not None
+    parameters["offline"] = served.offline is not None
     if served.offline:
-        described["buckets_ms"] = list(served.offline.buckets_ms)
-    return described
+        parameters["buckets_ms"] = list(served.offline.buckets_ms)
+    return parameters
 
 
 def _stop_on_ctrl_c(microphone: Microphone) -> None:
-    """Lets the last words still come; a second Ctrl-C interrupts as usual."""
+    """Stop the microphone on Ctrl-C but print the last words; a second Ctrl-C interrupts."""
 
     def stop(*_: Any) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -187,11 +212,11 @@ def _stop_on_ctrl_c(microphone: Microphone) -> None:
     signal.signal(signal.SIGINT, stop)
 
 
-def _deliver(result: FileResult, writer: Writer) -> bool:
-    """Writes or prints what there is of a transcript; whether it is whole."""
+def _write_result(result: FileResult, writer: Writer) -> bool:
+    """Write or print a transcript; return False if it is missing or has failed spans."""
     name = display_name(result.path)
-    if result.cut_off:
-        stderr.print(f"earshot: {name}: the file breaks off: its header promises more audio")
+    if result.truncated:
+        stderr.print(f"earshot: {name}: the file is truncated: its header states more audio")
     transcript = result.transcript
     if transcript is None:
         _print_error(result)

@@ -1,4 +1,4 @@
-"""What the commands of `earshot` share: options that name the server, and how they fail."""
+"""Options that name the server, and the exit codes, for all commands of `earshot`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from ._errors import ConnectionFailed, EarshotError, UnsupportedServer
-from ._grpc import read_address
+from .._errors import ConnectionFailed, EarshotError, UnsupportedServer
+from .._grpc import read_address
 
 stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
@@ -42,20 +42,20 @@ Model = Annotated[
     str | None,
     typer.Option(
         envvar="EARSHOT_MODEL",
-        help="Which recognizer, if the server has several (`earshot models`). A name without its "
-        "_v number means the newest.",
+        help="Recognizer to use, if the server has several (`earshot models`). A name without its "
+        "_v number selects the newest.",
     ),
 ]
 
 
 @contextmanager
 def exiting_on_errors() -> Generator[None, None, None]:
-    """What ends the whole command: said in a line or two, without a traceback."""
+    """Turn an error into a message of a line or two and an exit code, without a traceback."""
     try:
         yield
     except ConnectionFailed as error:
         exit_with(
-            2, f"{error}\nStart an Earshot server there, or name one with --url or EARSHOT_URL."
+            2, f"{error}\nStart an Earshot server there, or name another with --url or EARSHOT_URL."
         )
     except UnsupportedServer as error:
         exit_with(2, str(error))
@@ -66,11 +66,11 @@ def exiting_on_errors() -> Generator[None, None, None]:
 
 
 def exit_with(code: int, message: str) -> NoReturn:
-    """Ends the command with a message on stderr."""
+    """End the command with a message on stderr."""
     stderr.print(f"earshot: {message}")
     raise typer.Exit(code)
 
 
 def read_bytes(path: Path | None) -> bytes | None:
-    """The content of a file that need not be given."""
+    """Return the content of a file, or None without a path."""
     return None if path is None else path.read_bytes()

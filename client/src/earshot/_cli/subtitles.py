@@ -1,7 +1,7 @@
-"""Words to subtitles: SRT and WebVTT.
+"""Write words as subtitles, in SRT or WebVTT.
 
-Cues follow the usual rules of the trade (Netflix's timed text guide): two lines of 42 characters,
-seven seconds at most, a new cue at a pause or the end of a sentence.
+Cues follow common rules (Netflix's timed text guide): two lines of 42 characters, at most seven
+seconds, and a new cue after a pause or the end of a sentence.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ._transcript import Word
+from .._transcript import Word
 
 LINE_CHARACTERS = 42
 LINES = 2
@@ -25,7 +25,7 @@ _SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
 
 @dataclass(frozen=True)
 class Cue:
-    """What is on the screen at a time."""
+    """The lines that are on the screen at the same time."""
 
     start_ms: int
     end_ms: int
@@ -33,7 +33,7 @@ class Cue:
 
 
 def srt(words: Sequence[Word]) -> str:
-    """SubRip: numbered cues, with a comma before the milliseconds."""
+    """Return SubRip: numbered cues, with a comma before the milliseconds."""
     blocks = [
         f"{number}\n{_clock(cue.start_ms, ',')} --> {_clock(cue.end_ms, ',')}\n"
         + "\n".join(cue.lines)
@@ -44,7 +44,7 @@ def srt(words: Sequence[Word]) -> str:
 
 
 def vtt(words: Sequence[Word]) -> str:
-    """WebVTT (https://www.w3.org/TR/webvtt1/): a header, a point, and escaped text."""
+    """Return WebVTT (https://www.w3.org/TR/webvtt1/): a header, and cues with escaped text."""
     blocks = [
         f"{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n"
         + "\n".join(html.escape(line, quote=False) for line in cue.lines)
@@ -55,7 +55,7 @@ def vtt(words: Sequence[Word]) -> str:
 
 
 def cues(words: Sequence[Word]) -> list[Cue]:
-    """The words, in order, on as few cues as the rules allow; no two at the same time."""
+    """Return as few cues as the rules allow, in order; no two overlap in time."""
     groups = list(_grouped([part for word in words for part in _parts(word)]))
     next_starts = [*(group[0].start_ms for group in groups), None][1:]
     return [
@@ -76,9 +76,9 @@ def _grouped(words: Iterable[Word]) -> Iterator[list[Word]]:
 
 
 def _belongs(group: list[Word], word: Word) -> bool:
-    """Whether `word` may follow on the same cue."""
+    """Tell whether `word` may follow on the same cue."""
     last = group[-1]
-    # A recognizer may emit several words at one time, and a cue must last.
+    # A recognizer may emit several words at the same time, but a cue must have a duration.
     return word.start_ms <= group[0].start_ms or (
         word.start_ms - last.end_ms < PAUSE_MS
         and word.end_ms - group[0].start_ms <= LONGEST_CUE_MS
@@ -94,7 +94,7 @@ def _lines(words: Sequence[Word]) -> list[str]:
 
 
 def _end_ms(group: list[Word], next_start_ms: int | None) -> int:
-    """Long enough to be read, but gone before the next."""
+    """Return the end of a cue: late enough to read it, but before the next one."""
     start_ms = group[0].start_ms
     end_ms = max(group[-1].end_ms, start_ms + SHORTEST_CUE_MS)
     end_ms = min(end_ms, start_ms + LONGEST_CUE_MS)
@@ -102,7 +102,7 @@ def _end_ms(group: list[Word], next_start_ms: int | None) -> int:
 
 
 def _parts(word: Word) -> Iterator[Word]:
-    """A word that fits no line or no cue (Chinese has no spaces), in parts of equal pace."""
+    """Split a word that is too long for a line or cue; Chinese has no spaces, for example."""
     duration_ms = word.end_ms - word.start_ms
     count = max(-(-len(word.text) // LINE_CHARACTERS), -(-duration_ms // LONGEST_CUE_MS))
     size = -(-len(word.text) // count)
