@@ -162,7 +162,7 @@ def gpu_train(
     minutes: Annotated[float, typer.Option(help="Time for the updates and the end.")] = 4.0,
     batch_seconds: Annotated[float, typer.Option(help="Sound in a batch.")] = 1200.0,
     peak_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    capacity_hours: Annotated[float, typer.Option(help="Sound on the device.")] = 220.0,
+    capacity_hours: Annotated[float, typer.Option(help="Sound on the device.")] = 200.0,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     smoke: Annotated[bool, typer.Option("--smoke", help="Time the parts of a step.")] = False,
     smoke_steps: Annotated[int, typer.Option(help="Whole steps per batch size.")] = 20,
