@@ -61,6 +61,7 @@ class Settings:
         peak_rate: Highest learning rate.
         capacity_hours: Sound that the buffer on the device holds.
         device: Where all of it runs.
+        kernel: Whether our own kernel for the lattice may be tried.
         invented: The caller brings the sound.
     """
 
@@ -73,6 +74,7 @@ class Settings:
     peak_rate: float
     capacity_hours: float
     device: torch.device
+    kernel: bool = True
     invented: bool = False
 
 
@@ -152,7 +154,7 @@ class Run:
         self.average = copy.deepcopy(self.model).eval()
         self.average.requires_grad_(False)
         self.optimizer = Optimizer(self.model, self.average)
-        self.step_of = Step(self.model, choose_transducer_loss(device, self.print))
+        self.step_of = Step(self.model, choose_transducer_loss(device, self.print, settings.kernel))
         self.pool = open_pool(settings, self.tokenizer)
         self.wait_for_sound()
         real, synthetic = self.pool.hours()
