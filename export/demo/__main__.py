@@ -162,8 +162,9 @@ def gpu_train(
     minutes: Annotated[float, typer.Option(help="Time for the updates and the end.")] = 4.0,
     batch_seconds: Annotated[float, typer.Option(help="Sound in a batch.")] = 1200.0,
     peak_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    capacity_hours: Annotated[float, typer.Option(help="Sound on the device.")] = 220.0,
+    capacity_hours: Annotated[float, typer.Option(help="Sound on the device.")] = 200.0,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    kernel: Annotated[bool, typer.Option(help="Try our own kernel for the lattice.")] = True,
     smoke: Annotated[bool, typer.Option("--smoke", help="Time the parts of a step.")] = False,
     smoke_steps: Annotated[int, typer.Option(help="Whole steps per batch size.")] = 20,
 ) -> None:
@@ -188,6 +189,7 @@ def gpu_train(
         peak_rate=peak_rate,
         capacity_hours=capacity_hours,
         device=torch.device(device),
+        kernel=kernel,
     )
     if smoke:
         run_smoke(settings, (batch_seconds / 2, batch_seconds, 2 * batch_seconds), smoke_steps)

@@ -5,7 +5,6 @@ are there. Synthesis goes on until its hours are made or its time is over.
 """
 
 import multiprocessing
-import os
 import random
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import soxr
 
 from export.demo.corpora import (
@@ -35,27 +35,24 @@ NOISE = "noise"
 
 
 def prepare_sound(speech: Path, folder: Path, jobs: int, hours: float, minutes: float) -> None:
-    """Decode all recordings, then synthesize in `jobs` processes.
+    """Decode all recordings and synthesize, in `jobs` processes.
 
     Args:
         speech: The carried recordings, laid out as the README says.
         folder: Where the shards go; shards that are there already stay.
         jobs: Processes to run.
-        hours: Synthetic speech to make, in all.
+        hours: Synthetic speech to make in this call, in all.
         minutes: Time after which no further shard is begun.
     """
-    deadline = time.monotonic() + 60 * minutes
+    limits = (hours, time.monotonic() + 60 * minutes)
     context = multiprocessing.get_context("fork")
     order = sorted(corpora(speech), key=lambda name: -_bytes(speech / "train" / name))
-    arguments = [(speech, folder, name) for name in [*order, NOISE]]
+    recorded = [*order, NOISE]
     began = time.monotonic()
-    with context.Pool(min(jobs, len(arguments))) as decoders:
-        decoders.starmap(_decode, arguments)
-    print(f"recordings decoded after {time.monotonic() - began:.1f} s", flush=True)
     made: Any = context.Value("d", 0.0)
     workers = [
         context.Process(
-            target=_speak_shards, args=(speech, folder, first, jobs, (hours, deadline), made)
+            target=_work, args=(speech, folder, recorded[first::jobs], (first, jobs), limits, made)
         )
         for first in range(jobs)
     ]
@@ -66,6 +63,22 @@ def prepare_sound(speech: Path, folder: Path, jobs: int, hours: float, minutes: 
         elapsed = time.monotonic() - began
         print(f"{made.value / 3600:.2f} h synthesized after {elapsed:.0f} s", flush=True)
     (folder / "SYNTHESIS_ENDED").touch()
+
+
+def _work(
+    speech: Path,
+    folder: Path,
+    recorded: Sequence[str],
+    turn: tuple[int, int],
+    limits: tuple[float, float],
+    made: Any,
+) -> None:
+    """Do one process's part: its recordings first, then every `turn[1]`-th shard of speech."""
+    began = time.monotonic()
+    for corpus in recorded:
+        _decode(speech, folder, corpus)
+        print(f"{corpus} decoded after {time.monotonic() - began:.1f} s", flush=True)
+    _speak_shards(speech, folder, *turn, limits, made)
 
 
 def _bytes(folder: Path) -> int:
@@ -95,8 +108,7 @@ def _noises(folder: Path) -> Iterator[tuple[Pcm, str]]:
         if path.suffix in SOUND_SUFFIXES:
             try:
                 samples = read_audio(path)
-            except Exception as error:  # One clip less is no reason to stop.
-                print(f"left out {path.name}: {error}", flush=True)
+            except soundfile.LibsndfileError:  # One clip less is no reason to stop.
                 continue
             yield to_pcm(samples), ""
 
@@ -105,7 +117,6 @@ def _speak_shards(
     speech: Path, folder: Path, first: int, step: int, limits: tuple[float, float], made: Any
 ) -> None:
     """Make every `step`-th shard until all processes together have made enough."""
-    os.nice(1)
     hours, deadline = limits
     sentences = read_sentences(speech / "train" / "text" / "sentences.txt")
     number = first

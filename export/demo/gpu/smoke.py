@@ -26,7 +26,7 @@ def smoke(settings: Settings, sizes: tuple[float, ...], steps: int) -> None:
         steps: Steps to run per size.
     """
     set_up(settings.device)
-    run = Run(replace(settings, sound=settings.run / "nothing", capacity_hours=3.0))
+    run = Run(replace(settings, sound=settings.run / "nothing", capacity_hours=3.0, invented=True))
     add_invented(run)
     for size in sizes:
         batches = run.pool.draw(replace(MIXTURE, batch_seconds=size), run.rng)

@@ -7,7 +7,6 @@ variation, losses and the update run on the device, and figures are read every t
 import copy
 import json
 import math
-import os
 import random
 import shutil
 import signal
@@ -61,6 +60,9 @@ class Settings:
         batch_seconds: Sound in a batch, padding included.
         peak_rate: Highest learning rate.
         capacity_hours: Sound that the buffer on the device holds.
+        device: Where all of it runs.
+        kernel: Whether our own kernel for the lattice may be tried.
+        invented: The caller brings the sound.
     """
 
     sound: Path
@@ -72,6 +74,8 @@ class Settings:
     peak_rate: float
     capacity_hours: float
     device: torch.device
+    kernel: bool = True
+    invented: bool = False
 
 
 @dataclass
@@ -150,9 +154,9 @@ class Run:
         self.average = copy.deepcopy(self.model).eval()
         self.average.requires_grad_(False)
         self.optimizer = Optimizer(self.model, self.average)
-        self.step_of = Step(self.model, choose_transducer_loss(device, self.print))
+        self.step_of = Step(self.model, choose_transducer_loss(device, self.print, settings.kernel))
         self.pool = open_pool(settings, self.tokenizer)
-        self.pool.add_shards(settings.sound)
+        self.wait_for_sound()
         real, synthetic = self.pool.hours()
         self.print(f"sound: {real:.2f} h real, {synthetic:.2f} h synthetic")
         done = json.loads((settings.start / "training.json").read_text())
@@ -164,6 +168,14 @@ class Run:
     def print(self, line: str) -> None:
         """Print a line with the seconds since the start."""
         print(f"[{time.monotonic() - self.began:6.1f}] {line}", flush=True)
+
+    def wait_for_sound(self) -> None:
+        """Take up what is there; wait for the first recordings if nothing is."""
+        self.pool.add_shards(self.settings.sound)
+        while not self.pool.real_weights.any() and not self.settings.invented:
+            self.print("waiting for the first recordings")
+            time.sleep(5)
+            self.pool.add_shards(self.settings.sound)
 
     def until_done(self) -> None:
         """Train until the time is over or SIGTERM comes; either leaves a checkpoint."""
@@ -282,18 +294,17 @@ class Run:
             )
         self.print(f"look took {time.monotonic() - began:.1f} s")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _transcribe(self, members: np.ndarray) -> tuple[int, int, int, str]:
         """Word errors by CTC and by the transducer, words, and one transcript."""
         batch = self.pool.batch(members, 0.0, np.random.default_rng(0))
         step = Step(self.average, self.step_of.transducer)
-        with step.autocast(batch):
-            encoded = step.encode(batch, DEFAULT_LOOKAHEAD)
-            counts = torch.tensor(batch.encoder_frames, device=encoded.device)
-            found = [
-                ctc_ids(self.average, encoded, batch.encoder_frames),
-                transducer_ids(self.average, encoded, counts),
-            ]
+        encoded = step.encode(batch, DEFAULT_LOOKAHEAD).float()
+        counts = torch.tensor(batch.encoder_frames, device=encoded.device)
+        found = [
+            ctc_ids(self.average, encoded, batch.encoder_frames),
+            transducer_ids(self.average, encoded, counts),
+        ]
         errors = [0, 0]
         words, example = 0, ""
         for row, member in enumerate(members):
@@ -344,7 +355,6 @@ def train_on_gpu(settings: Settings) -> None:
 
 def set_up(device: torch.device) -> None:
     """Set what holds for the whole process."""
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     torch.set_float32_matmul_precision("highest")
     torch.manual_seed(1)
     if device.type == "cuda":
