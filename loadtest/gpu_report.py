@@ -22,19 +22,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from loadtest.gpu_summary import write_summary
-from loadtest.machine import cpu_model, usable_cores
-from loadtest.report import render
-from loadtest.result import CapacityResult
+from loadtest.options import RECORDINGS
+from loadtest.report.page import render
+from loadtest.result.document import CapacityResult
+from loadtest.result.machine import cpu_model, usable_cores
 
-TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 12000}
+TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 7500}
 """Streams that are wanted of the 0.6B model, by chunk: where its search begins."""
 GOODBYE_S = 20.0
 """For a server to unload its models."""
@@ -42,11 +45,17 @@ DEMO = "demo"
 DEMO_CHECKPOINT = "checkpoints/demo"
 STATE_BYTES = {DEMO: 0.5e6, "115m": 2.7e6, "0.6b": 7.5e6}
 """Of one stream in 16 bits, generously."""
-POOL_SHARE = 0.7
+POOL_SHARE = 0.55
 """Of the GPU's memory; the rest is for weights, recorded graphs and the batch that runs."""
+GROWTH, RESOLUTION = 1.4, 0.1
+"""Of the capacity search. Streams far beyond the capacity take long to end, which costs a lease."""
 HOLD_SHARE = 0.8
 """Of the streams that were carried, for the long hold."""
 _console = Console(stderr=True)
+_one_at_a_time: Callable[[Path], Lock] = cache(lambda repository: Lock())
+"""Who exports into a folder; others wait for it."""
+_failed_exports: dict[Path, StepFailed] = {}
+"""Of this call; the next one tries again."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Plan:
     max_batch: int
     processes: int
     hold_s: float
+    short_hold_s: float
     long_hold_s: float
     first_streams: int | None
     max_streams: int | None
@@ -99,6 +109,8 @@ class Step:
     run: Callable[[Path, float], None]
     """Gets the file to write and the seconds that are left."""
     model: Model | None = None
+    timed: bool = True
+    """It needs the machine for itself; others run beside the exports."""
 
 
 class StepFailed(Exception):
@@ -131,6 +143,9 @@ def gpu_report(
         int, typer.Option(min=0, help="Load generator processes; 0: half of the cores.")
     ] = 0,
     hold_s: Annotated[float, typer.Option(min=1, help="Length of the hold that counts.")] = 60.0,
+    short_hold_s: Annotated[
+        float, typer.Option(min=1, help="Length of the holds on the way there.")
+    ] = 8.0,
     long_hold_s: Annotated[
         float, typer.Option(min=1, help="Length of the hold at 80 % of what was carried.")
     ] = 300.0,
@@ -156,8 +171,6 @@ def gpu_report(
 
     Exit codes: 0 all done, 1 a step failed, 3 the budget is used up: call again.
     """
-    from loadtest.speech import RECORDINGS
-
     plan = Plan(
         sizes=sizes.split(","),
         chunks_ms=[int(chunk) for chunk in chunks_ms.split(",")],
@@ -166,6 +179,7 @@ def gpu_report(
         max_batch=max_batch,
         processes=processes or max(1, usable_cores() // 2),
         hold_s=hold_s,
+        short_hold_s=short_hold_s,
         long_hold_s=long_hold_s,
         first_streams=first_streams,
         max_streams=max_streams,
@@ -178,8 +192,10 @@ def gpu_report(
     results.mkdir(parents=True, exist_ok=True)
     deadline_s = time.monotonic() + budget_s
     todo = in_order(steps(plan), results)
-    _export_all(plan, todo, deadline_s)
+    beside = _prepare(plan, todo, deadline_s)
+    todo = [step for step in todo if step.name not in beside.failed]
     outcome = work_off(todo, results, deadline_s - time.monotonic())
+    outcome.failed += beside.failed
     write_pages(results)
     write_summary(results, instances)
     _tell(outcome)
@@ -232,7 +248,7 @@ def in_order(todo: Sequence[Step], results: Path) -> list[Step]:
 def steps(plan: Plan) -> list[Step]:
     """Everything that the report consists of, the most important first."""
     todo = [Step("machine", 10, lambda path, _: _write(path, machine()))]
-    todo.append(Step("engine_tests", 60, _engine_tests))
+    todo.append(Step("engine_tests", 60, _engine_tests, timed=False))
     if DEMO in plan.sizes:
         todo.append(_tokens_step(plan, plan.precision))
     first, *others = plan.sizes
@@ -250,11 +266,11 @@ def steps(plan: Plan) -> list[Step]:
 
 def _tokens_step(plan: Plan, precision: str) -> Step:
     model = Model(DEMO, plan.chunks_ms[0], precision)
-    return Step(f"tokens_{DEMO}_{precision}", 60, _tokens(plan, model), model)
+    return Step(f"tokens_{DEMO}_{precision}", 60, _tokens(plan, model), model, timed=False)
 
 
 def _measured(plan: Plan, model: Model) -> list[Step]:
-    estimate_s = 60 + 2 * plan.hold_s
+    estimate_s = 60 + plan.hold_s
     return [
         Step(f"engine_{model.name}", 45, _engine(plan, model), model),
         Step(f"capacity_{model.name}", estimate_s, _capacity(plan, model), model),
@@ -285,9 +301,8 @@ def _tokens(plan: Plan, model: Model) -> Callable[[Path, float], None]:
 def _reference(plan: Plan, deadline_s: float) -> Path:
     """The demo model in float32 for the CPU, exported once."""
     reference = plan.work / "reference"
-    if not reference.exists():
-        arguments = ["--chunk-ms", str(plan.chunks_ms[0]), "--repository", str(reference)]
-        _command("export", DEMO_CHECKPOINT, *arguments, deadline_s=deadline_s)
+    arguments = ["--chunk-ms", str(plan.chunks_ms[0]), "--repository", str(reference)]
+    _once(reference, lambda: _command("export", DEMO_CHECKPOINT, *arguments, deadline_s=deadline_s))
     return reference
 
 
@@ -303,8 +318,9 @@ def _engine(plan: Plan, model: Model) -> Callable[[Path, float], None]:
 
 def _capacity(plan: Plan, model: Model) -> Callable[[Path, float], None]:
     def run(path: Path, left_s: float) -> None:
-        first = plan.first_streams or TARGETS[model.chunk_ms] // 2
-        search = ["capacity", "--first-streams", str(first), "--resolution", "0.15"]
+        first = plan.first_streams or TARGETS[model.chunk_ms] * 2 // 3
+        search = ["capacity", "--first-streams", str(first), "--growth", str(GROWTH)]
+        search += ["--resolution", str(RESOLUTION), "--short-hold-s", str(plan.short_hold_s)]
         _load(plan, model, search, plan.hold_s, path, left_s)
 
     return run
@@ -340,19 +356,23 @@ def _load(
         raise StepFailed(f"the load test left no result: {_end(said)}")
 
 
-def _export_all(plan: Plan, todo: Sequence[Step], deadline_s: float) -> None:
-    """What the steps need, side by side: an export is mostly one thread.
+def _prepare(plan: Plan, todo: Sequence[Step], deadline_s: float) -> Outcome:
+    """Export the models that are needed, side by side, and run the steps that time nothing.
 
-    A failure is told by the step that needs the model, which tries again.
+    An export is mostly one thread. A failure is told by the steps that need the model.
     """
     left = [step for step in todo if not (plan.results / f"{step.name}.json").exists()]
     models = dict.fromkeys(step.model for step in left if step.model)
     _console.print(f"{len(models)} models to serve", highlight=False)
-    with ThreadPoolExecutor(max(1, usable_cores() // 2)) as pool:
-        if any(step.name.startswith("tokens") for step in left):
-            pool.submit(_reference, plan, deadline_s)
+    outcome = Outcome()
+    with ThreadPoolExecutor(max(2, usable_cores() // 2)) as pool:
+        for step in left:
+            if not step.timed:
+                path = plan.results / f"{step.name}.json"
+                pool.submit(_do, step, path, deadline_s - time.monotonic(), outcome)
         for model in models:
             pool.submit(_exported, plan, model, deadline_s)
+    return outcome
 
 
 def _repository(plan: Plan, model: Model) -> Path:
@@ -362,18 +382,34 @@ def _repository(plan: Plan, model: Model) -> Path:
 def _exported(plan: Plan, model: Model, deadline_s: float) -> Path:
     """The repository of a model, exported once."""
     repository = _repository(plan, model)
-    if not repository.exists():
-        demo = model.size == DEMO
-        _command(
-            *("export" if demo else "export.random_model", DEMO_CHECKPOINT if demo else model.size),
-            *("--chunk-ms", str(model.chunk_ms), "--precision", model.precision),
-            *("--runtime", "torch", "--layout", "fused", "--repository", str(repository)),
-            *("--max-streams", str(slots(plan, model)), "--max-batch-size", str(plan.max_batch)),
-            *("--encoder-instances" if demo else "--instances", str(plan.instances)),
-            deadline_s=deadline_s,
-            env=os.environ | {"OMP_NUM_THREADS": str(max(1, usable_cores() // 4))},
-        )
+    _once(repository, lambda: _export(plan, model, repository, deadline_s))
     return repository
+
+
+def _once(repository: Path, export: Callable[[], object]) -> None:
+    """Export what is missing; a step that comes later fails as the first one did, at once."""
+    with _one_at_a_time(repository):
+        if repository in _failed_exports:
+            raise _failed_exports[repository]
+        if not repository.exists():
+            try:
+                export()
+            except StepFailed as error:
+                _failed_exports[repository] = error
+                raise
+
+
+def _export(plan: Plan, model: Model, repository: Path, deadline_s: float) -> None:
+    demo = model.size == DEMO
+    _command(
+        *("export" if demo else "export.random_model", DEMO_CHECKPOINT if demo else model.size),
+        *("--chunk-ms", str(model.chunk_ms), "--precision", model.precision),
+        *("--runtime", "torch", "--layout", "fused", "--repository", str(repository)),
+        *("--max-streams", str(slots(plan, model)), "--max-batch-size", str(plan.max_batch)),
+        *("--encoder-instances" if demo else "--instances", str(plan.instances)),
+        deadline_s=deadline_s,
+        env=os.environ | {"OMP_NUM_THREADS": str(max(1, usable_cores() // 4))},
+    )
 
 
 def slots(plan: Plan, model: Model) -> int:

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from loadtest.result import CapacityResult, Level, StageUse
+from loadtest.report.templates import load_template
+from loadtest.result.document import CapacityResult, Level, StageUse
 
 RECOGNIZER = "recognizer"
 
@@ -63,14 +62,8 @@ def write_summary(results: Path, instances: int) -> None:
     }
     document = {"results": [asdict(row) for row in rows], **others}
     (results / "summary.json").write_text(json.dumps(document, indent=2) + "\n")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("gpu_summary.html.j2").render(rows=rows, others=others)
+    template = load_template(Path(__file__).with_name("gpu_summary.html.j2"))
+    page = template.render(rows=rows, others=others)
     (results / "summary.html").write_text(page, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What several commands share: options, and how they end on a mistake.
+"""The options that commands share, the value in which they travel, and the end on a user's mistake.
 
 Commands import what is heavy where they use it, so that `--help` and bad options answer at once.
 """
@@ -7,28 +7,111 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-Repository = Annotated[Path, typer.Option(help="Exported models, served for the run.")]
+PROJECT = Path(__file__).parents[1]
+RECORDINGS = PROJECT / "recordings"
+LOCUSTFILE = PROJECT / "loadtest" / "locustfile.py"
 DEFAULT_REPOSITORY = Path("model_repository")
+MIN_STREAM_S = 20.0
+"""Streams begin and end all the time, as they do in a live service."""
+
+Url = Annotated[
+    str | None, typer.Option(help="Server, host:port. Default: start one on --repository.")
+]
+Repository = Annotated[Path, typer.Option(help="Exported models to serve for the run.")]
+RepositoryWithoutUrl = Annotated[
+    Path, typer.Option(help="Exported models to serve if there is no --url.")
+]
+MetricsUrl = Annotated[
+    str | None, typer.Option(help="Triton's metrics. Default: port 8002 of the server's host.")
+]
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Which recognizer, if the server has several. A name without its _v number means the "
+        help="Recognizer to use if the server has several. A name without its _v number means the "
         "newest."
     ),
 ]
+HoldS = Annotated[float, typer.Option(min=1, help="Length of the final hold, in seconds.")]
+P99Ms = Annotated[
+    float | None, typer.Option(min=1, help="Allowed p99 chunk latency. Default: one chunk.")
+]
+Processes = Annotated[
+    int, typer.Option(min=0, help="Load generator processes to start on this machine.")
+]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Locust workers to wait for that other machines run.")
+]
+MasterPort = Annotated[int | None, typer.Option(help="Port to which those workers connect.")]
+Speech = Annotated[
+    Path,
+    typer.Option(
+        help="Folder with the recordings to send. Default: the bundled ones.", show_default=False
+    ),
+]
+Output = Annotated[Path, typer.Option(help="Where to write the result, as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 console = Console(stderr=True)
 
 
+@dataclass(frozen=True)
+class LoadOptions:
+    """Options of a load test, from the command to every part that needs one of them."""
+
+    url: str = ""
+    """Server, host:port; empty: start one on `repository`."""
+    repository: Path | None = None
+    """Exported models that the server serves, if they are known."""
+    metrics_url: str | None = None
+    model: str | None = None
+    """Recognizer to use, as for `earshot.connect`."""
+    speech: Path = RECORDINGS
+    """Folder with the recordings to send."""
+    min_stream_s: float = MIN_STREAM_S
+    """Streams last at least this long."""
+    processes: int = 1
+    """Load generator processes to start on this machine."""
+    workers: int = 0
+    """Locust workers to wait for that other machines run."""
+    master_port: int | None = None
+    """Port to which those workers connect."""
+    hold_s: float = 60.0
+    """Length of the final hold."""
+    short_hold_s: float = 10.0
+    """Length of the other holds of a search, if the final one is not shorter."""
+    warm_up_s: float = 3.0
+    """Time before each hold that is not recorded."""
+    p99_ms: float | None = None
+    """Allowed p99 chunk latency; `None`: one chunk."""
+    locustfile: Path = LOCUSTFILE
+
+
+@dataclass(frozen=True)
+class AgreementOptions:
+    """Options of the comparison with perf_analyzer."""
+
+    binary: Path
+    """The `perf_analyzer` to run."""
+    repository: Path
+    model: str | None
+    closed: tuple[int, ...]
+    """Numbers of streams in the closed loop."""
+    open_streams: int
+    rounds: int
+    seconds: float
+    """Length of one measurement."""
+
+
 @contextmanager
 def exiting_on(*mistakes: type[Exception]) -> Generator[None]:
-    """One of ``mistakes`` ends the command with its message and 2, without a traceback."""
+    """End the command with exit code 2 and the message of any of `mistakes`, no traceback."""
     try:
         yield
     except mistakes as error:

@@ -1,13 +1,24 @@
-"""The README's commands and paths exist and do what they say."""
+"""The commands and paths that the pages name exist, and the short commands run."""
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import soundfile
+from earshot._cli import app
 from project import PROJECT, help_of
+from typer.testing import CliRunner
+
+from tests.client.fake_recognizer import PARAMETERS
+from tests.client.fake_triton import OFFLINE, FakeTriton, fake_triton
+from tests.client.spoken_numbers import RATE_HZ, audio, recognize_numbers, script
 
 README = (PROJECT / "README.md").read_text()
 CLIENT_README = (PROJECT / "client" / "README.md").read_text()
@@ -100,3 +111,65 @@ def test_python_examples_use_names_that_exist(text: str) -> None:
     for owner, names in {"client": earshot.Client, "stream": earshot.Stream}.items():
         for method in re.findall(rf"(?<!\.)\b{owner}\.(\w+)\(", examples):
             assert hasattr(names, method), f"{owner}.{method}"
+
+
+MODULES = sorted(
+    {
+        command
+        for page in PAGES
+        for command in re.findall(r"python -m ([a-z_.]+(?: [a-z][a-z-]*\b)?)", page.read_text())
+    }
+)
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_every_command_that_is_named_has_help(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split(), "--help"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()
+
+
+def lines_of(command: str) -> list[str]:
+    """The lines of all pages that call `command`, without the description beside them."""
+    lines = [line for page in PAGES for line in shell_lines(page.read_text())]
+    calls = [line.removeprefix(".venv/bin/").split("  ")[0] for line in lines]
+    return sorted({call for call in calls if call.startswith(f"{command} ")})
+
+
+@pytest.mark.parametrize("line", lines_of("make"))
+def test_every_make_line_is_understood(line: str) -> None:
+    """As a dry run: nothing is built, but targets, knobs and recipes must be there."""
+    make, *arguments = shlex.split(line)
+    subprocess.run([make, "--dry-run", *arguments], cwd=PROJECT, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[FakeTriton]:
+    with fake_triton(PARAMETERS, models={"asr_offline": OFFLINE}) as fake:
+        fake.recognize = recognize_numbers
+        fake.answer.set()
+        yield fake
+
+
+@pytest.mark.parametrize("line", lines_of("earshot"))
+def test_every_earshot_line_runs(
+    line: str, fake: FakeTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a fake server, in a folder with the files that the pages name."""
+    monkeypatch.chdir(tmp_path)
+    Path("recordings").symlink_to(PROJECT / "recordings")
+    soundfile.write("talk.flac", audio(script(5, None)), RATE_HZ)
+    _, *arguments = shlex.split(line)
+    if arguments[0] == "models" and len(arguments) > 1:
+        # Loading and retiring need a real repository: tests/service/test_hot_swap.py has one.
+        arguments.append("--help")
+    result = CliRunner().invoke(app, arguments, env={"EARSHOT_URL": fake.url})
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout or "-o" in arguments
+    for option, value in itertools.pairwise(arguments):
+        assert option != "-o" or Path(value).read_text()

@@ -17,6 +17,10 @@ app = typer.Typer(add_completion=False, invoke_without_command=True, help=__doc_
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "demo"
 DEFAULT_WORK = Path(os.environ.get("WORK") or Path.home() / ".cache" / "earshot" / "demo-model")
 
+GPU_FOLDER = Path("build/gpu_training")
+GPU_WORK = GPU_FOLDER / "work"
+GPU_RESULTS = GPU_FOLDER / "results"
+
 Speech = Annotated[Path, typer.Option("--speech", help="Recordings, laid out as the README says.")]
 Work = Annotated[Path, typer.Option("--work-dir", help="Features, state and log of the run.")]
 Shards = Annotated[int, typer.Option("--synthetic-shards", help="Of 200 spoken sentences each.")]
@@ -108,6 +112,111 @@ def publish(work_dir: Work = DEFAULT_WORK) -> None:
     from training.workplace import Workplace
 
     shutil.copytree(Workplace(work_dir).latest, CHECKPOINT, dirs_exist_ok=True)
+
+
+@app.command("gpu-bundle")
+def gpu_bundle(
+    speech: Speech = Path("../shared/speech"),
+    start: Annotated[Path, typer.Option(help="Checkpoint to start from.")] = CHECKPOINT,
+    folder: Annotated[Path, typer.Option(help="Where the pieces go.")] = GPU_FOLDER,
+    piece_mib: Annotated[float, typer.Option(help="Size of a piece, at most.")] = 36.0,
+    jobs: Jobs = 2,
+) -> None:
+    """Packs what a GPU machine without network needs, in pieces to carry."""
+    from training.gpu.bundle import write_bundle
+
+    for piece in write_bundle(speech, start, folder, piece_mib, jobs):
+        print(f"{piece.stat().st_size / 2**20:7.1f} MiB  {piece}")
+
+
+@app.command("gpu-prepare")
+def gpu_prepare(
+    folder: Annotated[Path, typer.Option(help="The carried pieces.")] = GPU_FOLDER,
+    work_dir: Work = GPU_WORK,
+    jobs: Jobs = 14,
+    hours: Annotated[float, typer.Option(help="Synthetic speech to make.")] = 40.0,
+    minutes: Annotated[float, typer.Option(help="Begin no shard after so long.")] = 10.0,
+) -> None:
+    """Unpacks the pieces, decodes the recordings, synthesizes speech; on the GPU machine."""
+    from training.gpu.environment import hide_optional_packages
+
+    hide_optional_packages()
+    from training.gpu.bundle import NAME
+    from training.gpu.pieces import unpack_pieces
+    from training.gpu.prepare import add_site, prepare_sound
+
+    carried = work_dir / "carried"
+    if not (carried / "start").exists():
+        unpack_pieces(folder, NAME, carried, "-J")
+    add_site(carried / "site")
+    prepare_sound(carried / "speech", work_dir / "sound", jobs, hours, minutes)
+
+
+@app.command("gpu-train")
+def gpu_train(
+    work_dir: Work = GPU_WORK,
+    results: Annotated[
+        Path, typer.Option(help="Where the pieces of the weights go.")
+    ] = GPU_RESULTS,
+    start: Annotated[Path | None, typer.Option(help="Checkpoint; else the carried one.")] = None,
+    minutes: Annotated[float, typer.Option(help="Time for the updates and the end.")] = 4.0,
+    batch_seconds: Annotated[float, typer.Option(help="Sound in a batch.")] = 1200.0,
+    peak_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    capacity_hours: Annotated[float, typer.Option(help="Sound on the device.")] = 200.0,
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    kernel: Annotated[bool, typer.Option(help="Try our own kernel for the lattice.")] = True,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Time the parts of a step.")] = False,
+    smoke_steps: Annotated[int, typer.Option(help="Whole steps per batch size.")] = 20,
+) -> None:
+    """Trains on the GPU for so many minutes, from a checkpoint to pieces of another."""
+    from training.gpu.environment import hide_optional_packages
+
+    hide_optional_packages()
+    import torch
+
+    from training.gpu.smoke import smoke as run_smoke
+    from training.gpu.train import Settings, train_on_gpu
+
+    carried = work_dir / "carried" / "start"
+    chosen = start or (carried if carried.exists() else CHECKPOINT)
+    settings = Settings(
+        sound=work_dir / "sound",
+        start=chosen,
+        run=work_dir / ("smoke" if smoke else "run"),
+        results=results,
+        minutes=minutes,
+        batch_seconds=batch_seconds,
+        peak_rate=peak_rate,
+        capacity_hours=capacity_hours,
+        device=torch.device(device),
+        kernel=kernel,
+    )
+    if smoke:
+        run_smoke(settings, (batch_seconds / 2, batch_seconds, 2 * batch_seconds), smoke_steps)
+    else:
+        train_on_gpu(settings)
+
+
+@app.command("gpu-unpack")
+def gpu_unpack(
+    folder: Annotated[Path, typer.Argument(help="Folder with the pieces that came back.")],
+    target: Annotated[Path, typer.Option(help="Where the checkpoint goes.")] = GPU_FOLDER
+    / "trained",
+    speech: Speech = Path("../shared/speech"),
+    publish_it: Annotated[bool, typer.Option("--publish", help="Copy it over ours.")] = False,
+) -> None:
+    """Joins the pieces of trained weights, evaluates them and, if asked, publishes them."""
+    import shutil
+
+    from training.gpu.pieces import unpack_pieces
+    from training.gpu.train import WEIGHTS_NAME
+
+    unpack_pieces(folder, WEIGHTS_NAME, target)
+    evaluate(target, speech)
+    if publish_it:
+        shutil.copytree(
+            target, CHECKPOINT, ignore=shutil.ignore_patterns("*.jsonl"), dirs_exist_ok=True
+        )
 
 
 def committed() -> Path | None:

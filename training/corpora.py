@@ -54,11 +54,11 @@ def prepare_corpus(speech: Path, features: Path, corpus: str) -> None:
     for part, members in parts.items():
         name = f"{part}-{corpus}"
         if members and not (features / f"{name}.tsv").exists():
-            write_shard(features, name, _join_words(members, SAME_SPEED))
+            write_shard(features, name, _log_mels(join_words(members, SAME_SPEED)))
     for variant, speeds in SPEED_VARIANTS.items():
         name = f"real-{corpus}-{variant}"
         if parts["real"] and not (features / f"{name}.tsv").exists():
-            write_shard(features, name, _join_words(parts["real"], speeds))
+            write_shard(features, name, _log_mels(join_words(parts["real"], speeds)))
 
 
 def is_held_out(corpus: str, speaker: str) -> bool:
@@ -85,10 +85,14 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _join_words(
+def _log_mels(spoken: Iterator[tuple[Samples, str]]) -> Iterator[tuple[Frames, str]]:
+    return ((log_mel(samples), text) for samples, text in spoken)
+
+
+def join_words(
     recordings: list[Recording], speeds: tuple[float, float]
-) -> Iterator[tuple[Frames, str]]:
-    """Return features of each recording, played at a speed in the given range.
+) -> Iterator[tuple[Samples, str]]:
+    """Return samples of each recording, played at a speed in the given range.
 
     A speaker's one-word recordings are joined, in mixed order.
     """
@@ -104,13 +108,13 @@ def _join_words(
         single = len(samples) < WORD_SECONDS * 16_000 and " " not in recording.text
         held_seconds = sum(map(len, held)) / 16_000
         if held and (not single or recording.speaker != speaker or held_seconds > JOINED_SECONDS):
-            yield log_mel(np.concatenate(held)), " ".join(words)
+            yield np.concatenate(held), " ".join(words)
             held, words = [], []
         if not single:
-            yield log_mel(samples), recording.text
+            yield samples, recording.text
             continue
         speaker = recording.speaker
         held.append(samples)
         words.append(recording.text)
     if held:
-        yield log_mel(np.concatenate(held)), " ".join(words)
+        yield np.concatenate(held), " ".join(words)

@@ -6,7 +6,7 @@ matrix products), caches. Dropout falls on the residual branches alone, where it
 nothing. A test holds it to `model.encoder(...)`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -45,12 +45,12 @@ def encode(
     mel: Tensor,
     mel_counts: Tensor,
     lookahead: int,
-    dropout: Dropout | None = None,
+    dropout: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return encoder frames (B, T, joint width) and counts (B,) for mel (B, frames, bins)."""
     branch = dropout or _keep_all
     encoder: NemotronAsrStreamingEncoder = model.encoder
-    mel_mask = torch.arange(mel.shape[1]) < mel_counts[:, None]
+    mel_mask = torch.arange(mel.shape[1], device=mel.device) < mel_counts[:, None]
     hidden = encoder.subsampling(mel, mel_mask) * encoder.input_scale
     counts = encoder_frame_counts(mel_counts)
     invisible = ~visible_frames(
@@ -82,10 +82,11 @@ def visible_frames(length: int, counts: Tensor, lookahead: int, left_context: in
     Queries that are padding attend to padding, so that no row is empty.
     """
     chunk_frames = lookahead + 1
-    chunk = torch.arange(length) // chunk_frames
+    frame = torch.arange(length, device=counts.device)
+    chunk = frame // chunk_frames
     behind = chunk[:, None] - chunk[None, :]
     in_context = (behind >= 0) & (behind <= left_context // chunk_frames)
-    valid = torch.arange(length) < counts[:, None]
+    valid = frame < counts[:, None]
     return (in_context & (valid[:, None, :] | ~valid[:, :, None]))[:, None]
 
 

@@ -63,7 +63,7 @@ class _LatticeLoss(torch.autograd.Function):
         ctx: Any, blanks: Tensor, emits: Tensor, frame_counts: Tensor, label_counts: Tensor
     ) -> Tensor:
         frames = blanks.shape[1]
-        utterance = torch.arange(blanks.shape[0])
+        utterance = torch.arange(blanks.shape[0], device=blanks.device)
         last_cell = (frame_counts - 1, label_counts)
         final_blank = blanks[utterance, *last_cell]
         inside_blanks, inside_emits = _mask_edges(blanks, emits, frame_counts, label_counts)
@@ -88,7 +88,8 @@ class _LatticeLoss(torch.autograd.Function):
         scale = -grad_outputs[0][:, None, None]
         grad_blanks = _unskew(through_blank, ctx.frames)
         # Every path ends with the blank on the last cell.
-        grad_blanks[torch.arange(len(total)), *ctx.last_cell] = 1.0
+        utterance = torch.arange(len(total), device=total.device)
+        grad_blanks[utterance, *ctx.last_cell] = 1.0
         grad_emits = _unskew(through_emit, ctx.frames)[..., :-1]
         return grad_blanks * scale, grad_emits * scale, None, None
 
@@ -97,8 +98,8 @@ def _mask_edges(
     blanks: Tensor, emits: Tensor, frame_counts: Tensor, label_counts: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Make edges outside each utterance's lattice impossible; both are (B, T, U + 1)."""
-    frame = torch.arange(blanks.shape[1])[None, :, None]
-    label = torch.arange(blanks.shape[2])[None, None, :]
+    frame = torch.arange(blanks.shape[1], device=blanks.device)[None, :, None]
+    label = torch.arange(blanks.shape[2], device=blanks.device)[None, None, :]
     frame_counts, label_counts = frame_counts[:, None, None], label_counts[:, None, None]
     emits = functional.pad(emits, (0, 1), value=IMPOSSIBLE)
     stays_down = (frame < frame_counts - 1) & (label <= label_counts)
@@ -123,7 +124,7 @@ def _backward_sweep(
 ) -> Tensor:
     """Log P(finishing from a cell), skewed; the last cell finishes with its final blank."""
     beta = torch.full_like(down, IMPOSSIBLE)
-    utterance = torch.arange(down.shape[1])
+    utterance = torch.arange(down.shape[1], device=down.device)
     for n in range(len(down) - 1, -1, -1):
         if n + 1 < len(down):
             torch.add(beta[n + 1], down[n], out=beta[n])

@@ -1,4 +1,4 @@
-"""A gRPC server that answers like Triton, for what a real one cannot be made to do at will."""
+"""A gRPC server that answers like Triton, for behaviour that a real one does not show on demand."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ OFFLINE = {
     "buckets_ms": "2000,4000,8000,15000,30000",
 }
 
-Hear = Callable[["Heard"], "Tokens"]
+Recognize = Callable[["ReceivedPiece"], "Tokens"]
 Tokens = list[tuple[int, str, int]]
 """Id, text and frame of each token."""
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A piece as it arrived."""
+class ReceivedPiece:
+    """A piece as the server received it."""
 
     samples: np.ndarray
-    """Without the padding."""
+    """The audio without the padding."""
     context: Any
-    """Of the gRPC call: to abort it."""
+    """The context of the gRPC call, to abort it."""
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Describes `models`; answers a chunk, with nothing, when `answer` is set.
 
-    A piece of `asr_offline` is answered with what `hear` makes of it.
+    A piece of `asr_offline` is answered with the tokens that `recognize` returns.
     """
 
     def __init__(self, models: dict[str, dict[str, str]]) -> None:
@@ -57,7 +57,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.models = models
         self.restricted = False
         self.loading: set[str] = set()
-        self.hear: Hear = lambda heard: []
+        self.recognize: Recognize = lambda piece: []
         self.answer = threading.Event()
         self.arrived = threading.Semaphore(0)
         self.seen: list[str] = []
@@ -75,6 +75,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         for name, value in self.models[request.name].items():
             response.config.parameters[name].string_value = value
         return response
+
+    def ModelReady(self, request: Any, context: Any) -> Any:
+        return _pb.ModelReadyResponse(ready=request.name in self.models)
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:
         if self.restricted:
@@ -96,7 +99,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         if "sequence_id" not in request.parameters:
-            return self._recognize(request, context)
+            return self._answer_piece(request, context)
         chunk = "END" if "sequence_end" in request.parameters else "chunk"
         self.headers.append(dict(context.invocation_metadata()))
         self.seen.append(f"{chunk} arrived")
@@ -108,19 +111,19 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             raw_output_contents=NOTHING_NEW.values(),
         )
 
-    def _recognize(self, request: Any, context: Any) -> Any:
+    def _answer_piece(self, request: Any, context: Any) -> Any:
         audio, length = request.raw_input_contents
         padded = np.frombuffer(audio, "<f4")
         assert list(request.inputs[0].shape) == [1, padded.size]
         valid = int.from_bytes(length, "little")
         assert not padded[valid:].any()
-        heard = Heard(padded[:valid], context)
+        piece = ReceivedPiece(padded[:valid], context)
         self.pieces.append((valid, padded.size))
-        return piece_reply(self.hear(heard))
+        return piece_reply(self.recognize(piece))
 
 
 def piece_reply(tokens: Tokens) -> Any:
-    """A reply of `asr_offline`, with two unused places at the end."""
+    """A reply of `asr_offline`, with two unused slots at the end."""
     text = "".join(text for _, text, _ in tokens).encode()
     unused = [-1, -1]
 
@@ -148,7 +151,7 @@ def fake_triton(
     *,
     models: dict[str, dict[str, str]] | None = None,
 ) -> Iterator[FakeTriton]:
-    """Serves on a free port, encrypted if there are credentials.
+    """Serve on a free port, encrypted if there are credentials.
 
     `parameters` are those of `asr_streaming`; `models` are more, by name.
     """

@@ -1,4 +1,4 @@
-"""Audio that a fake recognizer can understand: number n is a plateau of a height that tells n."""
+"""Audio for a fake recognizer: number n is a plateau whose height encodes n."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tests.client.fake_triton import Heard, Tokens
+from tests.client.fake_triton import ReceivedPiece, Tokens
 
 RATE_HZ = 16000
 FRAME = 1280
@@ -14,13 +14,14 @@ WORD_FRAMES = 3
 NUMBERS = 500
 _BASE, _STEP = 0.2, 0.001
 
+CUT = "cut"
 SILENT = -1
 Script = list[int]
-"""The number that is spoken in each frame, or SILENT."""
+"""The number in each frame, or SILENT."""
 
 
 def script(seconds: float, pause_every: int | None) -> Script:
-    """Numbers that count up, one per 4 frames; each `pause_every`-th is followed by a pause."""
+    """Return numbers that count up, one per 4 frames; every `pause_every`-th precedes a pause."""
     frames: Script = []
     word = 0
     while len(frames) < seconds * RATE_HZ / FRAME:
@@ -31,7 +32,7 @@ def script(seconds: float, pause_every: int | None) -> Script:
 
 
 def audio(frames: Script) -> np.ndarray:
-    """Samples [n]; a 400 Hz tone below the plateau's height keeps every frame alike in power."""
+    """Return the samples [n] of a script."""
     heights = np.array([0.0 if word == SILENT else _BASE + _STEP * word for word in frames])
     return np.repeat(heights, FRAME).astype(np.float32)
 
@@ -42,7 +43,7 @@ def blocks(frames: Script, block: int = 1000) -> Iterator[np.ndarray]:
 
 
 def words(frames: Script) -> list[tuple[str, int]]:
-    """Each number and the frame at which it begins."""
+    """Return each number, and the frame at which it begins."""
     return [
         (str(word), index)
         for index, word in enumerate(frames)
@@ -50,13 +51,13 @@ def words(frames: Script) -> list[tuple[str, int]]:
     ]
 
 
-def hear(heard: Heard) -> Tokens:
-    """Understands the numbers; of one that began before the piece, it hears only `huh`."""
-    heights = heard.samples[FRAME // 2 :: FRAME]
+def recognize_numbers(piece: ReceivedPiece) -> Tokens:
+    """Return the numbers of a piece; one that began before the piece is recognized as CUT."""
+    heights = piece.samples[FRAME // 2 :: FRAME]
     frames = [SILENT if h < _BASE / 2 else round((h - _BASE) / _STEP) for h in heights]
     tokens: Tokens = []
     for text, frame in words(frames):
         cut = frame == 0 and frames[:WORD_FRAMES].count(int(text)) < WORD_FRAMES
         number = NUMBERS if cut else int(text)
-        tokens.append((number, (" " if tokens else "") + ("huh" if cut else text), frame))
+        tokens.append((number, (" " if tokens else "") + (CUT if cut else text), frame))
     return tokens

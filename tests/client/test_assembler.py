@@ -1,4 +1,4 @@
-"""Tokens to words: any text, any cut into tokens, any cut into chunks."""
+"""Words are the same for any division of a text into tokens and chunks."""
 
 from __future__ import annotations
 

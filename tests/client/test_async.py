@@ -1,4 +1,4 @@
-"""The asyncio client against a real Triton: what differs from the blocking one."""
+"""The asyncio client against a real Triton, where it differs from the blocking one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.client import stand_in
-from tests.client.stand_in import FIRST, RATE_HZ, StandIn, chunk, noise, texts
+from tests.client import fake_recognizer
+from tests.client.fake_recognizer import FIRST, RATE_HZ, FakeRecognizer, chunk, noise, texts
 
 pytestmark = pytest.mark.triton
 
@@ -22,21 +22,23 @@ TIMEOUT_S = 20
 Scenario = Callable[[earshot.AsyncClient], Awaitable[None]]
 
 
-def run(server: StandIn, scenario: Scenario, timeouts: earshot.Timeouts | None = None) -> None:
-    """Runs the scenario; nothing may complain behind its back."""
-    complaints: list[dict[str, object]] = []
+def run(
+    server: FakeRecognizer, scenario: Scenario, timeouts: earshot.Timeouts | None = None
+) -> None:
+    """Run the scenario; no error may be left to the event loop."""
+    errors: list[dict[str, object]] = []
 
     async def main() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, c: complaints.append(c))
+        asyncio.get_running_loop().set_exception_handler(lambda _, c: errors.append(c))
         async with earshot.connect_async(server.url, timeouts=timeouts) as client:
             await asyncio.wait_for(scenario(client), TIMEOUT_S)
         gc.collect()
 
     asyncio.run(main())
-    assert not complaints
+    assert not errors
 
 
-def test_fifty_streams_at_once_stay_apart(server: StandIn) -> None:
+def test_fifty_streams_at_once_stay_apart(server: FakeRecognizer) -> None:
     async def transcribe(client: earshot.AsyncClient, seed: int) -> None:
         audio = noise(8000 + 100 * seed, seed)
         results: list[earshot.ChunkResult] = []
@@ -45,7 +47,7 @@ def test_fifty_streams_at_once_stay_apart(server: StandIn) -> None:
                 results += await stream.send(piece)
             results += await stream.end()
             transcript = await stream.finish()
-        assert texts(transcript.words) == stand_in.expected_words(audio)
+        assert texts(transcript.words) == fake_recognizer.expected_words(audio)
         assert "".join(result.text for result in results) == transcript.text
 
     async def scenario(client: earshot.AsyncClient) -> None:
@@ -55,7 +57,7 @@ def test_fifty_streams_at_once_stay_apart(server: StandIn) -> None:
     run(server, scenario)
 
 
-def test_stream_from_takes_both_kinds_of_iterables(server: StandIn) -> None:
+def test_stream_from_takes_both_kinds_of_iterables(server: FakeRecognizer) -> None:
     audio = noise(10000)
 
     async def microphone() -> AsyncIterator[earshot.Pcm]:
@@ -68,12 +70,12 @@ def test_stream_from_takes_both_kinds_of_iterables(server: StandIn) -> None:
             text = ""
             async for result in client.stream_from(source, sample_rate_hz=RATE_HZ):
                 text += result.text
-            assert text.split() == stand_in.expected_words(audio)
+            assert text.split() == fake_recognizer.expected_words(audio)
 
     run(server, scenario)
 
 
-def test_a_stream_from_that_is_dropped_half_way(server: StandIn) -> None:
+def test_a_stream_from_that_is_dropped_half_way(server: FakeRecognizer) -> None:
     async def scenario(client: earshot.AsyncClient) -> None:
         async for _ in client.stream_from([noise(10000)], sample_rate_hz=RATE_HZ):
             break
@@ -81,37 +83,37 @@ def test_a_stream_from_that_is_dropped_half_way(server: StandIn) -> None:
     run(server, scenario)
 
 
-def test_files(server: StandIn, tmp_path: Path) -> None:
+def test_files(server: FakeRecognizer, tmp_path: Path) -> None:
     path = tmp_path / "noise.flac"
     soundfile.write(path, noise(20000), RATE_HZ)
     decoded, _ = soundfile.read(path, dtype="float32")
 
     async def scenario(client: earshot.AsyncClient) -> None:
         transcript = await client.transcribe(path)
-        assert texts(transcript.words) == stand_in.expected_words(decoded)
+        assert texts(transcript.words) == fake_recognizer.expected_words(decoded)
 
     run(server, scenario)
 
 
-def test_end_on_cancellation(server: StandIn) -> None:
+def test_end_on_cancellation(server: FakeRecognizer) -> None:
     before = len(server.chunks())
 
     async def scenario(client: earshot.AsyncClient) -> None:
-        async def speak() -> None:
+        async def stream() -> None:
             async with client.stream(sample_rate_hz=RATE_HZ) as stream:
-                await stream.send(chunk(stand_in.SLOW))
+                await stream.send(chunk(fake_recognizer.SLOW))
 
-        speaking = asyncio.ensure_future(speak())
+        streaming = asyncio.ensure_future(stream())
         while len(server.chunks()) == before:
             await asyncio.sleep(0.01)
-        speaking.cancel()
+        streaming.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await speaking
+            await streaming
 
     run(server, scenario)
 
 
-def test_end_on_an_error_in_the_block(server: StandIn) -> None:
+def test_end_on_an_error_in_the_block(server: FakeRecognizer) -> None:
     async def scenario(client: earshot.AsyncClient) -> None:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         with pytest.raises(KeyError):
@@ -124,7 +126,7 @@ def test_end_on_an_error_in_the_block(server: StandIn) -> None:
     run(server, scenario)
 
 
-def test_end_when_it_is_garbage(server: StandIn) -> None:
+def test_end_when_it_is_garbage(server: FakeRecognizer) -> None:
     before = len(server.chunks())
 
     async def scenario(client: earshot.AsyncClient) -> None:
@@ -137,7 +139,7 @@ def test_end_when_it_is_garbage(server: StandIn) -> None:
     assert server.chunks()[-1].end
 
 
-def test_end_when_the_client_closes(server: StandIn) -> None:
+def test_end_when_the_client_closes(server: FakeRecognizer) -> None:
     async def scenario(client: earshot.AsyncClient) -> None:
         kept.append(client.stream(sample_rate_hz=RATE_HZ))
         await kept[0].send(chunk())
@@ -149,12 +151,12 @@ def test_end_when_the_client_closes(server: StandIn) -> None:
 @pytest.mark.parametrize(
     ("marker", "kind"),
     [
-        (stand_in.SLOW, earshot.ChunkTimeout),
-        (stand_in.FAIL, earshot.ServerFailed),
+        (fake_recognizer.SLOW, earshot.ChunkTimeout),
+        (fake_recognizer.FAIL, earshot.ServerFailed),
     ],
 )
 def test_errors_carry_what_was_recognized(
-    server: StandIn, marker: float, kind: type[earshot.StreamError]
+    server: FakeRecognizer, marker: float, kind: type[earshot.StreamError]
 ) -> None:
     async def scenario(client: earshot.AsyncClient) -> None:
         stream = client.stream(sample_rate_hz=RATE_HZ)
@@ -167,9 +169,9 @@ def test_errors_carry_what_was_recognized(
     run(server, scenario, earshot.Timeouts(chunk_s=0.2))
 
 
-def test_refused(server: StandIn) -> None:
+def test_refused(server: FakeRecognizer) -> None:
     async def scenario(client: earshot.AsyncClient) -> None:
         with pytest.raises(earshot.ServerBusy):
-            await client.stream(sample_rate_hz=RATE_HZ).send(chunk(stand_in.REFUSE))
+            await client.stream(sample_rate_hz=RATE_HZ).send(chunk(fake_recognizer.REFUSE))
 
     run(server, scenario)

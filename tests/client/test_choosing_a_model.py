@@ -1,4 +1,4 @@
-"""Which recognizer a client gets when a server has several, and when they change."""
+"""Clients get the recognizer that they name, if a server has several, also when they change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from earshot._cli import app
 from earshot._handshake import newest, recognizers
 from typer.testing import CliRunner
 
-from tests.client import stand_in
+from tests.client import fake_recognizer
 from tests.client.fake_triton import OFFLINE, fake_triton
 
 Name = Callable[[str, str | None], str]
@@ -36,7 +36,9 @@ both_clients = pytest.mark.parametrize("name", [name_sync, name_async])
 
 def streaming(*names: str) -> dict[str, dict[str, str]]:
     ensembles = (f"{name}_asr_streaming" if name else "asr_streaming" for name in names)
-    return {ensemble: stand_in.PARAMETERS | {"checkpoint": ensemble} for ensemble in ensembles}
+    return {
+        ensemble: fake_recognizer.PARAMETERS | {"checkpoint": ensemble} for ensemble in ensembles
+    }
 
 
 @both_clients

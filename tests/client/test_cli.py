@@ -1,4 +1,4 @@
-"""The command `earshot`: usage without a server, everything else against a real Triton."""
+"""The command `earshot`: usage without a server, the rest against a real Triton."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from earshot._cli import app
 from earshot._files import AudioFile, open_audio
 from typer.testing import CliRunner
 
-from tests.client import stand_in
+from tests.client import fake_recognizer
+from tests.client.fake_recognizer import RATE_HZ, FakeRecognizer, noise
 from tests.client.fake_triton import fake_triton
-from tests.client.stand_in import RATE_HZ, StandIn, noise
 
 COMMAND = [str(Path(sys.executable).with_name("earshot"))]
 
@@ -43,7 +43,7 @@ def speech(tmp_path: Path) -> Path:
 
 
 def words_in(path: Path) -> list[str]:
-    return stand_in.expected_words(soundfile.read(path, dtype="float32")[0])
+    return fake_recognizer.expected_words(soundfile.read(path, dtype="float32")[0])
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_no_server(arguments: list[str]) -> None:
 
 
 @pytest.mark.triton
-def test_text_of_one_file(server: StandIn, speech: Path) -> None:
+def test_text_of_one_file(server: FakeRecognizer, speech: Path) -> None:
     result = earshot("transcribe", speech, url=server.url)
     assert result.exit_code == 0
     assert result.stdout == " ".join(words_in(speech)) + "\n"
@@ -92,7 +92,7 @@ def test_text_of_one_file(server: StandIn, speech: Path) -> None:
 
 
 @pytest.mark.triton
-def test_json(server: StandIn, speech: Path) -> None:
+def test_json(server: FakeRecognizer, speech: Path) -> None:
     result = earshot("transcribe", "--json", speech, url=server.url)
     report = json.loads(result.stdout)
     assert report["file"] == str(speech)
@@ -105,12 +105,12 @@ def test_json(server: StandIn, speech: Path) -> None:
     }
     assert report["duration_s"] == 1.25
     assert report["audio_s_per_s"] > 1
-    assert (report["model"], report["chunk_ms"]) == ("stand-in", 80)
+    assert (report["model"], report["chunk_ms"]) == ("fake", 80)
 
 
 @pytest.mark.triton
-def test_what_cannot_be_read_does_not_stop_the_rest(
-    server: StandIn, speech: Path, tmp_path: Path
+def test_unreadable_files_do_not_stop_the_rest(
+    server: FakeRecognizer, speech: Path, tmp_path: Path
 ) -> None:
     text, empty, missing = (tmp_path / name for name in ("text.wav", "empty.wav", "missing.wav"))
     text.write_text("no audio")
@@ -118,13 +118,13 @@ def test_what_cannot_be_read_does_not_stop_the_rest(
     result = earshot("transcribe", text, speech, empty, missing, speech, url=server.url)
     assert result.exit_code == 1
     assert result.stdout == f"{speech}: {' '.join(words_in(speech))}\n" * 2
-    complaints = result.stderr.splitlines()
-    assert [line.split(": ")[1] for line in complaints] == [str(p) for p in (text, empty, missing)]
-    assert complaints[2] == f"earshot: {missing}: no such file"
+    messages = result.stderr.splitlines()
+    assert [line.split(": ")[1] for line in messages] == [str(p) for p in (text, empty, missing)]
+    assert messages[2] == f"earshot: {missing}: no such file"
 
 
 @pytest.mark.triton
-def test_file_names_that_are_not_valid_utf8(server: StandIn, speech: Path) -> None:
+def test_file_names_that_are_not_valid_utf8(server: FakeRecognizer, speech: Path) -> None:
     odd = speech.rename(speech.with_name(os.fsdecode(b"caf\xe9.wav")))
     missing = speech.with_name(os.fsdecode(b"\xe9.wav"))
     for options in ([], ["--json"]):
@@ -141,52 +141,54 @@ def test_file_names_that_are_not_valid_utf8(server: StandIn, speech: Path) -> No
 
 def words_in_odd(path: Path) -> list[str]:
     with path.open("rb") as file:
-        return stand_in.expected_words(soundfile.read(file, dtype="float32")[0])
+        return fake_recognizer.expected_words(soundfile.read(file, dtype="float32")[0])
 
 
 @pytest.mark.triton
-def test_whatever_befalls_one_file_the_others_go_on(
-    server: StandIn, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_unexpected_error_in_one_file_leaves_the_others(
+    server: FakeRecognizer, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def open_or_fail(path: Path) -> AbstractContextManager[AudioFile]:
         if path.name == "bad.wav":
-            raise RuntimeError("of all things")
+            raise RuntimeError("unexpected")
         return open_audio(path)
 
-    monkeypatch.setattr("earshot._batch.open_audio", open_or_fail)
+    monkeypatch.setattr("earshot._cli.batch.open_audio", open_or_fail)
     bad = tmp_path / "bad.wav"
     result = earshot("transcribe", bad, speech, url=server.url)
     assert result.exit_code == 1
     assert result.stdout == f"{speech}: {' '.join(words_in(speech))}\n"
-    assert result.stderr == f"earshot: {bad}: RuntimeError: of all things\n"
+    assert result.stderr == f"earshot: {bad}: RuntimeError: unexpected\n"
 
 
 @pytest.mark.triton
-def test_a_wav_that_breaks_off(server: StandIn, speech: Path) -> None:
+def test_a_truncated_wav(server: FakeRecognizer, speech: Path) -> None:
     speech.write_bytes(speech.read_bytes()[:20000])
     result = earshot("transcribe", speech, url=server.url)
     assert result.exit_code == 0
     assert result.stdout == " ".join(words_in(speech)) + "\n"
     assert result.stderr == (
-        f"earshot: {speech}: the file breaks off: its header promises more audio\n"
+        f"earshot: {speech}: the file is truncated: its header states more audio\n"
     )
 
 
 @pytest.mark.triton
-def test_what_was_recognized_before_an_error_is_shown(server: StandIn, tmp_path: Path) -> None:
+def test_what_was_recognized_before_an_error_is_shown(
+    server: FakeRecognizer, tmp_path: Path
+) -> None:
     path = tmp_path / "half.wav"
-    audio = noise(5 * stand_in.CHUNK_SAMPLES)
-    audio[-1] = stand_in.FAIL
+    audio = noise(5 * fake_recognizer.CHUNK_SAMPLES)
+    audio[-1] = fake_recognizer.FAIL
     soundfile.write(path, audio, RATE_HZ, subtype="FLOAT")
     result = earshot("transcribe", path, url=server.url)
     assert result.exit_code == 1
     assert result.stdout == ""
-    recognized = " ".join(stand_in.expected_words(audio)[:-1])
+    recognized = " ".join(fake_recognizer.expected_words(audio)[:-1])
     assert f"half.wav: recognized before that: {recognized}\n" in result.stderr
 
 
 @pytest.mark.triton
-def test_many_files_come_in_order(server: StandIn, tmp_path: Path) -> None:
+def test_many_files_come_in_order(server: FakeRecognizer, tmp_path: Path) -> None:
     paths = [tmp_path / f"{seconds}.wav" for seconds in (3, 1, 2)]
     for path in paths:
         soundfile.write(path, noise(int(path.stem) * RATE_HZ), RATE_HZ)
@@ -195,7 +197,7 @@ def test_many_files_come_in_order(server: StandIn, tmp_path: Path) -> None:
 
 
 class FakeSoundDevice(ModuleType):
-    """Hears five pieces, then Ctrl-C. No machine that runs tests has a microphone."""
+    """Records five pieces, then presses Ctrl-C: the test machine has no microphone."""
 
     PortAudioError = RuntimeError
 
@@ -215,15 +217,17 @@ class FakeSoundDevice(ModuleType):
 
 
 @pytest.mark.triton
-def test_mic(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mic(server: FakeRecognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice("sounddevice"))
     result = earshot("mic", url=server.url)
     assert result.exit_code == 0
-    assert result.stdout == " ".join(stand_in.expected_words(np.zeros(8000, np.float32))) + "\n"
+    assert (
+        result.stdout == " ".join(fake_recognizer.expected_words(np.zeros(8000, np.float32))) + "\n"
+    )
 
 
 @pytest.mark.triton
-def test_mic_without_sounddevice(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mic_without_sounddevice(server: FakeRecognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     result = earshot("mic", url=server.url)
     assert result.exit_code == 1
@@ -231,12 +235,12 @@ def test_mic_without_sounddevice(server: StandIn, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.triton
-def test_info(server: StandIn) -> None:
+def test_info(server: FakeRecognizer) -> None:
     shown = dict(
         line.split(maxsplit=1) for line in earshot("info", url=server.url).stdout.splitlines()
     )
     assert shown["url"] == server.url
-    assert shown["model"] == "stand-in"
+    assert shown["model"] == "fake"
     assert shown["ready"] == "True"
     as_json = json.loads(earshot("info", "--json", url=server.url).stdout)
     assert {name: str(value) for name, value in as_json.items()} == shown
@@ -245,7 +249,7 @@ def test_info(server: StandIn) -> None:
 
 @pytest.mark.triton
 def test_a_terminal_gets_a_progress_bar_and_stdout_stays_clean(
-    server: StandIn, speech: Path
+    server: FakeRecognizer, speech: Path
 ) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
@@ -263,10 +267,10 @@ def test_a_terminal_gets_a_progress_bar_and_stdout_stays_clean(
 
 
 @pytest.mark.triton
-def test_ctrl_c_ends_the_stream(server: StandIn, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_stream(server: FakeRecognizer, tmp_path: Path) -> None:
     path = tmp_path / "slow.wav"
-    audio = noise(20 * stand_in.CHUNK_SAMPLES)
-    audio[:: stand_in.CHUNK_SAMPLES] = stand_in.SLOW
+    audio = noise(20 * fake_recognizer.CHUNK_SAMPLES)
+    audio[:: fake_recognizer.CHUNK_SAMPLES] = fake_recognizer.SLOW
     soundfile.write(path, audio, RATE_HZ, subtype="FLOAT")
     before = len(server.chunks())
     command = subprocess.Popen(
@@ -275,21 +279,21 @@ def test_ctrl_c_ends_the_stream(server: StandIn, tmp_path: Path) -> None:
     while len(server.chunks()) == before:
         time.sleep(0.02)
     command.send_signal(signal.SIGINT)
-    _, complaint = command.communicate(timeout=10)
+    _, message = command.communicate(timeout=10)
     assert command.returncode == 130
-    assert complaint == "earshot: interrupted\n"
+    assert message == "earshot: interrupted\n"
     assert server.chunks()[-1].end
 
 
 def test_ctrl_c_while_the_server_hangs(speech: Path) -> None:
-    with fake_triton(stand_in.PARAMETERS) as fake:
+    with fake_triton(fake_recognizer.PARAMETERS) as fake:
         command = subprocess.Popen(
             [*COMMAND, "transcribe", "--url", fake.url, speech], stderr=subprocess.PIPE, text=True
         )
         fake.arrived.acquire()
         command.send_signal(signal.SIGINT)
         started_s = time.monotonic()
-        _, complaint = command.communicate(timeout=20)
+        _, message = command.communicate(timeout=20)
         assert time.monotonic() - started_s < 4  # one second of it is close_s
     assert command.returncode == 130
-    assert complaint == "earshot: interrupted\n"
+    assert message == "earshot: interrupted\n"

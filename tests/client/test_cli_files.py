@@ -1,4 +1,4 @@
-"""`earshot transcribe` on whole files: which recognizer, which format, where to, what fails."""
+"""`earshot transcribe` on whole files: recognizers, formats, output and failures."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from earshot import _recognition
 from earshot._cli import app
 from typer.testing import CliRunner
 
-from tests.client import stand_in
-from tests.client.fake_triton import OFFLINE, FakeTriton, Heard, Tokens, fake_triton
-from tests.client.spoken_numbers import RATE_HZ, audio, hear, script, words
+from tests.client import fake_recognizer
+from tests.client.fake_triton import OFFLINE, FakeTriton, ReceivedPiece, Tokens, fake_triton
+from tests.client.spoken_numbers import RATE_HZ, audio, recognize_numbers, script, words
 
 
 @pytest.fixture
 def fake() -> Iterator[FakeTriton]:
-    """Serves both; streams hear nothing, whole files are understood."""
-    with fake_triton(stand_in.PARAMETERS, models={"asr_offline": OFFLINE}) as fake:
-        fake.hear = hear
+    """A server with both recognizers: only the offline one returns text."""
+    with fake_triton(fake_recognizer.PARAMETERS, models={"asr_offline": OFFLINE}) as fake:
+        fake.recognize = recognize_numbers
         fake.answer.set()
         yield fake
 
@@ -59,7 +59,7 @@ def test_streaming_is_forced(fake: FakeTriton, numbers: Path) -> None:
 
 def test_streaming_needs_a_server_that_streams(numbers: Path) -> None:
     with fake_triton(None, models={"asr_offline": OFFLINE}) as fake:
-        fake.hear = hear
+        fake.recognize = recognize_numbers
         assert transcribe(fake, numbers).stdout == f"{TEXT}\n"
         result = transcribe(fake, "--streaming", numbers)
     assert result.exit_code == 2
@@ -144,20 +144,20 @@ def test_what_fails_is_named_and_the_rest_printed(
 ) -> None:
     monkeypatch.setattr(_recognition, "FIRST_DELAY_S", 0.01)
 
-    def fail_in_the_middle(heard: Heard) -> Tokens:
-        tokens = hear(heard)
+    def fail_in_the_middle(piece: ReceivedPiece) -> Tokens:
+        tokens = recognize_numbers(piece)
         if "100" in {text.strip() for _, text, _ in tokens}:
-            heard.context.abort(grpc.StatusCode.UNAVAILABLE, "out of order")
+            piece.context.abort(grpc.StatusCode.UNAVAILABLE, "out of order")
         return tokens
 
-    fake.hear = fail_in_the_middle
+    fake.recognize = fail_in_the_middle
     result = transcribe(fake, "--json", numbers)
     report = json.loads(result.stdout)
     assert result.exit_code == 1
     [span] = report["failed"]
     assert f"no text from {span['start_s']:.1f} s to {span['end_s']:.1f} s: " in result.stderr
     assert "out of order" in span["reason"]
-    heard_words = report["text"].split()
-    assert heard_words[0] == "0"
-    assert "100" not in heard_words
-    assert heard_words[-1] == TEXT.split()[-1]
+    recognized_words = report["text"].split()
+    assert recognized_words[0] == "0"
+    assert "100" not in recognized_words
+    assert recognized_words[-1] == TEXT.split()[-1]

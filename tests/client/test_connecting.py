@@ -1,4 +1,4 @@
-"""Addresses, timeouts, and what a server must say about itself before a stream can start."""
+"""Addresses, timeouts, and the parameters that a server must have before a stream can start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from earshot._grpc import read_address
 from earshot._server_info import read_server_info
 
-from tests.client import stand_in
+from tests.client import fake_recognizer
 from tests.client.fake_triton import fake_triton
 
 Connect = Callable[..., earshot.ServerInfo]
@@ -41,18 +41,20 @@ both_clients = pytest.mark.parametrize("connect", [connect_sync, connect_async])
 
 @contextmanager
 def silent_server() -> Iterator[str]:
-    """Accepts connections and says nothing."""
+    """Accept connections without answering."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @both_clients
 def test_everything_is_read_from_the_server(connect: Connect) -> None:
-    with fake_triton(stand_in.PARAMETERS | {"chunk_ms": "320", "chunk_samples": "5120"}) as fake:
+    with fake_triton(
+        fake_recognizer.PARAMETERS | {"chunk_ms": "320", "chunk_samples": "5120"}
+    ) as fake:
         info = connect(f"grpc://{fake.url}")
     assert info.url == fake.url
     assert info.server == "triton 9"
-    assert info.model == "stand-in"
+    assert info.model == "fake"
     assert (info.chunk_ms, info.chunk_samples, info.lead_samples) == (320, 5120, 1024)
     assert (info.max_streams, info.sequence_idle_ms) == (64, 30000)
 
@@ -72,7 +74,7 @@ def test_a_proxy_is_not_asked_for_loopback_addresses(
     for variable in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    with fake_triton(stand_in.PARAMETERS) as fake:
+    with fake_triton(fake_recognizer.PARAMETERS) as fake:
         for host in ("127.0.0.1", "localhost"):
             url = fake.url.replace("127.0.0.1", host)
             assert connect(url).url == url
@@ -101,9 +103,9 @@ def test_a_server_without_the_model(connect: Connect) -> None:
         connect(fake.url)
 
 
-@pytest.mark.parametrize("missing", stand_in.PARAMETERS)
+@pytest.mark.parametrize("missing", fake_recognizer.PARAMETERS)
 def test_each_parameter_is_needed(missing: str) -> None:
-    parameters = {name: v for name, v in stand_in.PARAMETERS.items() if name != missing}
+    parameters = {name: v for name, v in fake_recognizer.PARAMETERS.items() if name != missing}
     with pytest.raises(earshot.UnsupportedServer, match=f"no parameter '{missing}'"):
         read_server_info("url", "triton", parameters)
 
@@ -111,7 +113,7 @@ def test_each_parameter_is_needed(missing: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("contract_version", "2", "speaks contract version 2, this client 1"),
+        ("contract_version", "2", "has contract version 2, this client 1"),
         ("chunk_samples", "1280.5", "must be a whole number of at least 1, not '1280.5'"),
         ("max_streams", "0", "at least 1"),
         ("lead_samples", "1280", "must be less than chunk_samples"),
@@ -119,7 +121,7 @@ def test_each_parameter_is_needed(missing: str) -> None:
 )
 def test_parameters_that_make_no_sense(name: str, value: str, message: str) -> None:
     with pytest.raises(earshot.UnsupportedServer, match=message):
-        read_server_info("url", "triton", stand_in.PARAMETERS | {name: value})
+        read_server_info("url", "triton", fake_recognizer.PARAMETERS | {name: value})
 
 
 @pytest.mark.parametrize(
@@ -154,8 +156,8 @@ def test_tls(connect: Connect, tmp_path: Path) -> None:
     subprocess.run([*command.split(), *names, *output], check=True, capture_output=True)
     pem = certificate.read_bytes()
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), pem)])
-    with fake_triton(stand_in.PARAMETERS, credentials) as fake:
-        assert connect(fake.url, root_certificates=pem).model == "stand-in"
+    with fake_triton(fake_recognizer.PARAMETERS, credentials) as fake:
+        assert connect(fake.url, root_certificates=pem).model == "fake"
         with pytest.raises(earshot.ConnectionFailed):
             connect(f"grpcs://{fake.url}")
         with pytest.raises(earshot.ConnectionFailed):
@@ -164,5 +166,5 @@ def test_tls(connect: Connect, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["connect_s", "queue_s", "chunk_s", "finish_s"])
 def test_timeouts_are_positive(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be positive, not 0"):
+    with pytest.raises(ValueError, match=f"expected a positive {name}, got 0"):
         earshot.Timeouts(**{name: 0})

@@ -1,4 +1,4 @@
-"""Where long recordings are cut: at pauses, at any level, in noise, or with an overlap."""
+"""Long recordings are cut at pauses, at any level and in noise, or else with an overlap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OVERLAP = OVERLAP_MS * RATE_HZ // 1000
 
 
 def speech_like(seconds: float, pauses_s: list[tuple[float, float]], level: float, noise: float):
-    """Bursts like syllables, at 4 Hz, with pauses (start, length), over steady noise."""
+    """Return bursts like syllables, at 4 Hz, with pauses (start, length), over steady noise."""
     random = np.random.default_rng(0)
     time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     envelope = 0.6 + 0.4 * np.sin(2 * np.pi * 4 * time_s)
@@ -34,15 +34,15 @@ def cut(samples: np.ndarray, block: int = 4000, longest: int = LONGEST) -> list[
 
 
 def check(pieces: list[Piece], samples: np.ndarray, longest: int = LONGEST) -> None:
-    """Every sample is heard, in its place, and only overlaps are heard twice."""
-    heard_to = 0
+    """Every sample is in one piece, at its position, and only overlaps are in two."""
+    covered_to = 0
     for piece in pieces:
         assert piece.start_sample % FRAME == 0
-        assert piece.start_sample == heard_to - piece.overlap_samples
+        assert piece.start_sample == covered_to - piece.overlap_samples
         assert 0 < piece.samples.size <= longest
         assert np.array_equal(piece.samples, samples[piece.start_sample : piece.end_sample])
-        heard_to = piece.end_sample
-    assert heard_to == samples.size
+        covered_to = piece.end_sample
+    assert covered_to == samples.size
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 29.9, 30.0])

@@ -1,4 +1,4 @@
-"""Status codes and messages, as gRPC and Triton really send them, to the exception tree."""
+"""Status codes and messages that gRPC and Triton send become exceptions of the client."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_chunk_failures(failure: Failure, starting: bool, kind: type[earshot.Ear
 
 def test_messages_say_what_to_do() -> None:
     lost = chunk_error(SEQUENCE_REAPED, INFO, starting=False, deadline_s=1)
-    assert "send nothing for 1.5 s (send silence to hold one)" in str(lost)
+    assert "send nothing for 1.5 s (send silence to keep one)" in str(lost)
     late = chunk_error(LATE, INFO, starting=False, deadline_s=2.5)
     assert str(late) == "host:8001 did not answer a chunk within 2.5 s"
 
@@ -114,7 +114,7 @@ def test_messages_say_what_to_do() -> None:
     [
         (REFUSED_CONNECTION, earshot.ConnectionFailed, "no server at host:8001"),
         (LATE, earshot.ConnectionFailed, "did not answer within 3 s"),
-        (Failure("UNIMPLEMENTED", None), earshot.UnsupportedServer, "does not answer as Triton"),
+        (Failure("UNIMPLEMENTED", None), earshot.UnsupportedServer, "does not answer like Triton"),
     ],
 )
 def test_connect_failures(failure: Failure, kind: type[earshot.EarshotError], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Audio files block by block."""
+"""Audio files are read block by block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import soundfile
 from earshot import InvalidAudio
 from earshot._files import open_audio
 
-from tests.client.stand_in import RATE_HZ
+from tests.client.fake_recognizer import RATE_HZ
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -32,7 +32,7 @@ def test_blocks_are_the_whole_file(tmp_path: Path, suffix: str, channels: int) -
 
 
 @pytest.mark.parametrize("content", [b"no audio", b""])
-def test_what_is_no_audio(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_audio(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "text.wav"
     path.write_bytes(content)
     with pytest.raises(InvalidAudio, match=r"text\.wav"), open_audio(path):
@@ -61,7 +61,7 @@ def test_a_name_that_is_not_valid_utf8(tmp_path: Path, suffix: str) -> None:
         assert sum(map(len, audio.blocks())) == RATE_HZ
 
 
-def test_a_name_says_nothing_of_the_format(tmp_path: Path) -> None:
+def test_the_name_does_not_matter_for_the_format(tmp_path: Path) -> None:
     path = tmp_path / "audio.raw"
     soundfile.write(path, np.zeros(RATE_HZ), RATE_HZ, format="FLAC")
     with open_audio(path) as audio:
@@ -69,27 +69,27 @@ def test_a_name_says_nothing_of_the_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("promised", "cut_off"), [(32000, False), (32002, True), (0xFFFFFFFF, False)]
+    ("stated", "truncated"), [(32000, False), (32002, True), (0xFFFFFFFF, False)]
 )
-def test_a_wav_that_breaks_off(tmp_path: Path, promised: int, cut_off: bool) -> None:
+def test_a_truncated_wav(tmp_path: Path, stated: int, truncated: bool) -> None:
     path = tmp_path / "audio.wav"
     soundfile.write(path, np.zeros(RATE_HZ), RATE_HZ, subtype="PCM_16")
     content = bytearray(path.read_bytes())
-    content[40:44] = promised.to_bytes(4, "little")
+    content[40:44] = stated.to_bytes(4, "little")
     path.write_bytes(content)
     with open_audio(path) as audio:
-        assert audio.cut_off == cut_off
+        assert audio.truncated == truncated
         assert sum(map(len, audio.blocks())) == RATE_HZ
 
 
 def test_a_file_without_samples(tmp_path: Path) -> None:
     path = tmp_path / "empty.wav"
     soundfile.write(path, np.zeros(0, np.float32), RATE_HZ)
-    with pytest.raises(InvalidAudio, match="holds no audio"), open_audio(path):
+    with pytest.raises(InvalidAudio, match="contains no audio"), open_audio(path):
         pass
 
 
-def test_a_file_that_breaks_off(tmp_path: Path) -> None:
+def test_a_truncated_flac(tmp_path: Path) -> None:
     path = tmp_path / "half.flac"
     soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 3 * RATE_HZ), RATE_HZ)
     path.write_bytes(path.read_bytes()[:50_000])

@@ -1,4 +1,4 @@
-"""Tokens of pieces become those of the recording: nothing lost, nothing twice."""
+"""Tokens of pieces are joined to those of the recording; none is lost or repeated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", 
 
 
 def spoken(words: list[str], first_frame: int, every: int = 4) -> list[Token]:
-    """Two tokens per word; the first word has no space, as at the start of a piece."""
+    """Return two tokens per word; the first word has no space, as at the start of a piece."""
     tokens: list[Token] = []
     for index, word in enumerate(words):
         frame = first_frame + every * index
@@ -49,7 +49,7 @@ def test_where_both_agree_they_are_joined_in_the_middle_of_it() -> None:
     assert joined(before, after, OVERLAP) == " ".join(WORDS)
 
 
-def test_what_one_piece_misheard_at_its_edge_comes_from_the_other() -> None:
+def test_a_wrong_word_at_the_edge_of_one_piece_is_taken_from_the_other() -> None:
     before = spoken([*WORDS[:8], "do"], 90)  # the last word is cut
     after = spoken(["mps", *WORDS[5:]], 107)  # the first word is cut
     assert joined(before, after, OVERLAP) == " ".join(WORDS)
@@ -68,7 +68,7 @@ def test_without_agreement_the_middle_decides_and_words_stay_whole() -> None:
 
 
 def test_without_agreement_a_long_word_across_the_middle_costs_no_words() -> None:
-    """The second piece heard one word from frame 102 on, where the first heard three."""
+    """The second piece has one word from frame 102 on, where the first has three."""
     before = spoken(["one", "two", "three", "four"], 98, every=6)  # up to frame 117
     long = [Token(1, "al", 102, -0.1), Token(2, "pha", 114, -0.1), Token(3, "bet", 121, -0.1)]
     after = [*long, Token(4, " gamma", 128, -0.1)]

@@ -20,8 +20,8 @@ import tritonclient.grpc as tritonclient
 
 from server import launch
 from server.errors import TritonDied
-from tests.client import stand_in
-from tests.client.stand_in import FIRST, RATE_HZ, StandIn, chunk, noise, texts
+from tests.client import fake_recognizer
+from tests.client.fake_recognizer import FIRST, RATE_HZ, FakeRecognizer, chunk, noise, texts
 
 pytestmark = pytest.mark.triton
 
@@ -35,7 +35,7 @@ def test_what_arrives_is_what_was_sent(client: earshot.Client) -> None:
         ]
         results += stream.end()
         transcript = stream.finish()
-    expected = stand_in.expected_words(audio)
+    expected = fake_recognizer.expected_words(audio)
     assert texts(transcript.words) == expected
     assert "".join(result.text for result in results) == transcript.text == " ".join(expected)
     assert [word for result in results for word in result.words] == list(transcript.words)
@@ -72,7 +72,7 @@ def test_an_end_on_a_chunk_border_and_an_empty_stream(client: earshot.Client) ->
         (last,) = stream.end()
         assert (last.text, len(last.words)) == ("", 1)
     with client.stream(sample_rate_hz=RATE_HZ) as stream:
-        assert stream.finish().text == stand_in.expected_words(noise(0))[0]
+        assert stream.finish().text == fake_recognizer.expected_words(noise(0))[0]
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -82,10 +82,10 @@ def test_files(client: earshot.Client, tmp_path: Path, suffix: str, channels: in
     soundfile.write(path, np.stack([noise(40000)] * channels, axis=1), RATE_HZ)
     decoded, _ = soundfile.read(path, dtype="float32", always_2d=True)
     transcript = client.transcribe(path)
-    assert len(transcript.words) == len(stand_in.expected_words(decoded[:, 0]))
+    assert len(transcript.words) == len(fake_recognizer.expected_words(decoded[:, 0]))
     assert transcript.duration_s == pytest.approx(2.5, abs=0.1)
     if suffix != "mp3":  # whose decoder adds dither, differently in each run
-        assert texts(transcript.words) == stand_in.expected_words(decoded.mean(axis=1))
+        assert texts(transcript.words) == fake_recognizer.expected_words(decoded.mean(axis=1))
 
 
 def test_a_file_that_breaks_off(client: earshot.Client, tmp_path: Path) -> None:
@@ -104,14 +104,18 @@ def test_send_all_and_stream_from(client: earshot.Client) -> None:
     with client.stream(sample_rate_hz=RATE_HZ) as stream:
         text = "".join(result.text for result in stream.send_all(pieces))
         assert text == stream.transcript.text == stream.finish().text
-    assert text.split() == stand_in.expected_words(audio)
+    assert text.split() == fake_recognizer.expected_words(audio)
     results = client.stream_from(pieces, sample_rate_hz=RATE_HZ)
     assert "".join(result.text for result in results) == text
 
 
-def test_a_long_piece_yields_text_chunk_by_chunk(client: earshot.Client, server: StandIn) -> None:
+def test_a_long_piece_yields_text_chunk_by_chunk(
+    client: earshot.Client, server: FakeRecognizer
+) -> None:
     before = len(server.chunks())
-    results = client.stream_from([noise(100 * stand_in.CHUNK_SAMPLES)], sample_rate_hz=RATE_HZ)
+    results = client.stream_from(
+        [noise(100 * fake_recognizer.CHUNK_SAMPLES)], sample_rate_hz=RATE_HZ
+    )
     next(results)
     assert len(server.chunks()) == before + 1
     results.close()
@@ -129,7 +133,7 @@ def test_fifty_streams_at_once_stay_apart(client: earshot.Client) -> None:
         with client.stream(sample_rate_hz=RATE_HZ) as stream:
             for piece in np.array_split(audio, 5):
                 stream.send(piece)
-            return texts(stream.finish().words) == stand_in.expected_words(audio)
+            return texts(stream.finish().words) == fake_recognizer.expected_words(audio)
 
     with ThreadPoolExecutor(50) as pool:
         assert all(pool.map(run, range(50)))
@@ -179,7 +183,7 @@ def test_end_when_it_is_garbage(client: earshot.Client) -> None:
     client.stream(sample_rate_hz=RATE_HZ).send(chunk())
 
 
-def test_end_when_the_client_closes(client: earshot.Client, server: StandIn) -> None:
+def test_end_when_the_client_closes(client: earshot.Client, server: FakeRecognizer) -> None:
     with earshot.connect(server.url) as other:
         stream = other.stream(sample_rate_hz=RATE_HZ)
         stream.send(chunk())
@@ -189,7 +193,7 @@ def test_end_when_the_client_closes(client: earshot.Client, server: StandIn) -> 
 
 @pytest.mark.parametrize("last_words", ["", "raise SystemExit(3)", "raise KeyError", "del client"])
 def test_end_when_the_interpreter_exits(
-    client: earshot.Client, server: StandIn, last_words: str
+    client: earshot.Client, server: FakeRecognizer, last_words: str
 ) -> None:
     before = len(server.chunks())
     script = f"""
@@ -206,8 +210,8 @@ def test_end_when_the_interpreter_exits(
     wait_for_end(server, since=before)
 
 
-def wait_for_end(server: StandIn, since: int, timeout_s: float = 5.0) -> None:
-    """Waits until all streams are ended: nobody is left who could be asked."""
+def wait_for_end(server: FakeRecognizer, since: int, timeout_s: float = 5.0) -> None:
+    """Wait until all streams have ended; their clients are gone."""
     deadline_s = time.monotonic() + timeout_s
     while server.streams_left_open() or len(server.chunks()) == since:
         assert time.monotonic() < deadline_s, "no END has come"
@@ -217,43 +221,43 @@ def wait_for_end(server: StandIn, since: int, timeout_s: float = 5.0) -> None:
 # One deadline per phase.
 
 
-def test_first_chunk_deadline(server: StandIn) -> None:
+def test_first_chunk_deadline(server: FakeRecognizer) -> None:
     timeouts = earshot.Timeouts(queue_s=0.1, chunk_s=0.1)
     with earshot.connect(server.url, timeouts=timeouts) as client:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         with pytest.raises(earshot.ChunkTimeout, match=r"the first chunk within 0\.2 s"):
-            stream.send(chunk(stand_in.SLOW))
+            stream.send(chunk(fake_recognizer.SLOW))
 
 
-def test_chunk_deadline(server: StandIn) -> None:
+def test_chunk_deadline(server: FakeRecognizer) -> None:
     with earshot.connect(server.url, timeouts=earshot.Timeouts(chunk_s=0.2)) as client:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         (first,) = stream.send(noise(FIRST))
         with pytest.raises(earshot.ChunkTimeout, match=r"a chunk within 0\.2 s") as caught:
-            stream.send(chunk(stand_in.SLOW))
+            stream.send(chunk(fake_recognizer.SLOW))
         assert caught.value.transcript is not None
         assert caught.value.transcript.text == first.text
         with pytest.raises(earshot.StreamClosed):
             stream.send(chunk())
 
 
-def test_finish_deadline(server: StandIn) -> None:
+def test_finish_deadline(server: FakeRecognizer) -> None:
     with earshot.connect(server.url, timeouts=earshot.Timeouts(finish_s=0.2)) as client:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         (first,) = stream.send(noise(FIRST))
-        stream.send(chunk(stand_in.SLOW)[:100])
+        stream.send(chunk(fake_recognizer.SLOW)[:100])
         with pytest.raises(earshot.ChunkTimeout) as caught:
             stream.finish()
         assert caught.value.transcript is not None
         assert caught.value.transcript.text == first.text
 
 
-def test_queue_deadline_when_every_place_is_taken(server: StandIn) -> None:
+def test_queue_deadline_when_every_place_is_taken(server: FakeRecognizer) -> None:
     with earshot.connect(server.url, timeouts=earshot.Timeouts(queue_s=0.2)) as client:
         streams = [client.stream(sample_rate_hz=RATE_HZ) for _ in range(client.info.max_streams)]
         for stream in streams:
             stream.send(noise(FIRST))
-        with pytest.raises(earshot.ServerBusy, match="no place for the stream"):
+        with pytest.raises(earshot.ServerBusy, match="no free slot for the stream"):
             client.stream(sample_rate_hz=RATE_HZ).send(chunk())
         streams.pop().finish()
         client.stream(sample_rate_hz=RATE_HZ).send(chunk())
@@ -264,33 +268,33 @@ def test_queue_deadline_when_every_place_is_taken(server: StandIn) -> None:
 
 def test_refused(client: earshot.Client) -> None:
     stream = client.stream(sample_rate_hz=RATE_HZ)
-    with pytest.raises(earshot.ServerBusy, match="all places are taken"):
-        stream.send(chunk(stand_in.REFUSE))
+    with pytest.raises(earshot.ServerBusy, match="all slots are taken"):
+        stream.send(chunk(fake_recognizer.REFUSE))
 
 
 def test_failure_on_the_server(client: earshot.Client) -> None:
     stream = client.stream(sample_rate_hz=RATE_HZ)
     (first,) = stream.send(noise(FIRST))
     with pytest.raises(earshot.ServerFailed, match="told to fail") as caught:
-        stream.send(chunk(stand_in.FAIL))
+        stream.send(chunk(fake_recognizer.FAIL))
     assert caught.value.transcript is not None
     assert caught.value.transcript.text == first.text
 
 
-def test_the_server_has_forgotten_the_stream(client: earshot.Client, server: StandIn) -> None:
+def test_the_server_has_dropped_the_stream(client: earshot.Client, server: FakeRecognizer) -> None:
     stream = client.stream(sample_rate_hz=RATE_HZ)
     (first,) = stream.send(noise(FIRST))
-    end_behind_its_back(server, server.chunks()[-1].id)
-    with pytest.raises(earshot.StreamLost, match="send silence to hold one") as caught:
+    end_on_the_server(server, server.chunks()[-1].id)
+    with pytest.raises(earshot.StreamLost, match="send silence to keep one") as caught:
         stream.send(chunk())
     assert caught.value.transcript is not None
     assert caught.value.transcript.text == first.text
 
 
-def end_behind_its_back(server: StandIn, stream_id: int) -> None:
-    """What the server does to an idle stream, without the waiting."""
-    audio = tritonclient.InferInput("AUDIO", [1, stand_in.CHUNK_SAMPLES], "FP32")
-    audio.set_data_from_numpy(np.zeros((1, stand_in.CHUNK_SAMPLES), np.float32))
+def end_on_the_server(server: FakeRecognizer, stream_id: int) -> None:
+    """End a stream on the server, as it does with an idle one."""
+    audio = tritonclient.InferInput("AUDIO", [1, fake_recognizer.CHUNK_SAMPLES], "FP32")
+    audio.set_data_from_numpy(np.zeros((1, fake_recognizer.CHUNK_SAMPLES), np.float32))
     length = tritonclient.InferInput("AUDIO_LENGTH", [1, 1], "INT32")
     length.set_data_from_numpy(np.zeros((1, 1), np.int32))
     with tritonclient.InferenceServerClient(server.url) as other:
@@ -298,7 +302,7 @@ def end_behind_its_back(server: StandIn, stream_id: int) -> None:
 
 
 def test_the_server_dies(tmp_path: Path) -> None:
-    models = stand_in.write_repository(tmp_path / "models", tmp_path / "log")
+    models = fake_recognizer.write_repository(tmp_path / "models", tmp_path / "log")
     with (
         pytest.raises(TritonDied),
         launch.running(models) as triton,
@@ -319,7 +323,7 @@ def test_the_server_dies(tmp_path: Path) -> None:
             client.is_ready()
 
 
-def test_it_runs_under_gevent(client: earshot.Client, server: StandIn) -> None:
+def test_it_runs_under_gevent(client: earshot.Client, server: FakeRecognizer) -> None:
     script = f"""
         from gevent import monkey
         monkey.patch_all()

@@ -1,4 +1,4 @@
-"""`earshot models` where a server does not let it: said in a line. Where it does: tests/service."""
+"""`earshot models` on servers that refuse it; tests/service has one that allows it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 from earshot._cli import app
 from typer.testing import CliRunner
 
-from tests.client import stand_in
+from tests.client import fake_recognizer
 from tests.client.fake_triton import FakeTriton, fake_triton
 
 
 @pytest.fixture
 def fake() -> Iterator[FakeTriton]:
-    with fake_triton(None, models={"clinic_v1_asr_streaming": stand_in.PARAMETERS}) as fake:
+    with fake_triton(None, models={"clinic_v1_asr_streaming": fake_recognizer.PARAMETERS}) as fake:
         yield fake
 
 
-def complaint(fake: FakeTriton, *arguments: str) -> str:
+def message_of(fake: FakeTriton, *arguments: str) -> str:
     result = CliRunner().invoke(app, ["models", *arguments, "--url", fake.url])
     assert (result.exit_code, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
@@ -51,7 +51,7 @@ def metrics(text: str) -> Iterator[str]:
 @pytest.mark.parametrize("command", [[], ["load", "clinic_v1"], ["retire", "clinic_v1"]])
 def test_a_private_repository(fake: FakeTriton, command: list[str]) -> None:
     fake.restricted = True
-    assert "keeps its model repository private: This protocol" in complaint(fake, *command)
+    assert "restricts access to its model repository: This protocol" in message_of(fake, *command)
 
 
 def test_a_private_repository_does_not_hinder_streams(fake: FakeTriton) -> None:
@@ -59,7 +59,7 @@ def test_a_private_repository_does_not_hinder_streams(fake: FakeTriton) -> None:
     with earshot.connect(fake.url, model="clinic_v1") as client:
         assert client.info.name == "clinic_v1"
     with (
-        pytest.raises(earshot.UnsupportedServer, match="'clinic', and does not say which it has"),
+        pytest.raises(earshot.UnsupportedServer, match="'clinic', and does not list its models"),
         earshot.connect(fake.url, model="clinic"),
     ):
         pass
@@ -67,18 +67,18 @@ def test_a_private_repository_does_not_hinder_streams(fake: FakeTriton) -> None:
 
 def test_an_unknown_name(fake: FakeTriton) -> None:
     for command in ("load", "unload", "retire"):
-        said = complaint(fake, command, "default")
-        assert "has no recognizer 'default'; it has clinic_v1: export one there" in said
+        message = message_of(fake, command, "default")
+        assert "has no recognizer 'default'; it has clinic_v1: export it there" in message
 
 
 def test_no_metrics(fake: FakeTriton) -> None:
-    said = complaint(fake, "retire", "clinic_v1", "--metrics-url", "http://127.0.0.1:1/metrics")
-    assert "no metrics at http://127.0.0.1:1/metrics" in said
-    assert "--metrics-url" in said
+    message = message_of(fake, "retire", "clinic_v1", "--metrics-url", "http://127.0.0.1:1/metrics")
+    assert "no metrics at http://127.0.0.1:1/metrics" in message
+    assert "--metrics-url" in message
 
 
 def test_metrics_of_a_runtime_that_does_not_count_streams(fake: FakeTriton) -> None:
     other = 'earshot_live_streams{instance="a_0",model="court_encoder"} 3\n'
     with metrics(other) as url:
-        said = complaint(fake, "retire", "clinic_v1", "--metrics-url", url)
-    assert "has no earshot_live_streams of 'clinic_v1'" in said
+        message = message_of(fake, "retire", "clinic_v1", "--metrics-url", url)
+    assert "has no earshot_live_streams of 'clinic_v1'" in message

@@ -13,8 +13,8 @@ from typing import Any
 import earshot
 import pytest
 
+from tests.client.fake_recognizer import FIRST, PARAMETERS, RATE_HZ, noise
 from tests.client.fake_triton import fake_triton
-from tests.client.stand_in import FIRST, PARAMETERS, RATE_HZ, noise
 
 IN_ORDER = ["chunk arrived", "chunk answered", "END arrived", "END answered"]
 IMPATIENT = earshot.Timeouts(queue_s=0.1, chunk_s=0.1)
@@ -122,7 +122,7 @@ def test_garbage_found_inside_grpc_does_not_block() -> None:
         fake.answer.set()
         dropped = [client.stream(sample_rate_hz=RATE_HZ)]
         dropped[0].send(noise(FIRST))
-        infer, held = client._line._infer, threading.Lock()
+        infer, held = client._connection._infer, threading.Lock()
 
         def infer_and_collect(*arguments: Any, **options: Any) -> Any:
             assert held.acquire(blocking=False)
@@ -131,7 +131,7 @@ def test_garbage_found_inside_grpc_does_not_block() -> None:
             held.release()
             return call
 
-        client._line._infer = infer_and_collect
+        client._connection._infer = infer_and_collect
         with client.stream(sample_rate_hz=RATE_HZ) as stream:
             stream.send(noise(FIRST))
         client.close()

@@ -1,4 +1,4 @@
-"""PCM in, chunks out: what goes on the wire depends on the audio alone, never on its pieces."""
+"""Chunks depend on the audio alone, not on the pieces in which it is passed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chunks_of(pieces: Iterable[Pcm], rate_hz: float = MODEL_RATE_HZ, channels: i
 
 
 def samples_of(chunks: Iterable[Chunk]) -> npt.NDArray[np.float32]:
-    """The audio in the chunks, without what was put before and after it."""
+    """Return the audio of the chunks, without the zeros before and after it."""
     valid = [np.frombuffer(chunk.audio, "<f4")[: chunk.length] for chunk in chunks]
     return np.concatenate(valid)[LEAD_SAMPLES:]
 
@@ -43,7 +43,7 @@ def noise(frames: int, channels: int = 1, seed: int = 0) -> npt.NDArray[np.int16
 
 @st.composite
 def cuts(draw: st.DrawFn, length: int) -> list[int]:
-    """Borders of pieces, empty ones included."""
+    """Return borders of pieces, some of them empty."""
     inner = draw(st.lists(st.integers(0, length), max_size=12))
     return [0, *sorted(inner), length]
 

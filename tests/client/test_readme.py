@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.client.fake_recognizer import PARAMETERS, RATE_HZ, FakeRecognizer, noise
 from tests.client.fake_triton import OFFLINE, fake_triton
-from tests.client.spoken_numbers import audio, hear, script, words
-from tests.client.stand_in import PARAMETERS, RATE_HZ, StandIn, noise
+from tests.client.spoken_numbers import audio, recognize_numbers, script, words
 
 README = Path(__file__).parents[2] / "client" / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-FILES = [example for example in EXAMPLES if "recognize" in example]
+FILES = [example for example in EXAMPLES if "client.transcribe(" in example]
 CHOICES = [example for example in EXAMPLES if "model=" in example]
 LIVE = [example for example in EXAMPLES if example not in FILES + CHOICES]
 
 
 class Websocket:
-    """Brings audio, takes text."""
+    """Yields audio and collects text."""
 
     def __init__(self) -> None:
         self.sent = ""
@@ -48,7 +48,7 @@ def test_the_readme_has_examples() -> None:
 def test_live_example(
     example: str,
     client: earshot.Client,
-    server: StandIn,
+    server: FakeRecognizer,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     websocket = Websocket()
@@ -85,14 +85,14 @@ def test_file_example(
     monkeypatch.chdir(tmp_path)
     soundfile.write("talk.flac", audio(script(5, None)), RATE_HZ)
     with fake_triton(None, models={"asr_offline": OFFLINE}) as fake:
-        fake.hear = hear
+        fake.recognize = recognize_numbers
         exec(example.replace("localhost:8001", fake.url), {"earshot": earshot})
-    said = " ".join(text for text, _ in words(script(5, None)))
-    assert capsys.readouterr().out == f"{said}\n"
+    expected = " ".join(text for text, _ in words(script(5, None)))
+    assert capsys.readouterr().out == f"{expected}\n"
 
 
 @pytest.mark.parametrize("example", CHOICES)
 def test_choice_example(example: str, capsys: pytest.CaptureFixture[str]) -> None:
     with fake_triton(None, models={"clinic_v2_asr_streaming": PARAMETERS}) as fake:
         exec(example.replace("localhost:8001", fake.url), {"earshot": earshot})
-    assert capsys.readouterr().out == "clinic_v2 stand-in\n"
+    assert capsys.readouterr().out == "clinic_v2 fake\n"

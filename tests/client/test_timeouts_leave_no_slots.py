@@ -1,4 +1,4 @@
-"""A chunk that comes too late must not leave a slot taken in any stage of the real ensemble."""
+"""A late chunk leaves no slot taken in any stage of the real ensemble."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def speech(seed: int) -> np.ndarray:
 
 
 def live_streams(triton: Triton) -> dict[str, float]:
-    """Slots taken, per model: the sum over its instances."""
+    """Return the taken slots per model, summed over its instances."""
     page = urllib.request.urlopen(triton.metrics_url).read().decode()
     found = re.findall(r'^earshot_live_streams{.*model="(\w+)".*} (\S+)$', page, re.MULTILINE)
     live: defaultdict[str, float] = defaultdict(float)
@@ -54,7 +54,7 @@ def wait_for(triton: Triton, is_so: Callable[[float], bool]) -> None:
 
 
 def time_out(client: earshot.Client, seed: int) -> bool:
-    """Whether a chunk came too late."""
+    """Return True if a chunk was late."""
     try:
         with client.stream(sample_rate_hz=16000) as stream:
             for piece in np.array_split(speech(seed), 10):

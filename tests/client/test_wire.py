@@ -1,4 +1,4 @@
-"""Requests as Triton wants them; replies that keep the contract, and replies that break it."""
+"""Requests have the form that Triton needs; replies keep the contract, or raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What loadtest/README.md tells to type exists."""
+"""The commands and options in loadtest/README.md exist."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_results import gpu_result, level
+from sample_results import gpu_result, level
 from typer.testing import CliRunner
 
 from export import random_model
@@ -46,6 +46,7 @@ def _plan(
         instances=1,
         max_batch=64,
         processes=1,
+        short_hold_s=5,
         hold_s=5,
         long_hold_s=300,
         first_streams=None,

@@ -1,4 +1,4 @@
-"""The locustfile works in all the ways that Locust runs one, and so do the commands around it."""
+"""The locustfile works in every mode of Locust, and so do the commands that use it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from project import PROJECT
 
-from loadtest.fake_service import Truth, fake_service
-from loadtest.result import CapacityResult
-from loadtest.server_process import free_port
+from loadtest.result.document import CapacityResult
+from loadtest.selftest.fake_service import Truth, fake_service
+from loadtest.service.server import free_port
 
 SPEECH = PROJECT / "recordings" / "ljspeech"
 LOCUST = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py"]
@@ -28,7 +28,7 @@ _without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    """Carries 40 streams of 160 ms chunks; who does not name its model, does not find it."""
+    """Sustains 40 streams of 160 ms chunks; its only model has a name."""
     with fake_service(Truth(chunk_ms=160, service_ms=4.0, name=MODEL[1])) as url:
         yield url
 
@@ -46,7 +46,7 @@ def test_headless_on_two_processes_ends_with_a_verdict_from_raw_samples(service:
     result = run(headless(service, "--processes", "2"))
     [line] = [line for line in result.stdout.splitlines() if " streams " in line]
     assert line.split()[:2] == ["6", "streams"]
-    # A machine that is busy with other things may make the generator late; it then says so.
+    # On a busy machine the load generator may be late; the level is then invalid.
     expected = {"PASS": 0, "INVALID": 3}
     assert result.returncode == expected[line.split()[-1]], line
 
@@ -156,7 +156,7 @@ def test_hold_fails_when_the_rule_is_broken(service: str, tmp_path: Path) -> Non
     assert "allowed 3 ms" in result.stdout
 
 
-def test_a_model_that_is_not_there_is_a_users_mistake(service: str) -> None:
+def test_a_missing_model_is_a_users_mistake(service: str) -> None:
     result = hold("--url", service, "--model", "clinic_v1", "--streams", "4")
     assert result.returncode == 2
     assert "has no model 'clinic_v1'" in result.stderr

@@ -53,7 +53,7 @@ def test_recordings_are_heard_as_by_the_reference(
     assert sum(len(reference.tokens) for reference in references) > 100
     with earshot.connect(service.url, model="clinic") as client:
         for samples, expected in zip(speech, references, strict=True):
-            got = client.recognize(samples, sample_rate_hz=SAMPLE_RATE_HZ)
+            got = client.transcribe(samples, sample_rate_hz=SAMPLE_RATE_HZ)
             assert [token.id for token in got.tokens] == expected.tokens
             assert [token.frame for token in got.tokens] == expected.token_frames
 
@@ -78,7 +78,7 @@ def test_a_long_file_is_its_pieces(
         frames = [first + frame for frame in reference.token_frames]
         expected += zip(reference.tokens, frames, strict=True)
     with earshot.connect(service.url) as client:
-        got = client.recognize(path)
+        got = client.transcribe(path)
     assert got.failed == ()
     assert [(token.id, token.frame) for token in got.tokens] == expected
 
@@ -86,7 +86,7 @@ def test_a_long_file_is_its_pieces(
 @pytest.mark.parametrize("samples", [1, 319, 321, 5000])
 def test_what_is_hardly_audio(service: Service, speech: list[np.ndarray], samples: int) -> None:
     with earshot.connect(service.url) as client:
-        transcript = client.recognize(speech[0][:samples], sample_rate_hz=SAMPLE_RATE_HZ)
+        transcript = client.transcribe(speech[0][:samples], sample_rate_hz=SAMPLE_RATE_HZ)
     assert transcript.failed == ()
     assert transcript.duration_s == samples / SAMPLE_RATE_HZ
 

@@ -160,7 +160,7 @@ async def _send_files(
         try:
             await client.refresh()
             generation = client.info.name
-            transcript = await client.recognize(utterances[index], sample_rate_hz=SAMPLE_RATE_HZ)
+            transcript = await client.transcribe(utterances[index], sample_rate_hz=SAMPLE_RATE_HZ)
         except Exception as error:
             traffic.add(error)
             return
@@ -274,7 +274,7 @@ def test_what_cannot_be_loaded(triton: Triton, repository: Path) -> None:
         return result.stderr
 
     assert "has no recognizer 'court'; it has clinic_v1" in fail("load", "court")
-    assert "'clinic_v1' is loaded already" in fail("load", FIRST)
+    assert "'clinic_v1' is already loaded" in fail("load", FIRST)
     assert "has no recognizer 'court'" in fail("unload", "court")
     served = loaded_models(triton)
     install_second(repository)

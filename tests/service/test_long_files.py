@@ -74,7 +74,7 @@ def test_without_pauses_pieces_overlap_and_are_joined(
     pieces = pieces_of(samples)
     assert sum(piece.overlap_samples > 0 for piece in pieces) >= 5
     with earshot.connect(service.url) as client:
-        transcript = client.recognize(samples, sample_rate_hz=SAMPLE_RATE_HZ)
+        transcript = client.transcribe(samples, sample_rate_hz=SAMPLE_RATE_HZ)
     heard = heard_in(service.checkpoint, pieces)
     assert heard_twice(pieces, heard) > 50
     assert_joined(transcript, pieces, heard)
@@ -99,7 +99,7 @@ def test_what_a_server_no_longer_serves_is_reported_and_the_rest_delivered(
                     repository.unload("clinic_v1")
 
         gone = threading.Event()
-        got = client.recognize(
+        got = client.transcribe(
             samples, sample_rate_hz=SAMPLE_RATE_HZ, at_once=1, on_progress=unload
         )
     assert got.failed
@@ -127,7 +127,7 @@ def test_an_hour(
     pieces = pieces_of(spoken)
     assert sum(piece.overlap_samples > 0 for piece in pieces) >= 5
     with earshot.connect(service.url) as client:
-        transcript = client.recognize(path)
+        transcript = client.transcribe(path)
     assert [word.text for word in transcript.words] == [word["word"] for word in report["words"]]
     assert_joined(transcript, pieces, heard_in(service.checkpoint, pieces))
     assert report["failed"] == []

@@ -12,7 +12,7 @@ from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 from training.model import VOCAB_SIZE, create_model, create_processor, save_checkpoint
 from training.text import BLANK_TOKEN, PAD_TOKEN_ID, normalize, text_of, train_tokenizer
 
-CHECKPOINT = Path(__file__).parents[3] / "checkpoints" / "demo"
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "demo"
 SENTENCES = [
     "the quick brown fox jumps over the lazy dog",
     "don't look now but the fox's gone",

@@ -1,6 +1,6 @@
-"""Live and file transcription over gRPC.
+"""Transcribe live audio and files with an Earshot server, over gRPC.
 
-`connect` and `connect_async` lead to everything else.
+Start with `connect`, or with `connect_async` under asyncio.
 """
 
 from ._aio import AsyncClient, AsyncStream, connect_async
@@ -16,15 +16,19 @@ from ._errors import (
     StreamLost,
     UnsupportedServer,
 )
+from ._handshake import Served
 from ._pcm import Pcm
 from ._server_info import OfflineInfo, ServerInfo
+from ._source import AudioSource
 from ._sync import Client, Stream, connect
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, FailedSpan, Token, Transcript, Word
+from ._version import __version__
 
 __all__ = [
     "AsyncClient",
     "AsyncStream",
+    "AudioSource",
     "ChunkResult",
     "ChunkTimeout",
     "Client",
@@ -34,6 +38,7 @@ __all__ = [
     "InvalidAudio",
     "OfflineInfo",
     "Pcm",
+    "Served",
     "ServerBusy",
     "ServerFailed",
     "ServerInfo",
@@ -46,6 +51,7 @@ __all__ = [
     "Transcript",
     "UnsupportedServer",
     "Word",
+    "__version__",
     "connect",
     "connect_async",
 ]

@@ -1,4 +1,4 @@
-"""Joins the text of chunks to words: a word may span chunks and ends where the next begins."""
+"""Join the text of chunks to words: a word may span chunks and ends where the next one begins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RUNS = re.compile(r"\s+|\S+")
 
 
 class Assembler:
-    """Collects the tokens of one stream."""
+    """Collects the tokens of one stream, and the words that they make."""
 
     def __init__(self, frame_ms: int) -> None:
         self._frame_ms = frame_ms
@@ -23,7 +23,7 @@ class Assembler:
         self._textless: list[Token] = []
 
     def add(self, tokens: Sequence[Token]) -> tuple[Word, ...]:
-        """Takes the tokens of the next chunk; returns the words that are now final."""
+        """Add the tokens of the next chunk; return the words that became final."""
         before = len(self._words)
         for token in tokens:
             self._add(token)
@@ -31,13 +31,13 @@ class Assembler:
         return tuple(self._words[before:])
 
     def finish(self) -> tuple[Word, ...]:
-        """The stream has ended: returns the word that was still open, if any."""
+        """End the stream; return the word that was still open, if any."""
         before = len(self._words)
         self._close_word()
         return tuple(self._words[before:])
 
     def transcript(self, duration_s: float) -> Transcript:
-        """All so far, the word that is still open included."""
+        """Return all tokens and words so far, including the word that is still open."""
         open_word = (self._open_word(),) if self._open_text else ()
         return Transcript(
             text="".join(token.text for token in self._tokens),
@@ -48,7 +48,7 @@ class Assembler:
 
     def _add(self, token: Token) -> None:
         if not token.text:
-            # A byte of a character that a later token completes: only then is its word known.
+            # A later token completes this character; until then, its word is unknown.
             self._textless.append(token)
             return
         for run in _RUNS.findall(token.text):

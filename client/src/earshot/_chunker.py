@@ -1,7 +1,7 @@
-"""Cuts a stream of samples into the chunks that go on the wire.
+"""Cut a stream of samples into the chunks that are sent.
 
-A stream is `lead_samples` zeros + audio + zeros up to a whole number of chunks. Where one chunk
-ends and the next begins depends on the number of samples alone, never on the pieces they came in.
+A stream is `lead_samples` zeros, the audio, and zeros up to a whole number of chunks. Chunk borders
+depend on the number of samples alone, not on the pieces in which the audio was passed.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import numpy.typing as npt
 
 
 class Chunk(NamedTuple):
-    """One step of the recognizer."""
+    """The audio of one step of the recognizer."""
 
     audio: bytes
     """float32 [chunk_samples], little-endian."""
     length: int
-    """Samples before the padding; the leading zeros of the stream count."""
+    """Samples before the padding, including the leading zeros of the stream."""
     last: bool
 
 
 class Chunker:
-    """Holds the samples of one stream that do not fill a chunk yet."""
+    """Buffers the samples of one stream until they fill a chunk."""
 
     def __init__(self, chunk_samples: int, lead_samples: int) -> None:
         self._buffer = np.zeros(chunk_samples, dtype="<f4")
         self._filled = lead_samples
 
     def push(self, samples: npt.NDArray[np.float32]) -> Iterator[Chunk]:
-        """Takes samples [n] and yields each chunk that they fill, as soon as it is full."""
+        """Add samples [n]; yield each chunk as soon as it is full."""
         size = self._buffer.size
         taken = 0
         while taken < samples.size:
@@ -44,6 +44,6 @@ class Chunker:
                 yield Chunk(self._buffer.tobytes(), size, last=False)
 
     def end(self) -> Chunk:
-        """The last chunk: what is left, possibly nothing."""
+        """Return the last chunk: the remaining samples, possibly none."""
         self._buffer[self._filled :] = 0.0
         return Chunk(self._buffer.tobytes(), self._filled, last=True)

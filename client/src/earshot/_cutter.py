@@ -1,8 +1,8 @@
-"""Cuts a long recording into pieces, where nobody speaks if there is such a place.
+"""Cut a long recording into pieces, in pauses if there are any.
 
-A pause is found by its energy, measured against the recording itself: the quietest and the loudest
-of the last half minute. That follows any level and any steady noise, costs nothing, and needs no
-model. Where nothing stands out (music, a crowd), it says so, and the cut becomes an overlap.
+A pause is found by its energy, relative to the quietest and the loudest windows of the last half
+minute. This adapts to any level and any steady noise, costs little, and needs no model. Where
+speech and pauses cannot be told apart (music, background voices), two pieces overlap instead.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from ._pcm import Samples
 WINDOW_MS = 20
 SHORTEST_PAUSE_MS = 200
 OVERLAP_MS = 2000
-"""Heard twice where there is no pause: long enough for a word on both sides of the cut."""
+"""Length of the overlap of two pieces: long enough for a word on both sides of the cut."""
 
-# Quieter is silence, whatever it consists of: the noise floor of a good microphone, dither.
+# Anything below is silence: the noise floor of a good microphone, dither.
 _SILENCE_DB = -65.0
-# Speech rises at least so far above its pauses.
+# The least difference between speech and pauses.
 _LEAST_CONTRAST_DB = 10.0
-# A pause reaches so far up from the quietest to the loudest.
+# The share of the range from the quietest to the loudest level that counts as a pause.
 _PAUSE_SHARE = 0.3
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a recording, short enough for the server."""
+    """A part of a recording that is short enough for the server."""
 
     start_sample: int
-    """Where it begins in the recording: on the grid of the recognizer's frames."""
+    """Position of its first sample in the recording, on the grid of the recognizer's frames."""
     samples: Samples
     overlap_samples: int
-    """So much of its beginning is also the end of the piece before."""
+    """Samples at its beginning that are also the end of the previous piece."""
 
     @property
     def end_sample(self) -> int:
-        """Where it ends in the recording."""
+        """Return the position after its last sample in the recording."""
         return self.start_sample + self.samples.size
 
 
 class Cutter:
-    """Holds the samples of one recording that are not cut off yet: no more than one piece."""
+    """Buffers the samples of one recording, at most one piece, until they are cut."""
 
     def __init__(self, sample_rate_hz: int, frame_samples: int, longest_samples: int) -> None:
         self._rate_hz = sample_rate_hz
@@ -56,10 +56,10 @@ class Cutter:
         self._overlap = 0
 
     def push(self, samples: Samples) -> Iterator[Piece]:
-        """Takes samples [n] and yields each piece that they complete."""
+        """Add samples [n]; yield each piece that they complete."""
         taken = 0
         while taken < samples.size:
-            # Only now: what just fills the buffer may be all that there is.
+            # Not earlier: samples that just fill the buffer may be the last ones.
             if self._filled == self._buffer.size:
                 yield self._cut()
             count = min(self._buffer.size - self._filled, samples.size - taken)
@@ -68,12 +68,12 @@ class Cutter:
             taken += count
 
     def end(self) -> Iterator[Piece]:
-        """The last piece, unless there was no audio at all."""
+        """Yield the last piece, unless there was no audio at all."""
         if self._filled:
             yield self._piece(self._filled)
 
     def _cut(self) -> Piece:
-        """The piece up to the best pause in the later half of the buffer."""
+        """Return the piece up to the best pause in the second half of the buffer."""
         half = self._buffer.size // 2
         pause = find_pause(self._buffer, self._rate_hz, half)
         if pause is None:
@@ -99,9 +99,9 @@ class Cutter:
 
 
 def find_pause(samples: Samples, sample_rate_hz: int, first_sample: int) -> int | None:
-    """The middle of the longest pause after `first_sample`, of equally long ones the last.
+    """Return the middle of the longest pause after `first_sample`; of equal ones, the last.
 
-    None if there is no pause, or if speech and pauses cannot be told apart.
+    Return None if there is no pause, or if speech and pauses cannot be told apart.
     """
     window = WINDOW_MS * sample_rate_hz // 1000
     levels_db = _levels_db(samples, window)
@@ -118,13 +118,13 @@ def find_pause(samples: Samples, sample_rate_hz: int, first_sample: int) -> int 
 
 
 def _levels_db(samples: Samples, window: int) -> npt.NDArray[np.float64]:
-    """Level of each window [samples / window] in dB of full scale, silence all alike."""
+    """Return the level of each window [samples / window] in dBFS, not below that of silence."""
     whole = samples[: samples.size // window * window].reshape(-1, window)
     power = np.mean(np.square(whole, dtype=np.float64), axis=1)
     return np.maximum(10 * np.log10(power + 1e-12), _SILENCE_DB)
 
 
 def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Start and stop of each run of true."""
+    """Return the start and stop of each run of true values."""
     edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0))
     return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]

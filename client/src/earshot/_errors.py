@@ -1,18 +1,17 @@
-"""Everything that can go wrong, as one tree.
+"""The exceptions of this package.
 
     EarshotError
-    ├── ConnectionFailed     nothing answers at this address
-    ├── UnsupportedServer    a server answers, but not one that this client can talk to
-    ├── InvalidAudio         the audio cannot be sent: not finite, wrong type, unreadable file
-    └── StreamError          one stream came to an early end
-        ├── ServerBusy       the server refused the stream: every place is taken
+    ├── ConnectionFailed     no server answers at this address
+    ├── UnsupportedServer    the server lacks the requested model, or breaks the contract
+    ├── InvalidAudio         the audio is not finite, of a wrong type, or unreadable
+    └── StreamError          a stream ended early
+        ├── ServerBusy       the server has no free slot for the stream
         ├── ChunkTimeout     the server took longer than `Timeouts` allows
         ├── StreamLost       the server no longer knows the stream, or is gone
-        ├── ServerFailed     the server reported a failure of its own
-        └── StreamClosed     a send after the end, or after an error
+        ├── ServerFailed     the server reported an internal error
+        └── StreamClosed     audio was sent after the end, or after an error
 
-An error that a stream raises has the attribute `transcript`: what was recognized before it.
-Nothing recognized is lost.
+An error that a stream raises has the attribute `transcript`: what was recognized before the error.
 """
 
 from __future__ import annotations
@@ -21,30 +20,30 @@ from ._transcript import Transcript
 
 
 class EarshotError(Exception):
-    """Base of all errors that this package raises."""
+    """The base class of all errors that this package raises."""
 
     transcript: Transcript | None = None
-    """What the stream had recognized before the error; None where there was no stream."""
+    """The transcript up to the error; None if no audio was being recognized."""
 
 
 class ConnectionFailed(EarshotError):
-    """Nothing answers at this address."""
+    """No server answers at this address."""
 
 
 class UnsupportedServer(EarshotError):
-    """The server lacks the streaming model, or breaks the contract that this client knows."""
+    """The server lacks the requested model, or breaks the contract that this client knows."""
 
 
 class InvalidAudio(EarshotError):
-    """The audio cannot be sent. A stream that raises this stays usable without the piece."""
+    """The audio cannot be sent. A stream that raises this skips the piece and stays usable."""
 
 
 class StreamError(EarshotError):
-    """One stream came to an early end."""
+    """A stream ended early."""
 
 
 class ServerBusy(StreamError):
-    """The server refused the stream because every place is taken; try later or elsewhere."""
+    """The server has no free slot for the stream; try again later, or another server."""
 
 
 class ChunkTimeout(StreamError):
@@ -52,12 +51,12 @@ class ChunkTimeout(StreamError):
 
 
 class StreamLost(StreamError):
-    """The server no longer knows the stream: it was idle too long, or the server restarted."""
+    """The server no longer knows the stream: it was idle for too long, or the server restarted."""
 
 
 class ServerFailed(StreamError):
-    """The server reported a failure while it worked on a chunk."""
+    """The server reported an internal error while it processed a chunk."""
 
 
 class StreamClosed(StreamError):
-    """The stream has ended and takes no more audio."""
+    """The stream has ended and accepts no more audio."""

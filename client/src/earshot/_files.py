@@ -1,4 +1,4 @@
-"""Audio files, read block by block: memory stays flat for hours of audio."""
+"""Read audio files block by block, so that memory stays flat for hours of audio."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ._errors import InvalidAudio
 from ._pcm import Samples
 
 _BLOCKS_PER_SECOND = 4
-# libsndfile's log of a WAV whose header promises more than there is. What writes to a pipe promises
-# the most that the field holds, or nearly; that is no sign of loss.
-_CUT_OFF = re.compile(r"^data : (\d+) \(should be \d+\)", re.MULTILINE)
+# libsndfile's log for a WAV file that is shorter than its header states. Programs that write to a
+# pipe state the largest length that the field holds, or nearly; that is no sign of loss.
+_TRUNCATED = re.compile(r"^data : (\d+) \(should be \d+\)", re.MULTILINE)
 _LENGTH_UNKNOWN = 0x7FFF_0000
 
 # soundfile carries no types.
@@ -30,18 +30,18 @@ class AudioFile:
     def __init__(self, name: str, file: Any) -> None:
         self._name = name
         self._file = file
-        # soundfile seeks after each read of a seekable file, to where it already is. In mp3 that
-        # loses the decoder's bit reservoir, and the next frames come out wrong.
+        # soundfile seeks after each read of a seekable file, to where it already is. For mp3 this
+        # loses the decoder's bit reservoir, and the next frames are decoded wrongly.
         file.seekable = lambda: False
         self.sample_rate_hz: int = file.samplerate
         self.channels: int = file.channels
         self.duration_s: float = file.frames / file.samplerate
-        promised = _CUT_OFF.search(file.extra_info)
-        self.cut_off = promised is not None and int(promised[1]) < _LENGTH_UNKNOWN
-        """Whether the header of a WAV promises more audio than the file has."""
+        stated = _TRUNCATED.search(file.extra_info)
+        self.truncated = stated is not None and int(stated[1]) < _LENGTH_UNKNOWN
+        """True if the header of a WAV file states more audio than the file has."""
 
     def blocks(self) -> Iterator[Samples]:
-        """float32 arrays [frames, channels], a quarter of a second each."""
+        """Yield float32 arrays [frames, channels] of a quarter of a second each."""
         frames = max(1, self.sample_rate_hz // _BLOCKS_PER_SECOND)
         while True:
             try:
@@ -55,11 +55,11 @@ class AudioFile:
 
 @contextmanager
 def open_audio(path: str | PathLike[str]) -> Generator[AudioFile, None, None]:
-    """Opens whatever libsndfile reads; raises InvalidAudio if it cannot, or finds no audio."""
+    """Open a file that libsndfile reads; raise InvalidAudio if it cannot, or finds no audio."""
     name = display_name(path)
     with _open(path, name) as raw, _decode(raw, name) as file:
         if not file.frames:
-            raise InvalidAudio(f"{name}: holds no audio")
+            raise InvalidAudio(f"{name}: contains no audio")
         yield AudioFile(name, file)
 
 
@@ -76,14 +76,14 @@ def _open(path: str | PathLike[str], name: str) -> FileIO:
 
 def _decode(raw: FileIO, name: str) -> Any:
     try:
-        # A descriptor, because soundfile takes no names that are not valid UTF-8.
+        # A descriptor, because soundfile rejects names that are not valid UTF-8.
         return _soundfile.SoundFile(raw.fileno(), closefd=False)
     except _soundfile.SoundFileError as error:
         raise InvalidAudio(f"{name}: cannot be read as audio: {_reason(error)}") from error
 
 
 def display_name(path: str | PathLike[str]) -> str:
-    """The path as text that can be printed: a file name need not be valid UTF-8."""
+    """Return the path as printable text: a file name need not be valid UTF-8."""
     return fsencode(path).decode(errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""What the sync and the asyncio client share of gRPC: addresses and channels."""
+"""Addresses, channel options and stubs of gRPC, for the blocking and the asyncio client."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _stubs: Any = service_pb2_grpc
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server is, and whether the connection is encrypted."""
+    """The address of a server, and whether the connection is encrypted."""
 
     target: str
     tls: bool
     root_certificates: bytes | None
 
     def credentials(self) -> Any:
-        """grpc.ChannelCredentials for an encrypted connection."""
+        """Return the grpc.ChannelCredentials for an encrypted connection."""
         return grpc.ssl_channel_credentials(self.root_certificates)
 
     def options(self) -> list[tuple[str, int]]:
-        """Options of the channel: gRPC asks even loopback addresses of the proxy in http_proxy."""
+        """Return the channel options: loopback addresses bypass the proxy of http_proxy."""
         host = self.target.rpartition(":")[0]
         return [("grpc.enable_http_proxy", 0)] if _LOOPBACK.fullmatch(host) else []
 
 
 def read_address(url: str, tls: bool, root_certificates: bytes | None) -> Address:
-    """`host`, `host:port`, `grpc://host:port` or, encrypted, `grpcs://host:port`."""
+    """Parse `host`, `host:port`, `grpc://host:port` or, encrypted, `grpcs://host:port`."""
     scheme, separator, target = url.rpartition("://")
     if separator and scheme not in ("grpc", "grpcs"):
         raise ValueError(
@@ -52,5 +52,5 @@ def read_address(url: str, tls: bool, root_certificates: bytes | None) -> Addres
 
 
 def make_stub(channel: Any) -> Any:
-    """The calls that Triton offers, over a sync or an asyncio channel."""
+    """Return Triton's calls over a blocking or an asyncio channel."""
     return _stubs.GRPCInferenceServiceStub(channel)

@@ -1,11 +1,12 @@
-"""What a client asks before its first stream: which recognizer is meant, and what it is like.
+"""Find the recognizer that a client asks for, and read its parameters.
 
-The questions and the conclusions are here, without the input and output: the sync and the asyncio
-client put each round of questions to the server in their own way.
+This module does no input or output: it yields rounds of requests, which the blocking and the
+asyncio client send in their own ways.
 
-A recognizer `NAME` is served as `NAME_asr_streaming`, `NAME_asr_offline`, or both. `clinic` also
-means the newest generation that is ready as a whole, `clinic_v3` before `clinic_v2`; no name means
-the unnamed recognizer, or the only one that there is. Streams stay with what they began on.
+A recognizer `NAME` is served as `NAME_asr_streaming`, `NAME_asr_offline`, or both. The name
+`clinic` also selects the newest generation whose models are all ready, `clinic_v3` before
+`clinic_v2`. Without a name, a client gets the unnamed recognizer, or the only one of the server. An
+open stream stays with the recognizer on which it began.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ._server_info import (
 _GENERATION = re.compile(r"(?P<family>.+)_v(?P<number>\d+)")
 READY_STATE = "READY"
 UNNAMED = "default"
-"""What users call the recognizer without a name."""
+"""The name that users see for the unnamed recognizer."""
 
 # The generated protobuf classes carry no types.
 _pb: Any = service_pb2
@@ -41,7 +42,7 @@ _pb: Any = service_pb2
 
 @dataclass(frozen=True)
 class Question:
-    """One call: the name of Triton's method and its request."""
+    """One call: the name of a method of Triton, and its request."""
 
     method: str
     request: Any
@@ -49,53 +50,67 @@ class Question:
 
 @dataclass(frozen=True)
 class Served:
-    """The recognizer that a client talks to; at least one of the two is there."""
+    """The recognizers that a client uses; a server has at least one of the two."""
 
     streaming: ServerInfo | None
     offline: OfflineInfo | None
 
-    def need_streaming(self) -> ServerInfo:
-        """Raises UnsupportedServer if there is none."""
-        if self.streaming is None:
-            raise self._missing(STREAMING, "send whole files with `recognize`")
-        return self.streaming
+    def for_files(self, streaming: bool = False) -> ServerInfo | OfflineInfo:
+        """Return the recognizer of whole files: offline if there is one, else streaming.
 
-    def need_offline(self) -> OfflineInfo:
-        """Raises UnsupportedServer if there is none."""
-        if self.offline is None:
-            raise self._missing(OFFLINE, "stream files with `transcribe` (--streaming)")
+        Args:
+            streaming: Return the streaming recognizer even if there is an offline one.
+
+        Raises:
+            UnsupportedServer: `streaming` is true, and there is no streaming recognizer.
+        """
+        if streaming or self.offline is None:
+            return require_streaming(self)
         return self.offline
 
-    def _missing(self, role: str, advice: str) -> UnsupportedServer:
-        info = self._either
-        return UnsupportedServer(
-            f"{info.url} has no model {served_name(info.name, role)}: {advice}"
-        )
 
-    @property
-    def _either(self) -> ServerInfo | OfflineInfo:
-        info = self.streaming or self.offline
-        assert info is not None
-        return info
+def require_streaming(served: Served) -> ServerInfo:
+    """Return the streaming recognizer; raise UnsupportedServer if there is none."""
+    if served.streaming is None:
+        raise _missing(served, STREAMING, "send whole files with `transcribe`, without streaming")
+    return served.streaming
 
-    @property
-    def ready_request(self) -> Any:
-        """Asks whether it serves now."""
-        return _pb.ModelReadyRequest(name=self._either.ensemble)
+
+def require_offline(served: Served) -> OfflineInfo:
+    """Return the offline recognizer; raise UnsupportedServer if there is none."""
+    if served.offline is None:
+        raise _missing(served, OFFLINE, "stream files with `transcribe`")
+    return served.offline
+
+
+def ready_request(served: Served) -> Any:
+    """Return the request that asks whether a recognizer serves now."""
+    return _pb.ModelReadyRequest(name=_either(served).ensemble)
+
+
+def _missing(served: Served, role: str, advice: str) -> UnsupportedServer:
+    info = _either(served)
+    return UnsupportedServer(f"{info.url} has no model {served_name(info.name, role)}: {advice}")
+
+
+def _either(served: Served) -> ServerInfo | OfflineInfo:
+    info = served.streaming or served.offline
+    assert info is not None
+    return info
 
 
 Handshake: TypeAlias = Generator[list[Question], Sequence[Any], Served]
-"""Yields a round of questions, is sent their answers: a reply or a grpc.RpcError for each."""
+"""Yields rounds of questions; receives a reply or a grpc.RpcError for each question."""
 
 INDEX_QUESTION = Question("RepositoryIndex", _pb.RepositoryIndexRequest())
 _METADATA_QUESTION = Question("ServerMetadata", _pb.ServerMetadataRequest())
 
 
 def handshake(target: str, model: str | None, connect_s: float) -> Handshake:
-    """Finds the recognizer `model` of the server `target`; raises what `connect` raises."""
+    """Find the recognizer `model` of the server `target`; raise what `connect` raises."""
     metadata, *configs = yield [_METADATA_QUESTION, *_config_questions(model or "")]
     server = _Server(target, connect_s)
-    server.meet(metadata)
+    server.read_metadata(metadata)
     served = server.read(configs, model or "")
     if served is None:
         [index] = yield [INDEX_QUESTION]
@@ -107,19 +122,19 @@ def handshake(target: str, model: str | None, connect_s: float) -> Handshake:
 
 
 class _Server:
-    """The answers of one server, read one by one."""
+    """Reads the answers of one server."""
 
     def __init__(self, target: str, connect_s: float) -> None:
         self._target = target
         self._connect_s = connect_s
         self._title = ""
 
-    def meet(self, metadata: Any) -> None:
+    def read_metadata(self, metadata: Any) -> None:
         self._check(metadata)
         self._title = f"{metadata.name} {metadata.version}"
 
     def read(self, configs: Sequence[Any], name: str) -> Served | None:
-        """The recognizer with these configs; None if the server has neither."""
+        """Return the recognizer with these configs, or None if the server has neither model."""
         streaming, offline = (self._parameters(config) for config in configs)
         if streaming is None and offline is None:
             return None
@@ -130,18 +145,18 @@ class _Server:
         )
 
     def choose(self, index: Any, model: str | None) -> str:
-        """The recognizer that is meant by `model`, which none is called."""
+        """Return the name that `model` selects when no recognizer is called exactly that."""
         wanted = f"'{model}'" if model else STREAMING
         if isinstance(index, grpc.RpcError):
             raise UnsupportedServer(
-                f"{self._target} has no model {wanted}, and does not say which it has"
+                f"{self._target} has no model {wanted}, and does not list its models"
             ) from index
         ready = _complete(index)
         name = newest(ready, model)
         if name is None:
             there = ", ".join(other or UNNAMED for other in ready) or "no recognizer"
             raise UnsupportedServer(
-                f"{self._target} has no model {wanted}; it serves {there}: choose with `model` "
+                f"{self._target} has no model {wanted}; it serves {there}: choose one with `model` "
                 "(--model)"
             )
         return name
@@ -161,7 +176,7 @@ class _Server:
 
 
 def recognizers(models: Iterable[str]) -> list[str]:
-    """The names of the recognizers among all names of models, sorted; "" is the unnamed one."""
+    """Return the sorted names of the recognizers among model names; "" is the unnamed one."""
     names: set[str] = set()
     for model in models:
         for role in (STREAMING, OFFLINE):
@@ -171,14 +186,14 @@ def recognizers(models: Iterable[str]) -> list[str]:
 
 
 def _complete(index: Any) -> list[str]:
-    """The recognizers of which everything is ready: one that is being loaded is not meant yet."""
+    """Return the recognizers whose models are all ready: others may still be loading."""
     ensembles = {entry.name for entry in index.models}
     waiting = ensembles - {entry.name for entry in index.models if entry.state == READY_STATE}
     return sorted(set(recognizers(ensembles)) - set(recognizers(waiting)))
 
 
 def newest(names: Sequence[str], family: str | None) -> str | None:
-    """The newest generation of `family`; without one, of the only family that there is."""
+    """Return the newest generation of `family`, or of the only family if none is given."""
     generations: dict[str, list[tuple[int, str]]] = {}
     for name in names:
         match = _GENERATION.fullmatch(name)
@@ -198,5 +213,5 @@ def _config_questions(name: str) -> list[Question]:
 
 
 def _is_unknown(answer: Any) -> bool:
-    """Whether the server has no such model: NOT_FOUND, also when it was unloaded."""
+    """Tell whether the server has no such model; it answers NOT_FOUND for an unloaded one, too."""
     return isinstance(answer, grpc.RpcError) and answer.code() == grpc.StatusCode.NOT_FOUND  # pyright: ignore

@@ -1,9 +1,9 @@
-"""Joins the tokens of pieces to those of the recording.
+"""Join the tokens of pieces to the tokens of the recording.
 
-After a pause one piece simply follows the other. Where two pieces overlap, both have heard the
-same two seconds: the tokens on which they agree there mark the place to change over, in the middle
-of the agreement, because a piece knows least at its edges. Without agreement it is the moment that
-falls between words of both, or cuts least into one; of several the one nearest to the middle.
+After a pause, one piece simply follows the other. Where two pieces overlap, both contain tokens for
+the same two seconds. The join lies in the middle of the longest run of tokens on which they agree,
+because a piece is least reliable at its edges. Without agreement, it is the time that falls between
+words of both, or cuts least into a word; of several, the one nearest to the middle.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import replace
 
 from ._transcript import Token
 
-# Two pieces may place the same token that far apart.
+# Two pieces may emit the same token at times that differ by this much.
 _TOLERANCE_MS = 400
-# One token may agree by chance.
+# A single token may agree by chance.
 _FEWEST_EQUAL = 2
 
 
@@ -29,9 +29,12 @@ class Joiner:
         self.tokens: list[Token] = []
 
     def add(self, tokens: Sequence[Token], overlap: tuple[int, int] | None) -> None:
-        """Takes the next piece; `overlap` is the first frame that both heard, and the end of it.
+        """Add the tokens of the next piece.
 
-        Frames of `tokens` are counted from the start of the recording.
+        Args:
+            tokens: Their frames are counted from the start of the recording.
+            overlap: The first frame that this piece shares with the one before, and the end of
+                the shared frames; None if they share none.
         """
         if overlap is None:
             self._append(tokens)
@@ -40,13 +43,13 @@ class Joiner:
         before = [token for token in self.tokens if token.frame < first]
         shared = self.tokens[len(before) :]
         if not shared or not tokens or tokens[0].frame >= end:
-            # Only one of them has heard anything there.
+            # Only one of the pieces has tokens there.
             self._append(tokens)
             return
         agreement = self._agreement(shared, tokens)
         keep, skip = agreement or _between_words(shared, tokens, first, end)
         self.tokens = [*before, *shared[:keep]]
-        # Two pieces may time a token a little differently; time must not run backwards.
+        # Two pieces may time a token a little differently, but frames must not go back.
         latest = max((token.frame for token in self.tokens[-1:]), default=0)
         rest = [replace(token, frame=max(token.frame, latest)) for token in tokens[skip:]]
         if agreement:
@@ -55,7 +58,7 @@ class Joiner:
             self._append(rest)
 
     def _agreement(self, ours: Sequence[Token], theirs: Sequence[Token]) -> tuple[int, int] | None:
-        """How many of `ours` to keep and of `theirs` to skip: half of the longest equal run."""
+        """Return how many of `ours` to keep and of `theirs` to skip, if they agree."""
         best = (0, 0, 0)
         lengths = [0] * (len(theirs) + 1)
         for i, our in enumerate(ours):
@@ -71,7 +74,7 @@ class Joiner:
         return our_end - length // 2, their_end - length // 2
 
     def _append(self, tokens: Sequence[Token]) -> None:
-        """A piece knows nothing before its start, so its text begins without a space."""
+        """Append tokens; the text of a piece lacks the space before its first word."""
         spaced = list(tokens)
         for index, token in enumerate(spaced):
             if token.text:
@@ -86,7 +89,7 @@ class Joiner:
             bool(before)
             and not before[-1].isspace()
             and not text[0].isspace()
-            # Chinese and its neighbours are written without spaces.
+            # Chinese and Japanese are written without spaces.
             and not (_is_wide(before[-1]) and _is_wide(text[0]))
         )
 
@@ -94,22 +97,22 @@ class Joiner:
 def _between_words(
     ours: Sequence[Token], theirs: Sequence[Token], first: int, end: int
 ) -> tuple[int, int]:
-    """How many of `ours` to keep and of `theirs` to skip, so that least is lost or heard twice."""
-    # What they have from the end on, nobody else has.
+    """Return how many of `ours` to keep and of `theirs` to skip, to lose or repeat the least."""
+    # The tokens after the overlap are in the second piece alone.
     beyond = next((i for i, token in enumerate(theirs) if token.frame >= end), len(theirs))
 
-    def badness(place: tuple[int, int]) -> tuple[int, int, int]:
-        keep, skip = place
+    def cost(join: tuple[int, int]) -> tuple[int, int, int]:
+        keep, skip = join
         earlier = [token.frame for token in (*ours[:keep], *theirs[:skip])]
         later = [token.frame for token in (*ours[keep:], *theirs[skip:beyond])]
         last, following = max(earlier, default=first), min(later, default=end)
         from_the_middle = abs(last + following - first - end)
         return max(0, last - following), from_the_middle, skip - keep
 
-    places = itertools.product(
+    joins = itertools.product(
         [*_word_starts(ours), len(ours)], [*_word_starts(theirs[:beyond]), beyond]
     )
-    return min(places, key=badness)
+    return min(joins, key=cost)
 
 
 def _word_starts(tokens: Sequence[Token]) -> Iterator[int]:

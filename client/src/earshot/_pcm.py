@@ -1,8 +1,7 @@
-"""Turns any piece of PCM into mono float32 at the model's rate.
+"""Convert pieces of PCM to mono float32 at the model's rate.
 
-Every step works sample by sample or keeps its state, so the samples that come out do not depend
-on how the audio was cut into pieces: not even in the last bit (soxr's streaming resampler holds
-to that; a test holds it to it).
+Every step works sample by sample or keeps its state. So the result is the same, to the last bit,
+however the audio was cut into pieces; a test checks this for soxr's streaming resampler.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ Samples: TypeAlias = npt.NDArray[np.float32]
 Pcm: TypeAlias = bytes | bytearray | npt.NDArray[np.int16] | npt.NDArray[np.float32]
 """int16 or float32 samples, [n] interleaved or [frames, channels]; bytes are int16, little-endian.
 
-A piece may end anywhere, even inside a sample. Floats lie in [-1, 1].
+A piece may end anywhere, even inside a sample. Floats are in [-1, 1].
 """
 
-# Beyond these soxr hangs or asks for all memory; nothing records there either.
+# Outside of this range, soxr hangs or allocates all memory; no recorder uses such rates.
 _MIN_RATE_HZ = 1_000
 _MAX_RATE_HZ = 768_000
 _INT16_SCALE = np.float32(1 / 32768)
-# Decoders overshoot 1.0 a little, a microphone with gain by more; int16 in float clothes by
-# thousands.
+# Decoders exceed 1.0 a little, a microphone with gain by more, and int16 values that were cast to
+# float by thousands.
 _PEAK_LIMIT = 8.0
 
 
 class PcmReader:
-    """Reads the pieces of one stream."""
+    """Converts the pieces of one stream."""
 
     def __init__(self, sample_rate_hz: float, channels: int, model_rate_hz: int) -> None:
         # Comparisons with NaN are false, so this catches it too.
@@ -45,7 +44,7 @@ class PcmReader:
                 f"got {sample_rate_hz}"
             )
         if channels < 1:
-            raise InvalidAudio(f"channels must be at least 1, not {channels}")
+            raise InvalidAudio(f"expected channels of at least 1, got {channels}")
         self._rate_hz = sample_rate_hz
         self._channels = channels
         self._part_of_sample = b""
@@ -59,17 +58,17 @@ class PcmReader:
 
     @property
     def duration_s(self) -> float:
-        """Length of the audio read so far."""
+        """Return the length of the audio read so far."""
         return self._frames / self._rate_hz
 
     def read(self, piece: Pcm) -> Samples:
-        """Mono samples [n] at the model's rate; raises InvalidAudio and keeps nothing of it."""
+        """Return mono samples [n] at the model's rate; raise InvalidAudio and ignore the piece."""
         mono = self._mix_down(self._interleaved(piece))
         self._frames += mono.size
         return mono if self._resampler is None else self._resampler.resample_chunk(mono)
 
     def flush(self) -> Samples:
-        """What the resampler still held. An incomplete frame at the very end is dropped."""
+        """Return the samples that the resampler still held; drop an incomplete last frame."""
         nothing = np.empty(0, dtype=np.float32)
         return nothing if self._resampler is None else self._resampler.resample_chunk(nothing, True)
 
@@ -93,7 +92,7 @@ class PcmReader:
         )
 
     def _mix_down(self, samples: Samples) -> Samples:
-        """Mean of the channels, added one by one: the same order for every piece size."""
+        """Return the mean of the channels, added in an order that no piece size changes."""
         if self._channels == 1:
             return samples
         if self._part_of_frame.size:
@@ -115,16 +114,16 @@ def _as_float(samples: npt.NDArray[Any]) -> Samples:
         raise InvalidAudio(f"expected int16 or float32 samples, got {samples.dtype}")
     # Comparisons with NaN are false, so this catches it too.
     if samples.size and not (samples.min() >= -_PEAK_LIMIT and samples.max() <= _PEAK_LIMIT):
-        raise InvalidAudio(_complaint(samples))
+        raise InvalidAudio(_describe_invalid(samples))
     return samples.astype(np.float32, copy=False)
 
 
-def _complaint(samples: npt.NDArray[Any]) -> str:
+def _describe_invalid(samples: npt.NDArray[Any]) -> str:
     bad = np.flatnonzero(~np.isfinite(samples))
     if bad.size:
         return f"sample {bad[0]} of the piece is {samples[bad[0]]}: audio must be finite"
     peak = float(np.abs(samples).max())
     return (
-        f"float samples must lie in [-1, 1], but reach {peak:g}: if they are int16 values, "
+        f"expected float samples in [-1, 1], got a peak of {peak:g}: if they are int16 values, "
         "pass them as int16 or divide by 32768"
     )

@@ -1,7 +1,7 @@
-"""One recording without the input and output: audio in, requests out; replies in, text out.
+"""The offline recognition of one recording, without input or output.
 
-The sync and the asyncio client both drive a `Recognition`: they send its calls, a few at a time,
-try again when it says so, and hand it what comes back.
+Audio goes in and requests come out; replies go in and text comes out. The blocking and the asyncio
+client both drive a `Recognition`: they send its calls, a few at a time, and retry when it asks.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from ._transcript import FailedSpan, Token, Transcript
 from ._wire import piece_request, read_reply
 
 PIECES_AT_ONCE = 8
-"""Under way at a time: enough to fill a batch."""
-TRIES = 4
-"""Of each piece, the first included."""
+"""Pieces that are under way at a time by default: enough to fill a batch."""
+ATTEMPTS = 4
+"""Attempts per piece, including the first."""
 FIRST_DELAY_S = 0.5
-"""Before the second try; each further one waits twice as long."""
+"""Wait before the second attempt; it doubles with each further attempt."""
+RECOGNIZE_DEPRECATED = "recognize is deprecated and will be removed in 0.3: call transcribe"
 
 
 @dataclass
 class PieceCall:
-    """One piece to send, and what becomes of it."""
+    """One piece to send, and its result."""
 
     request: Any
     start_sample: int
     end_sample: int
     overlap_samples: int
-    tries: int = 0
+    attempts: int = 0
     tokens: tuple[Token, ...] = ()
     error: EarshotError | None = None
 
 
 class Recognition:
-    """The state of one recording. Memory grows with its text, not with its audio."""
+    """The state of one recording. Its memory grows with the text, not with the audio."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Recognition:
         at_once: int,
     ) -> None:
         if at_once < 1:
-            raise ValueError(f"at_once must be at least 1, not {at_once}")
+            raise ValueError(f"expected at_once of at least 1, got {at_once}")
         self.at_once = at_once
         self.timeout_s = timeouts.piece_s
         self._info = info
@@ -65,16 +66,16 @@ class Recognition:
         self._done_samples = 0
 
     def push(self, piece: Pcm) -> Iterator[PieceCall]:
-        """A call per piece of the recording that this audio completes; raises InvalidAudio."""
+        """Add audio; yield a call for each piece that it completes. Raise InvalidAudio."""
         yield from self._cut(self._reader.read(piece))
 
     def end(self) -> Iterator[PieceCall]:
-        """The calls that remain when no more audio comes."""
+        """Yield the remaining calls after the last audio."""
         yield from self._cut(self._reader.flush())
         yield from map(self._call, self._cutter.end())
 
     def receive(self, call: PieceCall, reply: Any) -> None:
-        """Takes the answer to `call`; one that breaks the contract counts as a failure."""
+        """Store the reply to `call`; a reply that breaks the contract counts as a failure."""
         call.request = None
         first_frame = call.start_sample // self._info.frame_samples
         try:
@@ -85,23 +86,23 @@ class Recognition:
         call.tokens = tuple(replace(token, frame=token.frame + first_frame) for token in tokens)
 
     def fail(self, call: PieceCall, failure: RpcFailure) -> float | None:
-        """Seconds to wait before the next try of `call`; None gives it up."""
-        call.tries += 1
-        if call.tries < TRIES and is_transient(failure):
-            return FIRST_DELAY_S * 2 ** (call.tries - 1)
+        """Return the seconds to wait before the next attempt at `call`; None means no more."""
+        call.attempts += 1
+        if call.attempts < ATTEMPTS and is_transient(failure):
+            return FIRST_DELAY_S * 2 ** (call.attempts - 1)
         call.request = None
         call.error = piece_error(failure, self._info, self.timeout_s)
         return None
 
     def done(self, call: PieceCall) -> float:
-        """Seconds of audio that are done with, now that `call` is."""
+        """Mark `call` as done; return the seconds of audio that are done."""
         samples = call.end_sample - call.start_sample - call.overlap_samples
         self._done_samples += samples
         return self._done_samples / self._info.sample_rate_hz
 
     @contextmanager
     def keeping_text(self) -> Generator[None, None, None]:
-        """An error that ends the recording half way takes along what was recognized before it."""
+        """Attach the transcript so far to an error that ends the recording early."""
         try:
             yield
         except EarshotError as error:
@@ -109,7 +110,7 @@ class Recognition:
             raise
 
     def finish(self) -> Transcript:
-        """The whole transcript, with what failed; raises if all of it did."""
+        """Return the transcript with its failed spans; raise an error if all pieces failed."""
         errors = [call.error for call in self._calls if call.error]
         if errors and len(errors) == len(self._calls):
             raise errors[0]
@@ -117,7 +118,7 @@ class Recognition:
 
     @property
     def transcript(self) -> Transcript:
-        """All that has been recognized so far."""
+        """Return the transcript so far."""
         assembler = Assembler(self._info.frame_ms)
         assembler.add(self._join())
         assembler.finish()
@@ -140,23 +141,23 @@ class Recognition:
 
     def _join(self) -> list[Token]:
         joiner = Joiner(self._info.frame_ms)
-        heard_before = False
+        recognized_before = False
         for call in self._calls:
             first = call.start_sample // self._info.frame_samples
             overlap = first, first + call.overlap_samples // self._info.frame_samples
-            joiner.add(call.tokens, overlap if call.overlap_samples and heard_before else None)
-            heard_before = call.error is None
+            joiner.add(call.tokens, overlap if call.overlap_samples and recognized_before else None)
+            recognized_before = call.error is None
         return joiner.tokens
 
     def _failed(self) -> Iterator[FailedSpan]:
-        """What no other piece has heard of each piece that failed."""
+        """Yield the span of each failed piece that no other piece covers."""
         rate_hz = self._info.sample_rate_hz
-        heard_to = 0
+        recognized_to = 0
         for index, call in enumerate(self._calls):
             if call.error is None:
-                heard_to = call.end_sample
+                recognized_to = call.end_sample
                 continue
             after = self._calls[index + 1 : index + 2]
             end = min([call.end_sample, *(c.start_sample for c in after if c.error is None)])
-            start = max(call.start_sample, heard_to)
+            start = max(call.start_sample, recognized_to)
             yield FailedSpan(start / rate_hz, end / rate_hz, str(call.error))

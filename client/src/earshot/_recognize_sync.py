@@ -1,4 +1,4 @@
-"""Sends the pieces of a recording from a few threads."""
+"""Send the pieces of a recording from a few threads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ._source import AudioSource, Progress
 from ._transcript import Transcript
 
 
-def recognize(
+def recognize_pieces(
     stub: Any, recognition: Recognition, source: AudioSource, on_progress: Progress
 ) -> Transcript:
-    """Reads `source` no faster than the server answers; see `Client.recognize`."""
+    """Recognize the pieces of `source`, which is read no faster than the server answers."""
     with recognition.keeping_text(), _Sender(stub, recognition, on_progress) as sender:
         for block in source.blocks():
             for call in recognition.push(block):
@@ -28,13 +28,13 @@ def recognize(
 
 
 class _Sender:
-    """A few pieces under way; leaving the block waits for all of them."""
+    """Keeps a few pieces under way; leaving its `with` block waits for all of them."""
 
     def __init__(self, stub: Any, recognition: Recognition, on_progress: Progress) -> None:
         self._infer = stub.ModelInfer.future
         self._recognition = recognition
         self._on_progress = on_progress
-        self._places = threading.Semaphore(recognition.at_once)
+        self._free = threading.Semaphore(recognition.at_once)
         self._pool = ThreadPoolExecutor(recognition.at_once, thread_name_prefix="earshot")
         self._sent: list[Future[None]] = []
         self._under_way: set[Any] = set()
@@ -42,9 +42,9 @@ class _Sender:
         self._stopped = threading.Event()
 
     def send(self, call: PieceCall) -> None:
-        """Takes a piece; waits while all places are taken."""
-        self._places.acquire()
-        self._sent.append(self._pool.submit(self._see_through, call))
+        """Send a piece; wait while the allowed number is under way."""
+        self._free.acquire()
+        self._sent.append(self._pool.submit(self._deliver, call))
 
     def __enter__(self) -> _Sender:
         return self
@@ -55,7 +55,7 @@ class _Sender:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # What was read before an error of the audio still counts; Ctrl-C is in a hurry.
+        # Audio that was read before an error still counts; only Ctrl-C stops at once.
         if error is not None and not isinstance(error, Exception):
             self._stop()
         try:
@@ -67,18 +67,18 @@ class _Sender:
             for sent in self._sent:
                 sent.result()
 
-    def _see_through(self, call: PieceCall) -> None:
+    def _deliver(self, call: PieceCall) -> None:
         try:
-            delay_s = self._try(call)
+            delay_s = self._attempt(call)
             while delay_s is not None and not self._stopped.wait(delay_s):
-                delay_s = self._try(call)
+                delay_s = self._attempt(call)
             with self._lock:
                 self._on_progress(self._recognition.done(call))
         finally:
-            self._places.release()
+            self._free.release()
 
-    def _try(self, call: PieceCall) -> float | None:
-        """Sends `call` once; returns the wait before the next try, if there is to be one."""
+    def _attempt(self, call: PieceCall) -> float | None:
+        """Send `call` once; return the wait before the next attempt, or None for no more."""
         rpc = self._infer(call.request, timeout=self._recognition.timeout_s)
         self._under_way.add(rpc)
         if self._stopped.is_set():

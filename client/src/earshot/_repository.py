@@ -1,11 +1,11 @@
-"""Which recognizers a server has, and bringing one in or out while the others serve.
+"""List the recognizers of a server, and load or unload one while the others serve.
 
-A recognizer is one or two ensembles and their stages. Triton loads the stages with their ensemble;
-it unloads them with it (`unload_dependents`) only if they came with it, not if they were there from
-the start: so they are unloaded one by one. That happens at once, and open streams break off; the
-same befalls them when a stage is loaded anew, or gets a new version. So a new checkpoint has a new
-name, and the old one retires when no stream has been open for a while, which the bundled backend's
-metric `earshot_live_streams` tells.
+A recognizer is one or two ensembles and their stages. Triton loads the stages with their ensemble.
+It unloads them with it (`unload_dependents`) only if they were loaded that way, not at the start,
+so they are unloaded one by one here. Unloading takes effect at once and breaks off open streams; so
+does loading a stage again, or a new version of it. Therefore a new checkpoint gets a new name, and
+the old one is retired when no stream has been open for a while, according to the metric
+`earshot_live_streams` of the bundled backend.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ._server_info import OFFLINE, STREAMING, served_name
 
 LOAD_TIMEOUT_S = 600.0
 UNLOAD_TIMEOUT_S = 120.0
-"""Triton lets requests that are under way finish."""
+"""Triton first completes the requests that are under way."""
 _POLL_S = 0.2
 _ALIVE = (READY_STATE, "LOADING", "UNLOADING")
 
-# Triton's words for a server whose models are fixed, and for one that wants a secret.
+# Triton's messages for a fixed set of models, and for a protocol that needs a secret.
 _NO_CONTROL = re.compile(r"load / unload is not allowed")
 _RESTRICTED = re.compile(r"protocol is restricted")
 _LIVE = re.compile(r"^earshot_live_streams\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
@@ -41,29 +41,29 @@ _MODEL_LABEL = re.compile(r'\bmodel="(?P<model>[^"]*)"')
 _pb: Any = service_pb2
 
 Report = Callable[[int], None]
-"""Is told how many streams are open."""
+"""Takes the number of open streams."""
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One ensemble of the repository, loaded or not."""
+    """The state of one ensemble of the repository, loaded or not."""
 
     name: str
-    """Of the recognizer: what `--model` takes."""
+    """Name of the recognizer, as `--model` takes it."""
     mode: str
-    """streaming or offline."""
+    """`streaming` or `offline`."""
     state: str
-    """READY, LOADING, UNLOADING, UNAVAILABLE, or NOT LOADED."""
+    """`READY`, `LOADING`, `UNLOADING`, `UNAVAILABLE`, or `NOT LOADED`."""
     reason: str
     checkpoint: str
-    """Empty unless it is ready."""
+    """Empty unless the ensemble is ready."""
     precision: str
     chunk_ms: str
-    """Empty unless it is ready and streaming."""
+    """Empty unless the ensemble is ready and streams."""
 
 
 class Repository:
-    """Triton's model repository API over one channel."""
+    """Calls Triton's model repository API over one channel."""
 
     def __init__(self, stub: Any, target: str, connect_s: float) -> None:
         self.host = target.rpartition(":")[0]
@@ -72,7 +72,7 @@ class Repository:
         self._connect_s = connect_s
 
     def statuses(self) -> list[ModelStatus]:
-        """Every ensemble that the repository has, by name."""
+        """Return the state of every ensemble of the repository, sorted by name."""
         states = self._states()
         return [
             self._status(name, role, *states[served_name(name, role)])
@@ -82,13 +82,13 @@ class Repository:
         ]
 
     def load(self, name: str) -> None:
-        """Loads a recognizer; returns when it serves. Raises UnsupportedServer if it cannot."""
+        """Load a recognizer and return when it serves; raise UnsupportedServer if it fails."""
         states = self._states()
         ensembles = self._ensembles(name, states)
         if all(states[ensemble][0] == READY_STATE for ensemble in ensembles):
             raise UnsupportedServer(
-                f"'{name or UNNAMED}' is loaded already. Give a new checkpoint a new name "
-                "(python -m export --name ...): loading it over the old one would break off its "
+                f"'{name or UNNAMED}' is already loaded. Give a new checkpoint a new name "
+                "(python -m export --name ...): loading it over the old one would break off "
                 "open streams"
             )
         try:
@@ -97,12 +97,12 @@ class Repository:
                     request = _pb.RepositoryModelLoadRequest(model_name=ensemble)
                     self._call("RepositoryModelLoad", request)
         except EarshotError:
-            # Triton leaves the stages that it could load where they are.
+            # Triton keeps the stages that it could load.
             self._unload([m for m in self._alive() if states.get(m, ("", ""))[0] not in _ALIVE])
             raise
 
     def unload(self, name: str) -> None:
-        """Unloads a recognizer at once; returns when it is gone. Open streams break off."""
+        """Unload a recognizer at once and return when it is gone; open streams break off."""
         ensembles = self._loaded(name)
         states = self._states()
         others = [
@@ -117,31 +117,39 @@ class Repository:
     def retire(
         self, name: str, metrics_url: str, quiet_s: float, timeout_s: float, report: Report
     ) -> None:
-        """Unloads a recognizer once no stream has been open, and no file asked for, for `quiet_s`.
+        """Unload a recognizer once it has had no open stream and no request for `quiet_s`.
 
-        Raises UnsupportedServer, with nothing unloaded, if that does not come within `timeout_s`.
+        Args:
+            name: The recognizer; "" is the unnamed one.
+            metrics_url: The metrics of the server.
+            quiet_s: How long the recognizer must be idle.
+            timeout_s: How long to wait for that.
+            report: Called with the number of open streams.
+
+        Raises:
+            UnsupportedServer: It was not idle within `timeout_s`; nothing was unloaded.
         """
         ensembles = self._loaded(name)
         deadline_s = time.monotonic() + timeout_s
         answered = sum(map(self._answered, ensembles))
-        quiet_since_s = time.monotonic()
-        while time.monotonic() - quiet_since_s < quiet_s:
+        idle_since_s = time.monotonic()
+        while time.monotonic() - idle_since_s < quiet_s:
             live, before = self.live_streams(name, metrics_url), answered
             report(live)
             answered = sum(map(self._answered, ensembles))
             if live or answered != before:
-                quiet_since_s = time.monotonic()
-            if quiet_since_s > deadline_s:
+                idle_since_s = time.monotonic()
+            if idle_since_s > deadline_s:
                 raise UnsupportedServer(
-                    f"'{name or UNNAMED}' is in use after {timeout_s:g} s ({live} open streams); "
-                    "nothing was unloaded. Let its clients move on (client.refresh(), or "
-                    "--model), then try again"
+                    f"'{name or UNNAMED}' is still in use after {timeout_s:g} s ({live} open "
+                    "streams); nothing was unloaded. Move its clients to another recognizer "
+                    "(client.refresh() or --model), then try again"
                 )
             time.sleep(_POLL_S)
         self.unload(name)
 
     def live_streams(self, name: str, metrics_url: str) -> int:
-        """Open streams of the recognizer: its fullest stage knows."""
+        """Return the number of open streams: that of the stage with the most."""
         ensemble = served_name(name, STREAMING)
         if self._states().get(ensemble, ("", ""))[0] != READY_STATE:
             return 0
@@ -153,13 +161,13 @@ class Repository:
                 live[label["model"]] = live.get(label["model"], 0) + float(sample["value"])
         if not live:
             raise UnsupportedServer(
-                f"{metrics_url} has no earshot_live_streams of '{name or UNNAMED}', so it cannot "
-                "be known when its last stream ends; `earshot models unload` does not wait"
+                f"{metrics_url} has no earshot_live_streams of '{name or UNNAMED}', so the end of "
+                "its last stream is unknown; `earshot models unload` unloads it at once"
             )
         return round(max(live.values()))
 
     def _answered(self, ensemble: str) -> int:
-        """Requests that it has answered so far: files have no streams that could be counted."""
+        """Return the number of answered requests, because files have no streams to count."""
         request = _pb.ModelStatisticsRequest(name=ensemble)
         stats = [
             entry.inference_stats for entry in self._call("ModelStatistics", request).model_stats
@@ -183,7 +191,7 @@ class Repository:
         )
 
     def _loaded(self, name: str) -> list[str]:
-        """The ensembles of a recognizer that are loaded; raises if none is."""
+        """Return the loaded ensembles of a recognizer; raise UnsupportedServer if there is none."""
         states = self._states()
         loaded = [e for e in self._ensembles(name, states) if states[e][0] == READY_STATE]
         if not loaded:
@@ -197,7 +205,7 @@ class Repository:
             known = ", ".join(known or UNNAMED for known in recognizers(states)) or "none"
             raise UnsupportedServer(
                 f"the repository of {self._target} has no recognizer '{name or UNNAMED}'; it has "
-                f"{known}: export one there with `python -m export --name`"
+                f"{known}: export it there with `python -m export --name`"
             )
         return there
 
@@ -216,13 +224,13 @@ class Repository:
         return {model for model, (state, _) in self._states().items() if state in _ALIVE}
 
     def _members(self, ensembles: list[str]) -> set[str]:
-        """The stages of loaded ensembles."""
+        """Return the stages of loaded ensembles."""
         requests = [_pb.ModelConfigRequest(name=ensemble) for ensemble in ensembles]
         configs = [self._call("ModelConfig", request).config for request in requests]
         return {step.model_name for c in configs for step in c.ensemble_scheduling.step}
 
     def _states(self) -> dict[str, tuple[str, str]]:
-        """State and reason of every model in the repository; a model lives with any version."""
+        """Return the state and reason of every model; one loaded version makes a model loaded."""
         index = self._call("RepositoryIndex", _pb.RepositoryIndexRequest())
         states: dict[str, tuple[str, str]] = {}
         for entry in index.models:
@@ -242,15 +250,15 @@ class Repository:
         details = failure.details() or ""
         if _NO_CONTROL.search(details):
             return UnsupportedServer(
-                f"{self._target} was started with a fixed set of models; start it with "
+                f"{self._target} serves a fixed set of models; start it with "
                 "`python -m server --model-control` (Triton: --model-control-mode=explicit)"
             )
         if _RESTRICTED.search(details):
             return UnsupportedServer(
-                f"{self._target} keeps its model repository private: {details}"
+                f"{self._target} restricts access to its model repository: {details}"
             )
         if failure.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT):
-            return UnsupportedServer(f"{self._target} could not do it: {details}")
+            return UnsupportedServer(f"{self._target} refused the request: {details}")
         return connect_error(failure, self._target, timeout_s)
 
 
@@ -261,5 +269,5 @@ def _fetch(metrics_url: str) -> str:
             return response.read().decode()
     except (OSError, ValueError) as error:
         raise UnsupportedServer(
-            f"no metrics at {metrics_url} ({error}): name their address with --metrics-url"
+            f"no metrics at {metrics_url} ({error}): pass their address with --metrics-url"
         ) from error

@@ -1,4 +1,4 @@
-"""What the server says about its models; nothing of it is configured on the client."""
+"""The parameters of the served models; the client reads all of them from the server."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CONTRACT_VERSION = "1"
 
 
 def served_name(name: str, role: str) -> str:
-    """What Triton calls the model of `role` of the recognizer `name`; "" is the unnamed one."""
+    """Return Triton's name for a model of a recognizer; "" is the unnamed recognizer."""
     return f"{name}_{role}" if name else role
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """The streaming recognizer behind a client, read from its model config when it connects."""
+    """The parameters of a streaming recognizer, from its model config."""
 
     url: str
     server: str
@@ -32,24 +32,24 @@ class ServerInfo:
     chunk_ms: int
     chunk_samples: int
     lead_samples: int
-    """Zeros that the client sends before the audio: the first chunk needs that much less of it."""
+    """Zeros that the client sends before the audio; the first chunk takes that much less audio."""
     frame_ms: int
-    """Grid of token and word times."""
+    """Duration of an encoder frame, the grid of token and word times."""
     max_streams: int
     sequence_idle_ms: int
-    """The server forgets a stream that sends nothing for this long."""
+    """The server drops a stream that sends nothing for this long."""
     name: str = ""
-    """Which of the server's recognizers this is; "" is the one without a name."""
+    """Name of the recognizer; "" is the unnamed one."""
 
     @property
     def ensemble(self) -> str:
-        """What Triton calls it."""
+        """Return Triton's name for the model."""
         return served_name(self.name, STREAMING)
 
 
 @dataclass(frozen=True)
 class OfflineInfo:
-    """The offline recognizer behind a client: whole files, in pieces of bounded length."""
+    """The parameters of an offline recognizer, which takes files in pieces of limited length."""
 
     url: str
     server: str
@@ -61,36 +61,36 @@ class OfflineInfo:
     runtime: str
     sample_rate_hz: int
     frame_ms: int
-    """Grid of token and word times."""
+    """Duration of an encoder frame, the grid of token and word times."""
     buckets_ms: tuple[int, ...]
-    """Lengths that the server batches, ascending; no piece may be longer than the last."""
+    """The lengths that the server batches, ascending; the last is that of the longest piece."""
     name: str = ""
-    """Which of the server's recognizers this is; "" is the one without a name."""
+    """Name of the recognizer; "" is the unnamed one."""
 
     @property
     def ensemble(self) -> str:
-        """What Triton calls it."""
+        """Return Triton's name for the model."""
         return served_name(self.name, OFFLINE)
 
     @property
     def frame_samples(self) -> int:
-        """Samples per frame."""
+        """Return the samples of an encoder frame."""
         return self.frame_ms * self.sample_rate_hz // 1000
 
     @property
     def longest_samples(self) -> int:
-        """Samples of the longest piece that the server takes."""
+        """Return the samples of the longest piece that the server takes."""
         return self.bucket_samples(self.buckets_ms[-1])
 
     def bucket_samples(self, bucket_ms: int) -> int:
-        """Samples of a bucket."""
+        """Return the samples of a bucket."""
         return bucket_ms * self.sample_rate_hz // 1000
 
 
 def read_server_info(
     url: str, server: str, parameters: Mapping[str, str], name: str = ""
 ) -> ServerInfo:
-    """Checks and types the parameters of the streaming config; raises UnsupportedServer."""
+    """Parse the parameters of a streaming model config; raise UnsupportedServer."""
     read = _Parameters(served_name(name, STREAMING), parameters)
     read.check_contract()
     info = ServerInfo(
@@ -119,7 +119,7 @@ def read_server_info(
 def read_offline_info(
     url: str, server: str, parameters: Mapping[str, str], name: str = ""
 ) -> OfflineInfo:
-    """Checks and types the parameters of the offline config; raises UnsupportedServer."""
+    """Parse the parameters of an offline model config; raise UnsupportedServer."""
     read = _Parameters(served_name(name, OFFLINE), parameters)
     read.check_contract()
     return OfflineInfo(
@@ -147,8 +147,8 @@ class _Parameters:
         version = self.text("contract_version")
         if version != CONTRACT_VERSION:
             raise UnsupportedServer(
-                f"the server speaks contract version {version}, this client {CONTRACT_VERSION}: "
-                "install the client that belongs to the server"
+                f"the server has contract version {version}, this client {CONTRACT_VERSION}: "
+                "install the client of the same release as the server"
             )
 
     def text(self, name: str) -> str:

@@ -1,6 +1,6 @@
-"""One stream without the input and output: audio in, requests out; replies in, text out.
+"""One stream without input or output: audio in, requests out; replies in, text out.
 
-The sync and the asyncio client both drive a `Session` and add only the waiting.
+The blocking and the asyncio client both drive a `Session`; they only send its calls and wait.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ STREAM_HEADER = "earshot-stream"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, and how long its answer may take."""
+    """One request, and the time that its reply may take."""
 
     request: Any
     deadline_s: float
-    """For the client, which waits no longer than this."""
+    """How long the client waits for the reply."""
     wire_s: float
-    """For gRPC, which then cancels the request. That must not happen while the server still works
-    on it: an ensemble drops a cancelled sequence in its first stage, and an END no longer reaches
-    the stages behind."""
+    """How long gRPC waits before it cancels the request. It must not do so while the server still
+    works on it: an ensemble drops a cancelled sequence in its first stage, and an END no longer
+    reaches the stages after it."""
     index: int
     last: bool
 
@@ -43,7 +43,7 @@ class Call:
 class Session:
     """The state of one stream.
 
-    Each Call must be answered (`receive`) or given up (`explain`) before the next is taken.
+    Pass the reply to each call to `receive`, or its failure to `explain`, before taking the next.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Session:
     ) -> None:
         # 0 means "no sequence" to Triton; 63 bits, because its parameter is a signed integer.
         self.id = secrets.randbits(63) or 1
-        # A proxy in front of several servers needs it to send all chunks to the same one.
+        # A proxy in front of several servers uses it to send all chunks to the same server.
         self.metadata = ((STREAM_HEADER, str(self.id)),)
         self.idle_s = info.sequence_idle_ms / 1000
-        """After so long without an answer the server forgets the stream by itself."""
+        """After this time without a request, the server drops the stream by itself."""
         self._info = info
         self._timeouts = timeouts
         self._reader = PcmReader(sample_rate_hz, channels, info.sample_rate_hz)
@@ -64,10 +64,10 @@ class Session:
         self._sent = 0
         self._closed = False
         self.finished = False
-        self._server_holds_it = False
+        self._open_on_server = False
 
     def push(self, piece: Pcm) -> Iterator[Call]:
-        """One Call per chunk that `piece` fills."""
+        """Add audio; yield one call for each chunk that it fills. Raise InvalidAudio."""
         self._check_open()
         try:
             samples = self._reader.read(piece)
@@ -76,16 +76,16 @@ class Session:
         return self._calls(self._chunker.push(samples))
 
     def end(self) -> Iterator[Call]:
-        """The Calls that remain when no more audio comes: at least one."""
+        """Yield the remaining calls after the last audio: at least one."""
         self._check_open()
         yield from self._calls(self._chunker.push(self._reader.flush()))
         yield from self._calls([self._chunker.end()])
 
     def receive(self, call: Call, reply: Any, sent_s: float, received_s: float) -> ChunkResult:
-        """What the answer to `call` adds."""
+        """Return the result that the reply to `call` adds."""
         if call.last:
             self._closed = self.finished = True
-            self._server_holds_it = False
+            self._open_on_server = False
         try:
             text, tokens = read_reply(reply)
         except EarshotError as error:
@@ -96,40 +96,45 @@ class Session:
         return ChunkResult(call.index, text, tokens, words, sent_s, received_s)
 
     def explain(self, call: Call, failure: RpcFailure) -> EarshotError:
-        """The exception to raise because `call` failed."""
+        """Return the exception for a failure of `call`."""
         error = chunk_error(
             failure, self._info, starting=call.index == 0, deadline_s=call.deadline_s
         )
         return self._with_transcript(error)
 
     def time_out(self, call: Call) -> EarshotError:
-        """The exception to raise because the answer to `call` has not come in time."""
+        """Return the exception for a reply to `call` that is late."""
         error = chunk_timeout(self._info, starting=call.index == 0, deadline_s=call.deadline_s)
         return self._with_transcript(error)
 
     def add_transcript(self, error: BaseException | None) -> None:
-        """Nothing recognized is lost, whatever it is that ends the stream."""
+        """Attach the transcript so far to an error that ends the stream."""
         if isinstance(error, EarshotError) and error.transcript is None:
             self._with_transcript(error)
 
     def abandon(self) -> Any | None:
-        """Closes the stream; returns the request that makes the server drop it, if it must."""
+        """Close the stream; return the request that ends it on the server, if it is open there."""
         self._closed = True
-        if not self._server_holds_it:
+        if not self._open_on_server:
             return None
-        self._server_holds_it = False
+        self._open_on_server = False
         return self._writer.write_end()
 
     @property
+    def duration_s(self) -> float:
+        """Return the length of the audio that the stream has taken so far."""
+        return self._reader.duration_s
+
+    @property
     def transcript(self) -> Transcript:
-        """All that has been recognized so far."""
-        return self._assembler.transcript(self._reader.duration_s)
+        """Return the transcript so far."""
+        return self._assembler.transcript(self.duration_s)
 
     def _calls(self, chunks: Iterable[Chunk]) -> Iterator[Call]:
         for chunk in chunks:
             index = self._sent
             self._sent += 1
-            self._server_holds_it = True
+            self._open_on_server = True
             request = self._writer.write(chunk, first=index == 0)
             deadline_s = self._deadline_s(index, chunk.last)
             yield Call(request, deadline_s, deadline_s + self.idle_s, index, chunk.last)

@@ -1,38 +1,51 @@
-"""Where the audio of `recognize` comes from: a file, or samples in memory."""
+"""The audio that `transcribe` takes: a file, samples in memory, or any `AudioSource`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from os import PathLike
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from ._errors import InvalidAudio
 from ._files import open_audio
 from ._pcm import Pcm
 
 Progress: TypeAlias = Callable[[float], None]
-"""Is told how many seconds of the audio are done with."""
+"""Takes the seconds of audio that are done."""
 
 _BLOCK_VALUES = 1 << 16
 
 
+@runtime_checkable
 class AudioSource(Protocol):
-    """Audio that can be read block by block, once."""
+    """Audio that is read block by block, once, so that it need not fit into memory."""
 
     @property
-    def sample_rate_hz(self) -> float: ...
+    def sample_rate_hz(self) -> float:
+        """The rate of the samples."""
+        ...
 
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """The number of interleaved channels."""
+        ...
 
     def blocks(self) -> Iterator[Pcm]:
-        """Pieces of any length."""
+        """Yield the audio in blocks of any length."""
         ...
 
 
+Audio: TypeAlias = str | PathLike[str] | Pcm | AudioSource
+"""The path of a file, samples in memory, or a source of blocks."""
+
+
+def ignore_progress(done_s: float) -> None:
+    """Do nothing: the default of `on_progress`."""
+
+
 class _Memory:
-    """Samples that are there already."""
+    """Samples in memory as a source of blocks."""
 
     def __init__(self, audio: Pcm, sample_rate_hz: float, channels: int) -> None:
         self.sample_rate_hz = sample_rate_hz
@@ -46,15 +59,23 @@ class _Memory:
 
 @contextmanager
 def open_source(
-    audio: str | PathLike[str] | Pcm, sample_rate_hz: float | None, channels: int
+    audio: Audio, sample_rate_hz: float | None, channels: int
 ) -> Generator[AudioSource, None, None]:
-    """A file says its rate and channels itself; samples need them. Raises InvalidAudio."""
-    if isinstance(audio, (str, PathLike)):
+    """Open `audio` for reading. Samples need a rate; files and sources have their own.
+
+    Raises:
+        InvalidAudio: The file cannot be read, or samples come without a rate.
+        ValueError: A rate was given for audio that has its own.
+    """
+    if isinstance(audio, (str, PathLike, AudioSource)):
         if sample_rate_hz is not None:
-            raise ValueError("a file says its own sample_rate_hz: leave it out")
-        with open_audio(audio) as file:
-            yield file
+            raise ValueError("a file or source has its own sample_rate_hz: leave the argument out")
+        if isinstance(audio, AudioSource):
+            yield audio
+        else:
+            with open_audio(audio) as file:
+                yield file
     elif sample_rate_hz is None:
-        raise InvalidAudio("samples need their sample_rate_hz")
+        raise InvalidAudio("samples need their rate: pass sample_rate_hz")
     else:
         yield _Memory(audio, sample_rate_hz, channels)

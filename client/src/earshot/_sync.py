@@ -1,6 +1,6 @@
 """The blocking client.
 
-It runs under gevent too, after `monkey.patch_all()` and `grpc.experimental.gevent.init_gevent()`.
+It also runs under gevent, after `monkey.patch_all()` and `grpc.experimental.gevent.init_gevent()`.
 """
 
 from __future__ import annotations
@@ -8,27 +8,34 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent import futures
-from os import PathLike
 from types import TracebackType
 from typing import Any
 
 import grpc
 
 from ._failures import connect_error
-from ._files import open_audio
 from ._grpc import Address, make_stub, read_address
-from ._handshake import Handshake, Question, Served, handshake
+from ._handshake import (
+    Handshake,
+    Question,
+    Served,
+    handshake,
+    ready_request,
+    require_offline,
+    require_streaming,
+)
 from ._pcm import Pcm
-from ._recognition import PIECES_AT_ONCE, Recognition
-from ._recognize_sync import recognize
+from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
+from ._recognize_sync import recognize_pieces
 from ._repository import Repository
 from ._server_info import OfflineInfo, ServerInfo
 from ._session import Call, Session
-from ._source import Progress, open_source
+from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -41,30 +48,38 @@ def connect(
     root_certificates: bytes | None = None,
     timeouts: Timeouts | None = None,
 ) -> Client:
-    """Connects and asks the server what it serves.
+    """Connect to a server and read the parameters of its recognizers.
 
-    `url` is `host`, `host:port`, `grpc://host:port` or `grpcs://host:port`; the port is 8001
-    unless given. `model` names a recognizer of a server that has several; `clinic` also means the
-    newest of `clinic_v1`, `clinic_v2`, ... `tls` (or grpcs) encrypts; `root_certificates`, in PEM,
-    replaces the system's. Raises ConnectionFailed or UnsupportedServer.
+    Args:
+        url: `host`, `host:port`, `grpc://host:port` or `grpcs://host:port`; the default port is
+            8001, and grpcs encrypts.
+        model: The name of a recognizer, if the server has several; `clinic` also selects the
+            newest of `clinic_v1`, `clinic_v2`, ...
+        tls: Encrypt the connection.
+        root_certificates: Certificates in PEM that replace those of the system; implies `tls`.
+        timeouts: Deadlines other than the defaults.
+
+    Raises:
+        ConnectionFailed: No server answers at this address.
+        UnsupportedServer: The server lacks the requested model, or breaks the contract.
     """
     timeouts = timeouts or Timeouts()
     address = read_address(url, tls, root_certificates)
     channel = _open_channel(address)
-    line = _Line(channel, make_stub(channel), timeouts)
+    connection = _Connection(channel, make_stub(channel), timeouts)
     try:
-        served = line.ask(handshake(address.target, model, timeouts.connect_s))
+        served = connection.ask(handshake(address.target, model, timeouts.connect_s))
     except BaseException:
         channel.close()
         raise
-    return Client(served, line, address.target, model)
+    return Client(served, connection, address.target, model)
 
 
 @contextlib.contextmanager
 def open_repository(
     url: str, *, root_certificates: bytes | None = None
 ) -> Generator[Repository, None, None]:
-    """The models of a server, for the length of a `with` block."""
+    """Open the model repository of a server for the length of a `with` block."""
     address = read_address(url, tls=False, root_certificates=root_certificates)
     with _open_channel(address) as channel:
         yield Repository(make_stub(channel), address.target, Timeouts().connect_s)
@@ -77,103 +92,140 @@ def _open_channel(address: Address) -> Any:
 
 
 class Client:
-    """A connection to one server; make one with `connect`. Threads may share it.
+    """A connection to one server; `connect` makes it. Threads may share it.
 
-    Leaving its `with` block ends all that is still open.
+    Leaving its `with` block ends all open streams.
     """
 
     served: Served
-    """Both recognizers, as they were when the client connected or was last refreshed."""
+    """The recognizers as of the connection, or of the last `refresh`."""
 
-    def __init__(self, served: Served, line: _Line, target: str, model: str | None) -> None:
+    def __init__(
+        self, served: Served, connection: _Connection, target: str, model: str | None
+    ) -> None:
         self.served = served
-        self._line = line
+        self._connection = connection
         self._target = target
         self._model = model
 
     @property
     def info(self) -> ServerInfo:
-        """The streaming recognizer; raises UnsupportedServer if the server has none."""
-        return self.served.need_streaming()
+        """Return the streaming recognizer; raise UnsupportedServer if the server has none."""
+        return require_streaming(self.served)
 
     @property
     def offline(self) -> OfflineInfo | None:
-        """The recognizer of whole files; None if the server has none."""
+        """Return the offline recognizer, or None if the server has none."""
         return self.served.offline
 
     def refresh(self) -> None:
-        """Asks the server anew: streams that begin from now on go to the newest generation.
+        """Read the recognizers again, so that new streams use the newest generation.
 
-        Those that are open stay with the one they began on. Raises what `connect` raises.
+        Open streams stay with the recognizer on which they began. Raise what `connect` raises.
         """
-        connect_s = self._line.timeouts.connect_s
-        self.served = self._line.ask(handshake(self._target, self._model, connect_s))
+        connect_s = self._connection.timeouts.connect_s
+        self.served = self._connection.ask(handshake(self._target, self._model, connect_s))
 
     def stream(self, *, sample_rate_hz: float, channels: int = 1) -> Stream:
-        """A live stream for audio of this rate and number of interleaved channels."""
-        session = Session(self.info, self._line.timeouts, sample_rate_hz, channels)
-        return Stream(session, self._line)
+        """Open a live stream for audio of this rate and number of interleaved channels."""
+        session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
+        return Stream(session, self._connection)
 
     def stream_from(
         self, pieces: Iterable[Pcm], *, sample_rate_hz: float, channels: int = 1
     ) -> Generator[ChunkResult, None, None]:
-        """A stream of its own for `pieces`; see `Stream.send_all`."""
+        """Stream `pieces`; yield the result of each chunk. See `Stream.send_all`."""
         with self.stream(sample_rate_hz=sample_rate_hz, channels=channels) as stream:
             yield from stream.send_all(pieces)
 
-    def transcribe(self, path: str | PathLike[str]) -> Transcript:
-        """Streams an audio file (wav, flac, ogg, mp3, ...) as fast as the server answers.
+    def transcribe(
+        self,
+        audio: Audio,
+        *,
+        sample_rate_hz: float | None = None,
+        channels: int = 1,
+        streaming: bool = False,
+        at_once: int = PIECES_AT_ONCE,
+        on_progress: Progress = ignore_progress,
+    ) -> Transcript:
+        """Transcribe a whole file, or samples in memory, with the best recognizer of the server.
 
-        Where the server has an offline recognizer, `recognize` is faster. Memory does not grow with
-        the length of the audio, but for the transcript. Raises InvalidAudio for a file that is
-        unreadable or empty, and whatever a stream raises.
+        That is the offline recognizer if there is one, else the streaming one. Audio of any length
+        is accepted: memory grows with the transcript, not with the audio. The offline recognizer
+        takes long audio in pieces, cut at pauses; a piece that fails is tried again, and if it
+        fails for good, `Transcript.failed` names the span without text.
+
+        Args:
+            audio: The path of a file (wav, flac, ogg, mp3, ...), samples, or an `AudioSource`.
+            sample_rate_hz: The rate of samples; files and sources have their own.
+            channels: The number of interleaved channels of samples.
+            streaming: Stream the audio, as if it were live, even if there is an offline recognizer.
+            at_once: The pieces that the offline recognizer has under way at a time.
+            on_progress: Called with the seconds of audio that are done; by the offline recognizer
+                on a thread of this client.
+
+        Raises:
+            InvalidAudio: The file cannot be read, or the samples are not valid `Pcm`.
+            UnsupportedServer: `streaming` is true, and the server has no streaming recognizer.
+            StreamError: The stream failed, or all pieces did; then it is the first error.
         """
-        with (
-            open_audio(path) as audio,
-            self.stream(sample_rate_hz=audio.sample_rate_hz, channels=audio.channels) as stream,
-        ):
-            for block in audio.blocks():
-                stream.send(block)
-            return stream.finish()
+        recognizer = self.served.for_files(streaming)
+        with open_source(audio, sample_rate_hz, channels) as source:
+            if isinstance(recognizer, ServerInfo):
+                return self._stream_whole(source, on_progress)
+            recognition = Recognition(
+                recognizer,
+                self._connection.timeouts,
+                source.sample_rate_hz,
+                source.channels,
+                at_once,
+            )
+            return recognize_pieces(self._connection.stub, recognition, source, on_progress)
 
     def recognize(
         self,
-        audio: str | PathLike[str] | Pcm,
+        audio: Audio,
         *,
         sample_rate_hz: float | None = None,
         channels: int = 1,
         at_once: int = PIECES_AT_ONCE,
-        on_progress: Progress = lambda done_s: None,
+        on_progress: Progress = ignore_progress,
     ) -> Transcript:
-        """Recognizes a whole file, or samples in memory, with the offline recognizer.
+        """Transcribe with the offline recognizer. Deprecated: call `transcribe`."""
+        warnings.warn(RECOGNIZE_DEPRECATED, DeprecationWarning, stacklevel=2)
+        require_offline(self.served)
+        return self.transcribe(
+            audio,
+            sample_rate_hz=sample_rate_hz,
+            channels=channels,
+            at_once=at_once,
+            on_progress=on_progress,
+        )
 
-        Hours of audio are cut at pauses into pieces that the server takes; `at_once` of them are
-        under way at a time, and memory does not grow with the length. A piece that fails is tried
-        again, and if it stays failed, `Transcript.failed` says which span has no text.
-        `on_progress` is told the seconds that are done, on a thread of this client's.
-
-        Raises InvalidAudio, UnsupportedServer if there is no offline recognizer, and the error of
-        the first piece if every piece failed.
-        """
-        info = self.served.need_offline()
-        timeouts = self._line.timeouts
-        with open_source(audio, sample_rate_hz, channels) as source:
-            recognition = Recognition(
-                info, timeouts, source.sample_rate_hz, source.channels, at_once
-            )
-            return recognize(self._line.stub, recognition, source, on_progress)
+    def _stream_whole(self, source: AudioSource, on_progress: Progress) -> Transcript:
+        """Stream all of `source` as fast as the server answers."""
+        session = Session(
+            self.info, self._connection.timeouts, source.sample_rate_hz, source.channels
+        )
+        with Stream(session, self._connection) as stream:
+            for block in source.blocks():
+                stream.send(block)
+                on_progress(session.duration_s)
+            return stream.finish()
 
     def is_ready(self) -> bool:
-        """Whether the recognizer serves now; raises ConnectionFailed if nothing answers."""
-        connect_s = self._line.timeouts.connect_s
+        """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
+        connect_s = self._connection.timeouts.connect_s
         try:
-            return self._line.stub.ModelReady(self.served.ready_request, timeout=connect_s).ready
+            return self._connection.stub.ModelReady(
+                ready_request(self.served), timeout=connect_s
+            ).ready
         except grpc.RpcError as error:
             raise connect_error(error, self._target, connect_s) from error
 
     def close(self) -> None:
-        """Ends open streams, waits `Timeouts.close_s` for the server to hear of it, disconnects."""
-        self._line.close()
+        """End open streams and disconnect; wait at most `Timeouts.close_s` for the server."""
+        self._connection.close()
 
     def __enter__(self) -> Client:
         return self
@@ -188,32 +240,35 @@ class Client:
 
 
 class Stream:
-    """One live stream; make one with `Client.stream`. One thread at a time may use it.
+    """One live stream; `Client.stream` makes it. One thread at a time may use it.
 
-    A stream that is not finished is ended on the server's side in any case: on leaving its `with`
-    block, on an error, and when it is garbage collected.
+    A stream that is not finished is still ended on the server: on leaving its `with` block, on an
+    error, and when it is garbage collected.
     """
 
-    def __init__(self, session: Session, line: _Line) -> None:
+    def __init__(self, session: Session, connection: _Connection) -> None:
         self._session = session
-        self._line = line
+        self._connection = connection
         self._in_flight: Any = None
-        self._abandon = weakref.finalize(self, line.abandon_garbage, session)
-        line.streams.add(self)
+        self._abandon = weakref.finalize(self, connection.abandon_garbage, session)
+        connection.streams.add(self)
 
     def send(self, piece: Pcm) -> list[ChunkResult]:
-        """Takes a piece of audio of any length; returns what the chunks that it filled added.
+        """Send a piece of audio of any length; return the results of the chunks that it filled.
 
-        Chunks go out one by one, each after the answer to the one before: `send` returns at once
-        while no chunk is full, else when the last full one is answered. Raises InvalidAudio (the
-        stream goes on without the piece) or a StreamError (it has ended).
+        Chunks are sent one by one, each after the reply to the previous one. `send` returns at
+        once while no chunk is full, else when the last full chunk is answered.
+
+        Raises:
+            InvalidAudio: The piece is skipped; the stream goes on.
+            StreamError: The stream has ended.
         """
         return [self._exchange(call) for call in self._session.push(piece)]
 
     def send_all(self, pieces: Iterable[Pcm]) -> Generator[ChunkResult, None, None]:
-        """Sends `pieces` and ends the stream; yields what each chunk added when it is known.
+        """Send `pieces` and end the stream; yield the result of each chunk when it is known.
 
-        Leaving the iteration half way gives the stream up.
+        Leaving the iteration early closes the stream.
         """
         try:
             for piece in pieces:
@@ -224,24 +279,24 @@ class Stream:
             self.close()
 
     def end(self) -> list[ChunkResult]:
-        """Sends what is left as the last chunk; returns what it added."""
+        """Send the remaining audio as the last chunk; return the last results."""
         return [self._exchange(call) for call in self._session.end()]
 
     def finish(self) -> Transcript:
-        """Ends the stream if `end` has not yet; returns the whole transcript."""
+        """End the stream unless `end` has; return the transcript."""
         if not self._session.finished:
             self.end()
         return self.transcript
 
     @property
     def transcript(self) -> Transcript:
-        """All that has been recognized so far."""
+        """Return the transcript so far."""
         return self._session.transcript
 
     def close(self) -> None:
-        """Gives the stream up: what it has not sent is dropped. Does not wait for the server."""
+        """Close the stream without waiting for the server; audio that is not sent is dropped."""
         self._abandon.detach()
-        self._line.abandon(self._session, self._in_flight)
+        self._connection.abandon(self._session, self._in_flight)
 
     def __enter__(self) -> Stream:
         return self
@@ -259,7 +314,7 @@ class Stream:
         session = self._session
         sent_s = time.monotonic()
         try:
-            self._in_flight = self._line.infer(call.request, call.wire_s, session)
+            self._in_flight = self._connection.infer(call.request, call.wire_s, session)
             reply = self._in_flight.result(timeout=call.deadline_s)
             return session.receive(call, reply, sent_s, time.monotonic())
         except BaseException as error:
@@ -271,8 +326,8 @@ class Stream:
             raise
 
 
-class _Line:
-    """The channel and what is under way on it; outlives the client while a stream needs it."""
+class _Connection:
+    """The channel of a client and its open calls; a stream keeps it alive after the client."""
 
     def __init__(self, channel: Any, stub: Any, timeouts: Timeouts) -> None:
         self.stub = stub
@@ -284,12 +339,12 @@ class _Line:
         self._this_thread = threading.local()
         self._garbage: deque[Session] = deque()
 
-    def ask(self, asking: Handshake) -> Served:
-        """Puts the questions of a handshake to the server."""
+    def ask(self, handshake: Handshake) -> Served:
+        """Send the requests of a handshake; return its result."""
         try:
-            questions = next(asking)
+            questions = next(handshake)
             while True:
-                questions = asking.send(self._answers(questions))
+                questions = handshake.send(self._answers(questions))
         except StopIteration as end:
             return end.value
 
@@ -303,7 +358,7 @@ class _Line:
         return [call.exception() or call.result() for call in calls]
 
     def infer(self, request: Any, wire_s: float, session: Session) -> Any:
-        """Sends one request; the answer comes as a grpc.Future."""
+        """Send one request; return a grpc.Future of the reply."""
         self._this_thread.in_grpc = True
         try:
             return self._infer(request, timeout=wire_s, metadata=session.metadata)
@@ -314,7 +369,7 @@ class _Line:
                     self.abandon(self._garbage.popleft(), None)
 
     def abandon(self, session: Session, in_flight: Any | None) -> None:
-        """Sends END after the answer to what is in flight, without waiting; must never raise."""
+        """Send END after the reply to the chunk in flight, without waiting; never raise."""
         with contextlib.suppress(Exception):
             request = session.abandon()
             if request is None:
@@ -326,7 +381,7 @@ class _Line:
             def end(_: Any) -> None:
                 try:
                     call = self.infer(request, session.idle_s, session)
-                    # How an END fails is of no use to anyone.
+                    # The stream is over for the client, whether or not END succeeds.
                     call.add_done_callback(lambda _: ended.set_result(None))
                 except Exception:  # the channel is closed
                     ended.set_result(None)
@@ -337,7 +392,7 @@ class _Line:
                 in_flight.add_done_callback(end)
 
     def abandon_garbage(self, session: Session) -> None:
-        """The same from a finalizer; that may interrupt gRPC where it holds a lock of its own."""
+        """Abandon from a finalizer, which may interrupt gRPC while it holds one of its locks."""
         if getattr(self._this_thread, "in_grpc", False):
             self._garbage.append(session)
         else:

@@ -1,4 +1,4 @@
-"""How long to wait, one figure per phase."""
+"""The deadlines of a client, one per phase."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from dataclasses import dataclass, fields
 class Timeouts:
     """Deadlines in seconds, all positive.
 
-    connect_s   `connect`: until the server has described itself, else ConnectionFailed
-    queue_s     first chunk: until the server has a free place for the stream, else ServerBusy
-    chunk_s     each chunk: until its text has come, else ChunkTimeout; the first chunk has
-                queue_s + chunk_s
-    finish_s    last chunk: the same for the rest of the text
-    piece_s     `recognize`: each try of a piece of a recording
-    close_s     leaving the client: until the server has heard of the end of open streams; then it
-                is left to drop them when they have been idle for long enough
+    connect_s   `connect`: for the answers that describe the server, else ConnectionFailed
+    queue_s     first chunk: for a free slot, else ServerBusy
+    chunk_s     each chunk: for its text, else ChunkTimeout; the first chunk has queue_s + chunk_s
+    finish_s    last chunk: for the rest of the text, else ChunkTimeout
+    piece_s     offline recognizer: for each attempt at a piece of a file
+    close_s     closing the client: for the server to receive the end of open streams; it drops the
+                other ones itself when they have been idle for long enough
     """
 
     connect_s: float = 5.0
@@ -30,4 +29,4 @@ class Timeouts:
         for field in fields(self):
             value = getattr(self, field.name)
             if not value > 0:
-                raise ValueError(f"{field.name} must be positive, not {value}")
+                raise ValueError(f"expected a positive {field.name}, got {value}")

@@ -1,8 +1,8 @@
-"""What recognition yields: tokens, words, the result of one chunk, and the whole transcript.
+"""The results of recognition: tokens, words, the result of one chunk, and the transcript.
 
-Times are those at which the recognizer emitted a token, on its grid of encoder frames, counted
-from the start of the audio. They are no phone boundaries: a transducer may emit a token a little
-after it was spoken.
+A time is that of the encoder frame at which the recognizer emitted a token, counted from the start
+of the audio. It is not a phone boundary: a transducer may emit a token a little after it was
+spoken.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One unit of the recognizer's vocabulary."""
+    """One token of the recognizer's vocabulary."""
 
     id: int
     text: str
-    """What the token adds to the transcript, white space included."""
+    """The text that the token adds to the transcript, including white space."""
     frame: int
-    """Encoder frame of its emission; `ServerInfo.frame_ms` each."""
+    """Index of the encoder frame that emitted it; a frame lasts `ServerInfo.frame_ms`."""
     logprob: float
-    """Natural logarithm of its probability."""
+    """The natural logarithm of its probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +33,28 @@ class Word:
     end_ms: int
     """End of the frame of its last token."""
     confidence: float
-    """Geometric mean of its tokens' probabilities: comparable between short and long words."""
+    """Geometric mean of the probabilities of its tokens, so that words of any length compare."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
-    """What one chunk of audio added."""
+    """The text, tokens and words that one chunk of audio added."""
 
     index: int
     """0 for the first chunk of the stream."""
     text: str
     tokens: tuple[Token, ...]
     words: tuple[Word, ...]
-    """Words that became final; the last word of `text` waits for what follows it."""
+    """The words that became final; the last word of `text` is final when the next one begins."""
     sent_s: float
     """`time.monotonic()` when the chunk was handed to gRPC."""
     received_s: float
-    """`time.monotonic()` when its text had come."""
+    """`time.monotonic()` when its text was received."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedSpan:
-    """A part of a recording that has no text because the server failed on it."""
+    """A span of a recording without text, because the server failed on it."""
 
     start_s: float
     end_s: float
@@ -63,12 +63,12 @@ class FailedSpan:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """All that has been recognized so far."""
+    """The text of a stream or file so far, with its words and tokens."""
 
     text: str
     words: tuple[Word, ...]
     tokens: tuple[Token, ...]
     duration_s: float
-    """Length of the audio that was given."""
+    """Length of the audio."""
     failed: tuple[FailedSpan, ...] = ()
-    """What `recognize` could not deliver; empty for a stream, which raises instead."""
+    """The spans of a file without text; empty for a stream, which raises instead."""

@@ -1,7 +1,7 @@
-"""Chunks to Triton requests, Triton replies to text and tokens.
+"""Write chunks as requests to Triton, and read text and tokens from its replies.
 
-The messages are built from tritonclient's generated protobuf classes, not through its
-`InferInput` objects, so that a chunk costs a few microseconds and both clients share the code.
+The messages are built from tritonclient's generated protobuf classes, without its `InferInput`
+objects, so that a chunk costs a few microseconds and both clients share the code.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _pb: Any = service_pb2
 class RequestWriter:
     """Writes the requests of one stream.
 
-    Each is a copy of a template: setting the audio of one message anew for every chunk would grow
-    its arena, which protobuf frees only with the message.
+    Each request is a copy of a template. Reusing one message for every chunk would grow its arena,
+    which protobuf frees only with the message.
     """
 
     def __init__(self, stream_id: int, chunk_samples: int, queue_s: float, ensemble: str) -> None:
@@ -36,13 +36,13 @@ class RequestWriter:
         start.parameters["sequence_id"].int64_param = stream_id
         self._next = _copy(start)
         start.parameters["sequence_start"].bool_param = True
-        # Triton keeps a START in its queue without limit unless the request itself has one.
+        # Triton queues a START without limit unless the request itself sets a timeout.
         start.parameters["timeout"].int64_param = round(queue_s * 1e6)
         self._start = start
         self._silence = bytes(4 * chunk_samples)
 
     def write(self, chunk: Chunk, *, first: bool) -> Any:
-        """The ModelInferRequest for `chunk`."""
+        """Return the ModelInferRequest for `chunk`."""
         request = _copy(self._start if first else self._next)
         if chunk.last:
             request.parameters["sequence_end"].bool_param = True
@@ -50,12 +50,12 @@ class RequestWriter:
         return request
 
     def write_end(self) -> Any:
-        """The request that ends the stream without more audio."""
+        """Return the request that ends the stream without more audio."""
         return self.write(Chunk(self._silence, 0, last=True), first=False)
 
 
 def piece_request(ensemble: str, samples: npt.NDArray[np.float32], bucket_samples: int) -> Any:
-    """The ModelInferRequest for `samples` [n], with zeros up to the bucket."""
+    """Return the ModelInferRequest for `samples` [n], padded with zeros to the bucket."""
     request = _pb.ModelInferRequest(model_name=ensemble)
     request.inputs.add(name="AUDIO", datatype="FP32", shape=[1, bucket_samples])
     request.inputs.add(name="AUDIO_LENGTH", datatype="INT32", shape=[1, 1])
@@ -66,7 +66,7 @@ def piece_request(ensemble: str, samples: npt.NDArray[np.float32], bucket_sample
 
 
 def read_reply(reply: Any) -> tuple[str, tuple[Token, ...]]:
-    """TEXT and the tokens of a ModelInferResponse; raises UnsupportedServer."""
+    """Return TEXT and the tokens of a ModelInferResponse; raise UnsupportedServer."""
     try:
         tensors = {
             tensor.name: raw
@@ -98,7 +98,7 @@ def _copy(request: Any) -> Any:
 
 
 def _string(raw: bytes) -> str:
-    """The only element of a BYTES tensor: its length in 4 bytes, then its UTF-8."""
+    """Decode the only element of a BYTES tensor: 4 bytes of length, then UTF-8."""
     (length,) = struct.unpack_from("<I", raw)
     return raw[4 : 4 + length].decode()
 

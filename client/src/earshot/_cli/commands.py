@@ -1,0 +1,254 @@
+"""The command `earshot`. Results go to stdout, everything else to stderr.
+
+Exit codes: 0 for success, 1 if some audio could not be transcribed, 2 for wrong usage or no usable
+server, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import signal
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .._aio import connect_async
+from .._files import display_name
+from .._handshake import UNNAMED, Served
+from .._sync import connect
+from .._version import __version__
+from .batch import Batch, FileResult
+from .microphone import Microphone, open_microphone
+from .models import models
+from .options import (
+    DEFAULT_URL,
+    Model,
+    RootCertificates,
+    Url,
+    exit_with,
+    exiting_on_errors,
+    read_bytes,
+    stderr,
+)
+from .output import Format, Writer, report
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets in help texts are meant as such
+)
+app.add_typer(models)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"earshot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def earshot(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            help="Print the version of the client and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Transcribe audio with an Earshot server."""
+
+
+@app.command()
+def transcribe(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
+    url: Url = DEFAULT_URL,
+    model: Model = None,
+    root_certificates: RootCertificates = None,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="text, json (with word times), or the subtitles srt or vtt."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write to; for several audio files, a folder. stdout by default.",
+        ),
+    ] = None,
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--streaming",
+            help="Stream the files as live audio even if the server has an offline recognizer.",
+        ),
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Files to transcribe at the same time.")] = 4,
+) -> None:
+    """Transcribe audio files (wav, flac, ogg, mp3) of any length, in the given order.
+
+    \b
+    earshot transcribe talk.flac
+    earshot transcribe --format srt -o talk.srt talk.flac
+    earshot transcribe --json *.wav > transcripts.jsonl
+    earshot transcribe --format vtt -o subtitles/ lectures/*.mp3
+
+    If the server has an offline recognizer, long files are cut at pauses, and their pieces are
+    recognized in parallel. If a piece fails for good, the rest is still written, and the exit code
+    is 1.
+    """  # noqa: D301 (typer wants the character)
+    chosen = _only_format(form, as_json)
+    if chosen in (Format.srt, Format.vtt) and len(files) > 1 and output is None:
+        raise typer.BadParameter("subtitles of several files need a folder: pass --output FOLDER")
+    writer = Writer(chosen, output, files)
+    _check_targets(writer, files)
+
+    async def run() -> int:
+        failed = 0
+        certificates = read_bytes(root_certificates)
+        async with connect_async(url, model=model, root_certificates=certificates) as client:
+            batch = Batch(client, jobs, stderr, streaming=streaming)
+            async with aclosing(batch.results(files)) as results:
+                async for result in results:
+                    failed += not _write_result(result, writer)
+        return failed
+
+    with exiting_on_errors():
+        failed = asyncio.run(run())
+    if failed:
+        raise typer.Exit(1)
+
+
+def _only_format(form: Format | None, as_json: bool) -> Format:
+    if as_json and form not in (None, Format.json):
+        raise typer.BadParameter(
+            f"--json and --format {form.value} contradict each other: pass one"
+        )
+    return Format.json if as_json else form or Format.text
+
+
+def _check_targets(writer: Writer, files: list[Path]) -> None:
+    """Refuse to write one transcript over another, or over the audio.
+
+    Files of the same name in different folders would have the same target.
+    """
+    targets = [path for path in map(writer.path, dict.fromkeys(files)) if path is not None]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise typer.BadParameter(
+                f"several transcripts would be written to {target}: use different folders"
+            )
+        if target.resolve() in {file.resolve() for file in files}:
+            raise typer.BadParameter(
+                f"{target} is the audio itself: pass another file with --output"
+            )
+
+
+@app.command()
+def mic(
+    url: Url = DEFAULT_URL, model: Model = None, root_certificates: RootCertificates = None
+) -> None:
+    """Transcribe the microphone until Ctrl-C (needs 'earshot-client[mic]')."""
+    with (
+        exiting_on_errors(),
+        connect(url, model=model, root_certificates=read_bytes(root_certificates)) as client,
+        open_microphone() as microphone,
+    ):
+        _stop_on_ctrl_c(microphone)
+        for result in client.stream_from(
+            microphone, sample_rate_hz=microphone.sample_rate_hz, channels=microphone.channels
+        ):
+            typer.echo(result.text, nl=False)
+    typer.echo()
+
+
+@app.command()
+def info(
+    url: Url = DEFAULT_URL,
+    model: Model = None,
+    root_certificates: RootCertificates = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Print the parameters of the server's recognizer."""
+    with (
+        exiting_on_errors(),
+        connect(url, model=model, root_certificates=read_bytes(root_certificates)) as client,
+    ):
+        answer = {**_describe(client.served), "ready": client.is_ready()}
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    width = max(map(len, answer))
+    for name, value in answer.items():
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def _describe(served: Served) -> dict[str, Any]:
+    parameters = dataclasses.asdict(served.streaming or served.for_files())
+    parameters["name"] = parameters["name"] or UNNAMED
+    parameters["streaming"] = served.streaming is not None
+    parameters["offline"] = served.offline is not None
+    if served.offline:
+        parameters["buckets_ms"] = list(served.offline.buckets_ms)
+    return parameters
+
+
+def _stop_on_ctrl_c(microphone: Microphone) -> None:
+    """Stop the microphone on Ctrl-C but print the last words; a second Ctrl-C interrupts."""
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        microphone.stop()
+
+    signal.signal(signal.SIGINT, stop)
+
+
+def _write_result(result: FileResult, writer: Writer) -> bool:
+    """Write or print a transcript; return False if it is missing or has failed spans."""
+    name = display_name(result.path)
+    if result.truncated:
+        stderr.print(f"earshot: {name}: the file is truncated: its header states more audio")
+    transcript = result.transcript
+    if transcript is None:
+        _print_error(result)
+        return False
+    text = writer.render(
+        result.path, transcript, report(result.path, transcript, result.seconds, result.info)
+    )
+    path = writer.path(result.path)
+    if path is None:
+        typer.echo(text, nl=False)
+    else:
+        _write(path, text)
+    for span in transcript.failed:
+        stderr.print(
+            f"earshot: {name}: no text from {span.start_s:.1f} s to {span.end_s:.1f} s: "
+            f"{span.reason}"
+        )
+    return not transcript.failed
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        exit_with(2, f"cannot write {display_name(path)}: {error.strerror}")
+
+
+def _print_error(result: FileResult) -> None:
+    name = display_name(result.path)
+    reason = str(result.error).removeprefix(f"{name}: ")
+    stderr.print(f"earshot: {name}: {reason}")
+    before = result.error and result.error.transcript
+    if before and before.text:
+        stderr.print(f"earshot: {name}: recognized before that: {before.text}")

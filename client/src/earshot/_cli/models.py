@@ -1,0 +1,154 @@
+"""`earshot models`: list, load, unload and retire recognizers while a server serves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .._handshake import UNNAMED
+from .._repository import ModelStatus, Repository
+from .._sync import open_repository
+from .options import DEFAULT_URL, RootCertificates, Url, exiting_on_errors, read_bytes, stderr
+
+models = typer.Typer(
+    name="models",
+    help="List the recognizers of a server; load, unload and retire them while it serves.",
+    rich_markup_mode=None,
+)
+
+_Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        show_default=False,
+        help=f"Recognizer as `earshot models` lists it; '{UNNAMED}' is the unnamed one.",
+    ),
+]
+
+
+@models.callback(invoke_without_command=True)
+def listing(
+    context: typer.Context,
+    url: Url = DEFAULT_URL,
+    root_certificates: RootCertificates = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+) -> None:
+    """List the recognizers of a server; load, unload and retire them while it serves.
+
+    \b
+    earshot models
+    earshot models load clinic_v2
+    earshot models retire clinic_v1
+
+    Loading and unloading need a server that allows it: python -m server --model-control.
+    """  # noqa: D301 (typer wants the character)
+    if context.invoked_subcommand is not None:
+        _refuse_misplaced_options(context)
+        return
+    with _repository(url, root_certificates) as repository:
+        statuses = repository.statuses()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(status) for status in statuses]))
+    else:
+        _print(statuses)
+
+
+@models.command()
+def load(name: _Name, url: Url = DEFAULT_URL, root_certificates: RootCertificates = None) -> None:
+    """Load a recognizer of the server's repository, and return when it serves."""
+    with _repository(url, root_certificates) as repository, stderr.status(f"loading {name}"):
+        repository.load(_unquoted(name))
+    typer.echo(f"{name} is live")
+
+
+@models.command()
+def unload(name: _Name, url: Url = DEFAULT_URL, root_certificates: RootCertificates = None) -> None:
+    """Unload a recognizer at once, which breaks off its open streams. See `retire`."""
+    with _repository(url, root_certificates) as repository, stderr.status(f"unloading {name}"):
+        repository.unload(_unquoted(name))
+    typer.echo(f"{name} is unloaded")
+
+
+@models.command()
+def retire(
+    name: _Name,
+    url: Url = DEFAULT_URL,
+    root_certificates: RootCertificates = None,
+    metrics_url: Annotated[
+        str | None,
+        typer.Option(help="Metrics of the server; by default at port 8002 of the same host."),
+    ] = None,
+    quiet_s: Annotated[
+        float, typer.Option(min=2, help="Unload when it has been idle for this long.")
+    ] = 5.0,
+    timeout_s: Annotated[
+        float, typer.Option(min=0, help="Give up after this long, without unloading.")
+    ] = 3600.0,
+) -> None:
+    """Wait until the last stream and file of a recognizer have ended, then unload it.
+
+    Move the clients to the new one first. Those that connect with the name of the family (clinic)
+    move when they connect or call `refresh`.
+    """
+    with (
+        _repository(url, root_certificates) as repository,
+        stderr.status(f"waiting for the streams of {name}") as status,
+    ):
+        repository.retire(
+            _unquoted(name),
+            metrics_url or f"http://{repository.host}:8002/metrics",
+            quiet_s,
+            timeout_s,
+            lambda live: status.update(f"{name}: {live} open streams"),
+        )
+    typer.echo(f"{name} is retired")
+
+
+def _refuse_misplaced_options(context: typer.Context) -> None:
+    """Refuse options before the subcommand: they belong to the list, and would be ignored."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "json" if name == "as_json" else name.replace("_", "-")
+            raise typer.BadParameter(
+                f"put --{option} after '{context.invoked_subcommand}', if that command takes it"
+            )
+
+
+@contextmanager
+def _repository(url: str, root_certificates: Path | None) -> Generator[Repository, None, None]:
+    with (
+        exiting_on_errors(),
+        open_repository(url, root_certificates=read_bytes(root_certificates)) as repository,
+    ):
+        yield repository
+
+
+def _unquoted(name: str) -> str:
+    return "" if name == UNNAMED else name
+
+
+def _print(statuses: list[ModelStatus]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "mode", "state", "checkpoint", "precision", "chunk", "reason"):
+        table.add_column(column, no_wrap=True)
+    for status in statuses:
+        table.add_row(
+            status.name,
+            status.mode,
+            status.state,
+            status.checkpoint,
+            status.precision,
+            f"{status.chunk_ms} ms" if status.chunk_ms else "",
+            status.reason,
+        )
+    # Wide enough for whole rows even without a terminal, because scripts read them.
+    Console(width=200, highlight=False, markup=False).print(table)

@@ -1,0 +1,85 @@
+"""Render transcripts as text, JSON or subtitles, and choose the files that they go to."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from .._files import display_name
+from .._server_info import OfflineInfo, ServerInfo
+from .._transcript import Transcript
+from .subtitles import srt, vtt
+
+
+class Format(str, Enum):  # noqa: UP042 (Python 3.10 has no StrEnum)
+    """The format of a transcript."""
+
+    text = "text"
+    json = "json"
+    srt = "srt"
+    vtt = "vtt"
+
+
+_ENDINGS = {Format.text: ".txt", Format.json: ".json", Format.srt: ".srt", Format.vtt: ".vtt"}
+
+
+class Writer:
+    """Renders transcripts; `output` is a file, a folder for several files, or None for stdout."""
+
+    def __init__(self, form: Format, output: Path | None, files: list[Path]) -> None:
+        self._form = form
+        self._output = output
+        self._several = len(files) > 1
+        self._into_folder = output is not None and (self._several or output.is_dir())
+
+    def path(self, audio: Path) -> Path | None:
+        """Return the file for the transcript of `audio`, or None for stdout."""
+        if self._output is None or not self._into_folder:
+            return self._output
+        return self._output / f"{audio.name}{_ENDINGS[self._form]}"
+
+    def render(self, audio: Path, transcript: Transcript, report: dict[str, Any]) -> str:
+        """Return the content of the transcript's file, or its text for stdout."""
+        if self._form is Format.json:
+            return json.dumps(report, ensure_ascii=False) + "\n"
+        if self._form is Format.srt:
+            return srt(transcript.words)
+        if self._form is Format.vtt:
+            return vtt(transcript.words)
+        named = self._several and self._output is None
+        return f"{display_name(audio)}: {transcript.text}\n" if named else f"{transcript.text}\n"
+
+
+def report(
+    audio: Path, transcript: Transcript, seconds: float, info: ServerInfo | OfflineInfo
+) -> dict[str, Any]:
+    """Return the JSON object of a transcript."""
+    streaming = isinstance(info, ServerInfo)
+    return {
+        "file": display_name(audio),
+        "text": transcript.text,
+        "words": [
+            {
+                "word": word.text,
+                "start_ms": word.start_ms,
+                "end_ms": word.end_ms,
+                "confidence": round(word.confidence, 4),
+            }
+            for word in transcript.words
+        ],
+        "failed": [
+            {
+                "start_s": round(span.start_s, 3),
+                "end_s": round(span.end_s, 3),
+                "reason": span.reason,
+            }
+            for span in transcript.failed
+        ],
+        "duration_s": round(transcript.duration_s, 3),
+        "audio_s_per_s": round(transcript.duration_s / seconds, 2),
+        "model": info.model,
+        "mode": "streaming" if streaming else "offline",
+        **({"chunk_ms": info.chunk_ms} if streaming else {}),
+    }

@@ -1,0 +1,1 @@
+"""Recordings, scripts for live users, and word errors."""

@@ -1,0 +1,1 @@
+"""The search for the largest count of live streams that a server sustains."""

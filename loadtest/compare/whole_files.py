@@ -1,0 +1,125 @@
+"""Load of many whole files at once, to count the CPU time that they take."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import earshot
+import numpy as np
+import tritonclient.grpc.aio as grpcclient
+from tritonclient.grpc import InferInput
+
+from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio
+from loadtest.service.server import ServerProcess
+from loadtest.service.stages import by_stage
+
+
+@dataclass(frozen=True)
+class ServiceRun:
+    """Figures of the service for all files of a run."""
+
+    files_at_once: int
+    audio_s: float
+    cpu_s: dict[str, float]
+    wall_s: float
+    mean_batch: dict[str, float]
+    """Requests in a batch that Triton passes to a model."""
+    mean_run: dict[str, float]
+    """Utterances in a run of a stage's graph: the backend groups those of similar length."""
+
+
+def send_files(
+    server: ServerProcess, files: Sequence[Audio], at_once: int, rounds: int, model: str | None
+) -> ServiceRun:
+    """Send `files` in random order, each `rounds` times, `at_once` at a time.
+
+    Args:
+        server: The server to load.
+        files: Samples [N] of each file, 16 kHz.
+        at_once: Files in flight.
+        rounds: How often every file is sent.
+        model: Recognizer to use, as for `earshot.connect`.
+
+    Raises:
+        earshot.EarshotError: The server cannot be reached, or lacks such a recognizer.
+    """
+    with earshot.connect(server.url, model=model) as client:
+        info = client.offline
+    if info is None:
+        raise earshot.UnsupportedServer(
+            "expected a recognizer of whole files: export with --mode offline or --mode both"
+        )
+    return asyncio.run(_measure(server, info, files, at_once, rounds))
+
+
+async def _measure(
+    server: ServerProcess,
+    info: earshot.OfflineInfo,
+    files: Sequence[Audio],
+    at_once: int,
+    rounds: int,
+) -> ServiceRun:
+    order = [*files] * rounds
+    random.Random(0).shuffle(order)
+    async with grpcclient.InferenceServerClient(server.url) as client:
+        await _send_all(client, info, order[:at_once], at_once)
+        before, began = _snapshot(server, info.name), time.monotonic()
+        await _send_all(client, info, order, at_once)
+        after, wall_s = _snapshot(server, info.name), time.monotonic() - began
+    grown = {
+        name: {key: value - before[name].get(key, 0.0) for key, value in values.items()}
+        for name, values in after.items()
+    }
+    return ServiceRun(
+        files_at_once=at_once,
+        audio_s=sum(map(len, order)) / SAMPLE_RATE_HZ,
+        cpu_s=grown["cpu_s"],
+        wall_s=wall_s,
+        mean_batch=_ratios(grown["requests"], grown["batches"]),
+        mean_run=_ratios(grown["rows"], grown["runs"]),
+    )
+
+
+def _snapshot(server: ServerProcess, name: str) -> dict[str, dict[str, float]]:
+    counters = {
+        "cpu_s": server.cpu_s(),
+        "requests": server.counter("nv_inference_count"),
+        "batches": server.counter("nv_inference_exec_count"),
+        "rows": server.counter("earshot_rows_total"),
+        "runs": server.counter("earshot_runs_total"),
+    }
+    return {what: by_stage(values, name) for what, values in counters.items()}
+
+
+def _ratios(counts: dict[str, float], batches: dict[str, float]) -> dict[str, float]:
+    return {name: counts[name] / batches[name] for name in counts if batches.get(name)}
+
+
+async def _send_all(
+    client: grpcclient.InferenceServerClient,
+    info: earshot.OfflineInfo,
+    files: Sequence[Audio],
+    at_once: int,
+) -> None:
+    gate = asyncio.Semaphore(at_once)
+
+    async def send(samples: Audio) -> None:
+        async with gate:
+            await client.infer(info.ensemble, _inputs(samples, info))
+
+    await asyncio.gather(*map(send, files))
+
+
+def _inputs(samples: Audio, info: earshot.OfflineInfo) -> list[InferInput]:
+    """Return AUDIO, padded with zeros to its bucket, and AUDIO_LENGTH."""
+    buckets = map(info.bucket_samples, info.buckets_ms)
+    bucket = next(size for size in buckets if size >= len(samples))
+    audio = InferInput("AUDIO", [1, bucket], "FP32")
+    audio.set_data_from_numpy(np.pad(samples, (0, bucket - len(samples)))[None])
+    length = InferInput("AUDIO_LENGTH", [1, 1], "INT32")
+    length.set_data_from_numpy(np.array([[len(samples)]], np.int32))
+    return [audio, length]

@@ -1,0 +1,19 @@
+"""Import this before anything else that opens a socket: it makes the process cooperative.
+
+Thousands of live users share one thread, so every wait must let the others run: gevent's waits
+replace those of the standard library, and gRPC uses gevent too.
+"""
+
+from __future__ import annotations
+
+import os
+
+from gevent import monkey
+
+# This process starts other programs, never a copy of itself.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+monkey.patch_all()
+
+from grpc.experimental import gevent as grpc_gevent  # noqa: E402
+
+grpc_gevent.init_gevent()

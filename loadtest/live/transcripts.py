@@ -1,0 +1,137 @@
+"""Comparison of the transcripts under load with reference transcripts of one stream alone.
+
+A server that mixes up its streams answers in time, too. Every stream that ends is compared, token
+for token and in its text, over the chunks that were sent; a script that was sent whole is compared
+to the end, and its word errors are counted.
+
+In float32 the text of a stream must not depend on the other streams in the batch. In a lower
+precision it may depend on them a little (int8 activations share their scale over a batch): there a
+stream counts as different only if more than a quarter of its tokens differ, and more than two, as
+when it gets another stream's text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from earshot import Client
+from rapidfuzz.distance import Levenshtein
+
+from loadtest.audio.recordings import SAMPLE_RATE_HZ
+from loadtest.audio.scripts import Script
+from loadtest.audio.word_errors import count_errors, total
+from loadtest.live.samples import FinishedStream
+
+ALLOWED_CHANGE = {"fp32": 0.0}
+ALLOWED_CHANGE_ELSE = 0.25
+"""Share of a stream's tokens that may differ from the reference, by precision."""
+ALLOWED_TOKENS = 2
+"""Tokens that may differ in any case if any may: of a short stream a few are a large share."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Output for a script on one stream alone, after each of its chunks, then at its end."""
+
+    tokens: list[tuple[int, ...]]
+    texts: list[str]
+
+    def up_to(self, stream: FinishedStream) -> tuple[tuple[int, ...], str]:
+        """Return the tokens and the text of the part that `stream` has sent."""
+        last = len(self.tokens) if stream.complete else stream.chunks
+        joined = tuple(token for tokens in self.tokens[:last] for token in tokens)
+        return joined, "".join(self.texts[:last])
+
+
+@dataclass(frozen=True)
+class TranscriptCheck:
+    """Comparison of all streams of a level with the reference."""
+
+    compared: int
+    different: int
+    changed: int
+    """Streams with any change at all, including changes that the precision allows."""
+    example: str
+    wer: float | None
+
+
+class TranscriptComparer:
+    """Compares streams with the reference transcripts of one server."""
+
+    def __init__(
+        self, scripts: Sequence[Script], references: Sequence[Reference], precision: str
+    ) -> None:
+        self._scripts = scripts
+        self._references = references
+        self._allowed = ALLOWED_CHANGE.get(precision, ALLOWED_CHANGE_ELSE)
+
+    def compare(self, streams: Sequence[FinishedStream]) -> TranscriptCheck:
+        """Compare each of `streams` with the reference of its script."""
+        different, changed, example = 0, 0, ""
+        for stream in streams:
+            tokens, text = self._references[stream.script].up_to(stream)
+            if tokens == stream.tokens and text == stream.text:
+                continue
+            changed += 1
+            if self._is_different(tokens, stream.tokens) or tokens == stream.tokens:
+                different += 1
+                example = _difference(stream.text, text)
+        return TranscriptCheck(len(streams), different, changed, example, self._wer(streams))
+
+    def _is_different(self, reference: Sequence[int], tokens: Sequence[int]) -> bool:
+        if not self._allowed:
+            return reference != tokens
+        changed = Levenshtein.distance(reference, tokens)
+        longest = max(len(reference), len(tokens))
+        return changed > max(ALLOWED_TOKENS, self._allowed * longest)
+
+    def _wer(self, streams: Sequence[FinishedStream]) -> float | None:
+        # Hundreds of streams have the same text: the errors of each text are counted once.
+        texts = Counter(
+            (transcript, stream.text)
+            for stream in streams
+            if stream.complete
+            and (transcript := self._scripts[stream.script].transcript) is not None
+        )
+        errors = count_errors([transcript for transcript, _ in texts], [text for _, text in texts])
+        counted = zip(errors, texts.values(), strict=True)
+        every = total(each for each, count in counted for _ in range(count))
+        return every.rate if every.words else None
+
+
+def _difference(text: str, reference: str) -> str:
+    """Quote both texts around the first difference."""
+    pairs = enumerate(zip(text, reference, strict=False))
+    same = next((at for at, (a, b) in pairs if a != b), min(len(text), len(reference)))
+    part = slice(max(0, same - 20), same + 30)
+    return f"{text[part]!r} where the reference has {reference[part]!r}"
+
+
+def record_reference(
+    client: Client, scripts: Sequence[Script], progress: Callable[[int], None]
+) -> list[Reference]:
+    """Transcribe each script on one stream alone, as fast as the server answers.
+
+    Args:
+        client: Client of the idle server.
+        scripts: The scripts that live users will send.
+        progress: Called with the number of scripts done.
+
+    Raises:
+        ValueError: The server outputs no text for any script, so nothing could be compared.
+    """
+    references: list[Reference] = []
+    for number, script in enumerate(scripts):
+        with client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
+            results = [*stream.send(script.samples), *stream.end()]
+        tokens = [tuple(token.id for token in result.tokens) for result in results]
+        references.append(Reference(tokens, [result.text for result in results]))
+        progress(number + 1)
+    if not any(token for reference in references for token in reference.tokens):
+        raise ValueError(
+            f"expected a transcript to compare the streams under load with, got no word for "
+            f"{len(scripts)} scripts of speech: choose other recordings (--speech)"
+        )
+    return references

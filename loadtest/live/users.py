@@ -1,0 +1,142 @@
+"""Locust's part of the load: the live user, its charts, and the controller of one level."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import earshot
+import gevent
+from locust import User, constant, task
+from locust.env import Environment
+
+from loadtest.audio.scripts import Script
+from loadtest.live.check import check_level, rule_for
+from loadtest.live.messages import Coordinator, Worker
+from loadtest.live.player import StreamPlayer
+from loadtest.live.samples import RecentSamples
+from loadtest.live.transcripts import TranscriptComparer, record_reference
+from loadtest.options import LoadOptions
+from loadtest.result.document import exit_code
+from loadtest.result.level_line import describe
+from loadtest.service.monitor import ServerUse
+
+_log = logging.getLogger(__name__)
+
+
+class LiveUser(User):
+    """A Locust user: one live stream at every moment between the messages START and STOP."""
+
+    wait_time = constant(0)
+    workers: ClassVar[dict[Environment, Worker]] = {}
+    """Worker of each environment, registered before its users are spawned."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self._worker = self.workers[environment]
+        self._player: StreamPlayer | None = None
+
+    @task
+    def stream(self) -> None:
+        """Play one stream."""
+        if self._worker.recorder.wait_for_start() and self._player is not None:
+            self._player.reset_phase()
+        try:
+            if self._player is None:
+                self._player = self._worker.new_player(str(self.host))
+            self._player.play()
+        except earshot.EarshotError as error:
+            self._worker.record_refusal(error)
+            gevent.sleep(1.0)
+
+
+class LocustCharts:
+    """Feeds Locust's statistics; its charts show what is fired as a request: the chunks."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._request = environment.events.request
+        self._stats: Any = environment.stats  # its hints ask for whole milliseconds
+
+    def chunk(self, latency_ms: float, lateness_ms: float) -> None:
+        """Chart the figures of a chunk."""
+        self._request.fire(
+            request_type="stream",
+            name="chunk latency",
+            response_time=latency_ms,
+            response_length=0,
+            exception=None,
+            context={},
+        )
+        if not math.isnan(lateness_ms):
+            self._stats.get("lateness", "generator").log(max(0.0, lateness_ms), 0)
+
+    def final(self, latency_ms: float) -> None:
+        """List the latency of a stream's final text."""
+        self._stats.get("final latency", "stream").log(latency_ms, 0)
+
+    def failure(self, error: Exception) -> None:
+        """Chart a stream that has failed."""
+        self._request.fire(
+            request_type="stream",
+            name="chunk latency",
+            response_time=None,
+            response_length=0,
+            exception=error,
+            context={},
+        )
+
+
+class LevelController:
+    """Holds one level for as long as Locust's own controls ask, and prints the verdict on it."""
+
+    def __init__(
+        self, environment: Environment, options: LoadOptions, scripts: Sequence[Script]
+    ) -> None:
+        self._environment = environment
+        self._options = options
+        self._scripts = scripts
+        self._coordinator = Coordinator(environment)
+        self._info: earshot.ServerInfo | None = None
+        self._comparer: TranscriptComparer | None = None
+        environment.events.test_start.add_listener(self._on_test_start)
+        environment.events.spawning_complete.add_listener(self._on_spawning_complete)
+        environment.events.test_stopping.add_listener(self._on_test_stopping)
+
+    def take_recent(self) -> RecentSamples:
+        """Return the samples that have come in since the last call."""
+        return self._coordinator.collector.take_recent()
+
+    def _on_test_start(self, **_: Any) -> None:
+        _log.info("recording the reference transcripts")
+        # The web UI may have changed the host.
+        self._options = replace(self._options, url=str(self._environment.host))
+        with earshot.connect(self._options.url, model=self._options.model) as client:
+            self._info = client.info
+            references = record_reference(client, self._scripts, lambda done: None)
+        self._comparer = TranscriptComparer(self._scripts, references, self._info.precision)
+        self._coordinator.start(warm_up_s=0.0)  # for the charts; what counts starts afresh
+
+    def _on_spawning_complete(self, **_: Any) -> None:
+        self._coordinator.start(self._options.warm_up_s)
+
+    def _on_test_stopping(self, **_: Any) -> None:
+        hold_s = self._coordinator.stop()
+        samples = self._coordinator.collect()
+        if self._info is None or self._comparer is None or not hold_s:
+            _log.error("stopped before anything was measured")
+            self._environment.process_exit_code = 2
+            return
+        runner = self._environment.runner
+        level = check_level(
+            samples,
+            runner.user_count if runner is not None else 0,
+            rule_for(self._info.chunk_ms, hold_s),
+            True,
+            self._comparer.compare(samples.finished),
+            ServerUse(),
+        )
+        print(describe(level), flush=True)
+        self._environment.process_exit_code = exit_code(level.verdict)

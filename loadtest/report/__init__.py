@@ -1,0 +1,1 @@
+"""Pages, tables and plans made from committed results."""

@@ -1,0 +1,231 @@
+"""`python -m loadtest plan --streams 5000`: GPUs, or machines, for a number of streams.
+
+A unit is the hardware of the result: one GPU, or the whole machine if there was none. The
+arithmetic is a division and two additions; what matters is that the plan lists its assumptions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.options import Json, exiting_on
+from loadtest.result.document import CapacityResult, Conditions
+from loadtest.result.files import RESULTS, of_kind
+
+LONG_HOLD_S = 60.0
+
+
+class NoPlan(Exception):
+    """No plan is possible: the result has no capacity, or the headroom leaves none of it."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Streams to serve, and reserves to keep."""
+
+    streams: int
+    """Streams that are live at the same time, at the peak."""
+    headroom: float
+    """Share of each unit's capacity that stays free."""
+    spare: int
+    """Units that may fail while the others still serve the peak."""
+    price_per_hour: float | None
+    """Price of one unit, in any currency."""
+
+
+@dataclass(frozen=True)
+class CapacityPlan:
+    """Units for a demand, each like the hardware of one result."""
+
+    unit: str
+    """`GPU` or `machine`."""
+    streams_per_unit_measured: float
+    streams_per_unit_planned: int
+    units_for_the_streams: int
+    spare_units: int
+    replicas: int
+    """Servers to run, one per unit, spare units included."""
+    streams_per_replica_at_peak: float | None
+    cost_per_hour: float | None
+    cost_per_stream_hour: float | None
+    """Cost of one stream at the peak, spare units included."""
+    assumptions: list[str]
+
+
+def main(
+    streams: Annotated[
+        int, typer.Option(min=0, help="Streams that are live at the same time, at the peak.")
+    ],
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Capacity results. Default: the newest in loadtest/results."),
+    ] = None,
+    headroom: Annotated[
+        float, typer.Option(help="Share of each unit that stays free, from 0 to below 1.")
+    ] = 0.2,
+    spare: Annotated[int, typer.Option(min=0, help="Units that may fail at the peak.")] = 1,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(min=0, help="Price of one unit (GPU or machine), in any currency."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn measured capacity into GPUs, replicas and cost."""
+    demand = Demand(streams, headroom, spare, price_per_hour)
+    with exiting_on(OSError, ValueError, NoPlan):
+        paths = results or [newest_result(RESULTS)]
+        plans = {str(path): make_plan(CapacityResult.from_json(path), demand) for path in paths}
+    if as_json:
+        documents = [{"result": path, **asdict(plan)} for path, plan in plans.items()]
+        print(json.dumps({"demand": asdict(demand), "plans": documents}, indent=2))
+    else:
+        for path, plan in plans.items():
+            _print(path, plan, demand)
+
+
+def newest_result(folder: Path) -> Path:
+    """Return the newest capacity result in `folder` that passed.
+
+    Raises:
+        NoPlan: There is none.
+    """
+    found: list[tuple[str, Path]] = []
+    for path in of_kind(folder.glob("*.json"), "capacity"):
+        result = CapacityResult.from_json(path)
+        if result.verdict == "pass":
+            found.append((result.conditions.started_at, path))
+    if not found:
+        raise NoPlan(f"no capacity result that passed in {folder}: measure one, or name a file")
+    return max(found)[1]
+
+
+def make_plan(result: CapacityResult, demand: Demand) -> CapacityPlan:
+    """Plan the units for `demand`, each with the capacity of `result`.
+
+    Raises:
+        NoPlan: The result is invalid or failed, or the headroom leaves no stream.
+    """
+    unit, measured = _measured(result)
+    if not 0 <= demand.headroom < 1:
+        raise NoPlan(f"expected a headroom from 0 to below 1, got {demand.headroom:g}")
+    # Streams are whole numbers; the small addend corrects 0.8 * 10 = 7.999...
+    planned = math.floor(measured * (1 - demand.headroom) + 1e-9)
+    if planned < 1:
+        raise NoPlan(
+            f"a headroom of {demand.headroom:.0%} leaves no whole stream of the {measured:g} that "
+            f"one {unit} sustains: choose a smaller one"
+        )
+    needed = math.ceil(demand.streams / planned)
+    # Without a stream nothing can fail.
+    spare = demand.spare if needed else 0
+    replicas = needed + spare
+    price = demand.price_per_hour
+    cost = None if price is None else price * replicas
+    return CapacityPlan(
+        unit=unit,
+        streams_per_unit_measured=measured,
+        streams_per_unit_planned=planned,
+        units_for_the_streams=needed,
+        spare_units=spare,
+        replicas=replicas,
+        streams_per_replica_at_peak=demand.streams / replicas if replicas else None,
+        cost_per_hour=cost,
+        cost_per_stream_hour=cost / demand.streams if cost is not None and needed else None,
+        assumptions=_assumptions(result, demand, unit, spare),
+    )
+
+
+def _measured(result: CapacityResult) -> tuple[str, float]:
+    """Return the unit of the result, and the streams that one unit sustains."""
+    what = "level" if result.kind == "level" else "capacity run"
+    if result.verdict == "invalid":
+        raise NoPlan(
+            f"this {what} is INVALID, the load generator was the limit: it says nothing about the "
+            "server; measure again with the load generator on more cores"
+        )
+    if result.verdict == "fail" or not result.streams:
+        raise NoPlan(f"this {what} failed ({result.limit}): there is no capacity to plan with")
+    if result.streams_per_gpu is not None:
+        return "GPU", result.streams_per_gpu
+    return "machine", float(result.streams)
+
+
+def _assumptions(result: CapacityResult, demand: Demand, unit: str, spare: int) -> list[str]:
+    conditions = result.conditions
+    assumed = [
+        f"{demand.streams:,} is the peak of streams live at the same time, all of them with audio "
+        "at every moment; nothing is added for a higher peak",
+        f"{demand.headroom:.0%} of what each {unit} sustained stays free, for peaks and imbalance",
+        f"{spare} spare: this many {unit}s may fail at the peak",
+        f"n {unit}s sustain n times what one sustains: one server on each, streams spread evenly "
+        "over them, network and load balancer no limit",
+        f"what is deployed is what was measured: {conditions.checkpoint}, "
+        f"{conditions.runtime} {conditions.precision}, {conditions.chunk_ms} ms chunks",
+        f"each {unit} is {_unit_in_words(conditions)}",
+    ]
+    if demand.price_per_hour is not None:
+        assumed.append(
+            f"{demand.price_per_hour:g} buys one {unit} with its host for one hour, in the "
+            "currency of your choice; all of them run all the time, and a stream-hour is counted "
+            "at the peak: fewer streams cost more each"
+        )
+    return assumed + _weaknesses(result)
+
+
+def _unit_in_words(conditions: Conditions) -> str:
+    if conditions.server_location == "remote":
+        return "like the measured one, which was remote: its hardware is not in the result"
+    host = f"{conditions.cpu_cores} cores of {conditions.cpu_model}"
+    if conditions.gpu_model is None:
+        return f"a machine with {host}"
+    gpus = f"{conditions.gpu_count} GPU{'' if conditions.gpu_count == 1 else 's'}"
+    return f"one {conditions.gpu_model}, in a host like the measured one ({host} for {gpus})"
+
+
+def _weaknesses(result: CapacityResult) -> list[str]:
+    """Return the reasons why the plan may have more units than are needed, or fewer."""
+    weak: list[str] = []
+    if result.conditions.server_location == "same machine":
+        weak.append(
+            "the load generator ran on the server's own machine and took some of its cores: "
+            "without it the server may sustain more"
+        )
+    if result.kind == "level":
+        weak.append("one level that passed, not a search: there may be room above it")
+    held_s = max(level.hold_s for level in result.levels if level.passes)
+    if held_s < LONG_HOLD_S:
+        weak.append(
+            f"no level was held for longer than {held_s:.0f} s: that is a short measurement"
+        )
+    return weak
+
+
+def _print(path: str, plan: CapacityPlan, demand: Demand) -> None:
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    measured = f"{plan.streams_per_unit_measured:,.4g}"
+    table.add_row(f"streams per {plan.unit}, measured", measured)
+    table.add_row(f"streams per {plan.unit}, with headroom", f"{plan.streams_per_unit_planned:,}")
+    table.add_row(f"{plan.unit}s for the streams", f"{plan.units_for_the_streams:,}")
+    table.add_row("spare", f"{plan.spare_units:,}")
+    table.add_row(f"replicas, one per {plan.unit}", f"[bold]{plan.replicas:,}")
+    if plan.cost_per_hour is not None:
+        table.add_row("cost per hour", f"{plan.cost_per_hour:,.2f}")
+    if plan.cost_per_stream_hour is not None:
+        table.add_row("cost per stream-hour", f"[bold]{plan.cost_per_stream_hour:.5f}")
+    console = Console()
+    title = f"{demand.streams:,} live streams, from {path}"
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
+    console.print("Assumed:")
+    for assumption in plan.assumptions:
+        console.print(f"  - {assumption}", highlight=False, markup=False)

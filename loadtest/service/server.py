@@ -1,0 +1,77 @@
+"""A server that is started for one measurement."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from loadtest.service.metrics import cpu_s_by_model, read_metrics
+
+READY = "ready:"
+
+
+class ServerEnded(Exception):
+    """The server did not become ready."""
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A running `python -m server`."""
+
+    pid: int
+    url: str
+    metrics_url: str
+
+    def processes(self) -> list[psutil.Process]:
+        """Return Triton's process and those of its backends."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def cpu_s(self) -> dict[str, float]:
+        """Return the CPU seconds used so far by model; `triton` is the server process itself."""
+        return cpu_s_by_model(self.processes())
+
+    def counter(self, metric: str) -> dict[str, float]:
+        """Return the value of a Triton counter by model."""
+        return read_metrics(self.metrics_url).by_model(metric)
+
+
+@contextmanager
+def serving(repository: Path) -> Generator[ServerProcess]:
+    """Serve `repository` on free ports for the length of the block.
+
+    Raises:
+        ServerEnded: The server ended before it was ready; its own message is on stderr.
+    """
+    grpc_port, metrics_port = free_port(), free_port()
+    arguments = ["--repository", str(repository), "--grpc-port", str(grpc_port)]
+    arguments += ["--metrics-port", str(metrics_port)]
+    command = [sys.executable, "-m", "server", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line.startswith(READY):
+            process.wait()
+            raise ServerEnded(f"the server ended with {process.returncode} before it was ready")
+        try:
+            yield ServerProcess(
+                process.pid,
+                f"127.0.0.1:{grpc_port}",
+                f"http://127.0.0.1:{metrics_port}/metrics",
+            )
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

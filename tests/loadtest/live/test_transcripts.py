@@ -1,0 +1,79 @@
+"""Streams under load are compared with the reference of the same audio."""
+
+from __future__ import annotations
+
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+from earshot import ChunkResult, Token
+
+from loadtest.audio.scripts import Script
+from loadtest.live.samples import FinishedStream
+from loadtest.live.transcripts import Reference, TranscriptComparer, record_reference
+
+AUDIO = np.zeros(16_000, dtype=np.float32)
+SCRIPTS = [Script(AUDIO, "alpha bravo charlie delta"), Script(AUDIO, None)]
+REFERENCES = [
+    Reference([(1,), (2,), (), (3, 4)], ["alpha", " bravo", "", " charlie delta"]),
+    Reference([(9,), (8,), (7,)], ["india", " hotel", " golf"]),
+]
+
+
+def compare(stream: FinishedStream, precision: str = "fp32"):
+    return TranscriptComparer(SCRIPTS, REFERENCES, precision).compare([stream])
+
+
+def test_a_stream_cut_short_is_compared_as_far_as_it_went() -> None:
+    assert compare(FinishedStream(0, 2, False, (1, 2), "alpha bravo")).different == 0
+    assert compare(FinishedStream(0, 2, False, (1,), "alpha")).different == 1
+
+
+def test_a_whole_script_is_compared_to_its_end_and_scored() -> None:
+    right = compare(FinishedStream(0, 3, True, (1, 2, 3, 4), "alpha bravo charlie delta"))
+    assert (right.different, right.wer) == (0, 0.0)
+    wrong = compare(FinishedStream(0, 3, True, (1, 2, 3), "alpha bravo charlie"))
+    assert (wrong.different, wrong.wer) == (1, 0.25)
+
+
+def test_a_script_of_unknown_words_is_not_scored() -> None:
+    assert compare(FinishedStream(1, 2, True, (9, 8, 7), "india hotel golf")).wer is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_text_of_another_stream_is_caught(precision: str) -> None:
+    swapped = FinishedStream(0, 3, False, (9, 8, 7), "india hotel golf")
+    comparison = compare(swapped, precision)
+    assert comparison.different == 1
+    assert "india" in comparison.example
+
+
+def test_the_right_tokens_with_another_text_are_caught() -> None:
+    assert compare(FinishedStream(0, 2, False, (1, 2), "india hotel"), "int8").different == 1
+
+
+def test_below_float32_a_changed_token_is_counted_but_allowed() -> None:
+    near = FinishedStream(0, 4, True, (1, 2, 3, 5), "alpha bravo charlie echo")
+    assert compare(near, "int8").different == 0
+    assert compare(near, "int8").changed == 1
+    assert compare(near, "fp32").different == 1
+
+
+def test_a_changed_token_of_a_short_stream_is_allowed_below_float32() -> None:
+    near = FinishedStream(0, 2, False, (1, 5), "alpha echo")
+    assert compare(near, "int8").different == 0
+    assert compare(near, "fp32").different == 1
+
+
+def test_a_server_without_output_is_refused() -> None:
+    def results(*texts: str) -> list[ChunkResult]:
+        tokens = tuple(Token(1, text, 0, 0.0) for text in texts)
+        return [ChunkResult(0, "".join(texts), tokens, (), 0.0, 0.0)]
+
+    client = MagicMock()
+    stream = client.stream.return_value.__enter__.return_value
+    stream.send.return_value, stream.end.return_value = results(), results()
+    with pytest.raises(ValueError, match="got no word for 2 scripts"):
+        record_reference(client, SCRIPTS, lambda done: None)
+    stream.end.return_value = results("word")
+    assert record_reference(client, SCRIPTS, lambda done: None)[0].texts == ["", "word"]

@@ -1,0 +1,27 @@
+"""The load test finds the figures and faults of fake services."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from project import PROJECT
+
+
+def test_finds_capacity_and_latency_and_catches_a_stall_and_a_swap() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "loadtest", "selftest", "--json"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert result.returncode == 0, result.stderr[-3000:] + result.stdout
+    checks = {check["what"]: check for check in json.loads(result.stdout)}
+    assert set(checks) == {"capacity", "chunk latency", "stalled generator", "swapped text"}
+    for check in checks.values():
+        assert check["passes"], check
+    capacity = int(checks["capacity"]["found"].split()[0])
+    assert checks["capacity"]["truth"] == "40 streams"
+    assert 38 <= capacity <= 42

@@ -1,0 +1,16 @@
+"""What a GPU machine's environment needs before the first import of transformers."""
+
+import importlib.util
+import sys
+
+OPTIONAL_PACKAGES = ("sklearn", "scipy", "librosa", "torchvision", "pandas", "cupy", "jax", "flax")
+
+
+def hide_optional_packages() -> None:
+    """Let nothing import optional packages that were built for another numpy than the carried one.
+
+    transformers imports them where it finds them; training uses none of them.
+    """
+    for name in OPTIONAL_PACKAGES:
+        if name not in sys.modules and importlib.util.find_spec(name) is not None:
+            sys.modules[name] = None  # type: ignore[assignment]
