@@ -47,7 +47,7 @@ COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) MODE=$(GPU_MODE) CH
 .PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
 help: ## Print this help
-	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
+	@echo "Earshot: from a speech recognition checkpoint to a service with measured capacity."
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
