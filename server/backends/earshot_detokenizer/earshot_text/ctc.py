@@ -24,7 +24,7 @@ def collapse(
     first[:, 1:] = labels[:, 1:] != labels[:, :-1]
     rows, frames = np.nonzero(first & (labels != blank))
     count = np.bincount(rows, minlength=len(labels)).astype(np.int32)
-    columns = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+    positions = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
     columns = {
         "TOKENS": labels,
         "TOKEN_FRAMES": np.broadcast_to(np.arange(labels.shape[1], dtype=np.int32), labels.shape),
@@ -33,5 +33,5 @@ def collapse(
     tokens: dict[str, npt.NDArray[Any]] = {}
     for name, values in columns.items():
         tokens[name] = np.full(labels.shape, -1, values.dtype)
-        tokens[name][rows, columns] = values[rows, frames]
+        tokens[name][rows, positions] = values[rows, frames]
     return tokens | {"TOKEN_COUNT": count[:, np.newaxis]}
