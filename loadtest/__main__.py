@@ -6,7 +6,7 @@ import typer
 
 from loadtest.capacity.commands import capacity, hold
 from loadtest.compare import agreement, baseline, offline, overhead
-from loadtest.gpu_report import gpu_report
+from loadtest.gpu.report import gpu_report
 from loadtest.report import page, plan, table
 from loadtest.selftest import checks, generator
 

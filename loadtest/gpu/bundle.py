@@ -1,9 +1,9 @@
-"""``python -m loadtest.gpu_bundle``: what a GPU machine without network lacks, in pieces to carry.
+"""``python -m loadtest.gpu.bundle``: what a GPU machine without network lacks, in pieces to carry.
 
 Such a machine brings Python, torch and a driver. The bundle brings the rest, with the versions of
 `constraints.txt`: the embedded Triton with the one stub that is needed, numpy 1, transformers, the
 client's and the load generator's packages; and a Python with a shared libpython, which the stub
-loads and which many distributions leave out. `loadtest/gpu_env.sh` unpacks it there.
+loads and which many distributions leave out. `loadtest/gpu/env.sh` unpacks it there.
 """
 
 from __future__ import annotations

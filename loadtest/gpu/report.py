@@ -31,7 +31,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from loadtest.gpu_summary import write_summary
+from loadtest.gpu.summary import write_summary
 from loadtest.options import RECORDINGS
 from loadtest.report.page import render
 from loadtest.result.document import CapacityResult
@@ -293,7 +293,9 @@ def _tokens(plan: Plan, model: Model) -> Callable[[Path, float], None]:
         repository = _exported(plan, model, deadline_s)
         both = ["--reference", str(reference), "--repository", str(repository)]
         speech = ["--speech", str(plan.speech)]
-        _command("loadtest.tokens", *both, *speech, "--output", str(path), deadline_s=deadline_s)
+        _command(
+            "loadtest.gpu.tokens", *both, *speech, "--output", str(path), deadline_s=deadline_s
+        )
 
     return run
 

@@ -62,7 +62,7 @@ def write_summary(results: Path, instances: int) -> None:
     }
     document = {"results": [asdict(row) for row in rows], **others}
     (results / "summary.json").write_text(json.dumps(document, indent=2) + "\n")
-    template = load_template(Path(__file__).with_name("gpu_summary.html.j2"))
+    template = load_template(Path(__file__).with_name("summary.html.j2"))
     page = template.render(rows=rows, others=others)
     (results / "summary.html").write_text(page, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""`python -m loadtest.tokens`: comparison of the tokens that two services output for real speech.
+"""`python -m loadtest.gpu.tokens`: comparison of the tokens that two services output for real speech.
 
 One has passed the export gate, so it matches `transformers`; the other may run on another device,
 in another precision. All recordings are sent at once, so that batches form.

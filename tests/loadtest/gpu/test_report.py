@@ -15,9 +15,9 @@ from sample_results import gpu_result, level
 from typer.testing import CliRunner
 
 from export import random_model
-from loadtest import gpu_report
 from loadtest.__main__ import app
-from loadtest.gpu_report import (
+from loadtest.gpu import report as gpu_report
+from loadtest.gpu.report import (
     Model,
     Plan,
     Step,
@@ -29,7 +29,7 @@ from loadtest.gpu_report import (
     work_off,
     write_pages,
 )
-from loadtest.gpu_summary import limit_of, write_summary
+from loadtest.gpu.summary import limit_of, write_summary
 
 
 def _plan(
