@@ -10,7 +10,7 @@ from export import random_model
 from loadtest.gpu import plan
 from loadtest.gpu.plan import Model, slots
 
-from .sample_options import options
+from sample_report_options import options
 
 LARGE = Model("0.6b", 1120, "fp16")
 

@@ -18,7 +18,7 @@ from loadtest.gpu.process import StepFailed
 from loadtest.gpu.report import in_groups, run_report, run_steps, write_pages
 from loadtest.gpu.steps import Step, StepUnfinished
 
-from .sample_options import options
+from sample_report_options import options
 
 
 def in_s(seconds: float) -> float:

@@ -17,7 +17,7 @@ from loadtest.gpu.process import StepFailed
 from loadtest.gpu.steps import Step, Steps, StepUnfinished
 from loadtest.result.document import UNFINISHED, CapacityResult
 
-from .sample_options import options
+from sample_report_options import options
 
 UNFINISHED_RESULT = replace(gpu_result(), verdict="invalid", limit=UNFINISHED)
 
