@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sample_report_options import options
 from sample_results import gpu_result
 from typer.testing import CliRunner
 
@@ -17,8 +18,6 @@ from loadtest.gpu.machine import describe_machine
 from loadtest.gpu.process import StepFailed
 from loadtest.gpu.report import in_groups, run_report, run_steps, write_pages
 from loadtest.gpu.steps import Step, StepUnfinished
-
-from sample_report_options import options
 
 
 def in_s(seconds: float) -> float:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sample_report_options import options
 from sample_results import gpu_result
 
 from loadtest.gpu import steps
@@ -16,8 +17,6 @@ from loadtest.gpu.plan import ReportOptions
 from loadtest.gpu.process import StepFailed
 from loadtest.gpu.steps import Step, Steps, StepUnfinished
 from loadtest.result.document import UNFINISHED, CapacityResult
-
-from sample_report_options import options
 
 UNFINISHED_RESULT = replace(gpu_result(), verdict="invalid", limit=UNFINISHED)
 
