@@ -20,6 +20,7 @@ class Exports:
 
     def __init__(self, options: ReportOptions) -> None:
         self._options = options
+        self._making_locks = Lock()
         self._locks: defaultdict[Path, Lock] = defaultdict(Lock)
         self._failures: dict[Path, StepFailed] = {}
 
@@ -47,7 +48,9 @@ class Exports:
 
     def _once(self, repository: Path, export: Callable[[], object]) -> None:
         """Export what is missing; a step that comes later fails as the first one did, at once."""
-        with self._locks[repository]:
+        with self._making_locks:
+            lock = self._locks[repository]
+        with lock:
             if repository in self._failures:
                 raise self._failures[repository]
             if not repository.exists():
