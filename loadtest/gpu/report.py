@@ -126,7 +126,7 @@ def print_outcome(outcome: Outcome) -> None:
 
 def _check_environment(path: Path, deadline_s: float) -> None:
     deadline_s = min(deadline_s, time.monotonic() + ENVIRONMENT_S)
-    path.write_text(run_module("loadtest.gpu.environment", deadline_s=deadline_s))
+    run_module("loadtest.gpu.environment", str(path), deadline_s=deadline_s)
 
 
 def _prepare(

@@ -89,13 +89,24 @@ def test_steps_that_failed_before_come_last_and_later_steps_before_them(tmp_path
 def test_without_its_environment_a_report_ends_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lacks_torch(module: str, **_: float) -> str:
+    def lacks_torch(module: str, *_: str, **__: float) -> str:
         raise StepFailed(f"{module} ended with 1: torch: no such module")
 
     monkeypatch.setattr(report, "run_module", lacks_torch)
     outcome = run_report(options(tmp_path), budget_s=100)
     assert (outcome.failed, outcome.exit_code) == (["environment"], 1)
     assert [file.name for file in tmp_path.iterdir()] == ["environment.failed.txt"]
+
+
+def test_a_complete_environment_leaves_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "MODULES", ("json",))
+    environment.main(tmp_path / "environment.json")
+    assert list(json.loads((tmp_path / "environment.json").read_text())) == ["device"]
+    monkeypatch.setattr(environment, "MODULES", ("no_such_module",))
+    with pytest.raises(SystemExit, match="cannot be imported:\nno_such_module"):
+        environment.main(tmp_path / "environment.json")
 
 
 def test_modules_that_cannot_be_imported_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
