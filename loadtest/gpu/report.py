@@ -28,6 +28,8 @@ from loadtest.result.machine import usable_cores
 
 ENVIRONMENT_S = 180.0
 """For the check of the environment: imports from a cold disk, and a context on the GPU."""
+CHECKS_S = 180.0
+"""For the checks beside the exports: if one hangs, measurements must not wait for it all the time."""
 _console = Console(stderr=True)
 
 
@@ -143,13 +145,14 @@ def _prepare(
     with ThreadPoolExecutor(max(2, usable_cores() // 2)) as pool:
         for model in models:
             pool.submit(exports.repository, model, deadline_s)
-        beside = [
-            pool.submit(run_step, step, results, deadline_s, outcome)
+        checks_deadline_s = min(deadline_s, time.monotonic() + CHECKS_S)
+        checks = [
+            pool.submit(run_step, step, results, checks_deadline_s, outcome)
             for step in todo
             if not step.timed
         ]
-    for step in beside:
-        step.result()
+    for check in checks:
+        check.result()
 
 
 def _result_path(step: Step, results: Path) -> Path:
