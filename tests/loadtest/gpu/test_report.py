@@ -14,9 +14,18 @@ from typer.testing import CliRunner
 
 from loadtest.__main__ import app
 from loadtest.gpu import environment, report
+from loadtest.gpu.exports import Exports
 from loadtest.gpu.machine import describe_machine
 from loadtest.gpu.process import StepFailed
-from loadtest.gpu.report import in_groups, run_report, run_steps, write_pages
+from loadtest.gpu.report import (
+    CHECKS_S,
+    Outcome,
+    in_groups,
+    prepare,
+    run_report,
+    run_steps,
+    write_pages,
+)
 from loadtest.gpu.steps import Step, StepUnfinished
 
 
@@ -74,6 +83,22 @@ def test_a_search_that_did_not_end_is_repeated_last(tmp_path: Path) -> None:
     assert [[step.name for step in group] for group in groups] == [["other"], ["search"]]
     run_steps(groups[1], tmp_path, in_s(10))
     assert [file.name for file in tmp_path.iterdir()] == ["search.json"]
+
+
+def test_checks_run_beside_the_exports_and_not_for_long(tmp_path: Path) -> None:
+    deadlines: list[float] = []
+
+    def run(path: Path, deadline_s: float) -> None:
+        deadlines.append(deadline_s - time.monotonic())
+        path.write_text("{}")
+
+    todo = [Step("check", 1, run, timed=False), Step("measurement", 1, run)]
+    outcome = Outcome()
+    prepare(todo, Exports(options(tmp_path)), tmp_path, in_s(1000), outcome)
+    assert outcome.done == ["check"]
+    assert deadlines[0] <= CHECKS_S
+    run_steps(todo, tmp_path, in_s(1000), outcome)
+    assert outcome.done == ["check", "measurement"]
 
 
 def test_steps_that_failed_before_come_last_and_later_steps_before_them(tmp_path: Path) -> None:
