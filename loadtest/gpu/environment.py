@@ -1,7 +1,7 @@
-"""`python -m loadtest.gpu.environment`: check that this Python can export, serve and measure.
+"""`python -m loadtest.gpu.environment OUTPUT`: check that this Python can do every step.
 
-It imports what those commands import, some of it only after minutes, and runs an operation on the
-GPU, so that an environment that is not complete is found within seconds.
+It imports what exports, server and load test import, some of it only after minutes, and runs an
+operation on the GPU, so that an environment that is not complete is found within seconds.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from pathlib import Path
 
 from loadtest.gpu.machine import gpu_bytes
+from loadtest.result.files import write_whole
 
 MODULES = (
     # The export and the server.
-    *("torch", "transformers", "tokenizers", "safetensors", "soundfile", "soxr", "onnxruntime"),
+    *("transformers", "tokenizers", "safetensors", "soundfile", "soxr", "onnxruntime"),
     *("pytriton", "tritonclient.grpc", "google.protobuf"),
     # The load test. Locust replaces parts of the standard library, so it comes last.
     *("earshot", "pytest", "pydantic", "jinja2", "psutil", "rapidfuzz", "locust"),
@@ -46,13 +48,14 @@ def device() -> str:
     return torch.cuda.get_device_name()
 
 
-def main() -> None:
-    """Print the device as JSON; the exit code is 1 if something is missing."""
+def main(output: Path) -> None:
+    """Write the device to `output` as JSON; the exit code is 1 if something is missing."""
+    used = device()
     missing = missing_modules()
     if missing:
         sys.exit("\n".join(["these modules cannot be imported:", *missing]))
-    print(json.dumps({"device": device()}))
+    write_whole(output, json.dumps({"device": used}) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

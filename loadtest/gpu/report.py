@@ -28,6 +28,8 @@ from loadtest.result.machine import usable_cores
 
 ENVIRONMENT_S = 180.0
 """For the check of the environment: imports from a cold disk, and a context on the GPU."""
+CHECKS_S = 180.0
+"""For the checks beside the exports: if one hangs, measurements wait no longer than this."""
 _console = Console(stderr=True)
 
 
@@ -55,7 +57,7 @@ def run_report(options: ReportOptions, budget_s: float) -> Outcome:
     if not outcome.failed:
         exports = Exports(options)
         for group in in_groups(Steps(options, exports).all(), options.results):
-            _prepare(group, exports, options.results, deadline_s, outcome)
+            prepare(group, exports, options.results, deadline_s, outcome)
             run_steps(group, options.results, deadline_s, outcome)
         write_pages(options.results)
         write_summary(options.results, options.instances)
@@ -70,6 +72,30 @@ def in_groups(todo: Sequence[Step], results: Path) -> list[list[Step]]:
         return 2 if _failure_path(step, results).exists() else int(step.later)
 
     return [list(group) for _, group in groupby(sorted(todo, key=rank), rank)]
+
+
+def prepare(
+    group: Sequence[Step], exports: Exports, results: Path, deadline_s: float, outcome: Outcome
+) -> None:
+    """Export the models of a group side by side, and run its steps that time nothing beside that.
+
+    An export is mostly one thread. Its failure is reported by the steps that need the model.
+    """
+    left_s = deadline_s - time.monotonic()
+    todo = [step for step in group if not _result_path(step, results).exists()]
+    todo = [step for step in todo if step.estimate_s <= left_s]
+    models = dict.fromkeys(step.model for step in todo if step.model)
+    with ThreadPoolExecutor(max(2, usable_cores() // 2)) as pool:
+        for model in models:
+            pool.submit(exports.repository, model, deadline_s)
+        checks_deadline_s = min(deadline_s, time.monotonic() + CHECKS_S)
+        checks = [
+            pool.submit(run_step, step, results, checks_deadline_s, outcome)
+            for step in todo
+            if not step.timed
+        ]
+    for check in checks:
+        check.result()
 
 
 def run_steps(
@@ -126,30 +152,7 @@ def print_outcome(outcome: Outcome) -> None:
 
 def _check_environment(path: Path, deadline_s: float) -> None:
     deadline_s = min(deadline_s, time.monotonic() + ENVIRONMENT_S)
-    path.write_text(run_module("loadtest.gpu.environment", deadline_s=deadline_s))
-
-
-def _prepare(
-    group: Sequence[Step], exports: Exports, results: Path, deadline_s: float, outcome: Outcome
-) -> None:
-    """Export the models of a group side by side, and run its steps that time nothing beside that.
-
-    An export is mostly one thread. Its failure is reported by the steps that need the model.
-    """
-    left_s = deadline_s - time.monotonic()
-    todo = [step for step in group if not _result_path(step, results).exists()]
-    todo = [step for step in todo if step.estimate_s <= left_s]
-    models = dict.fromkeys(step.model for step in todo if step.model)
-    with ThreadPoolExecutor(max(2, usable_cores() // 2)) as pool:
-        for model in models:
-            pool.submit(exports.repository, model, deadline_s)
-        beside = [
-            pool.submit(run_step, step, results, deadline_s, outcome)
-            for step in todo
-            if not step.timed
-        ]
-    for step in beside:
-        step.result()
+    run_module("loadtest.gpu.environment", str(path), deadline_s=deadline_s)
 
 
 def _result_path(step: Step, results: Path) -> Path:

@@ -135,7 +135,6 @@ class Steps:
         unfinished = unfinished_path(path)
         arguments = ["--repository", str(repository), "--output", str(unfinished)]
         arguments += ["--processes", str(self._options.processes)]
-        arguments += ["--speech", str(model.load_speech)]
         if model.allowed_change is not None:
             arguments += ["--allowed-change", str(model.allowed_change)]
         try:

@@ -46,9 +46,3 @@ def test_states_are_no_larger_than_planned(size: str, sizes: random_model.Size) 
 def test_more_tokens_of_random_models_may_differ() -> None:
     assert Model("0.6b", 560, "fp16").allowed_change == 0.6
     assert Model("demo", 560, "fp16").allowed_change is None
-
-
-def test_short_chunks_have_few_recordings() -> None:
-    few, all_of_them = (Model("0.6b", chunk, "fp16").load_speech for chunk in (160, 560))
-    assert few.is_relative_to(all_of_them)
-    assert len(list(few.glob("*.flac"))) == 3

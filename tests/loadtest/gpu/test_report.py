@@ -14,9 +14,18 @@ from typer.testing import CliRunner
 
 from loadtest.__main__ import app
 from loadtest.gpu import environment, report
+from loadtest.gpu.exports import Exports
 from loadtest.gpu.machine import describe_machine
 from loadtest.gpu.process import StepFailed
-from loadtest.gpu.report import in_groups, run_report, run_steps, write_pages
+from loadtest.gpu.report import (
+    CHECKS_S,
+    Outcome,
+    in_groups,
+    prepare,
+    run_report,
+    run_steps,
+    write_pages,
+)
 from loadtest.gpu.steps import Step, StepUnfinished
 
 
@@ -76,6 +85,22 @@ def test_a_search_that_did_not_end_is_repeated_last(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["search.json"]
 
 
+def test_checks_run_beside_the_exports_and_not_for_long(tmp_path: Path) -> None:
+    deadlines: list[float] = []
+
+    def run(path: Path, deadline_s: float) -> None:
+        deadlines.append(deadline_s - time.monotonic())
+        path.write_text("{}")
+
+    todo = [Step("check", 1, run, timed=False), Step("measurement", 1, run)]
+    outcome = Outcome()
+    prepare(todo, Exports(options(tmp_path)), tmp_path, in_s(1000), outcome)
+    assert outcome.done == ["check"]
+    assert deadlines[0] <= CHECKS_S
+    run_steps(todo, tmp_path, in_s(1000), outcome)
+    assert outcome.done == ["check", "measurement"]
+
+
 def test_steps_that_failed_before_come_last_and_later_steps_before_them(tmp_path: Path) -> None:
     calls: list[str] = []
     todo = [writes(calls, "a"), writes(calls, "b", later=True), writes(calls, "c")]
@@ -89,13 +114,24 @@ def test_steps_that_failed_before_come_last_and_later_steps_before_them(tmp_path
 def test_without_its_environment_a_report_ends_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lacks_torch(module: str, **_: float) -> str:
+    def lacks_torch(module: str, *_: str, **__: float) -> str:
         raise StepFailed(f"{module} ended with 1: torch: no such module")
 
     monkeypatch.setattr(report, "run_module", lacks_torch)
     outcome = run_report(options(tmp_path), budget_s=100)
     assert (outcome.failed, outcome.exit_code) == (["environment"], 1)
     assert [file.name for file in tmp_path.iterdir()] == ["environment.failed.txt"]
+
+
+def test_a_complete_environment_leaves_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "MODULES", ("json",))
+    environment.main(tmp_path / "environment.json")
+    assert list(json.loads((tmp_path / "environment.json").read_text())) == ["device"]
+    monkeypatch.setattr(environment, "MODULES", ("no_such_module",))
+    with pytest.raises(SystemExit, match="cannot be imported:\nno_such_module"):
+        environment.main(tmp_path / "environment.json")
 
 
 def test_modules_that_cannot_be_imported_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from earshot import ChunkResult, Token
 
-from loadtest.audio.scripts import Script
+from loadtest.audio.recordings import load_clips
+from loadtest.audio.scripts import Script, write_scripts
 from loadtest.live.samples import FinishedStream
 from loadtest.live.transcripts import (
     Reference,
@@ -16,7 +18,7 @@ from loadtest.live.transcripts import (
     allowed_change,
     record_reference,
 )
-from loadtest.options import LoadOptions
+from loadtest.options import MIN_STREAM_S, RECORDINGS, LoadOptions
 
 AUDIO = np.zeros(16_000, dtype=np.float32)
 SCRIPTS = [Script(AUDIO, "alpha bravo charlie delta"), Script(AUDIO, None)]
@@ -94,6 +96,34 @@ def test_swapped_streams_of_random_tokens_are_found_if_most_tokens_may_differ(
     halves = [FinishedStream(i, 1, True, outputs[i][:40], texts[i][:99]) for i in range(20)]
     found = comparer.compare(halves)
     assert (found.different, found.changed) == (0, 20)
+
+
+def test_most_swapped_streams_of_the_bundled_recordings_are_found() -> None:
+    """Scripts share recordings, so a swapped stream may have half of its own tokens by chance."""
+    random = np.random.default_rng(0)
+    clips = load_clips(RECORDINGS)
+    # Tokens of a clip, four a second, stand in its samples.
+    spoken = [random.integers(1, 64, len(clip.samples) // 4000) for clip in clips]
+    scripts = write_scripts(
+        [
+            replace(clip, samples=np.repeat(tokens, 4000).astype(np.float32))
+            for clip, tokens in zip(clips, spoken, strict=True)
+        ],
+        MIN_STREAM_S,
+    )
+    outputs = [tuple(script.samples[::4000].astype(int).tolist()) for script in scripts]
+    references = [Reference([tokens], [str(tokens)]) for tokens in outputs]
+    found = {0.25: 0, 0.6: 0}
+    for allowed in found:
+        comparer = TranscriptComparer(scripts, references, allowed)
+        for _ in range(1000):
+            own, other, later = random.integers(0, len(scripts), 3)
+            ahead = outputs[other][random.integers(0, 80) :] + outputs[later]
+            got = ahead[: len(outputs[own])]
+            stream = FinishedStream(int(own), 1, True, got, str(got))
+            found[allowed] += comparer.compare([stream]).different
+    assert found[0.25] > 850
+    assert found[0.6] > 650
 
 
 def test_a_server_without_output_is_refused() -> None:
