@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from project import (
+
+from tests.support.project import (
     OFFLINE_NAMES,
     PROJECT,
     Exported,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random streaming transducer."""
-    from checkpoints import write_random_checkpoint
+    from tests.support.checkpoints import write_random_checkpoint
 
     return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "random")
 
@@ -64,7 +65,7 @@ def offline_checkpoint(
     random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> OfflineCheckpoint:
     """A small random checkpoint of each kind that can hear whole utterances: kind -> folder."""
-    from parakeet_checkpoints import write_parakeet_checkpoint
+    from tests.support.parakeet_checkpoints import write_parakeet_checkpoint
 
     folder = tmp_path_factory.mktemp("parakeet")
 

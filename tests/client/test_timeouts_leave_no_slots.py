@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import earshot
 import numpy as np
 import pytest
-from project import Exported
 
 from server import launch
 from server.launch import Triton
+from tests.support.project import Exported
 
 pytestmark = pytest.mark.triton
 

@@ -7,7 +7,6 @@ from itertools import groupby
 import numpy as np
 import pytest
 import torch
-from project import OFFLINE_KINDS, HeardOffline, OfflineCheckpoint
 from torch import nn
 
 from export.audio import SAMPLE_RATE_HZ
@@ -17,6 +16,7 @@ from export.offline.reference import transcribe
 from export.offline.spec import OfflineServing, OfflineSpec
 from export.recordings import load_recordings
 from export.reference import ReferenceResult
+from tests.support.project import OFFLINE_KINDS, HeardOffline, OfflineCheckpoint
 
 LONGEST_S = 12
 

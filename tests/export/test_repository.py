@@ -6,18 +6,18 @@ from pathlib import Path
 
 import onnx
 import pytest
-from project import DEMO_CHECKPOINT, PROJECT, Exported
-from repository_files import (
+
+from export.errors import UnsupportedOption
+from export.spec import StageSpec, StreamingSpec, check_name
+from export.streaming import build_stages, spec_of
+from tests.support.project import DEMO_CHECKPOINT, PROJECT, Exported
+from tests.support.repository_files import (
     check_that_every_step_is_fed,
     config_tensors,
     onnx_tensors,
     read_config,
     spec_tensors,
 )
-
-from export.errors import UnsupportedOption
-from export.spec import StageSpec, StreamingSpec, check_name
-from export.streaming import build_stages, spec_of
 
 CHUNK_MS = 320
 STAGES = ("feature_extractor", "encoder", "decoder")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from checkpoints import write_random_checkpoint
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import GraphRefused
 from export.onnx_file import export_flat_onnx
@@ -24,6 +23,7 @@ from export.streaming import spec_of
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.half import Stages, tensorrt_stages
 from export.tensorrt.road import write_graphs
+from tests.support.checkpoints import write_random_checkpoint
 
 CHUNK_MS, FRAMES = 320, 4
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import write_random_checkpoint
 from export.chain import OpenStage, RunningStage
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ParityFailed, UnsupportedOption
@@ -27,6 +26,7 @@ from export.tensorrt.half import Stages, tensorrt_stages
 from export.tensorrt.numerics import long_utterances, measure
 from export.tensorrt.road import write_graphs
 from export.tensorrt.verify import compare_stages, reference_of
+from tests.support.checkpoints import write_random_checkpoint
 
 CHUNK_MS, FRAMES = 320, 4
 

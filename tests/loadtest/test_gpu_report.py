@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sample_results import gpu_result, level
 from typer.testing import CliRunner
 
 from export import random_model
@@ -30,6 +29,7 @@ from loadtest.gpu_report import (
     write_pages,
 )
 from loadtest.gpu_summary import limit_of, write_summary
+from tests.support.sample_results import gpu_result, level
 
 
 def _plan(

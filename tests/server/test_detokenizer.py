@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from earshot_text.detokenizer import Detokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
+
+from server.backends.earshot_detokenizer.earshot_text.detokenizer import Detokenizer
 
 CONTEXT = 8
 

@@ -8,7 +8,7 @@ import pytest
 
 from server.errors import BadRepository
 from server.repository import read_repository
-from tests.server.toy_repository import MAX_STREAMS, write_config
+from tests.support.toy_repository import MAX_STREAMS, write_config
 
 
 def test_models_and_capacity_are_read(toy_repository: Path) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc as grpcclient
-from project import PROJECT, Exported, ExportedOffline, OfflineCheckpoint
 from tritonclient.utils import InferenceServerException
 
 from server import gpu, repository, tensorrt
@@ -27,6 +26,7 @@ from server.locate import find_triton
 from server.ports import choose_endpoints
 from server.repository import read_repository
 from server.warm_up import warm_up, warm_up_files
+from tests.support.project import PROJECT, Exported, ExportedOffline, OfflineCheckpoint
 
 CHUNK_MS, STREAMS, MIB = 320, 100, 2**20
 ENGINE = {"plan_bytes": 30 * MIB, "device_memory_bytes": 20 * MIB}

@@ -15,7 +15,7 @@ from server.backends.earshot.earshot_runtime.errors import BadStage, ChunkError,
 from server.backends.earshot.earshot_runtime.graph import open_graph
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.utterances import Utterances, UtteranceStage, packed
-from tests.server.toy_repository import save
+from tests.support.toy_repository import save
 
 STEP = 4
 CONFIG = {

@@ -13,7 +13,6 @@ import pytest
 import soundfile
 from earshot._cli import app
 from earshot._cutter import Cutter
-from project import PROJECT, ExportedOffline
 from typer.testing import CliRunner
 
 from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
@@ -21,6 +20,7 @@ from export.checkpoint import Checkpoint, load_checkpoint
 from export.offline.reference import transcribe
 from export.recordings import load_recordings
 from server.launch import running
+from tests.support.project import PROJECT, ExportedOffline
 
 pytestmark = pytest.mark.triton
 

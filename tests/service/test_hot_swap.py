@@ -16,8 +16,6 @@ import pytest
 import tritonclient.grpc as grpcclient
 from earshot._cli import app
 from earshot._sync import open_repository
-from generations import FIRST, SECOND, install_first, install_second
-from project import Exported, ExportedOffline
 from typer.testing import CliRunner
 
 from export.audio import SAMPLE_RATE_HZ
@@ -26,6 +24,8 @@ from export.offline.reference import transcribe as transcribe_files
 from export.recordings import load_recordings
 from export.reference import transcribe
 from server.launch import Triton, running
+from tests.support.generations import FIRST, SECOND, install_first, install_second
+from tests.support.project import Exported, ExportedOffline
 
 pytestmark = pytest.mark.triton
 

@@ -22,8 +22,6 @@ import pytest
 import soundfile
 from earshot import _recognition
 from earshot._sync import open_repository
-from long_files import assert_joined, heard_in, heard_twice, pieces_of, with_pauses, without_pauses
-from project import DEMO_CHECKPOINT, ExportedOffline
 
 from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
@@ -32,6 +30,15 @@ from export.offline.export import export_offline
 from export.offline.spec import OfflineServing
 from export.recordings import load_recordings
 from server.launch import running
+from tests.support.long_files import (
+    assert_joined,
+    heard_in,
+    heard_twice,
+    pieces_of,
+    with_pauses,
+    without_pauses,
+)
+from tests.support.project import DEMO_CHECKPOINT, ExportedOffline
 
 pytestmark = pytest.mark.triton
 

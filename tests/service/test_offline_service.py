@@ -6,14 +6,20 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from project import OFFLINE_KINDS, OFFLINE_NAMES, ExportedOffline, HeardOffline, OfflineCheckpoint
 from tritonclient.utils import InferenceServerException
-from whole_files import BUCKETS, OfflineService
 
 from export.checkpoint import load_checkpoint
 from export.recordings import load_recordings
 from export.spec import served_name
 from server.launch import running
+from tests.support.offline_service import BUCKETS, OfflineService
+from tests.support.project import (
+    OFFLINE_KINDS,
+    OFFLINE_NAMES,
+    ExportedOffline,
+    HeardOffline,
+    OfflineCheckpoint,
+)
 
 pytestmark = pytest.mark.triton
 

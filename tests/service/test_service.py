@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from listening import Service
-from project import Exported
 
 from export.audio import LEAD_SAMPLES, SUPPORTED_CHUNK_MS
 from export.recordings import Recording, load_recordings
 from server.launch import running
+from tests.support.project import Exported
+from tests.support.streaming_service import Service
 
 pytestmark = pytest.mark.triton
 

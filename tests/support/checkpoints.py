@@ -22,7 +22,7 @@ from transformers import (
 
 VOCABULARY = 64
 BLANK_BIAS = 3.0
-SPEECH = Path(__file__).parent.parent / "recordings" / "jfk" / "jfk.flac"
+SPEECH = Path(__file__).parents[2] / "recordings" / "jfk" / "jfk.flac"
 
 
 def write_random_checkpoint(folder: Path, seed: int = 0, blank_bias: float = BLANK_BIAS) -> Path:

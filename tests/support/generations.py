@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-from project import OFFLINE_NAMES
+from tests.support.project import OFFLINE_NAMES
 
 FIRST, SECOND = OFFLINE_NAMES["streaming"], "clinic_v2"
 

@@ -24,7 +24,7 @@ from transformers import (
     ParakeetTokenizer,
 )
 
-from checkpoints import SPEECH, VOCABULARY, small_tokenizer
+from tests.support.checkpoints import SPEECH, VOCABULARY, small_tokenizer
 
 BLANK = VOCABULARY
 DURATIONS = (0, 1, 2, 3, 4)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.reference import ReferenceResult
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 DEMO_CHECKPOINT = PROJECT / "checkpoints" / "demo"
 
@@ -45,3 +45,14 @@ def help_of(module: str) -> str:
         check=True,
         env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "TERM": "dumb", "NO_COLOR": "1"},
     ).stdout
+
+
+def run_export(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m export` as a user does, and return its exit code and output."""
+    return subprocess.run(
+        [sys.executable, "-m", "export", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 import export.spec
-from checkpoints import write_random_checkpoint
 from export.checkpoint import load_checkpoint
 from export.spec import Serving, StreamingSpec
 from export.stages.decoder import Decoder
@@ -17,6 +16,7 @@ from export.streaming import spec_of
 from export.tensorrt.half import half_stages
 from export.torch_file import export_torch
 from server.backends.earshot.earshot_runtime.spec import SequenceSpec, StageSpec, TensorSpec
+from tests.support.checkpoints import write_random_checkpoint
 
 CHUNK_MS, FRAMES = 320, 4
 STREAMS = 12
