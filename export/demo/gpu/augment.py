@@ -89,8 +89,8 @@ def draw_variation(counts: Counts, share: float, rng: np.random.Generator) -> Va
         np.where(limited, low, 0),
         np.where(limited, high, MEL_BINS),
         rng.uniform(LOG_FLOOR, LOG_FLOOR + 3, size),
-        np.stack([starts, starts + widths], axis=-1),
-        np.stack([begins, begins + lengths], axis=-1),
+        np.stack([starts, starts + widths], axis=-1).astype(np.float64),
+        np.stack([begins, begins + lengths], axis=-1).astype(np.float64),
     )
 
 

@@ -207,7 +207,7 @@ def torchaudio_loss(
     logits: Tensor, labels: Tensor, frames: Tensor, counts: Tensor, blank: int
 ) -> Tensor:
     """Return the loss by torchaudio, which takes 32-bit numbers only."""
-    from torchaudio.functional import rnnt_loss
+    from torchaudio.functional import rnnt_loss  # pyright: ignore[reportMissingImports]
 
     # It refuses padding that no utterance of the batch needs.
     longest, most = int(frames.max()), int(counts.max())

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from export.demo.gpu.augment import Counts
 from export.demo.gpu.pool import Batch, Mixture
 from export.demo.gpu.sound import SoundShard
 from export.demo.gpu.train import Run, Settings, set_up
@@ -32,7 +33,7 @@ def smoke(settings: Settings, sizes: tuple[float, ...], steps: int) -> None:
         batches = run.pool.draw(replace(MIXTURE, batch_seconds=size), run.rng)
         for members in batches[:3]:
             timed_step(run, members, {})
-        parts = dict.fromkeys(PARTS, 0.0)
+        parts: dict[str, float] = {name: 0.0 for name in PARTS}
         for members in batches[3:9]:
             timed_step(run, members, parts)
         times = "  ".join(f"{name} {1000 * parts[name] / 6:.1f}" for name in PARTS)
@@ -51,7 +52,7 @@ def add_invented(run: Run) -> None:
         run.pool.add(name, SoundShard(samples, counts, texts))
 
 
-def timed_step(run: Run, members: np.ndarray, parts: dict[str, float]) -> None:
+def timed_step(run: Run, members: Counts, parts: dict[str, float]) -> None:
     """Take one step, waiting for the device after each part."""
 
     def timed(name: str, work: Callable[[], object]) -> object:
@@ -75,7 +76,7 @@ def timed_step(run: Run, members: np.ndarray, parts: dict[str, float]) -> None:
     timed("optimizer", lambda: run.optimizer.step(1e-5))
 
 
-def whole(run: Run, batches: list[np.ndarray], size: float) -> None:
+def whole(run: Run, batches: list[Counts], size: float) -> None:
     """Time steps as training takes them."""
     wait(run)
     began, audio = time.monotonic(), 0.0
@@ -96,7 +97,7 @@ def whole(run: Run, batches: list[np.ndarray], size: float) -> None:
     )
 
 
-def profile(run: Run, batches: list[np.ndarray]) -> None:
+def profile(run: Run, batches: list[Counts]) -> None:
     """Print the kernels that take most time."""
     if run.settings.device.type != "cuda":
         return

@@ -24,6 +24,7 @@ from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
 from export.demo.fast_encoder import encode
 from export.demo.features import SAMPLE_RATE_HZ
+from export.demo.gpu.augment import Counts
 from export.demo.gpu.decode import ctc_ids, transducer_ids, word_errors
 from export.demo.gpu.lattice import TransducerLoss, choose_transducer_loss
 from export.demo.gpu.optimizer import Optimizer
@@ -150,7 +151,8 @@ class Run:
         device = settings.device
         self.tokenizer = ParakeetTokenizer.from_pretrained(settings.start)
         model = NemotronAsrStreamingForRNNT.from_pretrained(settings.start, dtype=torch.float32)
-        self.model = model.to(device).train()
+        torch.nn.Module.to(model, device)
+        self.model = model.train()
         self.average = copy.deepcopy(self.model).eval()
         self.average.requires_grad_(False)
         self.optimizer = Optimizer(self.model, self.average)
@@ -217,7 +219,7 @@ class Run:
             if self.attend():
                 return
 
-    def step(self, members: np.ndarray) -> None:
+    def step(self, members: Counts) -> None:
         """One update."""
         share = self.share()
         augmented = mixture(share, self.batch_seconds).augmented_share
@@ -295,7 +297,7 @@ class Run:
         self.print(f"look took {time.monotonic() - began:.1f} s")
 
     @torch.no_grad()
-    def _transcribe(self, members: np.ndarray) -> tuple[int, int, int, str]:
+    def _transcribe(self, members: Counts) -> tuple[int, int, int, str]:
         """Word errors by CTC and by the transducer, words, and one transcript."""
         batch = self.pool.batch(members, 0.0, np.random.default_rng(0))
         step = Step(self.average, self.step_of.transducer)
