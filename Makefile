@@ -47,7 +47,7 @@ COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) MODE=$(GPU_MODE) CH
 .PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
 help: ## Print this help
-	@echo "Earshot: from a speech recognition checkpoint to a service whose capacity is known."
+	@echo "Earshot: from a speech recognition checkpoint to a service with measured capacity."
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
@@ -64,7 +64,7 @@ $(READY): pyproject.toml constraints.txt client/pyproject.toml
 	  f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "setting up $(VENV) (about 1.5 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable '.[export,server,loadtest,baseline,demo-model,dev]' --editable ./client
+	@$(PIP) --editable '.[export,server,loadtest,baseline,training,dev]' --editable ./client
 	@touch $@
 
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core
@@ -81,7 +81,7 @@ $(KNOBS): FORCE
 	@echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION) $(NAME)" | cmp -s - $@ || \
 	  echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION) $(NAME)" >$@
 
-$(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/offline/*.py export/stages/*.py export/stages/offline/*.py) | $(READY)
+$(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/*/*.py export/stages/offline/*.py) | $(READY)
 	@$(MAKE) --no-print-directory export
 
 serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctrl-C
@@ -107,7 +107,7 @@ test-all: $(READY) ## Both suites
 	$(BIN)/python -m pytest -m ''
 
 demo-model: $(READY) ## Train the demo model from recordings (hours; may be stopped and called again)
-	$(BIN)/python -m export.demo --speech $(SPEECH) --fresh
+	$(BIN)/python -m training --speech $(SPEECH) --fresh
 
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
 	$(BIN)/python -m loadtest overhead --repository $(REPOSITORY) $(ONE_MODEL)

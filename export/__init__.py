@@ -1,5 +1,5 @@
-"""Checkpoint in, served model out: stages, ONNX, parity gates and Triton configs.
+"""Export a checkpoint to a Triton model repository, and compare the result with the original.
 
-The only package of the project that imports torch and transformers. Run it as
-``python -m export CHECKPOINT --repository DIR``.
+This package and `training` are the only ones that import transformers. Run it as
+`python -m export CHECKPOINT --repository DIR`.
 """

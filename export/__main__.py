@@ -1,10 +1,10 @@
-"""``python -m export CHECKPOINT``: a checkpoint becomes a model repository for Triton."""
+"""`python -m export CHECKPOINT`: export a checkpoint to a model repository for Triton."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,22 +12,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from export.audio import SUPPORTED_CHUNK_MS, frames_per_chunk
+from export.audio import SUPPORTED_CHUNK_MS
 from export.errors import ExportError, GateFailed, UnsupportedOption
-from export.spec import Serving, check_name, check_precision, served_name
-from export.tensorrt.gpu import tensorrt_here
+from export.options import ExportOptions, OfflineServing, Serving
+from export.spec import served_name
+from export.tensorrt.gpu import require_tensorrt
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.install import Replacement
+    from export.options import Report
     from export.parity import Parity
-    from export.streaming import Report
 
 _console = Console(stderr=True)
 
 
 class Runtime(StrEnum):
-    """What executes the exported graphs."""
+    """The runtime that executes the exported graphs."""
 
     onnxruntime = "onnxruntime"
     tensorrt = "tensorrt"
@@ -35,14 +36,14 @@ class Runtime(StrEnum):
 
 
 class Layout(StrEnum):
-    """How many models the stages become."""
+    """The number of models: one for each stage, or one for all."""
 
     stages = "stages"
     fused = "fused"
 
 
 class Mode(StrEnum):
-    """Which ensembles are exported."""
+    """The ensembles to export."""
 
     streaming = "streaming"
     offline = "offline"
@@ -115,166 +116,150 @@ def main(
         int, typer.Option(min=1, help="Streams in one batch, at most.")
     ] = Serving.max_batch_size,
 ) -> None:
-    """Export a recognizer to ONNX and Triton configs, proved equal to the original.
+    """Export a recognizer to ONNX files and Triton configs, and check that it equals the original.
 
     The stages are compared with transformers on the recordings of this repository before anything
     is installed; if they differ, the old model repository stays as it was.
     """
-    serving = Serving(
-        max_streams=max_streams,
-        max_batch_size=max_batch_size,
-        encoder_instances=encoder_instances or (1 if runtime is Runtime.torch else 2),
-    )
+    instances = encoder_instances or (1 if runtime is Runtime.torch else 2)
     try:
-        _check_options(runtime.value, precision.value, layout.value, chunk_ms, name)
-        order = _Order(
+        options = ExportOptions(
+            checkpoint=checkpoint,
+            repository=repository,
+            mode=mode and mode.value,
             chunk_ms=chunk_ms,
             runtime=runtime.value,
             precision=precision.value,
             layout=layout.value,
-            serving=serving,
             name=name,
+            serving=Serving(
+                max_streams=max_streams,
+                max_batch_size=max_batch_size,
+                encoder_instances=instances,
+            ),
+            offline_serving=OfflineServing(encoder_instances=instances),
         )
-        _export(checkpoint, mode, repository, order)
+        if runtime is Runtime.tensorrt:
+            require_tensorrt()
+        _export(options)
     except GateFailed as error:
-        _complain(f"nothing was installed: {error}")
+        _print_error(f"nothing was installed: {error}")
         sys.exit(1)
     except ExportError as error:
-        _complain(f"error: {error}")
+        _print_error(f"error: {error}")
         sys.exit(2)
 
 
-def _check_options(runtime: str, precision: str, layout: str, chunk_ms: int, name: str) -> None:
-    """What can be refused without looking at the checkpoint."""
-    check_name(name)
-    check_precision(runtime, precision)
-    frames_per_chunk(chunk_ms)
-    if runtime == "tensorrt" and layout != "stages":
-        raise UnsupportedOption("--layout fused is for onnxruntime and torch, not for tensorrt")
-    if runtime == "tensorrt":
-        tensorrt_here()
-
-
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     _console.print(message, style="red", markup=False, soft_wrap=True)
 
 
-@dataclass(frozen=True)
-class _Order:
-    """How the models shall be, whichever they are."""
-
-    chunk_ms: int
-    runtime: str
-    precision: str
-    layout: str
-    serving: Serving
-    name: str
-
-
-def _export(checkpoint: str, mode: Mode | None, repository: Path, order: _Order) -> None:
+def _export(options: ExportOptions) -> None:
     # Torch and transformers take seconds to load; --help and bad options do not wait for them.
     from export.checkpoint import load_checkpoint
     from export.install import replacing
 
     with _console.status("loading the checkpoint") as status:
-        loaded = load_checkpoint(checkpoint)
-        _console.print(f"{loaded.name}: {loaded.parameters / 1e6:.1f}M parameters")
-        mode = mode or (Mode.streaming if loaded.streams else Mode.offline)
-        _require_possible(loaded, mode, order)
+        checkpoint = load_checkpoint(options.checkpoint)
+        _console.print(f"{checkpoint.name}: {checkpoint.parameters / 1e6:.1f}M parameters")
+        if options.mode is None:
+            options = replace(options, mode="streaming" if checkpoint.streams else "offline")
+        _require_possible(checkpoint, options)
 
         def report(step: str) -> None:
             status.update(step)
             _console.print(f"  {step}")
 
         ensembles: list[str] = []
-        with replacing(repository) as new:
-            if mode is not Mode.offline:
-                _say(_export_streaming(loaded, order, new, report))
-                ensembles.append(f"asr_streaming ({order.chunk_ms} ms chunks, {order.precision})")
-            if mode is not Mode.streaming:
-                _say(_export_offline(loaded, order, new, report))
-                ensembles.append(f"asr_offline (whole utterances, {order.precision})")
+        with replacing(options.repository) as new:
+            if options.mode != "offline":
+                _print_parity(_export_streaming(checkpoint, options, new, report))
+                ensembles.append(
+                    f"asr_streaming ({options.chunk_ms} ms chunks, {options.precision})"
+                )
+            if options.mode != "streaming":
+                _print_parity(_export_offline(checkpoint, options, new, report))
+                ensembles.append(f"asr_offline (whole utterances, {options.precision})")
     for ensemble in ensembles:
-        what = served_name(order.name, ensemble)
-        _console.print(f"[green]installed[/green] {what} in {repository}")
-    if mode is not Mode.both:
-        _warn_of_the_other(repository, order.name, mode, loaded)
+        installed = served_name(options.name, ensemble)
+        _console.print(f"[green]installed[/green] {installed} in {options.repository}")
+    _warn_of_another_checkpoint(checkpoint, options)
 
 
 def _export_streaming(
-    checkpoint: Checkpoint, order: _Order, new: Replacement, report: Report
+    checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    from export.streaming import export_streaming
-    from export.tensorrt.road import export_tensorrt
+    if options.runtime == "tensorrt":
+        from export.tensorrt.export import export_tensorrt
 
-    what = order.runtime, order.precision
-    if order.runtime == "tensorrt":
-        return export_tensorrt(
-            checkpoint, order.chunk_ms, order.precision, new, order.serving, report, order.name
-        )
-    parity = export_streaming(
-        checkpoint, order.chunk_ms, *what, new, order.serving, report, order.name, order.layout
-    )
+        return export_tensorrt(checkpoint, options, new, report)
+    from export.streaming.export import export_streaming
+
+    parity = export_streaming(checkpoint, options, new, report)
     assert parity is not None
     return parity
 
 
 def _export_offline(
-    checkpoint: Checkpoint, order: _Order, new: Replacement, report: Report
+    checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
+    if options.runtime == "tensorrt":
+        from export.tensorrt.export_offline import export_offline_tensorrt
+
+        return export_offline_tensorrt(checkpoint, options, new, report)
     from export.offline.export import export_offline
-    from export.offline.spec import OfflineServing
-    from export.tensorrt.offline_road import export_offline_tensorrt
 
-    serving = OfflineServing(encoder_instances=order.serving.encoder_instances)
-    if order.runtime == "tensorrt":
-        return export_offline_tensorrt(checkpoint, new, serving, report, order.name)
-    return export_offline(
-        checkpoint, order.runtime, order.precision, new, serving, report, order.name
-    )
+    return export_offline(checkpoint, options, new, report)
 
 
-def _require_possible(checkpoint: Checkpoint, mode: Mode, order: _Order) -> None:
-    """What is for live streams is refused where there are others."""
-    if mode is not Mode.offline and not checkpoint.streams:
+def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Refuse options that the checkpoint or the mode does not support."""
+    if options.mode != "offline" and not checkpoint.streams:
         raise UnsupportedOption(
-            f"{checkpoint.name} is a {checkpoint.architecture}: it hears whole utterances only; "
-            "use --mode offline"
+            f"{checkpoint.name} is a {checkpoint.architecture}, which recognizes whole utterances "
+            "only; use --mode offline"
         )
-    if mode is Mode.streaming:
+    if options.mode == "streaming":
         return
-    if order.runtime == "torch":
+    if options.runtime == "torch":
         raise UnsupportedOption(
             "--runtime torch is for live streams only: add --mode streaming, or use --runtime "
             "onnxruntime or tensorrt"
         )
-    if order.runtime == "tensorrt" and order.precision != "fp32":
+    if options.runtime == "tensorrt" and options.precision != "fp32":
         raise UnsupportedOption(
-            f"engines for whole utterances are fp32 so far, not {order.precision}: export them on "
-            "their own, with --mode offline --precision fp32"
+            f"engines for whole utterances are fp32 so far, not {options.precision}: export them "
+            "on their own, with --mode offline --precision fp32"
         )
-    if order.layout == "fused" and mode is Mode.offline:
-        raise UnsupportedOption("--layout fused is for live streams only, and there are none")
+    if options.layout == "fused" and options.mode == "offline":
+        raise UnsupportedOption("--layout fused is for live streams only; leave it out")
 
 
-def _warn_of_the_other(repository: Path, name: str, mode: Mode, checkpoint: Checkpoint) -> None:
-    """Clients take the two ensembles of one name for one recognizer."""
-    other = served_name(name, "asr_offline" if mode is Mode.streaming else "asr_streaming")
-    manifest = repository / other / "1" / "manifest.json"
+def _warn_of_another_checkpoint(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Warn if the ensemble of the other mode, which was not exported, has another checkpoint.
+
+    Clients take the two ensembles of one name for one recognizer.
+    """
+    if options.mode == "both":
+        return
+    other = served_name(
+        options.name, "asr_offline" if options.mode == "streaming" else "asr_streaming"
+    )
+    manifest = options.repository / other / "1" / "manifest.json"
     if not manifest.is_file():
         return
-    said = json.loads(manifest.read_text(encoding="utf-8"))["checkpoint"]
-    if said["sha256"] != checkpoint.sha256:
+    exported = json.loads(manifest.read_text(encoding="utf-8"))["checkpoint"]
+    if exported["sha256"] != checkpoint.sha256:
         _console.print(
-            f"warning: {other} in {repository} is of another checkpoint ({said['name']}) and stays "
-            "as it was; export it as well, or remove its models",
+            f"warning: {other} in {options.repository} is of another checkpoint "
+            f"({exported['name']}) and stays as it was; export it as well, or remove its models",
             style="yellow",
             markup=False,
             soft_wrap=True,
         )
 
 
-def _say(parity: Parity) -> None:
+def _print_parity(parity: Parity) -> None:
     _console.print(
         f"  {parity.audio_seconds:.0f} s of speech, {parity.reference_tokens} reference tokens: "
         f"{parity.chain_token_difference:.2%} differ, {parity.alone_token_difference:.2%} if each "

@@ -1,8 +1,8 @@
-"""Every number that ties audio samples to frames and chunks, derived once.
+"""Derive every number that relates audio samples to frames and chunks.
 
-The streaming contract in one place: a stream is ``LEAD_SAMPLES`` zeros, then the audio, then zeros
-up to a whole number of chunks. With that lead every chunk has the same shape, and chunk ``k`` of
-``T`` encoder frames holds exactly the mel frames ``8Tk - 7 .. 8Tk + 8T - 8`` of the utterance.
+This is the streaming contract: a stream is `LEAD_SAMPLES` zeros, then the audio, then zeros
+up to a whole number of chunks. With that lead every chunk has the same shape, and chunk `k` of
+`T` encoder frames holds exactly the mel frames `8Tk - 7 .. 8Tk + 8T - 8` of the utterance.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ FRAME_SAMPLES = SUBSAMPLING * HOP_SAMPLES
 FRAME_MS = 1000 * FRAME_SAMPLES // SAMPLE_RATE_HZ
 
 LEAD_SAMPLES = 1024
-"""Zeros in front of every stream; the smallest lead whose first chunk is shaped like the others."""
+"""Zeros before every stream; the smallest lead whose first chunk has the shape of the others."""
 LEAD_MEL_FRAMES = SUBSAMPLING - 1
 """Mel frames of the first chunk that lie before the utterance and do not exist in the reference."""
 
 TAIL_SAMPLES = LEAD_MEL_FRAMES * HOP_SAMPLES + WINDOW_SAMPLES // 2 - LEAD_SAMPLES
-"""Pre-emphasised samples of the chunk before that the first window of a chunk still covers."""
+"""Pre-emphasised samples of the previous chunk that the first window of a chunk covers."""
 
 SUPPORTED_CHUNK_MS = (80, 160, 320, 560, 1120)
 
 assert FRAME_MS == 80
 assert TAIL_SAMPLES == 296
-# The last window of a chunk must end inside the chunk, the next one outside: no sample waits.
+# The last window of a chunk must end inside it and the next one outside: no sample is delayed.
 _LAST_WINDOW_END = (-LEAD_MEL_FRAMES + SUBSAMPLING - 1) * HOP_SAMPLES + WINDOW_SAMPLES // 2
 assert _LAST_WINDOW_END + LEAD_SAMPLES <= FRAME_SAMPLES
 assert _LAST_WINDOW_END + LEAD_SAMPLES + HOP_SAMPLES > FRAME_SAMPLES
 
 
 def frames_per_chunk(chunk_ms: int) -> int:
-    """Encoder frames T in a chunk; the lookahead of the model is ``T - 1``.
+    """Return T, the encoder frames in a chunk; the lookahead of the model is `T - 1`.
 
     Raises:
-        UnsupportedOption: the chunk is not one of ``SUPPORTED_CHUNK_MS``.
+        UnsupportedOption: the chunk is not one of `SUPPORTED_CHUNK_MS`.
     """
     if chunk_ms not in SUPPORTED_CHUNK_MS:
         supported = ", ".join(map(str, SUPPORTED_CHUNK_MS))
@@ -53,5 +53,5 @@ def frames_per_chunk(chunk_ms: int) -> int:
 
 
 def chunk_count(samples: int, chunk_samples: int) -> int:
-    """Chunks that hold an utterance of ``samples`` (at least one, also for an empty one)."""
+    """Return the number of chunks of an utterance; at least one, also for an empty utterance."""
     return -(-(samples + LEAD_SAMPLES) // chunk_samples)

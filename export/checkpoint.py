@@ -29,9 +29,9 @@ class Checkpoint:
     """A loaded checkpoint, in float32 and evaluation mode."""
 
     name: str
-    """What the user called it: the folder's name or the hub id."""
+    """The folder's name or the hub id."""
     model: Any
-    """One of ``SUPPORTED_ARCHITECTURES`` of ``transformers``."""
+    """One of `SUPPORTED_ARCHITECTURES` of `transformers`."""
     processor: Any
     """Its processor: feature extractor and tokenizer."""
     sha256: str
@@ -39,22 +39,22 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Number of weights."""
+        """Return the number of weights."""
         return sum(weight.numel() for weight in self.model.parameters())
 
     @property
     def architecture(self) -> str:
-        """Name of the model's class in ``transformers``."""
+        """Return the name of the model's class in `transformers`."""
         return type(self.model).__name__
 
     @property
     def streams(self) -> bool:
-        """Whether the model can hear chunk by chunk, not only whole utterances."""
+        """Return True if the model can recognize live streams, not only whole utterances."""
         return self.architecture in STREAMING_ARCHITECTURES.values()
 
     @property
     def supported_chunk_ms(self) -> list[int]:
-        """Chunks whose lookahead the model was trained with, shortest first."""
+        """Return the chunks whose lookahead the model was trained with, shortest first."""
         lookaheads = self.processor.supported_num_lookahead_tokens
         return sorted((lookahead + 1) * FRAME_MS for lookahead in lookaheads)
 
@@ -62,11 +62,11 @@ class Checkpoint:
         """Refuse a chunk that the model was not trained for.
 
         Raises:
-            UnsupportedOption: says which chunks it supports.
+            UnsupportedOption: the message lists the chunks that it supports.
         """
         if not self.streams:
             raise UnsupportedOption(
-                f"{self.name} is a {self.architecture}: it hears whole utterances only "
+                f"{self.name} is a {self.architecture}, which recognizes whole utterances only "
                 "(--mode offline)"
             )
         if chunk_ms not in self.supported_chunk_ms:
@@ -78,10 +78,10 @@ class Checkpoint:
 
 
 def load_checkpoint(name_or_path: str) -> Checkpoint:
-    """Load a checkpoint and check that the stages can express it.
+    """Load a checkpoint and check that the stages support it.
 
     Args:
-        name_or_path: a local folder in ``transformers`` format, or a hub id.
+        name_or_path: a local folder in `transformers` format, or a hub id.
 
     Raises:
         UnsupportedCheckpoint: missing, incomplete, or not a supported architecture.
@@ -92,7 +92,7 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
     transformers.logging.disable_progress_bar()
 
     try:
-        # Not "eager": transformers 5.23 then hands the encoder an additive mask where it expects a
+        # Not "eager": transformers 5.23 then passes the encoder an additive mask where it expects a
         # boolean one, and attends to exactly the wrong keys.
         loaded: Any = getattr(transformers, architecture).from_pretrained(
             name_or_path,
@@ -113,7 +113,7 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
 
 
 def _require_architecture(name_or_path: str) -> str:
-    """The model's class, read off the config: an unknown one is refused before any download."""
+    """Return the model's class from the config, so that no unsupported model is downloaded."""
     from transformers import PreTrainedConfig
 
     path = Path(name_or_path)
@@ -137,7 +137,7 @@ def _require_architecture(name_or_path: str) -> str:
 
 
 def _require_all_weights(name: str, loading: Mapping[str, Any]) -> None:
-    """A missing weight would be drawn at random, in the reference too: parity would hold."""
+    """Refuse missing weights: they would be random in the reference too, and parity would hold."""
     lacking = sorted(map(str, (*loading["missing_keys"], *loading["mismatched_keys"])))
     if lacking:
         raise UnsupportedCheckpoint(
@@ -147,7 +147,7 @@ def _require_all_weights(name: str, loading: Mapping[str, Any]) -> None:
 
 
 def _require_features(name: str, feature_extractor: Any) -> None:
-    """The audio numbers of the streaming contract are fixed; a checkpoint must share them."""
+    """Refuse a checkpoint with other audio settings than the streaming contract."""
     expected = {
         "sampling_rate": SAMPLE_RATE_HZ,
         "hop_length": HOP_SAMPLES,

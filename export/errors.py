@@ -1,11 +1,11 @@
 """Errors of the exporter.
 
 ExportError
-├── UnsupportedCheckpoint   the checkpoint cannot be read, or is of a kind that is not served
-├── UnsupportedOption       a chunk, runtime or precision that this checkpoint or machine lacks
+├── UnsupportedCheckpoint   the checkpoint cannot be read, or is of an unsupported architecture
+├── UnsupportedOption       the checkpoint or the machine does not support an option
 └── GateFailed              nothing was installed
-    ├── ParityFailed        the exported stages do not say what the original says
-    ├── GraphRefused        an ONNX graph holds what TensorRT does not take
+    ├── ParityFailed        the output of the exported stages differs from the original
+    ├── GraphRefused        an ONNX graph holds something that TensorRT does not support
     └── BuildFailed         TensorRT built no engine
 
 A user's mistake ends the command with exit code 2, a failed gate with exit code 1; neither with a
@@ -24,11 +24,11 @@ class UnsupportedCheckpoint(ExportError):
 
 
 class UnsupportedOption(ExportError):
-    """An option that this checkpoint does not support."""
+    """The checkpoint or the machine does not support an option."""
 
 
 class GateFailed(ExportError):
-    """What was exported must not be served."""
+    """The exported models must not be installed."""
 
 
 class ParityFailed(GateFailed):
@@ -36,8 +36,8 @@ class ParityFailed(GateFailed):
 
 
 class GraphRefused(GateFailed):
-    """An ONNX graph holds what TensorRT does not take; the message names the node."""
+    """An ONNX graph holds something that TensorRT does not support; the message names the node."""
 
 
 class BuildFailed(GateFailed):
-    """TensorRT built no engine; the message holds what it said."""
+    """TensorRT built no engine; the message holds its log."""

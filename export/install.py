@@ -1,25 +1,26 @@
-"""Put exported models into a model repository in one step, or not at all.
+"""Install exported models into a model repository in one step, or not at all.
 
-Everything is built and checked in a folder beside the repository. Only then do its models take the
-places of the old ones, by renames; if anything goes wrong meanwhile, the old ones are put back.
+Everything is built and checked in a folder beside the repository. Only then do its models replace
+the old ones, by renames; if a rename fails, the old ones are put back.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from export.checkpoint import Checkpoint
 from export.errors import UnsupportedOption
 
 
 class Replacement:
-    """Models that are being built for a repository, and those whose places they will take.
+    """Models that are being built for a repository, and the models that they will replace.
 
     Args:
-        repository: where they will be; absolute.
-        folder: where they are built; empty, on the same file system.
+        repository: the model repository; absolute.
+        folder: an empty folder to build them in, on the same file system.
     """
 
     def __init__(self, repository: Path, folder: Path) -> None:
@@ -29,12 +30,14 @@ class Replacement:
         self.obsolete: list[str] = []
 
     def add(self, models: Sequence[str], obsolete: Sequence[str] = ()) -> Path:
-        """Announce ``models``; returns the folder to build them in.
+        """Register `models` and return the folder to build them in.
 
-        The models called ``obsolete`` go with the old ones; others stay as they are.
+        Args:
+            models: will replace the models of these names.
+            obsolete: are removed from the repository; all others stay as they are.
 
         Raises:
-            UnsupportedOption: the repository is a folder of something else.
+            UnsupportedOption: the repository is not a model repository.
         """
         _refuse_foreign_folder(self.repository, [*models, *obsolete])
         self.models += models
@@ -44,7 +47,7 @@ class Replacement:
 
 @contextmanager
 def replacing(repository: Path) -> Generator[Replacement]:
-    """Install all that is added to the ``Replacement`` when the block ends well.
+    """Install all models of the `Replacement` when the block ends without an error.
 
     If the block raises, nothing changes.
     """
@@ -94,3 +97,18 @@ def _put_back(repository: Path, replaced: Path, built: Path) -> None:
         if (repository / old.name).exists():
             (repository / old.name).rename(built / old.name)
         old.rename(repository / old.name)
+
+
+def write_configs(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the texts of `files`, whose keys are paths inside `folder`."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def write_tokenizer(model: Path, checkpoint: Checkpoint) -> None:
+    """Write the tokenizer for the `tokenizers` library, so that serving needs no transformers."""
+    version = model / "1"
+    version.mkdir(parents=True, exist_ok=True)
+    checkpoint.processor.tokenizer.backend_tokenizer.save(str(version / "tokenizer.json"))

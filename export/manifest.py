@@ -1,4 +1,4 @@
-"""What was exported, from what, with what, and how well it agrees: one JSON file per model."""
+"""Write the manifest of an ensemble: its origin, files, versions and parity, as one JSON file."""
 
 from __future__ import annotations
 
@@ -9,32 +9,60 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx
 
 from export.checkpoint import Checkpoint
-from export.offline.spec import OfflineSpec
 from export.parity import Parity
-from export.spec import CONTRACT_VERSION, StreamingSpec
+from export.spec import CONTRACT_VERSION, StageSpec
 
 _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+class ModelSpec(Protocol):
+    """The part of an ensemble's spec that goes into the manifest."""
+
+    @property
+    def runtime(self) -> str:
+        """Return the runtime that executes the exported files."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Return the arithmetic of the exported files."""
+        ...
+
+    @property
+    def models(self) -> list[str]:
+        """Return the names of all models."""
+        ...
+
+    @property
+    def ensemble(self) -> StageSpec:
+        """Return the model that clients call."""
+        ...
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Return the entries about the sizes of the models."""
+        ...
 
 
 def write_manifest(
     folder: Path,
     checkpoint: Checkpoint,
-    spec: StreamingSpec | OfflineSpec,
+    spec: ModelSpec,
     parity: Parity | None,
     seconds: float,
     runtime_facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``<ensemble>/1/manifest.json`` into a repository that is being built.
+    """Write `<ensemble>/1/manifest.json` into a repository that is being built.
 
     Args:
-        runtime_facts: what only this runtime has to tell, by its name.
+        runtime_facts: entries that only this runtime has.
     """
-    # All of them: a large model keeps its weights in a file beside the graph.
+    # All files: a large model keeps its weights in a file beside the graph.
     files = sorted(file for model in spec.models for file in folder.glob(f"{model}/1/*"))
     manifest: dict[str, Any] = {
         "checkpoint": {
@@ -64,7 +92,7 @@ def write_manifest(
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file, without reading it into memory."""
+    """Return the hash of a file, without reading it into memory at once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,15 +1,14 @@
-"""The gate: exported stages must say what `transformers` says, on real speech, state chained.
+"""Compare the output of exported stages with that of `transformers`, and refuse what differs.
 
-Each stage is fed the reference's own input of that stage, so that a difference is pinned to the
-stage that makes it; then the whole chain is compared token for token. Everything runs in the
-runtime that will serve it, on the very files.
+Each stage gets the reference's own input of that stage, so that a difference is attributed to the
+stage that causes it; then the whole chain is compared token for token. Everything runs in the
+runtime that will serve it, on the exported files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,93 +16,73 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from export.audio import SAMPLE_RATE_HZ
-from export.chain import Chain, OnnxStage, OpenStage
-from export.checkpoint import Checkpoint
 from export.errors import ParityFailed
-from export.reference import ReferenceResult, transcribe
-from export.spec import StreamingSpec
 
 Frames = NDArray[np.float32]
 
 MEL_TOLERANCE = 5e-3
-"""Log-mel: two float32 transforms of the same frame, and the logarithm of nearly silent bins."""
+"""Of log-mel, for rounding of two float32 transforms in nearly silent bins."""
 NORMALIZED_MEL_TOLERANCE = 5e-2
-"""Where a bin is nearly silent, normalizing divides that rounding by a small deviation: on the
-recordings of this repository the reference itself lies up to 0.009 from float64."""
+"""Of normalized log-mel: in a nearly silent bin, that rounding is divided by a small deviation. On
+the recordings of this repository the reference itself differs by up to 0.009 from float64."""
 ENCODED_TOLERANCE = 2e-3
-"""Encoder output, of order 1, after minutes of chained state in float32."""
+"""Of the encoder output, of order 1, after minutes of chained state in float32."""
 FEWEST_TOKENS = 20
-"""Equal tokens prove nothing where there are none."""
+"""With fewer reference tokens, equal tokens show little."""
 TOKEN_DIFFERENCE = {"fp32": 0.0, "fp16": 0.05, "bf16": 0.20, "fp8": 0.20, "int8": 0.10}
-"""A precision that changes more than this share of the tokens is not worth its speed."""
+"""Largest share of tokens that a precision may change."""
 EXACT_DECODERS = ("fp32", "int8")
 """Precisions whose decoder computes in float32."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What was compared and how far apart it is; goes into the manifest as it stands."""
+    """Sizes of a comparison and the differences that it found, as they go into the manifest."""
 
     audio_seconds: float
     utterances: int
     reference_tokens: int
     mel_max_difference: float | None
-    """None, as the next two, where the stages are fused: nobody sees what passes between them."""
+    """None, as the next two, if the stages are fused, which hides the tensors between them."""
     encoded_max_difference: float | None
     decoder_token_difference: float | None
-    """Edits per reference token, the decoder alone."""
+    """Edits per reference token of the decoder alone."""
     chain_token_difference: float
-    """Edits per reference token, the whole chain, all utterances in one batch."""
+    """Edits per reference token of the whole chain, all utterances in one batch."""
     alone_token_difference: float
-    """The same, each utterance in a batch of its own."""
+    """The same with each utterance in a batch of its own."""
     token_frames_equal: bool
 
     def as_dict(self) -> dict[str, float | int | bool]:
-        """For the manifest."""
+        """Return the entries for the manifest."""
         return asdict(self)
 
 
-def check_parity(
-    checkpoint: Checkpoint,
-    folder: Path,
-    spec: StreamingSpec,
-    utterances: Sequence[NDArray[np.float32]],
-    open_stage: OpenStage = OnnxStage,
-) -> Parity:
-    """Compare the stages in ``folder`` with the reference on ``utterances`` (samples [N], 16 kHz).
-
-    Args:
-        open_stage: the runtime that executes them.
-
-    Raises:
-        ParityFailed: says which stage differs, and by how much.
-    """
-    references = transcribe(checkpoint, utterances, lookahead=spec.frames - 1)
-    results = Chain(folder, spec, len(utterances), open_stage).transcribe(utterances)
-    alone = [Chain(folder, spec, 1, open_stage).transcribe([samples])[0] for samples in utterances]
-    comparison = Comparison(references=references, together=results, alone=alone)
-    if spec.layout == "stages":
-        stages = Chain(folder, spec, len(utterances), open_stage)
-        comparison = replace(
-            comparison,
-            mels=[result.mel[0] for result in results],
-            encoded=stages.encode([reference.mel for reference in references]),
-            decoded=stages.decode([reference.encoded for reference in references]),
-        )
-    return judged(comparison, utterances, spec.precision)
-
-
-class Transcribed(Protocol):
-    """What a chain said of one utterance."""
+class Transcription(Protocol):
+    """Tokens that the original or the exported stages output for one utterance."""
 
     @property
     def tokens(self) -> list[int]:
-        """Token ids."""
+        """Return the token ids."""
         ...
 
     @property
     def token_frames(self) -> list[int]:
-        """The encoder frame that each token was heard at."""
+        """Return the encoder frame that emitted each token."""
+        ...
+
+
+class Reference(Transcription, Protocol):
+    """Tokens and intermediate frames of the original for one utterance."""
+
+    @property
+    def mel(self) -> Frames:
+        """Return the valid mel frames [M, n_mels]."""
+        ...
+
+    @property
+    def encoded(self) -> Frames:
+        """Return the valid encoder frames [E, D]."""
         ...
 
 
@@ -111,28 +90,28 @@ class Transcribed(Protocol):
 class Comparison:
     """One entry per utterance in every list."""
 
-    references: Sequence[ReferenceResult]
-    together: Sequence[Transcribed]
-    """The whole chain, utterances in batches."""
-    alone: Sequence[Transcribed]
+    references: Sequence[Reference]
+    together: Sequence[Transcription]
+    """Output of the whole chain, utterances in batches."""
+    alone: Sequence[Transcription]
     mels: Sequence[Frames] | None = None
-    """None, as the next two, where the stages are fused."""
+    """None, as the next two, if the stages are fused."""
     encoded: Sequence[Frames] | None = None
-    """The encoder alone, fed with the reference's features."""
+    """Output of the encoder for the reference's features."""
     decoded: Sequence[list[int]] | None = None
-    """The decoder alone, fed with the reference's encoder frames."""
+    """Tokens of the decoder for the reference's encoder frames."""
 
 
-def judged(
+def evaluate(
     comparison: Comparison,
     utterances: Sequence[NDArray[np.float32]],
     precision: str,
     mel_tolerance: float = MEL_TOLERANCE,
 ) -> Parity:
-    """What was compared, if it agrees.
+    """Return the differences in `comparison` if they are within the limits of `precision`.
 
     Raises:
-        ParityFailed: says which stage differs, and by how much.
+        ParityFailed: the message names the stage that differs and the difference.
     """
     references, together = comparison.references, comparison.together
     parity = Parity(
@@ -148,15 +127,15 @@ def judged(
         alone_token_difference=token_difference([r.tokens for r in comparison.alone], references),
         token_frames_equal=_frames_equal(together, references),
     )
-    _judge(parity, precision, mel_tolerance)
+    _check_limits(parity, precision, mel_tolerance)
     return parity
 
 
-def _judge(parity: Parity, precision: str, mel_tolerance: float) -> None:
+def _check_limits(parity: Parity, precision: str, mel_tolerance: float) -> None:
     exact, allowed = precision == "fp32", TOKEN_DIFFERENCE[precision]
     if parity.reference_tokens < FEWEST_TOKENS:
         raise ParityFailed(
-            f"the checkpoint hears only {parity.reference_tokens} tokens in "
+            f"the checkpoint recognizes only {parity.reference_tokens} tokens in "
             f"{parity.audio_seconds:.0f} s of speech, too few to compare (at least "
             f"{FEWEST_TOKENS})"
         )
@@ -191,7 +170,7 @@ def _fail(stage: str, what: str, got: float, allowed: float) -> None:
 
 
 def _largest(mine: Sequence[Frames] | None, theirs: Sequence[Frames]) -> float | None:
-    """Largest absolute difference; infinite where lengths differ or a value is not a number."""
+    """Return the largest difference; infinite if lengths differ or a value is not finite."""
     if mine is None:
         return None
     largest = 0.0
@@ -204,8 +183,8 @@ def _largest(mine: Sequence[Frames] | None, theirs: Sequence[Frames]) -> float |
     return largest
 
 
-def token_difference(got: Sequence[list[int]], references: Sequence[ReferenceResult]) -> float:
-    """Edits per reference token, over all utterances."""
+def token_difference(got: Sequence[list[int]], references: Sequence[Reference]) -> float:
+    """Return the edits per reference token, over all utterances."""
     edits = sum(
         Levenshtein.distance(tokens, reference.tokens)
         for tokens, reference in zip(got, references, strict=True)
@@ -213,7 +192,7 @@ def token_difference(got: Sequence[list[int]], references: Sequence[ReferenceRes
     return edits / max(1, sum(len(reference.tokens) for reference in references))
 
 
-def _frames_equal(results: Sequence[Transcribed], references: Sequence[ReferenceResult]) -> bool:
+def _frames_equal(results: Sequence[Transcription], references: Sequence[Reference]) -> bool:
     return all(
         result.token_frames == reference.token_frames
         for result, reference in zip(results, references, strict=True)

@@ -1,4 +1,4 @@
-"""The parts that every Triton model config is written from, in protobuf's text format."""
+"""Write the common parts of Triton model configs, in protobuf's text format."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from export.spec import StageSpec, TensorSpec
 
 HEADER = """\
 # {title}
-# Written by `python -m export` from export/spec.py; change it there.
+# Written by `python -m export` from {source}; change it there.
 """
-"""First lines of every config: what it is, and where to change it."""
+"""First lines of every config."""
 
 
 def ensemble_step(stage: StageSpec) -> str:
-    """A step of an ensemble; its tensors keep their names in the ensemble."""
+    """Return a step of an ensemble; its tensors keep their names in the ensemble."""
     maps = [
         *(_mapping("input_map", tensor.name) for tensor in stage.inputs),
         *(_mapping("output_map", tensor.name) for tensor in stage.outputs),
@@ -29,10 +29,10 @@ def _mapping(kind: str, name: str) -> str:
 
 
 def tensor_list(kind: str, tensors: Iterable[TensorSpec], ragged: bool = False) -> str:
-    """The ``input`` or ``output`` of a model.
+    """Return the `input` or `output` of a model.
 
     Args:
-        ragged: whether requests of unlike shapes may share a batch.
+        ragged: allows requests of different shapes in one batch.
     """
     batching = " allow_ragged_batch: true" if ragged else ""
     lines = ",\n".join(
@@ -48,7 +48,7 @@ def _data_type(dtype: str) -> str:
 
 
 def parameter_list(parameters: Mapping[str, str]) -> str:
-    """The ``parameters`` of a model, in the given order."""
+    """Return the `parameters` of a model, in the given order."""
     entries = "\n".join(
         f'parameters {{ key: "{key}" value: {{ string_value: {_quoted(value)} }} }}'
         for key, value in parameters.items()

@@ -19,15 +19,15 @@ import torch
 import typer
 from rich.console import Console
 
-from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS, frames_per_chunk
+from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 from export.install import replacing
+from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
-from export.spec import Serving
 from export.stages.decoder import Decoder
 from export.stages.state import PooledState
-from export.streaming import export_streaming
+from export.streaming.export import export_streaming
 
 VOCABULARY = 1024
 TOKENS_PER_SECOND = 4.0
@@ -255,25 +255,24 @@ def main(
         _console.print(f"  {time.monotonic() - began:5.1f} s  {step}")
 
     try:
-        frames_per_chunk(chunk_ms)
+        options = ExportOptions(
+            checkpoint=f"random-{size.value}",
+            repository=repository,
+            mode="streaming",
+            chunk_ms=chunk_ms,
+            runtime=runtime.value,
+            precision=precision,
+            layout=layout.value,
+            serving=Serving(
+                max_streams=max_streams, max_batch_size=max_batch_size, encoder_instances=instances
+            ),
+            compare=False,
+        )
         report(f"making a random model of {size.value}")
         checkpoint = random_checkpoint(size.value)
-        serving = Serving(
-            max_streams=max_streams, max_batch_size=max_batch_size, encoder_instances=instances
-        )
         report(f"{checkpoint.parameters / 1e6:.0f}M parameters")
         with replacing(repository) as new:
-            export_streaming(
-                checkpoint,
-                chunk_ms,
-                runtime.value,
-                precision,
-                new,
-                serving,
-                report,
-                layout=layout.value,
-                gate=False,
-            )
+            export_streaming(checkpoint, options, new, report)
         report(f"installed in {repository}")
     except ExportError as error:
         _console.print(f"error: {error}", style="red", markup=False)

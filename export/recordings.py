@@ -1,4 +1,4 @@
-"""Real speech that the parity gate listens to: the recordings that lie in the repository."""
+"""Read the recordings of this repository: real speech for the parity gate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUNDLED = Path(__file__).parent.parent / "recordings"
 
 @dataclass(frozen=True)
 class Recording:
-    """One utterance: ``samples`` float32 [N] at 16 kHz mono, and what was said."""
+    """One utterance: `samples` float32 [N] at 16 kHz mono, and its transcript."""
 
     path: Path
     samples: NDArray[np.float32]
@@ -26,17 +26,17 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """Length of the audio."""
+        """Return the length of the audio."""
         return len(self.samples) / SAMPLE_RATE_HZ
 
 
 def load_recordings(folder: Path = BUNDLED) -> list[Recording]:
-    """Read every recording that a ``manifest.tsv`` in or below ``folder`` names.
+    """Read every recording that a `manifest.tsv` in or below `folder` names.
 
-    A manifest has the columns ``file`` (relative to it) and ``transcript``.
+    A manifest has the columns `file` (relative to it) and `transcript`.
 
     Raises:
-        FileNotFoundError: no manifest there.
+        FileNotFoundError: there is no manifest.
     """
     manifests = sorted(folder.rglob("manifest.tsv"))
     if not manifests:

@@ -1,80 +1,26 @@
-"""The one place where tensor names, shapes and dtypes of the served models are said.
+"""Describe tensors and models, for every exported file.
 
-``export`` writes the ONNX files and the Triton configs from a ``StreamingSpec``; a test holds the
-committed configs, the ensemble and the ONNX graphs to it. The client reads what it needs from the
-ensemble's ``parameters``.
+`streaming/spec.py` and `offline/spec.py` name the tensors of the two ensembles in these terms; the
+ONNX files and the Triton configs are written from them.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from export.audio import (
-    FRAME_MS,
-    FRAME_SAMPLES,
-    LEAD_SAMPLES,
-    SAMPLE_RATE_HZ,
-    SUBSAMPLING,
-    frames_per_chunk,
-)
-from export.errors import UnsupportedOption
-from export.stages.layout import CONTEXT_TOKENS, StateLayout
+from export.stages.layout import StateLayout
 
 CONTRACT_VERSION = "1"
-ENSEMBLE = "asr_streaming"
-DETOKENIZER = "detokenizer"
-RECOGNIZER = "recognizer"
-LAYOUTS = ("stages", "fused")
-"""One model for each stage, or the three in one: fewer processes for a chunk to go through."""
-
-PRECISIONS = {
-    "onnxruntime": ("fp32", "int8"),
-    "tensorrt": ("fp32", "fp16", "bf16", "fp8"),
-    "torch": ("fp32", "fp16", "bf16"),
-}
-"""What each runtime computes in."""
-
-_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
-UNNAMED = "default"
-"""What the command line of the client calls the models that have no name."""
 
 
 def served_name(name: str, role: str) -> str:
-    """What Triton calls the model of ``role``; several recognizers differ in ``name``."""
+    """Return the name of the model of `role` in Triton; `name` is that of its recognizer."""
     return f"{name}_{role}" if name else role
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that Triton, a folder or the client could not tell from another.
-
-    Raises:
-        UnsupportedOption: it says which names there may be.
-    """
-    if name == UNNAMED or (name and not _NAME.fullmatch(name)):
-        raise UnsupportedOption(
-            f"--name must be lower-case letters and digits, joined by single underscores, and not "
-            f"'{UNNAMED}': got '{name}', try something like 'clinic_v2'"
-        )
-
-
-def check_precision(runtime: str, precision: str) -> None:
-    """Refuse a precision that the runtime has not.
-
-    Raises:
-        UnsupportedOption: it says which ones it has.
-    """
-    known = PRECISIONS[runtime]
-    if precision not in known:
-        raise UnsupportedOption(
-            f"runtime {runtime} has no precision {precision}; choose one of {', '.join(known)}"
-        )
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor of a model, without its batch axis; ``dtype`` is Triton's name for it."""
+    """One tensor of a model, without its batch axis; `dtype` is Triton's name for it."""
 
     name: str
     dtype: str
@@ -85,8 +31,8 @@ class TensorSpec:
 class StageSpec:
     """A model of the ensemble.
 
-    ``state`` is ``None`` for one that holds nothing between chunks, and for one that consists of
-    others, its ``members`` in a row.
+    `state` is `None` for a model without state between chunks, and for a model that consists of
+    others, its `members` in a row.
     """
 
     role: str
@@ -98,187 +44,11 @@ class StageSpec:
 
     @property
     def name(self) -> str:
-        """What Triton calls it."""
+        """Return the name of the model in Triton."""
         return served_name(self.prefix, self.role)
 
     @property
     def states(self) -> tuple[StateLayout, ...]:
-        """What it keeps of a stream, its members' in their order."""
+        """Return the states that the model keeps for a stream, those of members in their order."""
         own = () if self.state is None else (self.state,)
         return own + tuple(state for member in self.members for state in member.states)
-
-
-@dataclass(frozen=True)
-class Serving:
-    """How the models are served: the knobs of the sequence batcher and of the bundled backend."""
-
-    max_streams: int = 1024
-    """Streams that the server accepts; the next one is refused."""
-    max_batch_size: int = 64
-    sequence_idle_ms: int = 30_000
-    """A stream that sends nothing for so long is closed."""
-    encoder_instances: int = 2
-    """Processes that run the encoder, one core each: best throughput per core on CPUs. Processes
-    of the fused recognizer as well."""
-
-
-@dataclass(frozen=True)
-class StreamingSpec:
-    """Everything that the configs of one exported streaming model say."""
-
-    checkpoint: str
-    chunk_ms: int
-    num_mel_bins: int
-    encoded_size: int
-    max_tokens: int
-    feature_state: StateLayout
-    encoder_state: StateLayout
-    decoder_state: StateLayout
-    runtime: str
-    precision: str
-    layout: str = "stages"
-    serving: Serving = field(default_factory=Serving)
-    name: str = ""
-    """Of this recognizer among others in one repository; a prefix of its models' names."""
-
-    @property
-    def frames(self) -> int:
-        """T, encoder frames per chunk."""
-        return frames_per_chunk(self.chunk_ms)
-
-    @property
-    def chunk_samples(self) -> int:
-        """Audio samples per chunk."""
-        return self.frames * FRAME_SAMPLES
-
-    @property
-    def audio(self) -> tuple[TensorSpec, ...]:
-        """Inputs of the ensemble: samples in [-1, 1], and how many of them are valid."""
-        return (
-            TensorSpec("AUDIO", "FP32", (self.chunk_samples,)),
-            TensorSpec("AUDIO_LENGTH", "INT32", (1,)),
-        )
-
-    @property
-    def mel(self) -> tuple[TensorSpec, ...]:
-        """Log-mel frames of the chunk."""
-        return (
-            TensorSpec("MEL", "FP32", (SUBSAMPLING * self.frames, self.num_mel_bins)),
-            TensorSpec("MEL_LENGTH", "INT32", (1,)),
-        )
-
-    @property
-    def encoded(self) -> tuple[TensorSpec, ...]:
-        """Encoder frames of the chunk, projected for the joint network."""
-        return (
-            TensorSpec("ENCODED", "FP32", (self.frames, self.encoded_size)),
-            TensorSpec("ENCODED_LENGTH", "INT32", (1,)),
-        )
-
-    @property
-    def tokens(self) -> tuple[TensorSpec, ...]:
-        """Tokens of the chunk, padded with -1; frames of 80 ms counted from the stream's start."""
-        return (
-            TensorSpec("TOKENS", "INT32", (self.max_tokens,)),
-            TensorSpec("TOKEN_FRAMES", "INT32", (self.max_tokens,)),
-            TensorSpec("TOKEN_LOGPROBS", "FP32", (self.max_tokens,)),
-            TensorSpec("TOKEN_COUNT", "INT32", (1,)),
-        )
-
-    @property
-    def previous_tokens(self) -> TensorSpec:
-        """The tokens before this chunk, between decoder and detokenizer only."""
-        return TensorSpec("PREVIOUS_TOKENS", "INT32", (CONTEXT_TOKENS,))
-
-    @property
-    def text(self) -> tuple[TensorSpec, ...]:
-        """What the chunk adds to the transcript, and the characters of it that each token adds."""
-        return (
-            TensorSpec("TEXT", "BYTES", (1,)),
-            TensorSpec("TOKEN_TEXT_LENGTHS", "INT32", (self.max_tokens,)),
-        )
-
-    @property
-    def stages(self) -> tuple[StageSpec, ...]:
-        """The stages with an engine, in the order a chunk takes."""
-        return (
-            StageSpec(
-                "feature_extractor", self.audio, self.mel, self.feature_state, prefix=self.name
-            ),
-            StageSpec("encoder", self.mel, self.encoded, self.encoder_state, prefix=self.name),
-            StageSpec(
-                "decoder",
-                self.encoded,
-                (*self.tokens, self.previous_tokens),
-                self.decoder_state,
-                prefix=self.name,
-            ),
-        )
-
-    @property
-    def recognizer(self) -> StageSpec:
-        """The three stages as one model."""
-        first, *_, last = self.stages
-        return StageSpec(
-            RECOGNIZER, first.inputs, last.outputs, members=self.stages, prefix=self.name
-        )
-
-    @property
-    def engines(self) -> tuple[StageSpec, ...]:
-        """The models with an engine in this layout, in the order a chunk takes."""
-        return (self.recognizer,) if self.layout == "fused" else self.stages
-
-    @property
-    def models(self) -> list[str]:
-        """Names of all models of this layout."""
-        return [stage.name for stage in (*self.engines, self.detokenizer, self.ensemble)]
-
-    @property
-    def obsolete_models(self) -> list[str]:
-        """Names of the models that only the other layout has."""
-        return [s.name for s in (*self.stages, self.recognizer) if s.name not in self.models]
-
-    @property
-    def detokenizer(self) -> StageSpec:
-        """Tokens to text; stateless."""
-        tokens, _, _, count = self.tokens
-        inputs = (tokens, count, self.previous_tokens)
-        return StageSpec(DETOKENIZER, inputs, self.text, prefix=self.name)
-
-    @property
-    def ensemble(self) -> StageSpec:
-        """What a client sees."""
-        outputs = (*self.text, *self.tokens)
-        return StageSpec(ENSEMBLE, self.audio, outputs, prefix=self.name)
-
-    @property
-    def client_parameters(self) -> dict[str, str]:
-        """What a client learns from the server instead of being configured with it."""
-        return {
-            "contract_version": CONTRACT_VERSION,
-            "checkpoint": self.checkpoint,
-            "runtime": self.runtime,
-            "precision": self.precision,
-            "sample_rate_hz": str(SAMPLE_RATE_HZ),
-            "chunk_ms": str(self.chunk_ms),
-            "chunk_samples": str(self.chunk_samples),
-            "lead_samples": str(LEAD_SAMPLES),
-            "frame_ms": str(FRAME_MS),
-            "max_streams": str(self.serving.max_streams),
-            "sequence_idle_ms": str(self.serving.sequence_idle_ms),
-        }
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What the manifest says of the model's sizes."""
-        return {
-            "chunk_ms": self.chunk_ms,
-            "layout": self.layout,
-            "dims": {
-                "frames_per_chunk": self.frames,
-                "num_mel_bins": self.num_mel_bins,
-                "encoded_size": self.encoded_size,
-                "max_tokens": self.max_tokens,
-                "state": {stage.name: asdict(stage.state) for stage in self.stages if stage.state},
-            },
-        }

@@ -18,7 +18,7 @@ from .ports import MAX_PORT
 if TYPE_CHECKING:
     from .launch import Triton
 
-# Diagnostics go to stderr; the ready line on stdout is for whoever scripts this.
+# Diagnostics go to stderr. The ready line goes to stdout, for scripts.
 _console = Console(stderr=True)
 _WATCH_S = 5.0
 
@@ -43,11 +43,11 @@ def serve(
         bool,
         typer.Option(
             "--model-control",
-            help="Let whoever reaches the gRPC port load and unload models (`earshot models`).",
+            help="Let anyone who reaches the gRPC port load and unload models (`earshot models`).",
         ),
     ] = False,
 ) -> None:
-    """Serve a model repository: with the embedded Triton, or, for TensorRT, in its container."""
+    """Serve a model repository with the embedded Triton or, for TensorRT, in NVIDIA's container."""
     from .launch import running  # gRPC and numpy: --help and bad options do not wait for them
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -95,7 +95,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Runs the command line; exits with 2 for what the user can mend, 1 if Triton died."""
+    """Run the command line; exit with 2 for a user's mistake, with 1 if Triton died."""
     try:
         typer.run(serve)
     except UserError as error:

@@ -1,7 +1,7 @@
-"""Lays out the folder that Triton searches for backends.
+"""Lay out the folder that Triton searches for backends.
 
-Copies, not links: Triton refuses a backend library whose real path leaves its folder. They are
-made anew for each start, so none can go stale.
+The folder holds copies, not links: Triton refuses a backend library whose real path lies elsewhere.
+They are made anew for each start, so none can be out of date.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from .repository import BUNDLED_BACKENDS, TENSORRT
 
 
 def make_backend_directory(folder: Path, install: TritonInstall, runtime: str) -> Path:
-    """Fills `folder` with the stock Python backend, the bundled ones and the runtime's own.
+    """Fill `folder` with the stock Python backend, the bundled backends and the runtime's own.
 
-    Returns `folder`; raises TritonNotFound when this Triton has no TensorRT backend.
+    Returns:
+        `folder`.
+
+    Raises:
+        TritonNotFound: a TensorRT backend is needed and this Triton has none.
     """
     python = folder / "python"
     python.mkdir(parents=True)

@@ -11,12 +11,12 @@ from .repository import BUNDLED_BACKENDS, Repository
 
 EXIT_TIMEOUT_S = 10
 
-# Room for the batches of one stage: one that runs and one that forms. The shared memory region
-# grows while it serves otherwise.
+# Room for two batches of one stage: one that runs and one that forms. With less, the shared memory
+# region grows while the server is in use.
 _SHM_BATCHES = 2
 _LEAST_SHM_BYTES = 16 * 2**20
 
-# While one model follows another, both serve.
+# While a model is replaced, the old and the new one are both loaded.
 _GENERATIONS = 2
 
 # Each stage runs in a process of its own: a pool of BLAS or OpenMP threads in each would fight
@@ -33,13 +33,13 @@ def triton_command(
     *,
     model_control: bool,
 ) -> list[str]:
-    """The full command; `model_control` lets clients load and unload models."""
+    """Return the full command; `model_control` lets clients load and unload models."""
     return [
         str(install.binary),
         f"--model-repository={repository.path}",
         *_runtime_flags(repository),
         f"--backend-directory={backends}",
-        # The configs are complete and committed; nothing may be guessed from the models.
+        # The configs are complete; Triton must not complete them from the models.
         "--disable-auto-complete-config",
         *_model_control_flags(model_control),
         "--strict-readiness=true",
@@ -55,7 +55,7 @@ def _runtime_flags(repository: Repository) -> list[str]:
     if repository.budget is None:
         return [f"--model-config-name={repository.runtime}"]
     return [
-        # Implicit state lies in this pool, which cannot grow: 64 MiB without the flag.
+        # Implicit state lies in this pool, which cannot grow; its default is 64 MiB.
         f"--cuda-memory-pool-byte-size=0:{repository.budget.pool}",
         # A thread per instance, so that no stage waits for the GPU work of another.
         "--backend-config=tensorrt,execution-policy=BLOCKING",
@@ -101,7 +101,7 @@ def _shared_memory_flags(repository: Repository, prefix: str) -> list[str]:
 
 
 def triton_environment(install: TritonInstall) -> dict[str, str]:
-    """The environment in which the backends' Python is the one that runs now."""
+    """Return the environment that makes the backends use the Python that runs now."""
     # The stub embeds Python, ignores PYTHONHOME and PYTHONPATH, and takes the first `python3` on
     # PATH for its home: that of a virtual environment brings the environment's packages.
     path = [str(install.python_dir), *filter(None, [os.environ.get("PATH")])]

@@ -19,7 +19,8 @@ from google.protobuf import json_format, text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-from server.backends.earshot.earshot_runtime.engine import Engine, open_engine
+from server.backends.earshot.earshot_runtime.engine import Engine
+from server.backends.earshot.earshot_runtime.engines import open_engine
 from server.backends.earshot.earshot_runtime.errors import StageError
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 

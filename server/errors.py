@@ -1,7 +1,7 @@
-"""Why the server does not run.
+"""Errors of the server.
 
 ServerError
-├── UserError             the caller can mend it; the command line exits with 2
+├── UserError             the caller can correct it; the command line exits with 2
 │   ├── TritonNotFound        no tritonserver, or one without a Python backend for this Python
 │   ├── BadRepository         no models, not exported, or made for another runtime
 │   ├── BadGpu                no GPU, too small a one, or not the one that engines were built for
@@ -18,7 +18,7 @@ class ServerError(Exception):
 
 
 class UserError(ServerError):
-    """Something that the caller can mend."""
+    """A mistake that the caller can correct."""
 
 
 class TritonNotFound(UserError):
@@ -34,12 +34,12 @@ class BadGpu(UserError):
 
 
 class BadEndpoint(UserError):
-    """A host or port that the server cannot listen on, whoever else runs."""
+    """A host or port that the server can never listen on."""
 
 
 class PortInUse(UserError):
-    """A port that was asked for is taken."""
+    """A requested port is in use."""
 
 
 class TritonDied(ServerError):
-    """tritonserver ended by itself or never became ready; the message ends with its log."""
+    """tritonserver ended by itself or did not become ready; the message ends with its log."""

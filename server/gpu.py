@@ -1,4 +1,4 @@
-"""What this machine's GPU and TensorRT are, for a plan runs only where it was built for."""
+"""Identify the GPU and TensorRT of this machine: a plan runs only where it was built for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Gpu:
 
 
 def this_gpu() -> Gpu:
-    """Asks nvidia-smi; raises BadGpu when there is none."""
+    """Return the GPU that nvidia-smi reports, or raise BadGpu if there is none."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(
@@ -36,7 +36,7 @@ def this_gpu() -> Gpu:
 
 
 def tensorrt_version(major: int) -> tuple[int, int, int]:
-    """Version of the libnvinfer that a tritonserver here would load; raises BadGpu without one."""
+    """Return the version of libnvinfer that tritonserver would load, or raise BadGpu."""
     try:
         library = ctypes.CDLL(f"libnvinfer.so.{major}")
     except OSError as error:

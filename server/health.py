@@ -1,4 +1,4 @@
-"""`python -m server.health`: exits with 0 when the server of this container takes requests.
+"""`python -m server.health`: exit with 0 if the server of this container takes requests.
 
 For health checks where neither HTTP nor a shell's tools are at hand.
 """

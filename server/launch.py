@@ -1,4 +1,4 @@
-"""Starts Triton, waits until it is ready, and stops it: the library behind `python -m server`."""
+"""Start Triton, wait until it is ready, and stop it: the library behind `python -m server`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .warm_up import warm_up, warm_up_files
 from .workspace import BACKENDS, shm_prefix, workspace
 
 _POLL_S = 0.1
-# A proxy for the way out is no way to a server of this machine.
+# A proxy for outgoing requests does not lead to a server of this machine.
 _NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
-# Called with the number of models that are loaded and the number that there are.
+# Called with the number of loaded models and the number of all models.
 Progress = Callable[[int, int], None]
 
 
@@ -42,21 +42,21 @@ class Triton:
 
     @property
     def grpc_url(self) -> str:
-        """`host:port`, as tritonclient wants it."""
+        """Return `host:port` for tritonclient."""
         return self.endpoints.grpc_url
 
     @property
     def metrics_url(self) -> str:
-        """Where Prometheus scrapes."""
+        """Return the URL that Prometheus scrapes."""
         return f"http://{self.endpoints.host}:{self.endpoints.metrics_port}/metrics"
 
     @property
     def log_path(self) -> Path:
-        """What tritonserver and the backends print."""
+        """Return the path of the log of tritonserver and the backends."""
         return self.process.log_path
 
     def check_state_pool(self) -> None:
-        """Raises TritonDied once states have gone to host memory; nothing without TensorRT."""
+        """Raise TritonDied if states have gone to host memory; without TensorRT, do nothing."""
         if self.budget is None:
             return
         overflow = cuda_pool_overflow(self.log_path)
@@ -64,7 +64,7 @@ class Triton:
             raise TritonDied(
                 f"the states of {self.budget.streams} streams overflow the CUDA memory pool of "
                 f"{self.budget.pool} bytes, and Triton moves them to host memory; export with "
-                f"fewer --max-streams. Triton said: {overflow}"
+                f"fewer --max-streams. Triton's log: {overflow}"
             )
 
 
@@ -81,13 +81,18 @@ def running(
     ready_timeout_s: float = 300.0,
     progress: Progress = lambda loaded, models: None,
 ) -> Generator[Triton]:
-    """Serves `repository` for the length of the block; ports that are None are chosen free.
+    """Serve `repository` for the length of the block.
 
-    HTTP stays off unless `http_port` is given; `model_control` lets clients load and unload models.
-    Raises a UserError before anything starts, and
-    TritonDied when the server ends early or is not ready after `ready_timeout_s`. Without
-    `log_path` the log lies in a temporary folder that is kept only when Triton died. The server
-    ends with the thread that called this, at the latest.
+    Ports that are None are chosen among the free ones, but HTTP stays off without `http_port`.
+    Without `log_path` the log lies in a temporary folder, which is kept only if Triton dies. The
+    server ends at the latest with the thread that called this function.
+
+    Args:
+        model_control: lets clients load and unload models.
+
+    Raises:
+        UserError: the server cannot be started as requested; nothing has been started.
+        TritonDied: the server ended early, or was not ready after `ready_timeout_s`.
     """
     install = find_triton()
     models = read_repository(repository)
@@ -102,7 +107,7 @@ def running(
     with (
         workspace() as folder,
         _start(install, models, endpoints, folder, log_path, model_control) as process,
-        _dying_loudly(process),
+        _raising_triton_died(process),
     ):
         _wait_until_ready(process, endpoints, len(models.models), ready_timeout_s, progress)
         triton = Triton(endpoints, process, models.budget)
@@ -138,8 +143,8 @@ def _start(
 
 
 @contextmanager
-def _dying_loudly(process: TritonProcess) -> Generator[None]:
-    """Turns whatever the end of tritonserver has caused in the block into TritonDied."""
+def _raising_triton_died(process: TritonProcess) -> Generator[None]:
+    """Raise TritonDied in place of any error of the block if tritonserver has ended."""
     try:
         yield
     except Exception as error:
@@ -178,7 +183,7 @@ def _wait_until_ready(
 
 def _is_ready(endpoints: Endpoints) -> bool:
     try:
-        # gRPC backs off after a refused connection; a bare socket notices the server at once.
+        # gRPC waits longer and longer after a refused connection; a plain socket does not.
         socket.create_connection((endpoints.host, endpoints.grpc_port), timeout=1).close()
         url = endpoints.grpc_url
         with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:

@@ -1,4 +1,4 @@
-"""Finds a tritonserver and the parts of its Python backend.
+"""Find a tritonserver and the parts of its Python backend.
 
 The wheel and NVIDIA's container share one layout: `bin/tritonserver` next to `backends/python`.
 They differ in where the stub (the process that embeds Python) and the libraries lie.
@@ -27,7 +27,7 @@ _LOADER_FAILED = 127
 
 @dataclass(frozen=True)
 class TritonInstall:
-    """A tritonserver together with what its Python backend needs."""
+    """A tritonserver and the files that its Python backend needs."""
 
     binary: Path
     python_backend: Path
@@ -37,13 +37,13 @@ class TritonInstall:
 
     @property
     def library_path(self) -> str:
-        """LD_LIBRARY_PATH for tritonserver and the stubs that it starts."""
+        """Return LD_LIBRARY_PATH for tritonserver and the stubs that it starts."""
         dirs = [str(path) for path in self.library_dirs]
         return os.pathsep.join([*dirs, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
 
 
 def find_triton() -> TritonInstall:
-    """The first tritonserver of: environment variable, PATH, nvidia-pytriton wheel."""
+    """Return the tritonserver of the environment variable, else of PATH, else of the wheel."""
     binary = _find_binary()
     root = binary.parent.parent
     python_backend = root / "backends" / "python"
@@ -79,7 +79,7 @@ def _find_binary() -> Path:
 
 
 def _find_stub(root: Path, python_backend: Path) -> Path:
-    """The wheel has a stub per Python version, the container one next to the backend."""
+    """Return the stub: the wheel has one for each Python version, the container a single one."""
     per_version = root / "python_backend_stubs" / _PYTHON_VERSION / STUB
     candidates = (per_version, python_backend / STUB)
     for stub in candidates:
@@ -94,7 +94,7 @@ def _find_stub(root: Path, python_backend: Path) -> Path:
 
 
 def _require_numpy_1() -> None:
-    """The wheel's stub is built for numpy 1; under numpy 2 it passes empty strings, silently."""
+    """Refuse numpy 2: the wheel's stub is built for numpy 1 and would pass empty strings."""
     found = version("numpy")
     if int(found.partition(".")[0]) >= 2:
         raise TritonNotFound(
@@ -104,7 +104,7 @@ def _require_numpy_1() -> None:
 
 
 def _library_dirs(root: Path) -> tuple[Path, ...]:
-    """The running Python's own library comes first: the stub must not load another build."""
+    """Return the library folders, that of the running Python first: the stub must load that one."""
     candidates = (
         Path(sysconfig.get_config_var("LIBDIR") or sys.base_prefix),
         root.parent.parent / "nvidia_pytriton.libs",
@@ -114,7 +114,7 @@ def _library_dirs(root: Path) -> tuple[Path, ...]:
 
 
 def _python_dir() -> Path:
-    """The folder whose `python3` is the running interpreter, not resolved: that names its venv."""
+    """Return the folder of the running interpreter, unresolved: a link names its environment."""
     folder = Path(sys.executable).parent
     if (folder / "python3").resolve() != Path(sys.executable).resolve():
         raise TritonNotFound(
@@ -125,7 +125,7 @@ def _python_dir() -> Path:
 
 
 def _check_stub(install: TritonInstall) -> None:
-    """Lets the loader resolve the stub's libraries now; Triton would only say that it died."""
+    """Resolve the stub's libraries now: Triton would only report that the stub died."""
     env = {**os.environ, "LD_LIBRARY_PATH": install.library_path}
     try:
         probe = subprocess.run([install.stub], env=env, capture_output=True, text=True, timeout=30)

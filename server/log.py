@@ -1,4 +1,4 @@
-"""What tritonserver's log tells: how far the start has come, and why it failed."""
+"""Read the log of tritonserver: the progress of its start, and the reason of a failure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _TABLE_ROW = re.compile(r"[+|]")
 
 
 def loaded_models(path: Path) -> int:
-    """How many models are loaded so far."""
+    """Return the number of models that are loaded so far."""
     return len(_LOADED.findall(_read(path)))
 
 
 def failure_report(path: Path) -> str:
-    """The models that failed and why, then the last lines of the log."""
+    """Return the models that failed, with their errors, then the last lines of the log."""
     text = _read(path)
     causes = [f"  {model}: {reason}" for model, reason in _LOAD_FAILURE.findall(text)]
     lines = [line for line in text.splitlines() if line and not _TABLE_ROW.match(line)]
@@ -30,13 +30,13 @@ def failure_report(path: Path) -> str:
 
 
 def cuda_pool_bytes(path: Path) -> int:
-    """Size of the CUDA memory pool that Triton made on GPU 0; 0 when it made none."""
+    """Return the size of Triton's CUDA memory pool on GPU 0, 0 if it has none."""
     made = _POOL.search(_read(path))
     return int(made[1]) if made else 0
 
 
 def cuda_pool_overflow(path: Path) -> str | None:
-    """The line in which Triton says, once, that states go to host memory from now on."""
+    """Return the line in which Triton reports, once, that states now go to host memory."""
     overflow = _POOL_OVERFLOW.search(_read(path))
     return overflow[0] if overflow else None
 

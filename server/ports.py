@@ -1,4 +1,4 @@
-"""Chooses where the server listens and refuses what cannot work before Triton trips over it."""
+"""Choose the ports of the server, and refuse ports that cannot work before Triton starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_PORT = 65535
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the server listens. `http_port` None keeps HTTP off."""
+    """Host and ports that the server listens on; HTTP is off if `http_port` is None."""
 
     host: str
     grpc_port: int
@@ -21,17 +21,21 @@ class Endpoints:
 
     @property
     def grpc_url(self) -> str:
-        """`host:port`, as gRPC wants it."""
+        """Return `host:port` for gRPC."""
         return f"{self.host}:{self.grpc_port}"
 
 
 def choose_endpoints(
     host: str, *, grpc_port: int | None, metrics_port: int | None, http_port: int | None
 ) -> Endpoints:
-    """The ports that were asked for, once they are known to be free.
+    """Return the requested ports after a check that they are free.
 
-    A `grpc_port` or `metrics_port` that is None is chosen free; `http_port` None keeps HTTP off.
-    Raises BadEndpoint or PortInUse.
+    A free port is chosen for a `grpc_port` or `metrics_port` that is None. HTTP is off if
+    `http_port` is None.
+
+    Raises:
+        BadEndpoint: the server can never listen there.
+        PortInUse: a port is taken.
     """
     _check_host(host)
     ports = {"grpc": grpc_port, "metrics": metrics_port, "http": http_port}
@@ -48,7 +52,7 @@ def choose_endpoints(
 
 
 def _check_host(host: str) -> None:
-    # IPv4 only: Triton joins host and port with a bare colon, which no IPv6 address survives.
+    # IPv4 only: Triton joins host and port with a colon and without the brackets of IPv6.
     try:
         with socket.socket(socket.AF_INET) as probe:
             probe.bind((host, 0))
@@ -74,7 +78,7 @@ def _check_port(host: str, port: int, purpose: str) -> None:
     if not 1 <= port <= MAX_PORT:
         raise BadEndpoint(f"--{purpose}-port must lie in 1..{MAX_PORT}, not {port}")
     with socket.socket(socket.AF_INET) as probe:
-        # As Triton does: a port that only lingers from an earlier server is free.
+        # As Triton does: a port in TIME_WAIT from an earlier server counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

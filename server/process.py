@@ -1,4 +1,4 @@
-"""Runs tritonserver as a child that never outlives its launcher."""
+"""Run tritonserver as a child that never outlives its launcher."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ class TritonProcess:
 
     @property
     def pid(self) -> int:
-        """Of tritonserver, and of its process group."""
+        """Return the process id of tritonserver, which is that of its process group."""
         return self._popen.pid
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative if a signal ended it."""
+        """Return the exit code: None while the process runs, negative if a signal ended it."""
         return self._popen.poll()
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """The exit code once it has ended, or None after `timeout_s`; without one, waits on."""
+        """Wait for the end; return the exit code, or None if `timeout_s` has passed before."""
         try:
             return self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -68,7 +68,7 @@ class TritonProcess:
         self.stop()
 
     def stop(self) -> None:
-        """Asks tritonserver to end, insists when it does not, and clears what it left."""
+        """Terminate tritonserver, kill it if it does not end, and remove its shared memory."""
         try:
             if self.exit_code is None:
                 self._popen.send_signal(signal.SIGTERM)

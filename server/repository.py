@@ -1,6 +1,6 @@
-"""Checks a model repository before Triton sees it, and reads from it what the flags depend on.
+"""Check a model repository before Triton loads it, and read what Triton's flags depend on.
 
-Triton reports a missing file from deep inside a load; here the message can say what to do.
+Triton reports a missing file in the middle of a load; the message here also says what to do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BUNDLED_BACKENDS = {
 }
 EXPORT_HINT = "export the models first (see `python -m export --help`)"
 
-# What a version folder must hold, by backend; without it Triton fails deep inside a load.
+# Files that a version folder must hold, by backend.
 _MODEL_FILES = {
     "earshot_detokenizer": "tokenizer.json",
     "python": "model.py",
@@ -41,7 +41,7 @@ _BACKENDS = {
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What clients call, and the streams that it admits: as many as its tightest stage."""
+    """A model that clients call, and the number of streams that its tightest stage accepts."""
 
     name: str
     max_batch_size: int
@@ -56,16 +56,16 @@ class Repository:
     models: tuple[str, ...]
     max_streams: int
     runtime: str = ONNXRUNTIME
-    """Whose configs are served: those of its name in `configs/`, or TensorRT's `config.pbtxt`."""
+    """Selects the configs: those of its name in `configs/`, or `config.pbtxt` for TensorRT."""
     budget: Budget | None = None
-    """GPU memory; TensorRT only."""
+    """GPU memory; for TensorRT only."""
     ensembles: tuple[Ensemble, ...] = ()
     batch_bytes: int = 0
-    """Tensors of the largest batch of any model of fixed size, in and out."""
+    """Bytes of inputs and outputs of the largest batch of any model with fixed shapes."""
 
 
 def read_repository(path: Path) -> Repository:
-    """Reads all model configs of the runtime that was exported; raises a UserError."""
+    """Read all model configs of the exported runtime, or raise a UserError."""
     if not path.is_dir():
         raise BadRepository(f"no model repository at {path}")
     runtime = _runtime(path)
@@ -83,25 +83,25 @@ def read_repository(path: Path) -> Repository:
 
 
 def _runtime(repository: Path) -> str:
-    """What the models were exported for: their ensembles say so in their parameters."""
-    said: dict[str, str] = {}
+    """Return the runtime that the models were exported for, from the ensembles' parameters."""
+    runtimes: dict[str, str] = {}
     for folder in sorted(repository.iterdir()):
         if (folder / "config.pbtxt").is_file():
             config = _read_config(folder, TENSORRT)
             runtime = config.parameters["runtime"].string_value
             if config.platform == "ensemble" and runtime in _BACKENDS:
-                said[runtime] = folder.name
-    if len(said) > 1:
-        found = ", ".join(f"{model} for {runtime}" for runtime, model in said.items())
+                runtimes[runtime] = folder.name
+    if len(runtimes) > 1:
+        found = ", ".join(f"{model} for {runtime}" for runtime, model in runtimes.items())
         raise BadRepository(
             f"{repository} holds {found}, and one server serves one runtime: export them into "
             "repositories of their own"
         )
-    return next(iter(said), ONNXRUNTIME)
+    return next(iter(runtimes), ONNXRUNTIME)
 
 
 def _config_path(folder: Path, runtime: str) -> Path | None:
-    """The config that Triton would take, given `--model-config-name`."""
+    """Return the config that Triton selects with `--model-config-name`."""
     candidates = [folder / "config.pbtxt"]
     if runtime != TENSORRT:
         candidates.insert(0, folder / "configs" / f"{runtime}.pbtxt")
@@ -167,7 +167,7 @@ def _members(config: Any) -> list[str]:
 
 
 def _batch_bytes(configs: Mapping[str, Any]) -> int:
-    """As if every element took four bytes, and a free dimension were one.
+    """Return the bytes of a batch, with four bytes per element and free dimensions of one.
 
     Tensors whose elements take more are small; batches of whole utterances have any size.
     """

@@ -1,8 +1,8 @@
-"""TensorRT repositories: may the engines run here, does the GPU hold the streams, and the pool.
+"""Check that TensorRT engines may run here, and compute the GPU memory of their streams.
 
-Implicit state lies in Triton's CUDA memory pool, which is 64 MiB unless a flag says otherwise and
-never grows. When it is full, Triton moves states to host memory, says so once in its log, and
-serves on, slowly. So the pool is computed, the budget printed, and that line of the log is fatal.
+Implicit state lies in Triton's CUDA memory pool, whose size is set by a flag (64 MiB by default)
+and never grows. If it is full, Triton moves states to host memory, logs that once, and continues
+slowly. So the launcher computes the size of the pool and stops if that line appears in the log.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _TYPE_BYTES = {"TYPE_FP32": 4, "TYPE_INT32": 4, "TYPE_FP16": 2, "TYPE_BF16": 2}
 _BLOCK_BYTES = 512
 _GIB = 2**30
 _MIB = 2**20
-# CUDA's context, cuBLAS, Triton itself: seen with other models on this generation of containers.
+# CUDA's context, cuBLAS and Triton itself, as seen with other models in such containers.
 _OTHER_BYTES = 2 * _GIB
-# Of files: one that runs and one that waits.
+# Batches of whole utterances: one that runs and one that waits.
 _BATCHES_IN_FLIGHT = 2
-# The share of the pool that fragments: it gives out blocks of three sizes all the time.
+# Share of the pool that is lost to fragmentation between blocks of three sizes.
 _POOL_SLACK = 1.1
 
 
@@ -39,38 +39,38 @@ class Budget:
     weights: int
     """Plans and the activations of their execution contexts."""
     state_per_stream: int
-    """States of all stages, one buffer each for in and out; of the ensemble that takes most."""
+    """States of all stages of the largest ensemble; Triton keeps one buffer for in and out."""
     in_flight_per_stream: int
-    """What an ensemble hands from stage to stage for one chunk, at most."""
+    """Tensors between the stages for one chunk, at most."""
     batch_buffers: int
     """The backend's own inputs and outputs, states included, at the largest batch."""
     files_in_flight: int
-    """What the stages for whole utterances hand on: of a batch that runs, and of one that waits."""
+    """Tensors between offline stages, for a batch that runs and one that waits."""
     streams: int
     gpu: Gpu
 
     @property
     def pool(self) -> int:
-        """The CUDA memory pool that holds every stream."""
+        """Return the size of a CUDA memory pool that holds every stream."""
         per_stream = self.state_per_stream + self.in_flight_per_stream
         used = self.streams * per_stream + self.files_in_flight
         return math.ceil(_POOL_SLACK * used / _MIB) * _MIB
 
     @property
     def total(self) -> int:
-        """Everything."""
+        """Return the sum of all parts."""
         return self.weights + self.batch_buffers + self.pool + _OTHER_BYTES
 
     @property
     def streams_that_fit(self) -> int:
-        """How many streams this GPU's memory holds; its speed is another question."""
+        """Return the number of streams that fit into the memory, whatever the GPU's speed."""
         free = self.gpu.memory_bytes - self.weights - self.batch_buffers - _OTHER_BYTES
         free -= _POOL_SLACK * self.files_in_flight
         per_stream = _POOL_SLACK * (self.state_per_stream + self.in_flight_per_stream)
         return max(0, int(free / per_stream)) if per_stream else 0
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the budget as lines of text."""
         return [
             f"GPU memory on {self.gpu.name} ({self.gpu.memory_bytes / _GIB:.1f} GiB):",
             f"  engines and their activations {self.weights / _MIB:10.1f} MiB",
@@ -83,7 +83,7 @@ class Budget:
 
 
 def read_budget(folder: Path, configs: dict[str, Any], streams: int) -> Budget:
-    """Checks that the engines in a repository may run here; raises BadRepository or BadGpu."""
+    """Check that the engines may run here and return their budget, or raise a UserError."""
     every = _facts(folder)
     gpu = this_gpu()
     for facts in every:
@@ -92,10 +92,10 @@ def read_budget(folder: Path, configs: dict[str, Any], streams: int) -> Budget:
     budget = budget_of(configs, every, streams, gpu)
     fit = budget.streams_that_fit
     if fit < streams or budget.total > gpu.memory_bytes:
-        mend = f"export again with `--max-streams {fit}`" if fit else "a larger GPU is needed"
+        remedy = f"export again with `--max-streams {fit}`" if fit else "a larger GPU is needed"
         raise BadGpu(
             f"{streams} streams need {budget.total / _GIB:.1f} GiB, {gpu.name} has "
-            f"{gpu.memory_bytes / _GIB:.1f} and holds {fit}: {mend}, or a precision with smaller "
+            f"{gpu.memory_bytes / _GIB:.1f} and holds {fit}: {remedy}, or a precision with smaller "
             "state"
         )
     return budget
@@ -104,9 +104,9 @@ def read_budget(folder: Path, configs: dict[str, Any], streams: int) -> Budget:
 def budget_of(
     configs: dict[str, Any], every: list[dict[str, Any]], streams: int, gpu: Gpu
 ) -> Budget:
-    """The memory that `configs` (model -> ModelConfig) and the manifests' facts add up to."""
+    """Return the memory that follows from `configs` (model -> ModelConfig) and the manifests."""
     engines = [engine for facts in every for engine in facts["engines"].values()]
-    # Of whole utterances the configs leave the length free: their manifests tell the bytes.
+    # The configs leave the length of utterances free; the manifests hold the bytes.
     files = sum(engine.get("buffer_bytes", 0) for engine in engines)
     stages = {name: config for name, config in configs.items() if _states(config)}
     # A stream runs through the stages of one ensemble.
@@ -132,7 +132,7 @@ def budget_of(
 
 
 def require_state_pool(log: Path, budget: Budget) -> None:
-    """Raises TritonDied unless Triton's log tells of a pool that holds the states."""
+    """Raise TritonDied unless the pool that Triton logs is large enough for the states."""
     made = cuda_pool_bytes(log)
     if made < budget.pool:
         raise TritonDied(
@@ -143,15 +143,15 @@ def require_state_pool(log: Path, budget: Budget) -> None:
 
 
 def _facts(folder: Path) -> list[dict[str, Any]]:
-    """What the manifest of each ensemble of engines says of them."""
+    """Return the `tensorrt` part of the manifest of each ensemble."""
     manifests = sorted(folder.glob("*/1/manifest.json"))
-    said = [json.loads(path.read_text(encoding="utf-8")).get("tensorrt") for path in manifests]
-    every = [facts for facts in said if facts is not None]
+    facts = [json.loads(path.read_text(encoding="utf-8")).get("tensorrt") for path in manifests]
+    every = [entry for entry in facts if entry is not None]
     if every:
         return every
     raise BadRepository(
-        f"{folder} holds no manifest of TensorRT engines (<ensemble>/1/manifest.json), so that "
-        f"nobody knows what they run on; {REBUILD_HINT}"
+        f"{folder} holds no manifest of TensorRT engines (<ensemble>/1/manifest.json), which "
+        f"records what they run on; {REBUILD_HINT}"
     )
 
 
@@ -184,7 +184,7 @@ def _block(tensor: Any) -> int:
 
 
 def _batch_bytes(config: Any) -> int:
-    """Inputs and outputs of the largest batch; each state is bound twice, in and out."""
+    """Return the bytes of the largest batch; each state counts twice, as input and output."""
     tensors = [*config.input, *config.output, *_states(config), *_states(config)]
     return config.max_batch_size * sum(map(_bytes, tensors))
 

@@ -1,8 +1,8 @@
-"""Becomes another program that gets SIGTERM when the process that started it dies.
+"""Become another program that gets SIGTERM when the process that started it dies.
 
-`python tied_exec.py PARENT_PID PROGRAM ARGS...`. A launcher that is killed has no chance to stop
-tritonserver; the kernel has. This runs between fork and exec in a fresh interpreter because
-Popen's `preexec_fn` can deadlock in a process with threads.
+`python tied_exec.py PARENT_PID PROGRAM ARGS...`. A launcher that is killed cannot stop
+tritonserver, so the kernel does. This runs between fork and exec in an interpreter of its own,
+because Popen's `preexec_fn` can deadlock in a process with threads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Ties this process to its parent, then replaces it."""
+    """Ask the kernel to tie this process to its parent, then replace it."""
     parent, program = int(sys.argv[1]), sys.argv[2]
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

@@ -1,7 +1,7 @@
-"""Runs every batch bucket once before the server is announced, and every stream at once.
+"""Run every batch size, then all streams at once, before the server reports that it is ready.
 
-TensorRT's kernels load when they first run, which would cost the first listeners a second. And only
-as many streams as an ensemble accepts prove that the state pool holds them.
+TensorRT loads kernels when they first run, which would delay the first clients by a second. Opening
+as many streams as an ensemble accepts also shows that the state pool holds them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
 
 def warm_up(url: str, ensemble: str, max_batch_size: int, streams: int) -> None:
-    """Sends two chunks of silence on 1, 2, 4 ... `max_batch_size` and on `streams` streams at once.
+    """Send two chunks of silence on 1, 2, 4 ... `max_batch_size` and on `streams` streams at once.
 
-    Raises TritonDied when one of them fails.
+    Raises:
+        TritonDied: a request fails.
     """
     buckets = [2**power for power in range(max_batch_size.bit_length())]
     with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
@@ -33,9 +34,10 @@ def warm_up(url: str, ensemble: str, max_batch_size: int, streams: int) -> None:
 
 
 def warm_up_files(url: str, ensemble: str, max_batch_size: int) -> None:
-    """Sends silence of every length that clients pad to: one alone, then the largest batch.
+    """Send silence of every length that clients pad to: one request, then the largest batch.
 
-    Raises TritonDied when one of them fails.
+    Raises:
+        TritonDied: a request fails.
     """
     with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
         for samples in _bucket_samples(client, ensemble):
@@ -52,7 +54,7 @@ def _bucket_samples(client: Any, ensemble: str) -> list[int]:
 
 
 def _silence(client: Any, ensemble: str, samples: int | None = None) -> list[Any]:
-    """Zeros for the model's inputs: so many samples, or a whole chunk of them."""
+    """Return zeros for the model's inputs: so many samples, or a whole chunk."""
     metadata = client.get_model_metadata(ensemble, client_timeout=_TIMEOUT_S)
     audio, length = metadata.inputs
     count = samples or int(audio.shape[-1])
@@ -69,8 +71,8 @@ def _silence(client: Any, ensemble: str, samples: int | None = None) -> list[Any
 
 
 def _run_streams(client: Any, ensemble: str, inputs: list[Any], count: int) -> None:
-    """All first chunks together, then all last ones: every state is alive in between."""
-    # Not from 1 on: a stream of that number may be open.
+    """Send all first chunks, then all last ones, so that every state is alive in between."""
+    # Not from 1 on: a client may have opened a stream of that number.
     first_id = secrets.randbits(62) + 1
     ids = range(first_id, first_id + count)
     for flag in ("sequence_start", "sequence_end"):
@@ -81,7 +83,7 @@ def _run_streams(client: Any, ensemble: str, inputs: list[Any], count: int) -> N
 def _run(
     client: Any, ensemble: str, inputs: list[Any], requests: list[dict[str, Any]], what: str
 ) -> None:
-    """Sends all `requests` at once, each with arguments of its own, and waits for the answers."""
+    """Send all `requests` at once, each with its own arguments, and wait for the answers."""
     answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
     for arguments in requests:
         client.async_infer(

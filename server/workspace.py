@@ -1,4 +1,4 @@
-"""The temporary folder of a running server, and what launchers that were killed have left.
+"""Keep the temporary folder of a running server, and remove those of launchers that were killed.
 
 A launcher holds a lock on a file in its folder for as long as it lives, however it dies. A folder
 whose lock nobody holds is removed by the next launcher, with the shared memory of its server.
@@ -25,14 +25,14 @@ _SHM = Path("/dev/shm")
 
 @contextmanager
 def workspace() -> Generator[Path]:
-    """A temporary folder that stays when Triton died: its log lies there."""
+    """Provide a temporary folder, which is kept with its log if Triton dies."""
     _remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     with _owning(folder):
         try:
             yield folder
         except TritonDied:
-            (folder / _OWNER).unlink()  # to be read by whoever looks for the cause
+            (folder / _OWNER).unlink()  # so that the log can be read
             shutil.rmtree(folder / BACKENDS)
             raise
         except BaseException:
@@ -42,12 +42,12 @@ def workspace() -> Generator[Path]:
 
 
 def shm_prefix(folder: Path) -> str:
-    """What the names of all shared memory of the server in ``folder`` begin with."""
+    """Return the prefix of the names of all shared memory of the server in `folder`."""
     return f"{folder.name}-"
 
 
 def clear_shared_memory(prefix: str) -> None:
-    """Remove what a server that has ended left in shared memory."""
+    """Remove the shared memory of a server that has ended."""
     for region in _SHM.glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
 
@@ -63,7 +63,7 @@ def _owning(folder: Path) -> Generator[None]:
 
 def _remove_abandoned() -> None:
     for owner in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_OWNER}"):
-        # Another user's, or another launcher was quicker.
+        # It belongs to another user, or another launcher has removed it.
         with contextlib.suppress(OSError), owner.open() as file:
             if _is_free(file):
                 clear_shared_memory(shm_prefix(owner.parent))

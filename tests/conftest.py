@@ -1,4 +1,4 @@
-"""Fixtures that several suites share: checkpoints and what `python -m export` makes of them."""
+"""Fixtures that several suites share: checkpoints and their exports."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.support.project import (
     PROJECT,
     Exported,
     ExportedOffline,
-    HeardOffline,
     OfflineCheckpoint,
+    OfflineReference,
 )
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
-    from export.reference import ReferenceResult
+    from export.streaming.reference import ReferenceResult
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +35,8 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Export the random checkpoint for a chunk, once per session: chunk_ms -> repository."""
     from export.checkpoint import load_checkpoint
     from export.install import replacing
-    from export.spec import Serving
-    from export.streaming import export_streaming
+    from export.options import ExportOptions, Serving
+    from export.streaming.export import export_streaming
 
     folder = tmp_path_factory.mktemp("exported")
     serving = Serving(max_streams=256, sequence_idle_ms=10_000, encoder_instances=2)
@@ -44,10 +44,12 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     def repository(chunk_ms: int) -> Path:
         path = folder / str(chunk_ms)
         if not path.exists():
-            checkpoint = load_checkpoint(str(random_checkpoint))
+            options = ExportOptions(
+                str(random_checkpoint), path, chunk_ms=chunk_ms, serving=serving
+            )
             with replacing(path) as new:
                 export_streaming(
-                    checkpoint, chunk_ms, "onnxruntime", "fp32", new, serving, lambda step: None
+                    load_checkpoint(options.checkpoint), options, new, lambda step: None
                 )
         return path
 
@@ -64,7 +66,7 @@ def speech_folder() -> Path:
 def offline_checkpoint(
     random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> OfflineCheckpoint:
-    """A small random checkpoint of each kind that can hear whole utterances: kind -> folder."""
+    """Write a small random checkpoint of a kind for whole utterances: kind -> folder."""
     from tests.support.parakeet_checkpoints import write_parakeet_checkpoint
 
     folder = tmp_path_factory.mktemp("parakeet")
@@ -86,41 +88,35 @@ def exported_offline(
     from export.checkpoint import load_checkpoint
     from export.install import replacing
     from export.offline.export import export_offline
-    from export.offline.spec import OfflineServing
+    from export.options import ExportOptions
 
     folder = tmp_path_factory.mktemp("exported_offline")
 
     def repository(kind: str) -> Path:
         path = folder / kind
         if not path.exists():
-            checkpoint = load_checkpoint(str(offline_checkpoint(kind)))
+            options = ExportOptions(
+                str(offline_checkpoint(kind)), path, name=OFFLINE_NAMES.get(kind, "")
+            )
             with replacing(path) as new:
-                export_offline(
-                    checkpoint,
-                    "onnxruntime",
-                    "fp32",
-                    new,
-                    OfflineServing(),
-                    lambda step: None,
-                    OFFLINE_NAMES.get(kind, ""),
-                )
+                export_offline(load_checkpoint(options.checkpoint), options, new, lambda step: None)
         return path
 
     return repository
 
 
 @pytest.fixture(scope="session")
-def heard_offline() -> HeardOffline:
-    """What transformers hears in the recordings of this repository: once for each checkpoint."""
+def offline_reference() -> OfflineReference:
+    """Transcribe the recordings with transformers, once for each checkpoint."""
     from export.offline.reference import transcribe
     from export.recordings import load_recordings
 
     known: dict[str, list[ReferenceResult]] = {}
 
-    def heard(checkpoint: Checkpoint) -> list[ReferenceResult]:
+    def reference(checkpoint: Checkpoint) -> list[ReferenceResult]:
         if checkpoint.sha256 not in known:
             speech = [recording.samples for recording in load_recordings()]
             known[checkpoint.sha256] = transcribe(checkpoint, speech)
         return known[checkpoint.sha256]
 
-    return heard
+    return reference

@@ -1,1 +1,1 @@
-"""The road of a recognizer that hears whole utterances, to the ensemble ``asr_offline``."""
+"""Export of a recognizer for whole utterances, as the ensemble `asr_offline`."""

@@ -1,4 +1,4 @@
-"""Run exported offline stages as the server would: a padded batch through one after the other."""
+"""Run exported offline stages as the server does: a padded batch through all stages."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from export.formats.onnx_stage import Arrays
 from export.offline.spec import OfflineSpec
 from export.spec import StageSpec
 
-Arrays = list[NDArray[Any]]
 Samples = NDArray[np.float32]
 RunOfflineStage = Callable[..., Arrays]
-"""``(*inputs) -> outputs``, the batch in front."""
+"""`(*inputs) -> outputs`, with the batch as the first axis."""
 OpenOfflineStage = Callable[[Path, StageSpec], RunOfflineStage]
-"""``(path of model.onnx, spec)``: makes a stage ready to run."""
+"""`(path of model.onnx, spec)`: opens a stage."""
 _MOST_ROWS = 16
-"""Memory of the attention grows with it, speed does not."""
+"""More rows take more memory for the attention and are not faster."""
 
 
 @dataclass(frozen=True)
 class OfflineResult:
-    """What a chain said of one utterance; see ``ReferenceResult``."""
+    """Output of a chain for one utterance; shapes as in `ReferenceResult`."""
 
     mel: NDArray[np.float32]
     encoded: NDArray[np.float32]
@@ -39,9 +37,9 @@ class OfflineChain:
     """The three stages, connected as in the ensemble.
 
     Args:
-        folder: a model repository, with ``<stage>/1/model.onnx`` for each stage.
-        spec: what was exported there.
-        open_stage: the runtime.
+        folder: a model repository, with `<stage>/1/model.onnx` for each stage.
+        spec: describes the exported models.
+        open_stage: opens a stage in the runtime.
     """
 
     def __init__(self, folder: Path, spec: OfflineSpec, open_stage: OpenOfflineStage) -> None:
@@ -53,9 +51,11 @@ class OfflineChain:
     def transcribe(
         self, utterances: Sequence[Samples], *, together: bool = True
     ) -> list[OfflineResult]:
-        """All utterances of samples [N], padded to their buckets; ``together`` or one by one.
+        """Transcribe utterances of samples [N], padded to buckets.
 
-        Together they are padded to the longest one's bucket, whatever their own.
+        Args:
+            together: transcribes them in batches, padded to the bucket of the longest utterance;
+                otherwise one by one.
         """
         size = _MOST_ROWS if together else 1
         results: list[OfflineResult] = []
@@ -64,12 +64,12 @@ class OfflineChain:
         return results
 
     def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """The encoder alone, on valid mel frames [M, n_mels] of each utterance."""
+        """Return the encoder's output for the valid mel frames [M, n_mels] of each utterance."""
         encoded, lengths = self.encoder(*self._padded(mels, self.spec.stages[1]))
         return [rows[: length[0]] for rows, length in zip(encoded, lengths, strict=True)]
 
     def decode(self, encoded: Sequence[NDArray[np.float32]]) -> list[list[int]]:
-        """The decoder alone, on valid encoder frames [E, D] of each utterance."""
+        """Return the decoder's tokens for the valid encoder frames [E, D] of each utterance."""
         decoded = self.decoder(*self._padded(encoded, self.spec.stages[2]))
         return [self._tokens(decoded, row)[0] for row in range(len(encoded))]
 
@@ -89,9 +89,9 @@ class OfflineChain:
     def _padded(
         self, values: Sequence[NDArray[np.float32]], stage: StageSpec
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """One array [B, length, ...] of ``values`` [N, ...] of each utterance, and N int32 [B, 1].
+        """Return `values` [N, ...] of all utterances as one array [B, length, ...], and each N.
 
-        They are the input of a stage; the bucket of the longest is that of all.
+        They are the inputs of a stage; `length` is the bucket of the longest utterance.
         """
         longest = max(map(len, values))
         length = next(length for length in self.spec.lengths(stage.inputs) if length >= longest)
@@ -101,28 +101,15 @@ class OfflineChain:
         return batch, np.array([[len(value)] for value in values], dtype=np.int32)
 
     def _tokens(self, decoded: Arrays, row: int) -> tuple[list[int], list[int]]:
-        """Tokens and their frames; for CTC by collapsing, as the detokenizer's backend does."""
+        """Return tokens and their frames; labels of CTC are collapsed as in the detokenizer."""
         if self.spec.ctc_blank is None:
             tokens, frames, _, counts = decoded
             count = counts[row, 0]
             return tokens[row, :count].tolist(), frames[row, :count].tolist()
         labels = decoded[0][row].tolist()
         runs = [
-            (label, next(places))
-            for label, places in groupby(range(len(labels)), labels.__getitem__)
+            (label, next(frames))
+            for label, frames in groupby(range(len(labels)), labels.__getitem__)
         ]
-        heard = [(label, frame) for label, frame in runs if label != self.spec.ctc_blank]
-        return [label for label, _ in heard], [frame for _, frame in heard]
-
-
-def open_session(path: Path, spec: StageSpec) -> RunOfflineStage:
-    """An ONNX file in ONNX Runtime on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [tensor.name for tensor in spec.inputs]
-
-    def run(*inputs: NDArray[Any]) -> Arrays:
-        return cast(Arrays, session.run(None, dict(zip(names, inputs, strict=True))))
-
-    return run
+        tokens = [(label, frame) for label, frame in runs if label != self.spec.ctc_blank]
+        return [label for label, _ in tokens], [frame for _, frame in tokens]

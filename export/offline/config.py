@@ -1,9 +1,8 @@
-"""Triton model configs of ``asr_offline``, written from an ``OfflineSpec``.
+"""Write the Triton model configs of `asr_offline` from an `OfflineSpec`.
 
-As for the streaming models there are two of each stage with an engine: ``config.pbtxt`` serves
-TensorRT plans, ``configs/onnxruntime.pbtxt`` serves ONNX files with the bundled backend. The
-decoder of a transducer has one, for both: its walk over the frames stays in ONNX Runtime, on the
-CPU.
+As for the streaming models, each stage with an engine has two: `config.pbtxt` serves TensorRT
+plans, `configs/onnxruntime.pbtxt` serves ONNX files with the bundled backend. The decoder of a
+transducer has one for both: its loop over the frames stays in ONNX Runtime, on the CPU.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from export.pbtxt import HEADER, ensemble_step, parameter_list, tensor_list
 from export.spec import StageSpec
 
 _QUEUE_DELAY_MS = {"feature_extractor_offline": 20, "encoder_offline": 5, "decoder_offline": 5}
-"""The first stage collects a batch; the others wait only for what a split batch left behind."""
+"""The first stage collects a batch; the others wait only for the rest of a split batch."""
 
 
 def config_files(spec: OfflineSpec) -> dict[str, str]:
-    """Every config of the repository: path inside it -> text."""
+    """Return the text of every config, by its path in the repository."""
     files: dict[str, str] = {}
     for stage in spec.stages:
         if spec.is_loop(stage):
@@ -32,17 +31,21 @@ def config_files(spec: OfflineSpec) -> dict[str, str]:
     return files
 
 
+def _header(title: str) -> str:
+    return HEADER.format(title=title, source="export/offline/spec.py")
+
+
 def _onnxruntime(stage: StageSpec, spec: OfflineSpec) -> str:
-    # With engines for all else, the walk of a transducer is what the CPU is there for.
+    # If all other stages have engines, the decoder of a transducer is the only work of the CPU.
     busiest = "decoder_offline" if spec.runtime == "tensorrt" else "encoder_offline"
     instances = spec.serving.encoder_instances if stage.role == busiest else 1
     return "\n".join(
         [
-            HEADER.format(title=f"{stage.name}, ONNX Runtime: whole utterances, no state."),
+            _header(f"{stage.name}, ONNX Runtime: whole utterances, no state."),
             f'name: "{stage.name}"',
             'backend: "earshot"',
             f"max_batch_size: {spec.serving.max_batch_size}",
-            "# The backend packs utterances of like length itself, so a batch may hold any.",
+            "# The backend itself packs utterances of similar length, so a batch may hold any.",
             tensor_list("input", stage.inputs, ragged=True),
             tensor_list("output", stage.outputs),
             _dynamic_batching(stage),
@@ -60,8 +63,8 @@ def _stage_parameters(stage: StageSpec, spec: OfflineSpec) -> dict[str, str]:
         "length_of": values.name,
     }
     if stage.inputs == spec.audio:
-        # What comes from outside is checked where it enters: samples in [-1, 1], with room for
-        # filters that overshoot, and neither NaN nor what would overflow.
+        # Audio from clients is checked here: samples in [-1, 1], with room for filters that
+        # overshoot, no NaN and no value that would overflow.
         parameters |= {
             "bounded_inputs": values.name,
             "max_abs": "8",
@@ -75,16 +78,16 @@ def _tensorrt(stage: StageSpec, spec: OfflineSpec) -> str:
     profiles = ", ".join(f'"{index}"' for index in range(len(spec.buckets_ms)))
     return "\n".join(
         [
-            HEADER.format(title=f"{stage.name}, TensorRT: whole utterances, no state."),
+            _header(f"{stage.name}, TensorRT: whole utterances, no state."),
             f'name: "{stage.name}"',
             'platform: "tensorrt_plan"',
             f"max_batch_size: {spec.serving.max_batch_size}",
-            "# The batcher joins utterances of like shape only, and clients pad to the buckets: a",
+            "# The batcher joins utterances of equal shape only, and clients pad to the buckets: a",
             "# batch is of one bucket, and each bucket has a profile that is tuned for it alone.",
             tensor_list("input", stage.inputs),
             tensor_list("output", stage.outputs),
             _dynamic_batching(stage),
-            "# One GPU: the memory was reckoned for one; more GPUs are more replicas.",
+            "# One GPU: the memory is computed for one; for more GPUs run more replicas.",
             f"instance_group [ {{ kind: KIND_GPU count: 1 gpus: [ 0 ] profile: [ {profiles} ] }} ]",
             "",
         ]
@@ -94,9 +97,9 @@ def _tensorrt(stage: StageSpec, spec: OfflineSpec) -> str:
 def _dynamic_batching(stage: StageSpec) -> str:
     return f"""\
 dynamic_batching {{
-  # No preferred sizes: a batch takes all that has queued up while the last one ran, up to the
-  # largest; a preferred size would leave the rest behind.
-  # Files do not hurry as live speech does: waiting this long is nothing beside their length.
+  # No preferred sizes: a batch takes all requests that arrived while the last one ran, up to the
+  # largest batch; a preferred size would leave some of them waiting.
+  # Files are less urgent than live speech: this wait is short compared with their length.
   max_queue_delay_microseconds: {_QUEUE_DELAY_MS[stage.role] * 1000}
 }}"""
 
@@ -106,13 +109,13 @@ def _detokenizer(spec: OfflineSpec) -> str:
     parameters = {} if spec.ctc_blank is None else {"ctc_blank": str(spec.ctc_blank)}
     return "\n".join(
         [
-            HEADER.format(title="Tokens to text."),
+            _header("Tokens to text."),
             f'name: "{stage.name}"',
             'backend: "earshot_detokenizer"',
             f"max_batch_size: {spec.serving.max_batch_size}",
             tensor_list("input", stage.inputs, ragged=True),
             tensor_list("output", stage.outputs),
-            "# Takes what has queued up; text is short work, so it never waits for more.",
+            "# Takes all requests in the queue, and never waits for more: converting text is fast.",
             "dynamic_batching { }",
             "instance_group [ { kind: KIND_CPU count: 1 } ]",
             parameter_list(parameters),
@@ -125,7 +128,7 @@ def _ensemble(spec: OfflineSpec) -> str:
     steps = ",\n".join(ensemble_step(member) for member in (*spec.stages, spec.detokenizer))
     return "\n".join(
         [
-            HEADER.format(title="What clients call: one utterance in, its text out."),
+            _header("The model that clients call: one utterance in, its text out."),
             f'name: "{stage.name}"',
             'platform: "ensemble"',
             f"max_batch_size: {spec.serving.max_batch_size}",

@@ -1,51 +1,37 @@
-"""The road of an offline model: stages, ONNX files, configs, gate, manifest, install."""
+"""Export an offline model: stages, ONNX files, configs, comparison, manifest."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from export.audio import HOP_SAMPLES
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedCheckpoint
-from export.install import Replacement
+from export.formats.offline_onnx_file import export_offline_onnx
+from export.formats.onnx_file import quantize_encoder
+from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
-from export.offline.chain import OfflineChain, OpenOfflineStage, open_session
 from export.offline.config import config_files
-from export.offline.onnx_file import export_stages
-from export.offline.reference import lookahead_of, transcribe
-from export.offline.spec import OfflineServing, OfflineSpec
-from export.onnx_file import quantize_encoder
-from export.parity import (
-    MEL_TOLERANCE,
-    NORMALIZED_MEL_TOLERANCE,
-    Comparison,
-    Parity,
-    judged,
-)
+from export.offline.parity import check_offline_parity
+from export.offline.reference import lookahead_of
+from export.offline.spec import OfflineSpec
+from export.options import ExportOptions, Report
+from export.parity import Parity
 from export.recordings import load_recordings
-from export.spec import check_name
 from export.stages.offline.decoder import CtcDecoder, TransducerDecoder
 from export.stages.offline.encoder import Causal, OfflineEncoder
 from export.stages.offline.feature_extractor import OfflineFeatureExtractor
-from export.streaming import Report, write_configs, write_tokenizer
 
 Stages = tuple[OfflineFeatureExtractor, OfflineEncoder, CtcDecoder | TransducerDecoder]
 
 
 def build_stages(checkpoint: Checkpoint, spec: OfflineSpec) -> Stages:
-    """Feature extractor, encoder and decoder for utterances of up to the longest bucket."""
+    """Return feature extractor, encoder and decoder for utterances up to the longest bucket."""
     _require_durations(checkpoint)
     features = checkpoint.processor.feature_extractor
     model = checkpoint.model
-    most_mel_frames = spec.buckets_samples[-1] // HOP_SAMPLES
     return (
         OfflineFeatureExtractor(features.mel_filters, features.preemphasis, not checkpoint.streams),
-        OfflineEncoder(model, _causal(checkpoint), most_mel_frames),
+        OfflineEncoder(model, _causal(checkpoint), spec.max_mel_frames),
         TransducerDecoder(model) if spec.ctc_blank is None else CtcDecoder(model),
     )
 
@@ -54,13 +40,13 @@ def _require_durations(checkpoint: Checkpoint) -> None:
     durations = list(getattr(checkpoint.model.config, "durations", []))
     if durations != list(range(len(durations))):
         raise UnsupportedCheckpoint(
-            f"{checkpoint.name} predicts durations of {durations} frames; transformers takes their "
-            f"places for their values, so only {list(range(len(durations)))} is supported"
+            f"{checkpoint.name} predicts durations of {durations} frames; transformers uses their "
+            f"indices as values, so only {list(range(len(durations)))} is supported"
         )
 
 
 def _causal(checkpoint: Checkpoint) -> Causal | None:
-    """A streaming model hears with its largest lookahead: there is no delay to save."""
+    """Return the chunks of a streaming model with its largest lookahead: delay does not matter."""
     if not checkpoint.streams:
         return None
     chunk_frames = lookahead_of(checkpoint) + 1
@@ -68,10 +54,8 @@ def _causal(checkpoint: Checkpoint) -> Causal | None:
     return Causal(chunk_frames, past_frames // chunk_frames)
 
 
-def spec_of(
-    checkpoint: Checkpoint, runtime: str, precision: str, serving: OfflineServing, name: str = ""
-) -> OfflineSpec:
-    """What the exported files will look like from outside."""
+def spec_of(checkpoint: Checkpoint, options: ExportOptions) -> OfflineSpec:
+    """Return the tensors and settings of the models that the export writes."""
     config = checkpoint.model.config
     ctc = checkpoint.architecture == "ParakeetForCTC"
     encoder = config.encoder_config
@@ -82,42 +66,33 @@ def spec_of(
         num_mel_bins=encoder.num_mel_bins,
         encoded_size=encoder.hidden_size if ctc else config.decoder_hidden_size,
         ctc_blank=config.pad_token_id if ctc else None,
-        runtime=runtime,
-        precision=precision,
-        serving=serving,
-        name=name,
+        runtime=options.runtime,
+        precision=options.precision,
+        serving=options.offline_serving,
+        name=options.name,
     )
 
 
 def export_offline(
-    checkpoint: Checkpoint,
-    runtime: str,
-    precision: str,
-    new: Replacement,
-    serving: OfflineServing,
-    report: Report,
-    name: str = "",
+    checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    """Build ``checkpoint``'s models as ``asr_offline``, to be installed.
+    """Build the offline models of `checkpoint`, for ONNX Runtime, to be installed.
 
     Args:
-        new: takes them; other models of its repository stay as they are.
-        report: is told the name of each step as it begins.
-        name: prefix of the models' names.
+        new: collects the models; other models of its repository stay as they are.
+        report: is called with the name of each step as it begins.
 
     Raises:
-        UnsupportedOption: the name will not do.
-        UnsupportedCheckpoint: the stages cannot express it.
+        UnsupportedCheckpoint: the stages do not support the checkpoint.
         ParityFailed: the result differs from the original.
     """
     began = time.monotonic()
-    check_name(name)
-    spec = spec_of(checkpoint, runtime, precision, serving, name)
+    spec = spec_of(checkpoint, options)
     stages = build_stages(checkpoint, spec)
     folder = new.add(spec.models)
     report("offline stages to ONNX")
-    export_stages(folder, stages, spec)
-    if precision == "int8":
+    export_offline_onnx(folder, stages, spec.stages, spec.max_mel_frames)
+    if options.precision == "int8":
         report("quantizing the encoder")
         quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")
     write_configs(folder, config_files(spec))
@@ -127,33 +102,3 @@ def export_offline(
     parity = check_offline_parity(checkpoint, folder, spec, utterances)
     write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
-
-
-def check_offline_parity(
-    checkpoint: Checkpoint,
-    folder: Path,
-    spec: OfflineSpec,
-    utterances: Sequence[NDArray[np.float32]],
-    open_stage: OpenOfflineStage = open_session,
-) -> Parity:
-    """Compare the stages in ``folder`` with the original on ``utterances`` (samples [N], 16 kHz).
-
-    Args:
-        open_stage: the runtime that executes them.
-
-    Raises:
-        ParityFailed: says which stage differs, and by how much.
-    """
-    references = transcribe(checkpoint, utterances)
-    chain = OfflineChain(folder, spec, open_stage)
-    together = chain.transcribe(utterances)
-    comparison = Comparison(
-        references=references,
-        mels=[result.mel for result in together],
-        encoded=chain.encode([reference.mel for reference in references]),
-        decoded=chain.decode([reference.encoded for reference in references]),
-        together=together,
-        alone=chain.transcribe(utterances, together=False),
-    )
-    tolerance = MEL_TOLERANCE if checkpoint.streams else NORMALIZED_MEL_TOLERANCE
-    return judged(comparison, utterances, spec.precision, tolerance)

@@ -1,7 +1,7 @@
-"""What the original says of whole utterances: `transformers`, one utterance at a time, unpadded.
+"""Transcribe utterances with the original in `transformers`, one at a time and unpadded.
 
-Alone, because that is what a user of the original would hold a transcript against; padded batches
-of the original say the same but for its bound on the length of a transcript.
+A user of the original would compare with such transcripts. Padded batches of the original have the
+same transcripts, except for its bound on their length.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from export.audio import HOP_SAMPLES, SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint
-from export.reference import ReferenceResult
-from export.reference import transcribe as transcribe_streaming
+from export.streaming.reference import ReferenceResult
+from export.streaming.reference import transcribe as transcribe_streaming
 
 Samples = NDArray[np.float32]
 
@@ -30,7 +30,7 @@ def transcribe(checkpoint: Checkpoint, utterances: Sequence[Samples]) -> list[Re
 
 
 def lookahead_of(checkpoint: Checkpoint) -> int:
-    """Encoder frames that a streaming model looks ahead when it has the whole utterance."""
+    """Return the largest lookahead of a streaming model in encoder frames."""
     return max(checkpoint.processor.supported_num_lookahead_tokens)
 
 
@@ -41,13 +41,13 @@ def _ctc(checkpoint: Checkpoint, utterance: Samples) -> ReferenceResult:
     labels = model.generate(**features)[0].tolist()
     encoded = model.encoder(**features)
     valid = int(encoded.attention_mask.sum())
-    runs = [(label, list(places)) for label, places in groupby(range(valid), labels.__getitem__)]
-    heard = [(label, places[0]) for label, places in runs if label != model.config.pad_token_id]
+    runs = [(label, next(frames)) for label, frames in groupby(range(valid), labels.__getitem__)]
+    tokens = [(label, frame) for label, frame in runs if label != model.config.pad_token_id]
     return ReferenceResult(
         mel=features["input_features"][0, : _mel_frames(utterance)].numpy(),
         encoded=encoded.last_hidden_state[0, :valid].numpy(),
-        tokens=[label for label, _ in heard],
-        token_frames=[frame for _, frame in heard],
+        tokens=[label for label, _ in tokens],
+        token_frames=[frame for _, frame in tokens],
     )
 
 
@@ -57,7 +57,7 @@ def _transducer(checkpoint: Checkpoint, utterance: Samples) -> ReferenceResult:
     features = _features(checkpoint, utterance)
     encoded = model.get_audio_features(**features, output_attention_mask=True)
     valid = int(encoded.attention_mask.sum())
-    # The default bound counts the opening blank; a step for each symbol of each frame is enough.
+    # The default bound counts the opening blank; one step per symbol and frame is enough.
     generated = model.generate(**features, max_length=valid * model.max_symbols_per_step + 1)
     frames = (generated.durations.cumsum(dim=1) - generated.durations)[0]
     tokens = generated.sequences[0]

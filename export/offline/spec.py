@@ -1,6 +1,6 @@
-"""Tensor names, shapes and dtypes of the ensemble ``asr_offline``.
+"""Define tensor names, shapes and dtypes of the ensemble `asr_offline`.
 
-What ``export/spec.py`` is for streaming models; a dimension of -1 differs between utterances.
+A dimension of -1 differs between utterances.
 """
 
 from __future__ import annotations
@@ -9,49 +9,46 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from export.audio import FRAME_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
+from export.options import OfflineServing
 from export.spec import CONTRACT_VERSION, StageSpec, TensorSpec
 from export.stages.offline.encoder import encoder_frames
 
 ENSEMBLE = "asr_offline"
 BUCKETS_MS = (2000, 4000, 8000, 15000, 30000)
-"""Lengths that clients pad audio to. The longest is the longest utterance in one piece."""
-
-
-@dataclass(frozen=True)
-class OfflineServing:
-    """How the models are served: the knobs of the dynamic batcher."""
-
-    max_batch_size: int = 32
-    encoder_instances: int = 2
-    """Processes that run the encoder, one core each: best throughput per core on CPUs."""
+"""Lengths that clients pad audio to; the last is the longest utterance in one piece."""
 
 
 @dataclass(frozen=True)
 class OfflineSpec:
-    """Everything that the configs of one exported offline model say."""
+    """Everything that the configs of one exported offline model contain."""
 
     checkpoint: str
     architecture: str
     causal: bool
-    """Whether the encoder's convolutions look back only, as those of a streaming model do."""
+    """True if the encoder's convolutions look back only, as in a streaming model."""
     num_mel_bins: int
     encoded_size: int
     ctc_blank: int | None
-    """Label that stands for nothing; ``None`` for a transducer, whose engine drops it."""
+    """The blank label of CTC; `None` for a transducer, whose decoder drops its blanks."""
     runtime: str
     precision: str
     buckets_ms: tuple[int, ...] = BUCKETS_MS
     serving: OfflineServing = field(default_factory=OfflineServing)
     name: str = ""
-    """Of this recognizer among others in one repository; a prefix of its models' names."""
+    """Prefix of the models' names, where a repository holds several recognizers."""
 
     @property
     def buckets_samples(self) -> tuple[int, ...]:
-        """Audio samples of each bucket."""
+        """Return the audio samples of each bucket."""
         return tuple(ms * SAMPLE_RATE_HZ // 1000 for ms in self.buckets_ms)
 
+    @property
+    def max_mel_frames(self) -> int:
+        """Return the mel frames of the longest bucket."""
+        return self.buckets_samples[-1] // HOP_SAMPLES
+
     def lengths(self, tensors: tuple[TensorSpec, ...]) -> tuple[int, ...]:
-        """What the time axis of a stage's inputs or outputs is in each bucket."""
+        """Return the size of the time axis of a stage's inputs or outputs in each bucket."""
         if tensors == self.audio:
             return self.buckets_samples
         mel_frames = tuple(samples // HOP_SAMPLES for samples in self.buckets_samples)
@@ -60,17 +57,17 @@ class OfflineSpec:
         return tuple(encoder_frames(frames, self.causal) for frames in mel_frames)
 
     def is_loop(self, stage: StageSpec) -> bool:
-        """Whether the stage walks over its frames, as the decoder of a transducer does."""
+        """Return True if the stage loops over its frames, as a transducer's decoder does."""
         return stage.role == "decoder_offline" and self.ctc_blank is None
 
     @property
     def audio(self) -> tuple[TensorSpec, ...]:
-        """Inputs of the ensemble: samples in [-1, 1] up to a bucket, and how many are valid."""
+        """Return the inputs of the ensemble: samples in [-1, 1] and the number of valid ones."""
         return (TensorSpec("AUDIO", "FP32", (-1,)), TensorSpec("AUDIO_LENGTH", "INT32", (1,)))
 
     @property
     def mel(self) -> tuple[TensorSpec, ...]:
-        """Log-mel frames of the utterance."""
+        """Return the log-mel frames of the utterance."""
         return (
             TensorSpec("MEL", "FP32", (-1, self.num_mel_bins)),
             TensorSpec("MEL_LENGTH", "INT32", (1,)),
@@ -78,7 +75,7 @@ class OfflineSpec:
 
     @property
     def encoded(self) -> tuple[TensorSpec, ...]:
-        """Encoder frames of the utterance, projected for the joint network where there is one."""
+        """Return the encoder frames, projected for the joint network if there is one."""
         return (
             TensorSpec("ENCODED", "FP32", (-1, self.encoded_size)),
             TensorSpec("ENCODED_LENGTH", "INT32", (1,)),
@@ -86,7 +83,7 @@ class OfflineSpec:
 
     @property
     def tokens(self) -> tuple[TensorSpec, ...]:
-        """Tokens of the utterance, padded with -1, and the encoder frames they were heard at."""
+        """Return the tokens, padded with -1, and the encoder frame that emitted each."""
         return (
             TensorSpec("TOKENS", "INT32", (-1,)),
             TensorSpec("TOKEN_FRAMES", "INT32", (-1,)),
@@ -96,7 +93,7 @@ class OfflineSpec:
 
     @property
     def labels(self) -> tuple[TensorSpec, ...]:
-        """CTC only: the best label of every frame, between decoder and detokenizer."""
+        """Return the best label of every frame, which CTC passes to the detokenizer."""
         return (
             TensorSpec("FRAME_TOKENS", "INT32", (-1,)),
             TensorSpec("FRAME_LOGPROBS", "FP32", (-1,)),
@@ -104,12 +101,12 @@ class OfflineSpec:
 
     @property
     def text(self) -> tuple[TensorSpec, ...]:
-        """The transcript, and the characters of it that each token adds."""
+        """Return the transcript, and the characters that each token adds."""
         return (TensorSpec("TEXT", "BYTES", (1,)), TensorSpec("TOKEN_TEXT_LENGTHS", "INT32", (-1,)))
 
     @property
     def stages(self) -> tuple[StageSpec, ...]:
-        """The stages with an engine, in the order an utterance takes."""
+        """Return the stages with an engine, in the order of processing."""
         decoded = self.tokens if self.ctc_blank is None else self.labels
         return (
             StageSpec("feature_extractor_offline", self.audio, self.mel, prefix=self.name),
@@ -119,7 +116,7 @@ class OfflineSpec:
 
     @property
     def detokenizer(self) -> StageSpec:
-        """Tokens to text; for CTC also labels of frames to tokens."""
+        """Return the model that converts tokens to text, for CTC also labels to tokens."""
         tokens, _, _, count = self.tokens
         if self.ctc_blank is None:
             inputs, outputs = (tokens, count), self.text
@@ -129,18 +126,18 @@ class OfflineSpec:
 
     @property
     def ensemble(self) -> StageSpec:
-        """What a client sees."""
+        """Return the model that clients call."""
         outputs = (*self.text, *self.tokens)
         return StageSpec(ENSEMBLE, self.audio, outputs, prefix=self.name)
 
     @property
     def models(self) -> list[str]:
-        """Names of all models."""
+        """Return the names of all models."""
         return [stage.name for stage in (*self.stages, self.detokenizer, self.ensemble)]
 
     @property
     def client_parameters(self) -> dict[str, str]:
-        """What a client learns from the server instead of being configured with it."""
+        """Return the parameters that a client reads from the server."""
         return {
             "contract_version": CONTRACT_VERSION,
             "mode": "offline",
@@ -155,7 +152,7 @@ class OfflineSpec:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the manifest says of the model's sizes."""
+        """Return the entries of the manifest about the sizes of the models."""
         return {
             "buckets_ms": list(self.buckets_ms),
             "dims": {"num_mel_bins": self.num_mel_bins, "encoded_size": self.encoded_size},

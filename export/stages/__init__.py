@@ -1,1 +1,1 @@
-"""The three stages of a streaming recognizer as pure functions of one chunk and a state."""
+"""Stages of a recognizer; those for live streams are pure functions of one chunk and a state."""

@@ -1,11 +1,11 @@
-"""Greedy transducer decoding of one chunk, for a batch of streams, as one graph.
+"""Decode one chunk greedily with a transducer, for a batch of streams, as one graph.
 
-Equal to ``NemotronAsrStreamingForRNNT.generate``: at each encoder frame emit tokens until blank or
-``max_symbols_per_step``, then go to the next frame (Graves 2012). All streams step together; each
-has its own frame pointer. The loop ends when every stream is past its last frame, so a symbol
-count never has to live on into the next chunk.
+Equal to `NemotronAsrStreamingForRNNT.generate`: at each encoder frame emit tokens until blank or
+`max_symbols_per_step`, then go to the next frame (Graves 2012). All streams step together; each
+has its own frame pointer. The loop ends when every stream is past its last frame, so that a symbol
+count is never carried over to the next chunk.
 
-State (one row): 1.0 once started, number of frames decoded, the last ``CONTEXT_TOKENS`` tokens
+State (one row): 1.0 once started, number of frames decoded, the last `CONTEXT_TOKENS` tokens
 plus one (0 where none), predictor output, then h and c of each LSTM layer.
 """
 
@@ -25,7 +25,7 @@ from export.stages.state import Stage, State, Update, all_rows
 
 @dataclass(frozen=True)
 class DecoderDims:
-    """Sizes of a decoder, named after the fields of ``NemotronAsrStreamingConfig``."""
+    """Sizes of a decoder, named after the fields of `NemotronAsrStreamingConfig`."""
 
     frames: int
     """T, encoder frames per chunk."""
@@ -36,7 +36,7 @@ class DecoderDims:
 
     @classmethod
     def from_config(cls, config: Any, frames: int) -> DecoderDims:
-        """Read the sizes off a transformers config."""
+        """Read the sizes from a transformers config."""
         return cls(
             frames=frames,
             decoder_hidden_size=config.decoder_hidden_size,
@@ -47,18 +47,18 @@ class DecoderDims:
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens that one chunk can bring."""
+        """Return the largest number of tokens of one chunk."""
         return self.frames * self.max_symbols_per_step
 
     @property
     def part_sizes(self) -> list[int]:
-        """Sizes of the parts of the state, in order; see the module's docstring."""
+        """Return the sizes of the parts of the state, in order; see the module's docstring."""
         layers = [self.decoder_hidden_size] * (2 * self.num_decoder_layers)
         return [1, 1, CONTEXT_TOKENS, self.decoder_hidden_size, *layers]
 
 
-class Heard(NamedTuple):
-    """What the search over one chunk reads and does not change."""
+class DecoderInputs(NamedTuple):
+    """Values that the search over one chunk reads and does not change."""
 
     encoded: Tensor
     """[B, T, D]"""
@@ -75,11 +75,11 @@ class Decoder(Stage):
 
     Outputs: TOKENS and TOKEN_FRAMES int32 [B, M] and TOKEN_LOGPROBS float32 [B, M], padded with -1;
     TOKEN_COUNT int32 [B, 1]; PREVIOUS_TOKENS int32 [B, 8], the tokens before this chunk, oldest
-    first, padded with -1 in front. M is ``DecoderDims.max_tokens``. TOKEN_FRAMES count encoder
+    first, padded with -1 in front. M is `DecoderDims.max_tokens`. TOKEN_FRAMES count encoder
     frames from the start of the stream's audio.
 
     Args:
-        model: ``NemotronAsrStreamingForRNNT``, in float32.
+        model: `NemotronAsrStreamingForRNNT`, in float32.
         frames: T, encoder frames per chunk.
     """
 
@@ -93,48 +93,50 @@ class Decoder(Stage):
         self.start = nn.Buffer(self._start_of_stream())
 
     def _start_of_stream(self) -> Tensor:
-        """Predictor output, h and c after the blank that opens every utterance, flat."""
+        """Return predictor output, h and c after the blank that opens every utterance, flat."""
         blank = torch.tensor([self.dims.blank_token_id])
         zero = torch.zeros(1, sum(self.dims.part_sizes[3:]))
         with torch.no_grad():
             return self.predictor(blank, zero)
 
     def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
-        """One chunk; see the class and module for shapes and state."""
-        heard, predictor = self.begin(*inputs, state=state)
-        return self.finish(heard, self._decode(heard.encoded, heard.length, predictor))
+        """Decode one chunk; see the class and module for shapes and state."""
+        decoder_inputs, predictor = self.begin(*inputs, state=state)
+        result = self._decode(decoder_inputs.encoded, decoder_inputs.length, predictor)
 
-    def begin(self, *inputs: Tensor, state: State) -> tuple[Heard, Tensor]:
-        """What the search reads, and the predictor's state [B, P] that it starts from."""
+        return self.finish(decoder_inputs, result)
+
+    def begin(self, *inputs: Tensor, state: State) -> tuple[DecoderInputs, Tensor]:
+        """Return the inputs of the search, and the predictor's state [B, P] at its start."""
         encoded, encoded_length = inputs
         parts = [1, 1, CONTEXT_TOKENS, self.start.shape[1]]
         started, frames_before, context, predictor = state.read(0, 1)[:, 0].split(parts, dim=1)
         predictor = torch.where(started > 0, predictor, self.start)
-        return Heard(
+        return DecoderInputs(
             encoded, encoded_length[:, 0].to(torch.int64), frames_before, context
         ), predictor
 
     def finish(
-        self, heard: Heard, found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+        self, inputs: DecoderInputs, result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
     ) -> tuple[tuple[Tensor, ...], Update]:
-        """Outputs and next state of a chunk from what ``_decode`` has found."""
-        predictor, tokens, frames, logprobs, count = found
-        frames_before, context = heard.frames_before, heard.context
+        """Return the outputs and next state of a chunk from the result of `_decode`."""
+        predictor, tokens, frames, logprobs, count = result
+        frames_before, context = inputs.frames_before, inputs.context
         absolute = torch.where(tokens >= 0, frames + frames_before.to(torch.int32), frames)
         next_context = _last_tokens(context, tokens, count)
-        frames_after = frames_before + heard.length[:, None].to(frames_before.dtype)
+        frames_after = frames_before + inputs.length[:, None].to(frames_before.dtype)
         next_parts = [torch.ones_like(frames_before), frames_after, next_context, predictor]
         values = torch.cat(next_parts, dim=1)[:, None]
         update = Update(rows=all_rows(self.layout, context), values=values)
         previous = context.to(torch.int32) - 1
         return (tokens, absolute, logprobs, count[:, None], previous), update
 
-    def _joint(self, heard: Tensor, predictor: Tensor) -> tuple[Tensor, Tensor]:
-        """Most likely token int64 [B] at encoder frame ``heard`` [B, D], and its log-probability.
+    def _joint(self, frame: Tensor, predictor: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the most likely token int64 [B] at encoder frame `frame` [B, D], and its logprob.
 
         Softmax and its sum are float32 in every precision.
         """
-        joined = self.activation(heard + predictor[:, : self.dims.decoder_hidden_size])
+        joined = self.activation(frame + predictor[:, : self.dims.decoder_hidden_size])
         logits = self.head(joined.to(self.head.weight.dtype)).float()
         best, token = logits.max(dim=1)
         # Not logsumexp: TensorRT sums the bare exponentials, which overflow at logits of 89.
@@ -143,20 +145,20 @@ class Decoder(Stage):
     def _decode(
         self, encoded: Tensor, length: Tensor, predictor: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Run the greedy loop; returns predictor state, tokens, frames, logprobs, count [B]."""
+        """Run the greedy loop; return predictor state, tokens, frames, logprobs, count [B]."""
 
         def unfinished(frame: Tensor, *_: Tensor) -> Tensor:
             return (frame < length).any()
 
-        def advance(*moving: Tensor) -> tuple[Tensor, ...]:
-            return self.advance(encoded, length, moving)
+        def advance(*loop_state: Tensor) -> tuple[Tensor, ...]:
+            return self.advance(encoded, length, loop_state)
 
-        moving = while_loop(unfinished, advance, self.before_loop(encoded, length, predictor))
-        _, _, predictor, tokens, frames, logprobs, count = moving
+        loop_state = while_loop(unfinished, advance, self.before_loop(encoded, length, predictor))
+        _, _, predictor, tokens, frames, logprobs, count = loop_state
         return predictor, tokens, frames, logprobs, count
 
     def before_loop(self, encoded: Tensor, length: Tensor, predictor: Tensor) -> tuple[Tensor, ...]:
-        """What the loop carries from one round to the next, before the first.
+        """Return the state of the loop before its first round.
 
         Frame and symbols on it int64 [B], predictor state [B, P], tokens and their frames int32
         [B, M], logprobs float32 [B, M], count int32 [B].
@@ -176,16 +178,16 @@ class Decoder(Stage):
         )
 
     def advance(
-        self, encoded: Tensor, length: Tensor, moving: tuple[Tensor, ...]
+        self, encoded: Tensor, length: Tensor, loop_state: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """One round for every stream: emit a token, or go to the next frame, or rest at the end."""
-        frame, symbols, predictor, tokens, frames, logprobs, count = moving
+        """Run one round: each stream emits a token, goes to the next frame, or stays at the end."""
+        frame, symbols, predictor, tokens, frames, logprobs, count = loop_state
         dims = self.dims
-        slot = torch.arange(dims.max_tokens, device=encoded.device)[None]
+        column = torch.arange(dims.max_tokens, device=encoded.device)[None]
         at = frame.clamp(max=dims.frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
         token, logprob = self._joint(encoded.gather(1, at)[:, 0], predictor)
         emits = (frame < length) & (token != dims.blank_token_id)
-        here = emits[:, None] & (slot == count[:, None])
+        here = emits[:, None] & (column == count[:, None])
         tokens = torch.where(here, token[:, None].to(torch.int32), tokens)
         frames = torch.where(here, frame[:, None].to(torch.int32), frames)
         logprobs = torch.where(here, logprob[:, None], logprobs)
@@ -199,7 +201,7 @@ class Decoder(Stage):
 
 
 def _last_tokens(context: Tensor, tokens: Tensor, count: Tensor) -> Tensor:
-    """The last ``CONTEXT_TOKENS`` of context and tokens; both as token plus one, 0 where none."""
+    """Return the last `CONTEXT_TOKENS` of context and tokens, as token plus one, 0 where none."""
     joined = torch.cat([context, (tokens + 1).to(context.dtype)], dim=1)
     position = torch.arange(CONTEXT_TOKENS, device=context.device)[None]
     return joined.gather(1, position + count[:, None].to(torch.int64))

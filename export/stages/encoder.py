@@ -1,23 +1,24 @@
-"""The cache-aware FastConformer encoder, one chunk at a time.
+"""Encode one chunk at a time with the cache-aware FastConformer.
 
-Equal to ``NemotronAsrStreamingEncoder`` over the whole utterance (Rekesh et al. 2023, Noroozi et
-al. 2023, arXiv 2312.17279) with the same lookahead. Three choices make it fast to serve:
+Equal to `NemotronAsrStreamingEncoder` over the whole utterance (Rekesh et al. 2023, Noroozi et
+al. 2023, arXiv 2312.17279) with the same lookahead. Three design choices make it fast:
 
 - Keys and values of past chunks are a ring of whole chunks that is written in place and never
-  shifted. Attention does not care in which order its keys lie, only the relative position and the
-  mask do: both are gathered by the age of each ring block.
-- Scores of the past and of the new chunk are computed apart and joined, not their keys and values.
-- Projections run on ``[B * T, D]``, 1x1 convolutions are linear layers, constant factors live in
+  shifted. The order of keys does not change the attention; only the relative position and the mask
+  depend on it, and both are gathered by the age of each ring block.
+- Scores of the past and of the new chunk are computed separately and concatenated, not their keys
+  and values.
+- Projections run on `[B * T, D]`, 1x1 convolutions are linear layers, constant factors are part of
   the weights.
 
-The same code runs in half precision when its weights are half (see ``export/tensorrt/half.py``):
-products, convolutions, keys and values are then of the weights' type, and what would lose or
-overflow there is float32 by name: the residual stream, LayerNorm, scores from their sum on,
-softmax, counters. In float32 those conversions are none.
+The same code runs in half precision when its weights are half (see `half.py`): products,
+convolutions, keys and values are then of the weights' type. Everything that would lose precision or
+overflow is float32 explicitly: the residual stream, LayerNorm, scores from their sum on, softmax,
+counters. In float32 those conversions do nothing.
 
-State, as rows of ``T * head_dim`` values: first the small part (ring position, filled blocks, last
+State, as rows of `T * head_dim` values: first the small part (ring position, filled blocks, last
 input frame of each subsampling convolution, last inputs of each depthwise convolution, zero
-padding), then keys and values as ``[layer, key or value, head, ring block]`` rows.
+padding), then keys and values as `[layer, key or value, head, ring block]` rows.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from export.stages.layout import StateLayout
 from export.stages.state import Stage, State, Update, whole_division
 
 _MASKED = -1e30
-"""Added to the score of a key that must not be heard; finite, so that no row can become NaN."""
+"""Added to the score of a masked key; finite, so that no row can become NaN."""
 
 
 @dataclass(frozen=True)
 class EncoderDims:
-    """Sizes of an encoder, named after the fields of ``NemotronAsrStreamingEncoderConfig``."""
+    """Sizes of an encoder, named after the fields of `NemotronAsrStreamingEncoderConfig`."""
 
     frames: int
     """T, encoder frames per chunk."""
@@ -57,10 +58,10 @@ class EncoderDims:
 
     @classmethod
     def from_config(cls, config: Any, frames: int) -> EncoderDims:
-        """Read the sizes off a transformers encoder config.
+        """Read the sizes from a transformers encoder config.
 
         Raises:
-            UnsupportedOption: the config asks for something that the stage does not do.
+            UnsupportedOption: the stage does not support the config.
         """
         ring_blocks = (config.sliding_window - 1) // frames
         if ring_blocks < 1:
@@ -87,24 +88,24 @@ class EncoderDims:
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
+        """Return the width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @property
     def past_frames(self) -> int:
-        """Frames of left context."""
+        """Return the frames of left context."""
         return self.ring_blocks * self.frames
 
     @property
     def subsampled_bins(self) -> tuple[int, int, int]:
-        """Frequency bins after each subsampling convolution."""
+        """Return the frequency bins after each subsampling convolution."""
         first = self.num_mel_bins // 2 + 1
         second = first // 2 + 1
         return first, second, second // 2 + 1
 
     @property
     def small_sizes(self) -> list[int]:
-        """Sizes of the parts of the small state, in order; see the module's docstring."""
+        """Return the sizes of the small state's parts, in order; see the module's docstring."""
         first, second, _ = self.subsampled_bins
         channels = self.subsampling_conv_channels
         conv = (self.conv_kernel_size - 1) * self.hidden_size
@@ -114,17 +115,17 @@ class EncoderDims:
 
     @property
     def row_width(self) -> int:
-        """Keys (or values) of one head and one chunk."""
+        """Return the number of keys (or values) of one head and one chunk."""
         return self.frames * self.head_dim
 
     @property
     def small_rows(self) -> int:
-        """Rows that hold the small state."""
+        """Return the number of rows that hold the small state."""
         return sum(self.small_sizes) // self.row_width
 
     @property
     def layout(self) -> StateLayout:
-        """Rows and width of the whole state."""
+        """Return rows and width of the whole state."""
         rings = 2 * self.num_hidden_layers * self.num_attention_heads
         return StateLayout(
             rows=self.small_rows + rings * self.ring_blocks,
@@ -136,21 +137,21 @@ class EncoderDims:
 
 @dataclass(frozen=True)
 class _Context:
-    """What every layer needs of the chunk: shared, computed once."""
+    """Values of the chunk that all layers share."""
 
     distance: Tensor
     """int64 [B, H, T, past + T]: row of the relative-position table for each query and key."""
     mask: Tensor
-    """float32 [B, 1, 1, past + T]: 0 for keys to be heard, else ``_MASKED``."""
+    """float32 [B, 1, 1, past + T]: 0 for valid keys, else `_MASKED`."""
 
 
 class Encoder(Stage):
     """MEL [B, 8T, n_mels], MEL_LENGTH int32 [B, 1] -> ENCODED [B, T, D], ENCODED_LENGTH [B, 1].
 
-    D is the width of the joint network: the projection behind the encoder belongs to this stage.
+    D is the width of the joint network: the projection after the encoder belongs to this stage.
 
     Args:
-        model: ``NemotronAsrStreamingForRNNT``, in float32.
+        model: `NemotronAsrStreamingForRNNT`, in float32.
         frames: T, encoder frames per chunk.
     """
 
@@ -166,7 +167,7 @@ class Encoder(Stage):
         self.projector = model.encoder_projector
 
     def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
-        """One chunk; see the class and module for shapes and state."""
+        """Encode one chunk; see the class and module for shapes and state."""
         mel, mel_length = inputs
         small = state.read(0, self.dims.small_rows).flatten(1)
         position, filled, *tails, _ = small.split(self.dims.small_sizes, dim=1)
@@ -193,7 +194,7 @@ class Encoder(Stage):
         return self.projector.out_features
 
     def _past(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the ring: two [B, H, past, head_dim]."""
+        """Return keys and values of the ring: two [B, H, past, head_dim]."""
         dims = self.dims
         count = dims.num_attention_heads * dims.ring_blocks
         shape = (-1, dims.num_attention_heads, dims.past_frames, dims.head_dim)
@@ -202,7 +203,7 @@ class Encoder(Stage):
         return keys.reshape(shape), values.reshape(shape)
 
     def _context(self, position: Tensor, filled: Tensor, encoded_length: Tensor) -> _Context:
-        """Relative distance and mask of every key; a ring block of age 1 is the newest."""
+        """Return relative distance and mask of every key; a ring block of age 1 is the newest."""
         dims = self.dims
         block = torch.arange(dims.ring_blocks, device=position.device)
         behind = position.to(torch.int64) - 1 - block
@@ -212,9 +213,9 @@ class Encoder(Stage):
         new_offset = (-frame).expand(position.shape[0], -1)
         offset = torch.cat([past_offset, new_offset], dim=1)
         distance = offset[:, None, None] + frame[:, None] + (dims.frames - 1)
-        past_heard = (age <= filled).repeat_interleave(dims.frames, dim=1)
-        heard = torch.cat([past_heard, frame < encoded_length], dim=1)
-        mask = torch.where(heard, 0.0, _MASKED)
+        past_valid = (age <= filled).repeat_interleave(dims.frames, dim=1)
+        valid = torch.cat([past_valid, frame < encoded_length], dim=1)
+        mask = torch.where(valid, 0.0, _MASKED)
         distance = distance.expand(-1, dims.num_attention_heads, -1, -1)
         return _Context(distance=distance, mask=mask[:, None, None])
 
@@ -224,7 +225,7 @@ class Encoder(Stage):
         return wrapped, (filled + 1).clamp(max=blocks)
 
     def _update(self, position: Tensor, small: Tensor, new_rows: list[Tensor]) -> Update:
-        """The small rows, and of the ring only the block of this chunk."""
+        """Return the update of the small rows, and of the block of this chunk in each ring."""
         dims = self.dims
         small_rows = torch.arange(dims.small_rows, device=small.device)
         rings = 2 * dims.num_hidden_layers * dims.num_attention_heads
@@ -251,7 +252,7 @@ class _Subsampling(nn.Module):
     def forward(
         self, mel: Tensor, mel_length: Tensor, started: Tensor, *tails: Tensor
     ) -> tuple[Tensor, ...]:
-        """MEL [B, 8T, n_mels] -> frames [B * T, D] and the last input frame of each convolution."""
+        """Return frames [B * T, D] of MEL [B, 8T, n_mels], and each convolution's last input."""
         batch = mel.shape[0]
         hidden = in_type_of(self.linear, mel)[:, None]
         length, not_in_reference = mel_length, SUBSAMPLING - 1
@@ -269,7 +270,7 @@ class _Subsampling(nn.Module):
 
 
 def _strided(convolution: Any, frames: Tensor) -> Tensor:
-    """``convolution`` over frames that already carry their left context; pads frequency only."""
+    """Apply `convolution` to frames with their left context; pad frequency only."""
     padded = functional.pad(frames, (2, 1))
     return functional.conv2d(
         padded, convolution.weight, convolution.bias, stride=2, groups=convolution.groups
@@ -277,17 +278,17 @@ def _strided(convolution: Any, frames: Tensor) -> Tensor:
 
 
 def _keep_frames(frames: Tensor, length: Tensor, started: Tensor, skipped: int) -> Tensor:
-    """Zero the frames past ``length`` and, in a first chunk, the ``skipped`` before the audio."""
+    """Zero the frames past `length` and, in a first chunk, the `skipped` before the audio."""
     frame = torch.arange(frames.shape[2], dtype=torch.int32, device=frames.device)
     keep = (frame < length) & (started | (frame >= skipped))
     return frames * keep.to(frames.dtype)[:, None, :, None]
 
 
 def _subsampled(length: Tensor) -> Tensor:
-    """Valid frames of a chunk behind one stride-2 convolution.
+    """Return the valid frames of a chunk after one stride-2 convolution.
 
-    The reference counts ``x // 2 + 1`` over the whole utterance; with 7, 3 and 1 frames in front of
-    the first chunk this is ``(x + 1) // 2`` within any chunk.
+    The reference counts `x // 2 + 1` over the whole utterance; with 7, 3 and 1 frames in front of
+    the first chunk that is `(x + 1) // 2` within any chunk.
     """
     return whole_division(length + 1, 2)
 
@@ -310,7 +311,7 @@ class _Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """[B * T, D] -> the same, next convolution tail, new ring rows [B, 2H, T * head_dim].
 
-        The residual stream ``hidden`` is float32: it grows with depth, and LayerNorm squares it.
+        The residual stream `hidden` is float32: it grows with depth, and LayerNorm squares it.
         """
         hidden = hidden + self.feed_forward1(hidden)
         attended, new_rows = self.attention(self.norm_self_att(hidden), past, context)
@@ -356,9 +357,9 @@ class _Attention(nn.Module):
         scores = content_scores.float() + position_scores.float() + context.mask
         attention = scores.softmax(dim=3).to(values.dtype)
         past_weights, weights = attention.split([dims.past_frames, dims.frames], dim=3)
-        heard = past_weights @ past_values + weights @ values
+        attended = past_weights @ past_values + weights @ values
         new_rows = torch.stack([keys, values], dim=1).reshape(-1, 2 * heads, dims.row_width)
-        flat = heard.transpose(1, 2).reshape(-1, dims.hidden_size)
+        flat = attended.transpose(1, 2).reshape(-1, dims.hidden_size)
         return self.output(flat).float(), new_rows
 
 
@@ -395,7 +396,7 @@ class _Convolution(nn.Module):
 
 
 def _relative_positions(encoder: Any, dims: EncoderDims) -> Tensor:
-    """Sinusoids of every distance a query can have to a key, from ``1 - T`` to ``past + T - 1``."""
+    """Return sinusoids of every distance from query to key, `1 - T` to `past + T - 1`."""
     encoding = encoder.encode_positions
     distance = torch.arange(1 - dims.frames, dims.past_frames + dims.frames).float()
     angle = distance[:, None] * encoding.inv_freq.float()

@@ -1,9 +1,9 @@
-"""Log-mel features of one chunk, equal frame for frame to the reference's whole-utterance pass.
+"""Compute log-mel features of one chunk, equal to the reference's for the whole utterance.
 
-The reference computes ``torch.stft`` with a 400-sample Hann window centred in 512 points. That
+The reference computes `torch.stft` with a 400-sample Hann window centred in 512 points. That
 window is symmetric, so the transform splits into a cosine part of the even half of a frame and a
-sine part of the odd half: two products of half the length, straight-line, and no FFT operator that
-a runtime might not have.
+sine part of the odd half: two products of half the length, without an FFT operator that
+a runtime might not support.
 
 State (298 values): the last 297 samples, and 1.0 once a chunk has been seen.
 """
@@ -30,9 +30,9 @@ from export.stages.state import Stage, State, Update, all_rows, whole_division
 
 _HALF = WINDOW_SAMPLES // 2
 _BLOCK = math.gcd(_HALF, HOP_SAMPLES)
-"""Frames are cut as runs of whole blocks: copies of 40 samples instead of single ones."""
+"""Frames are cut in whole blocks, so that 40 samples are copied at once."""
 _MEL_OFFSET_SAMPLES = 96
-"""``(AUDIO_LENGTH + 96) // 160`` mel frames of a chunk are valid (see ``MEL_LENGTH``)."""
+"""`(AUDIO_LENGTH + 96) // 160` mel frames of a chunk are valid (see `MEL_LENGTH`)."""
 
 
 class FeatureExtractor(Stage):
@@ -64,7 +64,7 @@ class FeatureExtractor(Stage):
         self.left_blocks = nn.Buffer(left_reversed.flatten())
 
     def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
-        """One chunk; see the class and module for shapes and state."""
+        """Extract the features of one chunk; see the class and module for shapes and state."""
         audio, audio_length = inputs
         tail_and_flag = state.read(0, 1)[:, 0]
         tail, started = tail_and_flag[:, :-1], tail_and_flag[:, -1:]
@@ -78,7 +78,7 @@ class FeatureExtractor(Stage):
         return (mel, mel_length), update
 
     def _emphasised(self, samples: Tensor, audio_length: Tensor) -> Tensor:
-        """Pre-emphasis, then silence after the end of the audio, as the reference has it."""
+        """Apply pre-emphasis, then silence after the end of the audio, as the reference does."""
         emphasised = samples[:, 1:] - self.preemphasis * samples[:, :-1]
         position = torch.arange(self.framed_samples, dtype=torch.int32, device=samples.device)
         inside = position[None] < audio_length + TAIL_SAMPLES
@@ -97,14 +97,14 @@ class FeatureExtractor(Stage):
         return in_blocks.index_select(1, blocks).reshape(-1, self.mel_frames, _HALF)
 
     def _valid(self, started: Tensor, mel_length: Tensor) -> Tensor:
-        """1.0 for mel frames of the utterance, 0.0 before its start and after its end."""
+        """Return 1.0 for mel frames of the utterance, 0.0 before its start and after its end."""
         frame = torch.arange(self.mel_frames, dtype=torch.int32, device=started.device)[None]
         exists = (started > 0) | (frame >= LEAD_MEL_FRAMES)
         return (exists & (frame < mel_length)).to(started.dtype)[..., None]
 
 
 def half_window_transform() -> tuple[Tensor, Tensor]:
-    """Windowed cosine and sine bases [200, 257] over the distance from the window's centre."""
+    """Return windowed cosine and sine bases [200, 257] over the distance from the centre."""
     window = torch.hann_window(WINDOW_SAMPLES, periodic=False, dtype=torch.float64)[_HALF:]
     distance = torch.arange(_HALF, dtype=torch.float64) + 0.5
     frequency = torch.arange(FFT_SAMPLES // 2 + 1, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Parts that the encoders for chunks and for whole utterances share, and the folding of weights."""
+"""Build layers that both encoders share, and fold constants into weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class FeedForward(nn.Module):
-    """Half a feed-forward step; the factor 0.5 lies in the second projection."""
+    """Half a feed-forward step; the factor 0.5 is part of the second projection."""
 
     def __init__(self, norm: nn.Module, feed_forward: Any) -> None:
         super().__init__()
@@ -25,12 +25,12 @@ class FeedForward(nn.Module):
 
 
 def in_type_of(linear: nn.Linear, values: Tensor) -> Tensor:
-    """``values`` in the type of the layer that takes them."""
+    """Return `values` in the type of the layer that takes them."""
     return values.to(linear.weight.dtype)
 
 
 def scaled(linear: Any, factor: float) -> nn.Linear:
-    """``factor * linear(x)`` as one linear layer."""
+    """Return `factor * linear(x)` as one linear layer."""
     scaled = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
     scaled.weight = nn.Parameter(linear.weight.detach() * factor)
     if linear.bias is not None:
@@ -39,7 +39,7 @@ def scaled(linear: Any, factor: float) -> nn.Linear:
 
 
 def joined(linears: list[Any]) -> nn.Linear:
-    """Several projections of one input as one linear layer."""
+    """Return several projections of one input as one linear layer."""
     weight = torch.cat([linear.weight.detach() for linear in linears])
     has_bias = linears[0].bias is not None
     joined = nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias)
@@ -50,7 +50,7 @@ def joined(linears: list[Any]) -> nn.Linear:
 
 
 def as_linear(convolution: Any) -> nn.Linear:
-    """A 1x1 convolution over time as a linear layer."""
+    """Return a 1x1 convolution over time as a linear layer."""
     has_bias = convolution.bias is not None
     linear = nn.Linear(convolution.in_channels, convolution.out_channels, bias=has_bias)
     linear.weight = nn.Parameter(convolution.weight.detach()[:, :, 0])

@@ -1,4 +1,4 @@
-"""The prediction network of a transducer: an LSTM over the tokens emitted so far, one at a time."""
+"""Run the prediction network of a transducer: an LSTM over the emitted tokens, one at a time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Predictor(nn.Module):
 
 
 def _lstm_gates(lstm: nn.LSTM, layer: int) -> nn.Linear:
-    """Input and recurrent weights of one LSTM layer as one projection of ``[input, hidden]``."""
+    """Return the weights of one LSTM layer as one projection of `[input, hidden]`."""
     from_input = getattr(lstm, f"weight_ih_l{layer}").detach()
     from_hidden = getattr(lstm, f"weight_hh_l{layer}").detach()
     weight = torch.cat([from_input, from_hidden], dim=1)

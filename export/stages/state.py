@@ -1,11 +1,11 @@
-"""How a stage reads and writes the state of its streams: rows of one flat tensor per stream.
+"""Read and write the state of a stage's streams: rows of one flat tensor per stream.
 
-A stage never sees who carries its state. It reads blocks of rows and returns an ``Update``: new
-values for some of its rows. Two carriers exist:
+A stage does not depend on where its state is kept. It reads blocks of rows and returns an `Update`:
+new values for some of its rows. There are two ways to keep it:
 
-- ``FlatState``: the state arrives and leaves as one tensor per stream, ``[B, rows * width]``
+- `FlatState`: the state arrives and leaves as one tensor per stream, `[B, rows * width]`
   (Triton's implicit state, TensorRT).
-- ``PooledState``: the states of all streams lie in one pool, ``[slots * rows, width]``; the stage
+- `PooledState`: the states of all streams lie in one pool, `[slots * rows, width]`; the stage
   gathers what it needs and the caller writes the updated rows back (the bundled backend). The
   large, mostly unchanged part of a state (the attention keys and values) is then read once and
   never copied.
@@ -25,7 +25,7 @@ from export.stages.layout import StateLayout
 
 @dataclass(frozen=True)
 class Update:
-    """New values of some rows: ``values`` [B, U, width] belong at ``rows`` int64 [B, U].
+    """New values of some rows: `values` [B, U, width] belong at `rows` int64 [B, U].
 
     First the replaced rows of the layout, in order, then one block of each ring.
     """
@@ -35,29 +35,29 @@ class Update:
 
 
 class State(Protocol):
-    """What a stage may do with its state."""
+    """Access of a stage to its state."""
 
     def read(self, start: int, count: int) -> Tensor:
-        """Rows ``start .. start + count`` of every stream of the batch: [B, count, width]."""
+        """Return rows `start .. start + count` of every stream of the batch: [B, count, width]."""
         ...
 
 
 class FlatState:
-    """State handed over as ``[B, rows * width]``."""
+    """State in one tensor `[B, rows * width]`."""
 
     def __init__(self, state: Tensor, layout: StateLayout) -> None:
         self._layout = layout
         self._rows = state.reshape(-1, layout.rows, layout.width)
 
     def read(self, start: int, count: int) -> Tensor:
-        """See ``State.read``."""
+        """Return rows of every stream; see `State.read`."""
         return self._rows[:, start : start + count]
 
     def replace(self, update: Update) -> Tensor:
-        """The next state ``[B, rows * width]``: this one with the updated rows replaced.
+        """Return the next state `[B, rows * width]`: this one with the updated rows replaced.
 
-        A ``where`` per ring value, not a scatter: element-wise work that a runtime fuses, with no
-        index tensor whose shape depends on the batch.
+        It uses a `where` per ring value, not a scatter: element-wise work that a runtime fuses,
+        without an index tensor whose shape depends on the batch.
         """
         layout = self._layout
         replaced = update.values[:, : layout.replaced_rows].flatten(1)
@@ -73,37 +73,37 @@ class FlatState:
 
 
 class PooledState:
-    """State gathered from ``pool`` [slots * rows, width] by ``slots`` int64 [B]."""
+    """State gathered from `pool` [slots * rows, width] by `slots` int64 [B]."""
 
     def __init__(self, pool: Tensor, slots: Tensor, layout: StateLayout) -> None:
         self._pool = pool
         self._first_row = (slots * layout.rows)[:, None]
 
     def read(self, start: int, count: int) -> Tensor:
-        """See ``State.read``."""
+        """Return rows of every stream; see `State.read`."""
         rows = self._first_row + torch.arange(start, start + count, device=self._pool.device)
         return self._pool.index_select(0, rows.flatten()).reshape(*rows.shape, -1)
 
 
 class Stage(nn.Module):
-    """A pure function ``(inputs, state) -> (outputs, update)`` of one chunk of every stream."""
+    """A pure function `(inputs, state) -> (outputs, update)` of one chunk of every stream."""
 
     layout: StateLayout
 
     def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
-        """One chunk of a batch of streams."""
+        """Process one chunk of a batch of streams."""
         raise NotImplementedError
 
 
 class FlatStage(nn.Module):
-    """``stage`` as ``(*inputs, STATE) -> (*outputs, NEXT_STATE)``."""
+    """`stage` as `(*inputs, STATE) -> (*outputs, NEXT_STATE)`."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.stage = stage
 
     def forward(self, *inputs_and_state: Tensor) -> tuple[Tensor, ...]:
-        """Flat form; the last input and output are the state, [B, rows * width]."""
+        """Process one chunk; the last input and output are the state, [B, rows * width]."""
         *inputs, flat = inputs_and_state
         state = FlatState(flat, self.stage.layout)
         outputs, update = self.stage.step(*inputs, state=state)
@@ -111,7 +111,7 @@ class FlatStage(nn.Module):
 
 
 class PooledStages(nn.Module):
-    """``stages`` in a row: ``(*inputs, *pools, SLOTS) -> (*outputs, *updates)``.
+    """`stages` in a row: `(*inputs, *pools, SLOTS) -> (*outputs, *updates)`.
 
     One pool for each stage; each update is a pair: new values [B, U, width] and the rows int64
     [B, U] of each stream that they belong to. Outputs of a stage are the inputs of the next.
@@ -122,12 +122,12 @@ class PooledStages(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, *inputs_pools_and_slots: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
+        """Process one chunk; see the class."""
         values, updates = self.run(*inputs_pools_and_slots)
         return *values, *updates
 
     def run(self, *inputs_pools_and_slots: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """Outputs and updates apart."""
+        """Return outputs and updates separately."""
         *rest, slots = inputs_pools_and_slots
         inputs = len(rest) - len(self.stages)
         values, updates = tuple(rest[:inputs]), list[Tensor]()
@@ -139,15 +139,15 @@ class PooledStages(nn.Module):
 
 
 def all_rows(layout: StateLayout, like: Tensor) -> Tensor:
-    """Row numbers of a whole state for each stream of the batch ``like`` [B, ...]: [B, rows]."""
+    """Return the row numbers [B, rows] of a whole state, for a batch like `like` [B, ...]."""
     rows = torch.arange(layout.rows, device=like.device)
     return rows[None].expand(like.shape[0], -1)
 
 
 def whole_division(count: Tensor, divisor: int) -> Tensor:
-    """``count // divisor`` for counts from 0 to 2^20.
+    """Return `count // divisor` for counts from 0 to 2^20.
 
-    ``//`` itself exports as a comparison of signs, on booleans, which TensorRT does not compare.
-    The half keeps a quotient that should be whole from falling below it by rounding.
+    `//` itself exports as a comparison of booleans, which TensorRT does not support.
+    Adding 0.5 keeps rounding from lowering a whole quotient.
     """
     return ((count.float() + 0.5) / divisor).floor().to(count.dtype)

@@ -1,1 +1,1 @@
-"""The road to TensorRT engines; only ``engine.py`` imports TensorRT, only ``fp8.py`` modelopt."""
+"""Export to TensorRT; only `engine.py` imports TensorRT, only `fp8_worker.py` modelopt."""

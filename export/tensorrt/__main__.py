@@ -1,7 +1,7 @@
-"""``python -m export.tensorrt CHECKPOINT``: graphs and numerics of a precision, on any machine.
+"""`python -m export.tensorrt CHECKPOINT`: check graphs and numerics of a precision without a GPU.
 
-What `python -m export --runtime tensorrt` does before it needs a GPU: the ONNX files, the graph
-gate, and half precision over minutes of speech. Prints what was measured as JSON.
+It runs the steps of `python -m export --runtime tensorrt` that need no GPU: the ONNX files, the
+graph gate, and half precision over minutes of speech. It prints the measurements as JSON.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Annotated
 
 import typer
 
-from export.audio import frames_per_chunk
 from export.checkpoint import load_checkpoint
 from export.errors import ExportError, GateFailed
+from export.options import ExportOptions
 from export.recordings import BUNDLED, load_recordings
-from export.spec import Serving
-from export.streaming import spec_of
-from export.tensorrt.half import DTYPES, tensorrt_stages
-from export.tensorrt.road import half_numerics, write_graphs
+from export.stages.half import DTYPES
+from export.streaming.export import spec_of
+from export.tensorrt.export import half_numerics, write_graphs
+from export.tensorrt.stages import tensorrt_stages
 
 
 def main(
@@ -42,10 +42,11 @@ def main(
 
 
 def _measured(name: str, precision: str, chunk_ms: int, speech: Path) -> dict[str, object]:
+    options = ExportOptions(name, chunk_ms=chunk_ms, runtime="tensorrt", precision=precision)
     checkpoint = load_checkpoint(name)
     checkpoint.require_chunk(chunk_ms)
-    stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
-    spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, Serving())
+    stages = tensorrt_stages(checkpoint, options.frames, precision)
+    spec = spec_of(checkpoint, stages, options)
     samples = [recording.samples for recording in load_recordings(speech)]
     with tempfile.TemporaryDirectory() as folder:
         write_graphs(Path(folder), stages, spec, samples, lambda step: print(step, file=sys.stderr))

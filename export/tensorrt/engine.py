@@ -1,6 +1,6 @@
-"""Build and run TensorRT engines: the only file that imports TensorRT.
+"""Build and run TensorRT engines; no other file imports TensorRT.
 
-TensorRT 11 is always strongly typed: precision is in the graph, nothing here chooses it.
+TensorRT 11 is always strongly typed: the graph determines the precision, nothing here does.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import tensorrt as trt  # pyright: ignore[reportMissingModuleSource]
 import torch
 from numpy.typing import NDArray
 
-from export.chain import Arrays
 from export.errors import BuildFailed
+from export.formats.onnx_stage import Arrays
 from export.offline.chain import RunOfflineStage
 from export.spec import StageSpec
 from export.tensorrt.flat import StatefulStage
 from export.tensorrt.profiles import Profile
 
 WORKSPACE_BYTES = 2**30
-"""Scratch memory of one engine: a tactic that wants more would take it from the streams' states."""
+"""Scratch memory of one engine; more would be lost for the states of streams."""
 
 _TORCH_DTYPES = {
     trt.DataType.FLOAT: torch.float32,
@@ -33,13 +33,13 @@ _TORCH_DTYPES = {
     trt.DataType.BF16: torch.bfloat16,
     trt.DataType.INT32: torch.int32,
 }
-_LOUD = (trt.ILogger.Severity.WARNING, trt.ILogger.Severity.ERROR)
+_KEPT = (trt.ILogger.Severity.WARNING, trt.ILogger.Severity.ERROR)
 _PLAN = "model.plan"
 
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What the manifest tells of one engine."""
+    """Entries of the manifest about one engine."""
 
     seconds: float
     plan_bytes: int
@@ -48,35 +48,35 @@ class EngineFacts:
 
 
 class _Log(trt.ILogger):
-    """Keeps what TensorRT complains of, to say it when a build fails."""
+    """Keeps TensorRT's warnings and errors for the message of a failed build."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
         self.lines: list[str] = []
 
     def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-        """Called by TensorRT."""
-        if severity in _LOUD or severity == trt.ILogger.Severity.INTERNAL_ERROR:
+        """Keep a message of TensorRT, which calls this method."""
+        if severity in _KEPT or severity == trt.ILogger.Severity.INTERNAL_ERROR:
             self.lines.append(msg)
 
 
 def tensorrt_version() -> str:
-    """The version that a plan built here needs, for example 11.4.0.106."""
+    """Return the version that a plan built here needs, for example 11.4.0.106."""
     return trt.__version__
 
 
 def build_engine(
     onnx: Path, spec: StageSpec, profiles: Sequence[Profile], timing_cache: Path
 ) -> EngineFacts:
-    """Build ``model.plan`` beside a flat ONNX file, or that of an offline stage.
+    """Build `model.plan` beside the ONNX file of a flat or an offline stage.
 
     Args:
-        onnx: the file; it has passed ``check_graph``.
+        onnx: the file; it has passed `check_graph`.
         profiles: the shapes that Triton will send, in the order of its config.
         timing_cache: kept from build to build, so that a rebuild on the same GPU takes seconds.
 
     Raises:
-        BuildFailed: what TensorRT said.
+        BuildFailed: the message holds TensorRT's log.
     """
     began, log = time.monotonic(), _Log()
     builder = trt.Builder(log)
@@ -89,7 +89,7 @@ def build_engine(
     if plan is None:
         raise BuildFailed(f"{spec.name}: TensorRT built no engine\n{_end_of(log)}")
     _write_atomically(onnx.with_name(_PLAN), memoryview(plan))
-    # Buffers and sequences in TensorRT's bindings, though their signatures do not say so: Any.
+    # Any, because the signatures of TensorRT's bindings do not declare buffers and sequences.
     timings: Any = config.get_timing_cache().serialize()
     _write_atomically(timing_cache, memoryview(timings))
     engine = trt.Runtime(log).deserialize_cuda_engine(plan)
@@ -105,19 +105,19 @@ def _parse(onnx: Path, network: trt.INetworkDefinition, log: _Log) -> None:
     if parser.parse_from_file(str(onnx)):
         return
     errors: list[Any] = [parser.get_error(index) for index in range(parser.num_errors)]
-    said = "\n".join(f"  node {error.node_name()}: {error.desc()}" for error in errors)
-    raise BuildFailed(f"TensorRT does not read {onnx}:\n{said}")
+    messages = "\n".join(f"  node {error.node_name()}: {error.desc()}" for error in errors)
+    raise BuildFailed(f"TensorRT does not read {onnx}:\n{messages}")
 
 
 def _config(builder: trt.Builder, spec: StageSpec, timing_cache: Path) -> trt.IBuilderConfig:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    # A stream must not hear its neighbours: the same result whatever the batch.
+    # Results must not depend on the other streams in the batch.
     config.set_flag(trt.BuilderFlag.DISTRIBUTIVE_INDEPENDENCE)
-    # Float32 means float32: TF32 would cost log-mel and the islands of a half graph 13 bits.
+    # TF32 would cost log-mel, and the float32 parts of a half graph, 13 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
     known = timing_cache.read_bytes() if timing_cache.is_file() else b""
-    # False: a cache of another GPU or TensorRT is not used, and no error.
+    # False: a cache of another GPU or TensorRT is ignored and is no error.
     config.set_timing_cache(config.create_timing_cache(known), False)
     return config
 
@@ -130,7 +130,7 @@ def _profile(builder: trt.Builder, shapes: Profile) -> trt.IOptimizationProfile:
 
 
 def _write_atomically(path: Path, content: memoryview) -> None:
-    """A reader sees the old file or the whole new one."""
+    """Replace a file so that a reader sees the old or the complete new one."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_bytes(content)
     os.replace(unfinished, path)
@@ -141,10 +141,10 @@ def _end_of(log: _Log) -> str:
 
 
 def open_engine(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
-    """The plan beside the ONNX file ``path``, on the GPU, as a stage that keeps its state.
+    """Open the plan beside the ONNX file `path` on the GPU, as a stage that keeps its state.
 
     Raises:
-        BuildFailed: the plan is of another TensorRT or GPU.
+        BuildFailed: the plan was built with another TensorRT or GPU.
     """
     inputs = [*(tensor.name for tensor in spec.inputs), "STATE"]
     outputs = [*(tensor.name for tensor in spec.outputs), "NEXT_STATE"]
@@ -157,10 +157,10 @@ def open_engine(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
 
 
 def open_offline_engine(path: Path, spec: StageSpec, lengths: Sequence[int]) -> RunOfflineStage:
-    """The plan beside the ONNX file ``path``, on the GPU; a profile for each of ``lengths``.
+    """Open the plan beside the ONNX file `path` on the GPU; it has a profile for each of `lengths`.
 
     Raises:
-        BuildFailed: the plan is of another TensorRT or GPU.
+        BuildFailed: the plan was built with another TensorRT or GPU.
     """
     inputs, outputs = ([tensor.name for tensor in side] for side in (spec.inputs, spec.outputs))
     execute = _runner(_loaded(path), spec.name, inputs, outputs)
@@ -172,7 +172,7 @@ def open_offline_engine(path: Path, spec: StageSpec, lengths: Sequence[int]) -> 
 
 
 def _loaded(path: Path) -> trt.ICudaEngine:
-    """The plan beside the ONNX file ``path``."""
+    """Load the plan beside the ONNX file `path`."""
     log = _Log()
     engine: Any = trt.Runtime(log).deserialize_cuda_engine(path.with_name(_PLAN).read_bytes())
     if engine is None:
@@ -183,7 +183,7 @@ def _loaded(path: Path) -> trt.ICudaEngine:
 def _runner(
     engine: trt.ICudaEngine, name_of_stage: str, inputs: Sequence[str], outputs: Sequence[str]
 ) -> Callable[[int, Sequence[NDArray[Any]]], Arrays]:
-    """Runs the engine in a profile, given by its index, on values in the order of ``inputs``."""
+    """Return a function that runs the engine with the index of a profile and values of `inputs`."""
     context = engine.create_execution_context()
     stream = torch.cuda.Stream()
 

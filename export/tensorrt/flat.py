@@ -1,4 +1,4 @@
-"""Run flat stages with the state kept between chunks, as Triton's implicit state does."""
+"""Run flat stages and keep the state between chunks, as Triton's implicit state does."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.chain import Arrays
+from export.formats.onnx_stage import Arrays, open_session
 from export.spec import StageSpec
 from export.stages.state import FlatStage, Stage
 
 Array = NDArray[Any]
 Run = Callable[[Sequence[Array], Array], Arrays]
-"""``(inputs, STATE) -> (*outputs, NEXT_STATE)``, the batch in front."""
+"""`(inputs, STATE) -> (*outputs, NEXT_STATE)`, with the batch as the first axis."""
 
 _NUMPY = {"FP32": np.float32, "FP16": np.float16}
 
 
 class StatefulStage:
-    """A flat stage and the states of its streams, float32 here, which holds any half exactly."""
+    """A flat stage and its streams' states in float32, which holds any half value exactly."""
 
     def __init__(self, run: Run, spec: StageSpec, streams: int) -> None:
         assert spec.state is not None
@@ -31,17 +30,15 @@ class StatefulStage:
         self.states = np.zeros((streams, spec.state.size), dtype=np.float32)
 
     def step(self, inputs: Sequence[Array], slots: NDArray[np.int64]) -> Arrays:
-        """One chunk of the streams in ``slots`` [B]; returns the stage's outputs [B, ...]."""
+        """Process one chunk of the streams in `slots` [B]; return the stage's outputs [B, ...]."""
         *outputs, next_state = self._run(inputs, self.states[slots])
         self.states[slots] = next_state
         return outputs
 
 
 def open_onnx(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
-    """A flat ONNX file in ONNX Runtime on the CPU; FP32 or FP16, it has no kernels for BF16."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    """Open a flat ONNX file in ONNX Runtime on the CPU: FP32 or FP16, it has no BF16 kernels."""
+    session = open_session(path)
     assert spec.state is not None
     dtype = _NUMPY[spec.state.dtype]
 
@@ -54,7 +51,7 @@ def open_onnx(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
 
 
 def open_torch(stage: Stage, spec: StageSpec, streams: int) -> StatefulStage:
-    """The stage itself: every tensor is rounded to the type that the graph names for it."""
+    """Open the stage in torch, where every tensor is rounded to its type in the graph."""
     flat = FlatStage(stage).eval()
     half = stage.layout.dtype != "FP32"
     dtype = {"FP32": torch.float32, "FP16": torch.float16, "BF16": torch.bfloat16}[
@@ -63,8 +60,8 @@ def open_torch(stage: Stage, spec: StageSpec, streams: int) -> StatefulStage:
 
     @torch.inference_mode()
     def run(inputs: Sequence[Array], state: Array) -> Arrays:
-        carried = torch.from_numpy(state).to(dtype)
-        *outputs, next_state = flat(*map(torch.from_numpy, inputs), carried)
+        flat_state = torch.from_numpy(state).to(dtype)
+        *outputs, next_state = flat(*map(torch.from_numpy, inputs), flat_state)
         next_state = next_state.float() if half else next_state
         return [tensor.numpy() for tensor in (*outputs, next_state)]
 

@@ -1,8 +1,8 @@
-"""fp8: Q/DQ around the linear layers of the half encoder, calibrated on real speech.
+"""Quantize the half encoder to fp8: Q/DQ around its linear layers, calibrated on real speech.
 
-NVIDIA's modelopt places and scales them. It pins older versions of onnx and ONNX Runtime than
-this project, so that it lives in an environment of its own, whose interpreter
-``EARSHOT_MODELOPT_PYTHON`` names (the container has one), and runs ``fp8_worker.py`` there.
+NVIDIA's modelopt does it. It pins older versions of onnx and ONNX Runtime than this project, so it
+is installed in an environment of its own and runs `fp8_worker.py` there. The variable
+`EARSHOT_MODELOPT_PYTHON` names the interpreter of that environment; the container has one.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.chain import Arrays, Chain
 from export.errors import BuildFailed, UnsupportedOption
-from export.spec import StageSpec, StreamingSpec
+from export.formats.onnx_stage import Arrays
+from export.spec import StageSpec
 from export.stages.state import Stage
+from export.streaming.chain import Chain
+from export.streaming.spec import StreamingSpec
 from export.tensorrt.flat import StatefulStage, open_torch
 
 PYTHON_VARIABLE = "EARSHOT_MODELOPT_PYTHON"
 CALIBRATION_STEPS = 16
-"""Steps of the recordings whose inputs are kept, spread over them: ranges, not statistics."""
+"""Number of chunks, spread over the recordings, whose inputs calibrate the ranges."""
 
 _WORKER = Path(__file__).with_name("fp8_worker.py")
 _TIMEOUT_S = 3600
 
 
 def modelopt_python() -> Path:
-    """The interpreter that has modelopt.
+    """Return the interpreter that has modelopt.
 
     Raises:
-        UnsupportedOption: none is named.
+        UnsupportedOption: the variable names no interpreter.
     """
     named = os.environ.get(PYTHON_VARIABLE, "")
     if not os.access(named, os.X_OK):
@@ -51,10 +53,10 @@ def quantize_encoder_fp8(
     spec: StreamingSpec,
     utterances: Sequence[NDArray[np.float32]],
 ) -> None:
-    """Replace the half encoder in ``encoder_onnx`` by one whose linear layers are fp8.
+    """Replace the half encoder in `encoder_onnx` by one whose linear layers are fp8.
 
     Raises:
-        BuildFailed: modelopt's last words.
+        BuildFailed: the message holds modelopt's last lines.
     """
     calibration = encoder_onnx.with_name("calibration.npz")
     quantized = encoder_onnx.with_name("quantized.onnx")
@@ -62,8 +64,8 @@ def quantize_encoder_fp8(
     command = [modelopt_python(), "-I", _WORKER, encoder_onnx, calibration, quantized]
     result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
     if result.returncode or not quantized.is_file():
-        said = "\n".join(result.stderr.splitlines()[-15:])
-        raise BuildFailed(f"modelopt did not quantize the encoder:\n{said}")
+        output = "\n".join(result.stderr.splitlines()[-15:])
+        raise BuildFailed(f"modelopt did not quantize the encoder:\n{output}")
     calibration.unlink()
     quantized.replace(encoder_onnx)
 
@@ -71,7 +73,7 @@ def quantize_encoder_fp8(
 def _calibration(
     stages: Sequence[Stage], spec: StreamingSpec, utterances: Sequence[NDArray[np.float32]]
 ) -> dict[str, NDArray[np.generic]]:
-    """Inputs of the encoder over real speech, its state included: name -> [samples, ...]."""
+    """Return the encoder's inputs for real speech, with its state, by name: [samples, ...]."""
     by_name = {stage.name: half for stage, half in zip(spec.stages, stages, strict=True)}
     kept: list[Arrays] = []
 
@@ -86,13 +88,13 @@ def _calibration(
 
 
 class _Recorded(StatefulStage):
-    """Notes what a stage is given."""
+    """Records the inputs of a stage."""
 
     def __init__(self, running: StatefulStage, kept: list[Arrays]) -> None:
         self.states = running.states
         self._running, self._kept = running, kept
 
     def step(self, inputs: Arrays, slots: NDArray[np.int64]) -> Arrays:  # type: ignore[override]
-        """See ``StatefulStage.step``."""
+        """Record the inputs, then process the chunk."""
         self._kept.append([*inputs, self.states[slots]])
         return self._running.step(inputs, slots)

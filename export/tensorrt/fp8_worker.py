@@ -1,6 +1,6 @@
-"""Runs where modelopt is installed: ``python fp8_worker.py MODEL.onnx CALIBRATION.npz OUT.onnx``.
+"""Quantize with modelopt: `python fp8_worker.py MODEL.onnx CALIBRATION.npz OUT.onnx`.
 
-A script, not a module of the package: nothing else of this project is installed beside modelopt.
+This is a script and imports nothing of this project, which is not installed beside modelopt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import onnx
 
 
 def main(model: str, calibration: str, quantized: str) -> None:
-    """Quantize every Gemm of ``model``, the encoder's linear layers."""
+    """Quantize every Gemm of `model`, the encoder's linear layers."""
     from modelopt.onnx.quantization import quantize  # pyright: ignore[reportMissingImports]
 
     samples = dict(np.load(calibration))
@@ -22,7 +22,7 @@ def main(model: str, calibration: str, quantized: str) -> None:
         model,
         quantize_mode="fp8",
         calibration_data=samples,
-        # The largest magnitude: fp8 has exponent bits for outliers, and clips nothing so.
+        # The largest magnitude: fp8 has exponent bits for outliers, and so nothing is clipped.
         calibration_method="max",
         calibration_eps=["cpu"],
         calibration_shapes=",".join(shapes),

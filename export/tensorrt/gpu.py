@@ -1,4 +1,4 @@
-"""The GPU of this machine, as nvidia-smi tells it: a plan is for one kind of GPU."""
+"""Identify the GPU of this machine with nvidia-smi: a plan is for one kind of GPU."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Gpu:
 
 
 def this_gpu() -> Gpu:
-    """Ask nvidia-smi.
+    """Return the GPU that nvidia-smi reports.
 
     Raises:
-        UnsupportedOption: there is none.
+        UnsupportedOption: there is no GPU.
     """
     command = ["nvidia-smi", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits", "--id=0"]
     try:
@@ -39,8 +39,8 @@ def this_gpu() -> Gpu:
     return Gpu(name, driver, capability, int(memory))
 
 
-def tensorrt_here() -> None:
-    """Refuse early what needs TensorRT.
+def require_tensorrt() -> None:
+    """Refuse to go on without TensorRT.
 
     Raises:
         UnsupportedOption: it is not installed.

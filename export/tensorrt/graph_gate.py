@@ -1,9 +1,9 @@
-"""What TensorRT would refuse, or do badly, found in the ONNX file before an engine is built.
+"""Check an ONNX file for parts that TensorRT refuses or handles badly, before a build.
 
-A build takes minutes on a GPU machine and its errors name layers that nobody wrote; this takes a
-second anywhere and names the node. The table is ONNX-TensorRT's operator matrix (docs/operators.md
-of the parser for TensorRT 10.15, the latest that was at hand; 11 only adds to it), cut down to what
-a stage may use.
+A build takes minutes on a GPU machine and its errors name generated layers; this check takes a
+second on any machine and names the node. The table is ONNX-TensorRT's operator matrix
+(docs/operators.md of the parser for TensorRT 10.15; 11 only adds to it), reduced to the operators
+that a stage may use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from export.errors import GraphRefused
 from export.spec import StageSpec, TensorSpec
 
 MAX_OPSET = 24
-"""The highest that the parser reads; it is older than TensorRT 11.4's own limit."""
+"""The highest opset of that parser; TensorRT 11.4 supports at least this one."""
 
 _TYPE_NAMES: dict[int, str] = {
     TensorProto.FLOAT: "FP32",
@@ -69,14 +69,14 @@ _WHY_NOT = {
 
 
 _DEPENDS_ON_VALUES = re.compile(r"\?|\bunk__|\bu\d")
-"""Names of sizes that follow from no input's shape: onnx makes up the second, torch the third."""
+"""Names of sizes that no input's shape determines: the second is onnx's, the third torch's."""
 
 
 def check_graph(path: Path, spec: StageSpec) -> None:
-    """Hold the ONNX file of a stage, flat or offline, to what TensorRT takes and to its spec.
+    """Check that TensorRT supports the ONNX file of a stage, and that the file fits `spec`.
 
     Raises:
-        GraphRefused: names the first node or tensor that is refused, and why.
+        GraphRefused: the message names the first node or tensor that is refused, and the reason.
     """
     model = onnx.load(path)
     _check_opset(model, spec.name)
@@ -117,7 +117,7 @@ def _check_opset(model: ModelProto, stage: str) -> None:
 
 
 def _check_boundary(model: ModelProto, spec: StageSpec) -> None:
-    """Inputs and outputs are those of the spec, and its state, alike on its way in and out."""
+    """Check that inputs and outputs, with the state, are those of the spec."""
     wanted_inputs, wanted_outputs = spec.inputs, spec.outputs
     if spec.state is not None:
         size, dtype = (spec.state.size,), spec.state.dtype
@@ -157,13 +157,13 @@ def _check_operator(node: NodeProto, stage: str) -> None:
 
 
 def _check_types(node: NodeProto, types: dict[str, int], stage: str) -> None:
-    """The values that a node works on; and no type at all that TensorRT does not know."""
+    """Check the type that a node computes in, and that TensorRT supports all its types."""
     for name in (*node.input, *node.output):
         kind = types.get(name, TensorProto.UNDEFINED)
         if name and kind not in _TYPE_NAMES:
             raise GraphRefused(
                 f"{stage}: node {node.name} ({node.op_type}) has {name} of type "
-                f"{_type_name(kind)}, which TensorRT does not take inside a network"
+                f"{_type_name(kind)}, which TensorRT does not support inside a network"
             )
     # The condition of a Where is its first input; what it selects comes second.
     worked_on = node.input[1 if node.op_type == "Where" else 0] if node.input else node.output[0]
@@ -176,7 +176,7 @@ def _check_types(node: NodeProto, types: dict[str, int], stage: str) -> None:
 
 
 def _check_shapes(node: NodeProto, tensors: dict[str, ValueInfoProto], spec: StageSpec) -> None:
-    """Of a chunk only the batch varies; of an utterance also what follows from its length."""
+    """Check that only the batch varies, for an utterance also sizes that follow from its length."""
     whole = any(-1 in tensor.dims for tensor in spec.inputs)
     for name in node.output:
         tensor = tensors[name].type.tensor_type

@@ -1,8 +1,8 @@
-"""Half precision proved without a GPU: what it does to tokens, and how near it comes to overflow.
+"""Measure half precision without a GPU: its effect on tokens, and its distance from overflow.
 
-ONNX Runtime on the CPU computes half-precision nodes in float32 and rounds in between as it
-pleases, so that it hides overflow. Here the stages themselves run in torch, whose every result is
-rounded to the type that the graph names, and the largest value of every half tensor is kept.
+ONNX Runtime on the CPU computes half-precision nodes in float32 and rounds only some results, so
+that it hides overflow. Here the stages run in torch, which rounds every result to its type in the
+graph, and the largest value of every half tensor is recorded.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
 from export.audio import SAMPLE_RATE_HZ
-from export.chain import Chain
 from export.errors import ParityFailed
 from export.parity import token_difference
-from export.reference import ReferenceResult
-from export.spec import StageSpec, StreamingSpec
+from export.spec import StageSpec
 from export.stages.state import Stage
+from export.streaming.chain import Chain
+from export.streaming.reference import ReferenceResult
+from export.streaming.spec import StreamingSpec
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
 
 HEADROOM = 4.0
-"""The largest half value seen must stay this factor below the type's largest: speech varies."""
+"""The largest half value must stay this factor below the type's largest, since speech varies."""
 LONGEST_S = 180
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -38,21 +39,21 @@ _HALF = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Numerics:
-    """How half precision did over real speech with chained state; goes into the manifest."""
+    """Measurements of half precision over real speech with chained state, for the manifest."""
 
     audio_seconds: float
     token_difference: float
-    """Edits per token of the float32 reference, each tensor rounded as the graph says."""
+    """Edits per token of the float32 reference, each tensor rounded to its type in the graph."""
     onnx_token_difference: float | None
-    """The same of the ONNX files in ONNX Runtime; none in bf16, which it has no kernels for."""
+    """The same for the ONNX files in ONNX Runtime; None for bf16, which it does not support."""
     largest: dict[str, float]
-    """Largest magnitude of each half tensor: module and operator that computes it -> value."""
+    """Largest magnitude of each half tensor, by the module and operator that compute it."""
     limit: float
-    """Largest value of the type."""
+    """The largest value of the type."""
 
 
 class _HalfRanges(TorchDispatchMode):
-    """Keeps the largest magnitude of every half tensor that is computed inside."""
+    """Records the largest magnitude of every half tensor that is computed in the context."""
 
     def __init__(self, modules: ModuleTracker) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class _HalfRanges(TorchDispatchMode):
         if computed:
             known = {_memory(tensor) for tensor in _half_tensors((args, kwargs))}
             for tensor in computed:
-                # A view of what has been seen brings nothing new; a cast does, that is where
+                # A view of a known tensor has no new values; a cast has, and is where
                 # values leave the range.
                 if _memory(tensor) not in known:
                     self._keep(func, tensor)
@@ -78,8 +79,8 @@ class _HalfRanges(TorchDispatchMode):
         name = f"{module} {func.__name__.partition('.')[0]}"
         value = float(tensor.abs().max())
         if not value <= self.largest.get(name, 0.0):
-            # Moved to the end as it grows: what overflows first stands before what it spoils. A
-            # NaN stays, since nothing compares with it.
+            # Moved to the end when it grows, so that the first overflow comes before its
+            # consequences. A NaN stays, since every comparison with it is false.
             known = self.largest.pop(name, 0.0)
             self.largest[name] = known if known != known else value
 
@@ -100,13 +101,13 @@ def measure(
     utterances: Sequence[NDArray[np.float32]],
     references: Sequence[ReferenceResult],
 ) -> Numerics:
-    """Run half stages over ``utterances`` [N], 16 kHz, chunk by chunk, and compare the tokens.
+    """Run half stages over `utterances` [N], 16 kHz, chunk by chunk, and compare the tokens.
 
     Args:
-        folder: where their ONNX files are.
+        folder: the folder of their ONNX files.
 
     Raises:
-        ParityFailed: a half tensor overflows or comes near it; names where.
+        ParityFailed: a half tensor overflows or comes near it; the message names its operator.
     """
     by_name = {stage.name: half for stage, half in zip(spec.stages, stages, strict=True)}
 
@@ -139,7 +140,7 @@ def _of_onnx(
 
 
 def _require_headroom(largest: dict[str, float], limit: float) -> None:
-    """Names the first tensor, in the order of computation, that is too large."""
+    """Refuse the first tensor, in the order of computation, that is too large."""
     for where, value in largest.items():
         if not value <= limit / HEADROOM:
             raise ParityFailed(
@@ -152,7 +153,7 @@ def _require_headroom(largest: dict[str, float], limit: float) -> None:
 def long_utterances(
     recordings: Sequence[NDArray[np.float32]], streams: int
 ) -> list[NDArray[np.float32]]:
-    """Each a chain of recordings, beginning elsewhere in them: state carried for up to minutes."""
+    """Return utterances of minutes: each a sequence of all recordings, from another one on."""
     starts = [index * len(recordings) // streams for index in range(streams)]
     chains = [np.concatenate([*recordings[start:], *recordings[:start]]) for start in starts]
     return [chain[: LONGEST_S * SAMPLE_RATE_HZ] for chain in chains]

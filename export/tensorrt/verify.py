@@ -1,7 +1,7 @@
-"""``python -m export.tensorrt.verify CHECKPOINT``: the installed engines, proved on this GPU.
+"""`python -m export.tensorrt.verify CHECKPOINT`: compare the installed engines on this GPU.
 
-Every stage against its ONNX file, on the same inputs of real speech, each keeping its own state;
-then the chain of engines against `transformers`. Exits with 1 when they differ.
+Every stage is compared with its ONNX file, on the same inputs of real speech, each with its own
+state; then the chain of engines with `transformers`. The command exits with 1 if they differ.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,44 +17,47 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from export.audio import frames_per_chunk
-from export.chain import Arrays, Chain, OpenStage, RunningStage
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ExportError, GateFailed, ParityFailed, UnsupportedOption
+from export.formats.onnx_stage import Arrays
 from export.offline.spec import ENSEMBLE as OFFLINE
-from export.parity import Parity, check_parity
+from export.options import ExportOptions
+from export.parity import Parity
 from export.recordings import load_recordings
-from export.spec import ENSEMBLE as STREAMING
-from export.spec import StageSpec, StreamingSpec, served_name
+from export.spec import StageSpec, served_name
 from export.stages.state import Stage
+from export.streaming.chain import Chain, OpenStage, RunningStage
+from export.streaming.parity import check_parity
+from export.streaming.spec import ENSEMBLE as STREAMING
+from export.streaming.spec import StreamingSpec
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
-from export.tensorrt.half import tensorrt_stages
+from export.tensorrt.stages import tensorrt_stages
 
 STAGE_TOLERANCE = {"fp32": 5e-3, "fp16": 5e-2, "bf16": 5e-1, "fp8": 5e-1}
 """Largest difference of an output or a final state, of order 1, after the recordings.
 
-Two implementations of one graph round at other places: ONNX Runtime and torch, both on the CPU,
-differ by less than a fifth of this. No GPU has had its say yet.
+Two implementations of one graph round differently: ONNX Runtime and torch, both on the CPU, differ
+by less than a fifth of this. It has not been compared with a GPU.
 """
 
 
 @dataclass(frozen=True)
 class StageDifference:
-    """How far an engine is from its ONNX file, over real speech with chained state."""
+    """Differences of an engine from its ONNX file, over real speech with chained state."""
 
     outputs: float
     final_state: float
 
 
 class _Pair:
-    """Two runtimes of one stage, given the same inputs; the first one's outputs go on."""
+    """Two runtimes of one stage with the same inputs; the outputs are those of the first."""
 
     def __init__(self, first: StatefulStage, second: StatefulStage) -> None:
         self.first, self.second = first, second
         self.outputs = 0.0
 
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> Arrays:
-        """See ``RunningStage``."""
+        """Process one chunk in both runtimes; return the outputs of the first."""
         mine, other = self.first.step(inputs, slots), self.second.step(inputs, slots)
         for a, b in zip(mine, other, strict=True):
             if np.issubdtype(a.dtype, np.floating):
@@ -63,7 +66,7 @@ class _Pair:
 
     @property
     def difference(self) -> StageDifference:
-        """So far."""
+        """Return the largest differences so far."""
         apart = np.abs(self.first.states - self.second.states).max(initial=0.0)
         return StageDifference(outputs=self.outputs, final_state=float(apart))
 
@@ -75,10 +78,10 @@ def compare_stages(
     open_first: OpenStage,
     open_second: OpenStage,
 ) -> dict[str, StageDifference]:
-    """Run the chain of the first runtime, and the second beside it, stage by stage.
+    """Compare two runtimes stage by stage, in a chain of the first.
 
     Raises:
-        ParityFailed: names the stage that differs by more than its tolerance.
+        ParityFailed: the message names the stage that differs by more than its tolerance.
     """
     pairs: dict[str, _Pair] = {}
 
@@ -92,7 +95,7 @@ def compare_stages(
     Chain(folder, spec, len(utterances), open_pair).transcribe(utterances)
     differences = {name: pair.difference for name, pair in pairs.items()}
     for stage in spec.stages:
-        # A decoder that chooses another token goes another way: its tokens are judged by the chain.
+        # After another token the decoder's outputs differ anyway; the chain compares its tokens.
         worst = max(differences[stage.name].outputs, differences[stage.name].final_state)
         if stage.role != "decoder" and not worst <= STAGE_TOLERANCE[spec.precision]:
             raise ParityFailed(
@@ -103,7 +106,7 @@ def compare_stages(
 
 
 def reference_of(stages: Sequence[Stage], spec: StreamingSpec) -> OpenStage:
-    """What an engine is held to: its ONNX file, or, in bf16, the stage that was exported."""
+    """Return the reference of an engine: its ONNX file or, in bf16, the exported stage."""
     by_name = {stage.name: half for stage, half in zip(spec.stages, stages, strict=True)}
 
     def open_reference(path: Path, stage: StageSpec, streams: int) -> StatefulStage:
@@ -121,10 +124,10 @@ def verify_engines(
     stages: Sequence[Stage],
     utterances: Sequence[NDArray[np.float32]],
 ) -> tuple[dict[str, StageDifference], Parity]:
-    """Engines in ``folder`` against ONNX, stage by stage, and against `transformers` as a chain.
+    """Compare the engines in `folder` with ONNX by stage, and with `transformers` as a chain.
 
     Raises:
-        ParityFailed: says which stage differs, and by how much.
+        ParityFailed: the message names the stage that differs and the difference.
     """
     from export.tensorrt.engine import open_engine
 
@@ -134,7 +137,7 @@ def verify_engines(
 
 
 def _installed(checkpoint: Checkpoint, repository: Path, ensemble: str) -> dict[str, Any] | None:
-    """What the manifest of installed engines says; None where there are none of this ensemble."""
+    """Return the manifest of installed engines, or None if this ensemble is not installed."""
     path = repository / ensemble / "1" / "manifest.json"
     if not path.is_file():
         return None
@@ -149,54 +152,52 @@ def _installed(checkpoint: Checkpoint, repository: Path, ensemble: str) -> dict[
     return manifest
 
 
-def _verify_streaming(
-    checkpoint: Checkpoint, repository: Path, name: str, chunk_ms: int, precision: str
-) -> dict[str, Any]:
-    from export.spec import Serving
-    from export.streaming import spec_of
+def _verify_streaming(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, Any]:
+    from export.streaming.export import spec_of
 
-    stages = tensorrt_stages(checkpoint, frames_per_chunk(chunk_ms), precision)
-    spec = spec_of(checkpoint, stages, chunk_ms, "tensorrt", precision, Serving(), name)
+    stages = tensorrt_stages(checkpoint, options.frames, options.precision)
+    spec = spec_of(checkpoint, stages, options)
     speech = [recording.samples for recording in load_recordings()]
-    differences, parity = verify_engines(checkpoint, repository, spec, stages, speech)
+    differences, parity = verify_engines(checkpoint, options.repository, spec, stages, speech)
     measured = {stage: asdict(difference) for stage, difference in differences.items()}
-    return {"precision": precision, "stages": measured, "chain": parity.as_dict()}
+    return {"precision": spec.precision, "stages": measured, "chain": parity.as_dict()}
 
 
-def _verify_offline(checkpoint: Checkpoint, repository: Path, name: str) -> dict[str, Any]:
-    from export.offline.export import check_offline_parity, spec_of
-    from export.offline.spec import OfflineServing
-    from export.tensorrt.offline_road import open_engines
+def _verify_offline(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, Any]:
+    from export.offline.export import spec_of
+    from export.offline.parity import check_offline_parity
+    from export.tensorrt.export_offline import open_engines
 
-    spec = spec_of(checkpoint, "tensorrt", "fp32", OfflineServing(), name)
+    spec = spec_of(checkpoint, options)
     speech = [recording.samples for recording in load_recordings()]
-    parity = check_offline_parity(checkpoint, repository, spec, speech, open_engines(spec))
-    return {"precision": "fp32", "chain": parity.as_dict()}
+    parity = check_offline_parity(checkpoint, options.repository, spec, speech, open_engines(spec))
+    return {"precision": spec.precision, "chain": parity.as_dict()}
 
 
 def main(
-    checkpoint: Annotated[str, typer.Argument(help="What the engines were built from.")],
-    repository: Annotated[Path, typer.Option(help="Where they are installed.")],
-    name: Annotated[
-        str, typer.Option(help="What they were exported as, if they have a name.")
-    ] = "",
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint that the engines were built from.")],
+    repository: Annotated[Path, typer.Option(help="Model repository that holds the engines.")],
+    name: Annotated[str, typer.Option(help="Name that they were exported under, if any.")] = "",
 ) -> None:
-    """Prove the installed TensorRT engines on this GPU; prints what was measured as JSON."""
-    from export.tensorrt.gpu import tensorrt_here
+    """Compare the installed engines with ONNX and transformers; print the result as JSON."""
+    from export.tensorrt.gpu import require_tensorrt
 
     measured: dict[str, Any] = {}
     try:
-        tensorrt_here()
+        require_tensorrt()
+        options = ExportOptions(checkpoint, repository, runtime="tensorrt", name=name)
         loaded = load_checkpoint(checkpoint)
         streaming = _installed(loaded, repository, served_name(name, STREAMING))
         offline = _installed(loaded, repository, served_name(name, OFFLINE))
         if streaming is None and offline is None:
             raise UnsupportedOption(f"{repository} holds no engines; `make gpu-up` exports them")
         if streaming is not None:
-            what = streaming["chunk_ms"], streaming["precision"]
-            measured[STREAMING] = _verify_streaming(loaded, repository, name, *what)
+            exported = replace(
+                options, chunk_ms=streaming["chunk_ms"], precision=streaming["precision"]
+            )
+            measured[STREAMING] = _verify_streaming(loaded, exported)
         if offline is not None:
-            measured[OFFLINE] = _verify_offline(loaded, repository, name)
+            measured[OFFLINE] = _verify_offline(loaded, options)
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, GateFailed) else 2) from None

@@ -1,4 +1,4 @@
-"""Container files: what can be checked without an engine or a GPU."""
+"""Container files, as far as they can be checked without containers or a GPU."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_what_the_images_copy_is_there_and_sent() -> None:
 
 
 def test_the_commands_of_the_containers_exist() -> None:
-    """Every option that a container passes is one that the program has."""
+    """The programs have every option that a container passes to them."""
     engines = COMPOSE["services"]["engines"]["command"]
     options = {word.split("=")[0] for word in engines if word.startswith("--")}
     assert options <= options_of("export")

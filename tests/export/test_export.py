@@ -1,4 +1,4 @@
-"""`python -m export`: what it installs, what it refuses, and that a failed gate changes nothing."""
+"""`python -m export`: installed files, refused options, and no change after a failed gate."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import onnx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from export.chain import Chain
 from export.checkpoint import load_checkpoint
 from export.errors import ParityFailed, UnsupportedCheckpoint, UnsupportedOption
+from export.formats.onnx_file import quantize_encoder
 from export.install import replacing
-from export.onnx_file import quantize_encoder
-from export.parity import check_parity
+from export.options import ExportOptions
 from export.recordings import load_recordings
-from export.spec import Serving, StreamingSpec
-from export.streaming import build_stages, spec_of
+from export.streaming.chain import Chain
+from export.streaming.export import build_stages, spec_of
+from export.streaming.parity import check_parity
+from export.streaming.spec import StreamingSpec
 from tests.support.project import Exported, run_export
 
 
 def spec_for(checkpoint_folder: Path, precision: str = "fp32") -> StreamingSpec:
     checkpoint = load_checkpoint(str(checkpoint_folder))
-    return spec_of(
-        checkpoint, build_stages(checkpoint, 4), 320, "onnxruntime", precision, Serving()
-    )
+    options = ExportOptions(str(checkpoint_folder), chunk_ms=320, precision=precision)
+    return spec_of(checkpoint, build_stages(checkpoint, options.frames), options)
 
 
-def test_manifest_tells_what_was_exported(exported: Exported, random_checkpoint: Path) -> None:
+def test_manifest_describes_the_export(exported: Exported, random_checkpoint: Path) -> None:
     manifest = json.loads((exported(320) / "asr_streaming" / "1" / "manifest.json").read_text())
     assert manifest["checkpoint"]["sha256"] == load_checkpoint(str(random_checkpoint)).sha256
     assert manifest["chunk_ms"] == 320
@@ -46,7 +46,7 @@ def test_manifest_tells_what_was_exported(exported: Exported, random_checkpoint:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["/does/not/exist"], "neither a local checkpoint folder"),
         (["recordings"], "no config.json"),
@@ -56,12 +56,12 @@ def test_manifest_tells_what_was_exported(exported: Exported, random_checkpoint:
     ],
 )
 def test_a_users_mistake_exits_with_2(
-    arguments: list[str], says: str, random_checkpoint: Path
+    arguments: list[str], message: str, random_checkpoint: Path
 ) -> None:
     arguments = [str(random_checkpoint) if word == "CHECKPOINT" else word for word in arguments]
     result = run_export(*arguments)
     assert result.returncode == 2
-    assert says in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
 
 
@@ -76,7 +76,7 @@ def test_unknown_architecture_is_named(tmp_path: Path) -> None:
 def test_a_checkpoint_that_lacks_a_weight_is_refused(
     random_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """It would be drawn at random, in the reference as well: parity would hold."""
+    """It would be random, in the reference as well, and parity would hold."""
     folder = shutil.copytree(random_checkpoint, tmp_path / "holey")
     weights = load_file(folder / "model.safetensors")
     del weights["encoder.layers.1.feed_forward1.linear1.bias"]

@@ -14,7 +14,7 @@ from tests.support.toy_repository import write_toy_repository
 
 @pytest.fixture
 def toy_repository(tmp_path: Path) -> Path:
-    """A fresh copy, free to be damaged."""
+    """Write a new copy, which a test may damage."""
     return write_toy_repository(tmp_path / "repository")
 
 

@@ -1,4 +1,4 @@
-"""Labels of frames to tokens, against the same said with itertools."""
+"""Labels of frames to tokens, compared with an implementation by itertools."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_runs_become_tokens_and_blanks_nothing(rows: list[list[int]]) -> None:
     got = collapse(labels, logprobs, BLANK)
     for row, labels_of_row in enumerate(rows):
         runs = groupby(range(len(labels_of_row)), labels_of_row.__getitem__)
-        heard = [(label, next(at)) for label, at in runs if label != BLANK]
+        expected = [(label, next(at)) for label, at in runs if label != BLANK]
         [count] = got["TOKEN_COUNT"][row]
-        assert count == len(heard)
-        assert got["TOKENS"][row].tolist() == padded([label for label, _ in heard], labels)
-        frames = [frame for _, frame in heard]
+        assert count == len(expected)
+        assert got["TOKENS"][row].tolist() == padded([label for label, _ in expected], labels)
+        frames = [frame for _, frame in expected]
         assert got["TOKEN_FRAMES"][row].tolist() == padded(frames, labels)
         assert got["TOKEN_LOGPROBS"][row, :count].tolist() == logprobs[row, frames].tolist()
 

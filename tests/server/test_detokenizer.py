@@ -1,4 +1,4 @@
-"""Text of a chunk's tokens, found without keeping the transcript."""
+"""Text of a chunk's tokens, computed without keeping the transcript."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ids(*pieces: str) -> list[int]:
 
 
 def chunked(detokenizer: Detokenizer, chunks: list[list[int]]) -> list[tuple[str, list[int]]]:
-    """As the ensemble does it: each chunk with the last eight tokens before it."""
+    """Detokenize as the ensemble does: each chunk with the last eight tokens before it."""
     said: list[int] = []
     results: list[tuple[str, list[int]]] = []
     for chunk in chunks:

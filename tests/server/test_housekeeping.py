@@ -1,4 +1,4 @@
-"""Housekeeping: silent streams go, metrics follow, Triton is only asked when something changed."""
+"""Housekeeping: silent streams expire, and metrics are set only when they change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_tick_expires_and_reports_changes_only() -> None:
 
 
 class MetricThatFailsOnce(RecordedMetric):
-    """Raises on its first call, as when Triton does not answer; then tells of the next."""
+    """Raises on its first call, as if Triton did not answer, and records the next."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Starting and stopping a real Triton: nothing stays behind, every failure says what to do."""
+"""Starting and stopping a real Triton: nothing remains, and every error says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding tritonserver: order of places, and what is said when there is none."""
+"""Finding tritonserver: the order of the search, and the error without one."""
 
 from __future__ import annotations
 

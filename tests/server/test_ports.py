@@ -1,4 +1,4 @@
-"""Where the server listens: free ports are found, impossible ones refused before a start."""
+"""Ports of the server: free ones are chosen, impossible ones are refused before a start."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_one_sample_out_of_bounds_fails_its_chunk_alone(
     assert _sums([first, last]) == [72.0, -56.0]
     assert isinstance(refused, InvalidChunk)
     assert re.match(message, str(refused))
-    # The refused chunk has left no trace in its own stream either.
+    # The refused chunk has not changed its own stream either.
     assert _sums(stage.process(summer_chunks((2, 1.0)), 0.0)) == [16.0]
 
 

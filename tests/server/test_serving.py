@@ -77,7 +77,7 @@ def test_a_value_out_of_bounds_fails_alone(
         answers.pop(5).result(timeout=10)
     assert "INVALID_ARGUMENT" in str(refusal.value.status())
     assert all(answer.result(timeout=10)["SUM"] == 24.0 for answer in answers)
-    # The refused chunk has left no trace: the stream goes on where it was.
+    # The refused chunk has not changed its stream.
     assert streams[5].send(constant(2.0)).result(timeout=10)["SUM"] == 24.0
     for stream in streams:
         stream.finish()

@@ -16,7 +16,7 @@ STREAMS = st.integers(min_value=1, max_value=7)
 
 
 class SlotTableMachine(RuleBasedStateMachine):
-    """Opens, continues, closes and forgets streams in any order while time goes by."""
+    """Opens, continues, closes and abandons streams in any order while time passes."""
 
     def __init__(self) -> None:
         super().__init__()

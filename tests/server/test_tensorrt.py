@@ -1,7 +1,7 @@
 """TensorRT repositories: the memory budget, and what is refused before or just after the start.
 
-The GPU is played by a script called nvidia-smi, and Triton's words by lines of its log: neither is
-on the machines that run these tests. The warm-up runs against a real Triton.
+A script called nvidia-smi takes the place of the GPU, and lines of a log that of Triton: the
+machines that run these tests have neither. The warm-up runs against a real Triton.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FACTS = {
 
 @pytest.fixture
 def engines(random_checkpoint: Path, tmp_path: Path) -> Path:
-    """A repository as `python -m export --runtime tensorrt` leaves it, but for the plans' bytes."""
+    """Write a repository as `python -m export --runtime tensorrt` does, with empty plans."""
     folder = tmp_path / "engines"
     write_engines(random_checkpoint, folder)
     return folder
@@ -47,15 +47,23 @@ def engines(random_checkpoint: Path, tmp_path: Path) -> Path:
 
 def write_engines(random_checkpoint: Path, folder: Path, name: str = "") -> None:
     from export.checkpoint import load_checkpoint
-    from export.spec import Serving
-    from export.streaming import spec_of, write_configs, write_tokenizer
-    from export.tensorrt.half import tensorrt_stages
-    from export.triton_config import config_files
+    from export.install import write_configs, write_tokenizer
+    from export.options import ExportOptions, Serving
+    from export.streaming.config import config_files
+    from export.streaming.export import spec_of
+    from export.tensorrt.stages import tensorrt_stages
 
     checkpoint = load_checkpoint(str(random_checkpoint))
     stages = tensorrt_stages(checkpoint, 4, "fp16")
-    serving = Serving(max_streams=STREAMS)
-    spec = spec_of(checkpoint, stages, CHUNK_MS, "tensorrt", "fp16", serving, name)
+    options = ExportOptions(
+        str(random_checkpoint),
+        chunk_ms=CHUNK_MS,
+        runtime="tensorrt",
+        precision="fp16",
+        name=name,
+        serving=Serving(max_streams=STREAMS),
+    )
+    spec = spec_of(checkpoint, stages, options)
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.detokenizer.name, checkpoint)
     for stage in spec.stages:
@@ -126,7 +134,7 @@ def test_every_recognizer_is_counted_and_checked(
 def test_engines_for_whole_utterances_are_counted(
     offline_checkpoint: OfflineCheckpoint, engines: Path, machine: Path, tmp_path: Path
 ) -> None:
-    """Alone, where there are no streams, and beside those for live streams."""
+    """In a repository without streaming models, and in one with them."""
     files = write_offline_engines(offline_checkpoint("ctc"), tmp_path / "files")
     alone = read_repository(tmp_path / "files").budget
     assert alone is not None
@@ -148,15 +156,15 @@ def test_engines_for_whole_utterances_are_counted(
 
 
 def write_offline_engines(checkpoint_folder: Path, folder: Path) -> int:
-    """As the offline road leaves it, but for the plans' bytes; returns the bytes of all buffers."""
+    """Write what an offline export leaves, with empty plans; return the bytes of all buffers."""
     from export.checkpoint import load_checkpoint
+    from export.install import write_configs, write_tokenizer
     from export.offline.config import config_files
     from export.offline.export import spec_of
-    from export.offline.spec import OfflineServing
-    from export.streaming import write_configs, write_tokenizer
+    from export.options import ExportOptions
 
     checkpoint = load_checkpoint(str(checkpoint_folder))
-    spec = spec_of(checkpoint, "tensorrt", "fp32", OfflineServing())
+    spec = spec_of(checkpoint, ExportOptions(str(checkpoint_folder), runtime="tensorrt"))
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.detokenizer.name, checkpoint)
     for stage in spec.stages:
@@ -305,7 +313,7 @@ def test_warm_up_runs_every_bucket_and_all_streams(exported: Exported) -> None:
     folder = exported(CHUNK_MS)
     with running(folder) as triton:
         warm_up(triton.grpc_url, "asr_streaming", max_batch_size=64, streams=256)
-        # Every place is free again: the server holds 256.
+        # Every slot is free again: the server has 256.
         warm_up(triton.grpc_url, "asr_streaming", max_batch_size=1, streams=256)
         with pytest.raises(TritonDied, match="warm-up with 300 streams failed"):
             warm_up(triton.grpc_url, "asr_streaming", max_batch_size=1, streams=300)

@@ -84,7 +84,9 @@ def test_a_loop_longer_than_usual_runs_to_its_end(
         _assert_same(got, expected[step])
 
 
-def test_padding_and_neighbours_change_nothing(recognizer: Recognizer, engine: TorchEngine) -> None:
+def test_padding_and_other_streams_change_nothing(
+    recognizer: Recognizer, engine: TorchEngine
+) -> None:
     audio, lengths = _noise(chunks=3, batch=9)
     expected = recognizer.expected(audio, lengths)
     for step in range(3):
@@ -156,7 +158,7 @@ def test_a_program_of_another_format_is_refused(recognizer: Recognizer, tmp_path
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_program_moves_to_its_device_as_a_whole(tmp_path: Path, precision: str) -> None:
-    """Meta tensors stand in for a GPU's: no data, so nothing may ask for them or stay behind."""
+    """Meta tensors take the place of a GPU's: they have no data, so nothing may read them."""
     recognizer = Recognizer(tmp_path, precision)
     spec = recognizer.backend_spec
     program = open_program(recognizer.folder, spec, torch.device("meta"))

@@ -1,4 +1,4 @@
-"""A stage without state: what runs together, and that nobody hears it."""
+"""A stage without state: the runs of a batch, which do not change any result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def config(**changes: str) -> dict:
 
 
 def write_sums(path: Path) -> Path:
-    """The sum of each row, and how wide its batch was."""
+    """Write the sum of each row, and the width of its batch."""
     nodes = [
         helper.make_node("ReduceSum", ["AUDIO", "AXIS"], ["SUM"], keepdims=1),
         helper.make_node("Shape", ["AUDIO"], ["WIDE"], start=1, end=2),

@@ -1,4 +1,4 @@
-"""Whose temporary folder is removed, and whose stays."""
+"""Temporary folders: those of killed launchers are removed, others stay."""
 
 from __future__ import annotations
 

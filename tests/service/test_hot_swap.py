@@ -22,7 +22,7 @@ from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import load_checkpoint
 from export.offline.reference import transcribe as transcribe_files
 from export.recordings import load_recordings
-from export.reference import transcribe
+from export.streaming.reference import transcribe
 from server.launch import Triton, running
 from tests.support.generations import FIRST, SECOND, install_first, install_second
 from tests.support.project import Exported, ExportedOffline

@@ -27,7 +27,7 @@ from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.install import replacing
 from export.offline.export import export_offline
-from export.offline.spec import OfflineServing
+from export.options import ExportOptions
 from export.recordings import load_recordings
 from server.launch import running
 from tests.support.long_files import (
@@ -61,8 +61,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     repository = tmp_path_factory.mktemp("models") / "demo"
     checkpoint = load_checkpoint(os.environ.get("EARSHOT_CHECKPOINT", str(DEMO_CHECKPOINT)))
     with replacing(repository) as new:
-        serving = OfflineServing()
-        export_offline(checkpoint, "onnxruntime", "fp32", new, serving, lambda step: None)
+        options = ExportOptions(checkpoint.name, repository)
+        export_offline(checkpoint, options, new, lambda step: None)
     with running(repository) as triton:
         yield Service(triton.grpc_url, checkpoint)
 

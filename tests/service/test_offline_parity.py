@@ -24,9 +24,9 @@ from export.checkpoint import load_checkpoint
 from export.install import replacing
 from export.offline.export import export_offline
 from export.offline.reference import transcribe
-from export.offline.spec import OfflineServing
+from export.options import ExportOptions
 from export.recordings import load_recordings
-from export.reference import ReferenceResult
+from export.streaming.reference import ReferenceResult
 from server.launch import running
 from tests.support.offline_service import Answer, OfflineService
 from tests.support.parity_record import record
@@ -68,9 +68,9 @@ def service(
     )
     checkpoint = load_checkpoint(folder)
     repository = tmp_path_factory.mktemp("models") / request.param
-    serving = OfflineServing()
+    options = ExportOptions(folder, repository)
     with replacing(repository) as new:
-        export_offline(checkpoint, "onnxruntime", "fp32", new, serving, lambda step: None)
+        export_offline(checkpoint, options, new, lambda step: None)
     with running(repository) as triton:
         urls = triton.grpc_url, triton.metrics_url
         yield ParityService(*urls, checkpoint, case=request.param)

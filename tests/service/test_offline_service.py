@@ -17,8 +17,8 @@ from tests.support.project import (
     OFFLINE_KINDS,
     OFFLINE_NAMES,
     ExportedOffline,
-    HeardOffline,
     OfflineCheckpoint,
+    OfflineReference,
 )
 
 pytestmark = pytest.mark.triton
@@ -57,9 +57,9 @@ def speech() -> list[np.ndarray]:
 def test_recordings_come_back_as_the_original_hears_them(
     service: OfflineService,
     speech: list[np.ndarray],
-    heard_offline: HeardOffline,
+    offline_reference: OfflineReference,
 ) -> None:
-    expected = heard_offline(service.checkpoint)
+    expected = offline_reference(service.checkpoint)
     assert sum(len(reference.tokens) for reference in expected) > 100
     alone = service.transcribe(speech, at_once=1)
     together = service.transcribe(speech * 4)

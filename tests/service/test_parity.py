@@ -16,9 +16,9 @@ import pytest
 from export.audio import SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS
 from export.checkpoint import load_checkpoint
 from export.install import replacing
+from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
-from export.spec import Serving
-from export.streaming import export_streaming
+from export.streaming.export import export_streaming
 from server.launch import running
 from tests.support.parity_record import record
 from tests.support.project import DEMO_CHECKPOINT
@@ -35,11 +35,11 @@ def service(
 ) -> Iterator[Service]:
     repository = tmp_path_factory.mktemp("models") / "demo"
     checkpoint = load_checkpoint(os.environ.get("EARSHOT_CHECKPOINT", str(DEMO_CHECKPOINT)))
-    serving = Serving(max_streams=256)
+    options = ExportOptions(
+        checkpoint.name, repository, chunk_ms=request.param, serving=Serving(max_streams=256)
+    )
     with replacing(repository) as new:
-        export_streaming(
-            checkpoint, request.param, "onnxruntime", "fp32", new, serving, lambda step: None
-        )
+        export_streaming(checkpoint, options, new, lambda step: None)
     with running(repository) as triton:
         yield Service(triton.grpc_url, triton.metrics_url, checkpoint, request.param)
 

@@ -13,9 +13,9 @@ import pytest
 
 from export.checkpoint import load_checkpoint
 from export.install import replacing
+from export.options import LAYOUTS, ExportOptions, Serving
 from export.recordings import load_recordings
-from export.spec import LAYOUTS, Serving
-from export.streaming import export_streaming
+from export.streaming.export import export_streaming
 from server.launch import running
 from tests.support.project import PROJECT
 from tests.support.streaming_service import Service
@@ -34,11 +34,16 @@ def repository(
     runtime, layout = request.param
     folder = tmp_path_factory.mktemp("models") / f"{runtime}-{layout}"
     checkpoint = load_checkpoint(str(random_checkpoint))
-    serving = Serving(max_streams=64, max_batch_size=24, encoder_instances=1)
+    options = ExportOptions(
+        str(random_checkpoint),
+        folder,
+        chunk_ms=CHUNK_MS,
+        runtime=runtime,
+        layout=layout,
+        serving=Serving(max_streams=64, max_batch_size=24, encoder_instances=1),
+    )
     with replacing(folder) as new:
-        export_streaming(
-            checkpoint, CHUNK_MS, runtime, "fp32", new, serving, lambda step: None, layout=layout
-        )
+        export_streaming(checkpoint, options, new, lambda step: None)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Recordings on a CPU that work like CUDA graphs: what stands in for them where there is no GPU.
+"""Recordings on a CPU that work like CUDA graphs, for tests without a GPU.
 
 Like a CUDA graph, a recording calls its function once and leaves garbage where its results will
 be, and everything else as it was. Repeating it runs the same operations on the same memory,
@@ -24,7 +24,7 @@ _NEED_THE_DATA = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shap
 
 
 class CpuRecorder(Recorder):
-    """Records what torch is asked to do, and does it again."""
+    """Records the operations of torch and repeats them."""
 
     def capture(self, function: Recorded) -> Recorded:
         with _Capture() as capture:
@@ -39,7 +39,7 @@ class CpuRecorder(Recorder):
 
 
 class OnOneDevice(TorchDispatchMode):
-    """Fails where an operation sees a tensor of another device, as a copy would in a CUDA graph."""
+    """Fails if an operation gets a tensor of another device, as a copy would in a CUDA graph."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _Capture(TorchDispatchMode):
 
 
 def _writes(func: Any) -> bool:
-    """Whether it changes one of its arguments."""
+    """Return True if the operation changes one of its arguments."""
     return any(a.alias_info and a.alias_info.is_write for a in func._schema.arguments)
 
 

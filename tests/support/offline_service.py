@@ -14,7 +14,7 @@ from tritonclient.grpc import InferInput
 
 from export.checkpoint import Checkpoint
 from export.offline.spec import BUCKETS_MS
-from export.reference import ReferenceResult
+from export.streaming.reference import ReferenceResult
 
 BUCKETS = [16 * ms for ms in BUCKETS_MS]
 _without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -1,4 +1,4 @@
-"""Where things lie in the checkout, for tests that start its commands."""
+"""Paths of the checkout and types of fixtures that several suites share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
-    from export.reference import ReferenceResult
+    from export.streaming.reference import ReferenceResult
 
 PROJECT = Path(__file__).parents[2]
 
@@ -20,7 +20,7 @@ Exported = Callable[[int], Path]
 """chunk_ms -> model repository of the random checkpoint."""
 
 OFFLINE_KINDS = ("streaming", "ctc", "rnnt", "tdt")
-"""Kinds of checkpoints that can hear whole utterances."""
+"""Kinds of checkpoints that can recognize whole utterances."""
 
 OFFLINE_NAMES = {"streaming": "clinic_v1"}
 """Names that kinds are exported under; the others have none."""
@@ -29,14 +29,14 @@ OfflineCheckpoint = Callable[[str], Path]
 """kind -> folder of a random checkpoint."""
 
 ExportedOffline = Callable[[str], Path]
-"""kind -> model repository with ``asr_offline``."""
+"""kind -> model repository with `asr_offline`."""
 
-HeardOffline = Callable[["Checkpoint"], list["ReferenceResult"]]
-"""checkpoint -> what transformers hears in the recordings of this repository."""
+OfflineReference = Callable[["Checkpoint"], list["ReferenceResult"]]
+"""checkpoint -> output of transformers for the recordings of this repository."""
 
 
 def help_of(module: str) -> str:
-    """What ``python -m module --help`` prints, in wide lines without colours."""
+    """Return the output of `python -m module --help`, in wide lines without colours."""
     return subprocess.run(
         [sys.executable, "-m", module, "--help"],
         cwd=PROJECT,

@@ -1,4 +1,4 @@
-"""What the files of an exported repository say of its tensors, in one form to compare."""
+"""Read the tensors of a repository's configs and ONNX files, in one form to compare."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def onnx_tensors(values: Iterable[onnx.ValueInfoProto]) -> Tensors:
 
 
 def check_that_every_step_is_fed(repository: Path, ensemble_name: str) -> None:
-    """Each step of the ensemble gets all its inputs, of the dtypes and dims that it wants."""
+    """Check that each step of the ensemble gets all its inputs with their dtypes and dims."""
     ensemble = read_config(repository / ensemble_name / "config.pbtxt")
     known = config_tensors(ensemble.input)
     for step in ensemble.ensemble_scheduling.step:

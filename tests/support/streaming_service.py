@@ -12,7 +12,7 @@ from earshot import AsyncClient, Transcript, connect_async
 
 from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
-from export.reference import ReferenceResult, text_of, transcribe
+from export.streaming.reference import ReferenceResult, text_of, transcribe
 
 AT_ONCE = 64
 

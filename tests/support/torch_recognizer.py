@@ -1,4 +1,4 @@
-"""A fused recognizer exported for torch, beside the stages that it must agree with."""
+"""A fused recognizer exported for torch, and the stages to compare it with."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 import export.spec
 from export.checkpoint import load_checkpoint
-from export.spec import Serving, StreamingSpec
-from export.stages.decoder import Decoder
-from export.stages.state import PooledStages, Stage
-from export.streaming import spec_of
-from export.tensorrt.half import half_stages
-from export.torch_file import export_torch
+from export.formats.torch_file import export_torch
+from export.options import ExportOptions, Serving
+from export.stages.half import half_stages
+from export.stages.state import PooledStages
+from export.streaming.export import build_stages, spec_of
+from export.streaming.spec import StreamingSpec
 from server.backends.earshot.earshot_runtime.spec import SequenceSpec, StageSpec, TensorSpec
 from tests.support.checkpoints import write_random_checkpoint
 
@@ -27,17 +27,16 @@ class Recognizer:
 
     def __init__(self, folder: Path, precision: str = "fp32") -> None:
         checkpoint = load_checkpoint(str(write_random_checkpoint(folder / "c", blank_bias=-4.0)))
-        self.stages: tuple[Stage, ...] = half_stages(checkpoint, FRAMES, precision, Decoder)
-        serving = Serving(max_streams=STREAMS, max_batch_size=10)
-        self.spec: StreamingSpec = spec_of(
-            checkpoint,
-            self.stages,
-            CHUNK_MS,
-            "torch",
-            precision,
-            serving,
+        options = ExportOptions(
+            checkpoint.name,
+            chunk_ms=CHUNK_MS,
+            runtime="torch",
+            precision=precision,
             layout="fused",
+            serving=Serving(max_streams=STREAMS, max_batch_size=10),
         )
+        self.stages = half_stages(build_stages(checkpoint, FRAMES), precision)
+        self.spec: StreamingSpec = spec_of(checkpoint, self.stages, options)
         self.folder = folder / "recognizer"
         export_torch(self.stages, self.spec.recognizer, self.folder, precision)
 
@@ -62,7 +61,7 @@ class Recognizer:
         )
 
     def expected(self, audio: np.ndarray, lengths: np.ndarray) -> list[list[np.ndarray]]:
-        """Outputs of each chunk [K, B, C], from the stages as they are, in one batch."""
+        """Return the stages' own outputs for each chunk [K, B, C], in one batch."""
         batch = audio.shape[1]
         stages = PooledStages(self.stages).eval()
         pools = [torch.zeros(batch * s.layout.rows, s.layout.width) for s in self.stages]

@@ -88,7 +88,7 @@ ensemble_scheduling {{
 
 
 def write_toy_repository(folder: Path, *, max_streams: int = MAX_STREAMS) -> Path:
-    """Writes the repository to `folder` and returns it."""
+    """Write the repository to `folder` and return it."""
     stage = partial(_write_stage, folder, max_streams=max_streams)
     stage("summer", SUMMER_TENSORS, summer_graph(), state_rows=1, parameters=SUMMER_PARAMETERS)
     stage("accumulator", ACCUMULATOR_TENSORS, accumulator_graph(), state_rows=3)
@@ -119,7 +119,7 @@ def _write_stage(
 
 
 def write_config(folder: Path, name: str, config: str) -> None:
-    """Writes a model's config for the embedded runtime, and the version folder."""
+    """Write a model's config for the embedded runtime, and the version folder."""
     path = folder / name / "configs" / "onnxruntime.pbtxt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(config)
@@ -127,7 +127,7 @@ def write_config(folder: Path, name: str, config: str) -> None:
 
 
 def save(graph: onnx.GraphProto, path: Path) -> None:
-    """Saves a graph as an ONNX model."""
+    """Save a graph as an ONNX model."""
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     model.ir_version = 10
     onnx.checker.check_model(model)

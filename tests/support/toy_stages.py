@@ -10,7 +10,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from server.backends.earshot.earshot_runtime.chunks import Chunks
-from server.backends.earshot.earshot_runtime.engine import open_engine
+from server.backends.earshot.earshot_runtime.engines import open_engine
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from tests.support.toy_repository import CHUNK_SAMPLES

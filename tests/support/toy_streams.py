@@ -1,4 +1,4 @@
-"""Streams of the toy repository, as a client that keeps to the protocol sends them."""
+"""Streams of the toy repository, as a correct client sends them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Stream:
         start: bool | None = None,
         end: bool = False,
     ) -> Future[Answer]:
-        """Sends one chunk; START is set on the first one unless said otherwise."""
+        """Send one chunk; START is set on the first one by default."""
         start = not self.started if start is None else start
         self.started = True
         answer: Future[Answer] = Future()
@@ -57,7 +57,7 @@ class Stream:
         return answer
 
     def finish(self) -> None:
-        """Ends the stream and waits until the server has freed it."""
+        """End the stream and wait until the server has freed it."""
         self.send(constant(0.0), length=0, end=True).result(timeout=10)
 
 

@@ -1,1 +1,1 @@
-"""The stages of a recognizer that hears whole utterances: pure functions without state."""
+"""Stages of a recognizer of whole utterances: pure functions without state."""

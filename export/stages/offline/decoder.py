@@ -1,8 +1,8 @@
-"""Greedy decoding of whole utterances: each frame by itself (CTC) or a walk over them (RNN-T, TDT).
+"""Decode whole utterances greedily: frame by frame (CTC) or with a loop (RNN-T, TDT).
 
-A transducer's walk is the loop of the streaming decoder over all frames, with two ways to step on:
-RNN-T goes to the next frame on blank or after ``max_symbols_per_step`` tokens (Graves 2012); TDT
-predicts with each token how many frames to skip, also none (Xu et al. 2023, arXiv 2304.06795).
+A transducer uses the loop of the streaming decoder over all frames, with two ways to advance: RNN-T
+goes to the next frame on blank or after `max_symbols_per_step` tokens (Graves 2012); TDT predicts
+with each token how many frames to skip, possibly none (Xu et al. 2023, arXiv 2304.06795).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from export.stages.predictor import Predictor
 class CtcDecoder(nn.Module):
     """ENCODED float32 [B, T, D], ENCODED_LENGTH int32 [B, 1] -> the best label of every frame.
 
-    Outputs: FRAME_TOKENS int32 [B, T], blank included and behind the end, and FRAME_LOGPROBS
+    Outputs: FRAME_TOKENS int32 [B, T], including blanks, blank after the end, and FRAME_LOGPROBS
     float32 [B, T]. Repetitions are not collapsed here, see the detokenizer's backend.
 
     Args:
-        model: ``ParakeetForCTC``, in float32.
+        model: `ParakeetForCTC`, in float32.
     """
 
     def __init__(self, model: Any) -> None:
@@ -33,7 +33,7 @@ class CtcDecoder(nn.Module):
         self.bias = model.ctc_head.bias
 
     def forward(self, encoded: Tensor, encoded_length: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch of utterances; see the class."""
+        """Decode a batch of utterances; see the class."""
         logits = nn.functional.linear(encoded, self.weight, self.bias)
         best, token = logits.max(dim=2)
         frame = torch.arange(encoded.shape[1], dtype=torch.int32, device=encoded.device)
@@ -47,12 +47,12 @@ class TransducerDecoder(nn.Module):
     """ENCODED float32 [B, T, D], ENCODED_LENGTH int32 [B, 1] -> tokens of the utterance.
 
     Outputs: TOKENS and TOKEN_FRAMES int32 [B, M] and TOKEN_LOGPROBS float32 [B, M], padded with -1;
-    TOKEN_COUNT int32 [B, 1]. M is ``T * max_symbols_per_step``: no utterance of RNN-T has more
-    steps. TDT has no bound of its own, a token of no duration may follow another for ever; it ends
-    after as many steps, as the reference does when told so.
+    TOKEN_COUNT int32 [B, 1]. M is `T * max_symbols_per_step`: no utterance of RNN-T has more
+    steps. TDT has no bound of its own, because tokens of no duration may follow each other forever;
+    it ends after as many steps, as the reference does with that bound.
 
     Args:
-        model: a transducer of ``transformers`` with an LSTM prediction network, in float32.
+        model: a transducer of `transformers` with an LSTM prediction network, in float32.
     """
 
     def __init__(self, model: Any) -> None:
@@ -69,17 +69,17 @@ class TransducerDecoder(nn.Module):
         self.start = nn.Buffer(self._start_of_utterance())
 
     def _start_of_utterance(self) -> Tensor:
-        """Predictor output, h and c after the blank that opens every utterance, flat."""
+        """Return predictor output, h and c after the blank that opens every utterance, flat."""
         zero = torch.zeros(1, self.hidden_size * (1 + 2 * self.predictor.num_layers))
         with torch.no_grad():
             return self.predictor(torch.tensor([self.blank_token_id]), zero)
 
     def forward(self, encoded: Tensor, encoded_length: Tensor) -> tuple[Tensor, ...]:
-        """A batch of utterances; see the class."""
+        """Decode a batch of utterances; see the class."""
         batch, frames = encoded.shape[0], encoded.shape[1]
         length = encoded_length[:, 0].to(torch.int64)
-        # One place more than there can be tokens: where rows that emit nothing write.
-        nowhere = frames * self.max_symbols
+        # One column more than there can be tokens: rows that emit nothing write there.
+        unused = frames * self.max_symbols
 
         def unfinished(frame: Tensor, steps: Tensor, *_: Tensor) -> Tensor:
             return self._goes_on(frame, steps, length).any()
@@ -95,15 +95,15 @@ class TransducerDecoder(nn.Module):
             count: Tensor,
         ) -> tuple[Tensor, ...]:
             at = frame.clamp(max=frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
-            heard = encoded.gather(1, at)[:, 0]
-            logits = self.head(self.activation(heard + predictor[:, : self.hidden_size]))
+            current = encoded.gather(1, at)[:, 0]
+            logits = self.head(self.activation(current + predictor[:, : self.hidden_size]))
             labels = logits[:, : self.vocab_size]
             best, token = labels.max(dim=1)
             emits = self._goes_on(frame, steps, length) & (token != self.blank_token_id)
-            place = torch.where(emits, count, nowhere)[:, None]
-            tokens = tokens.scatter(1, place, token[:, None].to(torch.int32))
-            token_frames = token_frames.scatter(1, place, frame[:, None].to(torch.int32))
-            logprobs = logprobs.scatter(1, place, (best - labels.logsumexp(dim=1))[:, None])
+            column = torch.where(emits, count, unused)[:, None]
+            tokens = tokens.scatter(1, column, token[:, None].to(torch.int32))
+            token_frames = token_frames.scatter(1, column, frame[:, None].to(torch.int32))
+            logprobs = logprobs.scatter(1, column, (best - labels.logsumexp(dim=1))[:, None])
             predictor = torch.where(emits[:, None], self.predictor(token, predictor), predictor)
             advance, symbols = self._advance(logits, emits, symbols)
             count = count + emits.to(count.dtype)
@@ -119,8 +119,8 @@ class TransducerDecoder(nn.Module):
             )
 
         zero = torch.zeros_like(length)
-        nothing = torch.full((batch, nowhere + 1), -1, dtype=torch.int32, device=encoded.device)
-        carried = (
+        nothing = torch.full((batch, unused + 1), -1, dtype=torch.int32, device=encoded.device)
+        loop_state = (
             zero,
             zero.clone(),
             zero.clone(),
@@ -130,7 +130,9 @@ class TransducerDecoder(nn.Module):
             nothing.to(encoded.dtype),
             zero.clone(),
         )
-        *_, tokens, token_frames, logprobs, count = while_loop(unfinished, emit_or_advance, carried)
+        *_, tokens, token_frames, logprobs, count = while_loop(
+            unfinished, emit_or_advance, loop_state
+        )
         rows = (tokens[:, :-1], token_frames[:, :-1], logprobs[:, :-1])
         return *rows, count[:, None].to(torch.int32)
 
@@ -138,7 +140,7 @@ class TransducerDecoder(nn.Module):
         return (frame < length) & (steps < length * self.max_symbols)
 
     def _advance(self, logits: Tensor, emits: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames to step on by, and the tokens emitted so far on the frame then reached."""
+        """Return the frames to advance by, and the tokens so far on the frame then reached."""
         if self.has_durations:
             duration = logits[:, self.vocab_size :].argmax(dim=1)
             return torch.where(emits, duration, duration.clamp(min=1)), symbols.clone()

@@ -1,11 +1,11 @@
-"""The FastConformer encoder over whole utterances (Rekesh et al. 2023, arXiv 2305.05084).
+"""Encode whole utterances with the FastConformer (Rekesh et al. 2023, arXiv 2305.05084).
 
-Equal to ``ParakeetEncoder``, which hears the whole utterance from every frame, and to
-``NemotronAsrStreamingEncoder`` with its causal convolutions and an attention limited to chunks.
-Whatever lies behind an utterance's end is kept out of every convolution and every attention, so
-that neither padding nor the rest of the batch changes what is heard.
+Equal to `ParakeetEncoder`, whose frames attend to the whole utterance, and to
+`NemotronAsrStreamingEncoder` with its causal convolutions and an attention limited to chunks.
+Convolutions and attention mask everything after an utterance's end, so that the result depends
+neither on padding nor on the rest of the batch.
 
-As in the streaming stage, 1x1 convolutions are linear layers and constant factors live in the
+As in the streaming stage, 1x1 convolutions are linear layers and constant factors are part of the
 weights. Keys of the relative positions are computed once, for the longest utterance: shorter ones
 use the middle of the table.
 """
@@ -27,14 +27,14 @@ from export.stages.state import whole_division
 Length = TypeVar("Length", int, Tensor)
 
 _CONVOLUTIONS = 3
-"""Of the subsampling: each halves the frames."""
+"""Convolutions of the subsampling, each of which halves the frames."""
 _MASKED = -1e30
-"""Added to the score of a key that must not be heard; finite, so that no row can become NaN."""
+"""Added to the score of a masked key; finite, so that no row can become NaN."""
 
 
 @dataclass(frozen=True)
 class Causal:
-    """How a cache-aware encoder sees time: convolutions look back, attention sees whole chunks."""
+    """Context of a cache-aware encoder: convolutions look back, attention covers whole chunks."""
 
     chunk_frames: int
     left_chunks: int
@@ -42,31 +42,31 @@ class Causal:
 
 @dataclass(frozen=True)
 class _Context:
-    """What every layer needs of the batch: shared, computed once."""
+    """Values of the batch that all layers share."""
 
     frames: Tensor
-    """[T], only its shape counts: T as a number would be fixed in the graph."""
+    """[T]; only its shape is used, because a number T would be fixed in the graph."""
     valid: Tensor
-    """float32 [B, T, 1]: 1 for frames of the utterance, 0 behind its end."""
+    """float32 [B, T, 1]: 1 for frames of the utterance, 0 after its end."""
     mask: Tensor
-    """float32 [B, 1, 1 or T, T]: 0 for keys to be heard, else ``_MASKED``."""
+    """float32 [B, 1, 1 or T, T]: 0 for valid keys, else `_MASKED`."""
 
 
 def encoder_frames(mel_frames: Length, causal: bool) -> Length:
-    """Encoder frames of so many mel frames, a number or a tensor of them."""
+    """Return the encoder frames of so many mel frames, a number or a tensor."""
     for _ in range(_CONVOLUTIONS):
         mel_frames = _strided_length(mel_frames, causal)
     return mel_frames
 
 
 def _strided_length(length: Length, causal: bool) -> Length:
-    """Frames behind one stride-2 convolution; never divides what is negative."""
+    """Return the frames after one stride-2 convolution; it never divides a negative number."""
     padded = length + sum(_padding(causal)) - 1
     return whole_division(padded, 2) if isinstance(padded, Tensor) else padded // 2
 
 
 def _padding(causal: bool) -> tuple[int, int]:
-    """Zeros in front of and behind the input of a convolution of the subsampling."""
+    """Return the zeros before and after the input of a convolution of the subsampling."""
     return (2, 1) if causal else (1, 1)
 
 
@@ -77,8 +77,8 @@ class OfflineEncoder(nn.Module):
     to this stage; else the encoder's own.
 
     Args:
-        model: a recognizer of ``transformers`` with a FastConformer encoder, in float32.
-        causal: how a cache-aware encoder sees time; ``None`` for one that hears everything.
+        model: a recognizer of `transformers` with a FastConformer encoder, in float32.
+        causal: the context of a cache-aware encoder; `None` for attention to the whole utterance.
         max_mel_frames: M of the longest utterance.
     """
 
@@ -98,11 +98,11 @@ class OfflineEncoder(nn.Module):
 
     @property
     def encoded_size(self) -> int:
-        """D, width of ENCODED."""
+        """Return D, the width of ENCODED."""
         return self.hidden_size if self.projector is None else self.projector.out_features
 
     def forward(self, mel: Tensor, mel_length: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch of utterances; see the class."""
+        """Encode a batch of utterances; see the class."""
         hidden = self.subsampling(mel, mel_length)
         length = encoder_frames(mel_length, self.causal is not None)
         context = self._context(hidden, length)
@@ -117,12 +117,12 @@ class OfflineEncoder(nn.Module):
     def _context(self, hidden: Tensor, length: Tensor) -> _Context:
         frame = torch.arange(hidden.shape[1], dtype=torch.int32, device=hidden.device)
         valid = frame < length
-        heard = valid[:, None]
+        attended = valid[:, None]
         if self.causal is not None:
             chunk = whole_division(frame, self.causal.chunk_frames)
             behind = chunk[:, None] - chunk
-            heard = heard & (behind >= 0) & (behind <= self.causal.left_chunks)
-        mask = torch.where(heard, 0.0, _MASKED)[:, None]
+            attended = attended & (behind >= 0) & (behind <= self.causal.left_chunks)
+        mask = torch.where(attended, 0.0, _MASKED)[:, None]
         return _Context(frame, valid.to(hidden.dtype)[..., None], mask)
 
 
@@ -166,14 +166,14 @@ class _Subsampling(nn.Module):
 
 
 def _strided(convolution: Any, padded: Tensor) -> Tensor:
-    """``convolution`` over frames and bins that already carry their padding."""
+    """Apply `convolution` to padded frames and bins."""
     return functional.conv2d(
         padded, convolution.weight, convolution.bias, stride=2, groups=convolution.groups
     )
 
 
 def _keep_frames(frames: Tensor, length: Tensor) -> Tensor:
-    """Zero the frames behind ``length``."""
+    """Zero the frames after `length`."""
     frame = torch.arange(frames.shape[2], dtype=torch.int32, device=frames.device)
     return frames * (frame < length).to(frames.dtype)[:, None, :, None]
 
@@ -225,19 +225,19 @@ class _Attention(nn.Module):
         content_scores = (query + self.bias_u[:, None]) @ keys.transpose(2, 3)
         by_distance = (query + self.bias_v[:, None]) @ self._position_keys(frames)
         scores = content_scores + _by_key(by_distance) + context.mask
-        heard = scores.softmax(dim=3) @ values
-        return self.output(heard.transpose(1, 2).reshape(-1, self.heads * self.head_dim))
+        attended = scores.softmax(dim=3) @ values
+        return self.output(attended.transpose(1, 2).reshape(-1, self.heads * self.head_dim))
 
     def _position_keys(self, frames: int) -> Tensor:
-        """Keys of the distances ``frames - 1`` down to ``-frames``: [H, head_dim, 2T]."""
+        """Return the keys of the distances `frames - 1` down to `-frames`: [H, head_dim, 2T]."""
         return self.position_keys[:, :, self.max_frames - frames : self.max_frames + frames]
 
 
 def _by_key(by_distance: Tensor) -> Tensor:
-    """Scores [B, H, T, 2T] by distance, ``T - 1`` first, as scores [B, H, T, T] by key.
+    """Return scores [B, H, T, 2T] by distance, `T - 1` first, as scores [B, H, T, T] by key.
 
-    Query ``i`` finds its key ``j`` in column ``T - 1 - i + j``. One column more in a row than the
-    distances need moves each row by one against the last when the rows are cut one shorter.
+    Key `j` of query `i` is in column `T - 1 - i + j`. Rows have one column more than there are
+    distances, so that cutting them one shorter shifts each row by one relative to the row before.
     """
     batch, heads, frames, columns = by_distance.shape
     flat = by_distance.flatten(2)
@@ -276,7 +276,7 @@ class _Convolution(nn.Module):
 
 
 def _with_batch_norm(convolution: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and bias of a convolution that is followed by a batch norm with fixed statistics."""
+    """Return weight and bias of a convolution followed by a batch norm with fixed statistics."""
     factor = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
     bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
     weight = convolution.weight.detach() * factor[:, None, None]
@@ -284,7 +284,7 @@ def _with_batch_norm(convolution: Any, norm: Any) -> tuple[nn.Parameter, nn.Para
 
 
 def _relative_positions(encoder: Any, max_frames: int) -> Tensor:
-    """Sinusoids of the distances from ``max_frames - 1`` down to ``-max_frames``."""
+    """Return sinusoids of the distances from `max_frames - 1` down to `-max_frames`."""
     distance = torch.arange(max_frames - 1, -max_frames - 1, -1).float()
     angle = distance[:, None] * encoder.encode_positions.inv_freq.float()
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)

@@ -1,8 +1,8 @@
-"""Log-mel features of whole utterances, equal frame for frame to the reference's.
+"""Compute log-mel features of whole utterances, equal frame for frame to the reference's.
 
-The transform is that of the streaming stage: the window is symmetric, so a frame's even half meets
-the cosines and its odd half the sines. What is new is the normalization of the Parakeet models:
-each mel bin to mean 0 and deviation 1 over the valid frames of its utterance, whatever the padding.
+The transform is that of the streaming stage: the window is symmetric, so a frame's even half is
+multiplied by cosines and its odd half by sines. In addition, Parakeet models are normalized: each
+mel bin to mean 0 and deviation 1 over the valid frames of its utterance, whatever the padding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HALF = WINDOW_SAMPLES // 2
 _NORMALIZATION_GUARD = 1e-5
 """Added to a deviation before dividing by it, as the reference does."""
 _FEWEST_NORMALIZED_FRAMES = 2
-"""One frame has no deviation: the reference divides 0 by 0 there and answers with NaN."""
+"""One frame has no deviation: the reference divides 0 by 0 there and returns NaN."""
 
 
 class OfflineFeatureExtractor(nn.Module):
@@ -31,7 +31,7 @@ class OfflineFeatureExtractor(nn.Module):
     Args:
         mel_filters: float32 [n_mels, 257], the checkpoint's own filter bank.
         preemphasis: coefficient of the first-order high-pass in front of the transform.
-        normalize: whether each mel bin is normalized over its utterance.
+        normalize: normalizes each mel bin over its utterance.
     """
 
     def __init__(self, mel_filters: Tensor, preemphasis: float, normalize: bool) -> None:
@@ -43,7 +43,7 @@ class OfflineFeatureExtractor(nn.Module):
         self.mel_filters = nn.Buffer(mel_filters.T.contiguous())
 
     def forward(self, audio: Tensor, audio_length: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch of utterances; see the class."""
+        """Extract the features of a batch of utterances; see the class."""
         mel = self._log_mel(_frames(self._emphasised(audio, audio_length)))
         length = whole_division(audio_length, HOP_SAMPLES)
         if self.normalize:
@@ -52,7 +52,7 @@ class OfflineFeatureExtractor(nn.Module):
         return mel * _valid(mel, length), length
 
     def _emphasised(self, audio: Tensor, audio_length: Tensor) -> Tensor:
-        """Pre-emphasis, then silence behind the end of the audio, as the reference has it."""
+        """Apply pre-emphasis, then silence after the end of the audio, as the reference does."""
         before = functional.pad(audio, (1, 0))[:, :-1]
         position = torch.arange(audio.shape[1], dtype=torch.int32, device=audio.device)
         inside = (position < audio_length).to(audio.dtype)
@@ -68,9 +68,9 @@ class OfflineFeatureExtractor(nn.Module):
 
 
 def _frames(samples: Tensor) -> Tensor:
-    """Windows of 400 samples around every 160th one, the first around sample 0: [B, M, 400].
+    """Return windows of 400 samples around every 160th one, from sample 0 on: [B, M, 400].
 
-    A window is two whole hops and a half one, so it is cut from rows of one hop.
+    A window is two and a half hops, so it is cut from rows of one hop.
     """
     hops = samples.shape[1] // HOP_SAMPLES
     padded = functional.pad(samples, (_HALF, 2 * HOP_SAMPLES - _HALF))
@@ -80,13 +80,13 @@ def _frames(samples: Tensor) -> Tensor:
 
 
 def _valid(mel: Tensor, length: Tensor) -> Tensor:
-    """1.0 for the frames of the utterance, 0.0 behind its end: [B, M, 1]."""
+    """Return 1.0 for the frames of the utterance, 0.0 after its end: [B, M, 1]."""
     frame = torch.arange(mel.shape[1], dtype=torch.int32, device=mel.device)
     return (frame < length).to(mel.dtype)[..., None]
 
 
 def _normalized(mel: Tensor, length: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 for each mel bin, over valid frames only."""
+    """Normalize each mel bin to mean 0 and deviation 1 over the valid frames."""
     valid = _valid(mel, length)
     frames = length.to(mel.dtype)[..., None]
     mean = (mel * valid).sum(dim=1, keepdim=True) / frames.clamp(min=1)

@@ -1,7 +1,7 @@
-"""Triton's door to `earshot_runtime`: the backend of every model with `backend: "earshot"`.
+"""Adapt Triton's Python backend to `earshot_runtime`, for models with `backend: "earshot"`.
 
 Triton loads this file once per model instance, each in a process of its own, and calls `execute`
-with the requests that its batcher has put together.
+with the requests of one batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 from earshot_runtime.chunks import Chunks, Outcome
-from earshot_runtime.engine import open_engine
+from earshot_runtime.engines import open_engine
 from earshot_runtime.errors import ChunkError, RunFailed, ServerFull
 from earshot_runtime.graph import open_graph
 from earshot_runtime.housekeeping import Housekeeper
@@ -30,7 +30,7 @@ class TritonPythonModel:
     """One instance of one stage; Triton fixes the class name and its methods."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Opens the engine and allocates all memory; raises where config and files disagree."""
+        """Open the engine and allocate all memory, or raise StageError."""
         self._spec = StageSpec.from_model_config(json.loads(args["model_config"]))
         self._lock = threading.Lock()
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -43,13 +43,13 @@ class TritonPythonModel:
         else:
             self._streams = SequenceStage(self._spec, open_engine(folder, self._spec))
             self._start_housekeeper(labels)
-        # What is there now stays: collections between chunks need not walk it again.
+        # The objects of now live as long as the process: later collections can skip them.
         gc.freeze()
 
     def execute(
         self, requests: list[pb_utils.InferenceRequest]
     ) -> list[pb_utils.InferenceResponse]:
-        """Answers the requests of one batch, in order."""
+        """Return the responses to the requests of one batch, in order."""
         if self._spec.sequence is None:
             outcomes = self._utterances.process(self._read_inputs(requests))
             self._report_runs()
@@ -60,7 +60,7 @@ class TritonPythonModel:
         return [self._response(outcome) for outcome in outcomes]
 
     def finalize(self) -> None:
-        """Stops the housekeeping before the interpreter goes away."""
+        """Stop the housekeeping thread before the interpreter ends."""
         if self._housekeeper is not None:
             self._housekeeper.stop()
 
@@ -96,7 +96,7 @@ class TritonPythonModel:
         )
 
     def _count_runs(self, labels: dict[str, str]) -> None:
-        # Triton counts what it hands over; the batches that the graph sees are packed from it.
+        # Triton counts its own batches; the stage repacks them, so its runs are counted here.
         self._runs_family = pb_utils.MetricFamily(
             name="earshot_runs_total",
             description="Runs of the graph",

@@ -1,6 +1,6 @@
-"""Triton's door to `earshot_text`: serves models with `backend: "earshot_detokenizer"`.
+"""Adapt Triton's Python backend to `earshot_text`, for `backend: "earshot_detokenizer"`.
 
-Which inputs the config has says what a request is about:
+The inputs of the config determine what a request holds:
 
 - TOKENS int32 [B, M], TOKEN_COUNT int32 [B, 1], PREVIOUS_TOKENS int32 [B, 8] (padded with -1 in
   front): a chunk of a stream. Outputs: TEXT bytes [B, 1], TOKEN_TEXT_LENGTHS int32 [B, M] (padded
@@ -29,7 +29,7 @@ class TritonPythonModel:
     """The only instance; Triton fixes the class name and its methods."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads `tokenizer.json` from the model's version folder."""
+        """Load `tokenizer.json` from the model's version folder."""
         folder = Path(args["model_repository"]) / args["model_version"]
         config = json.loads(args["model_config"])
         self._inputs = [entry["name"] for entry in config["input"]]
@@ -37,11 +37,11 @@ class TritonPythonModel:
         blank = config.get("parameters", {}).get("ctc_blank")
         self._ctc_blank = None if blank is None else int(blank["string_value"])
         self._detokenizer = Detokenizer(folder / "tokenizer.json")
-        # What is there now stays: collections between chunks need not walk it again.
+        # The objects of now live as long as the process: later collections can skip them.
         gc.freeze()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request, in order."""
+        """Return one response per request, in order."""
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
@@ -57,7 +57,7 @@ class TritonPythonModel:
         )
 
     def _detokenized(self, arrays: Arrays) -> Arrays:
-        """TEXT and TOKEN_TEXT_LENGTHS, row by row."""
+        """Return TEXT and TOKEN_TEXT_LENGTHS of each row."""
         lengths = np.full_like(arrays["TOKENS"], -1)
         texts: list[bytes] = []
         for row, (tokens, count) in enumerate(

@@ -1,8 +1,8 @@
-"""What a chunk must satisfy before it may meet the others of its batch.
+"""Check chunks before they run in a batch with others.
 
-One NaN, or a finite value so large that the stage overflows on it, would spread through a
-stream's state for good, and in a quantized stage to the rest of the batch. Such a chunk is refused
-while the stream itself stays as it was.
+A NaN, or a finite value so large that the stage overflows, would stay in the state of its stream,
+and would spread to the rest of the batch in a quantized stage. Such a chunk is refused, and its
+stream stays as it was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Errors = dict[int, ChunkError]
 
 
 class ContentChecks:
-    """Checks each row of a batch by itself: bounded values, lengths that fit the chunk."""
+    """Check each row of a batch: values within bounds, lengths that fit the chunk."""
 
     def __init__(self, spec: StageSpec) -> None:
         self._bounded_inputs = spec.bounded_inputs
@@ -31,7 +31,7 @@ class ContentChecks:
         self._length_of = spec.length_of
 
     def reject(self, inputs: Arrays) -> Errors:
-        """An error for each row that must not run. Shapes: (B, *dims)."""
+        """Return an error for each row that must not run. Shapes: (B, *dims)."""
         errors: Errors = {}
         for name in self._bounded_inputs:
             errors |= self._reject_values(name, inputs[name])
@@ -68,7 +68,7 @@ class ContentChecks:
 
 
 def reject_length(spec: StageSpec, length: int) -> InvalidChunk | None:
-    """An error for utterances that are not padded to one of the stage's lengths."""
+    """Return an error for an utterance that is not padded to one of the stage's lengths."""
     if not spec.lengths or length in spec.lengths:
         return None
     lengths = ", ".join(map(str, spec.lengths))
@@ -77,10 +77,10 @@ def reject_length(spec: StageSpec, length: int) -> InvalidChunk | None:
 
 
 class AudioEnds:
-    """Remembers which streams had a chunk that was not full: their audio has ended.
+    """Remember the streams whose audio has ended: those that had a chunk that was not full.
 
-    This holds behind the first stage as well: a stage turns a full chunk into a full one and an
-    empty chunk into an empty one, so only a stream's last chunk with audio can be short.
+    This also holds after the first stage: a stage turns a full chunk into a full one and an empty
+    chunk into an empty one, so only the last chunk with audio of a stream can be short.
     """
 
     def __init__(self, spec: StageSpec, capacity: int) -> None:
@@ -89,7 +89,7 @@ class AudioEnds:
         self._ended = np.zeros(capacity, np.bool_)
 
     def reject(self, inputs: Arrays, slots: Slots, starts: npt.NDArray[np.bool_]) -> Errors:
-        """An error for each row that brings audio to a stream whose audio has ended."""
+        """Return an error for each row with audio for a stream whose audio has ended."""
         if self._length_input is None:
             return {}
         lengths = inputs[self._length_input].ravel()
@@ -105,6 +105,6 @@ class AudioEnds:
         }
 
     def store(self, inputs: Arrays, slots: Slots) -> None:
-        """Notes the ends that the rows just run have brought."""
+        """Remember which of the rows that have just run ended the audio of their stream."""
         if self._length_input is not None:
             self._ended[slots] = inputs[self._length_input].ravel() < self._full

@@ -1,4 +1,4 @@
-"""Requests as columns: what Triton hands over in one call, and what becomes of it."""
+"""Hold the requests of one call of Triton as columns, and their outcomes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Chunks:
         return len(self.streams)
 
     def pick(self, indices: Sequence[int]) -> Chunks:
-        """Some of the requests, in the given order."""
+        """Return some of the requests, in the given order."""
         return Chunks(
             [self.streams[i] for i in indices],
             [self.starts[i] for i in indices],
@@ -38,7 +38,7 @@ class Chunks:
 
 
 def rounds(streams: Sequence[int]) -> list[list[int]]:
-    """Splits a batch so that no stream is in a round twice; order within a stream is kept.
+    """Split a batch so that no stream is in a round twice; order within a stream is kept.
 
     A client that has two chunks of one stream in flight may find both in one batch. The second
     needs the state that the first leaves behind.

@@ -1,54 +1,35 @@
-"""What a stage needs of whatever computes it; the engine owns the state of all streams."""
+"""Declare the engine of a stage, which computes batches and owns the state of all streams."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BadStage
 from .slots import Slots
-from .spec import StageSpec
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Engine(Protocol):
-    """Runs batches; the state lies where the engine computes and never leaves it."""
+    """Runs batches; the state of the streams stays on the engine's device."""
 
     @property
     def inputs(self) -> Arrays:
-        """Arrays [max_batch, *dims] in the config's order: the rows of a batch go to the front."""
+        """Return arrays [max_batch, *dims] in the config's order; a batch fills the first rows."""
         ...
 
     @property
     def outputs(self) -> Arrays:
-        """Arrays [max_batch, *dims] in the config's order: a run fills the front."""
+        """Return arrays [max_batch, *dims] in the config's order; a run fills the first rows."""
         ...
 
     def run(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
-        """Advances the streams in `slots` [B] by one chunk; those that start, from zeros.
+        """Advance the streams in `slots` [B] by one chunk, those in `starts` from a zero state.
 
-        Raises whatever the library underneath raises; the streams then stay as they were, but for
-        those that start.
+        An error of the library underneath is passed on. The streams then stay as they were, except
+        for those that start.
         """
         ...
-
-
-def open_engine(folder: Path, spec: StageSpec) -> Engine:
-    """The engine that the config asks for, on the files in `folder`; raises BadStage."""
-    # The other runtime need not be installed.
-    if spec.runtime == "onnxruntime":
-        from .onnx_engine import OnnxEngine
-
-        return OnnxEngine(folder / "model.onnx", spec)
-    if spec.runtime == "torch":
-        from .torch_engine import open_torch
-
-        return open_torch(folder, spec)
-    raise BadStage(
-        f"{spec.model}: parameter 'runtime' must be onnxruntime or torch, not '{spec.runtime}'"
-    )

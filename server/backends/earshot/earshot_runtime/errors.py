@@ -1,8 +1,8 @@
-"""What can go wrong with one chunk, and what can be wrong with a whole stage.
+"""Errors of one chunk, and errors of a whole stage.
 
 StageError
-├── BadStage          config and exported files do not fit together: the model does not load
-└── ChunkError        one request fails, the others of its batch do not
+├── BadStage          config and exported files contradict each other: the model does not load
+└── ChunkError        one request fails; the others of its batch do not
     ├── InvalidChunk      audio out of bounds, impossible length, audio after the end
     ├── UnknownStream     no state is held for this correlation id
     ├── ServerFull        every slot of the pool holds a live stream
@@ -33,7 +33,7 @@ class UnknownStream(ChunkError):
 
 
 class ServerFull(ChunkError):
-    """A stream wants to start while all slots are taken."""
+    """A stream cannot start because all slots are taken."""
 
 
 class RunFailed(ChunkError):

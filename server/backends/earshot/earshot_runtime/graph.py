@@ -1,4 +1,4 @@
-"""Opens a stage's ONNX graph and holds it to the model config."""
+"""Open a stage's ONNX graph and check it against the model config."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _DTYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class Graph:
-    """An open session, and the shapes of the states that it keeps, if any."""
+    """An open session and the shapes of its states, if any."""
 
     session: ort.InferenceSession
     states: tuple[StateSpec, ...]
 
 
 def open_graph(path: Path, spec: StageSpec) -> Graph:
-    """Loads `path` for the CPU; raises BadStage where graph and config disagree."""
+    """Load `path` for the CPU, or raise BadStage if graph and config contradict each other."""
     try:
         session = ort.InferenceSession(
             path, _session_options(spec), providers=["CPUExecutionProvider"]
@@ -68,13 +68,13 @@ def open_graph(path: Path, spec: StageSpec) -> Graph:
 def _session_options(spec: StageSpec) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = spec.intra_op_threads
-    # One plan of the memory is kept for every shape; utterances have thousands of shapes.
+    # ONNX Runtime keeps a memory plan for every shape, and utterances have thousands of shapes.
     options.enable_mem_pattern = spec.sequence is not None
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3  # errors: warnings tell of leftovers that every export has
-    # Several stages share the cores: a pool that spins takes them from the stage that has work.
+    options.log_severity_level = 3  # errors only: every exported graph causes warnings
+    # Several stages share the cores: a spinning thread takes time from a stage that has work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
@@ -109,7 +109,7 @@ def _check_tensors(
 
 
 def _fits(config: TensorSpec, graph: TensorSpec) -> bool:
-    """A dimension that either side leaves open fits any size."""
+    """Compare shapes; a dimension that either side leaves free fits any size."""
     return (
         config.dtype == graph.dtype
         and len(config.dims) == len(graph.dims)

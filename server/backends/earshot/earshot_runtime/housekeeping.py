@@ -1,4 +1,4 @@
-"""Expires silent streams and reports the live ones, also when no request comes."""
+"""Expire silent streams and report the live ones, also while no request comes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ INTERVAL_S = 1.0
 
 
 class Metric(Protocol):
-    """The part of Triton's custom metric that is used here."""
+    """The methods of Triton's custom metric that are used here."""
 
     def set(self, value: float) -> None:
-        """Sets a gauge."""
+        """Set a gauge."""
 
     def increment(self, value: float) -> None:
-        """Raises a counter."""
+        """Raise a counter."""
 
 
 class Housekeeper:
-    """A thread that looks after one table of slots, once per interval.
+    """A thread that maintains one table of slots, once per interval.
 
-    Setting a metric is a round trip to Triton's process. Doing it here keeps that out of the
-    path of a chunk and bounds its cost whatever the load.
+    Setting a metric is a round trip to Triton's process. In this thread it delays no chunk, and its
+    cost does not grow with the load.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Housekeeper:
         self._thread = threading.Thread(target=self._loop, name="housekeeping", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread and waits for it."""
+        """End the thread and wait for it."""
         self._stopping.set()
         self._thread.join()
 
@@ -62,12 +62,12 @@ class Housekeeper:
             try:
                 self.tick()
             except Exception:  # whatever it is, idle streams must go on to expire
-                # stderr is Triton's log; what was not reported is part of the next tick.
+                # stderr is Triton's log. What was not reported is part of the next report.
                 print("housekeeping failed, trying again:", file=sys.stderr)
                 traceback.print_exc()
 
     def tick(self) -> None:
-        """Expires once and reports what has changed since the last time."""
+        """Expire streams and report the changes since the last call."""
         with self._lock:
             self._slots.expire(self._clock())
             live, expired = self._slots.live, self._slots.expired_total

@@ -1,4 +1,4 @@
-"""A stage on ONNX Runtime: arrays are bound by address, so that a run copies nothing."""
+"""Run a stage on ONNX Runtime; arrays are bound by address, so that a run copies nothing."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .slots import Slots
 from .spec import StageSpec, TensorSpec
 from .state import SLOTS, StatePool
 
-# Each further power of two would double what warming up adds to the start.
+# Each further power of two would double the time of the warm-up.
 _MAX_WARM_UP_BATCH = 16
 
 
 class OnnxEngine:
-    """See `Engine`."""
+    """Engine of an ONNX graph on the CPU."""
 
     def __init__(self, path: Path, spec: StageSpec) -> None:
-        """Opens the graph and allocates all memory; raises BadStage."""
+        """Open the graph and allocate all memory, or raise BadStage."""
         assert spec.sequence is not None
         streams = spec.sequence.max_streams
         graph = open_graph(path, spec)
@@ -37,14 +37,14 @@ class OnnxEngine:
         self._warm_up(spec.max_batch)
 
     def _warm_up(self, max_batch: int) -> None:
-        """Runs powers of two once: ONNX Runtime plans and allocates on the first run of a size."""
+        """Run powers of two: ONNX Runtime plans and allocates on the first run of a batch size."""
         batch = 1
         while batch <= min(max_batch, _MAX_WARM_UP_BATCH):
             self._run(batch)
             batch *= 2
 
     def run(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
-        """See `Engine.run`."""
+        """Advance the streams in `slots`; see `Engine.run`."""
         self._slots[: len(slots)] = slots
         for state in self._states:
             state.clear(slots[starts])

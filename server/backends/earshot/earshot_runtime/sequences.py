@@ -1,4 +1,4 @@
-"""A stage that keeps state: one run advances all streams of a batch by one chunk."""
+"""Run a stage with state: one run advances all streams of a batch by one chunk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .spec import StageSpec
 
 
 class SequenceStage:
-    """Turns chunks of many streams into one run of the engine.
+    """Runs the chunks of many streams as one batch of the engine.
 
     A chunk that is refused leaves its stream as it was, with two exceptions: END always closes
     the stream, and a refused START leaves it closed.
@@ -32,7 +32,7 @@ class SequenceStage:
         self._audio_ends = AudioEnds(spec, sequence.max_streams)
 
     def process(self, chunks: Chunks, now_s: float) -> list[Outcome]:
-        """One outcome per request. The rows are views, valid until the next call."""
+        """Return one outcome per request; its rows are views, valid until the next call."""
         turns = rounds(chunks.streams)
         if len(turns) == 1:
             return self._process_round(chunks, now_s)
@@ -65,7 +65,7 @@ class SequenceStage:
         return self._outcomes(good, errors)
 
     def _find_slots(self, chunks: Chunks, now_s: float) -> tuple[Slots, Errors]:
-        """The slot of each row; rows with an error point to slot 0 and must not run."""
+        """Return the slot of each row; rows with an error have slot 0 and must not run."""
         slots = np.zeros(len(chunks), np.intp)
         errors: Errors = {}
         for row, (stream, starts) in enumerate(zip(chunks.streams, chunks.starts, strict=True)):
@@ -88,7 +88,7 @@ class SequenceStage:
         return {name: array[:batch] for name, array in self._inputs.items()}
 
     def _advance(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> RunFailed | None:
-        """Runs the first rows of the inputs, one per slot, and keeps what changed of the state."""
+        """Run the first rows of the inputs, one per slot, and store the updated state."""
         batch = len(slots)
         try:
             self._engine.run(slots, starts)

@@ -1,7 +1,7 @@
-"""Which stream holds which slot of the pool, and since when it has been silent.
+"""Assign the slots of the state pool to streams, and expire streams that are silent.
 
-Only bookkeeping: no tensor lives here, so the rules (open, reset, free, expire) can be checked
-against a simple model in a property test.
+There are no tensors here, so the rules (open, reset, free, expire) can be compared with a simple
+model in a property test.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Slots = npt.NDArray[np.intp]
 
 
 class SlotTable:
-    """Hands out `capacity` slots to correlation ids.
+    """Assigns `capacity` slots to correlation ids.
 
     Freed slots are taken again last-in, first-out: the pool then touches no more memory than the
     largest number of streams that were ever live at once.
@@ -35,14 +35,14 @@ class SlotTable:
 
     @property
     def live(self) -> int:
-        """Number of open streams."""
+        """Return the number of open streams."""
         return len(self._slot_of)
 
     def __contains__(self, stream: int) -> bool:
         return stream in self._slot_of
 
     def open(self, stream: int, now_s: float) -> int:
-        """The slot of a starting stream: its old one if the id is known, else a free one."""
+        """Return a slot for a starting stream: its old one if the id is known, else a free one."""
         slot = self._slot_of.get(stream)
         if slot is None:
             slot = self._slot_of[stream] = self._take_free(now_s)
@@ -50,7 +50,7 @@ class SlotTable:
         return slot
 
     def find(self, stream: int, now_s: float) -> int:
-        """The slot of a stream that goes on."""
+        """Return the slot of an open stream."""
         slot = self._slot_of.get(stream)
         if slot is None:
             raise UnknownStream(
@@ -73,13 +73,13 @@ class SlotTable:
         return self._free.pop()
 
     def close(self, stream: int) -> None:
-        """Frees the stream's slot; a stream that is not open is left alone."""
+        """Free the stream's slot, if the stream is open."""
         slot = self._slot_of.pop(stream, None)
         if slot is not None:
             self._free.append(slot)
 
     def expire(self, now_s: float) -> None:
-        """Frees the slots of all streams that have been idle for too long."""
+        """Free the slots of all streams that have been idle for too long."""
         deadline_s = now_s - self._max_idle_s - EXPIRY_MARGIN_S
         idle = [s for s, slot in self._slot_of.items() if self._last_seen_s[slot] < deadline_s]
         for stream in idle:

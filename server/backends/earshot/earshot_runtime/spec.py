@@ -1,7 +1,7 @@
-"""The stage as its Triton model config describes it: tensors, limits, parameters.
+"""Read a stage's Triton model config: its tensors, limits and parameters.
 
-The config is the contract between export, server and client, so names, shapes and dtypes are
-read from it and never written down here.
+The config is the contract between export, server and client, so that names, shapes and dtypes are
+read from it and not repeated here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TensorSpec:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether every dimension is known before a request comes."""
+        """Return True if every dimension is known before a request comes."""
         return all(dim >= 0 for dim in self.dims)
 
 
@@ -54,7 +54,7 @@ class SequenceSpec:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """All that a stage needs to know from its model config."""
+    """The parts of the model config that a stage uses."""
 
     model: str
     max_batch: int
@@ -70,18 +70,18 @@ class StageSpec:
     lengths: tuple[int, ...]
     """Lengths that `length_of` may have, ascending; any, if there are none."""
     length_step: int
-    """What the graph needs the length of `length_of` to be a multiple of."""
+    """The length of `length_of` must be a multiple of this number."""
     sequence: SequenceSpec | None
     """None for a stage without state, which takes whole utterances."""
 
     @property
     def full_length(self) -> int:
-        """The largest legal value of `length_input`: the first dimension of `length_of`."""
+        """Return the largest valid `length_input`: the first dimension of `length_of`."""
         return next((t.dims[0] for t in self.inputs if t.name == self.length_of), 0)
 
     @classmethod
     def from_model_config(cls, config: Mapping[str, Any]) -> StageSpec:
-        """Reads Triton's model config (as parsed from JSON); raises BadStage where it is wrong."""
+        """Read Triton's model config, as parsed from JSON, or raise BadStage if it is wrong."""
         model = str(config["name"])
         parameters = _Parameters(model, config.get("parameters", {}))
         inputs = tuple(_tensor(model, entry) for entry in config["input"])

@@ -1,4 +1,4 @@
-"""Everything about state: the pool, its place in the graph, its way back from a run.
+"""Keep the state of all streams in a pool, and bind it to the graph of a stage.
 
 A stage with state is a graph in pooled form. It reads the state of its batch from the pool itself
 and returns only the rows that changed:
@@ -11,8 +11,8 @@ and returns only the rows that changed:
 A graph that holds several stages in a row has these tensors once for each of them, their names
 followed by `_` and that stage's own name in capitals.
 
-Zeros start a stream. np.zeros leaves it to the kernel to back a page on first touch, so a pool
-for many streams costs the memory of the most that were ever live at once.
+A stream starts with zeros. The kernel backs a page of np.zeros when it is first used, so a pool
+takes as much memory as the largest number of streams that were ever live at once.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ UPDATE, UPDATE_ROWS = "UPDATE", "UPDATE_ROWS"
 
 @dataclass(frozen=True)
 class StateSpec:
-    """Shape of one stream's state, and how many of its rows a chunk changes."""
+    """Shape of one stream's state, and the number of rows that a chunk changes."""
 
     suffix: str
-    """Behind the names of the graph's tensors; empty if the graph has one state."""
+    """Suffix of the names of the graph's tensors; empty if the graph has one state."""
     rows: int
     width: int
     update_rows: int
@@ -43,7 +43,7 @@ class StateSpec:
 
 
 class StatePool:
-    """State of all streams, and the arrays through which the graph sees a batch of it."""
+    """State of all streams, and the arrays that hold the updates of a batch."""
 
     def __init__(self, spec: StateSpec, capacity: int, max_batch: int) -> None:
         self._suffix = spec.suffix
@@ -52,17 +52,17 @@ class StatePool:
         self._update_rows = np.zeros((max_batch, spec.update_rows), np.int64)
 
     def bind(self, binding: ort.IOBinding, batch: int) -> None:
-        """Binds the graph's state tensors for runs of `batch` rows."""
+        """Bind the graph's state tensors for runs of `batch` rows."""
         pool = self._pool.reshape(-1, self._pool.shape[-1])
         bind_input(binding, POOL + self._suffix, pool)
         bind_output(binding, UPDATE + self._suffix, self._update[:batch])
         bind_output(binding, UPDATE_ROWS + self._suffix, self._update_rows[:batch])
 
     def clear(self, slots: Slots) -> None:
-        """Zeroes the state of streams that start."""
+        """Set the state of streams that start to zero."""
         self._pool[slots] = 0
 
     def store(self, slots: Slots) -> None:
-        """Writes the rows that the last run changed to the streams' slots."""
+        """Write the rows that the last run changed to the streams' slots."""
         batch = len(slots)
         self._pool[slots[:, np.newaxis], self._update_rows[:batch]] = self._update[:batch]

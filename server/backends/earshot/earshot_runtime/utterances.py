@@ -1,8 +1,8 @@
-"""A stage without state: a batch of whole utterances of any lengths in a few runs of the graph.
+"""Run a stage without state: whole utterances of any lengths, in a few runs of the graph.
 
-Padding is computed like speech, so utterances of like length run together, cut to the longest of
-them. The lengths come with the values, and the graph keeps out what lies behind them: what else is
-in a run changes no result.
+Padding costs as much as speech, so utterances of similar length run together, cut to the longest of
+them. The graph masks everything after the length of an utterance, so results do not depend on the
+other utterances in the run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .spec import StageSpec
 Array = npt.NDArray[Any]
 
 _MOST_ROWS = 16
-"""More rows in a run save no more time, but take the memory of all of them."""
+"""More rows in a run save no time and take more memory."""
 _FULL_ROWS = 8
-"""A run of fewer rows is filled up, at the price of more padding."""
+"""A run of fewer rows takes further utterances, at the cost of more padding."""
 _LEAST_SHARE = 0.7
 """Shortest utterance of a full run, as a share of the longest."""
 _LEAST_SHARE_TO_FILL = 0.5
-"""The same of a run that is not full yet: no utterance is padded to more than twice its length."""
+"""The same for a run that is not full yet: no utterance is padded to more than twice its length."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Utterances:
 
     @property
     def rows(self) -> int:
-        """Utterances in the request."""
+        """Return the number of utterances in the request."""
         return len(self.inputs[0])
 
 
 class UtteranceStage:
-    """Answers requests; ``runs`` and ``rows`` count what the graph has done."""
+    """Answers requests; `runs` and `rows` count the runs of the graph and their rows."""
 
     def __init__(self, spec: StageSpec, graph: Graph) -> None:
         self.runs = 0
@@ -55,13 +55,13 @@ class UtteranceStage:
         self._session = graph.session
         self._content = ContentChecks(spec)
         names = [tensor.name for tensor in spec.inputs]
-        # Present: a spec without them and without state is refused.
+        # Never None here: a spec without them and without state is refused.
         self._length = names.index(str(spec.length_input))
         self._values = names.index(str(spec.length_of))
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """A first run at load: what is wrong with the graph is said before a client comes."""
+        """Run once while the model loads, so that an error of the graph appears at once."""
         tensor = self._spec.inputs[self._values]
         shape = [self._spec.length_step if dim < 0 else dim for dim in tensor.dims]
         inputs: list[Array] = [np.zeros((1, 1), np.int32) for _ in self._spec.inputs]
@@ -71,7 +71,7 @@ class UtteranceStage:
             raise outcome
 
     def process(self, requests: Sequence[list[Array]]) -> list[Outcome]:
-        """One outcome per request, in order; each request has one array per input."""
+        """Return one outcome per request, in order; each request has one array per input."""
         outcomes: dict[int, Outcome] = {}
         accepted: dict[int, Utterances] = {}
         for index, inputs in enumerate(requests):
@@ -112,7 +112,7 @@ class UtteranceStage:
         return [tuple(piece) for piece in pieces]
 
     def _padded(self, requests: list[Utterances]) -> Array:
-        """The values of all requests, cut or padded with zeros to the longest utterance."""
+        """Return the values of all requests, cut or padded with zeros to the longest utterance."""
         step = self._spec.length_step
         longest = max(request.length for request in requests)
         length = max(1, -(-longest // step)) * step
@@ -129,7 +129,7 @@ class UtteranceStage:
 
 
 def packed(requests: dict[int, Utterances]) -> list[list[int]]:
-    """Keys of ``requests`` as runs: the longest utterances first, each run of like lengths."""
+    """Return the keys of `requests` in runs of similar lengths, the longest utterances first."""
     runs: list[list[int]] = []
     longest = rows = 0
     for key in sorted(requests, key=lambda key: -requests[key].length):

@@ -1,1 +1,1 @@
-"""Tokens to text, free of Triton so that it can be tested alone."""
+"""Convert tokens to text, without Triton, so that it can be tested alone."""

@@ -1,4 +1,4 @@
-"""Labels of frames to tokens: repetitions are one token, the blank is none (Graves et al. 2006)."""
+"""Collapse labels of frames to tokens: repetitions are one, blanks none (Graves et al. 2006)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy.typing as npt
 def collapse(
     labels: npt.NDArray[np.int32], logprobs: npt.NDArray[np.float32], blank: int
 ) -> dict[str, npt.NDArray[Any]]:
-    """TOKENS, TOKEN_FRAMES, TOKEN_LOGPROBS [B, T], padded with -1, and TOKEN_COUNT [B, 1].
+    """Return TOKENS, TOKEN_FRAMES, TOKEN_LOGPROBS [B, T], padded with -1, and TOKEN_COUNT [B, 1].
 
     Frame and log-probability of a token are those of the first frame of its run.
 
     Args:
-        labels: [B, T], the best label of each frame; blank behind the end.
-        logprobs: [B, T], how certain each of them is.
-        blank: the label that stands for nothing.
+        labels: [B, T], the best label of each frame; blank after the end.
+        logprobs: [B, T], the log-probability of each label.
+        blank: the label of a frame without a token.
     """
     first = np.ones(labels.shape, np.bool_)
     first[:, 1:] = labels[:, 1:] != labels[:, :-1]
     rows, frames = np.nonzero(first & (labels != blank))
     count = np.bincount(rows, minlength=len(labels)).astype(np.int32)
-    places = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+    positions = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
     columns = {
         "TOKENS": labels,
         "TOKEN_FRAMES": np.broadcast_to(np.arange(labels.shape[1], dtype=np.int32), labels.shape),
@@ -33,5 +33,5 @@ def collapse(
     tokens: dict[str, npt.NDArray[Any]] = {}
     for name, values in columns.items():
         tokens[name] = np.full(labels.shape, -1, values.dtype)
-        tokens[name][rows, places] = values[rows, frames]
+        tokens[name][rows, positions] = values[rows, frames]
     return tokens | {"TOKEN_COUNT": count[:, np.newaxis]}

@@ -1,8 +1,8 @@
-"""What a chunk's tokens add to a transcript, without keeping the transcript.
+"""Compute the text that a chunk's tokens add to a transcript, without keeping the transcript.
 
-A tokenizer decodes whole sequences: the first token loses its leading space, and a character may be
-spread over several byte tokens. So the text of new tokens is the difference between decoding them
-behind their context and decoding the context alone. A few tokens of context are enough: spaces need
+A tokenizer decodes whole sequences: the first token loses its leading space, and a character may
+consist of several byte tokens. So the text of new tokens is the difference between decoding them
+after their context and decoding the context alone. A few tokens of context are enough: spaces need
 one, the longest UTF-8 character four.
 """
 
@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 _CONTEXT_TOKENS = 8
-"""As many as the decoder of a stream hands on."""
+"""The decoder of a stream passes on as many tokens."""
 _BYTES_BEFORE_LAST = 3
-"""Bytes of a UTF-8 character in front of its last one, at most."""
+"""The largest number of bytes of a UTF-8 character before its last one."""
 
 
 class Detokenizer:
@@ -28,9 +28,9 @@ class Detokenizer:
         self._tokenizer = Tokenizer.from_file(str(path))
 
     def added(self, previous: Sequence[int], tokens: Sequence[int]) -> tuple[str, list[int]]:
-        """Text that ``tokens`` add behind ``previous``, and how many characters each of them adds.
+        """Return the text that `tokens` add after `previous`, and the length that each token adds.
 
-        A character whose bytes are not all there yet is held back until its last byte comes.
+        A character with missing bytes is held back until its last byte comes.
         """
         known = self._whole_characters(previous)
         before = text = self._complete_text(known)
@@ -43,10 +43,10 @@ class Detokenizer:
         return text[len(before) :], lengths
 
     def whole(self, tokens: Sequence[int]) -> tuple[str, list[int]]:
-        """The text of a whole utterance, and how many characters each token adds to it.
+        """Return the text of a whole utterance, and the length that each token adds.
 
-        Piece by piece behind its context: decoding all of it once for each token would take time
-        that grows with its square.
+        Each piece is decoded after its context: decoding the whole utterance for each token would
+        take quadratic time.
         """
         text = self._tokenizer.decode(list(tokens))
         pieces: list[str] = []
@@ -60,10 +60,10 @@ class Detokenizer:
         return text, lengths if known == text else _fitted(lengths, known, text)
 
     def _complete_text(self, tokens: list[int]) -> str:
-        """Text up to the last complete character.
+        """Return the text up to the last complete character.
 
-        Byte tokens are decoded a run at a time, so one missing byte spoils the characters before
-        it too: the incomplete ones have to be left out, not cut off.
+        A run of byte tokens is decoded as a whole, so that a missing byte also damages the
+        characters before it. Incomplete characters must be left out before decoding.
         """
         for held_back in range(min(_BYTES_BEFORE_LAST, len(tokens)) + 1):
             text = self._tokenizer.decode(tokens[: len(tokens) - held_back])
@@ -72,7 +72,7 @@ class Detokenizer:
         return self._tokenizer.decode(tokens)
 
     def _whole_characters(self, context: Sequence[int]) -> list[int]:
-        """``context`` without the end of a character whose first bytes it no longer reaches."""
+        """Return `context` without the last bytes of a character that began before it."""
         for skipped in range(_BYTES_BEFORE_LAST + 1):
             rest = list(context[skipped:])
             if _INCOMPLETE not in self._complete_text(rest):
@@ -81,9 +81,9 @@ class Detokenizer:
 
 
 def _fitted(lengths: list[int], known: str, text: str) -> list[int]:
-    """``lengths`` of ``known`` for ``text``: the last token adds what begins to differ.
+    """Return the `lengths` of `known` for `text`: the last token adds all that differs.
 
-    Only where an utterance ends within a character: nobody will bring its last bytes any more.
+    This is for an utterance that ends within a character, whose last bytes never come.
     """
     pairs = zip(known, text, strict=False)
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -1,1 +1,0 @@
-"""Recipe of the demo checkpoint: a small English streaming recognizer, trained on a CPU."""

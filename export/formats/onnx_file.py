@@ -1,0 +1,137 @@
+"""Write stages to ONNX files: pooled for the bundled backend, flat for Triton's implicit state."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from export.spec import StageSpec, TensorSpec
+from export.stages.state import FlatStage, PooledStages, Stage
+
+OPSET = 20
+TORCH_DTYPES = {
+    "FP32": torch.float32,
+    "FP16": torch.float16,
+    "BF16": torch.bfloat16,
+    "INT32": torch.int32,
+}
+_BATCH = Dim("batch")
+
+
+def export_onnx(stages: Sequence[Stage], spec: StageSpec, path: Path) -> None:
+    """Write `stages`, run in a row, to `path`; batch and pool size are the only free axes.
+
+    Graph inputs: the stage's own, `POOL` float32 [slots * rows, width], `SLOTS` int64 [B].
+    Graph outputs: the stage's own, `UPDATE` float32 [B, U, width], `UPDATE_ROWS` int64 [B, U].
+    Several stages have a pool and an update each, named `POOL_ENCODER` and so on.
+    """
+    suffixes = state_suffixes(spec)
+    states: dict[str, tuple[Tensor, Any]] = {
+        f"POOL{suffix}": (
+            torch.zeros(3 * stage.layout.rows, stage.layout.width),
+            Dim(f"pool_rows{suffix.lower()}"),
+        )
+        for stage, suffix in zip(stages, suffixes, strict=True)
+    }
+    states["SLOTS"] = (torch.tensor([0, 2]), _BATCH)
+    updates = [name + suffix for suffix in suffixes for name in ("UPDATE", "UPDATE_ROWS")]
+    _export(PooledStages(stages), spec, states, updates, OPSET, path)
+
+
+def state_suffixes(spec: StageSpec) -> list[str]:
+    """Return the suffixes of the names of a graph's state tensors, one for each of its states."""
+    return [f"_{member.role.upper()}" for member in spec.members] or [""]
+
+
+def export_flat_onnx(stage: Stage, spec: StageSpec, path: Path, opset: int) -> None:
+    """Write `stage` to `path` with its state as one tensor; the batch is the only free axis.
+
+    Graph inputs: the stage's own, `STATE` [B, rows * width]. Graph outputs: the stage's own,
+    `NEXT_STATE` like `STATE`; its type is that of the layout.
+    """
+    state = torch.zeros(2, stage.layout.size, dtype=TORCH_DTYPES[stage.layout.dtype])
+    _export(FlatStage(stage), spec, {"STATE": (state, _BATCH)}, ["NEXT_STATE"], opset, path)
+
+
+def _export(
+    module: nn.Module,
+    spec: StageSpec,
+    states: Mapping[str, tuple[Tensor, Any]],
+    updates: list[str],
+    opset: int,
+    path: Path,
+) -> None:
+    """Write `module`; `states` maps each state input to an example and its free first axis."""
+    tensors = [example(tensor) for tensor in spec.inputs]
+    shapes = [*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in states.values())]
+    with torch.no_grad(), silenced():
+        program = torch.onnx.export(
+            module.eval(),
+            (*tensors, *(example for example, _ in states.values())),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[*(tensor.name for tensor in spec.inputs), *states],
+            output_names=[*(tensor.name for tensor in spec.outputs), *updates],
+            dynamic_shapes=(tuple(shapes),),
+            verbose=False,
+        )
+    assert program is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program.save(path)
+
+
+def quantize_encoder(path: Path) -> None:
+    """Replace the matrix products of an ONNX file by int8 ones, with dynamic activation scales.
+
+    The scale of an activation is taken over the whole batch, so that the rounding of an int8
+    encoder depends, within its measured token difference, on the other streams in the batch.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(path)
+    # Shapes recorded by the exporter are wrong once Gemm nodes have become MatMul and Add.
+    del model.graph.value_info[:]
+    with silenced():
+        quantize_dynamic(
+            model,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=_products_without_matrix(model),
+            extra_options={"MatMulConstBOnly": True},
+        )
+
+
+def _products_without_matrix(model: onnx.ModelProto) -> list[str]:
+    """Return the products by a constant of several matrices, which have no scale per channel."""
+    stacks = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 2}
+    return [node.name for node in model.graph.node if stacks.intersection(node.input)]
+
+
+def example(tensor: TensorSpec) -> Tensor:
+    """Return a batch of two; the graph does not depend on its values."""
+    return torch.ones(2, *tensor.dims).to(TORCH_DTYPES[tensor.dtype])
+
+
+class silenced:
+    """Context without the warnings and logs of the exporter and the quantizer."""
+
+    def __enter__(self) -> None:
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        self._disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *exception: object) -> None:
+        logging.disable(self._disabled)
+        self._warnings.__exit__(None, None, None)

@@ -1,0 +1,69 @@
+"""Run the programs of one exported stage on the CPU, with its state pools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from export.formats.onnx_file import TORCH_DTYPES
+from export.formats.torch_file import END, MODEL, ROUNDS_FILE
+from export.spec import StageSpec
+
+
+class TorchStage:
+    """One exported model and the pools of its streams' states.
+
+    Args:
+        path: that of a `model.onnx`, as for the other runtimes; the programs lie beside it.
+    """
+
+    def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
+        folder = path.parent
+        self.spec = spec
+        self._model = _load(folder / MODEL)
+        self._pools = [
+            torch.zeros(streams * state.rows, state.width, dtype=TORCH_DTYPES[state.dtype])
+            for state in spec.states
+        ]
+        self._loop = (folder / ROUNDS_FILE).exists()
+        if self._loop:
+            self._rounds, self._end = _load(folder / ROUNDS_FILE), _load(folder / END)
+
+    @torch.inference_mode()
+    def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Process one chunk of the streams in `slots` [B]; return the stage's outputs [B, ...]."""
+        tensors = [torch.from_numpy(values) for values in inputs]
+        at = torch.from_numpy(slots)
+        results = self._model(*tensors, *self._pools, at)
+        states = len(self._pools)
+        if self._loop:
+            # The decoder's update comes after its loop, those of the other stages before it.
+            until = len(results) - 2 * (states - 1)
+            *outputs, values, rows = self._close(results[:until])
+            updates = (*results[until:], values, rows)
+        else:
+            outputs, updates = results[: -2 * states], results[-2 * states :]
+        for index, state in enumerate(self.spec.states):
+            values, rows = updates[2 * index : 2 * index + 2]
+            self._pools[index][at[:, None] * state.rows + rows] = values
+        return [output.numpy() for output in outputs]
+
+    def _close(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        pending = True
+        while pending:
+            *loop_state, pending = self._rounds(*values)
+            values = (*values[: -len(loop_state)], *loop_state)
+        return self._end(*values)
+
+
+@lru_cache(maxsize=9)
+def _load(path: Path) -> Any:
+    """Load a program once: a comparison opens the same programs many times, for seconds each."""
+    return torch.export.load(path).module()

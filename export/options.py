@@ -1,0 +1,113 @@
+"""Options of an export, as one value that is checked when it is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.audio import frames_per_chunk
+from export.errors import UnsupportedOption
+
+Report = Callable[[str], None]
+"""Called with the name of each step as it begins."""
+
+LAYOUTS = ("stages", "fused")
+"""One model for each stage, or all three in one, so that a chunk passes through fewer processes."""
+
+PRECISIONS = {
+    "onnxruntime": ("fp32", "int8"),
+    "tensorrt": ("fp32", "fp16", "bf16", "fp8"),
+    "torch": ("fp32", "fp16", "bf16"),
+}
+"""Precisions that each runtime supports."""
+
+_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+UNNAMED = "default"
+"""The client's command line shows models without a name under this one."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Settings of the sequence batcher and of the bundled backend."""
+
+    max_streams: int = 1024
+    """Streams that the server accepts; the next one is refused."""
+    max_batch_size: int = 64
+    sequence_idle_ms: int = 30_000
+    """A stream that sends nothing for so long is closed."""
+    encoder_instances: int = 2
+    """Processes of the encoder or of the fused recognizer. One core each gives the best throughput
+    per core on CPUs."""
+
+
+@dataclass(frozen=True)
+class OfflineServing:
+    """Settings of the dynamic batcher."""
+
+    max_batch_size: int = 32
+    encoder_instances: int = 2
+    """Processes of the encoder. One core each gives the best throughput per core on CPUs."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Everything that a user chooses for one export.
+
+    Raises:
+        UnsupportedOption: two options contradict each other, or one has no supported value.
+    """
+
+    checkpoint: str
+    """A local folder in the format of `transformers`, or a hub id."""
+    repository: Path = Path("model_repository")
+    """The model repository to install into."""
+    mode: str | None = None
+    """`streaming`, `offline` or `both`; None for streaming if the checkpoint can, else offline."""
+    chunk_ms: int = 560
+    runtime: str = "onnxruntime"
+    """A key of `PRECISIONS`."""
+    precision: str = "fp32"
+    layout: str = "stages"
+    """One of `LAYOUTS`."""
+    name: str = ""
+    """Prefix of the models' names, where a repository holds several recognizers."""
+    serving: Serving = Serving()
+    offline_serving: OfflineServing = OfflineServing()
+    compare: bool = True
+    """Compare streaming models with `transformers`. Else the manifest records no comparison."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_precision(self.runtime, self.precision)
+        frames_per_chunk(self.chunk_ms)
+        if self.layout == "fused" and self.runtime == "tensorrt":
+            raise UnsupportedOption("--layout fused is for onnxruntime and torch, not for tensorrt")
+        if self.layout == "fused" and self.precision == "int8":
+            raise UnsupportedOption(
+                "int8 is for an encoder in a model of its own, which the fused layout does not "
+                "have; use --layout stages"
+            )
+
+    @property
+    def frames(self) -> int:
+        """Return T, the number of encoder frames per chunk."""
+        return frames_per_chunk(self.chunk_ms)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that Triton, the file system or the client could confuse with another."""
+    if name == UNNAMED or (name and not _NAME.fullmatch(name)):
+        raise UnsupportedOption(
+            f"--name must be lower-case letters and digits, joined by single underscores, and not "
+            f"'{UNNAMED}': got '{name}', try something like 'clinic_v2'"
+        )
+
+
+def _check_precision(runtime: str, precision: str) -> None:
+    supported = PRECISIONS[runtime]
+    if precision not in supported:
+        raise UnsupportedOption(
+            f"runtime {runtime} has no precision {precision}; choose one of {', '.join(supported)}"
+        )

@@ -1,0 +1,1 @@
+"""Export of a recognizer for live streams, as the ensemble `asr_streaming`."""

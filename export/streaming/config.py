@@ -1,0 +1,160 @@
+"""Write the Triton model configs of `asr_streaming` from a `StreamingSpec`.
+
+Each stage has two: `config.pbtxt` serves TensorRT plans with Triton's implicit state, and
+`configs/onnxruntime.pbtxt` (selected with `--model-config-name=onnxruntime`) serves ONNX files with
+the bundled backend. An export for torch writes `configs/torch.pbtxt` instead of the latter.
+Detokenizer and ensemble are the same for all. The fused recognizer is for the bundled backend only.
+"""
+
+from __future__ import annotations
+
+from export.options import Serving
+from export.pbtxt import HEADER
+from export.pbtxt import ensemble_step as _step
+from export.pbtxt import parameter_list as _parameters
+from export.pbtxt import tensor_list as _tensors
+from export.spec import StageSpec
+from export.streaming import tensorrt_config
+from export.streaming.spec import RECOGNIZER, StreamingSpec
+
+_RUNTIMES = {"onnxruntime": ("ONNX Runtime", "KIND_CPU"), "torch": ("torch", "KIND_MODEL")}
+"""Title and instance kind of each runtime of the bundled backend."""
+_THREADS = 1
+"""Threads per process: one gives more streams per core than many in one process."""
+_QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2}
+"""The first stage collects a batch; the others wait only for the rest of a split batch."""
+
+MAX_ABS = {"AUDIO": 8, "MEL": 64}
+"""Stages refuse larger values, and NaN, which would stay in the state of the stream.
+
+Samples lie in [-1, 1], with room for filters that overshoot; the log-mel of such audio lies within
+17. MEL is checked again for clients that call the encoder alone, because int8 scales a whole batch
+by its largest value. The range of ENCODED depends on the checkpoint, and ENCODED does not affect
+other streams.
+"""
+
+
+def config_files(spec: StreamingSpec) -> dict[str, str]:
+    """Return the text of every config, by its path in the repository."""
+    files: dict[str, str] = {}
+    for stage in spec.engines:
+        if not stage.members:
+            files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec.serving)
+        if spec.runtime in _RUNTIMES:
+            files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = _bundled(stage, spec)
+    files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
+    files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
+    return files
+
+
+def _header(title: str) -> str:
+    return HEADER.format(title=title, source="export/streaming/spec.py")
+
+
+def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
+    serving = spec.serving
+    instances = serving.encoder_instances if stage.role in ("encoder", RECOGNIZER) else 1
+    parameters = {
+        "max_streams": str(_slots(stage, spec, instances)),
+        "state_rows": ", ".join(str(state.rows) for state in stage.states),
+        "intra_op_threads": str(_THREADS),
+    }
+    if spec.runtime == "torch":
+        parameters |= {"runtime": "torch", "device": "auto"}
+    values, length = stage.inputs
+    parameters |= {"length_input": length.name, "length_of": values.name}
+    if values.name in MAX_ABS:
+        parameters |= {"bounded_inputs": values.name, "max_abs": str(MAX_ABS[values.name])}
+    # The backend chooses its device: Triton refuses KIND_GPU on a machine without a GPU.
+    title, kind = _RUNTIMES[spec.runtime]
+    return "\n".join(
+        [
+            _header(f"{stage.name}, {title}: the state is in the backend's pool."),
+            f'name: "{stage.name}"',
+            'backend: "earshot"',
+            f"max_batch_size: {serving.max_batch_size}",
+            _tensors("input", stage.inputs),
+            _tensors("output", stage.outputs),
+            _sequence_batching(serving, _QUEUE_DELAY_MS[stage.role]),
+            f"instance_group [ {{ kind: {kind} count: {instances} }} ]",
+            _parameters(parameters),
+        ]
+    )
+
+
+def _slots(stage: StageSpec, spec: StreamingSpec, instances: int) -> int:
+    """Return the slots of one instance; Triton gives each new stream to the one with the fewest.
+
+    A pool in host memory takes no memory until it is used, so each instance can have slots for all
+    streams, and another stage refuses a stream too many. A pool on a GPU is allocated as a whole,
+    and a model that is the only stage has to count, so the instances share the streams.
+    """
+    shared = spec.runtime == "torch" or stage.members
+    return -(-spec.serving.max_streams // instances) if shared else spec.serving.max_streams
+
+
+def _tensorrt(stage: StageSpec, serving: Serving) -> str:
+    return "\n".join(
+        [
+            _header(f"{stage.name}, TensorRT: the state is in Triton, on the GPU."),
+            f'name: "{stage.name}"',
+            'platform: "tensorrt_plan"',
+            f"max_batch_size: {serving.max_batch_size}",
+            _tensors("input", stage.inputs),
+            _tensors("output", stage.outputs),
+            tensorrt_config.sequence_batching(stage, serving) + tensorrt_config.instances(),
+            _parameters(tensorrt_config.parameters(serving)),
+        ]
+    )
+
+
+def _detokenizer(spec: StreamingSpec) -> str:
+    stage = spec.detokenizer
+    # A recognizer on a GPU is so fast that it would wait for a single process.
+    instances = spec.serving.encoder_instances if spec.runtime == "torch" else 1
+    return "\n".join(
+        [
+            _header("Tokens to text. Stateless: the decoder passes on the context."),
+            f'name: "{stage.name}"',
+            'backend: "earshot_detokenizer"',
+            f"max_batch_size: {spec.serving.max_batch_size}",
+            _tensors("input", stage.inputs),
+            _tensors("output", stage.outputs),
+            "# Takes all requests in the queue, and never waits for more: converting text is fast.",
+            "dynamic_batching { }",
+            f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
+            "",
+        ]
+    )
+
+
+def _ensemble(spec: StreamingSpec) -> str:
+    stage = spec.ensemble
+    steps = ",\n".join(_step(member) for member in (*spec.engines, spec.detokenizer))
+    return "\n".join(
+        [
+            _header("The model that clients call: one chunk of audio in, its text out."),
+            f'name: "{stage.name}"',
+            'platform: "ensemble"',
+            f"max_batch_size: {spec.serving.max_batch_size}",
+            _tensors("input", stage.inputs),
+            _tensors("output", stage.outputs),
+            f"ensemble_scheduling {{\n  step [\n{steps}\n  ]\n}}",
+            _parameters(spec.client_parameters),
+        ]
+    )
+
+
+def _sequence_batching(serving: Serving, delay_ms: int) -> str:
+    return f"""\
+sequence_batching {{
+  # A client that disappears without END frees its slot after this time.
+  max_sequence_idle_microseconds: {serving.sequence_idle_ms * 1000}
+  oldest {{
+    # Above the pool's size: a stream too many reaches the pool, which refuses it with a reason,
+    # instead of waiting in Triton's unbounded backlog.
+    max_candidate_sequences: {2 * serving.max_streams}
+    # Chunks arrive one by one; a short wait makes batches, and batches save CPU.
+    max_queue_delay_microseconds: {delay_ms * 1000}
+  }}
+}}"""

@@ -1,0 +1,110 @@
+"""Export a streaming checkpoint: stages, ONNX or torch files, configs, comparison, manifest."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from export.checkpoint import Checkpoint
+from export.formats.onnx_file import export_onnx, quantize_encoder
+from export.formats.onnx_stage import OnnxStage
+from export.formats.torch_file import export_torch
+from export.formats.torch_stage import TorchStage
+from export.install import Replacement, write_configs, write_tokenizer
+from export.manifest import write_manifest
+from export.options import ExportOptions, Report
+from export.parity import Parity
+from export.recordings import load_recordings
+from export.stages.decoder import Decoder
+from export.stages.encoder import Encoder
+from export.stages.feature_extractor import FeatureExtractor
+from export.stages.half import Stages, half_stages
+from export.stages.state import Stage
+from export.streaming.config import config_files
+from export.streaming.parity import check_parity
+from export.streaming.spec import StreamingSpec
+
+
+def build_stages(checkpoint: Checkpoint, frames: int, decoder: type[Decoder] = Decoder) -> Stages:
+    """Return feature extractor, encoder and decoder for chunks of `frames` encoder frames."""
+    features = checkpoint.processor.feature_extractor
+    return (
+        FeatureExtractor(features.mel_filters, features.preemphasis, frames),
+        Encoder(checkpoint.model, frames),
+        decoder(checkpoint.model, frames),
+    )
+
+
+def spec_of(checkpoint: Checkpoint, stages: Stages, options: ExportOptions) -> StreamingSpec:
+    """Return the tensors, states and settings of the models that the export writes."""
+    config = checkpoint.model.config
+    feature_extractor, encoder, decoder = stages
+    return StreamingSpec(
+        checkpoint=checkpoint.name,
+        chunk_ms=options.chunk_ms,
+        num_mel_bins=config.encoder_config.num_mel_bins,
+        encoded_size=config.decoder_hidden_size,
+        max_tokens=options.frames * config.max_symbols_per_step,
+        feature_state=feature_extractor.layout,
+        encoder_state=encoder.layout,
+        decoder_state=decoder.layout,
+        runtime=options.runtime,
+        precision=options.precision,
+        layout=options.layout,
+        serving=options.serving,
+        name=options.name,
+    )
+
+
+def export_streaming(
+    checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
+) -> Parity | None:
+    """Build the streaming models of `checkpoint`, for ONNX Runtime or torch, to be installed.
+
+    Args:
+        new: collects the models; other models of its repository stay as they are.
+        report: is called with the name of each step as it begins.
+
+    Returns:
+        The comparison with `transformers`; None if `options` ask for none.
+
+    Raises:
+        UnsupportedOption: the checkpoint was not trained for this chunk.
+        ParityFailed: the result differs from the original.
+    """
+    began = time.monotonic()
+    checkpoint.require_chunk(options.chunk_ms)
+    stages = build_stages(checkpoint, options.frames)
+    if options.runtime == "torch":
+        stages = half_stages(stages, options.precision)
+    spec = spec_of(checkpoint, stages, options)
+    folder = new.add(spec.models, spec.obsolete_models)
+    _write_engines(folder, stages, spec, report)
+    write_configs(folder, config_files(spec))
+    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    parity = None
+    if options.compare:
+        report("comparing with transformers on real speech")
+        utterances = [recording.samples for recording in load_recordings()]
+        open_stage = TorchStage if options.runtime == "torch" else OnnxStage
+        parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
+    write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
+    return parity
+
+
+def _write_engines(
+    folder: Path, stages: tuple[Stage, ...], spec: StreamingSpec, report: Report
+) -> None:
+    parts = [stages] if spec.layout == "fused" else [(stage,) for stage in stages]
+    for part, engine in zip(parts, spec.engines, strict=True):
+        version = folder / engine.name / "1"
+        if spec.runtime == "torch":
+            report(f"{engine.role} to a program of torch.export")
+            export_torch(part, engine, version, spec.precision)
+            continue
+        report(f"{engine.role} to ONNX")
+        path = version / "model.onnx"
+        export_onnx(part, engine, path)
+        if engine.role == "encoder" and spec.precision == "int8":
+            report("quantizing the encoder")
+            quantize_encoder(path)

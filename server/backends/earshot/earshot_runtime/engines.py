@@ -1,0 +1,25 @@
+"""Choose the engine of a stage by the runtime that its config names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .engine import Engine
+from .errors import BadStage
+from .spec import StageSpec
+
+
+def open_engine(folder: Path, spec: StageSpec) -> Engine:
+    """Return the engine that the config names, for the files in `folder`, or raise BadStage."""
+    # Imported here because the other runtime need not be installed.
+    if spec.runtime == "onnxruntime":
+        from .onnx_engine import OnnxEngine
+
+        return OnnxEngine(folder / "model.onnx", spec)
+    if spec.runtime == "torch":
+        from .torch_engine import open_torch
+
+        return open_torch(folder, spec)
+    raise BadStage(
+        f"{spec.model}: parameter 'runtime' must be onnxruntime or torch, not '{spec.runtime}'"
+    )

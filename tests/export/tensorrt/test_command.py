@@ -1,0 +1,56 @@
+"""`python -m export --runtime tensorrt` on a machine without TensorRT: the errors and hints."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.project import DEMO_CHECKPOINT, PROJECT
+
+
+def refused(module: str, *arguments: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", module, str(DEMO_CHECKPOINT), *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    return " ".join(result.stderr.split())
+
+
+def test_a_precision_of_the_other_runtime_is_refused() -> None:
+    assert "fp32, fp16, bf16, fp8" in refused("export", "--runtime=tensorrt", "--precision=int8")
+    assert "fp32, int8" in refused("export", "--precision=fp16")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is here")
+def test_without_tensorrt_the_error_names_the_container() -> None:
+    assert "make gpu-up" in refused("export", "--runtime=tensorrt")
+    assert "make gpu-up" in refused("export.tensorrt.verify", "--repository=nowhere")
+
+
+def test_fp8_needs_modelopt(monkeypatch: pytest.MonkeyPatch) -> None:
+    from export.errors import UnsupportedOption
+    from export.tensorrt.fp8 import PYTHON_VARIABLE, modelopt_python
+
+    monkeypatch.setenv(PYTHON_VARIABLE, "/nowhere/python")
+    with pytest.raises(UnsupportedOption, match=r"modelopt.*PYTHON.*'/nowhere/python'.*gpu-up"):
+        modelopt_python()
+
+
+def test_only_one_file_imports_tensorrt_and_one_modelopt() -> None:
+    for package, files in {"tensorrt": {"engine.py"}, "modelopt": {"fp8_worker.py"}}.items():
+        importing = {
+            path.name
+            for path in (PROJECT / "export").rglob("*.py")
+            for line in path.read_text().splitlines()
+            if line.split()[:2] in (["import", package], ["from", package])
+            or (line.split()[:1] == ["from"] and line.split()[1].startswith(f"{package}."))
+        }
+        assert importing == files

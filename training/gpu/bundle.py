@@ -1,0 +1,98 @@
+"""Everything that training on a GPU machine needs and the repository lacks, in pieces to carry.
+
+The pieces hold the recordings and sentences of `--speech` in their own layout (without the test
+sets), the `hibari` voice as a package folder, and the checkpoint that training starts from.
+"""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import soundfile
+
+from training.corpora import SOUND_SUFFIXES, corpora
+from training.features import SAMPLE_RATE_HZ, read_audio, read_manifest
+from training.gpu.pieces import write_pieces
+
+NAME = "training.tar.xz"
+OPUS_COMPRESSION = 0.945
+"""Of libsndfile's scale: 20 kbit/s."""
+BRITISH = ("*_gb*", "__pycache__")
+
+
+def write_bundle(
+    speech: Path, start: Path, folder: Path, piece_mib: float, jobs: int
+) -> list[Path]:
+    """Write the pieces into `folder`; a second call encodes only what is new.
+
+    Args:
+        speech: Recordings, laid out as the README says.
+        start: The checkpoint that training starts from.
+        folder: Where the pieces go.
+        piece_mib: Size of a piece, at most.
+        jobs: Processes that encode.
+    """
+    copy = folder / "speech"
+    with ProcessPoolExecutor(jobs) as workers:
+        sources = list(_sounds(speech))
+        targets = [copy / source.relative_to(speech) for source in sources]
+        list(workers.map(encode_smaller, sources, targets, chunksize=20))
+    for corpus in corpora(speech):
+        shutil.copy(speech / "train" / corpus / "manifest.tsv", copy / "train" / corpus)
+    (copy / "train" / "text").mkdir(exist_ok=True)
+    shutil.copy(speech / "train" / "text" / "sentences.txt", copy / "train" / "text")
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch)
+        shutil.copytree(copy, tree / "speech")
+        _copy_hibari(tree / "site" / "hibari")
+        shutil.copytree(start, tree / "start")
+        return write_pieces(tree, folder, NAME, piece_mib, "-I", "xz -T0 -1")
+
+
+def _sounds(speech: Path) -> Iterator[Path]:
+    for corpus in corpora(speech):
+        for recording in read_manifest(speech / "train" / corpus):
+            yield recording.path
+    for path in sorted((speech / "noise").iterdir()):
+        if path.suffix in SOUND_SUFFIXES:
+            yield path
+
+
+def encode_smaller(source: Path, target: Path) -> None:
+    """Write `source` as Opus at 16 kHz under its own name, or copy it where that is no larger.
+
+    What reads a sound file looks at its content, not at its name.
+    """
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        samples = read_audio(source)
+        soundfile.write(
+            partial,
+            samples,
+            SAMPLE_RATE_HZ,
+            format="OGG",
+            subtype="OPUS",
+            compression_level=OPUS_COMPRESSION,
+        )
+        intact = len(read_audio(partial)) == len(samples)
+    except soundfile.LibsndfileError:
+        intact = False
+    if not intact or partial.stat().st_size >= source.stat().st_size:
+        shutil.copy(source, partial)
+    os.replace(partial, target)
+
+
+def _copy_hibari(target: Path) -> None:
+    """Copy the voice's package without what British speech needs."""
+    found = importlib.util.find_spec("hibari")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("hibari-tts is not installed: pip install -e '.[training]'")
+    source = Path(next(iter(found.submodule_search_locations)))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*BRITISH))

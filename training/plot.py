@@ -1,0 +1,38 @@
+"""Draw losses and held-out word error rates of a training run over hours of audio."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+MOST_PERCENT = 110
+"""Upper end of the axis: an untrained transducer has word error rates far above 100 percent."""
+
+
+def plot_log(log: Path, picture: Path) -> None:
+    """Draw `log` (JSON lines of a run) as `picture`, whose suffix determines the format."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
+    figure, (losses, rates) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 7))
+    for name, label in (("ctc_loss", "CTC"), ("transducer_loss", "transducer")):
+        points = [(line["audio_hours"], line[name]) for line in lines if line.get(name)]
+        if points:
+            losses.plot(*zip(*points, strict=True), label=label)
+    for corpus in sorted({line["look"] for line in lines if "look" in line}):
+        looks = [line for line in lines if line.get("look") == corpus]
+        hours = [look["audio_hours"] for look in looks]
+        (curve,) = rates.plot(hours, [100 * look["wer"] for look in looks], label=corpus)
+        ctc = [100 * look["ctc_wer"] for look in looks]
+        rates.plot(hours, ctc, ":", color=curve.get_color(), label=f"{corpus}, CTC")
+    losses.set_ylabel("loss per token (nats)")
+    rates.set_ylabel("word error rate (%)")
+    rates.set_ylim(0, MOST_PERCENT)
+    rates.set_xlabel("audio trained on (hours)")
+    for axes in (losses, rates):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.tight_layout()
+    figure.savefig(picture)
