@@ -1,10 +1,10 @@
-"""Fixtures that several suites share: checkpoints and their exports."""
+"""Fixtures that several suites share, checkpoints and their exports, and the order of the tests."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,10 +16,33 @@ from tests.support.project import (
     OfflineCheckpoint,
     OfflineReference,
 )
+from tests.support.workers import made_once, shared_folder
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.streaming.reference import ReferenceResult
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Other workers use the other cores: threads of torch would wait for each other.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Divide the tests between the workers of `pytest --numprocesses`."""
+    from tests.support.schedule import SharedServers
+
+    return SharedServers(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no worker is left with it at the end."""
+    if config.pluginmanager.hasplugin("xdist"):
+        from tests.support.schedule import rank
+
+        items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +50,8 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random streaming transducer."""
     from tests.support.checkpoints import write_random_checkpoint
 
-    return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "random")
+    folder = shared_folder(tmp_path_factory, "checkpoint")
+    return made_once(folder / "random", write_random_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -38,20 +62,19 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     from export.options import ExportOptions, Serving
     from export.streaming.export import export_streaming
 
-    folder = tmp_path_factory.mktemp("exported")
+    folder = shared_folder(tmp_path_factory, "exported")
     serving = Serving(max_streams=256, sequence_idle_ms=10_000, encoder_instances=2)
 
     def repository(chunk_ms: int) -> Path:
-        path = folder / str(chunk_ms)
-        if not path.exists():
+        def export(path: Path) -> None:
             options = ExportOptions(
                 str(random_checkpoint), path, chunk_ms=chunk_ms, serving=serving
             )
+            checkpoint = load_checkpoint(options.checkpoint)
             with replacing(path) as new:
-                export_streaming(
-                    load_checkpoint(options.checkpoint), options, new, lambda step: None
-                )
-        return path
+                export_streaming(checkpoint, options, new, lambda step: None)
+
+        return made_once(folder / str(chunk_ms), export)
 
     return repository
 
@@ -69,13 +92,12 @@ def offline_checkpoint(
     """Write a small random checkpoint of a kind for whole utterances: kind -> folder."""
     from tests.support.parakeet_checkpoints import write_parakeet_checkpoint
 
-    folder = tmp_path_factory.mktemp("parakeet")
+    folder = shared_folder(tmp_path_factory, "parakeet")
 
     def checkpoint(kind: str) -> Path:
         if kind == "streaming":
             return random_checkpoint
-        path = folder / kind
-        return path if path.exists() else write_parakeet_checkpoint(path, kind)
+        return made_once(folder / kind, lambda path: write_parakeet_checkpoint(path, kind))
 
     return checkpoint
 
@@ -90,17 +112,17 @@ def exported_offline(
     from export.offline.export import export_offline
     from export.options import ExportOptions
 
-    folder = tmp_path_factory.mktemp("exported_offline")
+    folder = shared_folder(tmp_path_factory, "exported_offline")
 
     def repository(kind: str) -> Path:
-        path = folder / kind
-        if not path.exists():
+        def export(path: Path) -> None:
             options = ExportOptions(
                 str(offline_checkpoint(kind)), path, name=OFFLINE_NAMES.get(kind, "")
             )
             with replacing(path) as new:
                 export_offline(load_checkpoint(options.checkpoint), options, new, lambda step: None)
-        return path
+
+        return made_once(folder / kind, export)
 
     return repository
 
