@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +17,14 @@ from tests.support.project import (
     ExportedOffline,
     OfflineCheckpoint,
     OfflineReference,
+    Served,
 )
 from tests.support.workers import made_once, shared_folder
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.streaming.reference import ReferenceResult
+    from server.launch import Triton
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -77,6 +81,27 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
         return made_once(folder / str(chunk_ms), export)
 
     return repository
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    """Serve a repository; modules that follow each other and ask for the same share a server.
+
+    For tests that leave the models and their streams as they were.
+    """
+    from server.launch import running
+
+    current: dict[Path, Triton] = {}
+    with ExitStack() as server:
+
+        def serve(repository: Path) -> Triton:
+            if repository not in current:
+                server.close()
+                current.clear()
+                current[repository] = server.enter_context(running(repository))
+            return current[repository]
+
+        yield serve
 
 
 @pytest.fixture(scope="session")

@@ -48,11 +48,11 @@ def ids(*pieces: str) -> list[int]:
 
 def chunked(detokenizer: Detokenizer, chunks: list[list[int]]) -> list[tuple[str, list[int]]]:
     """Detokenize as the ensemble does: each chunk with the last eight tokens before it."""
-    said: list[int] = []
+    emitted: list[int] = []
     results: list[tuple[str, list[int]]] = []
     for chunk in chunks:
-        results.append(detokenizer.added(said[-CONTEXT:], chunk))
-        said += chunk
+        results.append(detokenizer.added(emitted[-CONTEXT:], chunk))
+        emitted += chunk
     return results
 
 

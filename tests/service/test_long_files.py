@@ -32,9 +32,9 @@ from export.recordings import load_recordings
 from server.launch import running
 from tests.support.long_files import (
     assert_joined,
-    heard_in,
-    heard_twice,
+    count_shared_tokens,
     pieces_of,
+    reference_tokens,
     with_pauses,
     without_pauses,
 )
@@ -82,9 +82,9 @@ def test_without_pauses_pieces_overlap_and_are_joined(
     assert sum(piece.overlap_samples > 0 for piece in pieces) >= 5
     with earshot.connect(service.url) as client:
         transcript = client.transcribe(samples, sample_rate_hz=SAMPLE_RATE_HZ)
-    heard = heard_in(service.checkpoint, pieces)
-    assert heard_twice(pieces, heard) > 50
-    assert_joined(transcript, pieces, heard)
+    references = reference_tokens(service.checkpoint, pieces)
+    assert count_shared_tokens(pieces, references) > 50
+    assert_joined(transcript, pieces, references)
 
 
 def test_what_a_server_no_longer_serves_is_reported_and_the_rest_delivered(
@@ -136,7 +136,7 @@ def test_an_hour(
     with earshot.connect(service.url) as client:
         transcript = client.transcribe(path)
     assert [word.text for word in transcript.words] == [word["word"] for word in report["words"]]
-    assert_joined(transcript, pieces, heard_in(service.checkpoint, pieces))
+    assert_joined(transcript, pieces, reference_tokens(service.checkpoint, pieces))
     assert report["failed"] == []
     assert report["duration_s"] == 3600
     settled = memory[len(memory) // 5]

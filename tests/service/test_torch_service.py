@@ -1,4 +1,4 @@
-"""The torch runtime in a real Triton, on the CPU: both layouts say what transformers says."""
+"""The torch runtime in a real Triton, on the CPU: both layouts match transformers."""
 
 from __future__ import annotations
 

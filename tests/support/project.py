@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.streaming.reference import ReferenceResult
+    from server.launch import Triton
 
 PROJECT = Path(__file__).parents[2]
 
@@ -30,6 +31,9 @@ OfflineCheckpoint = Callable[[str], Path]
 
 ExportedOffline = Callable[[str], Path]
 """kind -> model repository with `asr_offline`."""
+
+Served = Callable[[Path], "Triton"]
+"""Model repository -> a server that serves it until another repository is asked for."""
 
 OfflineReference = Callable[["Checkpoint"], list["ReferenceResult"]]
 """checkpoint -> output of transformers for the recordings of this repository."""

@@ -28,8 +28,14 @@ LONGEST_FIRST = (
 )
 """Beginnings of paths, in the order in which they begin; the others follow."""
 
-A_SERVER_EACH = ("tests/service/test_service.py", "tests/service/test_offline_service.py")
-"""Modules whose parameters, the last part of a test's id, have servers of their own."""
+SERVERS = (
+    (r"tests/client/test_timeouts_leave_no_slots\.py", "streaming 320"),
+    (r"tests/service/test_service\.py.*\[(\d+)ms", r"streaming \1"),
+    (r"tests/service/test_files\.py", "offline streaming"),
+    (r"tests/service/test_offline_service\.py.*\[(streaming|rnnt|tdt)", r"offline \1"),
+    (r"tests/service/test_offline_service\.py", "offline ctc"),
+)
+"""Patterns of the ids of tests that use the fixture `served`, and the server that they get."""
 
 
 class SharedServers(LoadScopeScheduling):
@@ -40,11 +46,9 @@ class SharedServers(LoadScopeScheduling):
         config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
-        path, _, test = nodeid.partition("::")
-        if path not in A_SERVER_EACH:
-            return path
-        parameter = re.search(r"\[([^\]-]*)", test)
-        return f"{path}[{parameter[1]}]" if parameter else path
+        found = ((re.match(pattern, nodeid), server) for pattern, server in SERVERS)
+        servers = (match.expand(server) for match, server in found if match)
+        return next(servers, nodeid.partition("::")[0])
 
 
 def rank(item: pytest.Item) -> int:
