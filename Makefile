@@ -158,7 +158,7 @@ gpu-down: ## GPU machine: stop serving; the engines stay
 	$(COMPOSE) down
 
 gpu-bundle: $(READY) ## Pack what a GPU machine without network lacks (PYTHON312=prefix)
-	$(BIN)/python -m loadtest.gpu_bundle --python $(PYTHON312)
+	$(BIN)/python -m loadtest gpu-bundle --python $(PYTHON312)
 
 gpu-report: ## On a GPU machine: tokens, engine times, capacity; call again to go on
 	$(GPU_PYTHON) -m loadtest gpu-report $(GPU_REPORT)

@@ -6,7 +6,7 @@ import typer
 
 from loadtest.capacity.commands import capacity, hold
 from loadtest.compare import agreement, baseline, offline, overhead
-from loadtest.gpu_report import gpu_report
+from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
 from loadtest.report import page, plan, table
 from loadtest.selftest import checks, generator
 
@@ -26,7 +26,9 @@ app.command("table")(table.main)
 app.command("plan")(plan.main)
 app.command("baseline")(baseline.main)
 app.command("agreement")(agreement.main)
+app.command()(gpu_bundle)
 app.command()(gpu_report)
+app.command()(gpu_tokens)
 
 if __name__ == "__main__":
     app()

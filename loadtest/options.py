@@ -42,6 +42,15 @@ HoldS = Annotated[float, typer.Option(min=1, help="Length of the final hold, in 
 P99Ms = Annotated[
     float | None, typer.Option(min=1, help="Allowed p99 chunk latency. Default: one chunk.")
 ]
+AllowedChange = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of a stream's tokens that may differ from the reference. Default: 0 in "
+        "float32, 0.25 otherwise.",
+    ),
+]
 Processes = Annotated[
     int, typer.Option(min=0, help="Load generator processes to start on this machine.")
 ]
@@ -90,6 +99,9 @@ class LoadOptions:
     """Time before each hold that is not recorded."""
     p99_ms: float | None = None
     """Allowed p99 chunk latency; `None`: one chunk."""
+    allowed_change: float | None = None
+    """Share of a stream's tokens that may differ from the reference; `None`: none in float32, a
+    quarter otherwise."""
     locustfile: Path = LOCUSTFILE
 
 

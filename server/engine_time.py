@@ -1,7 +1,7 @@
-"""`python -m server.engine_time`: what a fused recognizer takes for a batch, without Triton.
+"""`python -m server.engine_time`: time of a batch in a fused recognizer's engine, without Triton.
 
-Upper bound of what any server around it can carry: what the service reaches below it is the host's
-part. Streams speak a recording each; the state of as many streams as there are slots is in use.
+Its chunks per second are an upper bound for any server around the engine; the rest is the host's
+part. Each stream has a recording of its own, and the state of all slots is in use.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WARM_UP = 3
 
 
 def stage_spec(repository: Path, model: str, runtime: str) -> StageSpec:
-    """The config of a model, as Triton hands it to the backend."""
+    """Return the config of a model as Triton passes it to the backend."""
     path = repository / model / "configs" / f"{runtime}.pbtxt"
     if not path.is_file():
         raise BadRepository(f"no {path}: engine_time takes repositories of `--layout fused`")
@@ -43,12 +43,12 @@ def stage_spec(repository: Path, model: str, runtime: str) -> StageSpec:
 
 def main(
     repository: Annotated[Path, typer.Option(help="Exported with --layout fused.")],
-    model: Annotated[str, typer.Option(help="The fused one, with its name.")] = "recognizer",
+    model: Annotated[str, typer.Option(help="Name of the fused recognizer.")] = "recognizer",
     speech: Annotated[Path, typer.Option(help="Folder with recordings.")] = Path("recordings"),
     runs: Annotated[int, typer.Option(min=1, help="Batches of each size.")] = 30,
     output: Annotated[Path | None, typer.Option(help="JSON file; default: print.")] = None,
 ) -> None:
-    """Milliseconds per batch and chunks per second of the engine alone, by batch size."""
+    """Measure milliseconds per batch and chunks per second of the engine alone, by batch size."""
     try:
         found = read_repository(repository)
         spec = stage_spec(found.path, model, found.runtime)
@@ -80,7 +80,7 @@ def main(
 def _time(
     engine: Engine, spec: StageSpec, samples: NDArray[np.float32], batch: int, runs: int
 ) -> dict[str, float]:
-    """Batches walk through all slots, so that the state comes from memory, not from a cache."""
+    """Time batches that walk through all slots, so that no state comes from a cache."""
     assert spec.sequence is not None
     streams = spec.sequence.max_streams
     took_ms: list[float] = []
@@ -90,7 +90,7 @@ def _time(
         slots %= streams
         if len(set(slots.tolist())) < batch:
             slots = np.arange(batch) % streams
-        _speak(engine, samples, batch, run + _WARM_UP, spec.full_length)
+        _fill_inputs(engine, samples, batch, run + _WARM_UP, spec.full_length)
         began = time.perf_counter()
         engine.run(slots, np.full(batch, run == -_WARM_UP))
         if run >= 0:
@@ -106,7 +106,9 @@ def _time(
     }
 
 
-def _speak(engine: Engine, samples: NDArray[np.float32], batch: int, step: int, chunk: int) -> None:
+def _fill_inputs(
+    engine: Engine, samples: NDArray[np.float32], batch: int, step: int, chunk: int
+) -> None:
     for row in range(batch):
         start = (row * 7919 + step * chunk) % (len(samples) - chunk)
         engine.inputs["AUDIO"][row] = samples[start : start + chunk]

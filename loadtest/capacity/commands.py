@@ -7,6 +7,7 @@ Both print levels on stderr as they go, a sentence at the end on stdout, and wri
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from loadtest.capacity.search import SearchOptions, SearchResult, search
+from loadtest.capacity.search import Budget, Hold, SearchOptions, SearchResult, search
 from loadtest.options import (
     DEFAULT_REPOSITORY,
     RECORDINGS,
+    AllowedChange,
     HoldS,
     Json,
     LoadOptions,
@@ -34,13 +36,17 @@ from loadtest.options import (
     Workers,
     exiting_on,
 )
-from loadtest.result.document import CapacityResult, exit_code
+from loadtest.result.document import UNFINISHED, CapacityResult, exit_code
 
 if TYPE_CHECKING:
     from loadtest.capacity.measure import Measurement
+    from loadtest.result.document import Level
 
+SPAWN_S = 12.0
+"""Time around a hold: live users are spawned, streams end, samples are collected."""
 EXIT_CODES = (
-    "Exit codes: 0 pass, 1 fail, 2 usage or no server, 3 invalid (the load generator was late)."
+    "Exit codes: 0 pass, 1 fail, 2 usage or no server, 3 invalid (the load generator was late, or "
+    "the search did not end)."
 )
 
 
@@ -66,7 +72,16 @@ def capacity(
         float, typer.Option(min=1, help="Length of the other holds, in seconds.")
     ] = LoadOptions.short_hold_s,
     hold_s: HoldS = LoadOptions.hold_s,
+    budget_s: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Time for the whole command. When only the final hold still fits, the search goes "
+            "on to it. Default: as much as it needs.",
+        ),
+    ] = None,
     p99_ms: P99Ms = None,
+    allowed_change: AllowedChange = None,
     processes: Processes = LoadOptions.processes,
     workers: Workers = LoadOptions.workers,
     master_port: MasterPort = None,
@@ -88,17 +103,23 @@ def capacity(
         hold_s=hold_s,
         short_hold_s=short_hold_s,
         p99_ms=p99_ms,
+        allowed_change=allowed_change,
     )
+    budget = _budget(options, budget_s)
     if baseline:
         _require_baseline(options)
     with _measuring(_with_server(options, url, repository, metrics_url)) as measurement:
         most = min(max_streams or sys.maxsize, measurement.info.max_streams)
-        found = search(measurement.hold, most, SearchOptions(first_streams, growth, resolution))
+        hold = _saving(measurement, output)
+        found = search(hold, most, SearchOptions(first_streams, growth, resolution), budget)
         result = measurement.result(found, "capacity", _limit(found, most))
+        # Before the server ends: that takes seconds which the command may not have.
+        result.write(output)
         if baseline:
             from loadtest.compare.comparison import with_baseline
 
             result = with_baseline(result, measurement.options)
+            result.write(output)
     _finish(result, output, as_json)
 
 
@@ -110,6 +131,7 @@ def hold(
     model: Model = None,
     hold_s: HoldS = LoadOptions.hold_s,
     p99_ms: P99Ms = None,
+    allowed_change: AllowedChange = None,
     processes: Processes = LoadOptions.processes,
     workers: Workers = LoadOptions.workers,
     master_port: MasterPort = None,
@@ -126,6 +148,7 @@ def hold(
         master_port=master_port,
         hold_s=hold_s,
         p99_ms=p99_ms,
+        allowed_change=allowed_change,
     )
     with _measuring(_with_server(options, url, repository, metrics_url)) as measurement:
         level = measurement.hold(streams, True)
@@ -133,11 +156,36 @@ def hold(
         found = SearchResult(streams if passes else 0, None if passes else level, [level])
         limit = "; ".join(level.reasons) or f"not more than {streams} streams were tried"
         result = measurement.result(found, "level", limit)
+        result.write(output)
     _finish(result, output, as_json)
 
 
 capacity.__doc__ = f"{capacity.__doc__}\n\n{EXIT_CODES}"
 hold.__doc__ = f"{hold.__doc__}\n\n{EXIT_CODES}"
+
+
+def _budget(options: LoadOptions, budget_s: float | None) -> Budget:
+    """Return the time of the search, from now on."""
+    if budget_s is None:
+        return Budget()
+    around_s = options.warm_up_s + SPAWN_S
+    return Budget(
+        time.monotonic() + budget_s,
+        level_s=min(options.short_hold_s, options.hold_s) + around_s,
+        final_s=options.hold_s + around_s,
+    )
+
+
+def _saving(measurement: Measurement, output: Path) -> Hold:
+    """Return `measurement.hold`, keeping the levels so far at `output` in case the run is ended."""
+    levels: list[Level] = []
+
+    def hold(streams: int, final: bool) -> Level:
+        levels.append(measurement.hold(streams, final))
+        measurement.unfinished(levels).write(output)
+        return levels[-1]
+
+    return hold
 
 
 def _with_server(
@@ -185,19 +233,25 @@ def _measuring(options: LoadOptions) -> Generator[Measurement]:
 
 
 def _limit(found: SearchResult, most: int) -> str:
+    if not found.ended:
+        return f"{UNFINISHED} within its time (--budget-s)"
     if found.limit is None:
-        return f"not more than {most} streams were tried"
-    return f"at {found.limit.streams} streams: {'; '.join(found.limit.reasons)}"
+        most = max((level.streams for level in found.levels), default=most)
+        limit = f"not more than {most} streams were tried"
+    else:
+        limit = f"at {found.limit.streams} streams: {'; '.join(found.limit.reasons)}"
+    return f"{limit}; no level between was tried for lack of time" if found.coarse else limit
 
 
 def _finish(result: CapacityResult, output: Path, as_json: bool) -> None:
-    result.write(output)
     print(output.read_text() if as_json else _sentence(result, output))
     raise typer.Exit(exit_code(result.verdict))
 
 
 def _sentence(result: CapacityResult, output: Path) -> str:
-    if result.verdict == "invalid":
+    if result.unfinished:
+        answer = f"INVALID: {result.streams} live streams pass"
+    elif result.verdict == "invalid":
         answer = f"INVALID: {result.streams} live streams pass, the load generator was the limit"
     elif result.streams:
         answer = f"{result.streams} live streams{_per_unit(result)}"

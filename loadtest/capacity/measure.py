@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,9 +19,9 @@ from loadtest.capacity.runner import LoadRunner, load_runner
 from loadtest.capacity.search import SearchResult
 from loadtest.live.check import check_level, rule_for
 from loadtest.live.samples import SampleCollector
-from loadtest.live.transcripts import TranscriptComparer, record_reference
+from loadtest.live.transcripts import TranscriptComparer, allowed_change, record_reference
 from loadtest.options import LoadOptions
-from loadtest.result.document import SCHEMA, CapacityResult, Conditions, Level
+from loadtest.result.document import SCHEMA, UNFINISHED, CapacityResult, Conditions, Level
 from loadtest.service.metrics import processes_behind
 from loadtest.service.monitor import ServerMonitor
 from loadtest.service.server import serving
@@ -57,7 +58,7 @@ class Measurement:
         """Hold `streams` live streams, for long if `final`, and check them."""
         options = self.options
         hold_s = options.hold_s if final else min(options.short_hold_s, options.hold_s)
-        rule = rule_for(self.info.chunk_ms, hold_s, options.p99_ms)
+        rule = rule_for(self.info, hold_s, options)
         with self._display.progress() as bar:
             line = bar.add_task("")
 
@@ -76,6 +77,14 @@ class Measurement:
         """Keep the workers of this machine, with all their threads, on one core."""
         self._runner.pin(core)
 
+    def unfinished(self, levels: Sequence[Level]) -> CapacityResult:
+        """Return the document of a search that has held `levels` so far."""
+        broken = min((each.streams for each in levels if each.verdict == "fail"), default=math.inf)
+        passed = [each.streams for each in levels if each.verdict == "pass"]
+        streams = max((count for count in passed if count < broken), default=0)
+        found = SearchResult(streams, None, list(levels), ended=False)
+        return self.result(found, "capacity", UNFINISHED)
+
     def result(
         self, found: SearchResult, kind: Literal["capacity", "level"], limit: str
     ) -> CapacityResult:
@@ -89,7 +98,7 @@ class Measurement:
             streams_per_gpu=found.streams / gpus if gpus else None,
             streams_per_core=found.streams / cores if cores and not gpus else None,
             limit=limit,
-            rule=rule_for(self.info.chunk_ms, self.options.hold_s, self.options.p99_ms),
+            rule=rule_for(self.info, self.options.hold_s, self.options),
             levels=found.levels,
             conditions=self.conditions,
         )
@@ -161,7 +170,8 @@ def _connect(
         references = record_reference(
             client, scripts, lambda done: bar.update(line, completed=done)
         )
-    return info, TranscriptComparer(scripts, references, info.precision)
+    allowed = allowed_change(options, info.precision)
+    return info, TranscriptComparer(scripts, references, allowed)
 
 
 def _processes(url: str) -> list[psutil.Process]:

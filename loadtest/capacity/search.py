@@ -1,5 +1,7 @@
 """Search for the capacity: grow until a level fails, halve the gap, then hold the result long.
 
+A time budget ends the first part early, so that the long hold still fits.
+
 If the server does not even sustain the first level, the search shrinks by the same factor. A level
 in which the load generator was late says nothing about the server: it is held once more, and if the
 generator is late again the search goes no higher and its verdict is `invalid`.
@@ -8,6 +10,7 @@ generator is late again the search goes no higher and its verdict is `invalid`.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,6 +34,27 @@ class SearchOptions:
     """Hold the result once more, long, and step down until that passes."""
 
 
+@dataclass(frozen=True)
+class Budget:
+    """Time that a search has; by default as much as it needs."""
+
+    deadline_s: float = math.inf
+    """When the search has to end, on the monotonic clock."""
+    level_s: float = 0.0
+    """Time that a short level takes."""
+    final_s: float = 0.0
+    """Time that the final, long hold takes."""
+    now: Callable[[], float] = time.monotonic
+
+    def allows_level(self) -> bool:
+        """Return `True` if a short level and the final hold can still be done."""
+        return self.now() + self.level_s + self.final_s <= self.deadline_s
+
+    def allows_final(self) -> bool:
+        """Return `True` if the final hold can still be done."""
+        return self.now() + self.final_s <= self.deadline_s
+
+
 @dataclass
 class SearchResult:
     """The capacity that a search has found, and the levels that it has held."""
@@ -40,31 +64,67 @@ class SearchResult:
     limit: Level | None = None
     """The next level above it, which was not sustained or was invalid."""
     levels: list[Level] = field(default_factory=list[Level])
+    coarse: bool = False
+    """`True` if time was short, so that the gap to the next level is larger than the resolution."""
+    ended: bool = True
+    """`False` if time was too short for any result."""
 
     @property
     def verdict(self) -> Verdict:
-        """Return the verdict; `invalid` if the load generator, not the server, was the limit."""
+        """Return the verdict; `invalid` if the server's limit was not found."""
+        if not self.ended:
+            return "invalid"
         if self.limit is not None and not self.limit.valid:
             return "invalid"
         return "pass" if self.streams else "fail"
 
 
-def search(hold: Hold, max_streams: int, options: SearchOptions) -> SearchResult:
-    """Find the largest number of streams up to `max_streams` that passes."""
+def search(
+    hold: Hold, max_streams: int, options: SearchOptions, budget: Budget | None = None
+) -> SearchResult:
+    """Find the largest number of streams up to `max_streams` that passes.
+
+    Args:
+        hold: Holds a level.
+        max_streams: Most streams to try.
+        options: Levels to try.
+        budget: Time that the search has; `None`: as much as it needs.
+    """
+    budget = budget or Budget()
     found = SearchResult()
+    _search_short(hold, max_streams, options, budget, found)
+    if options.long and found.streams:
+        _hold_long(hold, options, budget, found)
+    return found
+
+
+def _search_short(
+    hold: Hold, max_streams: int, options: SearchOptions, budget: Budget, found: SearchResult
+) -> None:
+    """Close in on the capacity with short levels, for as long as the budget allows."""
     streams = min(options.first_streams, max_streams)
     while streams:
+        if not budget.allows_level():
+            found.coarse = True
+            found.ended = found.streams > 0
+            break
         level = _hold_validly(hold, streams, False, found)
         _record(level, found)
         streams = _next(found, streams, max_streams, options)
-    while options.long and found.streams:
+
+
+def _hold_long(hold: Hold, options: SearchOptions, budget: Budget, found: SearchResult) -> None:
+    """Hold the result long, and step down until that passes."""
+    while found.streams:
+        if not budget.allows_final():
+            found.ended = False
+            break
         candidate = found.streams
         level = _hold_validly(hold, candidate, True, found)
         if level.verdict == "pass":
             break
         found.limit = level
         found.streams = candidate - max(1, round(options.resolution * candidate))
-    return found
 
 
 def _hold_validly(hold: Hold, streams: int, final: bool, found: SearchResult) -> Level:

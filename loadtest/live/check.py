@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from earshot import ServerInfo
 from numpy.typing import NDArray
 
 from loadtest.live.samples import LevelSamples
-from loadtest.live.transcripts import TranscriptCheck
+from loadtest.live.transcripts import TranscriptCheck, allowed_change
+from loadtest.options import LoadOptions
 from loadtest.result.document import Latency, Level, Rule, Timeline
 from loadtest.service.monitor import ServerUse
 
@@ -22,9 +24,20 @@ BUSY_CORES = 0.9
 waited for it."""
 
 
-def rule_for(chunk_ms: int, hold_s: float, p99_ms: float | None = None) -> Rule:
-    """Return the rule for a server; its allowed p99 is one chunk unless `p99_ms` is given."""
-    return Rule(p99_ms or float(chunk_ms), hold_s, KEEP_UP_SHARE, LATE_MS, LATE_SHARE)
+def rule_for(info: ServerInfo, hold_s: float, options: LoadOptions) -> Rule:
+    """Return the rule for a server.
+
+    Unless `options` say otherwise, its allowed p99 is one chunk, and the share of a stream's tokens
+    that may differ from the reference depends on its precision.
+    """
+    return Rule(
+        p99_ms=options.p99_ms or float(info.chunk_ms),
+        hold_s=hold_s,
+        keep_up_share=KEEP_UP_SHARE,
+        late_ms=LATE_MS,
+        late_share=LATE_SHARE,
+        allowed_change=allowed_change(options, info.precision),
+    )
 
 
 def check_level(

@@ -18,7 +18,7 @@ from loadtest.live.check import check_level, rule_for
 from loadtest.live.messages import Coordinator, Worker
 from loadtest.live.player import StreamPlayer
 from loadtest.live.samples import RecentSamples
-from loadtest.live.transcripts import TranscriptComparer, record_reference
+from loadtest.live.transcripts import TranscriptComparer, allowed_change, record_reference
 from loadtest.options import LoadOptions
 from loadtest.result.document import exit_code
 from loadtest.result.level_line import describe
@@ -116,7 +116,8 @@ class LevelController:
         with earshot.connect(self._options.url, model=self._options.model) as client:
             self._info = client.info
             references = record_reference(client, self._scripts, lambda done: None)
-        self._comparer = TranscriptComparer(self._scripts, references, self._info.precision)
+        allowed = allowed_change(self._options, self._info.precision)
+        self._comparer = TranscriptComparer(self._scripts, references, allowed)
         self._coordinator.start(warm_up_s=0.0)  # for the charts; what counts starts afresh
 
     def _on_spawning_complete(self, **_: Any) -> None:
@@ -133,7 +134,7 @@ class LevelController:
         level = check_level(
             samples,
             runner.user_count if runner is not None else 0,
-            rule_for(self._info.chunk_ms, hold_s),
+            rule_for(self._info, hold_s, self._options),
             True,
             self._comparer.compare(samples.finished),
             ServerUse(),

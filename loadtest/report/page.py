@@ -66,6 +66,8 @@ def render(result: CapacityResult) -> str:
 
 def headline(result: CapacityResult) -> str:
     """Return the headline of the page: the result in a few words."""
+    if result.unfinished:
+        return "The search did not end"
     if result.verdict == "invalid":
         return "The load generator was the limit"
     if result.kind == "level":

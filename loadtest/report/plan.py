@@ -146,6 +146,8 @@ def make_plan(result: CapacityResult, demand: Demand) -> CapacityPlan:
 def _measured(result: CapacityResult) -> tuple[str, float]:
     """Return the unit of the result, and the streams that one unit sustains."""
     what = "level" if result.kind == "level" else "capacity run"
+    if result.unfinished:
+        raise NoPlan(f"{result.limit}: this {what} has no capacity to plan with; measure again")
     if result.verdict == "invalid":
         raise NoPlan(
             f"this {what} is INVALID, the load generator was the limit: it says nothing about the "

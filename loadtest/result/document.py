@@ -19,7 +19,10 @@ SCHEMA = 1
 
 Verdict = Literal["pass", "fail", "invalid"]
 """Verdict on a level or a search: `pass` of a search means that a count was found and sustained.
-`invalid` means that the load generator was the limit, so nothing is known about the server."""
+`invalid` means that the load generator was the limit, so nothing is known about the server, or that
+the search did not end."""
+UNFINISHED = "the search did not end"
+"""Limit in the document that a search keeps up to date while it lasts; its verdict is `invalid`."""
 _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "invalid": 3}
 
 
@@ -126,6 +129,21 @@ class Rule:
     keep_up_share: float
     late_ms: float
     late_share: float
+    allowed_change: float | None = None
+    """Share of a stream's tokens that may differ from the reference; `None` in documents that were
+    written before it was recorded: the default of the precision."""
+
+
+_EXACT = ("fp32",)
+_CHANGE_ELSE = 0.25
+
+
+def default_allowed_change(precision: str) -> float:
+    """Return the share of a stream's tokens that may differ from the reference by default.
+
+    In float32 the tokens of a stream must not depend on the other streams in the batch.
+    """
+    return 0.0 if precision in _EXACT else _CHANGE_ELSE
 
 
 @dataclass(frozen=True)
@@ -171,6 +189,17 @@ class CapacityResult:
     conditions: Conditions
     baseline: RecognizerComparison | None = None
     """Another recognizer on the same audio and cores, if one was requested."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Return `True` if the search was ended before it had a result."""
+        return self.limit.startswith(UNFINISHED)
+
+    @property
+    def unusual_allowed_change(self) -> float | None:
+        """Return the share of tokens that may differ; `None` if it is the precision's default."""
+        allowed = self.rule.allowed_change
+        return None if allowed == default_allowed_change(self.conditions.precision) else allowed
 
     @property
     def shown_level(self) -> Level:

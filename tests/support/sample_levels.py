@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.live.check import check_level, rule_for
+from loadtest.live.check import KEEP_UP_SHARE, LATE_MS, LATE_SHARE, check_level
 from loadtest.live.samples import LevelSamples
 from loadtest.live.transcripts import TranscriptCheck
-from loadtest.result.document import Level
+from loadtest.result.document import Level, Rule
 from loadtest.service.monitor import ServerUse
 
 CHUNK_MS = 320
@@ -40,7 +40,7 @@ def samples(streams: int = 8, latency_ms: float = 50.0, **changed: Any) -> Level
 
 def checked(recorded: LevelSamples, streams: int = 8, transcripts: TranscriptCheck = SAME) -> Level:
     """Check `recorded` against the rule."""
-    rule = rule_for(CHUNK_MS, HOLD_S)
+    rule = Rule(CHUNK_MS, HOLD_S, KEEP_UP_SHARE, LATE_MS, LATE_SHARE)
     return check_level(recorded, streams, rule, False, transcripts, ServerUse())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.capacity.search import Hold, SearchOptions, search
+from loadtest.capacity.search import Budget, Hold, SearchOptions, search
 from loadtest.result.document import Level
 from tests.support.sample_levels import level
 
@@ -82,3 +82,53 @@ def test_a_small_growth_never_overloads_the_service_by_more() -> None:
     found = search(sustains(100), 512, SearchOptions(first_streams=40, growth=1.4))
     assert 95 <= found.streams <= 100
     assert max(level.streams for level in found.levels) <= 1.4 * 100 + 1
+
+
+class Clock:
+    """A simulated service whose short holds take 10 s and whose final holds take 60 s."""
+
+    def __init__(self, capacity: int) -> None:
+        self.now_s = 0.0
+        self.held: list[tuple[int, bool]] = []
+        self._capacity = capacity
+
+    def hold(self, streams: int, final: bool) -> Level:
+        self.now_s += 60 if final else 10
+        self.held.append((streams, final))
+        return sustains(self._capacity)(streams, final)
+
+    def budget(self, seconds: float) -> Budget:
+        return Budget(seconds, level_s=10, final_s=60, now=lambda: self.now_s)
+
+
+def test_when_time_is_short_the_search_goes_on_to_the_final_hold() -> None:
+    clock = Clock(capacity=1000)
+    found = search(clock.hold, 512, OPTIONS, clock.budget(95))
+    assert clock.held == [(16, False), (32, False), (64, False), (64, True)]
+    assert (found.verdict, found.streams, found.coarse) == ("pass", 64, True)
+
+
+def test_enough_time_changes_nothing() -> None:
+    clock = Clock(capacity=40)
+    found = search(clock.hold, 512, OPTIONS, clock.budget(1000))
+    assert (found.verdict, found.coarse) == ("pass", False)
+    assert found.streams == search(sustains(40), 512, OPTIONS).streams
+
+
+def test_without_time_for_any_level_the_search_does_not_end() -> None:
+    clock = Clock(capacity=1000)
+    found = search(clock.hold, 512, OPTIONS, clock.budget(65))
+    assert (found.verdict, found.ended, found.streams) == ("invalid", False, 0)
+    assert not clock.held
+
+
+def test_without_time_for_a_second_final_hold_the_search_does_not_end() -> None:
+    clock = Clock(capacity=1000)
+
+    def hold(streams: int, final: bool) -> Level:
+        clock.hold(streams, final)
+        return level(streams, 900 if final else 50)
+
+    found = search(hold, 512, OPTIONS, clock.budget(95))
+    assert (found.verdict, found.ended) == ("invalid", False)
+    assert found.streams < 64

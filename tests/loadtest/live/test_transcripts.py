@@ -10,7 +10,13 @@ from earshot import ChunkResult, Token
 
 from loadtest.audio.scripts import Script
 from loadtest.live.samples import FinishedStream
-from loadtest.live.transcripts import Reference, TranscriptComparer, record_reference
+from loadtest.live.transcripts import (
+    Reference,
+    TranscriptComparer,
+    allowed_change,
+    record_reference,
+)
+from loadtest.options import LoadOptions
 
 AUDIO = np.zeros(16_000, dtype=np.float32)
 SCRIPTS = [Script(AUDIO, "alpha bravo charlie delta"), Script(AUDIO, None)]
@@ -21,7 +27,8 @@ REFERENCES = [
 
 
 def compare(stream: FinishedStream, precision: str = "fp32"):
-    return TranscriptComparer(SCRIPTS, REFERENCES, precision).compare([stream])
+    allowed = allowed_change(LoadOptions(), precision)
+    return TranscriptComparer(SCRIPTS, REFERENCES, allowed).compare([stream])
 
 
 def test_a_stream_cut_short_is_compared_as_far_as_it_went() -> None:
@@ -63,6 +70,30 @@ def test_a_changed_token_of_a_short_stream_is_allowed_below_float32() -> None:
     near = FinishedStream(0, 2, False, (1, 5), "alpha echo")
     assert compare(near, "int8").different == 0
     assert compare(near, "fp32").different == 1
+
+
+def test_the_allowed_change_can_be_chosen() -> None:
+    assert allowed_change(LoadOptions(), "fp32") == 0.0
+    assert allowed_change(LoadOptions(), "fp16") == 0.25
+    assert allowed_change(LoadOptions(allowed_change=0.6), "fp32") == 0.6
+
+
+@pytest.mark.parametrize("vocabulary", [32, 1024])
+def test_swapped_streams_of_random_tokens_are_found_if_most_tokens_may_differ(
+    vocabulary: int,
+) -> None:
+    """Random models need 0.6: a rounded sum changes half of a stream, another stream all of it."""
+    random = np.random.default_rng(0)
+    outputs = [tuple(random.integers(0, vocabulary, 80).tolist()) for _ in range(20)]
+    texts = [" ".join(map(str, tokens)) for tokens in outputs]
+    references = [Reference([t], [x]) for t, x in zip(outputs, texts, strict=True)]
+    scripts = [Script(AUDIO, None)] * len(outputs)
+    comparer = TranscriptComparer(scripts, references, 0.6)
+    swapped = [FinishedStream(i, 1, True, outputs[i - 1], texts[i - 1]) for i in range(20)]
+    assert comparer.compare(swapped).different == 20
+    halves = [FinishedStream(i, 1, True, outputs[i][:40], texts[i][:99]) for i in range(20)]
+    found = comparer.compare(halves)
+    assert (found.different, found.changed) == (0, 20)
 
 
 def test_a_server_without_output_is_refused() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from loadtest.report.page import headline, render
 from loadtest.report.svg import Chart, Marker, RuleLine, Series, draw, nice_ticks
-from loadtest.result.document import Timeline
+from loadtest.result.document import UNFINISHED, Timeline
 from tests.support.project import PROJECT
 from tests.support.sample_results import (
     capacity_result,
@@ -56,6 +56,21 @@ def test_an_invalid_run_claims_nothing() -> None:
     page = render(replace(invalid_result(), streams=64, streams_per_core=32.0))
     assert "At most 64 streams passed; the capacity" in page
     assert "32 per core" not in page
+
+
+def test_a_search_that_did_not_end_is_shown_as_far_as_it_went() -> None:
+    unfinished = replace(capacity_result(), verdict="invalid", limit=UNFINISHED, streams=64)
+    page = render(unfinished)
+    assert "<h1>The search did not end</h1>" in page
+    assert "with no smaller one failing: 64." in page
+    assert "load generator on more cores" not in page
+
+
+def test_an_unusual_share_of_tokens_that_may_differ_is_shown() -> None:
+    result = capacity_result()
+    assert "tokens may differ" not in render(result)
+    unusual = replace(result, rule=replace(result.rule, allowed_change=0.6))
+    assert "(up to 60 % of a stream's tokens may differ)" in render(unusual)
 
 
 def test_failed_searches_and_levels_are_marked() -> None:

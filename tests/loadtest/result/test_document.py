@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,22 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     RESULT.write(path)
     assert CapacityResult.from_json(path) == RESULT
     assert [file.name for file in path.parent.iterdir()] == ["result.json"]
+
+
+def test_a_document_from_before_the_allowed_change_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    RESULT.write(path)
+    document = json.loads(path.read_text())
+    del document["rule"]["allowed_change"]
+    path.write_text(json.dumps(document))
+    assert CapacityResult.from_json(path) == RESULT
+    assert RESULT.unusual_allowed_change is None
+
+
+def test_an_allowed_change_is_unusual_if_it_is_not_the_default() -> None:
+    for allowed, unusual in ((0.0, None), (0.6, 0.6)):
+        result = replace(RESULT, rule=replace(RESULT.rule, allowed_change=allowed))
+        assert result.unusual_allowed_change == unusual
 
 
 def test_another_schema_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up an environment on a GPU machine without network from the pieces of `make gpu-bundle`.
 #
-#   loadtest/gpu_env.sh BUNDLE ENV [TORCH_PYTHON]
+#   loadtest/gpu/env.sh BUNDLE ENV [TORCH_PYTHON]
 #
 # BUNDLE        folder with bundle.tar.xz.NN and SHA256SUMS; may be filled over several transfers
 # ENV           where to; ENV/bin/python3 then has the carried packages and, behind them, torch

@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from loadtest.gpu_bundle import LEFT_OUT, pack, requirements
+from loadtest.gpu.bundle import LEFT_OUT, pack, requirements
 
 
 def test_pinned_versions_travel_and_the_machines_own_do_not() -> None:
@@ -37,7 +37,7 @@ def test_the_script_refuses_a_damaged_piece(tmp_path: Path) -> None:
     python = tmp_path / "python3"
     python.write_text('#!/bin/sh\ncase "$2" in *version*) echo 3.12;; esac\n')
     python.chmod(0o755)
-    command = ["loadtest/gpu_env.sh", str(tmp_path), str(tmp_path / "env"), str(python)]
+    command = ["loadtest/gpu/env.sh", str(tmp_path), str(tmp_path / "env"), str(python)]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "carry them again" in refused.stderr
@@ -47,7 +47,7 @@ def test_the_script_refuses_another_python(tmp_path: Path) -> None:
     python = tmp_path / "python3"
     python.write_text("#!/bin/sh\necho 3.9\n")
     python.chmod(0o755)
-    command = ["loadtest/gpu_env.sh", str(tmp_path), str(tmp_path / "env"), str(python)]
+    command = ["loadtest/gpu/env.sh", str(tmp_path), str(tmp_path / "env"), str(python)]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "is Python 3.9, expected 3.12" in refused.stderr

@@ -1,7 +1,8 @@
-"""What limited each result of a GPU report: one table over all of them, as JSON and as HTML.
+"""Summary of a GPU report: one table over all results, with the limit of each, as JSON and HTML.
 
-The level that was not carried tells, or the largest that was held. Looked at are the recognizer's
-processes (how much of the time a batch is in one: GPU and Python), the cores, and the generator.
+The limit is read from the smallest level that was not sustained, or else from the largest that was
+held: the recognizer's processes (share of the time in which a batch is in one, on the GPU or in
+Python), the cores, or the load generator.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ RECOGNIZER = "recognizer"
 
 @dataclass(frozen=True)
 class Row:
-    """One result, and the shares of what it used, 1.0 being all of it."""
+    """One result with the resources that it used; shares are from 0 to 1."""
 
     name: str
     model: str
@@ -28,9 +29,9 @@ class Row:
     verdict: str
     streams: int
     limit_seen: str
-    """What the run itself says."""
+    """Limit in the result itself."""
     level_streams: int
-    """Of the level that the figures below are of."""
+    """Streams of the level to which the figures below belong."""
     chunk_p99_ms: float
     recognizer_busy: float | None
     """Share of the time in which a batch is in a recognizer process, mean over the processes; an
@@ -39,38 +40,38 @@ class Row:
     recognizer_ms: float | None
     """Per batch, in the service."""
     engine_ms: float | None
-    """Of a batch of at least that size, the engine alone."""
+    """Time of a batch of at least that size in the engine alone."""
     recognizer_cores: float | None
     triton_cores: float | None
     server_cores: float | None
     generator_cores: float
     cores: int
     limit: str
-    """The largest share, in words."""
+    """The resource of which the largest share was used."""
 
 
 def write_summary(results: Path, instances: int) -> None:
-    """``summary.json`` and ``summary.html`` beside the results, if there are any."""
+    """Write `summary.json` and `summary.html` beside the results, if there are any."""
     paths = sorted([*results.glob("capacity_*.json"), *results.glob("hold_*.json")])
     rows = [row_of(path, instances) for path in paths]
     if not rows:
         return
     others = {
         path.stem: json.loads(path.read_text())
-        for name in ("machine", "engine_tests", "tokens_*")
+        for name in ("machine", "environment", "engine_tests", "tokens_*")
         for path in sorted(results.glob(f"{name}.json"))
     }
     document = {"results": [asdict(row) for row in rows], **others}
     (results / "summary.json").write_text(json.dumps(document, indent=2) + "\n")
-    template = load_template(Path(__file__).with_name("gpu_summary.html.j2"))
+    template = load_template(Path(__file__).with_name("summary.html.j2"))
     page = template.render(rows=rows, others=others)
     (results / "summary.html").write_text(page, encoding="utf-8")
 
 
 def row_of(path: Path, instances: int) -> Row:
-    """What the result at ``path`` and the engine times beside it say."""
+    """Return the row of the result at `path`, with the engine times beside it."""
     result = CapacityResult.from_json(path)
-    level = telling_level(result)
+    level = limiting_level(result)
     stages = {stage.model: stage for stage in level.stages}
     recognizer = stages.get(RECOGNIZER)
     busy = recognizer and _busy(recognizer, level.hold_s, instances)
@@ -95,12 +96,14 @@ def row_of(path: Path, instances: int) -> Row:
         server_cores=level.server_cpu_cores,
         generator_cores=level.generator_cpu_cores,
         cores=result.conditions.cpu_cores,
-        limit=limit_of(level, busy, result.conditions.cpu_cores),
+        limit="not known, the search did not end"
+        if result.unfinished
+        else limit_of(level, busy, result.conditions.cpu_cores),
     )
 
 
-def telling_level(result: CapacityResult) -> Level:
-    """The smallest that was not carried; if all were, the largest."""
+def limiting_level(result: CapacityResult) -> Level:
+    """Return the smallest level that was not sustained; if all were, the largest."""
     failed = [level for level in result.levels if not (level.passes and level.valid)]
     if failed:
         return min(failed, key=lambda level: level.streams)
@@ -108,7 +111,7 @@ def telling_level(result: CapacityResult) -> Level:
 
 
 def limit_of(level: Level, busy: float | None, cores: int) -> str:
-    """What was nearest to its end, in words."""
+    """Return the resource of which the largest share was used, in words."""
     if not level.valid:
         return "the load generator"
     used = (level.server_cpu_cores or 0.0) + level.generator_cpu_cores
@@ -126,8 +129,9 @@ def _busy(recognizer: StageUse, hold_s: float, instances: int) -> float:
 
 
 def _engine_ms(path: Path, batch: float) -> float | None:
-    """From the engine times of the same model, where they were measured."""
-    engine = path.with_name(f"engine_{path.stem.partition('_')[2]}.json")
+    """Return the engine's time for such a batch of the same model, if it was measured."""
+    model = path.stem.removesuffix(".unfinished").partition("_")[2]
+    engine = path.with_name(f"engine_{model}.json")
     if not engine.exists():
         return None
     measured: Any = json.loads(engine.read_text())

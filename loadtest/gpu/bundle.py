@@ -1,9 +1,9 @@
-"""``python -m loadtest.gpu_bundle``: what a GPU machine without network lacks, in pieces to carry.
+"""Bundle of what a GPU machine without network lacks, in pieces to carry there.
 
 Such a machine brings Python, torch and a driver. The bundle brings the rest, with the versions of
 `constraints.txt`: the embedded Triton with the one stub that is needed, numpy 1, transformers, the
 client's and the load generator's packages; and a Python with a shared libpython, which the stub
-loads and which many distributions leave out. `loadtest/gpu_env.sh` unpacks it there.
+loads and which many distributions leave out. `loadtest/gpu/env.sh` unpacks it there.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 
 PYTHON = "3.12"
@@ -39,14 +37,19 @@ LEFT_OUT = {
 _console = Console(stderr=True)
 
 
-def main(
-    python: Annotated[Path, typer.Option(help="Prefix of a Python 3.12 with a shared libpython.")],
-    folder: Annotated[Path, typer.Option(help="Where to.")] = Path("build/gpu_bundle"),
-    part_mib: Annotated[int, typer.Option(min=1, help="Size of a piece, at most.")] = 38,
-) -> None:
-    """Collect wheels and Triton for Python 3.12, slim them, and cut the archive into pieces."""
-    if not any(python.glob(f"lib/libpython{PYTHON}.so*")):
-        raise typer.BadParameter(f"{python} holds no lib/libpython{PYTHON}.so: --python PREFIX")
+def has_library(prefix: Path) -> bool:
+    """Return `True` if the Python at `prefix` has a shared libpython."""
+    return any(prefix.glob(f"lib/libpython{PYTHON}.so*"))
+
+
+def write_bundle(python: Path, folder: Path, part_mib: int) -> None:
+    """Collect wheels, Triton and Python, and write them into `folder`, in pieces.
+
+    Args:
+        python: Prefix of a Python 3.12 with a shared libpython.
+        folder: Folder for the pieces; what is in it is removed.
+        part_mib: Size of a piece, at most.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     wheels, tree = folder / "wheels", folder / "tree"
     download(wheels)
@@ -55,11 +58,11 @@ def main(
     copy_python(python, tree / "python")
     pieces = pack(tree, folder, part_mib)
     shutil.rmtree(tree)
-    _tell(wheels, pieces)
+    _print_sizes(wheels, pieces)
 
 
 def requirements() -> list[str]:
-    """`name==version` of all that is carried."""
+    """Return `name==version` of all that is carried."""
     lines = CONSTRAINTS.read_text().splitlines()
     pinned = [line.partition("#")[0].strip() for line in lines]
     return [pin for pin in pinned if "==" in pin and _name(pin) not in LEFT_OUT]
@@ -70,7 +73,7 @@ def _name(requirement: str) -> str:
 
 
 def download(wheels: Path) -> None:
-    """All wheels; those that exist as source only are built here (they are pure Python)."""
+    """Download all wheels; what exists as source only is built here (it is pure Python)."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(wheels)]
     for requirement in requirements():
         if not _fetch(requirement, wheels):
@@ -101,7 +104,7 @@ def install(wheels: Path, site: Path) -> None:
 
 
 def slim(site: Path) -> None:
-    """Drop stubs of other Pythons with their libpython, tests, and what only compilers read."""
+    """Remove stubs of other Pythons with their libpython, tests, and what compilers read."""
     for stub in (site / "pytriton" / "tritonserver" / "python_backend_stubs").iterdir():
         if stub.name != PYTHON:
             shutil.rmtree(stub)
@@ -113,7 +116,7 @@ def slim(site: Path) -> None:
 
 
 def copy_python(prefix: Path, target: Path) -> None:
-    """The interpreter, its library and the standard library that programs use."""
+    """Copy the interpreter, its library and the part of the standard library that is used."""
     library = Path("lib") / f"python{PYTHON}"
     skipped = shutil.ignore_patterns(
         *("test", "tests", "idlelib", "ensurepip", "site-packages", "config-*", "__pycache__"),
@@ -128,7 +131,7 @@ def copy_python(prefix: Path, target: Path) -> None:
 
 
 def pack(tree: Path, folder: Path, part_mib: int) -> list[Path]:
-    """`bundle.tar.xz` in numbered pieces, with their SHA-256 beside them."""
+    """Write `bundle.tar.xz` in numbered pieces, with their SHA-256 beside them."""
     archive = folder / "bundle.tar.xz"
     subprocess.run(
         ["tar", "-C", str(tree), "-c", "-I", "xz -T0 -6", "-f", archive, "."], check=True
@@ -159,13 +162,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tell(wheels: Path, pieces: list[Path]) -> None:
+def _print_sizes(wheels: Path, pieces: list[Path]) -> None:
     largest = sorted(wheels.iterdir(), key=lambda wheel: -wheel.stat().st_size)[:8]
     for wheel in largest:
         _console.print(f"{wheel.stat().st_size / 2**20:7.1f} MiB  {wheel.name}", highlight=False)
     for piece in pieces:
         _console.print(f"{piece.stat().st_size / 2**20:7.1f} MiB  {piece}", highlight=False)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -1,0 +1,125 @@
+"""`python -m loadtest gpu-bundle`, `gpu-report` and `gpu-tokens`: the measurement of one GPU.
+
+Server and load generator run on the same machine and share its cores: a capacity is a lower bound
+of what the GPU sustains when the load comes from elsewhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loadtest.options import RECORDINGS, Output
+
+
+def gpu_bundle(
+    python: Annotated[Path, typer.Option(help="Prefix of a Python 3.12 with a shared libpython.")],
+    folder: Annotated[Path, typer.Option(help="Where to write the pieces.")] = Path(
+        "build/gpu_bundle"
+    ),
+    part_mib: Annotated[int, typer.Option(min=1, help="Size of a piece, at most.")] = 38,
+) -> None:
+    """Pack what a GPU machine without network lacks: Triton and Python packages, in pieces."""
+    from loadtest.gpu.bundle import PYTHON, has_library, write_bundle
+
+    if not has_library(python):
+        raise typer.BadParameter(f"{python} holds no lib/libpython{PYTHON}.so: --python PREFIX")
+    write_bundle(python, folder, part_mib)
+
+
+def gpu_tokens(
+    reference: Annotated[
+        Path, typer.Option(help="Exported models that passed the gate of the export.")
+    ],
+    repository: Annotated[Path, typer.Option(help="Exported models to compare with them.")],
+    output: Output,
+    speech: Annotated[Path, typer.Option(help="Folder with recordings.")] = RECORDINGS,
+    allowed: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the tokens that may differ.")
+    ] = 0.05,
+) -> None:
+    """Compare the tokens that two services output for recordings.
+
+    Exit codes: 0 few enough tokens differ, 1 too many differ.
+    """
+    from loadtest.gpu.tokens import compare_tokens
+
+    comparison = compare_tokens(reference, repository, speech)
+    comparison.write(output, allowed)
+    print(f"{comparison.edits} of {comparison.reference_tokens} tokens differ")
+    raise typer.Exit(0 if comparison.share <= allowed else 1)
+
+
+def gpu_report(
+    results: Annotated[Path, typer.Option(help="Where the JSON files and the HTML go.")] = Path(
+        "build/gpu_report"
+    ),
+    sizes: Annotated[
+        str, typer.Option(help="Models: demo, 115m, 0.6b; most important first.")
+    ] = "0.6b,demo,115m",
+    chunks_ms: Annotated[str, typer.Option(help="Chunks, most important first.")] = (
+        "560,1120,320,160"
+    ),
+    precision: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
+    instances: Annotated[int, typer.Option(min=1, help="Processes that share the GPU.")] = 2,
+    max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 512,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Load generator processes; 0: five eighths of the cores.")
+    ] = 0,
+    hold_s: Annotated[float, typer.Option(min=1, help="Length of the hold that counts.")] = 60.0,
+    short_hold_s: Annotated[
+        float, typer.Option(min=1, help="Length of the other holds of a search.")
+    ] = 8.0,
+    long_hold_s: Annotated[
+        float, typer.Option(min=1, help="Length of the hold at 80 % of the capacity.")
+    ] = 300.0,
+    first_streams: Annotated[
+        int | None,
+        typer.Option(min=1, help="Where searches begin. Default: two thirds of the target."),
+    ] = None,
+    max_streams: Annotated[
+        int | None,
+        typer.Option(min=1, help="Slots. Default: twice the target, if the GPU holds them."),
+    ] = None,
+    speech: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="EARSHOT_SPEECH",
+            help="Recordings whose tokens are compared. Default: those of the repository.",
+        ),
+    ] = None,
+    budget_s: Annotated[
+        float, typer.Option(min=1, help="Start nothing that will not end within this time.")
+    ] = 520.0,
+) -> None:
+    """Measure tokens, engine times and capacity on this machine's GPU, step by step.
+
+    Exit codes: 0 all done, 1 a step failed, 3 the budget is used up: call again.
+    """
+    from loadtest.gpu.machine import gpu_bytes
+    from loadtest.gpu.plan import ReportOptions, mistake
+    from loadtest.gpu.report import run_report
+    from loadtest.result.machine import usable_cores
+
+    options = ReportOptions(
+        sizes=tuple(sizes.split(",")),
+        chunks_ms=tuple(int(chunk) for chunk in chunks_ms.split(",")),
+        precision=precision,
+        instances=instances,
+        max_batch=max_batch,
+        processes=processes or max(1, usable_cores() * 5 // 8),
+        hold_s=hold_s,
+        short_hold_s=short_hold_s,
+        long_hold_s=long_hold_s,
+        first_streams=first_streams,
+        max_streams=max_streams,
+        speech=(speech or RECORDINGS).resolve(),
+        gpu_bytes=gpu_bytes(),
+        work=Path("build/gpu_work"),
+        results=results,
+    )
+    if wrong := mistake(options):
+        raise typer.BadParameter(wrong)
+    raise typer.Exit(run_report(options, budget_s).exit_code)

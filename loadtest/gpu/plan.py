@@ -1,0 +1,115 @@
+"""Plan of a GPU report: its options, its models, and what follows from both and from the GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.options import RECORDINGS
+
+DEMO = "demo"
+SIZES = (DEMO, "115m", "0.6b")
+TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 7500}
+"""Streams that are wanted of the 0.6B model, by chunk."""
+STATE_BYTES = {DEMO: 0.5e6, "115m": 2.7e6, "0.6b": 7.5e6}
+"""State of one stream in 16 bits, slightly more than it takes."""
+PROCESS_BYTES = 2e9
+"""Weights of the 0.6B model in 16 bits, and the CUDA context, of one recognizer process."""
+BATCH_COPIES = 1.5
+"""Recorded graphs of a process take this many states per row of the largest batch. With 4
+processes, batches of 256 and 5,200 slots, 1.25 were measured."""
+GPU_SHARE = 0.9
+"""Share of the GPU's memory that is planned with."""
+SHORT_CHUNK_MS = 560
+"""Below it, a few recordings are sent: the reference is recorded one stream at a time, which takes
+20 to 30 s for 10 scripts of 160 ms chunks."""
+FEW_RECORDINGS = RECORDINGS / "librispeech_test_other"
+RANDOM_ALLOWED_CHANGE = 0.6
+"""Share of the tokens of a random model's stream that may differ from the reference. Random weights
+amplify rounding, which depends on the batch: more than a quarter of the tokens of 1 stream in 20
+differed in half precision. A stream that got another stream's text differs in nearly all tokens."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that a step serves."""
+
+    size: str
+    chunk_ms: int
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """Return the name that steps and folders of this model have in theirs."""
+        return f"{self.size}_{self.chunk_ms}ms_{self.precision}"
+
+    @property
+    def allowed_change(self) -> float | None:
+        """Return the share of a stream's tokens that may differ; `None`: the default."""
+        return None if self.size == DEMO else RANDOM_ALLOWED_CHANGE
+
+    @property
+    def load_speech(self) -> Path:
+        """Return the folder with the recordings that live users send."""
+        return FEW_RECORDINGS if self.chunk_ms < SHORT_CHUNK_MS else RECORDINGS
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Options of a GPU report, from the command to every step."""
+
+    sizes: tuple[str, ...]
+    """Most important first."""
+    chunks_ms: tuple[int, ...]
+    """Most important first."""
+    precision: str
+    instances: int
+    """Recognizer processes that share the GPU."""
+    max_batch: int
+    processes: int
+    """Load generator processes."""
+    hold_s: float
+    short_hold_s: float
+    long_hold_s: float
+    """Length of the hold at a share of the capacity."""
+    first_streams: int | None
+    """Streams with which searches begin; `None`: two thirds of the target."""
+    max_streams: int | None
+    """Slots; `None`: twice the target, if the GPU holds them."""
+    speech: Path
+    """Recordings whose tokens are compared with those of the CPU."""
+    gpu_bytes: float
+    """Memory of the GPU; 0 without one."""
+    work: Path
+    """Folder with the exported models."""
+    results: Path
+
+    @property
+    def first(self) -> Model:
+        """Return the most important model."""
+        return Model(self.sizes[0], self.chunks_ms[0], self.precision)
+
+
+def mistake(options: ReportOptions) -> str | None:
+    """Return what is wrong with the sizes and chunks of `options`, if anything."""
+    unknown = [size for size in options.sizes if size not in SIZES]
+    if unknown:
+        return f"no size {unknown[0]}; choose from {', '.join(SIZES)}"
+    wrong = [chunk for chunk in options.chunks_ms if chunk not in TARGETS]
+    if wrong:
+        return f"no chunk of {wrong[0]} ms; choose from {list(TARGETS)}"
+    return None
+
+
+def slots(options: ReportOptions, model: Model) -> int:
+    """Return the slots that a model is exported with: twice its target, if the GPU holds them."""
+    if options.max_streams:
+        return options.max_streams
+    wanted = 2 * TARGETS[model.chunk_ms]
+    if not options.gpu_bytes:
+        return wanted
+    wide = 2 if model.precision == "fp32" else 1
+    state_bytes = wide * STATE_BYTES[model.size]
+    process_bytes = wide * PROCESS_BYTES + BATCH_COPIES * state_bytes * options.max_batch
+    left_bytes = GPU_SHARE * options.gpu_bytes - options.instances * process_bytes
+    return max(1, min(wanted, int(left_bytes / state_bytes)))

@@ -1,0 +1,54 @@
+"""Models of a report fit the GPU, and their limits follow from what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export import random_model
+from loadtest.gpu import plan
+from loadtest.gpu.plan import Model, slots
+from tests.support.sample_report_options import options
+
+LARGE = Model("0.6b", 1120, "fp16")
+
+
+@pytest.mark.parametrize("gpu_bytes", [80e9, 141e9])
+@pytest.mark.parametrize("instances", [1, 2, 4])
+def test_states_and_processes_fit_the_gpu(tmp_path: Path, gpu_bytes: float, instances: int) -> None:
+    chosen = options(tmp_path, gpu_bytes=gpu_bytes, instances=instances, max_batch=512)
+    states = slots(chosen, LARGE) * plan.STATE_BYTES["0.6b"]
+    graphs = 512 * plan.BATCH_COPIES * plan.STATE_BYTES["0.6b"]
+    assert states + instances * (plan.PROCESS_BYTES + graphs) <= plan.GPU_SHARE * gpu_bytes
+
+
+def test_the_memory_that_was_measured_is_planned_for() -> None:
+    """An H200 had 53.7 GB in use with 5,200 slots, 4 processes and batches of up to 256."""
+    state_bytes = plan.STATE_BYTES["0.6b"]
+    process_bytes = plan.PROCESS_BYTES + 256 * plan.BATCH_COPIES * state_bytes
+    assert 53.7e9 < 5200 * state_bytes + 4 * process_bytes < 1.15 * 53.7e9
+
+
+def test_slots_are_twice_the_target_where_they_fit(tmp_path: Path) -> None:
+    roomy = options(tmp_path, gpu_bytes=141e9)
+    assert slots(roomy, Model("demo", 560, "fp16")) == 2 * 4500
+    assert slots(options(tmp_path, max_streams=7), LARGE) == 7
+
+
+@pytest.mark.parametrize(("size", "sizes"), random_model.SIZES.items())
+def test_states_are_no_larger_than_planned(size: str, sizes: random_model.Size) -> None:
+    """Keys and values of 70 frames, and the last inputs of the depthwise convolutions."""
+    frames = sizes.num_hidden_layers * sizes.hidden_size * (2 * 70 + 8)
+    assert 2 * frames < plan.STATE_BYTES[size] < 1.1 * 2 * frames
+
+
+def test_more_tokens_of_random_models_may_differ() -> None:
+    assert Model("0.6b", 560, "fp16").allowed_change == 0.6
+    assert Model("demo", 560, "fp16").allowed_change is None
+
+
+def test_short_chunks_have_few_recordings() -> None:
+    few, all_of_them = (Model("0.6b", chunk, "fp16").load_speech for chunk in (160, 560))
+    assert few.is_relative_to(all_of_them)
+    assert len(list(few.glob("*.flac"))) == 3

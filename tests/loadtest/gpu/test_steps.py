@@ -1,0 +1,150 @@
+"""The steps of a report: their order, and the documents that load tests leave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from loadtest.gpu import steps
+from loadtest.gpu.exports import Exports
+from loadtest.gpu.plan import ReportOptions
+from loadtest.gpu.process import StepFailed
+from loadtest.gpu.steps import Step, Steps, StepUnfinished
+from loadtest.result.document import UNFINISHED, CapacityResult
+from tests.support.sample_report_options import options
+from tests.support.sample_results import gpu_result
+
+UNFINISHED_RESULT = replace(gpu_result(), verdict="invalid", limit=UNFINISHED)
+
+
+@pytest.fixture
+def chosen(tmp_path: Path) -> ReportOptions:
+    """Return options whose model is exported already."""
+    (tmp_path / "demo_560ms_fp16").mkdir()
+    return options(tmp_path)
+
+
+def step(chosen: ReportOptions, kind: str) -> Step:
+    [found] = [s for s in Steps(chosen, Exports(chosen)).all() if s.name.startswith(kind)]
+    return found
+
+
+def run(step: Step, folder: Path, seconds: float = 100) -> Path:
+    path = folder / f"{step.name}.json"
+    step.run(path, time.monotonic() + seconds)
+    return path
+
+
+def writing(
+    result: CapacityResult | None, calls: list[tuple[str, ...]], error: str = ""
+) -> Callable[..., str]:
+    """Return a load test that writes `result` and ends as one of that `error` does."""
+
+    def run_module(*arguments: str, **_: object) -> str:
+        calls.append(arguments)
+        if result:
+            result.write(Path(arguments[arguments.index("--output") + 1]))
+        if error:
+            raise StepFailed(error)
+        return "the output"
+
+    return run_module
+
+
+def test_every_size_and_chunk_is_covered_the_most_important_first(tmp_path: Path) -> None:
+    chosen = options(tmp_path, sizes=("0.6b", "demo"), chunks_ms=(560, 160))
+    todo = Steps(chosen, Exports(chosen)).all()
+    assert [step.name for step in todo if not step.later] == [
+        "machine",
+        "engine_tests",
+        "tokens_demo_fp16",
+        "engine_0.6b_560ms_fp16",
+        "capacity_0.6b_560ms_fp16",
+        "engine_0.6b_160ms_fp16",
+        "capacity_0.6b_160ms_fp16",
+        "hold_0.6b_560ms_fp16",
+    ]
+    assert [step.name for step in todo if step.later] == [
+        "engine_demo_560ms_fp16",
+        "capacity_demo_560ms_fp16",
+        "engine_demo_160ms_fp16",
+        "capacity_demo_160ms_fp16",
+        "tokens_demo_fp32",
+    ]
+
+
+def test_a_finished_search_is_the_result(
+    chosen: ReportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(steps, "run_module", writing(gpu_result(), calls))
+    path = run(step(chosen, "capacity"), tmp_path)
+    assert CapacityResult.from_json(path) == gpu_result()
+    assert sorted(file.name for file in tmp_path.glob("*.json")) == [path.name]
+    [arguments] = calls
+    budget_s = float(arguments[arguments.index("--budget-s") + 1])
+    assert 60 < budget_s <= 100 - steps.GOODBYE_S
+    assert "--allowed-change" not in arguments
+
+
+def test_random_models_may_change_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0.6b_160ms_fp16").mkdir()
+    chosen = options(tmp_path, sizes=("0.6b",), chunks_ms=(160,))
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(steps, "run_module", writing(gpu_result(), calls))
+    run(step(chosen, "capacity"), tmp_path)
+    assert calls[0][calls[0].index("--allowed-change") + 1] == "0.6"
+
+
+def test_a_search_that_is_ended_keeps_its_levels_and_is_not_done(
+    chosen: ReportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capacity = step(chosen, "capacity")
+    for error in ("", "it did not end in time"):
+        monkeypatch.setattr(steps, "run_module", writing(UNFINISHED_RESULT, [], error))
+        with pytest.raises(StepUnfinished, match=f"3 levels are kept: {error or 'the output'}"):
+            run(capacity, tmp_path)
+        assert [file.name for file in tmp_path.glob("*.json")] == [
+            "capacity_demo_560ms_fp16.unfinished.json"
+        ]
+
+
+def test_a_search_that_ends_late_but_with_a_result_is_done(
+    chosen: ReportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "run_module", writing(gpu_result(), [], "the server hung"))
+    assert run(step(chosen, "capacity"), tmp_path).exists()
+
+
+@pytest.mark.parametrize("result", [None, replace(UNFINISHED_RESULT, levels=[])])
+def test_a_search_without_a_level_is_no_result(
+    result: CapacityResult | None,
+    chosen: ReportOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "run_module", writing(result, [], "MemoryError"))
+    with pytest.raises(StepFailed, match=r"no result: MemoryError|no level was held: MemoryError"):
+        run(step(chosen, "capacity"), tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_the_long_hold_has_a_share_of_the_capacity(
+    chosen: ReportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = step(chosen, "hold")
+    with pytest.raises(StepFailed, match="no count to hold 80% of"):
+        run(hold, tmp_path)
+    result = gpu_result()
+    result.write(tmp_path / "capacity_demo_560ms_fp16.json")
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(steps, "run_module", writing(result, calls))
+    run(hold, tmp_path)
+    [arguments] = calls
+    held = int(arguments[arguments.index("--streams") + 1])
+    assert 0.79 * result.streams < held <= 0.8 * result.streams
+    assert arguments[arguments.index("--hold-s") + 1] == str(chosen.long_hold_s)
