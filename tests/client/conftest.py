@@ -8,7 +8,7 @@ import earshot
 import pytest
 
 from server import launch
-from tests.client.fake_recognizer import FakeRecognizer, write_repository
+from tests.support.fake_recognizer import FakeRecognizer, write_repository
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.client import fake_recognizer
-from tests.client.fake_recognizer import FIRST, RATE_HZ, FakeRecognizer, chunk, noise, texts
+from tests.support import fake_recognizer
+from tests.support.fake_recognizer import FIRST, RATE_HZ, FakeRecognizer, chunk, noise, texts
 
 pytestmark = pytest.mark.triton
 

@@ -12,8 +12,8 @@ from earshot._cli import app
 from earshot._handshake import newest, recognizers
 from typer.testing import CliRunner
 
-from tests.client import fake_recognizer
-from tests.client.fake_triton import OFFLINE, fake_triton
+from tests.support import fake_recognizer
+from tests.support.fake_triton import OFFLINE, fake_triton
 
 Name = Callable[[str, str | None], str]
 

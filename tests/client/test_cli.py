@@ -22,9 +22,9 @@ from earshot._cli import app
 from earshot._files import AudioFile, open_audio
 from typer.testing import CliRunner
 
-from tests.client import fake_recognizer
-from tests.client.fake_recognizer import RATE_HZ, FakeRecognizer, noise
-from tests.client.fake_triton import fake_triton
+from tests.support import fake_recognizer
+from tests.support.fake_recognizer import RATE_HZ, FakeRecognizer, noise
+from tests.support.fake_triton import fake_triton
 
 COMMAND = [str(Path(sys.executable).with_name("earshot"))]
 

@@ -13,9 +13,9 @@ from earshot import _recognition
 from earshot._cli import app
 from typer.testing import CliRunner
 
-from tests.client import fake_recognizer
-from tests.client.fake_triton import OFFLINE, FakeTriton, ReceivedPiece, Tokens, fake_triton
-from tests.client.spoken_numbers import RATE_HZ, audio, recognize_numbers, script, words
+from tests.support import fake_recognizer
+from tests.support.fake_triton import OFFLINE, FakeTriton, ReceivedPiece, Tokens, fake_triton
+from tests.support.spoken_numbers import RATE_HZ, audio, recognize_numbers, script, words
 
 
 @pytest.fixture

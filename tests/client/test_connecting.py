@@ -17,8 +17,8 @@ import pytest
 from earshot._grpc import read_address
 from earshot._server_info import read_server_info
 
-from tests.client import fake_recognizer
-from tests.client.fake_triton import fake_triton
+from tests.support import fake_recognizer
+from tests.support.fake_triton import fake_triton
 
 Connect = Callable[..., earshot.ServerInfo]
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.client.fake_recognizer import RATE_HZ, FakeRecognizer, expected_words, noise
-from tests.client.fake_triton import OFFLINE, fake_triton
-from tests.client.spoken_numbers import audio, recognize_numbers, script, words
+from tests.support.fake_recognizer import RATE_HZ, FakeRecognizer, expected_words, noise
+from tests.support.fake_triton import OFFLINE, fake_triton
+from tests.support.spoken_numbers import audio, recognize_numbers, script, words
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

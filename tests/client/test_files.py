@@ -11,7 +11,7 @@ import soundfile
 from earshot import InvalidAudio
 from earshot._files import open_audio
 
-from tests.client.fake_recognizer import RATE_HZ
+from tests.support.fake_recognizer import RATE_HZ
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])

@@ -20,8 +20,8 @@ import tritonclient.grpc as tritonclient
 
 from server import launch
 from server.errors import TritonDied
-from tests.client import fake_recognizer
-from tests.client.fake_recognizer import FIRST, RATE_HZ, FakeRecognizer, chunk, noise, texts
+from tests.support import fake_recognizer
+from tests.support.fake_recognizer import FIRST, RATE_HZ, FakeRecognizer, chunk, noise, texts
 
 pytestmark = pytest.mark.triton
 

@@ -12,8 +12,8 @@ import pytest
 from earshot._cli import app
 from typer.testing import CliRunner
 
-from tests.client import fake_recognizer
-from tests.client.fake_triton import FakeTriton, fake_triton
+from tests.support import fake_recognizer
+from tests.support.fake_triton import FakeTriton, fake_triton
 
 
 @pytest.fixture

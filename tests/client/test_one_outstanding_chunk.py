@@ -13,8 +13,8 @@ from typing import Any
 import earshot
 import pytest
 
-from tests.client.fake_recognizer import FIRST, PARAMETERS, RATE_HZ, noise
-from tests.client.fake_triton import fake_triton
+from tests.support.fake_recognizer import FIRST, PARAMETERS, RATE_HZ, noise
+from tests.support.fake_triton import fake_triton
 
 IN_ORDER = ["chunk arrived", "chunk answered", "END arrived", "END answered"]
 IMPATIENT = earshot.Timeouts(queue_s=0.1, chunk_s=0.1)

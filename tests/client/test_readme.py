@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.client.fake_recognizer import PARAMETERS, RATE_HZ, FakeRecognizer, noise
-from tests.client.fake_triton import OFFLINE, fake_triton
-from tests.client.spoken_numbers import audio, recognize_numbers, script, words
+from tests.support.fake_recognizer import PARAMETERS, RATE_HZ, FakeRecognizer, noise
+from tests.support.fake_triton import OFFLINE, fake_triton
+from tests.support.spoken_numbers import audio, recognize_numbers, script, words
 
 README = Path(__file__).parents[2] / "client" / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

@@ -7,16 +7,15 @@ import re
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import earshot
 import numpy as np
 import pytest
-from project import Exported
 
-from server import launch
 from server.launch import Triton
+from tests.support.project import Exported, Served
 
 pytestmark = pytest.mark.triton
 
@@ -27,9 +26,8 @@ IMPATIENT = earshot.Timeouts(queue_s=30, chunk_s=0.004)
 
 
 @pytest.fixture(scope="module")
-def triton(exported: Exported) -> Iterator[Triton]:
-    with launch.running(exported(CHUNK_MS)) as triton:
-        yield triton
+def triton(exported: Exported, served: Served) -> Triton:
+    return served(exported(CHUNK_MS))
 
 
 def speech(seed: int) -> np.ndarray:

@@ -21,9 +21,9 @@ import pytest
 import soundfile
 from earshot import _recognition
 
-from tests.client import fake_recognizer, spoken_numbers
-from tests.client.fake_triton import OFFLINE, FakeTriton, ReceivedPiece, Tokens, fake_triton
-from tests.client.spoken_numbers import FRAME, RATE_HZ, audio, recognize_numbers, script, words
+from tests.support import fake_recognizer, spoken_numbers
+from tests.support.fake_triton import OFFLINE, FakeTriton, ReceivedPiece, Tokens, fake_triton
+from tests.support.spoken_numbers import FRAME, RATE_HZ, audio, recognize_numbers, script, words
 
 Transcribe = Callable[..., earshot.Transcript]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import PROJECT, help_of
+
+from tests.support.project import PROJECT, help_of
 
 DEPLOY = PROJECT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from project import PROJECT, Exported
 from safetensors.torch import load_file, save_file
 
 from export.checkpoint import load_checkpoint
@@ -24,16 +21,7 @@ from export.streaming.chain import Chain
 from export.streaming.export import build_stages, spec_of
 from export.streaming.parity import check_parity
 from export.streaming.spec import StreamingSpec
-
-
-def run_export(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "export", *arguments],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+from tests.support.project import Exported, run_export
 
 
 def spec_for(checkpoint_folder: Path, precision: str = "fp32") -> StreamingSpec:

@@ -6,9 +6,9 @@ import re
 
 import pytest
 import typer
-from project import PROJECT
 
 from loadtest.__main__ import app
+from tests.support.project import PROJECT
 
 README = (PROJECT / "loadtest" / "README.md").read_text()
 TYPED = re.findall(r"python -m loadtest ([a-z-]+)([^`\n|]*)", README)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import PROJECT
 
 from loadtest.result.document import CapacityResult
 from loadtest.selftest.fake_service import Truth, fake_service
 from loadtest.service.server import free_port
+from tests.support.project import PROJECT
 
 SPEECH = PROJECT / "recordings" / "ljspeech"
 LOCUST = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py"]

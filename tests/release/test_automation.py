@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import yaml
-from project import PROJECT
+
+from tests.support.project import PROJECT
 
 WORKFLOW = PROJECT / ".github/workflows/ci.yml"
 

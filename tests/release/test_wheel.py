@@ -13,7 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from project import PROJECT
+
+from tests.support.project import PROJECT
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 

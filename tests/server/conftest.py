@@ -9,7 +9,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 
 from server.launch import Triton, running
-from tests.server.toy_repository import write_toy_repository
+from tests.support.toy_repository import write_toy_repository
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from server.backends.earshot.earshot_runtime.checks import AudioEnds, ContentChecks
 from server.backends.earshot.earshot_runtime.spec import StageSpec
-from tests.server.stages import model_config
+from tests.support.toy_stages import model_config
 
 FRAMES, BINS = 8, 80
 

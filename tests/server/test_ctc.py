@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import groupby
 
 import numpy as np
-from earshot_text.ctc import collapse
 from hypothesis import given
 from hypothesis import strategies as st
+
+from server.backends.earshot_detokenizer.earshot_text.ctc import collapse
 
 BLANK = 3
 ROWS = st.integers(1, 9).flatmap(

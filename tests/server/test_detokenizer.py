@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from earshot_text.detokenizer import Detokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
+
+from server.backends.earshot_detokenizer.earshot_text.detokenizer import Detokenizer
 
 CONTEXT = 8
 
@@ -47,11 +48,11 @@ def ids(*pieces: str) -> list[int]:
 
 def chunked(detokenizer: Detokenizer, chunks: list[list[int]]) -> list[tuple[str, list[int]]]:
     """Detokenize as the ensemble does: each chunk with the last eight tokens before it."""
-    said: list[int] = []
+    emitted: list[int] = []
     results: list[tuple[str, list[int]]] = []
     for chunk in chunks:
-        results.append(detokenizer.added(said[-CONTEXT:], chunk))
-        said += chunk
+        results.append(detokenizer.added(emitted[-CONTEXT:], chunk))
+        emitted += chunk
     return results
 
 

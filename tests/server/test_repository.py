@@ -8,7 +8,7 @@ import pytest
 
 from server.errors import BadRepository
 from server.repository import read_repository
-from tests.server.toy_repository import MAX_STREAMS, write_config
+from tests.support.toy_repository import MAX_STREAMS, write_config
 
 
 def test_models_and_capacity_are_read(toy_repository: Path) -> None:
@@ -62,8 +62,8 @@ def test_a_model_for_another_runtime_is_named(toy_repository: Path) -> None:
 def test_two_runtimes_in_one_repository_are_refused(toy_repository: Path) -> None:
     for name, runtime in (("first", "onnxruntime"), ("second", "torch")):
         (toy_repository / name).mkdir()
-        said = f'parameters {{ key: "runtime" value {{ string_value: "{runtime}" }} }}'
-        config = f'name: "{name}" platform: "ensemble" {said}'
+        parameters = f'parameters {{ key: "runtime" value {{ string_value: "{runtime}" }} }}'
+        config = f'name: "{name}" platform: "ensemble" {parameters}'
         (toy_repository / name / "config.pbtxt").write_text(config)
     with pytest.raises(BadRepository, match=r"first for onnxruntime, second for torch.*their own"):
         read_repository(toy_repository)

@@ -19,8 +19,8 @@ from server.backends.earshot.earshot_runtime.errors import (
 )
 from server.backends.earshot.earshot_runtime.onnx_engine import OnnxEngine
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
-from tests.server.stages import sequence_stage, summer_chunks
-from tests.server.toy_repository import MAX_IDLE_S, write_toy_repository
+from tests.support.toy_repository import MAX_IDLE_S, write_toy_repository
+from tests.support.toy_stages import sequence_stage, summer_chunks
 
 CAPACITY = 8
 

@@ -13,8 +13,8 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from server.launch import Triton
-from tests.server.streams import Stream, constant
-from tests.server.toy_repository import CHUNK_SAMPLES, MAX_ABS, MAX_IDLE_S, MAX_STREAMS
+from tests.support.toy_repository import CHUNK_SAMPLES, MAX_ABS, MAX_IDLE_S, MAX_STREAMS
+from tests.support.toy_streams import Stream, constant
 
 pytestmark = pytest.mark.triton
 

@@ -11,8 +11,8 @@ import pytest
 from server.backends.earshot.earshot_runtime.errors import BadStage
 from server.backends.earshot.earshot_runtime.graph import open_graph
 from server.backends.earshot.earshot_runtime.spec import StageSpec
-from tests.server.stages import model_config
-from tests.server.toy_repository import MAX_IDLE_S, MAX_STREAMS, save, stateless_summer_graph
+from tests.support.toy_repository import MAX_IDLE_S, MAX_STREAMS, save, stateless_summer_graph
+from tests.support.toy_stages import model_config
 
 Config = dict[str, Any]
 

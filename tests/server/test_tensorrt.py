@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc as grpcclient
-from project import PROJECT, Exported, ExportedOffline, OfflineCheckpoint
 from tritonclient.utils import InferenceServerException
 
 from server import gpu, repository, tensorrt
@@ -27,6 +26,7 @@ from server.locate import find_triton
 from server.ports import choose_endpoints
 from server.repository import read_repository
 from server.warm_up import warm_up, warm_up_files
+from tests.support.project import PROJECT, Exported, ExportedOffline, OfflineCheckpoint
 
 CHUNK_MS, STREAMS, MIB = 320, 100, 2**20
 ENGINE = {"plan_bytes": 30 * MIB, "device_memory_bytes": 20 * MIB}
@@ -221,12 +221,12 @@ def test_a_container_without_that_tensorrt_is_refused(
 def test_more_streams_than_the_gpu_holds_are_refused(engines: Path, machine: Path) -> None:
     budget = read_repository(engines).budget
     assert budget is not None
-    for memory_mib, says in {
+    for memory_mib, message in {
         (budget.total - budget.pool // 2) // MIB: r"holds [1-9]\d: .*--max-streams [1-9]\d`",
         1000: "holds 0: a larger GPU is needed",
     }.items():
         machine.write_text(f"#!/bin/sh\necho 'NVIDIA L4, {memory_mib}'\n")
-        with pytest.raises(BadGpu, match=f"100 streams need .* {says}"):
+        with pytest.raises(BadGpu, match=f"100 streams need .* {message}"):
             read_repository(engines)
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recorded_on_cpu import CpuRecorder, OnOneDevice
-from torch_recognizer import FRAMES, STREAMS, Recognizer
 
 from server.backends.earshot.earshot_runtime import torch_engine
 from server.backends.earshot.earshot_runtime.errors import BadStage
@@ -21,6 +19,8 @@ from server.backends.earshot.earshot_runtime.torch_engine import (
     open_torch,
 )
 from server.backends.earshot.earshot_runtime.torch_program import open_program
+from tests.support.cpu_recorder import CpuRecorder, OnOneDevice
+from tests.support.torch_recognizer import FRAMES, STREAMS, Recognizer
 
 
 @pytest.fixture(scope="module")

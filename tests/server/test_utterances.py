@@ -15,7 +15,7 @@ from server.backends.earshot.earshot_runtime.errors import BadStage, ChunkError,
 from server.backends.earshot.earshot_runtime.graph import open_graph
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.utterances import Utterances, UtteranceStage, packed
-from tests.server.toy_repository import save
+from tests.support.toy_repository import save
 
 STEP = 4
 CONFIG = {
@@ -112,7 +112,7 @@ def test_padding_goes_no_further_than_the_longest_of_a_run(stage: UtteranceStage
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("bad", "message"),
     [
         (request(1, 9, size=9), "AUDIO has a length of 9, not 8, 16: pad it with zeros"),
         (request(1, 9, size=99), "AUDIO has a length of 99, not 8, 16: cut it into pieces"),
@@ -122,12 +122,14 @@ def test_padding_goes_no_further_than_the_longest_of_a_run(stage: UtteranceStage
         (request(np.nan, 1), "AUDIO holds NaN: its values must lie in -8..8"),
     ],
 )
-def test_a_bad_request_fails_alone(stage: UtteranceStage, bad: list[np.ndarray], says: str) -> None:
+def test_a_bad_request_fails_alone(
+    stage: UtteranceStage, bad: list[np.ndarray], message: str
+) -> None:
     first, refused, last = stage.process([request(1, 16), bad, request(2, 16)])
     good, other = answers([first, last])
     assert good[0] == 16 and other[0] == 32
     assert isinstance(refused, InvalidChunk)
-    assert str(refused) == says
+    assert str(refused) == message
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 3)), max_size=60))

@@ -1,9 +1,8 @@
-"""Whole files on a real Triton, short and long: a client gets what transformers says."""
+"""Whole files on a real Triton, short and long: transcripts match transformers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +12,13 @@ import pytest
 import soundfile
 from earshot._cli import app
 from earshot._cutter import Cutter
-from project import PROJECT, ExportedOffline
 from typer.testing import CliRunner
 
 from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.offline.reference import transcribe
 from export.recordings import load_recordings
-from server.launch import running
+from tests.support.project import PROJECT, ExportedOffline, Served
 
 pytestmark = pytest.mark.triton
 
@@ -36,9 +34,9 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(random_checkpoint: Path, exported_offline: ExportedOffline) -> Iterator[Service]:
-    with running(exported_offline("streaming")) as triton:
-        yield Service(triton.grpc_url, load_checkpoint(str(random_checkpoint)))
+def service(random_checkpoint: Path, exported_offline: ExportedOffline, served: Served) -> Service:
+    triton = served(exported_offline("streaming"))
+    return Service(triton.grpc_url, load_checkpoint(str(random_checkpoint)))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +44,7 @@ def speech() -> list[np.ndarray]:
     return [recording.samples for recording in load_recordings()]
 
 
-def test_recordings_are_heard_as_by_the_reference(
+def test_transcripts_of_recordings_match_the_reference(
     service: Service, speech: list[np.ndarray]
 ) -> None:
     references = transcribe(service.checkpoint, speech)

@@ -16,8 +16,6 @@ import pytest
 import tritonclient.grpc as grpcclient
 from earshot._cli import app
 from earshot._sync import open_repository
-from generations import FIRST, SECOND, install_first, install_second
-from project import Exported, ExportedOffline
 from typer.testing import CliRunner
 
 from export.audio import SAMPLE_RATE_HZ
@@ -26,6 +24,8 @@ from export.offline.reference import transcribe as transcribe_files
 from export.recordings import load_recordings
 from export.streaming.reference import transcribe
 from server.launch import Triton, running
+from tests.support.generations import FIRST, SECOND, install_first, install_second
+from tests.support.project import Exported, ExportedOffline
 
 pytestmark = pytest.mark.triton
 
@@ -39,14 +39,14 @@ Tokens = list[int]
 
 @dataclass(frozen=True)
 class Expected:
-    """The tokens that transformers hears in each utterance."""
+    """The tokens of transformers for each utterance."""
 
     streams: list[Tokens]
     files: list[Tokens]
 
 
 @dataclass(frozen=True)
-class Heard:
+class Finished:
     """One stream that has ended."""
 
     generation: str
@@ -56,7 +56,7 @@ class Heard:
     file: bool = False
 
     def check(self, expected: Expected) -> None:
-        """It says what transformers says, in the hand of its generation."""
+        """Check tokens against transformers, and the letters against the generation."""
         references = expected.files if self.file else expected.streams
         assert [token.id for token in self.transcript.tokens] == references[self.utterance]
         text = self.transcript.text
@@ -68,7 +68,7 @@ class Heard:
 class Traffic:
     """Streams that come and go until told to stop."""
 
-    heard: list[Heard] = field(default_factory=list)
+    finished: list[Finished] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
     newest: str = FIRST
     stop: threading.Event = field(default_factory=threading.Event)
@@ -85,14 +85,16 @@ class Traffic:
         assert not self.errors
 
     def _count(self, generation: str) -> int:
-        return sum(heard.generation == generation and not heard.file for heard in self.heard)
+        return sum(
+            finished.generation == generation and not finished.file for finished in self.finished
+        )
 
-    def add(self, heard: Heard | Exception) -> None:
+    def add(self, finished: Finished | Exception) -> None:
         with self.progress:
-            if isinstance(heard, Exception):
-                self.errors.append(heard)
+            if isinstance(finished, Exception):
+                self.errors.append(finished)
             else:
-                self.heard.append(heard)
+                self.finished.append(finished)
             self.progress.notify_all()
 
 
@@ -148,7 +150,7 @@ async def _come_and_go(
         except Exception as error:
             traffic.add(error)
             return
-        traffic.add(Heard(generation, index, transcript, traffic.newest))
+        traffic.add(Finished(generation, index, transcript, traffic.newest))
 
 
 async def _send_files(
@@ -164,7 +166,7 @@ async def _send_files(
         except Exception as error:
             traffic.add(error)
             return
-        traffic.add(Heard(generation, index, transcript, traffic.newest, file=True))
+        traffic.add(Finished(generation, index, transcript, traffic.newest, file=True))
         await asyncio.sleep(0.2)
 
 
@@ -215,11 +217,14 @@ def test_streams_run_through_the_change(
         assert retired == f"{FIRST} is retired\n"
         traffic.wait_for(SECOND, AT_ONCE)
     assert not traffic.errors
-    for heard in traffic.heard:
-        heard.check(expected)
-    assert {heard.generation for heard in traffic.heard if heard.file} == {FIRST, SECOND}
-    through = [h for h in traffic.heard if (h.generation, h.newest_at_end) == (FIRST, SECOND)]
-    assert sum(not heard.file for heard in through) >= AT_ONCE // 2
+    for finished in traffic.finished:
+        finished.check(expected)
+    assert {finished.generation for finished in traffic.finished if finished.file} == {
+        FIRST,
+        SECOND,
+    }
+    through = [h for h in traffic.finished if (h.generation, h.newest_at_end) == (FIRST, SECOND)]
+    assert sum(not finished.file for finished in through) >= AT_ONCE // 2
     assert states(triton) == {FIRST: "UNAVAILABLE", SECOND: "READY"}
     assert loaded_models(triton) == {model.name for model in repository.glob(f"{SECOND}_*")}
 
@@ -253,7 +258,7 @@ def test_retiring_waits_for_the_last_stream(
             retire(timeout_s=1)
 
 
-def test_a_model_that_is_gone_is_said_to_be(triton: Triton) -> None:
+def test_a_model_that_is_gone_is_reported(triton: Triton) -> None:
     with earshot.connect(triton.grpc_url) as client:
         models(triton, "unload", FIRST)
         with (

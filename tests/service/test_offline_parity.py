@@ -18,10 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parity_record import record
-from project import DEMO_CHECKPOINT, OFFLINE_KINDS, OfflineCheckpoint
-from ties import began_with_a_tie
-from whole_files import Answer, OfflineService
 
 from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import load_checkpoint
@@ -32,6 +28,10 @@ from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.streaming.reference import ReferenceResult
 from server.launch import running
+from tests.support.offline_service import Answer, OfflineService
+from tests.support.parity_record import record
+from tests.support.project import DEMO_CHECKPOINT, OFFLINE_KINDS, OfflineCheckpoint
+from tests.support.ties import began_with_a_tie
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -1,25 +1,23 @@
-"""Whole utterances through a real Triton: what comes back is what transformers says."""
+"""Whole utterances through a real Triton: transcripts match transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-from project import (
+from tritonclient.utils import InferenceServerException
+
+from export.checkpoint import load_checkpoint
+from export.recordings import load_recordings
+from export.spec import served_name
+from tests.support.offline_service import BUCKETS, OfflineService
+from tests.support.project import (
     OFFLINE_KINDS,
     OFFLINE_NAMES,
     ExportedOffline,
     OfflineCheckpoint,
     OfflineReference,
+    Served,
 )
-from tritonclient.utils import InferenceServerException
-from whole_files import BUCKETS, OfflineService
-
-from export.checkpoint import load_checkpoint
-from export.recordings import load_recordings
-from export.spec import served_name
-from server.launch import running
 
 pytestmark = pytest.mark.triton
 
@@ -32,21 +30,22 @@ def service(
     request: pytest.FixtureRequest,
     exported_offline: ExportedOffline,
     offline_checkpoint: OfflineCheckpoint,
-) -> Iterator[OfflineService]:
+    served: Served,
+) -> OfflineService:
     checkpoint = load_checkpoint(str(offline_checkpoint(request.param)))
     ensemble = served_name(OFFLINE_NAMES.get(request.param, ""), "asr_offline")
-    with running(exported_offline(request.param)) as triton:
-        yield OfflineService(triton.grpc_url, triton.metrics_url, checkpoint, ensemble)
+    triton = served(exported_offline(request.param))
+    return OfflineService(triton.grpc_url, triton.metrics_url, checkpoint, ensemble)
 
 
 @pytest.fixture(scope="module")
 def one_service(
-    exported_offline: ExportedOffline, offline_checkpoint: OfflineCheckpoint
-) -> Iterator[OfflineService]:
-    """Of one kind, for what does not depend on it."""
+    exported_offline: ExportedOffline, offline_checkpoint: OfflineCheckpoint, served: Served
+) -> OfflineService:
+    """A service of one kind, for what does not depend on it."""
     checkpoint = load_checkpoint(str(offline_checkpoint("ctc")))
-    with running(exported_offline("ctc")) as triton:
-        yield OfflineService(triton.grpc_url, triton.metrics_url, checkpoint)
+    triton = served(exported_offline("ctc"))
+    return OfflineService(triton.grpc_url, triton.metrics_url, checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def speech() -> list[np.ndarray]:
     return [recording.samples for recording in load_recordings()]
 
 
-def test_recordings_come_back_as_the_original_hears_them(
+def test_transcripts_of_recordings_match_the_original(
     service: OfflineService,
     speech: list[np.ndarray],
     offline_reference: OfflineReference,
@@ -109,7 +108,7 @@ def test_very_short_audio_has_an_answer(
 
 
 @pytest.mark.parametrize(
-    ("audio", "length", "says"),
+    ("audio", "length", "message"),
     [
         (np.zeros(SECOND), SECOND, r"AUDIO has a length of 16000, not 32000, .*: pad it"),
         (np.zeros(33 * SECOND), SECOND, r"not 32000, .* 480000: cut it into pieces"),
@@ -121,9 +120,9 @@ def test_very_short_audio_has_an_answer(
     ],
 )
 def test_bad_input_is_refused_with_a_reason(
-    one_service: OfflineService, audio: np.ndarray, length: int, says: str
+    one_service: OfflineService, audio: np.ndarray, length: int, message: str
 ) -> None:
-    with pytest.raises(InferenceServerException, match=says):
+    with pytest.raises(InferenceServerException, match=message):
         one_service.infer(audio, length)
 
 

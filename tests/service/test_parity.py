@@ -12,9 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from listening import Service
-from parity_record import record
-from project import DEMO_CHECKPOINT
 
 from export.audio import SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS
 from export.checkpoint import load_checkpoint
@@ -23,6 +20,9 @@ from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
 from export.streaming.export import export_streaming
 from server.launch import running
+from tests.support.parity_record import record
+from tests.support.project import DEMO_CHECKPOINT
+from tests.support.streaming_service import Service
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -1,18 +1,16 @@
-"""The whole service on a real Triton: what a client gets is what transformers says."""
+"""The whole service on a real Triton: transcripts that a client gets match transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from listening import Service
-from project import Exported
 
 from export.audio import LEAD_SAMPLES, SUPPORTED_CHUNK_MS
 from export.recordings import Recording, load_recordings
-from server.launch import running
+from tests.support.project import Exported, Served
+from tests.support.streaming_service import Service
 
 pytestmark = pytest.mark.triton
 
@@ -21,10 +19,10 @@ EDGES_CHUNK_MS = 320
 
 @pytest.fixture(scope="module", params=SUPPORTED_CHUNK_MS, ids=lambda ms: f"{ms}ms")
 def service(
-    request: pytest.FixtureRequest, exported: Exported, random_checkpoint: Path
-) -> Iterator[Service]:
-    with running(exported(request.param)) as triton:
-        yield Service.of(triton.grpc_url, triton.metrics_url, random_checkpoint, request.param)
+    request: pytest.FixtureRequest, exported: Exported, random_checkpoint: Path, served: Served
+) -> Service:
+    triton = served(exported(request.param))
+    return Service.of(triton.grpc_url, triton.metrics_url, random_checkpoint, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,7 @@ def speech() -> list[Recording]:
     return load_recordings()
 
 
-def test_recordings_come_back_as_the_reference_hears_them(
+def test_transcripts_of_recordings_match_the_reference(
     service: Service, speech: list[Recording]
 ) -> None:
     utterances = [recording.samples for recording in speech]
@@ -54,7 +52,7 @@ def test_synthetic_edges(service: Service, speech: list[Recording]) -> None:
         service.assert_equal(got, expected)
 
 
-def test_two_hundred_streams_at_once_hear_only_themselves(
+def test_two_hundred_streams_at_once_get_their_own_transcripts(
     service: Service, speech: list[Recording]
 ) -> None:
     if service.chunk_ms != EDGES_CHUNK_MS:
@@ -71,9 +69,9 @@ def test_two_hundred_streams_at_once_hear_only_themselves(
     for index, alone in zip(
         some, service.transcribe([utterances[i] for i in some], 1), strict=True
     ):
-        # The company of a batch may move the last digits of a log-probability, nothing else.
-        said, said_in_company = (
+        # Other streams in the batch may change the last digits of a log-probability, nothing else.
+        one, among_others = (
             [(token.id, token.text, token.frame) for token in transcript.tokens]
             for transcript in (alone, together[index])
         )
-        assert said == said_in_company
+        assert one == among_others

@@ -1,4 +1,4 @@
-"""The torch runtime in a real Triton, on the CPU: both layouts say what transformers says."""
+"""The torch runtime in a real Triton, on the CPU: both layouts match transformers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from listening import Service
-from project import PROJECT
 
 from export.checkpoint import load_checkpoint
 from export.install import replacing
@@ -19,6 +17,8 @@ from export.options import LAYOUTS, ExportOptions, Serving
 from export.recordings import load_recordings
 from export.streaming.export import export_streaming
 from server.launch import running
+from tests.support.project import PROJECT
+from tests.support.streaming_service import Service
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 

@@ -12,15 +12,6 @@ import onnx
 import onnxruntime
 import pytest
 import typer
-from project import OFFLINE_KINDS, OFFLINE_NAMES, ExportedOffline, OfflineCheckpoint
-from repository_files import (
-    check_that_every_step_is_fed,
-    config_tensors,
-    onnx_tensors,
-    read_config,
-    spec_tensors,
-)
-from test_export import run_export
 from typer.testing import CliRunner
 
 from export import __main__ as export_command
@@ -33,6 +24,20 @@ from export.offline.spec import OfflineSpec
 from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.spec import StageSpec, served_name
+from tests.support.project import (
+    OFFLINE_KINDS,
+    OFFLINE_NAMES,
+    ExportedOffline,
+    OfflineCheckpoint,
+    run_export,
+)
+from tests.support.repository_files import (
+    check_that_every_step_is_fed,
+    config_tensors,
+    onnx_tensors,
+    read_config,
+    spec_tensors,
+)
 
 command = typer.Typer()
 command.command()(export_command.main)

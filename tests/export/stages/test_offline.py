@@ -7,7 +7,6 @@ from itertools import groupby
 import numpy as np
 import pytest
 import torch
-from project import OFFLINE_KINDS, OfflineCheckpoint, OfflineReference
 from torch import nn
 
 from export.audio import SAMPLE_RATE_HZ
@@ -18,6 +17,7 @@ from export.offline.spec import OfflineSpec
 from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.streaming.reference import ReferenceResult
+from tests.support.project import OFFLINE_KINDS, OfflineCheckpoint, OfflineReference
 
 LONGEST_S = 12
 

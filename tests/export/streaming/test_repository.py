@@ -6,20 +6,20 @@ from pathlib import Path
 
 import onnx
 import pytest
-from project import DEMO_CHECKPOINT, PROJECT, Exported
-from repository_files import (
-    check_that_every_step_is_fed,
-    config_tensors,
-    onnx_tensors,
-    read_config,
-    spec_tensors,
-)
 
 from export.errors import UnsupportedOption
 from export.options import ExportOptions
 from export.spec import StageSpec
 from export.streaming.export import build_stages, spec_of
 from export.streaming.spec import StreamingSpec
+from tests.support.project import DEMO_CHECKPOINT, PROJECT, Exported
+from tests.support.repository_files import (
+    check_that_every_step_is_fed,
+    config_tensors,
+    onnx_tensors,
+    read_config,
+    spec_tensors,
+)
 
 CHUNK_MS = 320
 STAGES = ("feature_extractor", "encoder", "decoder")

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from project import DEMO_CHECKPOINT, PROJECT
+
+from tests.support.project import DEMO_CHECKPOINT, PROJECT
 
 
 def refused(module: str, *arguments: str) -> str:

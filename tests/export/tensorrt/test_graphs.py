@@ -11,7 +11,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from checkpoints import write_random_checkpoint
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import GraphRefused
 from export.formats.onnx_file import export_flat_onnx
@@ -27,6 +26,7 @@ from export.streaming.spec import StreamingSpec
 from export.tensorrt.export import write_graphs
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.stages import tensorrt_stages
+from tests.support.checkpoints import write_random_checkpoint
 
 CHUNK_MS, FRAMES = 320, 4
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from project import DEMO_CHECKPOINT, PROJECT
+
+from tests.support.project import DEMO_CHECKPOINT, PROJECT
 
 RECORD = PROJECT / "loadtest" / "results" / "half_precision_demo.json"
 MARGIN = 0.02

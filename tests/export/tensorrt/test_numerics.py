@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import write_random_checkpoint
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ParityFailed, UnsupportedOption
 from export.options import ExportOptions
@@ -30,6 +29,7 @@ from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
 from export.tensorrt.numerics import long_utterances, measure
 from export.tensorrt.stages import tensorrt_stages
 from export.tensorrt.verify import compare_stages, reference_of
+from tests.support.checkpoints import write_random_checkpoint
 
 CHUNK_MS, FRAMES = 320, 4
 

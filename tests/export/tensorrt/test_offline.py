@@ -12,8 +12,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from project import OFFLINE_KINDS, OfflineCheckpoint
-from repository_files import read_config
 
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import GraphRefused
@@ -29,6 +27,8 @@ from export.spec import StageSpec, TensorSpec
 from export.tensorrt.export_offline import buffer_bytes, engine_stages, write_offline_graphs
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.profiles import bucket_profiles
+from tests.support.project import OFFLINE_KINDS, OfflineCheckpoint
+from tests.support.repository_files import read_config
 
 LONGEST_S = 30
 

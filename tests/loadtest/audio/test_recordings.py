@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from project import PROJECT
 
 from loadtest.audio.recordings import LabelledRecording, find_recordings, load_clips
+from tests.support.project import PROJECT
 
 
 def test_sets_are_found_by_their_manifests() -> None:

@@ -7,10 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from project import PROJECT
-
 from loadtest.result.document import CapacityResult
 from loadtest.selftest.fake_service import Truth, fake_service
+from tests.support.project import PROJECT
 
 
 def test_a_search_that_is_terminated_keeps_its_levels(tmp_path: Path) -> None:

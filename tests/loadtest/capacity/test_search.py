@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from sample_levels import level
 
 from loadtest.capacity.search import Budget, Hold, SearchOptions, search
 from loadtest.result.document import Level
+from tests.support.sample_levels import level
 
 OPTIONS = SearchOptions()
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from earshot import ServerInfo
-from project import PROJECT
 
 from loadtest.compare import perf_analyzer
 from loadtest.compare.agreement import compare
@@ -21,6 +20,7 @@ from loadtest.compare.perf_analyzer import (
     PerfAnalyzerFailed,
     read_export,
 )
+from tests.support.project import PROJECT
 
 INFO = ServerInfo("", "", "", "", "", 16_000, 20, 320, 100, 10, 8, 1_000)
 

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from project import PROJECT, Exported
-from sample_results import capacity_result, comparison, gpu_result
 
 from loadtest.audio.recordings import LabelledRecording, find_recordings
 from loadtest.compare import comparison as module
@@ -23,6 +21,8 @@ from loadtest.options import LoadOptions
 from loadtest.result.baseline import ALL_SETS, BaselineResult, RecognizerComparison
 from loadtest.result.document import CapacityResult
 from loadtest.service.server import serving
+from tests.support.project import PROJECT, Exported
+from tests.support.sample_results import capacity_result, comparison, gpu_result
 
 
 def labelled(speech_set: str, *texts: str) -> list[LabelledRecording]:

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from generations import copy_as
-from project import PROJECT, Exported
+
+from tests.support.generations import copy_as
+from tests.support.project import PROJECT, Exported
 
 
 @pytest.mark.slow

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sample_report_options import options
 
 from loadtest.gpu import exports
 from loadtest.gpu.exports import Exports
 from loadtest.gpu.plan import Model
 from loadtest.gpu.process import StepFailed
+from tests.support.sample_report_options import options
 
 MODEL = Model("demo", 560, "fp16")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sample_report_options import options
 
 from export import random_model
 from loadtest.gpu import plan
 from loadtest.gpu.plan import Model, slots
+from tests.support.sample_report_options import options
 
 LARGE = Model("0.6b", 1120, "fp16")
 

@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from sample_report_options import options
-from sample_results import gpu_result
 from typer.testing import CliRunner
 
 from loadtest.__main__ import app
@@ -27,6 +25,8 @@ from loadtest.gpu.report import (
     write_pages,
 )
 from loadtest.gpu.steps import Step, StepUnfinished
+from tests.support.sample_report_options import options
+from tests.support.sample_results import gpu_result
 
 
 def in_s(seconds: float) -> float:

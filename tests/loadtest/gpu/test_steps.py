@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sample_report_options import options
-from sample_results import gpu_result
 
 from loadtest.gpu import steps
 from loadtest.gpu.exports import Exports
@@ -17,6 +15,8 @@ from loadtest.gpu.plan import ReportOptions
 from loadtest.gpu.process import StepFailed
 from loadtest.gpu.steps import Step, Steps, StepUnfinished
 from loadtest.result.document import UNFINISHED, CapacityResult
+from tests.support.sample_report_options import options
+from tests.support.sample_results import gpu_result
 
 UNFINISHED_RESULT = replace(gpu_result(), verdict="invalid", limit=UNFINISHED)
 

@@ -7,10 +7,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from sample_results import gpu_result, level
-
 from loadtest.gpu.summary import limit_of, write_summary
 from loadtest.result.document import UNFINISHED
+from tests.support.sample_results import gpu_result, level
 
 
 def test_the_summary_names_the_limit_of_each_result(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sample_levels import CHUNK_MS, HOLD_S, SAME, checked, samples
 
 from loadtest.live.samples import LevelSamples
 from loadtest.result.document import exit_code
 from loadtest.result.level_line import describe
+from tests.support.sample_levels import CHUNK_MS, HOLD_S, SAME, checked, samples
 
 
 def reason(recorded: LevelSamples, streams: int = 8) -> str:

@@ -10,12 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from project import PROJECT
-from sample_results import capacity_result, comparison, gpu_result, invalid_result, level
 
 from loadtest.report.page import headline, render
 from loadtest.report.svg import Chart, Marker, RuleLine, Series, draw, nice_ticks
 from loadtest.result.document import UNFINISHED, Timeline
+from tests.support.project import PROJECT
+from tests.support.sample_results import (
+    capacity_result,
+    comparison,
+    gpu_result,
+    invalid_result,
+    level,
+)
 
 
 def charts(page: str) -> list[ElementTree.Element]:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from project import PROJECT
-from sample_results import capacity_result, gpu_result, invalid_result, level
 
 from loadtest.report.plan import Demand, NoPlan, make_plan, newest_result
+from tests.support.project import PROJECT
+from tests.support.sample_results import capacity_result, gpu_result, invalid_result, level
 
 
 def demand(

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from project import PROJECT
-from sample_results import capacity_result, comparison, gpu_result, invalid_result
 
 from loadtest.report.table import NOTHING_YET, tables, with_tables
 from loadtest.result.baseline import BaselineResult
 from loadtest.result.files import RESULTS
+from tests.support.project import PROJECT
+from tests.support.sample_results import capacity_result, comparison, gpu_result, invalid_result
 
 
 def write_baseline(path: Path) -> None:

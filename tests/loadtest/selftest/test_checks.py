@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from project import PROJECT
+from tests.support.project import PROJECT
 
 
 def test_finds_capacity_and_latency_and_catches_a_stall_and_a_swap() -> None:

@@ -1,4 +1,4 @@
-"""Speak to a running service and compare what it says with transformers."""
+"""Send utterances to a running service and compare its transcripts with transformers."""
 
 from __future__ import annotations
 

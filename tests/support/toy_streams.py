@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpcclient
 
-from tests.server.toy_repository import CHUNK_SAMPLES
+from tests.support.toy_repository import CHUNK_SAMPLES
 
 Answer = dict[str, float]
 

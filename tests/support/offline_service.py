@@ -22,7 +22,7 @@ _without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service says of one utterance."""
+    """The answer of the service for one utterance."""
 
     text: str
     tokens: list[int]

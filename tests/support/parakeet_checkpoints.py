@@ -1,4 +1,4 @@
-"""Small random checkpoints of the Parakeet kinds, which hear whole utterances.
+"""Small random checkpoints of the Parakeet kinds, which recognize whole utterances.
 
 As in `checkpoints.py` their weights are scaled so that they emit tokens; the statistics of their
 batch norms are random too, so that folding them away shows in the result.
@@ -24,7 +24,7 @@ from transformers import (
     ParakeetTokenizer,
 )
 
-from checkpoints import SPEECH, VOCABULARY, small_tokenizer
+from tests.support.checkpoints import SPEECH, VOCABULARY, small_tokenizer
 
 BLANK = VOCABULARY
 DURATIONS = (0, 1, 2, 3, 4)
@@ -86,10 +86,10 @@ def _model(kind: str, encoder: ParakeetEncoderConfig) -> Any:
 
 @torch.no_grad()
 def _scale(model: Any, feature_extractor: ParakeetFeatureExtractor) -> None:
-    """Spread the logits, so that tokens depend on what is heard and on the tokens before."""
+    """Spread the logits, so that tokens depend on the audio and on the tokens before."""
     for name, weight in model.named_parameters():
         if weight.dim() > 1 and "o_proj" not in name:
-            # Much of the front, little of the attention: a random one hears every moment alike.
+            # Much of the front, little of the attention: in a random one all moments are alike.
             weight.mul_(6 if "subsampling" in name else 3)
         elif name.endswith("bias"):
             weight.normal_(std=0.1)
@@ -100,9 +100,9 @@ def _scale(model: Any, feature_extractor: ParakeetFeatureExtractor) -> None:
             assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
-    _close_ears_to_high_bins(model.encoder.subsampling)
-    heard = _hidden(model, feature_extractor)
-    mean, deviation = heard.mean(dim=0), heard.std(dim=0)
+    _ignore_high_bins(model.encoder.subsampling)
+    encoded = _hidden(model, feature_extractor)
+    mean, deviation = encoded.mean(dim=0), encoded.std(dim=0)
     if isinstance(model, ParakeetForCTC):
         head: Any = model.ctc_head
         head.weight.normal_().div_(deviation[:, None])
@@ -122,12 +122,12 @@ def _scale(model: Any, feature_extractor: ParakeetFeatureExtractor) -> None:
         head.bias[BLANK] += BLANK_BIAS["rnnt"]
 
 
-def _close_ears_to_high_bins(subsampling: Any) -> None:
-    """Hear up to 3.5 kHz, like a telephone.
+def _ignore_high_bins(subsampling: Any) -> None:
+    """Ignore what is above 3.5 kHz, like a telephone.
 
     Above that MP3 and telephone recordings are silent but for rounding. Normalization makes that as
-    loud as speech and float32 transforms differ in it, so that a random model, which heeds every
-    bin alike, would now and then say something else for it.
+    loud as speech and float32 transforms differ in it, so that a random model, in which every
+    bin has the same weight, would sometimes emit other tokens for it.
     """
     linear = subsampling.linear
     by_bin = linear.weight.unflatten(1, (CHANNELS, -1))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.streaming.reference import ReferenceResult
+    from server.launch import Triton
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 DEMO_CHECKPOINT = PROJECT / "checkpoints" / "demo"
 
@@ -31,6 +32,9 @@ OfflineCheckpoint = Callable[[str], Path]
 ExportedOffline = Callable[[str], Path]
 """kind -> model repository with `asr_offline`."""
 
+Served = Callable[[Path], "Triton"]
+"""Model repository -> a server that serves it until another repository is asked for."""
+
 OfflineReference = Callable[["Checkpoint"], list["ReferenceResult"]]
 """checkpoint -> output of transformers for the recordings of this repository."""
 
@@ -45,3 +49,14 @@ def help_of(module: str) -> str:
         check=True,
         env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "TERM": "dumb", "NO_COLOR": "1"},
     ).stdout
+
+
+def run_export(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m export` as a user does, and return its exit code and output."""
+    return subprocess.run(
+        [sys.executable, "-m", "export", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

@@ -13,7 +13,7 @@ from server.backends.earshot.earshot_runtime.chunks import Chunks
 from server.backends.earshot.earshot_runtime.engines import open_engine
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
 from server.backends.earshot.earshot_runtime.spec import StageSpec
-from tests.server.toy_repository import CHUNK_SAMPLES
+from tests.support.toy_repository import CHUNK_SAMPLES
 
 # The generated protobuf classes carry no types.
 _pb: Any = model_config_pb2

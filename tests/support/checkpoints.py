@@ -22,7 +22,7 @@ from transformers import (
 
 VOCABULARY = 64
 BLANK_BIAS = 3.0
-SPEECH = Path(__file__).parent.parent / "recordings" / "jfk" / "jfk.flac"
+SPEECH = Path(__file__).parents[2] / "recordings" / "jfk" / "jfk.flac"
 
 
 def write_random_checkpoint(folder: Path, seed: int = 0, blank_bias: float = BLANK_BIAS) -> Path:
@@ -46,15 +46,15 @@ def write_random_checkpoint(folder: Path, seed: int = 0, blank_bias: float = BLA
     )
     model = NemotronAsrStreamingForRNNT(config).eval()
     model.generation_config.decoder_start_token_id = VOCABULARY
-    _make_talkative(model, blank_bias)
+    _make_it_emit_tokens(model, blank_bias)
     model.save_pretrained(folder)
     _processor().save_pretrained(folder)
     return folder
 
 
 @torch.no_grad()
-def _make_talkative(model: NemotronAsrStreamingForRNNT, blank_bias: float) -> None:
-    """Spread the logits, so that tokens depend on what is heard and on the tokens before."""
+def _make_it_emit_tokens(model: NemotronAsrStreamingForRNNT, blank_bias: float) -> None:
+    """Spread the logits, so that tokens depend on the audio and on the tokens before."""
     for weight in model.parameters():
         if weight.dim() > 1:
             weight.mul_(3)
@@ -64,9 +64,9 @@ def _make_talkative(model: NemotronAsrStreamingForRNNT, blank_bias: float) -> No
         speech, sampling_rate=rate_hz, return_tensors="pt"
     )
     encoded = encoder(features.input_features, num_lookahead_tokens=3).last_hidden_state
-    heard = projector(encoded)[0]
-    scale = 1 / heard.std(dim=0)
-    projector.bias.sub_(heard.mean(dim=0)).mul_(scale)
+    projected = projector(encoded)[0]
+    scale = 1 / projected.std(dim=0)
+    projector.bias.sub_(projected.mean(dim=0)).mul_(scale)
     projector.weight.mul_(scale[:, None])
     model.decoder.embedding.weight.mul_(10)
     model.joint.head.weight.mul_(10)

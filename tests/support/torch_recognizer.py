@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 import export.spec
-from checkpoints import write_random_checkpoint
 from export.checkpoint import load_checkpoint
 from export.formats.torch_file import export_torch
 from export.options import ExportOptions, Serving
@@ -17,6 +16,7 @@ from export.stages.state import PooledStages
 from export.streaming.export import build_stages, spec_of
 from export.streaming.spec import StreamingSpec
 from server.backends.earshot.earshot_runtime.spec import SequenceSpec, StageSpec, TensorSpec
+from tests.support.checkpoints import write_random_checkpoint
 
 CHUNK_MS, FRAMES = 320, 4
 STREAMS = 12

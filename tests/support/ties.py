@@ -1,4 +1,4 @@
-"""Where the original itself was undecided: its two best logits nearly equal.
+"""Find places where the reference model was undecided: its two best logits were nearly equal.
 
 The weights of a random checkpoint are random, and in thousands of steps some two logits lie closer
 together than two orders of float32 sums do. There, and only there, another runtime may decide
@@ -17,16 +17,19 @@ from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint
 
 TIED = 2e-3
-"""Of logits of order 10: what differences of 1e-6 in the encoder's frames become there."""
+"""Largest gap of a tie, for logits of order 10: 1e-6 in the encoder's frames becomes this."""
 
-Heard = tuple[int, int]
-"""Token and frame."""
+TimedToken = tuple[int, int]
+"""A token and its frame."""
 
 
 def began_with_a_tie(
-    checkpoint: Checkpoint, samples: np.ndarray, got: Sequence[Heard], expected: Sequence[Heard]
+    checkpoint: Checkpoint,
+    samples: np.ndarray,
+    got: Sequence[TimedToken],
+    expected: Sequence[TimedToken],
 ) -> bool:
-    """Whether the original was undecided between its last common token and the first difference."""
+    """Return True if there was a tie between the last common token and the first difference."""
     common = next(i for i in range(len(got) + 1) if got[i : i + 1] != expected[i : i + 1])
     first = expected[common - 1][1] if common else 0
     last = min(frame for _, frame in (*got[common : common + 1], *expected[common : common + 1]))
@@ -36,7 +39,7 @@ def began_with_a_tie(
 
 @torch.inference_mode()
 def _gaps(checkpoint: Checkpoint, samples: np.ndarray) -> list[tuple[int, float]]:
-    """The frame of each step, and how far its best logit was from the next."""
+    """Return the frame of each step, and the distance between its two best logits."""
     features = checkpoint.processor.feature_extractor(
         [samples], sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt"
     )

@@ -1,4 +1,4 @@
-"""Writes down what a parity test has seen, if EARSHOT_RECORD names a file for it."""
+"""Record the results of a parity test, if EARSHOT_RECORD names a file for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOOLS = ("transformers", "torch", "onnxruntime", "nvidia-pytriton", "numpy")
 
 
 def record(kind: str, case: str, checkpoint: Checkpoint, **seen: Any) -> None:
-    """Add what was seen of one case; what the file says of other cases stays."""
+    """Add the results of one case to the file; those of other cases stay."""
     target = os.environ.get("EARSHOT_RECORD")
     if target is None:
         return

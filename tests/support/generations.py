@@ -1,7 +1,7 @@
-"""Two generations of one recognizer that hear the same but write differently.
+"""Two generations of one recognizer that emit the same tokens in different spelling.
 
-The second is a copy of the first under another name, with a tokenizer of capital letters: which
-generation a text comes from can be read in it, and no second export is needed.
+The second is a copy of the first under another name, with a tokenizer of capital letters: a text
+shows the generation that it comes from, and no second export is needed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 import shutil
 from pathlib import Path
 
-from project import OFFLINE_NAMES
+from tests.support.project import OFFLINE_NAMES
 
 FIRST, SECOND = OFFLINE_NAMES["streaming"], "clinic_v2"
 
 
 def copy_as(name: str, models: Path, repository: Path) -> None:
-    """Copies exported models without a name into ``repository``, as the recognizer ``name``."""
+    """Copy exported models without a name into ``repository``, as the recognizer ``name``."""
     roles = [model.name for model in models.iterdir() if model.is_dir()]
     for role in roles:
         shutil.copytree(models / role, repository / f"{name}_{role}")
@@ -28,14 +28,14 @@ def copy_as(name: str, models: Path, repository: Path) -> None:
 
 
 def install_first(streaming: Path, offline: Path, repository: Path) -> None:
-    """Copies exported models, of which those that stream have no name yet, as FIRST."""
+    """Copy exported models into `repository` as FIRST; those that stream have no name yet."""
     copy_as(FIRST, streaming, repository)
     for model in offline.iterdir():
         shutil.copytree(model, repository / model.name)
 
 
 def install_second(repository: Path) -> None:
-    """Copies FIRST to SECOND beside it, capitalized."""
+    """Copy FIRST to SECOND beside it, with capital letters."""
     for model in list(repository.glob(f"{FIRST}_*")):
         copy = repository / model.name.replace(FIRST, SECOND)
         shutil.copytree(model, copy)

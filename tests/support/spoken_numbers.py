@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tests.client.fake_triton import ReceivedPiece, Tokens
+from tests.support.fake_triton import ReceivedPiece, Tokens
 
 RATE_HZ = 16000
 FRAME = 1280

@@ -1,0 +1,1 @@
+"""Fakes, small checkpoints and comparisons that tests share."""
