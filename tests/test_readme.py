@@ -24,6 +24,7 @@ README = (PROJECT / "README.md").read_text()
 CLIENT_README = (PROJECT / "client" / "README.md").read_text()
 PAGES = [
     *(PROJECT / folder / "README.md" for folder in (".", "client", "deploy", "loadtest")),
+    PROJECT / "CONTRIBUTING.md",
     *sorted((PROJECT / "docs").glob("*.md")),
 ]
 
