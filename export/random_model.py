@@ -1,6 +1,6 @@
-"""``python -m export.random_model``: a model of a given size with random weights, ready to serve.
+"""`python -m export.random_model`: a model of a given size with random weights, ready to serve.
 
-Capacity depends on the sizes of a model and on how many tokens it emits, not on what they say. The
+Capacity depends on the sizes of a model and on how many tokens it emits, not on its words. The
 encoder is random; the decoder is made so that real speech brings about four tokens a second, spread
 over the chunks as in English. Such a model is not compared with transformers.
 """
@@ -34,12 +34,12 @@ TOKENS_PER_SECOND = 4.0
 TOLERANCE = 0.2
 LOOKAHEAD_FRAMES = 6
 PIECES, PIECE_S = 2, 30.0
-"""As long as streams are: what a deep encoder hears drifts for hundreds of frames."""
+"""As long as streams are: the output of a deep encoder drifts for hundreds of frames."""
 SETTLED_FRAMES = 70
 """The left context; frames before are unlike the others, for they have less to attend to."""
 SEARCH_FRAMES = 100
 UNRECTIFIED = 4.0
-"""Mean of a unit of the joint network that tells tokens; its deviation is one."""
+"""Mean of a unit of the joint network that gives tokens; its deviation is one."""
 RECTIFIED_MEAN = 0.4
 """Of a unit with mean zero and deviation one."""
 INHIBITION = 3.0
@@ -53,7 +53,7 @@ _console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes named as in ``NemotronAsrStreamingConfig`` and its encoder's."""
+    """Sizes named as in `NemotronAsrStreamingConfig` and its encoder's."""
 
     num_hidden_layers: int
     hidden_size: int
@@ -71,28 +71,28 @@ SIZES = {
 
 
 class SizeName(StrEnum):
-    """What the command line takes: a key of ``SIZES``."""
+    """A key of `SIZES`, on the command line."""
 
     MEDIUM = "115m"
     LARGE = "0.6b"
 
 
 class RuntimeName(StrEnum):
-    """What the bundled backend runs; TensorRT engines are built by ``python -m export`` alone."""
+    """A runtime of the bundled backend; `python -m export` alone builds TensorRT engines."""
 
     ONNXRUNTIME = "onnxruntime"
     TORCH = "torch"
 
 
 class LayoutName(StrEnum):
-    """One of ``export.spec.LAYOUTS``."""
+    """One of `export.spec.LAYOUTS`."""
 
     STAGES = "stages"
     FUSED = "fused"
 
 
 def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
-    """A checkpoint of the size called ``name``; the same weights for the same seed."""
+    """A checkpoint of the size called `name`; the same weights for the same seed."""
     import transformers
 
     size = SIZES[name]
@@ -122,41 +122,42 @@ def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
         tokenizer=_tokenizer(),
         supported_num_lookahead_tokens=[ms // 80 - 1 for ms in reversed(SUPPORTED_CHUNK_MS)],
     )
-    _make_talkative(model, features)
+    _set_token_rate(model, features)
     return Checkpoint(f"random-{name}", model, processor, f"random weights, seed {seed}")
 
 
 @torch.no_grad()
-def _make_talkative(model: Any, features: Any) -> None:
-    """Let a token be said when the encoder's frames come close to it, but not again at once.
+def _set_token_rate(model: Any, features: Any) -> None:
+    """Set weights with which real speech brings about `TOKENS_PER_SECOND`, spread over the chunks.
 
-    A token's embedding is its row of the head; the predictor is the fading sum of what was said,
-    and is taken from what is heard. So tokens come one by one as the frames move on, and depend
-    little on rounding. Blank is as loud as the frame: half of the joint network's units are
-    rectified and tell how loud that is, the others are not and tell the tokens. Random weights
-    bring ten tokens in one frame, or none for minutes.
+    A token is emitted when the encoder's frames come close to its embedding, which is its row of
+    the head, but not again at once: the predictor outputs a fading sum of the emitted tokens, which
+    is subtracted from the frame. So tokens come one by one as the frames change. The logit of blank
+    grows with the magnitude of the frame: half of the joint network's units are rectified and give
+    that magnitude, the others are not rectified and give the tokens. With random weights there
+    would be ten tokens in one frame, or none for minutes.
     """
-    heard = _heard(model, features)[:, SETTLED_FRAMES:].flatten(0, 1)
-    _hear_evenly(model.encoder_projector, heard)
+    frames = _encode_speech(model, features)[:, SETTLED_FRAMES:].flatten(0, 1)
+    _normalize_projection(model.encoder_projector, frames)
     head, projector = model.joint.head, model.decoder.decoder_projector
-    told = head.in_features // 2
-    rows = torch.randn(VOCABULARY, told)
+    token_units = head.in_features // 2
+    rows = torch.randn(VOCABULARY, token_units)
     # No part in what all frames have in common: the constant that keeps them from being rectified.
     rows -= rows.mean(dim=1, keepdim=True)
     rows /= rows.norm(dim=1, keepdim=True)
     for table in (head.weight, model.decoder.embedding.weight):
-        table.zero_()[:VOCABULARY, :told] = rows
+        table.zero_()[:VOCABULARY, :token_units] = rows
     head.bias.zero_()
-    _remember(model.decoder.lstm)
+    _sum_inputs(model.decoder.lstm)
     projector.weight.copy_(-INHIBITION * torch.eye(projector.in_features))
     projector.bias.zero_()
     # Cut into pieces, whose rounds run side by side.
-    pieces = heard.split(SEARCH_FRAMES)
-    _weigh_blank(model, model.encoder_projector(torch.stack(pieces[:-1])))
+    pieces = frames.split(SEARCH_FRAMES)
+    _set_blank_weight(model, model.encoder_projector(torch.stack(pieces[:-1])))
 
 
-def _heard(model: Any, features: Any) -> torch.Tensor:
-    """Encoder frames [PIECES, T, hidden] of pieces of continuous real speech."""
+def _encode_speech(model: Any, features: Any) -> torch.Tensor:
+    """Return the encoder frames [PIECES, T, hidden] of pieces of continuous real speech."""
     speech = np.concatenate([recording.samples for recording in load_recordings()])
     length = int(SAMPLE_RATE_HZ * PIECE_S)
     starts = np.linspace(0, len(speech) - length, PIECES).astype(int)
@@ -165,17 +166,17 @@ def _heard(model: Any, features: Any) -> torch.Tensor:
     return model.encoder(inputs, num_lookahead_tokens=LOOKAHEAD_FRAMES).last_hidden_state
 
 
-def _hear_evenly(projector: Any, heard: torch.Tensor) -> None:
-    """Project frames [N, hidden] to unit variance, the first half of the units above zero."""
-    projected = heard @ projector.weight.T
+def _normalize_projection(projector: Any, frames: torch.Tensor) -> None:
+    """Scale the projection of frames [N, hidden] to unit variance, half of the units above zero."""
+    projected = frames @ projector.weight.T
     scale = 1 / projected.std(dim=0)
     projector.weight.mul_(scale[:, None])
     projector.bias.copy_(-projected.mean(dim=0) * scale)
     projector.bias[: len(scale) // 2] += UNRECTIFIED
 
 
-def _remember(lstm: Any) -> None:
-    """Layer 0: the fading sum of its inputs; the others hand it on."""
+def _sum_inputs(lstm: Any) -> None:
+    """Let layer 0 output the fading sum of its inputs, and the other layers pass it on."""
     size = lstm.hidden_size
     for layer in range(lstm.num_layers):
         weights = getattr(lstm, f"weight_ih_l{layer}").zero_()
@@ -187,14 +188,14 @@ def _remember(lstm: Any) -> None:
         getattr(lstm, f"bias_ih_l{layer}").copy_(gates.repeat_interleave(size))
 
 
-def _weigh_blank(model: Any, encoded: torch.Tensor) -> None:
+def _set_blank_weight(model: Any, encoded: torch.Tensor) -> None:
     """Halve the interval in which the weight must lie until the rate of tokens is met."""
     blank = model.joint.head.weight[VOCABULARY]
-    loudness = slice(len(blank) // 2, None)
+    magnitude = slice(len(blank) // 2, None)
     low, high = 2.0, 6.0
     for _ in range(12):
         middle = (low + high) / 2
-        blank[loudness] = middle / (RECTIFIED_MEAN * len(blank[loudness]))
+        blank[magnitude] = middle / (RECTIFIED_MEAN * len(blank[magnitude]))
         rate = tokens_per_second(model, encoded)
         if abs(rate - TOKENS_PER_SECOND) < TOLERANCE:
             return
@@ -202,23 +203,23 @@ def _weigh_blank(model: Any, encoded: torch.Tensor) -> None:
 
 
 def tokens_per_second(model: Any, encoded: torch.Tensor) -> float:
-    """What greedy decoding makes of encoder frames [B, E, D]."""
+    """Return the tokens per second of greedy decoding of encoder frames [B, E, D]."""
     batch, frames, _ = encoded.shape
     decoder = Decoder(model, frames)
     pool = torch.zeros(batch, decoder.layout.width)
     state = PooledState(pool, torch.arange(batch), decoder.layout)
     lengths = torch.full((batch, 1), frames, dtype=torch.int32)
-    heard, predictor = decoder.begin(encoded, lengths, state=state)
-    moving = decoder.before_loop(encoded, heard.length, predictor)
+    inputs, predictor = decoder.begin(encoded, lengths, state=state)
+    loop_state = decoder.before_loop(encoded, inputs.length, predictor)
     # A plain loop: torch compiles its own anew for each decoder.
-    while bool((moving[0] < heard.length).any()):
-        moving = decoder.advance(encoded, heard.length, moving)
-    *_, counts = moving
+    while bool((loop_state[0] < inputs.length).any()):
+        loop_state = decoder.advance(encoded, inputs.length, loop_state)
+    *_, counts = loop_state
     return float(counts.sum()) / (batch * frames * FRAME_SAMPLES / SAMPLE_RATE_HZ)
 
 
 def _tokenizer() -> Any:
-    """Made-up pieces; every third starts a word."""
+    """Return a tokenizer of invented pieces, of which every third starts a word."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

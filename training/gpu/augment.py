@@ -28,7 +28,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Variation:
-    """What happens to each utterance of a batch, arrays of (B,) or (B, n), on the CPU.
+    """Variation of each utterance of a batch, arrays of (B,) or (B, n), on the CPU.
 
     The attributes of bands and gaps are in mel bins and in frames; `colour_share` is 0 for
     utterances that keep their own colour, `band_low` and `band_high` are 0 and 80 for those that
@@ -175,7 +175,7 @@ def mask_blocks(mel: Tensor, valid: Tensor, bands: Tensor, gaps: Tensor) -> Tens
 
 
 def _inside(intervals: Tensor, length: int) -> Tensor:
-    """Which of 0..length - 1 lie in one of the intervals (B, n x 2), (B, length)."""
+    """Tell which of 0..length - 1 lie in one of the intervals (B, n x 2), as (B, length)."""
     begin, end = intervals.unflatten(1, (-1, 2)).unbind(-1)
     position = torch.arange(length, device=intervals.device)
     return ((position >= begin[..., None]) & (position < end[..., None])).any(1)

@@ -1,4 +1,4 @@
-"""What a GPU machine's environment needs before the first import of transformers."""
+"""Preparation of a GPU machine's environment before the first import of transformers."""
 
 import importlib.util
 import sys

@@ -28,7 +28,7 @@ CORPUS_FACTORS = {
     "librispeech_dev_clean": 1.2,
     "fsdd_digits": 0.4,
 }
-"""How much more often a second of a corpus is drawn: many voices weigh more than many hours."""
+"""Factor of each corpus in the draw: many voices weigh more than many hours."""
 SLOWEST_HOP, FASTEST_HOP = 136, 188
 NORMAL_SPEED_SHARE = 0.3
 MAX_SECONDS = 25.0
@@ -41,7 +41,7 @@ Tokenize = Callable[[list[str]], list[list[int]]]
 
 @dataclass(frozen=True)
 class Mixture:
-    """What batches consist of; the two shares are probabilities per utterance."""
+    """Composition of the batches; the two shares are probabilities per utterance."""
 
     real_share: float
     augmented_share: float

@@ -1,4 +1,4 @@
-"""What training does when, by the share of its wall-clock time that is over."""
+"""Learning rate and mixture of the training, by the share of its wall-clock time that is over."""
 
 import math
 

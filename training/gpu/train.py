@@ -50,7 +50,7 @@ LOOKAHEAD_WEIGHTS = {13: 2, 6: 4, 3: 2, 1: 1, 0: 1}
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told.
+    """Settings of a run.
 
     Attributes:
         sound: Shards of sound, which may still grow.
@@ -200,7 +200,7 @@ class Run:
         return (time.monotonic() - self.first_step) / max(whole, 1.0)
 
     def over(self) -> bool:
-        """Whether no further step should begin."""
+        """Tell whether the time is over."""
         return self.stopped or self.share() >= 1
 
     def round(self) -> None:

@@ -32,7 +32,7 @@ Recorded = Callable[[], None]
 
 
 def open_torch(folder: Path, spec: StageSpec) -> TorchEngine:
-    """The engine for the program in `folder`, on the device that the config names."""
+    """Return the engine for the program in `folder`, on the device that the config names."""
     device = _device(spec)
     torch.set_num_threads(spec.intra_op_threads)
     # Convolutions would round float32 to 10 bits on a GPU unless told otherwise.
@@ -41,7 +41,7 @@ def open_torch(folder: Path, spec: StageSpec) -> TorchEngine:
 
 
 def _device(spec: StageSpec) -> torch.device:
-    """`auto`: a GPU where torch sees one."""
+    """Return the device of the config; `auto` is a GPU if torch sees one."""
     if spec.device not in ("auto", "cpu", "cuda"):
         raise BadStage(
             f"{spec.model}: parameter 'device' must be auto, cpu or cuda, not '{spec.device}'"
@@ -57,12 +57,12 @@ def _device(spec: StageSpec) -> torch.device:
 
 
 def batch_sizes(max_batch: int) -> list[int]:
-    """The sizes that batches of up to `max_batch` rows are padded to."""
+    """Return the sizes to which batches of up to `max_batch` rows are padded."""
     return [*(size for size in _STEPS if size < max_batch), max(max_batch, _STEPS[0])]
 
 
 class TorchEngine:
-    """See `Engine`; one slot more than there are streams takes what padding writes."""
+    """Implements `Engine`; padding writes to one slot more than there are streams."""
 
     def __init__(self, program: Program, spec: StageSpec, device: torch.device) -> None:
         assert spec.sequence is not None
@@ -91,7 +91,7 @@ class TorchEngine:
 
     @property
     def device_bytes(self) -> int:
-        """Memory in use on the GPU, whoever uses it; 0 on a CPU."""
+        """Return the memory in use on the GPU, by all processes; 0 on a CPU."""
         if self.device_name == "cpu":
             return 0
         free, total = torch.cuda.mem_get_info()
@@ -115,7 +115,7 @@ class TorchEngine:
                 self._recorder.wait()
 
     def _clear(self, slots: Slots) -> None:
-        """Zeroes the state of streams that start."""
+        """Set the state of streams that start to zero."""
         count = len(slots)
         if count == 0:
             return
@@ -129,7 +129,7 @@ class TorchEngine:
 
 
 class _Batch:
-    """What a batch of one size runs through: `first`, and `more` for as long as it is pending."""
+    """The recorded steps of a batch of one size: `first`, then `more` while streams are pending."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class _Batch:
         self._end(loop.end, pending)
 
     def _more(self) -> None:
-        """Goes on from where the last run stopped; what that run had closed is closed again."""
+        """Continue from where the last run stopped, and close the chunk again."""
         loop = self._program.loop
         assert loop is not None
         stopped = self._carried
@@ -180,8 +180,8 @@ class _Batch:
         self._end(loop.end, pending)
 
     def _go_on(self, rounds: Callable[..., tuple[Tensor, ...]]) -> Tensor:
-        *moving, pending = rounds(*self._carried)
-        self._carried = (*self._carried[: -len(moving)], *moving)
+        *loop_state, pending = rounds(*self._carried)
+        self._carried = (*self._carried[: -len(loop_state)], *loop_state)
         return pending
 
     def _end(self, end: Callable[..., tuple[Tensor, ...]], pending: Tensor) -> None:
@@ -190,7 +190,7 @@ class _Batch:
         self._out.to_host(self._size, [*outputs, pending.expand(self._size).to(torch.int64)])
 
     def _write(self, index: int, values: Tensor, rows: Tensor) -> None:
-        """Puts the changed rows of each stream into the pool."""
+        """Write the changed rows of each stream into the pool."""
         pool = self._pools[index]
         at = self._slots[:, None] * self._program.pools[index].rows + rows
         pool.index_copy_(0, at.flatten(), values.flatten(0, 1))
@@ -215,18 +215,18 @@ class _Mirror:
         }
 
     def arrays(self, tensors: tuple[TensorSpec, ...]) -> dict[str, npt.NDArray[Any]]:
-        """The host's side of some of them."""
+        """Return the host arrays of some of the tensors."""
         return {tensor.name: self.host[tensor.name] for tensor in tensors}
 
     def to_device(self, rows: int) -> list[Tensor]:
-        """Copies the first rows of all of them; returns those."""
+        """Copy the first rows of all tensors to the device, and return those rows."""
         for host, device in zip(self._on_host, self._on_device, strict=True):
             if device is not host:
                 device[:rows].copy_(host[:rows], non_blocking=True)
         return [tensor[:rows] for tensor in self._on_device]
 
     def to_host(self, rows: int, values: list[Tensor]) -> None:
-        """Copies values [rows, *dims] to the host."""
+        """Copy values [rows, *dims] to the host."""
         for host, value in zip(self._on_host, values, strict=True):
             host[:rows].copy_(value, non_blocking=True)
 
@@ -237,13 +237,13 @@ _PENDING = TensorSpec("PENDING", np.dtype(np.int64), ())
 
 
 class Recorder:
-    """How functions without arguments become something that is cheap to repeat.
+    """Turns functions without arguments into recordings that are cheap to repeat.
 
     What is recorded works on the same memory each time it is repeated.
     """
 
     def record(self, function: Recorded) -> Recorded:
-        """Runs the function, in the stream, and returns what repeats it."""
+        """Run the function in the stream, and return a function that repeats it."""
         # Libraries set themselves up on their first call, which must not be recorded.
         function()
         self.wait()
@@ -255,23 +255,23 @@ class Recorder:
         return recorded
 
     def capture(self, function: Recorded) -> Recorded:
-        """What repeats the function; the function is called and has no effect."""
+        """Return a function that repeats `function`, which is called once without effect."""
         raise NotImplementedError
 
     def stream(self) -> AbstractContextManager[object]:
-        """The order in which everything inside the block is done."""
+        """Return a context in which all operations are done in order."""
         raise NotImplementedError
 
     def wait(self) -> None:
-        """Returns when all that was started in the stream is done."""
+        """Return when all operations that were started in the stream are done."""
         raise NotImplementedError
 
 
 class Plain(Recorder):
-    """On a CPU a function is its own recording, and nothing is done later than it is asked for."""
+    """Repeats functions by calling them: on a CPU nothing is deferred."""
 
     def record(self, function: Recorded) -> Recorded:
-        """See `Recorder.record`; a first run at load says what is wrong before a client comes."""
+        """See `Recorder.record`; a first run at load shows errors before a client connects."""
         function()
         return function
 
@@ -284,7 +284,7 @@ class Plain(Recorder):
 
 
 class _CudaRecorder(Recorder):
-    """Records CUDA graphs that share one pool of memory, for they never run side by side."""
+    """Records CUDA graphs, which share one pool of memory because they never run side by side."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()

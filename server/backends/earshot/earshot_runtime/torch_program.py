@@ -1,4 +1,4 @@
-"""Opens what the export wrote with torch.export, and holds it to the model config."""
+"""Open the programs that the export wrote with torch.export, and check the model config."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class PoolSpec:
 
 @dataclass(frozen=True)
 class Loop:
-    """A decoder's loop: `rounds(*carried) -> (*moving, PENDING)`, `end(*carried)` closes it."""
+    """A decoder's loop: `rounds(*carried) -> (*loop_state, PENDING)`, `end(*carried)` closes it."""
 
     rounds: Function
     end: Function
     runs: int
-    """How often `rounds` runs before anyone asks whether the loop has ended."""
+    """Runs of `rounds` before the first check whether the loop has ended."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """`model(*inputs, *pools, SLOTS)`, on its device; see `export/torch_file.py` for the rest."""
+    """`model(*inputs, *pools, SLOTS)` on its device; see `export/formats/torch_file.py`."""
 
     model: Function
     pools: tuple[PoolSpec, ...]
@@ -51,7 +51,11 @@ class Program:
 
 
 def open_program(folder: Path, spec: StageSpec, device: torch.device) -> Program:
-    """Loads the program in `folder`; raises BadStage where it and the config disagree."""
+    """Load the program in `folder`.
+
+    Raises:
+        BadStage: The program and the config disagree.
+    """
     model, text = _load(folder / _MODEL, spec, device)
     if not text:
         raise BadStage(f"{spec.model}: {folder / _MODEL} was not written by this export")
