@@ -27,10 +27,10 @@ def serve(
     repository: Annotated[Path, typer.Option(help="Folder with the exported models.")],
     host: Annotated[str, typer.Option(help="IPv4 address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[
-        int, typer.Option(min=1, max=MAX_PORT, help="Port for inference over gRPC.")
+        int, typer.Option(min=0, max=MAX_PORT, help="Port for inference over gRPC; 0: a free one.")
     ] = 8001,
     metrics_port: Annotated[
-        int, typer.Option(min=1, max=MAX_PORT, help="Port that Prometheus scrapes.")
+        int, typer.Option(min=0, max=MAX_PORT, help="Port that Prometheus scrapes; 0: a free one.")
     ] = 8002,
     http_port: Annotated[
         int | None,
@@ -56,8 +56,8 @@ def serve(
         server = running(
             repository,
             host=host,
-            grpc_port=grpc_port,
-            metrics_port=metrics_port,
+            grpc_port=grpc_port or None,
+            metrics_port=metrics_port or None,
             http_port=http_port,
             log_path=log_file,
             model_control=model_control,

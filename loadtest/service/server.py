@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import psutil
 
 from loadtest.service.metrics import cpu_s_by_model, read_metrics
 
-READY = "ready:"
+READY = re.compile(r"ready: gRPC (?P<url>\S+), metrics (?P<metrics_url>\S+),")
+"""The line of `python -m server` that names its addresses."""
 
 
 class ServerEnded(Exception):
@@ -49,22 +51,17 @@ def serving(repository: Path) -> Generator[ServerProcess]:
     Raises:
         ServerEnded: The server ended before it was ready; its own message is on stderr.
     """
-    grpc_port, metrics_port = free_port(), free_port()
-    arguments = ["--repository", str(repository), "--grpc-port", str(grpc_port)]
-    arguments += ["--metrics-port", str(metrics_port)]
+    arguments = ["--repository", str(repository), "--grpc-port", "0", "--metrics-port", "0"]
     command = [sys.executable, "-m", "server", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        if not line.startswith(READY):
+        addresses = READY.match(line)
+        if addresses is None:
             process.wait()
             raise ServerEnded(f"the server ended with {process.returncode} before it was ready")
         try:
-            yield ServerProcess(
-                process.pid,
-                f"127.0.0.1:{grpc_port}",
-                f"http://127.0.0.1:{metrics_port}/metrics",
-            )
+            yield ServerProcess(process.pid, addresses["url"], addresses["metrics_url"])
         finally:
             process.terminate()
             process.wait()

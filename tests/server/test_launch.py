@@ -140,7 +140,7 @@ def _expect_error(arguments: list[str], message: str) -> None:
 def _served(repository: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """`python -m server` when it is ready, and the pid of its tritonserver."""
     command = [sys.executable, "-m", "server", "--repository", str(repository)]
-    command += ["--grpc-port", str(_free_port()), "--metrics-port", str(_free_port())]
+    command += ["--grpc-port", "0", "--metrics-port", "0"]
     with subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as launcher:
@@ -151,11 +151,6 @@ def _served(repository: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
             yield launcher, pid
         finally:
             launcher.kill()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _children(pid: int) -> list[int]:

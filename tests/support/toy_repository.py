@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 CHUNK_SAMPLES = 8
 MAX_ABS = 8
 MAX_STREAMS = 64
-MAX_IDLE_S = 2.0
+MAX_IDLE_S = 6.0
 
 STAGE_CONFIG = """
 name: "{name}"
