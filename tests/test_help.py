@@ -46,7 +46,7 @@ def test_help_imports_nothing_heavy(module: str) -> None:
         ("export", "checkpoints/demo", "--chunk-ms", "100"),
         ("export", "checkpoints/demo", "--name", "not a name"),
         ("export", "checkpoints/demo", "--precision", "fp8"),
-        ("server", "--repository", "models", "--grpc-port", "0"),
+        ("server", "--repository", "models", "--grpc-port", "65536"),
         ("loadtest", "hold", "--streams", "0"),
     ],
 )
