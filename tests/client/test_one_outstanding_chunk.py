@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import earshot
@@ -148,6 +149,5 @@ def test_all_requests_of_a_stream_carry_its_name() -> None:
             client.stream(sample_rate_hz=RATE_HZ)
         client.close()
     names = [headers["earshot-stream"] for headers in fake.headers]
-    assert len(names) == 10
-    assert len(set(names[:5])) == len(set(names[5:])) == 1
-    assert names[0] != names[5]
+    # The END of one stream may arrive after the START of the next.
+    assert sorted(Counter(names).values()) == [5, 5]
