@@ -361,6 +361,8 @@ def set_up(device: torch.device) -> None:
     torch.manual_seed(1)
     if device.type == "cuda":
         torch.cuda.init()
+        # cuDNN plans each convolution anew for each shape, and each batch has a shape of its own.
+        torch.backends.cudnn.enabled = False
 
 
 def _finite(value: float) -> float | None:
