@@ -381,7 +381,7 @@ class Convolution(nn.Module):
         self.pointwise1 = as_linear(convolution.pointwise_conv1)
         depthwise = convolution.depthwise_conv
         self.depthwise_weight = depthwise.weight
-        self.depthwise_bias = depthwise.bias
+        self.depthwise_bias: nn.Parameter | None = depthwise.bias
         self.norm = convolution.norm
         self.activation = convolution.activation
         self.pointwise2 = as_linear(convolution.pointwise_conv2)

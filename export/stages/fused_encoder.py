@@ -157,23 +157,23 @@ class _FusedAttention(nn.Module):
 
 def _two_queries(attention: Attention) -> nn.Linear:
     """Return the projection to queries by content and by position, keys and values."""
-    projection = attention.projection
-    query, key, value = projection.weight.detach().chunk(3)
-    weight = torch.cat([query, query, key, value])
-    joined = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    query, key, value = _weights_and_biases(attention.projection)
+    by_content = (query[0], query[1] + attention.bias_u.detach().flatten())
+    by_position = (query[0], query[1] + attention.bias_v.detach().flatten())
+    weights, biases = zip(by_content, by_position, key, value, strict=True)
+    weight = torch.cat(weights)
+    joined = nn.Linear(weight.shape[1], weight.shape[0])
     joined.weight = nn.Parameter(weight)
-    zero = torch.zeros_like(weight[:, 0])
-    bias = (
-        zero
-        if projection.bias is None
-        else torch.cat([projection.bias.detach()[: len(query)], projection.bias.detach()])
-    )
-    width = len(query)
-    bias = bias.clone()
-    bias[:width] += attention.bias_u.detach().flatten()
-    bias[width : 2 * width] += attention.bias_v.detach().flatten()
-    joined.bias = nn.Parameter(bias)
+    joined.bias = nn.Parameter(torch.cat(biases))
     return joined
+
+
+def _weights_and_biases(projection: nn.Linear) -> list[tuple[Tensor, Tensor]]:
+    """Return weight and bias of queries, keys and values; a bias that is not there is zero."""
+    weight = projection.weight.detach()
+    found = dict(projection.named_parameters()).get("bias")
+    bias = torch.zeros_like(weight[:, 0]) if found is None else found.detach()
+    return list(zip(weight.chunk(3), bias.chunk(3), strict=True))
 
 
 class _FusedConvolution(nn.Module):

@@ -1,5 +1,8 @@
 """Triton kernels of the operations in `fused_ops.py`, which says what they compute."""
 
+# The arguments of kernels are pointers and numbers of a language of its own, which has no types here.
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 import torch
