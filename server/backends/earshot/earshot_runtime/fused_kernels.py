@@ -1,6 +1,6 @@
 """Triton kernels of the operations in `fused_ops.py`, which says what they compute."""
 
-# The arguments of kernels are pointers and numbers of a language of its own, which has no types here.
+# Kernels are in a language of its own: their arguments are pointers and numbers without types.
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false
 
 from __future__ import annotations
