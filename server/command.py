@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 from .locate import TritonInstall
 from .ports import Endpoints
 from .repository import BUNDLED_BACKENDS, Repository
-
-EXIT_TIMEOUT_S = 10
 
 # Room for two batches of one stage: one that runs and one that forms. With less, the shared memory
 # region grows while the server is in use.
@@ -32,8 +31,14 @@ def triton_command(
     shm_prefix: str,
     *,
     model_control: bool,
+    drain_s: float,
 ) -> list[str]:
-    """Return the full command; `model_control` lets clients load and unload models."""
+    """Return the full command.
+
+    Args:
+        model_control: lets clients load and unload models.
+        drain_s: how long tritonserver serves open streams after SIGTERM.
+    """
     return [
         str(install.binary),
         f"--model-repository={repository.path}",
@@ -43,7 +48,7 @@ def triton_command(
         "--disable-auto-complete-config",
         *_model_control_flags(model_control),
         "--strict-readiness=true",
-        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--exit-timeout-secs={math.ceil(drain_s)}",
         *_transport_flags(
             repository.max_streams * (_GENERATIONS if model_control else 1), endpoints
         ),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
+import os
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -20,6 +22,7 @@ from .errors import TritonDied
 BACKENDS = "backends"
 _PREFIX = "earshot-"
 _OWNER = ".owner"
+_LAUNCHER = "launcher.json"
 _SHM = Path("/dev/shm")
 
 
@@ -44,6 +47,23 @@ def workspace() -> Generator[Path]:
 def shm_prefix(folder: Path) -> str:
     """Return the prefix of the names of all shared memory of the server in `folder`."""
     return f"{folder.name}-"
+
+
+def record_launcher(folder: Path, grpc_port: int) -> None:
+    """Record that this process serves on `grpc_port`, for `find_launcher`."""
+    record = {"pid": os.getpid(), "grpc_port": grpc_port}
+    (folder / _LAUNCHER).write_text(json.dumps(record), encoding="utf-8")
+
+
+def find_launcher(grpc_port: int) -> int | None:
+    """Return the process id of the living launcher that serves on `grpc_port`."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LAUNCHER}"):
+        # Another launcher has removed the folder, or it belongs to another user.
+        with contextlib.suppress(OSError), path.with_name(_OWNER).open() as owner:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["grpc_port"] == grpc_port and not _is_free(owner):
+                return int(record["pid"])
+    return None
 
 
 def clear_shared_memory(prefix: str) -> None:

@@ -21,6 +21,8 @@ _RUNTIMES = {"onnxruntime": ("ONNX Runtime", "KIND_CPU"), "torch": ("torch", "KI
 """Title and instance kind of each runtime of the bundled backend."""
 _THREADS = 1
 """Threads per process: one gives more streams per core than many in one process."""
+_QUEUE_COMMENT = "# Chunks arrive one by one; a short wait makes batches, and batches save CPU."
+_NO_QUEUE_COMMENT = "# Takes all that wait, and never waits for more: converting text is fast."
 _QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2}
 """The first stage collects a batch; the others wait only for the rest of a split batch."""
 
@@ -120,8 +122,10 @@ def _detokenizer(spec: StreamingSpec) -> str:
             f"max_batch_size: {spec.serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            "# Takes all requests in the queue, and never waits for more: converting text is fast.",
-            "dynamic_batching { }",
+            # When Triton stops, a model without sequences refuses every request at once, and live
+            # streams would end there; one with sequences serves the open ones to their end.
+            "# Sequences although it keeps no state: only they go on while the server drains.",
+            _sequence_batching(spec.serving, delay_ms=0),
             f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
             "",
         ]
@@ -154,7 +158,7 @@ sequence_batching {{
     # Above the pool's size: a stream too many reaches the pool, which refuses it with a reason,
     # instead of waiting in Triton's unbounded backlog.
     max_candidate_sequences: {2 * serving.max_streams}
-    # Chunks arrive one by one; a short wait makes batches, and batches save CPU.
+    {_QUEUE_COMMENT if delay_ms else _NO_QUEUE_COMMENT}
     max_queue_delay_microseconds: {delay_ms * 1000}
   }}
 }}"""

@@ -190,7 +190,9 @@ def _state_size(folder: Path, name: str) -> int:
 def test_the_pool_is_asked_for(engines: Path, machine: Path) -> None:
     served = read_repository(engines)
     endpoints = choose_endpoints("127.0.0.1", grpc_port=None, metrics_port=None, http_port=None)
-    command = triton_command(find_triton(), served, engines, endpoints, "x", model_control=False)
+    command = triton_command(
+        find_triton(), served, engines, endpoints, "x", model_control=False, drain_s=60
+    )
     assert served.budget is not None
     assert f"--cuda-memory-pool-byte-size=0:{served.budget.pool}" in command
     assert "--backend-config=tensorrt,execution-policy=BLOCKING" in command
