@@ -13,12 +13,14 @@ from server.backends.earshot.earshot_runtime.chunks import Outcome, rounds
 from server.backends.earshot.earshot_runtime.errors import (
     ChunkError,
     InvalidChunk,
+    NotFinite,
     RunFailed,
     ServerFull,
     UnknownStream,
 )
 from server.backends.earshot.earshot_runtime.onnx_engine import OnnxEngine
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
+from server.backends.earshot.earshot_runtime.slots import Slots
 from tests.support.toy_repository import MAX_IDLE_S, write_toy_repository
 from tests.support.toy_stages import sequence_stage, summer_chunks
 
@@ -156,10 +158,29 @@ def test_a_run_that_fails_fails_its_batch_only(
         patch.setattr(OnnxEngine, "_run", _out_of_memory)
         outcomes = stage.process(summer_chunks((1, 5.0), (2, 5.0), (4, 5.0), flags="-ES"), 0.0)
     assert all(isinstance(outcome, RunFailed) for outcome in outcomes)
-    assert "out of memory" in str(outcomes[0])
+    assert str(outcomes[0]).startswith("the engine failed on a batch of 3 (RuntimeError)")
     assert _sums(stage.process(summer_chunks((1, 1.0), (3, 1.0)), 0.0)) == [16.0, 16.0]
     assert 2 not in stage.slots
     assert 4 not in stage.slots
+
+
+def test_outputs_that_are_not_finite_fail_alone(
+    stage: SequenceStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxEngine.run
+
+    def run_with_nan(engine: OnnxEngine, slots: Slots, starts: np.ndarray) -> None:
+        run(engine, slots, starts)
+        engine.outputs["SUM"][1] = np.nan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxEngine, "run", run_with_nan)
+        chunks = summer_chunks((7, np.nan), (1, 1.0), (2, 1.0), (3, 1.0), flags="-SSS")
+        _, first, damaged, last = stage.process(chunks, 0.0)
+    assert _sums([first, last]) == [8.0, 8.0]
+    assert isinstance(damaged, NotFinite)
+    assert "SUM holds NaN or infinity" in str(damaged)
+    assert 2 not in stage.slots
 
 
 def _out_of_memory(engine: OnnxEngine, batch: int) -> None:

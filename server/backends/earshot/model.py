@@ -10,12 +10,13 @@ import gc
 import json
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 from earshot_runtime.chunks import Chunks, Outcome
 from earshot_runtime.engines import open_engine
-from earshot_runtime.errors import ChunkError, RunFailed, ServerFull
+from earshot_runtime.errors import ChunkError, NotFinite, RunFailed, ServerFull
 from earshot_runtime.graph import open_graph
 from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.sequences import SequenceStage
@@ -50,14 +51,20 @@ class TritonPythonModel:
         self, requests: list[pb_utils.InferenceRequest]
     ) -> list[pb_utils.InferenceResponse]:
         """Return the responses to the requests of one batch, in order."""
+        try:
+            outcomes = self._process(requests)
+        except Exception as error:  # Triton would send its traceback, with paths, to the clients
+            outcomes = [RunFailed.of(error, len(requests))] * len(requests)
+        return [self._response(outcome) for outcome in outcomes]
+
+    def _process(self, requests: list[pb_utils.InferenceRequest]) -> Sequence[Outcome]:
         if self._spec.sequence is None:
             outcomes = self._utterances.process(self._read_inputs(requests))
             self._report_runs()
-        else:
-            chunks = self._read_chunks(requests)
-            with self._lock:
-                outcomes = self._streams.process(chunks, time.monotonic())
-        return [self._response(outcome) for outcome in outcomes]
+            return outcomes
+        chunks = self._read_chunks(requests)
+        with self._lock:
+            return self._streams.process(chunks, time.monotonic())
 
     def finalize(self) -> None:
         """Stop the housekeeping thread before the interpreter ends."""
@@ -141,6 +148,6 @@ class TritonPythonModel:
 def _code(error: ChunkError) -> int:
     if isinstance(error, ServerFull):
         return pb_utils.TritonError.UNAVAILABLE
-    if isinstance(error, RunFailed):
+    if isinstance(error, (NotFinite, RunFailed)):
         return pb_utils.TritonError.INTERNAL
     return pb_utils.TritonError.INVALID_ARG

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .checks import Arrays, AudioEnds, ContentChecks, Errors
+from .checks import Arrays, AudioEnds, ContentChecks, Errors, reject_outputs
 from .chunks import Chunks, Outcome, rounds
 from .engine import Engine
 from .errors import ChunkError, RunFailed
@@ -61,6 +61,7 @@ class SequenceStage:
         if good and (failure := self._advance(slots, starts)):
             errors |= dict.fromkeys(good, failure)
             good = []
+        errors |= self._reject_outputs(good)
         self._close(chunks, errors)
         return self._outcomes(good, errors)
 
@@ -80,6 +81,11 @@ class SequenceStage:
         inputs = self._filled_inputs(batch)
         return self._audio_ends.reject(inputs, slots, starts) | self._content.reject(inputs)
 
+    def _reject_outputs(self, good: list[int]) -> Errors:
+        """Return an error for each row, of those that have run, whose outputs are not finite."""
+        outputs = {name: array[: len(good)] for name, array in self._engine.outputs.items()}
+        return {good[position]: error for position, error in reject_outputs(outputs).items()}
+
     def _move_to_front(self, rows: list[int]) -> None:
         for array in self._inputs.values():
             array[: len(rows)] = array[rows]
@@ -93,7 +99,7 @@ class SequenceStage:
         try:
             self._engine.run(slots, starts)
         except Exception as error:  # the engines' libraries share no base class of exceptions
-            return RunFailed(f"the engine failed on a batch of {batch}: {error}")
+            return RunFailed.of(error, batch)
         self._audio_ends.store(self._filled_inputs(batch), slots)
         return None
 
@@ -104,9 +110,10 @@ class SequenceStage:
 
     def _outcomes(self, good: list[int], errors: Errors) -> list[Outcome]:
         arrays = tuple(self._engine.outputs.values())
-        outcomes: dict[int, Outcome] = dict(errors)
+        outcomes: dict[int, Outcome] = {}
         for position, row in enumerate(good):
             outcomes[row] = tuple(array[position : position + 1] for array in arrays)
+        outcomes |= errors
         return [outcomes[row] for row in range(len(outcomes))]
 
 

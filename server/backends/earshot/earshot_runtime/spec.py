@@ -69,6 +69,8 @@ class StageSpec:
     length_of: str | None
     lengths: tuple[int, ...]
     """Lengths that `length_of` may have, ascending; any, if there are none."""
+    max_length: int | None
+    """Largest length of `length_of`; None for stages that take any, or have fixed shapes."""
     length_step: int
     """The length of `length_of` must be a multiple of this number."""
     sequence: SequenceSpec | None
@@ -98,6 +100,7 @@ class StageSpec:
             length_input=parameters.text("length_input"),
             length_of=parameters.text("length_of"),
             lengths=tuple(sorted(parameters.counts("lengths"))),
+            max_length=parameters.optional_count("max_length"),
             length_step=parameters.count("length_step", default=1),
             sequence=_sequence(model, config, parameters),
         )
@@ -127,6 +130,9 @@ class _Parameters:
         if not text.isdigit() or int(text) < 1:
             raise BadStage(f"{self._model}: parameter '{key}' must be a count >= 1, not '{text}'")
         return int(text)
+
+    def optional_count(self, key: str) -> int | None:
+        return self.count(key) if key in self._values else None
 
     def counts(self, key: str) -> tuple[int, ...]:
         names = self.names(key)
