@@ -103,6 +103,14 @@ def drain(grpc_port: _GrpcPort = 8001) -> None:
     drain_server(grpc_port)
 
 
+@_app.command()
+def health(grpc_port: _GrpcPort = 8001) -> None:
+    """Exit with 0 if every stage of the server on --grpc-port answers a chunk of silence."""
+    from .health import check_health
+
+    check_health(grpc_port)
+
+
 def _report(message: str) -> None:
     _console.print(message, markup=False, highlight=False, soft_wrap=True)
 
@@ -128,7 +136,7 @@ def _announce(triton: Triton) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit with 2 for a user's mistake, with 1 if Triton died."""
+    """Run the command line; exit with 2 for a user's mistake, with 1 if the server failed."""
     try:
         _app()
     except UserError as error:

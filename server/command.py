@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+from .backends.earshot.earshot_runtime.heartbeat import FOLDER_VARIABLE
 from .locate import TritonInstall
 from .ports import Endpoints
 from .repository import BUNDLED_BACKENDS, Repository
@@ -105,8 +106,12 @@ def _shared_memory_flags(repository: Repository, prefix: str) -> list[str]:
     ]
 
 
-def triton_environment(install: TritonInstall) -> dict[str, str]:
-    """Return the environment that makes the backends use the Python that runs now."""
+def triton_environment(install: TritonInstall, heartbeats: Path) -> dict[str, str]:
+    """Return the environment that makes the backends use the Python that runs now.
+
+    Args:
+        heartbeats: the folder in which each stage shows that it lives.
+    """
     # The stub embeds Python, ignores PYTHONHOME and PYTHONPATH, and takes the first `python3` on
     # PATH for its home: that of a virtual environment brings the environment's packages.
     path = [str(install.python_dir), *filter(None, [os.environ.get("PATH")])]
@@ -114,6 +119,7 @@ def triton_environment(install: TritonInstall) -> dict[str, str]:
         **os.environ,
         "PATH": os.pathsep.join(path),
         "LD_LIBRARY_PATH": install.library_path,
+        FOLDER_VARIABLE: str(heartbeats),
         **dict.fromkeys(_THREAD_VARIABLES, "1"),
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -10,7 +10,6 @@ import os
 import select
 import signal
 
-from .errors import NoServer
 from .workspace import find_launcher
 
 
@@ -20,12 +19,7 @@ def drain_server(grpc_port: int) -> None:
     Raises:
         NoServer: no `python -m server` of this user and machine serves on that port.
     """
-    pid = find_launcher(grpc_port)
-    if pid is None:
-        raise NoServer(
-            f"no `python -m server` of this machine serves on port {grpc_port}; give its "
-            "--grpc-port, and run this as the user (in the container) that runs the server"
-        )
+    pid = find_launcher(grpc_port).pid
     process = os.pidfd_open(pid)
     try:
         os.kill(pid, signal.SIGTERM)

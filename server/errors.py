@@ -9,6 +9,7 @@ ServerError
 │   ├── NoServer              no server of this machine listens on the port
 │   └── PortInUse             another process listens there
 └── TritonDied            tritonserver ended, or did not become ready in time; exits with 1
+    └── Unhealthy             a stage is dead, hangs or fails
 """
 
 from __future__ import annotations
@@ -48,3 +49,7 @@ class PortInUse(UserError):
 
 class TritonDied(ServerError):
     """tritonserver ended by itself or did not become ready; the message ends with its log."""
+
+
+class Unhealthy(TritonDied):
+    """A stage is dead, hangs or fails; the message says which and how."""

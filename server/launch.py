@@ -19,10 +19,10 @@ from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models
 from .ports import Endpoints, choose_endpoints
 from .process import TritonProcess
-from .repository import Repository, read_repository
+from .repository import Ensemble, Repository, read_repository
 from .tensorrt import Budget, require_state_pool
 from .warm_up import warm_up, warm_up_files
-from .workspace import BACKENDS, record_launcher, shm_prefix, workspace
+from .workspace import BACKENDS, HEARTBEATS, record_launcher, shm_prefix, workspace
 
 _POLL_S = 0.1
 DRAIN_S = 60.0
@@ -40,6 +40,8 @@ class Triton:
 
     endpoints: Endpoints
     process: TritonProcess
+    ensembles: tuple[Ensemble, ...]
+    heartbeats: Path
     budget: Budget | None = None
 
     @property
@@ -131,8 +133,8 @@ def running(
         _raising_triton_died(process),
     ):
         _wait_until_ready(process, endpoints, len(models.models), ready_timeout_s, progress)
-        triton = Triton(endpoints, process, models.budget)
-        record_launcher(folder, endpoints.grpc_port)
+        triton = Triton(endpoints, process, models.ensembles, folder / HEARTBEATS, models.budget)
+        record_launcher(folder, endpoints.grpc_port, models.path)
         if models.budget is not None:
             require_state_pool(process.log_path, models.budget)
             for x in models.ensembles:
@@ -166,10 +168,16 @@ def _start(
             model_control=model_control,
             drain_s=drain_s,
         ),
-        triton_environment(install),
+        triton_environment(install, _heartbeats(folder)),
         log_path or folder / "triton.log",
         prefix,
     )
+
+
+def _heartbeats(folder: Path) -> Path:
+    heartbeats = folder / HEARTBEATS
+    heartbeats.mkdir()
+    return heartbeats
 
 
 @contextmanager

@@ -289,7 +289,8 @@ def test_states_in_host_memory_are_fatal(engines: Path, machine: Path, tmp_path:
     class Process:
         log_path = tmp_path / "triton.log"
 
-    triton = Triton(None, Process(), read_repository(engines).budget)  # type: ignore[arg-type]
+    served = read_repository(engines)
+    triton = Triton(None, Process(), served.ensembles, tmp_path, served.budget)  # type: ignore[arg-type]
     Process.log_path.write_text(f'{POOL_LINE} 1"\n')
     triton.check_state_pool()
     Process.log_path.write_text(f"{OVERFLOW_LINE}\n")

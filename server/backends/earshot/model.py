@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from earshot_runtime.chunks import Chunks, Outcome
 from earshot_runtime.engines import open_engine
 from earshot_runtime.errors import ChunkError, NotFinite, RunFailed, ServerFull
 from earshot_runtime.graph import open_graph
+from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
 from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
@@ -34,6 +36,7 @@ class TritonPythonModel:
         """Open the engine and allocate all memory, or raise StageError."""
         self._spec = StageSpec.from_model_config(json.loads(args["model_config"]))
         self._lock = threading.Lock()
+        began_s = time.monotonic()
         folder = Path(args["model_repository"]) / args["model_version"]
         labels = {"model": self._spec.model, "instance": args["model_instance_name"]}
         self._housekeeper = None
@@ -44,6 +47,13 @@ class TritonPythonModel:
         else:
             self._streams = SequenceStage(self._spec, open_engine(folder, self._spec))
             self._start_housekeeper(labels)
+        # Loading includes runs of several sizes, so no batch should take much longer.
+        self._heartbeat = Heartbeat(
+            Path(os.environ[FOLDER_VARIABLE]),
+            args["model_instance_name"],
+            slowest_s=(time.monotonic() - began_s) / 5,
+        )
+        self._heartbeat.start()
         # The objects of now live as long as the process: later collections can skip them.
         gc.freeze()
 
@@ -63,11 +73,12 @@ class TritonPythonModel:
             self._report_runs()
             return outcomes
         chunks = self._read_chunks(requests)
-        with self._lock:
+        with self._heartbeat.batch(), self._lock:
             return self._streams.process(chunks, time.monotonic())
 
     def finalize(self) -> None:
-        """Stop the housekeeping thread before the interpreter ends."""
+        """Stop the threads before the interpreter ends."""
+        self._heartbeat.stop()
         if self._housekeeper is not None:
             self._housekeeper.stop()
 
