@@ -222,7 +222,8 @@ def _wait_until_ready(
 def _is_ready(endpoints: Endpoints) -> bool:
     try:
         # gRPC waits longer and longer after a refused connection; a plain socket does not.
-        socket.create_connection((endpoints.host, endpoints.grpc_port), timeout=1).close()
+        for port in (endpoints.grpc_port, endpoints.metrics_port):
+            socket.create_connection((endpoints.host, port), timeout=1).close()
         url = endpoints.grpc_url
         with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
             return bool(client.is_server_ready(client_timeout=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,11 +12,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tritonclient.grpc import InferenceServerClient
 
 from server.errors import TritonDied
 from server.launch import running
 from server.workspace import workspace
 from tests.support.launcher import ROOT, process_group, served, wait_for
+from tests.support.metrics import metric
+from tests.support.toy_streams import Stream, constant
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -39,6 +43,19 @@ def test_stop_leaves_nothing(toy_repository: Path) -> None:
     assert not process_group(pid)
     assert not folder.exists()
     assert not list(SHARED_MEMORY.glob(f"{folder.name}*"))
+
+
+def test_a_normal_stop_crashes_no_stage(toy_repository: Path) -> None:
+    with running(toy_repository) as triton, InferenceServerClient(triton.grpc_url) as client:
+        group = process_group(triton.process.pid)
+        Stream(client).send(constant(1.0), end=True).result(timeout=10)
+        wait_for(lambda: metric(triton, "earshot_started_streams_total", "summer") == 1)
+    assert triton.process.exit_code == 0
+    kernel_log = subprocess.run(["dmesg"], capture_output=True, text=True)
+    if kernel_log.returncode:
+        pytest.skip("the kernel's log, which lists crashes, cannot be read")
+    crashed = re.findall(r"\[(\d+)\]: segfault", kernel_log.stdout)
+    assert not {int(pid) for pid in crashed} & set(group)
 
 
 def test_a_proxy_does_not_hide_the_server(

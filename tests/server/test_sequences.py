@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from server.backends.earshot.earshot_runtime.chunks import Outcome, rounds
+from server.backends.earshot.earshot_runtime.endings import FAILED, REFUSED
+from server.backends.earshot.earshot_runtime.engines import open_engine
 from server.backends.earshot.earshot_runtime.errors import (
     ChunkError,
     InvalidChunk,
@@ -21,8 +24,9 @@ from server.backends.earshot.earshot_runtime.errors import (
 from server.backends.earshot.earshot_runtime.onnx_engine import OnnxEngine
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
 from server.backends.earshot.earshot_runtime.slots import Slots
+from server.backends.earshot.earshot_runtime.spec import StageSpec
 from tests.support.toy_repository import MAX_IDLE_S, write_toy_repository
-from tests.support.toy_stages import sequence_stage, summer_chunks
+from tests.support.toy_stages import model_config, sequence_stage, summer_chunks
 
 CAPACITY = 8
 
@@ -101,6 +105,25 @@ def test_end_frees_even_when_the_chunk_is_refused(stage: SequenceStage) -> None:
     stage.process(summer_chunks((1, 1.0), flags="S"), 0.0)
     stage.process(summer_chunks((1, np.nan), flags="E"), 0.0)
     assert stage.slots.live == 0
+
+
+def test_a_refused_end_is_passed_on_so_that_later_stages_free_the_stream(tmp_path: Path) -> None:
+    """`summer` as a stage before another one, which takes AUDIO_LENGTH."""
+    repository = write_toy_repository(tmp_path)
+    spec = StageSpec.from_model_config(model_config(repository, "summer"))
+    spec = replace(spec, length_output="SUM")
+    first = SequenceStage(spec, open_engine(repository / "summer" / "1", spec))
+    first.process(summer_chunks((1, 1.0), (2, 1.0), (3, 1.0), flags="SSS"), 0.0)
+    outcomes = first.process(
+        summer_chunks((1, np.nan), (2, np.nan), (3, 1.0), (4, np.nan), flags="E-EB"), 0.0
+    )
+    assert _sums(outcomes[:1]) == [REFUSED]
+    assert isinstance(outcomes[1], InvalidChunk)  # its stream goes on
+    assert _sums(outcomes[2:3]) == [16.0]
+    assert isinstance(outcomes[3], InvalidChunk)  # later stages have never seen it
+    passed_on = summer_chunks((2, 0.0), flags="E", length=FAILED)
+    assert _sums(first.process(passed_on, 0.0)) == [FAILED]
+    assert first.slots.live == 0
 
 
 def test_a_slot_starts_at_zero_whoever_had_it(stage: SequenceStage) -> None:

@@ -21,6 +21,7 @@ from earshot_runtime.errors import ChunkError, NotFinite, RunFailed, ServerFull
 from earshot_runtime.graph import open_graph
 from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
 from earshot_runtime.housekeeping import Housekeeper
+from earshot_runtime.metrics import Publisher
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
 from earshot_runtime.utterances import Array, UtteranceStage
@@ -46,7 +47,9 @@ class TritonPythonModel:
             self._count_runs(labels)
         else:
             self._streams = SequenceStage(self._spec, open_engine(folder, self._spec))
-            self._start_housekeeper(labels)
+            publisher = Publisher(_make_family, labels)
+            self._housekeeper = Housekeeper(self._streams, self._lock, publisher)
+            self._housekeeper.start()
         # Loading includes runs of several sizes, so no batch should take much longer.
         self._heartbeat = Heartbeat(
             Path(os.environ[FOLDER_VARIABLE]),
@@ -77,10 +80,13 @@ class TritonPythonModel:
             return self._streams.process(chunks, time.monotonic())
 
     def finalize(self) -> None:
-        """Stop the threads before the interpreter ends."""
+        """Stop the threads, and release what must not outlive the interpreter: it would crash."""
         self._heartbeat.stop()
         if self._housekeeper is not None:
             self._housekeeper.stop()
+        else:
+            del self._runs_metric, self._rows_metric, self._runs_family, self._rows_family
+        gc.collect()
 
     def _read_inputs(self, requests: list[pb_utils.InferenceRequest]) -> list[list[Array]]:
         get = pb_utils.get_input_tensor_by_name
@@ -135,25 +141,10 @@ class TritonPythonModel:
         self._rows_metric.increment(now[1] - before[1])
         self._reported = now
 
-    def _start_housekeeper(self, labels: dict[str, str]) -> None:
-        # Triton removes a family's metrics when the family object dies.
-        self._live_family = pb_utils.MetricFamily(
-            name="earshot_live_streams",
-            description="Streams that hold a slot of the state pool",
-            kind=pb_utils.MetricFamily.GAUGE,
-        )
-        self._expired_family = pb_utils.MetricFamily(
-            name="earshot_expired_streams_total",
-            description="Streams that were dropped because they were idle for too long",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self._housekeeper = Housekeeper(
-            self._streams.slots,
-            self._lock,
-            live_streams=self._live_family.Metric(labels=labels),
-            expired_streams=self._expired_family.Metric(labels=labels),
-        )
-        self._housekeeper.start()
+
+def _make_family(name: str, description: str, is_gauge: bool) -> pb_utils.MetricFamily:
+    kind = pb_utils.MetricFamily.GAUGE if is_gauge else pb_utils.MetricFamily.COUNTER
+    return pb_utils.MetricFamily(name=name, description=description, kind=kind)
 
 
 def _code(error: ChunkError) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from earshot_text.checks import InvalidTokens, check_labels, check_tokens
+from earshot_text.checks import EarlierStageFailed, InvalidTokens, check_labels, check_tokens
 from earshot_text.ctc import collapse
 from earshot_text.detokenizer import Detokenizer
 
@@ -51,6 +51,8 @@ class TritonPythonModel:
             return self._answer(request)
         except InvalidTokens as error:
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        except EarlierStageFailed as error:
+            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL)
         except Exception as error:  # it would fail the whole batch, and show paths to all clients
             traceback.print_exception(error)
             failure = pb_utils.TritonError(

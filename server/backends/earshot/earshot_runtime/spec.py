@@ -67,6 +67,8 @@ class StageSpec:
     max_abs: float
     length_input: str | None
     length_of: str | None
+    length_output: str | None
+    """The output that the next stage takes as its length."""
     lengths: tuple[int, ...]
     """Lengths that `length_of` may have, ascending; any, if there are none."""
     max_length: int | None
@@ -99,6 +101,7 @@ class StageSpec:
             max_abs=parameters.limit("max_abs"),
             length_input=parameters.text("length_input"),
             length_of=parameters.text("length_of"),
+            length_output=parameters.text("length_output"),
             lengths=tuple(sorted(parameters.counts("lengths"))),
             max_length=parameters.optional_count("max_length"),
             length_step=parameters.count("length_step", default=1),
@@ -182,6 +185,10 @@ def _check(spec: StageSpec) -> None:
         raise BadStage(f"{spec.model}: max_batch_size must be at least 1")
     if (spec.length_input is None) != (spec.length_of is None):
         raise BadStage(f"{spec.model}: parameters length_input and length_of go together")
+    if spec.length_output not in (None, *(tensor.name for tensor in spec.outputs)):
+        raise BadStage(
+            f"{spec.model}: length_output names {spec.length_output}, which is not there"
+        )
     if bool(spec.bounded_inputs) != math.isfinite(spec.max_abs):
         raise BadStage(f"{spec.model}: parameters bounded_inputs and max_abs go together")
     inputs = {tensor.name: tensor for tensor in spec.inputs}

@@ -17,13 +17,28 @@ MAX_TOKENS = 20_000
 """More than any utterance holds that clients send as one request."""
 
 
+REFUSED, FAILED = -1, -2
+"""Values of TOKEN_COUNT with which earlier stages pass on that they refused a last chunk."""
+
+
+class EarlierStageFailed(Exception):
+    """A stage before this one failed on the last chunk of the stream."""
+
+
 class InvalidTokens(Exception):
     """The request's content breaks the rules; the message is for its sender."""
 
 
 def check_tokens(arrays: Arrays) -> None:
-    """Raise InvalidTokens unless TOKENS [B, M] and TOKEN_COUNT [B, 1] can be converted."""
+    """Raise an error unless TOKENS [B, M] and TOKEN_COUNT [B, 1] can be converted."""
     tokens, counts = arrays["TOKENS"], arrays["TOKEN_COUNT"][:, 0]
+    if FAILED in counts:
+        raise EarlierStageFailed("a stage failed on the last chunk; the server's log says why")
+    if REFUSED in counts:
+        raise InvalidTokens(
+            "the last chunk is refused, and its stream has ended: its samples hold NaN or are out "
+            "of bounds, its length is impossible, or audio came after a chunk that was not full"
+        )
     most = min(tokens.shape[1], MAX_TOKENS)
     wrong = counts[(counts < 0) | (counts > most)]
     if len(wrong):
