@@ -9,6 +9,7 @@ PRECISION ?= fp32
 MODE ?=
 REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
+METRICS_PORT ?= 8002
 MODEL_CONTROL ?=
 NAME ?=
 MODEL ?= $(NAME)
@@ -40,7 +41,7 @@ GPU_MODELS := $(notdir $(CHECKPOINT))-$(GPU_MODE)-$(CHUNK_MS)ms-$(GPU_PRECISION)
 GPU_ENSEMBLE := asr_$(if $(filter offline,$(GPU_MODE)),offline,streaming)
 COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) MODE=$(GPU_MODE) CHUNK_MS=$(CHUNK_MS) \
   GPU_PRECISION=$(GPU_PRECISION) MAX_STREAMS=$(GPU_STREAMS) GRPC_PORT=$(GRPC_PORT) \
-  GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
+  METRICS_PORT=$(METRICS_PORT) GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
 
 .PHONY: help env demo export serve live test test-all parity demo-model lint types clean FORCE
 .PHONY: overhead offline capacity loadtest selftest baseline
@@ -51,8 +52,8 @@ help: ## Print this help
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT MODEL_CONTROL"
-	@echo "  NAME PYTHON SPEECH RECORDINGS"
+	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT METRICS_PORT"
+	@echo "  MODEL_CONTROL NAME PYTHON SPEECH RECORDINGS"
 	@echo "of the load test: URL MODEL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES"
 	@echo "of the baseline: URL MODEL RECORDINGS SETS OUTPUT; of the overhead: MODEL"
 	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312"
@@ -86,6 +87,7 @@ $(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/
 
 serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctrl-C
 	$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port $(GRPC_PORT) \
+	  --metrics-port $(METRICS_PORT) \
 	  $(if $(MODEL_CONTROL),--model-control)
 
 live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY and load it, timed

@@ -84,7 +84,8 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
         name_or_path: a local folder in `transformers` format, or a hub id.
 
     Raises:
-        UnsupportedCheckpoint: missing, incomplete, or not a supported architecture.
+        UnsupportedCheckpoint: missing, incomplete, or not a supported architecture, or its weights
+            are not finite.
     """
     architecture = _require_architecture(name_or_path)
     import transformers
@@ -105,6 +106,7 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
         raise UnsupportedCheckpoint(f"{name_or_path} cannot be loaded: {error}") from error
     model, loading = loaded
     _require_all_weights(name_or_path, loading)
+    _require_finite_weights(name_or_path, model)
     _require_features(name_or_path, processor.feature_extractor)
     model.eval()
     path = Path(name_or_path)
@@ -144,6 +146,15 @@ def _require_all_weights(name: str, loading: Mapping[str, Any]) -> None:
             f"{name} lacks {len(lacking)} weights that its architecture needs: "
             f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         )
+
+
+def _require_finite_weights(name: str, model: Any) -> None:
+    for weight, values in model.state_dict().items():
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            raise UnsupportedCheckpoint(
+                f"the weights of {name} are not finite: {weight} holds NaN or infinity; the "
+                "checkpoint is damaged, or its training diverged"
+            )
 
 
 def _require_features(name: str, feature_extractor: Any) -> None:

@@ -1,11 +1,12 @@
-"""`python -m server --repository DIR`: serve in the foreground until SIGINT or SIGTERM."""
+"""`python -m server --repository DIR`: serve in the foreground until SIGINT or SIGTERM.
+
+`python -m server drain` stops such a server without cutting its streams.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,11 +21,20 @@ if TYPE_CHECKING:
 
 # Diagnostics go to stderr. The ready line goes to stdout, for scripts.
 _console = Console(stderr=True)
-_WATCH_S = 5.0
+_app = typer.Typer(
+    invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
+)
+_GrpcPort = Annotated[
+    int, typer.Option(min=1, max=MAX_PORT, help="Port on which the server serves gRPC.")
+]
 
 
+@_app.callback()
 def serve(
-    repository: Annotated[Path, typer.Option(help="Folder with the exported models.")],
+    context: typer.Context,
+    repository: Annotated[
+        Path | None, typer.Option(help="Folder with the exported models.")
+    ] = None,
     host: Annotated[str, typer.Option(help="IPv4 address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[
         int, typer.Option(min=0, max=MAX_PORT, help="Port for inference over gRPC; 0: a free one.")
@@ -46,11 +56,26 @@ def serve(
             help="Let anyone who reaches the gRPC port load and unload models (`earshot models`).",
         ),
     ] = False,
+    drain_s: Annotated[
+        float,
+        typer.Option(min=1, help="How long open streams may go on after SIGTERM or `drain`."),
+    ] = 60.0,
 ) -> None:
-    """Serve a model repository with the embedded Triton or, for TensorRT, in NVIDIA's container."""
-    from .launch import running  # gRPC and numpy: --help and bad options do not wait for them
+    """Serve a model repository with the embedded Triton or, for TensorRT, in NVIDIA's container.
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    SIGTERM drains: no longer ready, new streams refused, open ones served up to --drain-s. A second
+    SIGTERM, or Ctrl-C, stops at once.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if repository is None:
+        raise typer.BadParameter(
+            "give the folder with the exported models", param_hint="--repository"
+        )
+    from .launch import running  # gRPC and numpy: --help and bad options do not wait for them
+    from .watch import stop_on_sigterm, watch
+
+    stop_on_sigterm()
     with contextlib.suppress(KeyboardInterrupt), _progress() as bar:
         task = bar.add_task("loading models", total=None)
         server = running(
@@ -61,13 +86,33 @@ def serve(
             http_port=http_port,
             log_path=log_file,
             model_control=model_control,
+            drain_s=drain_s,
             progress=lambda loaded, models: bar.update(task, completed=loaded, total=models),
         )
         with server as triton:
             bar.stop()
             _announce(triton)
-            while triton.process.wait(_WATCH_S) is None:
-                triton.check_state_pool()
+            watch(triton, drain_s, _report)
+
+
+@_app.command()
+def drain(grpc_port: _GrpcPort = 8001) -> None:
+    """Stop the server on --grpc-port as SIGTERM does, and wait for its end."""
+    from .drain import drain_server
+
+    drain_server(grpc_port)
+
+
+@_app.command()
+def health(grpc_port: _GrpcPort = 8001) -> None:
+    """Exit with 0 if every stage of the server on --grpc-port answers a chunk of silence."""
+    from .health import check_health
+
+    check_health(grpc_port)
+
+
+def _report(message: str) -> None:
+    _console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def _progress() -> Progress:
@@ -90,14 +135,10 @@ def _announce(triton: Triton) -> None:
     )
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
-    """Run the command line; exit with 2 for a user's mistake, with 1 if Triton died."""
+    """Run the command line; exit with 2 for a user's mistake, with 1 if the server failed."""
     try:
-        typer.run(serve)
+        _app()
     except UserError as error:
         _console.print(f"error: {error}", markup=False, style="red", soft_wrap=True)
         raise SystemExit(2) from None

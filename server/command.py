@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
+from .backends.earshot.earshot_runtime.heartbeat import FOLDER_VARIABLE
 from .locate import TritonInstall
 from .ports import Endpoints
 from .repository import BUNDLED_BACKENDS, Repository
-
-EXIT_TIMEOUT_S = 10
 
 # Room for two batches of one stage: one that runs and one that forms. With less, the shared memory
 # region grows while the server is in use.
@@ -32,8 +32,14 @@ def triton_command(
     shm_prefix: str,
     *,
     model_control: bool,
+    drain_s: float,
 ) -> list[str]:
-    """Return the full command; `model_control` lets clients load and unload models."""
+    """Return the full command.
+
+    Args:
+        model_control: lets clients load and unload models.
+        drain_s: how long tritonserver serves open streams after SIGTERM.
+    """
     return [
         str(install.binary),
         f"--model-repository={repository.path}",
@@ -43,7 +49,10 @@ def triton_command(
         "--disable-auto-complete-config",
         *_model_control_flags(model_control),
         "--strict-readiness=true",
-        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        # How long a chunk takes from its arrival to its text: of the ensemble, over a minute.
+        "--metrics-config=summary_latencies=true",
+        "--metrics-config=summary_quantiles=0.5:0.05,0.9:0.01,0.99:0.001",
+        f"--exit-timeout-secs={math.ceil(drain_s)}",
         *_transport_flags(
             repository.max_streams * (_GENERATIONS if model_control else 1), endpoints
         ),
@@ -100,8 +109,12 @@ def _shared_memory_flags(repository: Repository, prefix: str) -> list[str]:
     ]
 
 
-def triton_environment(install: TritonInstall) -> dict[str, str]:
-    """Return the environment that makes the backends use the Python that runs now."""
+def triton_environment(install: TritonInstall, heartbeats: Path) -> dict[str, str]:
+    """Return the environment that makes the backends use the Python that runs now.
+
+    Args:
+        heartbeats: the folder in which each stage shows that it lives.
+    """
     # The stub embeds Python, ignores PYTHONHOME and PYTHONPATH, and takes the first `python3` on
     # PATH for its home: that of a virtual environment brings the environment's packages.
     path = [str(install.python_dir), *filter(None, [os.environ.get("PATH")])]
@@ -109,6 +122,7 @@ def triton_environment(install: TritonInstall) -> dict[str, str]:
         **os.environ,
         "PATH": os.pathsep.join(path),
         "LD_LIBRARY_PATH": install.library_path,
+        FOLDER_VARIABLE: str(heartbeats),
         **dict.fromkeys(_THREAD_VARIABLES, "1"),
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -6,8 +6,10 @@ ServerError
 │   ├── BadRepository         no models, not exported, or made for another runtime
 │   ├── BadGpu                no GPU, too small a one, or not the one that engines were built for
 │   ├── BadEndpoint           a host or port that the server cannot listen on
+│   ├── NoServer              no server of this machine listens on the port
 │   └── PortInUse             another process listens there
 └── TritonDied            tritonserver ended, or did not become ready in time; exits with 1
+    └── Unhealthy             a stage is dead, hangs or fails
 """
 
 from __future__ import annotations
@@ -37,9 +39,17 @@ class BadEndpoint(UserError):
     """A host or port that the server can never listen on."""
 
 
+class NoServer(UserError):
+    """No server that was started here listens on the port."""
+
+
 class PortInUse(UserError):
     """A requested port is in use."""
 
 
 class TritonDied(ServerError):
     """tritonserver ended by itself or did not become ready; the message ends with its log."""
+
+
+class Unhealthy(TritonDied):
+    """A stage is dead, hangs or fails; the message says which and how."""

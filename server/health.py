@@ -1,33 +1,27 @@
-"""`python -m server.health`: exit with 0 if the server of this container takes requests.
+"""`python -m server health`: exit with 0 if every stage of the server on a port answers.
 
-For health checks where neither HTTP nor a shell's tools are at hand.
+For health checks of containers, where neither HTTP nor a shell's tools are at hand.
 """
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated
+from contextlib import closing
 
-import tritonclient.grpc as grpcclient
-import typer
-from tritonclient.utils import InferenceServerException
-
-_TIMEOUT_S = 3.0
+from .canary import Canary
+from .errors import Unhealthy
+from .repository import read_repository
+from .workspace import find_launcher
 
 
-def main(
-    url: Annotated[str, typer.Option(help="host:port of gRPC.")] = "127.0.0.1:8001",
-) -> None:
-    """Ask a running server whether all its models are ready."""
-    try:
-        options = [("grpc.enable_http_proxy", 0)]
-        with grpcclient.InferenceServerClient(url, channel_args=options) as client:
-            ready = bool(client.is_server_ready(client_timeout=_TIMEOUT_S))
-    except InferenceServerException as error:
-        sys.exit(f"error: no answer from {url}: {error}")
-    if not ready:
-        sys.exit(f"error: {url} is not ready")
+def check_health(grpc_port: int) -> None:
+    """Send chunks of silence through the server on `grpc_port` of this machine.
 
-
-if __name__ == "__main__":
-    typer.run(main)
+    Raises:
+        NoServer: no `python -m server` of this user and machine serves on that port.
+        Unhealthy: a stage fails or hangs, or the server drains.
+    """
+    ensembles = read_repository(find_launcher(grpc_port).repository).ensembles
+    with closing(Canary(f"127.0.0.1:{grpc_port}", ensembles)) as canary:
+        failure = canary.failure()
+    if failure is not None:
+        raise Unhealthy(failure)

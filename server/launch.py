@@ -19,12 +19,14 @@ from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models
 from .ports import Endpoints, choose_endpoints
 from .process import TritonProcess
-from .repository import Repository, read_repository
+from .repository import Ensemble, Repository, read_repository
 from .tensorrt import Budget, require_state_pool
 from .warm_up import warm_up, warm_up_files
-from .workspace import BACKENDS, shm_prefix, workspace
+from .workspace import BACKENDS, HEARTBEATS, record_launcher, shm_prefix, workspace
 
 _POLL_S = 0.1
+DRAIN_S = 60.0
+"""How long open streams may go on after a request to stop."""
 # A proxy for outgoing requests does not lead to a server of this machine.
 _NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
@@ -38,6 +40,8 @@ class Triton:
 
     endpoints: Endpoints
     process: TritonProcess
+    ensembles: tuple[Ensemble, ...]
+    heartbeats: Path
     budget: Budget | None = None
 
     @property
@@ -54,6 +58,15 @@ class Triton:
     def log_path(self) -> Path:
         """Return the path of the log of tritonserver and the backends."""
         return self.process.log_path
+
+    def drain(self, deadline_s: float) -> bool:
+        """Refuse new streams, and serve the open ones for `deadline_s` at most.
+
+        Returns:
+            True if all streams have ended and the server with them.
+        """
+        self.process.terminate()
+        return self.process.wait(deadline_s) == 0
 
     def check_state_pool(self) -> None:
         """Raise TritonDied if states have gone to host memory; without TensorRT, do nothing."""
@@ -78,6 +91,7 @@ def running(
     http_port: int | None = None,
     log_path: Path | None = None,
     model_control: bool = False,
+    drain_s: float = DRAIN_S,
     ready_timeout_s: float = 300.0,
     progress: Progress = lambda loaded, models: None,
 ) -> Generator[Triton]:
@@ -89,6 +103,7 @@ def running(
 
     Args:
         model_control: lets clients load and unload models.
+        drain_s: the longest drain; a killed launcher's server also ends after this time.
 
     Raises:
         UserError: the server cannot be started as requested; nothing has been started.
@@ -106,11 +121,20 @@ def running(
     )
     with (
         workspace() as folder,
-        _start(install, models, endpoints, folder, log_path, model_control) as process,
+        _start(
+            install,
+            models,
+            endpoints,
+            folder,
+            log_path,
+            model_control=model_control,
+            drain_s=drain_s,
+        ) as process,
         _raising_triton_died(process),
     ):
         _wait_until_ready(process, endpoints, len(models.models), ready_timeout_s, progress)
-        triton = Triton(endpoints, process, models.budget)
+        triton = Triton(endpoints, process, models.ensembles, folder / HEARTBEATS, models.budget)
+        record_launcher(folder, endpoints.grpc_port, models.path)
         if models.budget is not None:
             require_state_pool(process.log_path, models.budget)
             for x in models.ensembles:
@@ -128,18 +152,32 @@ def _start(
     endpoints: Endpoints,
     folder: Path,
     log_path: Path | None,
+    *,
     model_control: bool,
+    drain_s: float,
 ) -> TritonProcess:
     backends = make_backend_directory(folder / BACKENDS, install, repository.runtime)
     prefix = shm_prefix(folder)
     return TritonProcess(
         triton_command(
-            install, repository, backends, endpoints, prefix, model_control=model_control
+            install,
+            repository,
+            backends,
+            endpoints,
+            prefix,
+            model_control=model_control,
+            drain_s=drain_s,
         ),
-        triton_environment(install),
+        triton_environment(install, _heartbeats(folder)),
         log_path or folder / "triton.log",
         prefix,
     )
+
+
+def _heartbeats(folder: Path) -> Path:
+    heartbeats = folder / HEARTBEATS
+    heartbeats.mkdir()
+    return heartbeats
 
 
 @contextmanager
@@ -148,10 +186,10 @@ def _raising_triton_died(process: TritonProcess) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        if process.exit_code is None:
+        if not process.died:
             raise
         raise _died(process) from error
-    if process.exit_code is not None:
+    if process.died:
         raise _died(process)
 
 
@@ -184,7 +222,8 @@ def _wait_until_ready(
 def _is_ready(endpoints: Endpoints) -> bool:
     try:
         # gRPC waits longer and longer after a refused connection; a plain socket does not.
-        socket.create_connection((endpoints.host, endpoints.grpc_port), timeout=1).close()
+        for port in (endpoints.grpc_port, endpoints.metrics_port):
+            socket.create_connection((endpoints.host, port), timeout=1).close()
         url = endpoints.grpc_url
         with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
             return bool(client.is_server_ready(client_timeout=1))

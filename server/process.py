@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .command import EXIT_TIMEOUT_S
 from .workspace import clear_shared_memory
 
 _TIED_EXEC = Path(__file__).with_name("tied_exec.py")
 
-# Triton waits EXIT_TIMEOUT_S for requests in flight and then for its backends' processes.
-_STOP_TIMEOUT_S = EXIT_TIMEOUT_S + 20
+# Enough for the chunks in flight and for the backends' processes. Streams that are still open are
+# not waited for: that is a drain, which `terminate` begins.
+_STOP_TIMEOUT_S = 5.0
 
 
 class TritonProcess:
@@ -33,6 +33,7 @@ class TritonProcess:
     ) -> None:
         self.log_path = log_path
         self._shm_prefix = shm_prefix
+        self._asked_to_end = False
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("wb") as log:
             self._popen = subprocess.Popen(
@@ -54,6 +55,11 @@ class TritonProcess:
         """Return the exit code: None while the process runs, negative if a signal ended it."""
         return self._popen.poll()
 
+    @property
+    def died(self) -> bool:
+        """Return True if the process has ended without being asked to."""
+        return self.exit_code is not None and not self._asked_to_end
+
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the end; return the exit code, or None if `timeout_s` has passed before."""
         try:
@@ -67,11 +73,23 @@ class TritonProcess:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
+    def terminate(self) -> None:
+        """Ask tritonserver to end.
+
+        It is then not ready, refuses new streams, and serves the open ones until the last has ended
+        or its exit timeout has passed.
+        """
+        self._asked_to_end = True
+        self._popen.send_signal(signal.SIGTERM)
+
     def stop(self) -> None:
-        """Terminate tritonserver, kill it if it does not end, and remove its shared memory."""
+        """Terminate tritonserver, kill it if it does not end, and remove its shared memory.
+
+        If it has been asked to end before, it has had its time and is killed at once.
+        """
         try:
-            if self.exit_code is None:
-                self._popen.send_signal(signal.SIGTERM)
+            if self.exit_code is None and not self._asked_to_end:
+                self.terminate()
                 self.wait(_STOP_TIMEOUT_S)
         finally:  # also when a second Ctrl-C cuts the waiting short
             self._clear()

@@ -46,6 +46,9 @@ class Ensemble:
     name: str
     max_batch_size: int
     max_streams: int
+    """0 for whole files."""
+    instances: int = 1
+    """The largest number of instances of a stage."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,10 @@ def _model_file(config: Any, backend: str) -> str | None:
 
 
 def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
+    instances = {
+        model: sum(group.count for group in config.instance_group) or 1
+        for model, config in configs.items()
+    }
     limits = {
         model: _streams_per_instance(model, config.parameters["max_streams"].string_value)
         * sum(group.count for group in config.instance_group)
@@ -156,6 +163,9 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             name,
             config.max_batch_size,
             min((limits[member] for member in _members(config) if member in limits), default=0),
+            max(
+                (instances[member] for member in _members(config) if member in instances), default=1
+            ),
         )
         for name, config in configs.items()
         if config.platform == "ensemble"

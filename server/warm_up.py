@@ -28,7 +28,7 @@ def warm_up(url: str, ensemble: str, max_batch_size: int, streams: int) -> None:
     """
     buckets = [2**power for power in range(max_batch_size.bit_length())]
     with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
-        inputs = _silence(client, ensemble)
+        inputs = silence(client, ensemble)
         for count in (*(bucket for bucket in buckets if bucket < streams), streams):
             _run_streams(client, ensemble, inputs, count)
 
@@ -40,20 +40,21 @@ def warm_up_files(url: str, ensemble: str, max_batch_size: int) -> None:
         TritonDied: a request fails.
     """
     with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
-        for samples in _bucket_samples(client, ensemble):
-            inputs = _silence(client, ensemble, samples)
+        for samples in bucket_samples(client, ensemble):
+            inputs = silence(client, ensemble, samples)
             for count in (1, max_batch_size):
                 _run(client, ensemble, inputs, [{}] * count, f"{count} files of {samples} samples")
 
 
-def _bucket_samples(client: Any, ensemble: str) -> list[int]:
+def bucket_samples(client: Any, ensemble: str) -> list[int]:
+    """Return the lengths that clients pad files to, shortest first."""
     config = client.get_model_config(ensemble, client_timeout=_TIMEOUT_S).config
     rate_hz = int(config.parameters["sample_rate_hz"].string_value)
     buckets_ms = config.parameters["buckets_ms"].string_value.split(",")
     return [int(bucket_ms) * rate_hz // 1000 for bucket_ms in buckets_ms]
 
 
-def _silence(client: Any, ensemble: str, samples: int | None = None) -> list[Any]:
+def silence(client: Any, ensemble: str, samples: int | None = None) -> list[Any]:
     """Return zeros for the model's inputs: so many samples, or a whole chunk."""
     metadata = client.get_model_metadata(ensemble, client_timeout=_TIMEOUT_S)
     audio, length = metadata.inputs

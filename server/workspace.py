@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
+import os
 import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .errors import TritonDied
+from .errors import NoServer, TritonDied
 
 BACKENDS = "backends"
+HEARTBEATS = "heartbeats"
 _PREFIX = "earshot-"
 _OWNER = ".owner"
+_LAUNCHER = "launcher.json"
 _SHM = Path("/dev/shm")
 
 
@@ -44,6 +49,34 @@ def workspace() -> Generator[Path]:
 def shm_prefix(folder: Path) -> str:
     """Return the prefix of the names of all shared memory of the server in `folder`."""
     return f"{folder.name}-"
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A living launcher of this machine."""
+
+    pid: int
+    repository: Path
+
+
+def record_launcher(folder: Path, grpc_port: int, repository: Path) -> None:
+    """Record that this process serves on `grpc_port`, for `find_launcher`."""
+    record = {"pid": os.getpid(), "grpc_port": grpc_port, "repository": str(repository)}
+    (folder / _LAUNCHER).write_text(json.dumps(record), encoding="utf-8")
+
+
+def find_launcher(grpc_port: int) -> Launcher:
+    """Return the living launcher that serves on `grpc_port`; raise NoServer if there is none."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LAUNCHER}"):
+        # Another launcher has removed the folder, or it belongs to another user.
+        with contextlib.suppress(OSError), path.with_name(_OWNER).open() as owner:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["grpc_port"] == grpc_port and not _is_free(owner):
+                return Launcher(int(record["pid"]), Path(record["repository"]))
+    raise NoServer(
+        f"no `python -m server` of this machine serves on port {grpc_port}; give its "
+        "--grpc-port, and run this as the user (in the container) that runs the server"
+    )
 
 
 def clear_shared_memory(prefix: str) -> None:

@@ -71,6 +71,9 @@ def _stage_parameters(stage: StageSpec, spec: OfflineSpec) -> dict[str, str]:
             "lengths": ",".join(map(str, spec.buckets_samples)),
             "length_step": str(HOP_SAMPLES),
         }
+    else:
+        # Nobody who calls the stage by name makes it allocate more than the longest bucket needs.
+        parameters["max_length"] = str(max(spec.lengths(stage.inputs)))
     return parameters
 
 

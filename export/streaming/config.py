@@ -19,10 +19,17 @@ from export.streaming.spec import RECOGNIZER, StreamingSpec
 
 _RUNTIMES = {"onnxruntime": ("ONNX Runtime", "KIND_CPU"), "torch": ("torch", "KIND_MODEL")}
 """Title and instance kind of each runtime of the bundled backend."""
+_CANDIDATES = 16_384
+"""Each takes about a kilobyte of memory."""
 _THREADS = 1
 """Threads per process: one gives more streams per core than many in one process."""
+_QUEUE_COMMENT = "# Chunks arrive one by one; a short wait makes batches, and batches save CPU."
+_NO_QUEUE_COMMENT = "# Takes all that wait, and never waits for more: converting text is fast."
 _QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2}
 """The first stage collects a batch; the others wait only for the rest of a split batch."""
+
+_LENGTHS = ("MEL_LENGTH", "ENCODED_LENGTH", "TOKEN_COUNT")
+"""Outputs with which a stage passes on that it refused the last chunk of a stream."""
 
 MAX_ABS = {"AUDIO": 8, "MEL": 64}
 """Stages refuse larger values, and NaN, which would stay in the state of the stream.
@@ -63,6 +70,9 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
         parameters |= {"runtime": "torch", "device": "auto"}
     values, length = stage.inputs
     parameters |= {"length_input": length.name, "length_of": values.name}
+    parameters["length_output"] = next(
+        tensor.name for tensor in stage.outputs if tensor.name in _LENGTHS
+    )
     if values.name in MAX_ABS:
         parameters |= {"bounded_inputs": values.name, "max_abs": str(MAX_ABS[values.name])}
     # The backend chooses its device: Triton refuses KIND_GPU on a machine without a GPU.
@@ -120,8 +130,10 @@ def _detokenizer(spec: StreamingSpec) -> str:
             f"max_batch_size: {spec.serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
-            "# Takes all requests in the queue, and never waits for more: converting text is fast.",
-            "dynamic_batching { }",
+            # When Triton stops, a model without sequences refuses every request at once, and live
+            # streams would end there; one with sequences serves the open ones to their end.
+            "# Sequences although it keeps no state: only they go on while the server drains.",
+            _sequence_batching(spec.serving, delay_ms=0),
             f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
             "",
         ]
@@ -151,10 +163,11 @@ sequence_batching {{
   # A client that disappears without END frees its slot after this time.
   max_sequence_idle_microseconds: {serving.sequence_idle_ms * 1000}
   oldest {{
-    # Above the pool's size: a stream too many reaches the pool, which refuses it with a reason,
-    # instead of waiting in Triton's unbounded backlog.
-    max_candidate_sequences: {2 * serving.max_streams}
-    # Chunks arrive one by one; a short wait makes batches, and batches save CPU.
+    # Far above the pool's size: a stream too many reaches the pool, which refuses it with a reason,
+    # instead of waiting in Triton's unbounded backlog. Whose sender never ENDs it stays a candidate
+    # for as long as it may be idle.
+    max_candidate_sequences: {max(_CANDIDATES, 2 * serving.max_streams)}
+    {_QUEUE_COMMENT if delay_ms else _NO_QUEUE_COMMENT}
     max_queue_delay_microseconds: {delay_ms * 1000}
   }}
 }}"""

@@ -23,6 +23,7 @@ PUBLIC = [
     "Pcm",
     "Served",
     "ServerBusy",
+    "ServerDraining",
     "ServerFailed",
     "ServerInfo",
     "Stream",

@@ -85,6 +85,18 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(
         load_checkpoint(str(folder))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(
+    random_checkpoint: Path, tmp_path: Path, value: float
+) -> None:
+    folder = shutil.copytree(random_checkpoint, tmp_path / "damaged")
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.layers.1.feed_forward1.linear1.bias"][3] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedCheckpoint, match=r"linear1\.bias holds NaN or infinity"):
+        load_checkpoint(str(folder))
+
+
 def test_a_truncated_checkpoint_is_refused(random_checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(random_checkpoint, tmp_path / "cut")
     weights = (folder / "model.safetensors").read_bytes()

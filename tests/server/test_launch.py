@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tritonclient.grpc import InferenceServerClient
 
 from server.errors import TritonDied
 from server.launch import running
 from server.workspace import workspace
+from tests.support.launcher import ROOT, process_group, served, wait_for
+from tests.support.metrics import metric
+from tests.support.toy_streams import Stream, constant
 
-ROOT = Path(__file__).parents[2]
 SHARED_MEMORY = Path("/dev/shm")
 
 pytestmark = pytest.mark.triton
@@ -36,12 +37,25 @@ def test_stop_leaves_nothing(toy_repository: Path) -> None:
     progress: list[tuple[int, int]] = []
     with running(toy_repository, progress=lambda *counts: progress.append(counts)) as triton:
         pid, folder = triton.process.pid, triton.log_path.parent
-        assert len(_group(pid)) == 3  # tritonserver and a process per stage
+        assert len(process_group(pid)) == 3  # tritonserver and a process per stage
         assert list(SHARED_MEMORY.glob(f"{folder.name}*"))
     assert progress[-1] == (3, 3)
-    assert not _group(pid)
+    assert not process_group(pid)
     assert not folder.exists()
     assert not list(SHARED_MEMORY.glob(f"{folder.name}*"))
+
+
+def test_a_normal_stop_crashes_no_stage(toy_repository: Path) -> None:
+    with running(toy_repository) as triton, InferenceServerClient(triton.grpc_url) as client:
+        group = process_group(triton.process.pid)
+        Stream(client).send(constant(1.0), end=True).result(timeout=10)
+        wait_for(lambda: metric(triton, "earshot_started_streams_total", "summer") == 1)
+    assert triton.process.exit_code == 0
+    kernel_log = subprocess.run(["dmesg"], capture_output=True, text=True)
+    if kernel_log.returncode:
+        pytest.skip("the kernel's log, which lists crashes, cannot be read")
+    crashed = re.findall(r"\[(\d+)\]: segfault", kernel_log.stdout)
+    assert not {int(pid) for pid in crashed} & set(group)
 
 
 def test_a_proxy_does_not_hide_the_server(
@@ -81,21 +95,21 @@ def test_a_server_that_dies_under_way_is_reported_with_its_log(toy_repository: P
     assert f"ended with {-signal.SIGKILL}" in str(death.value)
     assert isinstance(death.value.__cause__, ConnectionError)
     assert pid
-    _wait_for(lambda: not _group(pid))
+    wait_for(lambda: not process_group(pid))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_server_cleanly(toy_repository: Path, how: signal.Signals) -> None:
-    with _served(toy_repository) as (launcher, pid):
+    with served(toy_repository) as (launcher, pid):
         launcher.send_signal(how)
         assert launcher.wait(timeout=30) == 0
-        assert not _group(pid)
+        assert not process_group(pid)
 
 
 def test_a_killed_launcher_takes_the_server_with_it(toy_repository: Path, tmp_path: Path) -> None:
-    with _served(toy_repository) as (launcher, pid):
+    with served(toy_repository) as (launcher, pid):
         launcher.kill()
-        _wait_for(lambda: not _group(pid))
+        wait_for(lambda: not process_group(pid))
     [left] = tmp_path.glob("earshot-*")
     region = SHARED_MEMORY / f"{left.name}-left"
     region.touch()
@@ -105,7 +119,7 @@ def test_a_killed_launcher_takes_the_server_with_it(toy_repository: Path, tmp_pa
 
 
 def test_a_dead_server_exits_with_1(toy_repository: Path) -> None:
-    with _served(toy_repository) as (launcher, pid):
+    with served(toy_repository) as (launcher, pid):
         os.kill(pid, signal.SIGKILL)
         _, errors = launcher.communicate(timeout=30)
         assert launcher.returncode == 1
@@ -134,45 +148,3 @@ def _expect_error(arguments: list[str], message: str) -> None:
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
-
-
-@contextlib.contextmanager
-def _served(repository: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`python -m server` when it is ready, and the pid of its tritonserver."""
-    command = [sys.executable, "-m", "server", "--repository", str(repository)]
-    command += ["--grpc-port", "0", "--metrics-port", "0"]
-    with subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as launcher:
-        try:
-            assert launcher.stdout is not None
-            assert launcher.stdout.readline().startswith("ready: gRPC 127.0.0.1:")
-            (pid,) = _children(launcher.pid)
-            yield launcher, pid
-        finally:
-            launcher.kill()
-
-
-def _children(pid: int) -> list[int]:
-    return [child for child, parent, _ in _processes() if parent == pid]
-
-
-def _group(pid: int) -> list[int]:
-    """Living processes of a process group."""
-    return [member for member, _, group in _processes() if group == pid]
-
-
-def _processes() -> Iterator[tuple[int, int, int]]:
-    """(pid, parent, process group) of all that are not zombies."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            state, parent, group = path.read_text().rpartition(")")[2].split()[:3]
-            if state != "Z":
-                yield int(path.parent.name), int(parent), int(group)
-
-
-def _wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "did not happen in time"
-        time.sleep(0.1)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from server.backends.earshot.earshot_runtime.chunks import Outcome, rounds
+from server.backends.earshot.earshot_runtime.endings import FAILED, REFUSED
+from server.backends.earshot.earshot_runtime.engines import open_engine
 from server.backends.earshot.earshot_runtime.errors import (
     ChunkError,
     InvalidChunk,
+    NotFinite,
     RunFailed,
     ServerFull,
     UnknownStream,
 )
 from server.backends.earshot.earshot_runtime.onnx_engine import OnnxEngine
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
+from server.backends.earshot.earshot_runtime.slots import Slots
+from server.backends.earshot.earshot_runtime.spec import StageSpec
 from tests.support.toy_repository import MAX_IDLE_S, write_toy_repository
-from tests.support.toy_stages import sequence_stage, summer_chunks
+from tests.support.toy_stages import model_config, sequence_stage, summer_chunks
 
 CAPACITY = 8
 
@@ -101,6 +107,25 @@ def test_end_frees_even_when_the_chunk_is_refused(stage: SequenceStage) -> None:
     assert stage.slots.live == 0
 
 
+def test_a_refused_end_is_passed_on_so_that_later_stages_free_the_stream(tmp_path: Path) -> None:
+    """`summer` as a stage before another one, which takes AUDIO_LENGTH."""
+    repository = write_toy_repository(tmp_path)
+    spec = StageSpec.from_model_config(model_config(repository, "summer"))
+    spec = replace(spec, length_output="SUM")
+    first = SequenceStage(spec, open_engine(repository / "summer" / "1", spec))
+    first.process(summer_chunks((1, 1.0), (2, 1.0), (3, 1.0), flags="SSS"), 0.0)
+    outcomes = first.process(
+        summer_chunks((1, np.nan), (2, np.nan), (3, 1.0), (4, np.nan), flags="E-EB"), 0.0
+    )
+    assert _sums(outcomes[:1]) == [REFUSED]
+    assert isinstance(outcomes[1], InvalidChunk)  # its stream goes on
+    assert _sums(outcomes[2:3]) == [16.0]
+    assert isinstance(outcomes[3], InvalidChunk)  # later stages have never seen it
+    passed_on = summer_chunks((2, 0.0), flags="E", length=FAILED)
+    assert _sums(first.process(passed_on, 0.0)) == [FAILED]
+    assert first.slots.live == 0
+
+
 def test_a_slot_starts_at_zero_whoever_had_it(stage: SequenceStage) -> None:
     for stream in range(1, 2 * CAPACITY):
         assert _sums(stage.process(summer_chunks((stream, 1.0), flags="B"), 0.0)) == [8.0]
@@ -156,10 +181,29 @@ def test_a_run_that_fails_fails_its_batch_only(
         patch.setattr(OnnxEngine, "_run", _out_of_memory)
         outcomes = stage.process(summer_chunks((1, 5.0), (2, 5.0), (4, 5.0), flags="-ES"), 0.0)
     assert all(isinstance(outcome, RunFailed) for outcome in outcomes)
-    assert "out of memory" in str(outcomes[0])
+    assert str(outcomes[0]).startswith("the engine failed on a batch of 3 (RuntimeError)")
     assert _sums(stage.process(summer_chunks((1, 1.0), (3, 1.0)), 0.0)) == [16.0, 16.0]
     assert 2 not in stage.slots
     assert 4 not in stage.slots
+
+
+def test_outputs_that_are_not_finite_fail_alone(
+    stage: SequenceStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxEngine.run
+
+    def run_with_nan(engine: OnnxEngine, slots: Slots, starts: np.ndarray) -> None:
+        run(engine, slots, starts)
+        engine.outputs["SUM"][1] = np.nan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxEngine, "run", run_with_nan)
+        chunks = summer_chunks((7, np.nan), (1, 1.0), (2, 1.0), (3, 1.0), flags="-SSS")
+        _, first, damaged, last = stage.process(chunks, 0.0)
+    assert _sums([first, last]) == [8.0, 8.0]
+    assert isinstance(damaged, NotFinite)
+    assert "SUM holds NaN or infinity" in str(damaged)
+    assert 2 not in stage.slots
 
 
 def _out_of_memory(engine: OnnxEngine, batch: int) -> None:

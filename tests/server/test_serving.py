@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import time
-import urllib.request
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +11,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from server.launch import Triton
+from tests.support.metrics import metric
 from tests.support.toy_repository import CHUNK_SAMPLES, MAX_ABS, MAX_IDLE_S, MAX_STREAMS
 from tests.support.toy_streams import Stream, constant
 
@@ -120,7 +119,7 @@ def test_wrong_shape_is_refused(client: grpcclient.InferenceServerClient) -> Non
 def test_full_server_refuses_and_recovers(
     triton: Triton, client: grpcclient.InferenceServerClient
 ) -> None:
-    _wait_for(lambda: _metric(triton, "earshot_live_streams", "summer") == 0)
+    _wait_for(lambda: metric(triton, "earshot_live_streams", "summer") == 0)
     streams = [Stream(client) for _ in range(MAX_STREAMS)]
     for answer in [stream.send(constant(1.0)) for stream in streams]:
         answer.result(timeout=10)
@@ -136,13 +135,14 @@ def test_full_server_refuses_and_recovers(
 def test_metrics_follow_live_and_expired_streams(
     triton: Triton, client: grpcclient.InferenceServerClient
 ) -> None:
-    expired = _metric(triton, "earshot_expired_streams_total", "summer")
+    expired = metric(triton, "earshot_expired_streams_total", "summer")
+    assert metric(triton, "earshot_slots", "summer") == MAX_STREAMS
     streams = [Stream(client) for _ in range(3)]
     for stream in streams:
         stream.send(constant(1.0)).result(timeout=10)
-    _wait_for(lambda: _metric(triton, "earshot_live_streams", "summer") == 3)
-    _wait_for(lambda: _metric(triton, "earshot_live_streams", "summer") == 0)
-    assert _metric(triton, "earshot_expired_streams_total", "summer") == expired + 3
+    _wait_for(lambda: metric(triton, "earshot_live_streams", "summer") == 3)
+    _wait_for(lambda: metric(triton, "earshot_live_streams", "summer") == 0)
+    assert metric(triton, "earshot_expired_streams_total", "summer") == expired + 3
     with pytest.raises(InferenceServerException, match="START"):
         streams[0].send(constant(1.0)).result(timeout=10)
 
@@ -154,18 +154,8 @@ def _wait_for(condition: Callable[[], bool], timeout_s: float = 4 * MAX_IDLE_S +
         time.sleep(0.1)
 
 
-def _metric(triton: Triton, name: str, model: str) -> float:
-    """The sum of a metric over a model's instances."""
-    with urllib.request.urlopen(triton.metrics_url, timeout=5) as response:
-        lines = response.read().decode().splitlines()
-    found = [re.fullmatch(rf'{name}{{.*\bmodel="{model}".*}} (\S+)', line) for line in lines]
-    values = [float(match[1]) for match in found if match is not None]
-    assert values, f"no metric {name} of {model}"
-    return sum(values)
-
-
 def _counts(triton: Triton, model: str) -> tuple[float, float]:
     return (
-        _metric(triton, "nv_inference_count", model),
-        _metric(triton, "nv_inference_exec_count", model),
+        metric(triton, "nv_inference_count", model),
+        metric(triton, "nv_inference_exec_count", model),
     )

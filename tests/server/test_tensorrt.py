@@ -190,7 +190,9 @@ def _state_size(folder: Path, name: str) -> int:
 def test_the_pool_is_asked_for(engines: Path, machine: Path) -> None:
     served = read_repository(engines)
     endpoints = choose_endpoints("127.0.0.1", grpc_port=None, metrics_port=None, http_port=None)
-    command = triton_command(find_triton(), served, engines, endpoints, "x", model_control=False)
+    command = triton_command(
+        find_triton(), served, engines, endpoints, "x", model_control=False, drain_s=60
+    )
     assert served.budget is not None
     assert f"--cuda-memory-pool-byte-size=0:{served.budget.pool}" in command
     assert "--backend-config=tensorrt,execution-policy=BLOCKING" in command
@@ -287,7 +289,8 @@ def test_states_in_host_memory_are_fatal(engines: Path, machine: Path, tmp_path:
     class Process:
         log_path = tmp_path / "triton.log"
 
-    triton = Triton(None, Process(), read_repository(engines).budget)  # type: ignore[arg-type]
+    served = read_repository(engines)
+    triton = Triton(None, Process(), served.ensembles, tmp_path, served.budget)  # type: ignore[arg-type]
     Process.log_path.write_text(f'{POOL_LINE} 1"\n')
     triton.check_state_pool()
     Process.log_path.write_text(f"{OVERFLOW_LINE}\n")

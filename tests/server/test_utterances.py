@@ -149,6 +149,15 @@ def test_runs_hold_every_request_once_and_none_that_is_much_shorter(
             assert length >= 0.7 * max(lengths), key
 
 
+@pytest.mark.parametrize("size", [0, 41])
+def test_stages_behind_the_first_have_a_longest_input(graph_path: Path, size: int) -> None:
+    spec = StageSpec.from_model_config(config(lengths="", max_length="40"))
+    stage = UtteranceStage(spec, open_graph(graph_path, spec))
+    good, refused = stage.process([request(1, 40, size=40), request(1, 0, size=size)])
+    assert answers([good])[0][0] == 40
+    assert str(refused) == f"AUDIO has a length of {size}, which must lie in 1..40"
+
+
 def test_a_config_that_does_not_fit_the_graph_is_refused(graph_path: Path) -> None:
     with pytest.raises(BadStage, match="needs the parameter length_input"):
         StageSpec.from_model_config(config(length_input="", length_of=""))

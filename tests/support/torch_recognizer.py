@@ -56,6 +56,8 @@ class Recognizer:
             length_input=None,
             length_of=None,
             lengths=(),
+            length_output=None,
+            max_length=None,
             length_step=1,
             sequence=SequenceSpec(STREAMS, (), 10.0),
         )

@@ -6,6 +6,7 @@
     ├── InvalidAudio         the audio is not finite, of a wrong type, or unreadable
     └── StreamError          a stream ended early
         ├── ServerBusy       the server has no free slot for the stream
+        │   └── ServerDraining   the server is about to stop and takes no new streams
         ├── ChunkTimeout     the server took longer than `Timeouts` allows
         ├── StreamLost       the server no longer knows the stream, or is gone
         ├── ServerFailed     the server reported an internal error
@@ -44,6 +45,10 @@ class StreamError(EarshotError):
 
 class ServerBusy(StreamError):
     """The server has no free slot for the stream; try again later, or another server."""
+
+
+class ServerDraining(ServerBusy):
+    """The server is about to stop and takes no new streams; try another server."""
 
 
 class ChunkTimeout(StreamError):

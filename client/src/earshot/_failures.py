@@ -10,6 +10,7 @@ from ._errors import (
     ConnectionFailed,
     EarshotError,
     ServerBusy,
+    ServerDraining,
     ServerFailed,
     StreamLost,
     UnsupportedServer,
@@ -25,6 +26,8 @@ _NO_CONNECTION = re.compile(
 )
 # The messages of Triton and of the bundled backend for a sequence that was dropped.
 _UNKNOWN_STREAM = re.compile(r"START flag|is not open")
+# The message of Triton for a START, or a whole file, after it has been asked to stop.
+_DRAINING = re.compile(r"server is stopping|server exiting", re.IGNORECASE)
 
 # Codes that another attempt does not change.
 _FINAL = {
@@ -75,6 +78,10 @@ def chunk_error(
     if code == "RESOURCE_EXHAUSTED" or (code == "UNAVAILABLE" and starting):
         if _NO_CONNECTION.search(details):
             return ConnectionFailed(f"no server at {info.url}: {details}")
+        if _DRAINING.search(details):
+            return ServerDraining(
+                f"{info.url} is about to stop and takes no new streams: {details}"
+            )
         return ServerBusy(f"{info.url} has no free slot for the stream: {details}")
     if code in ("UNAVAILABLE", "CANCELLED"):
         return StreamLost(f"{info.url} stopped answering, and the stream is lost: {details}")
@@ -101,6 +108,8 @@ def piece_error(failure: RpcFailure, info: OfflineInfo, piece_s: float) -> Earsh
     if code == "UNAVAILABLE" and _NO_CONNECTION.search(details):
         return ConnectionFailed(f"no server at {info.url}: {details}")
     if code in ("UNAVAILABLE", "RESOURCE_EXHAUSTED"):
+        if _DRAINING.search(details):
+            return ServerDraining(f"{info.url} is about to stop and takes no new files: {details}")
         return ServerBusy(f"{info.url} accepts no more pieces now: {details}")
     return ServerFailed(f"{info.url} failed on a piece: {code}: {details}")
 

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 from earshot_runtime.chunks import Chunks, Outcome
 from earshot_runtime.engines import open_engine
-from earshot_runtime.errors import ChunkError, RunFailed, ServerFull
+from earshot_runtime.errors import ChunkError, NotFinite, RunFailed, ServerFull
 from earshot_runtime.graph import open_graph
+from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
 from earshot_runtime.housekeeping import Housekeeper
+from earshot_runtime.metrics import Publisher
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
 from earshot_runtime.utterances import Array, UtteranceStage
@@ -33,6 +37,7 @@ class TritonPythonModel:
         """Open the engine and allocate all memory, or raise StageError."""
         self._spec = StageSpec.from_model_config(json.loads(args["model_config"]))
         self._lock = threading.Lock()
+        began_s = time.monotonic()
         folder = Path(args["model_repository"]) / args["model_version"]
         labels = {"model": self._spec.model, "instance": args["model_instance_name"]}
         self._housekeeper = None
@@ -42,7 +47,16 @@ class TritonPythonModel:
             self._count_runs(labels)
         else:
             self._streams = SequenceStage(self._spec, open_engine(folder, self._spec))
-            self._start_housekeeper(labels)
+            publisher = Publisher(_make_family, labels)
+            self._housekeeper = Housekeeper(self._streams, self._lock, publisher)
+            self._housekeeper.start()
+        # Loading includes runs of several sizes, so no batch should take much longer.
+        self._heartbeat = Heartbeat(
+            Path(os.environ[FOLDER_VARIABLE]),
+            args["model_instance_name"],
+            slowest_s=(time.monotonic() - began_s) / 5,
+        )
+        self._heartbeat.start()
         # The objects of now live as long as the process: later collections can skip them.
         gc.freeze()
 
@@ -50,19 +64,29 @@ class TritonPythonModel:
         self, requests: list[pb_utils.InferenceRequest]
     ) -> list[pb_utils.InferenceResponse]:
         """Return the responses to the requests of one batch, in order."""
+        try:
+            outcomes = self._process(requests)
+        except Exception as error:  # Triton would send its traceback, with paths, to the clients
+            outcomes = [RunFailed.of(error, len(requests))] * len(requests)
+        return [self._response(outcome) for outcome in outcomes]
+
+    def _process(self, requests: list[pb_utils.InferenceRequest]) -> Sequence[Outcome]:
         if self._spec.sequence is None:
             outcomes = self._utterances.process(self._read_inputs(requests))
             self._report_runs()
-        else:
-            chunks = self._read_chunks(requests)
-            with self._lock:
-                outcomes = self._streams.process(chunks, time.monotonic())
-        return [self._response(outcome) for outcome in outcomes]
+            return outcomes
+        chunks = self._read_chunks(requests)
+        with self._heartbeat.batch(), self._lock:
+            return self._streams.process(chunks, time.monotonic())
 
     def finalize(self) -> None:
-        """Stop the housekeeping thread before the interpreter ends."""
+        """Stop the threads, and release what must not outlive the interpreter: it would crash."""
+        self._heartbeat.stop()
         if self._housekeeper is not None:
             self._housekeeper.stop()
+        else:
+            del self._runs_metric, self._rows_metric, self._runs_family, self._rows_family
+        gc.collect()
 
     def _read_inputs(self, requests: list[pb_utils.InferenceRequest]) -> list[list[Array]]:
         get = pb_utils.get_input_tensor_by_name
@@ -117,30 +141,15 @@ class TritonPythonModel:
         self._rows_metric.increment(now[1] - before[1])
         self._reported = now
 
-    def _start_housekeeper(self, labels: dict[str, str]) -> None:
-        # Triton removes a family's metrics when the family object dies.
-        self._live_family = pb_utils.MetricFamily(
-            name="earshot_live_streams",
-            description="Streams that hold a slot of the state pool",
-            kind=pb_utils.MetricFamily.GAUGE,
-        )
-        self._expired_family = pb_utils.MetricFamily(
-            name="earshot_expired_streams_total",
-            description="Streams that were dropped because they were idle for too long",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self._housekeeper = Housekeeper(
-            self._streams.slots,
-            self._lock,
-            live_streams=self._live_family.Metric(labels=labels),
-            expired_streams=self._expired_family.Metric(labels=labels),
-        )
-        self._housekeeper.start()
+
+def _make_family(name: str, description: str, is_gauge: bool) -> pb_utils.MetricFamily:
+    kind = pb_utils.MetricFamily.GAUGE if is_gauge else pb_utils.MetricFamily.COUNTER
+    return pb_utils.MetricFamily(name=name, description=description, kind=kind)
 
 
 def _code(error: ChunkError) -> int:
     if isinstance(error, ServerFull):
         return pb_utils.TritonError.UNAVAILABLE
-    if isinstance(error, RunFailed):
+    if isinstance(error, (NotFinite, RunFailed)):
         return pb_utils.TritonError.INTERNAL
     return pb_utils.TritonError.INVALID_ARG

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import gc
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from earshot_text.checks import EarlierStageFailed, InvalidTokens, check_labels, check_tokens
 from earshot_text.ctc import collapse
 from earshot_text.detokenizer import Detokenizer
 
@@ -42,7 +44,22 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Return one response per request, in order."""
-        return [self._answer(request) for request in requests]
+        return [self._answer_or_error(request) for request in requests]
+
+    def _answer_or_error(self, request: Any) -> Any:
+        try:
+            return self._answer(request)
+        except InvalidTokens as error:
+            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        except EarlierStageFailed as error:
+            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL)
+        except Exception as error:  # it would fail the whole batch, and show paths to all clients
+            traceback.print_exception(error)
+            failure = pb_utils.TritonError(
+                f"the detokenizer failed ({type(error).__name__}); the server's log says why",
+                pb_utils.TritonError.INTERNAL,
+            )
+        return pb_utils.InferenceResponse(error=failure)
 
     def _answer(self, request: Any) -> Any:
         arrays = {
@@ -50,7 +67,9 @@ class TritonPythonModel:
             for name in self._inputs
         }
         if self._ctc_blank is not None:
+            check_labels(arrays)
             arrays |= collapse(arrays["FRAME_TOKENS"], arrays["FRAME_LOGPROBS"], self._ctc_blank)
+        check_tokens(arrays)
         arrays |= self._detokenized(arrays)
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, arrays[name]) for name in self._outputs]

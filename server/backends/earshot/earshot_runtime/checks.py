@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ChunkError, InvalidChunk
+from .errors import ChunkError, InvalidChunk, NotFinite
 from .slots import Slots
 from .spec import StageSpec
 
@@ -67,9 +67,34 @@ class ContentChecks:
         }
 
 
+def reject_outputs(outputs: Arrays) -> Errors:
+    """Return an error for each row of a batch of outputs that holds NaN or infinity."""
+    errors: Errors = {}
+    for name, values in outputs.items():
+        if values.dtype.kind != "f" or np.isfinite(values).all():
+            continue
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        errors |= {int(row): _not_finite(name) for row in np.flatnonzero(~finite)}
+    return errors
+
+
+def _not_finite(name: str) -> NotFinite:
+    return NotFinite(
+        f"{name} holds NaN or infinity: the weights of the model, or the stream's state, are "
+        "damaged; export the model again if new streams fail alike"
+    )
+
+
 def reject_length(spec: StageSpec, length: int) -> InvalidChunk | None:
-    """Return an error for an utterance that is not padded to one of the stage's lengths."""
-    if not spec.lengths or length in spec.lengths:
+    """Return an error for an utterance whose padded length the stage does not take."""
+    if not spec.lengths:
+        if length >= 1 and (spec.max_length is None or length <= spec.max_length):
+            return None
+        most = "any" if spec.max_length is None else spec.max_length
+        return InvalidChunk(
+            f"{spec.length_of} has a length of {length}, which must lie in 1..{most}"
+        )
+    if length in spec.lengths:
         return None
     lengths = ", ".join(map(str, spec.lengths))
     what_to_do = "pad it with zeros" if length < spec.lengths[-1] else "cut it into pieces"

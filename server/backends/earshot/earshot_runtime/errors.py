@@ -6,10 +6,14 @@ StageError
     ├── InvalidChunk      audio out of bounds, impossible length, audio after the end
     ├── UnknownStream     no state is held for this correlation id
     ├── ServerFull        every slot of the pool holds a live stream
+    ├── NotFinite         the stage computed NaN or infinity for the chunk
     └── RunFailed         the engine failed on the batch
 """
 
 from __future__ import annotations
+
+import sys
+import traceback
 
 
 class StageError(Exception):
@@ -36,5 +40,22 @@ class ServerFull(ChunkError):
     """A stream cannot start because all slots are taken."""
 
 
+class NotFinite(ChunkError):
+    """The stage computed NaN or infinity for the chunk."""
+
+
 class RunFailed(ChunkError):
     """The engine raised while it ran the batch."""
+
+    @classmethod
+    def of(cls, error: Exception, rows: int) -> RunFailed:
+        """Write `error` to the log, and return an error without it for the clients.
+
+        Errors of the engines' libraries are long, and name files of the server.
+        """
+        print(f"a batch of {rows} failed:", file=sys.stderr)
+        traceback.print_exception(error)
+        return cls(
+            f"the engine failed on a batch of {rows} ({type(error).__name__}); the server's log "
+            "holds the details"
+        )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .checks import Arrays, AudioEnds, ContentChecks, Errors
+from .checks import Arrays, AudioEnds, ContentChecks, Errors, reject_outputs
 from .chunks import Chunks, Outcome, rounds
+from .counts import Counts
+from .endings import Endings
 from .engine import Engine
 from .errors import ChunkError, RunFailed
+from .metrics import Sample
 from .slots import Slots, SlotTable
 from .spec import StageSpec
 
@@ -19,7 +23,7 @@ class SequenceStage:
     """Runs the chunks of many streams as one batch of the engine.
 
     A chunk that is refused leaves its stream as it was, with two exceptions: END always closes
-    the stream, and a refused START leaves it closed.
+    the stream, here and in the later stages, and a refused START leaves it closed.
     """
 
     def __init__(self, spec: StageSpec, engine: Engine) -> None:
@@ -29,6 +33,15 @@ class SequenceStage:
         self._engine = engine
         self._inputs = engine.inputs
         self._content = ContentChecks(spec)
+        self._counts = Counts()
+        self._build: Sample = (
+            "earshot_build_info",
+            (
+                ("runtime", spec.runtime),
+                ("max_batch", str(spec.max_batch)),
+            ),
+        )
+        self._endings = Endings(spec)
         self._audio_ends = AudioEnds(spec, sequence.max_streams)
 
     def process(self, chunks: Chunks, now_s: float) -> list[Outcome]:
@@ -46,7 +59,18 @@ class SequenceStage:
                 outcomes[index] = kept
         return [outcomes[index] for index in range(len(chunks))]
 
+    def metrics(self) -> dict[Sample, float]:
+        """Return the values of all metrics of the stage."""
+        return {
+            **self._counts.values(),
+            ("earshot_live_streams", ()): self.slots.live,
+            ("earshot_slots", ()): self.slots.capacity,
+            ("earshot_expired_streams_total", ()): self.slots.expired_total,
+            self._build: 1,
+        }
+
     def _process_round(self, chunks: Chunks, now_s: float) -> list[Outcome]:
+        began_s = time.monotonic()
         batch = len(chunks)
         for column, array in zip(chunks.inputs, self._inputs.values(), strict=True):
             np.concatenate(column, out=array[:batch])
@@ -61,8 +85,10 @@ class SequenceStage:
         if good and (failure := self._advance(slots, starts)):
             errors |= dict.fromkeys(good, failure)
             good = []
+        errors |= self._reject_outputs(good)
         self._close(chunks, errors)
-        return self._outcomes(good, errors)
+        self._counts.batch(chunks, errors, time.monotonic() - began_s)
+        return self._outcomes(chunks, good, errors)
 
     def _find_slots(self, chunks: Chunks, now_s: float) -> tuple[Slots, Errors]:
         """Return the slot of each row; rows with an error have slot 0 and must not run."""
@@ -80,6 +106,11 @@ class SequenceStage:
         inputs = self._filled_inputs(batch)
         return self._audio_ends.reject(inputs, slots, starts) | self._content.reject(inputs)
 
+    def _reject_outputs(self, good: list[int]) -> Errors:
+        """Return an error for each row, of those that have run, whose outputs are not finite."""
+        outputs = {name: array[: len(good)] for name, array in self._engine.outputs.items()}
+        return {good[position]: error for position, error in reject_outputs(outputs).items()}
+
     def _move_to_front(self, rows: list[int]) -> None:
         for array in self._inputs.values():
             array[: len(rows)] = array[rows]
@@ -93,7 +124,7 @@ class SequenceStage:
         try:
             self._engine.run(slots, starts)
         except Exception as error:  # the engines' libraries share no base class of exceptions
-            return RunFailed(f"the engine failed on a batch of {batch}: {error}")
+            return RunFailed.of(error, batch)
         self._audio_ends.store(self._filled_inputs(batch), slots)
         return None
 
@@ -102,11 +133,13 @@ class SequenceStage:
             if chunks.ends[row] or (chunks.starts[row] and row in errors):
                 self.slots.close(stream)
 
-    def _outcomes(self, good: list[int], errors: Errors) -> list[Outcome]:
+    def _outcomes(self, chunks: Chunks, good: list[int], errors: Errors) -> list[Outcome]:
         arrays = tuple(self._engine.outputs.values())
-        outcomes: dict[int, Outcome] = dict(errors)
+        outcomes: dict[int, Outcome] = {}
         for position, row in enumerate(good):
             outcomes[row] = tuple(array[position : position + 1] for array in arrays)
+        for row, error in errors.items():
+            outcomes[row] = self._endings.pass_on(error, chunks, row)
         return [outcomes[row] for row in range(len(outcomes))]
 
 

@@ -67,8 +67,12 @@ class StageSpec:
     max_abs: float
     length_input: str | None
     length_of: str | None
+    length_output: str | None
+    """The output that the next stage takes as its length."""
     lengths: tuple[int, ...]
     """Lengths that `length_of` may have, ascending; any, if there are none."""
+    max_length: int | None
+    """Largest length of `length_of`; None for stages that take any, or have fixed shapes."""
     length_step: int
     """The length of `length_of` must be a multiple of this number."""
     sequence: SequenceSpec | None
@@ -97,7 +101,9 @@ class StageSpec:
             max_abs=parameters.limit("max_abs"),
             length_input=parameters.text("length_input"),
             length_of=parameters.text("length_of"),
+            length_output=parameters.text("length_output"),
             lengths=tuple(sorted(parameters.counts("lengths"))),
+            max_length=parameters.optional_count("max_length"),
             length_step=parameters.count("length_step", default=1),
             sequence=_sequence(model, config, parameters),
         )
@@ -127,6 +133,9 @@ class _Parameters:
         if not text.isdigit() or int(text) < 1:
             raise BadStage(f"{self._model}: parameter '{key}' must be a count >= 1, not '{text}'")
         return int(text)
+
+    def optional_count(self, key: str) -> int | None:
+        return self.count(key) if key in self._values else None
 
     def counts(self, key: str) -> tuple[int, ...]:
         names = self.names(key)
@@ -176,6 +185,10 @@ def _check(spec: StageSpec) -> None:
         raise BadStage(f"{spec.model}: max_batch_size must be at least 1")
     if (spec.length_input is None) != (spec.length_of is None):
         raise BadStage(f"{spec.model}: parameters length_input and length_of go together")
+    if spec.length_output not in (None, *(tensor.name for tensor in spec.outputs)):
+        raise BadStage(
+            f"{spec.model}: length_output names {spec.length_output}, which is not there"
+        )
     if bool(spec.bounded_inputs) != math.isfinite(spec.max_abs):
         raise BadStage(f"{spec.model}: parameters bounded_inputs and max_abs go together")
     inputs = {tensor.name: tensor for tensor in spec.inputs}

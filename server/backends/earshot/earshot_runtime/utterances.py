@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .checks import ContentChecks, reject_length
-from .chunks import Outcome
+from .checks import ContentChecks, reject_length, reject_outputs
+from .chunks import Outcome, Rows
 from .errors import ChunkError, RunFailed
 from .graph import Graph
 from .spec import StageSpec
@@ -66,9 +66,7 @@ class UtteranceStage:
         shape = [self._spec.length_step if dim < 0 else dim for dim in tensor.dims]
         inputs: list[Array] = [np.zeros((1, 1), np.int32) for _ in self._spec.inputs]
         inputs[self._values] = np.zeros((1, *shape), tensor.dtype)
-        outcome = self._run([Utterances(inputs, 0)])[0]
-        if isinstance(outcome, RunFailed):
-            raise outcome
+        self._compute([Utterances(inputs, 0)])
 
     def process(self, requests: Sequence[list[Array]]) -> list[Outcome]:
         """Return one outcome per request, in order; each request has one array per input."""
@@ -93,23 +91,32 @@ class UtteranceStage:
         return next(iter(errors.values()), None)
 
     def _run(self, requests: list[Utterances]) -> list[Outcome]:
+        rows = sum(request.rows for request in requests)
+        try:
+            outputs = self._compute(requests)
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class
+            return [RunFailed.of(error, rows)] * len(requests)
+        self.runs += 1
+        self.rows += rows
+        ends = np.cumsum([request.rows for request in requests])
+        pieces = zip(*(np.split(output, ends[:-1]) for output in outputs), strict=True)
+        return [self._finite(tuple(piece)) for piece in pieces]
+
+    def _finite(self, piece: Rows) -> Outcome:
+        names = (tensor.name for tensor in self._spec.outputs)
+        errors = reject_outputs(dict(zip(names, piece, strict=True)))
+        return next(iter(errors.values()), piece)
+
+    def _compute(self, requests: list[Utterances]) -> list[Array]:
+        """Return the outputs for all rows of the requests, in order."""
         feed = {
             tensor.name: np.concatenate([request.inputs[index] for request in requests])
             for index, tensor in enumerate(self._spec.inputs)
             if index != self._values
         }
         feed[self._spec.inputs[self._values].name] = self._padded(requests)
-        rows = sum(request.rows for request in requests)
-        try:
-            outputs: Any = self._session.run([tensor.name for tensor in self._spec.outputs], feed)
-        except Exception as error:  # ONNX Runtime's own exceptions share no base class
-            failure = RunFailed(f"ONNX Runtime failed on a batch of {rows}: {error}")
-            return [failure] * len(requests)
-        self.runs += 1
-        self.rows += rows
-        ends = np.cumsum([request.rows for request in requests])
-        pieces = zip(*(np.split(output, ends[:-1]) for output in outputs), strict=True)
-        return [tuple(piece) for piece in pieces]
+        outputs: Any = self._session.run([tensor.name for tensor in self._spec.outputs], feed)
+        return outputs
 
     def _padded(self, requests: list[Utterances]) -> Array:
         """Return the values of all requests, cut or padded with zeros to the longest utterance."""

@@ -1,0 +1,49 @@
+"""Pass the refusal of a stream's last chunk on to the later stages, so that they free the stream.
+
+An error response ends a request at its stage. The later stages would never get the END, and would
+keep the stream until it is idle for too long. So the stage answers with a length that no chunk has;
+the next one refuses it, frees the stream and passes it on, until the detokenizer makes an error of
+it for the client.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .chunks import Chunks, Rows
+from .errors import ChunkError, InvalidChunk, NotFinite, RunFailed
+from .spec import StageSpec
+
+REFUSED, FAILED = -1, -2
+"""Lengths that stand for a chunk that was refused, and for one on which a stage failed."""
+
+
+class Endings:
+    """Makes the rows with which a stage answers the END of a stream that it refuses."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        self._outputs = spec.outputs
+        self._length_output = spec.length_output
+        names = [tensor.name for tensor in spec.inputs]
+        self._length_input = names.index(spec.length_input) if spec.length_input else None
+
+    def pass_on(self, error: ChunkError, chunks: Chunks, row: int) -> Rows | ChunkError:
+        """Return the rows for the next stage in place of `error`, or it if no stage waits for END.
+
+        Later stages have never seen a stream whose START is refused, or that is not open here.
+        """
+        waited_for = chunks.ends[row] and not chunks.starts[row]
+        if self._length_output is None or not waited_for:
+            return error
+        if not isinstance(error, (InvalidChunk, NotFinite, RunFailed)):
+            return error
+        rows = {tensor.name: np.zeros((1, *tensor.dims), tensor.dtype) for tensor in self._outputs}
+        rows[self._length_output][:] = self._code(error, chunks, row)
+        return tuple(rows.values())
+
+    def _code(self, error: ChunkError, chunks: Chunks, row: int) -> int:
+        if self._length_input is not None:
+            length = int(chunks.inputs[self._length_input][row].item())
+            if length in (REFUSED, FAILED):
+                return length
+        return REFUSED if isinstance(error, InvalidChunk) else FAILED

@@ -1,0 +1,73 @@
+"""Send chunks of silence through every instance of every stage, and say what fails.
+
+A model is ready for Triton as soon as it is loaded; only an answer shows that it works.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
+
+from .repository import Ensemble
+from .warm_up import bucket_samples, silence
+
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]
+# Longer than any chunk waits on a server that is merely busy.
+_TIMEOUT_S = 10.0
+# A full server, or one that drains, refuses and is not broken.
+_REFUSED = "StatusCode.UNAVAILABLE"
+
+
+class Canary:
+    """Tests the ensembles of a server that are loaded."""
+
+    def __init__(self, url: str, ensembles: Sequence[Ensemble]) -> None:
+        self._client = grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY)
+        self._ensembles = ensembles
+        self._inputs: dict[str, list[Any]] = {}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def failure(self) -> str | None:
+        """Return the first failure of a stage, None if all answer."""
+        try:
+            ready = [x for x in self._ensembles if self._client.is_model_ready(x.name)]
+            for ensemble in ready:
+                error = self._probe(ensemble)
+                if error is not None and error.status() != _REFUSED:
+                    return f"{ensemble.name} does not answer a chunk of silence: {error}"
+        except InferenceServerException as error:
+            return f"no answer: {error}"
+        return None
+
+    def _probe(self, ensemble: Ensemble) -> InferenceServerException | None:
+        """Run as many streams at once as the busiest stage has instances; Triton spreads them."""
+        inputs = self._inputs.get(ensemble.name) or self._silence(ensemble)
+        answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
+        for _ in range(ensemble.instances):
+            stream: dict[str, Any] = {
+                "sequence_id": secrets.randbits(62) + 1,
+                "sequence_start": True,
+                "sequence_end": True,
+            }
+            self._client.async_infer(
+                ensemble.name,
+                inputs,
+                lambda result, error: answers.put(error),
+                client_timeout=_TIMEOUT_S,
+                **(stream if ensemble.max_streams else {}),
+            )
+        errors = [answers.get() for _ in range(ensemble.instances)]
+        return next((error for error in errors if error is not None), None)
+
+    def _silence(self, ensemble: Ensemble) -> list[Any]:
+        samples = None if ensemble.max_streams else bucket_samples(self._client, ensemble.name)[0]
+        inputs = self._inputs[ensemble.name] = silence(self._client, ensemble.name, samples)
+        return inputs

@@ -1,0 +1,104 @@
+"""Watch the processes of the stages: Triton calls a model ready whose process is dead or hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+POLL_S = 0.25
+_STALE_S = 1.5
+_HELD_UP_S = 4 * POLL_S
+"""After so long between two looks the machine is too busy to judge anybody."""
+_STUB = "triton_python_backend_stub"
+
+
+@dataclass(frozen=True)
+class _Process:
+    pid: int
+    state: str
+    exit_status: int
+
+
+class StageWatch:
+    """Looks at the processes that a tritonserver has started, and at their heartbeats."""
+
+    def __init__(self, server_pid: int, heartbeats: Path) -> None:
+        self._server_pid = server_pid
+        self._heartbeats = heartbeats
+        self._instances: dict[int, str] = {}
+        self._suspects: set[str] = set()
+        self._looked_s = time.monotonic()
+        self.look()
+
+    def look(self) -> str | None:
+        """Return what is wrong with a stage, if two looks in a row find it, else None."""
+        now_s = time.monotonic()
+        held_up = now_s - self._looked_s > _HELD_UP_S
+        self._looked_s = now_s
+        problems = set(self._problems(now_s))
+        confirmed = problems & self._suspects
+        self._suspects = set() if held_up else problems
+        return min(confirmed, default=None) if not held_up else None
+
+    def _problems(self, now_s: float) -> Iterator[str]:
+        living: set[int] = set()
+        for process in _children(self._server_pid):
+            if process.state == "Z":
+                # Triton waits for the processes that it ends itself; this one ended by itself.
+                yield f"{self._name(process.pid)} {_how(process.exit_status)}"
+            else:
+                living.add(process.pid)
+                self._remember(process.pid)
+        for path in self._heartbeats.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # unloaded at this moment
+                facts = json.loads(path.read_text())
+                if facts["pid"] in living:
+                    yield from _standstill(facts, now_s)
+
+    def _remember(self, pid: int) -> None:
+        """Note the instance of a process, which a dead one no longer tells."""
+        if pid not in self._instances:
+            with contextlib.suppress(OSError):
+                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+                if arguments[0].endswith(_STUB) and len(arguments) > 3:
+                    self._instances[pid] = arguments[-3]
+
+    def _name(self, pid: int) -> str:
+        return f"the process of {self._instances.get(pid, 'a stage')} ({pid})"
+
+
+def _standstill(facts: dict[str, float], now_s: float) -> Iterator[str]:
+    name = f"the process of {facts['instance']} ({facts['pid']})"
+    if now_s - facts["beat_s"] > _STALE_S:
+        yield f"{name} stands still"
+    elif facts["busy_since_s"] and now_s - facts["busy_since_s"] > facts["patience_s"]:
+        yield f"{name} hangs in a batch that takes longer than {facts['patience_s']:.1f} s"
+
+
+def _children(parent: int) -> Iterator[_Process]:
+    """Yield the child processes of `parent`, dead ones that it has not waited for included."""
+    for task in Path(f"/proc/{parent}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for pid in map(int, task.read_text().split()):
+                process = _read(pid)
+                if process is not None:
+                    yield process
+
+
+def _read(pid: int) -> _Process | None:
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return _Process(pid, state=fields[0], exit_status=int(fields[-1]))
+    return None
+
+
+def _how(exit_status: int) -> str:
+    number = exit_status & 0x7F
+    if not number:
+        return f"has ended with exit code {exit_status >> 8}"
+    return f"was ended by {signal.Signals(number).name}"

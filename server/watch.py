@@ -1,0 +1,90 @@
+"""Watch a running server: end it if a stage fails, and drain it when it is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from types import FrameType
+
+from .canary import Canary
+from .errors import Unhealthy
+from .launch import Triton
+from .stages import POLL_S, StageWatch
+
+_CANARY_S = 1.0
+_POLLS_PER_POOL_CHECK = 20
+
+
+class _DrainRequested(BaseException):
+    """SIGTERM has come; not an Exception, so that no other handler takes it for a failure."""
+
+
+def stop_on_sigterm() -> None:
+    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def watch(triton: Triton, drain_s: float, report: Callable[[str], None]) -> None:
+    """Return when the server has ended; the first SIGTERM drains it.
+
+    Raises:
+        Unhealthy: a stage is dead, hangs or fails.
+        KeyboardInterrupt: a second SIGTERM, or Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, _request_drain)
+    try:
+        with _canaries(triton) as failures:
+            _watch_stages(triton, failures)
+    except _DrainRequested:
+        report(f"draining: new streams are refused, open ones have up to {drain_s:g} s")
+        if triton.drain(drain_s):
+            report("drained: all streams have ended")
+        else:
+            report(f"streams were still open after {drain_s:g} s, and are cut")
+
+
+def _watch_stages(triton: Triton, failures: list[str]) -> None:
+    stages = StageWatch(triton.process.pid, triton.heartbeats)
+    polls = 0
+    while triton.process.wait(POLL_S) is None:
+        problem = stages.look() or next(iter(failures), None)
+        if problem is not None and triton.process.exit_code is None:
+            raise Unhealthy(
+                f"{problem}; the server ends, so that a new one can take its place (its log: "
+                f"{triton.log_path})"
+            )
+        polls += 1
+        if polls % _POLLS_PER_POOL_CHECK == 0:
+            triton.check_state_pool()
+
+
+@contextmanager
+def _canaries(triton: Triton) -> Generator[list[str]]:
+    """Send canaries from a thread; provide the list to which it adds the failure that ends it."""
+    failures: list[str] = []
+    stopping = threading.Event()
+
+    def send() -> None:
+        with closing(Canary(triton.grpc_url, triton.ensembles)) as canary:
+            while not failures and not stopping.wait(_CANARY_S):
+                # Once may be bad luck, such as memory that was short for a moment.
+                if canary.failure() is not None and (failure := canary.failure()) is not None:
+                    failures.append(failure)
+
+    thread = threading.Thread(target=send, name="canary", daemon=True)
+    thread.start()
+    try:
+        yield failures
+    finally:
+        stopping.set()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _request_drain(signum: int, frame: FrameType | None) -> None:
+    stop_on_sigterm()
+    raise _DrainRequested

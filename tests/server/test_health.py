@@ -1,0 +1,99 @@
+"""A stage that is dead, stands still or fails ends a real server, with its cause."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import onnx
+import pytest
+
+from server.stages import StageWatch
+from tests.support.launcher import ROOT, Started, children, started
+from tests.support.toy_repository import save, summer_graph
+
+pytestmark = pytest.mark.triton
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launchers leave their records where no other server is found."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (signal.SIGKILL, "the process of summer_0_0 ({pid}) was ended by SIGKILL"),
+        (signal.SIGSTOP, "the process of summer_0_0 ({pid}) stands still"),
+    ],
+)
+def test_a_dead_or_frozen_stage_ends_the_server(
+    toy_repository: Path, how: signal.Signals, message: str
+) -> None:
+    with started(toy_repository) as server:
+        pid = _stage(server, "summer_0_0")
+        os.kill(pid, how)
+        _, errors = server.launcher.communicate(timeout=60)
+        assert server.launcher.returncode == 1
+        assert f"error: {message.format(pid=pid)}" in errors
+
+
+def test_health_is_an_answer_of_every_stage(toy_repository: Path) -> None:
+    with started(toy_repository) as server:
+        assert _health(server).returncode == 0
+        os.kill(server.launcher.pid, signal.SIGSTOP)  # or it ends the server before it is asked
+        os.kill(_stage(server, "accumulator_0_0"), signal.SIGKILL)
+        check = _health(server)
+        os.kill(server.launcher.pid, signal.SIGCONT)
+        assert check.returncode == 1
+        assert "toy_streaming does not answer a chunk of silence" in check.stderr
+
+
+def test_a_stage_that_always_fails_ends_the_server(toy_repository: Path) -> None:
+    """Its weights are damaged, so that it loads, and no output is finite."""
+    graph = summer_graph()
+    for tensor in graph.initializer:
+        if tensor.name == "zero":
+            tensor.CopyFrom(onnx.helper.make_tensor("zero", 1, [], [float("inf")]))
+    save(graph, toy_repository / "summer" / "1" / "model.onnx")
+    with started(toy_repository) as server:
+        _, errors = server.launcher.communicate(timeout=60)
+        assert server.launcher.returncode == 1
+        assert "does not answer a chunk of silence" in errors
+        assert "SUM holds NaN or infinity" in errors
+
+
+def test_a_launcher_that_was_held_up_judges_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr("server.stages.time.monotonic", lambda: now_s[0])
+    with subprocess.Popen(["sleep", "600"]) as stage:
+        watch = StageWatch(os.getpid(), tmp_path)
+        (tmp_path / "encoder_0_0.json").write_text(
+            f'{{"instance": "encoder_0_0", "pid": {stage.pid}, "beat_s": 0.0, '
+            '"busy_since_s": null, "patience_s": 1.5}'
+        )
+        seen: list[str | None] = []
+        for now_s[0] in (0.25, 5.0, 5.25, 5.5):
+            seen.append(watch.look())
+        stage.kill()
+    assert seen == [None, None, None, f"the process of encoder_0_0 ({stage.pid}) stands still"]
+
+
+def _stage(server: Started, instance: str) -> int:
+    for pid in children(server.pid):
+        if instance in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+            return pid
+    raise AssertionError(f"no process of {instance}")
+
+
+def _health(server: Started) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "server", "health", "--grpc-port", server.url.split(":")[1]]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

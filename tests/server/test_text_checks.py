@@ -1,0 +1,54 @@
+"""Requests to the detokenizer are checked one by one, whatever they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.backends.earshot_detokenizer.earshot_text.checks import (
+    EarlierStageFailed,
+    InvalidTokens,
+    check_labels,
+    check_tokens,
+)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "count", "message"),
+    [
+        ([1, -5, 3], 2, "TOKENS must be ids of tokens, 0 or more, not -5"),
+        ([1, 2, 3], 4, "TOKEN_COUNT must lie in 0..3, not 4"),
+        ([1, 2, 3], -9, "TOKEN_COUNT must lie in 0..3, not -9"),
+        ([0] * 20_001, 20_001, "TOKEN_COUNT must lie in 0..20000, not 20001"),
+    ],
+)
+def test_refusals_say_what_is_wrong(tokens: list[int], count: int, message: str) -> None:
+    with pytest.raises(InvalidTokens) as refusal:
+        check_tokens(_arrays(tokens, count))
+    assert str(refusal.value) == message
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=12), st.integers(-(2**31), 2**31 - 1))
+def test_accepted_requests_hold_only_ids(tokens: list[int], count: int) -> None:
+    try:
+        check_tokens(_arrays(tokens, count))
+    except (EarlierStageFailed, InvalidTokens):
+        return
+    assert 0 <= count <= len(tokens)
+    assert all(token >= 0 for token in tokens[:count])
+
+
+def test_labels_and_their_probabilities_have_one_shape() -> None:
+    labels = np.zeros((1, 4), np.int32)
+    check_labels({"FRAME_TOKENS": labels, "FRAME_LOGPROBS": np.zeros((1, 4), np.float32)})
+    with pytest.raises(InvalidTokens, match=r"one shape, not \[1, 4\] and \[1, 3\]"):
+        check_labels({"FRAME_TOKENS": labels, "FRAME_LOGPROBS": np.zeros((1, 3), np.float32)})
+
+
+def _arrays(tokens: list[int], count: int) -> dict[str, np.ndarray]:
+    return {
+        "TOKENS": np.array([tokens], np.int32).reshape(1, len(tokens)),
+        "TOKEN_COUNT": np.array([[count]], np.int32),
+    }
