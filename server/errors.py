@@ -6,6 +6,7 @@ ServerError
 │   ├── BadRepository         no models, not exported, or made for another runtime
 │   ├── BadGpu                no GPU, too small a one, or not the one that engines were built for
 │   ├── BadEndpoint           a host or port that the server cannot listen on
+│   ├── BadAccess             certificates, tokens or keys that cannot be used together
 │   └── PortInUse             another process listens there
 └── TritonDied            tritonserver ended, or did not become ready in time; exits with 1
 """
@@ -35,6 +36,10 @@ class BadGpu(UserError):
 
 class BadEndpoint(UserError):
     """A host or port that the server can never listen on."""
+
+
+class BadAccess(UserError):
+    """Certificates, tokens or keys are missing, unreadable, or contradict other options."""
 
 
 class PortInUse(UserError):

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
+from .access import OPEN, Access
 from .backend_directory import make_backend_directory
 from .command import triton_command, triton_environment
 from .errors import BadRepository, TritonDied
+from .local_client import open_client
 from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models
 from .ports import Endpoints, choose_endpoints
@@ -25,8 +26,6 @@ from .warm_up import warm_up, warm_up_files
 from .workspace import BACKENDS, shm_prefix, workspace
 
 _POLL_S = 0.1
-# A proxy for outgoing requests does not lead to a server of this machine.
-_NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
 # Called with the number of loaded models and the number of all models.
 Progress = Callable[[int, int], None]
@@ -39,6 +38,7 @@ class Triton:
     endpoints: Endpoints
     process: TritonProcess
     budget: Budget | None = None
+    access: Access = OPEN
 
     @property
     def grpc_url(self) -> str:
@@ -78,6 +78,7 @@ def running(
     http_port: int | None = None,
     log_path: Path | None = None,
     model_control: bool = False,
+    access: Access = OPEN,
     ready_timeout_s: float = 300.0,
     progress: Progress = lambda loaded, models: None,
 ) -> Generator[Triton]:
@@ -89,11 +90,13 @@ def running(
 
     Args:
         model_control: lets clients load and unload models.
+        access: what callers have to show; nothing by default.
 
     Raises:
         UserError: the server cannot be started as requested; nothing has been started.
         TritonDied: the server ended early, or was not ready after `ready_timeout_s`.
     """
+    access.check(host, model_control=model_control, http=http_port is not None)
     install = find_triton()
     models = read_repository(repository)
     if model_control and models.budget is not None:
@@ -106,18 +109,19 @@ def running(
     )
     with (
         workspace() as folder,
-        _start(install, models, endpoints, folder, log_path, model_control) as process,
+        _start(install, models, endpoints, folder, log_path, model_control, access) as process,
         _raising_triton_died(process),
     ):
-        _wait_until_ready(process, endpoints, len(models.models), ready_timeout_s, progress)
-        triton = Triton(endpoints, process, models.budget)
+        _wait_until_ready(process, endpoints, access, len(models.models), ready_timeout_s, progress)
+        process.hide_shared_memory()
+        triton = Triton(endpoints, process, models.budget, access)
         if models.budget is not None:
             require_state_pool(process.log_path, models.budget)
             for x in models.ensembles:
                 if x.max_streams:
-                    warm_up(endpoints.grpc_url, x.name, x.max_batch_size, x.max_streams)
+                    warm_up(endpoints.grpc_url, x.name, x.max_batch_size, x.max_streams, access)
                 else:
-                    warm_up_files(endpoints.grpc_url, x.name, x.max_batch_size)
+                    warm_up_files(endpoints.grpc_url, x.name, x.max_batch_size, access)
             triton.check_state_pool()
         yield triton
 
@@ -129,12 +133,19 @@ def _start(
     folder: Path,
     log_path: Path | None,
     model_control: bool,
+    access: Access,
 ) -> TritonProcess:
     backends = make_backend_directory(folder / BACKENDS, install, repository.runtime)
     prefix = shm_prefix(folder)
     return TritonProcess(
         triton_command(
-            install, repository, backends, endpoints, prefix, model_control=model_control
+            install,
+            repository,
+            backends,
+            endpoints,
+            prefix,
+            model_control=model_control,
+            access_flags=access.flags(folder, http=endpoints.http_port is not None),
         ),
         triton_environment(install),
         log_path or folder / "triton.log",
@@ -164,12 +175,13 @@ def _died(process: TritonProcess) -> TritonDied:
 def _wait_until_ready(
     process: TritonProcess,
     endpoints: Endpoints,
+    access: Access,
     models: int,
     timeout_s: float,
     progress: Progress,
 ) -> None:
     deadline_s = time.monotonic() + timeout_s
-    while not _is_ready(endpoints):
+    while not _is_ready(endpoints, access):
         progress(loaded_models(process.log_path), models)
         if process.wait(_POLL_S) is not None:
             raise _died(process)
@@ -181,12 +193,11 @@ def _wait_until_ready(
     progress(models, models)
 
 
-def _is_ready(endpoints: Endpoints) -> bool:
+def _is_ready(endpoints: Endpoints, access: Access) -> bool:
     try:
         # gRPC waits longer and longer after a refused connection; a plain socket does not.
         socket.create_connection((endpoints.host, endpoints.grpc_port), timeout=1).close()
-        url = endpoints.grpc_url
-        with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
+        with open_client(endpoints.grpc_url, access) as client:
             return bool(client.is_server_ready(client_timeout=1))
     except (OSError, InferenceServerException):
         return False

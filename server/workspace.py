@@ -52,6 +52,16 @@ def clear_shared_memory(prefix: str) -> None:
         region.unlink(missing_ok=True)
 
 
+def hide_shared_memory(prefix: str) -> None:
+    """Keep other users from the shared memory of a server, which holds the speech of all streams.
+
+    Triton makes it readable for all, whatever the umask.
+    """
+    for region in _SHM.glob(f"{prefix}*"):
+        with contextlib.suppress(FileNotFoundError):
+            region.chmod(0o600)
+
+
 @contextmanager
 def _owning(folder: Path) -> Generator[None]:
     new = folder / f"{_OWNER}.new"

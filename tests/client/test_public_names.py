@@ -9,6 +9,7 @@ import earshot
 import pytest
 
 PUBLIC = [
+    "AccessDenied",
     "AsyncClient",
     "AsyncStream",
     "AudioSource",

@@ -95,7 +95,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     def ModelStatistics(self, request: Any, context: Any) -> Any:
-        return _pb.ModelStatisticsResponse()
+        names = [request.name] if request.name else self.models
+        return _pb.ModelStatisticsResponse(
+            model_stats=[_pb.ModelStatistics(name=name, version="1") for name in names]
+        )
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         if "sequence_id" not in request.parameters:

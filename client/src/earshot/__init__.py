@@ -5,6 +5,7 @@ Start with `connect`, or with `connect_async` under asyncio.
 
 from ._aio import AsyncClient, AsyncStream, connect_async
 from ._errors import (
+    AccessDenied,
     ChunkTimeout,
     ConnectionFailed,
     EarshotError,
@@ -26,6 +27,7 @@ from ._transcript import ChunkResult, FailedSpan, Token, Transcript, Word
 from ._version import __version__
 
 __all__ = [
+    "AccessDenied",
     "AsyncClient",
     "AsyncStream",
     "AudioSource",

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from ._failures import connect_error
-from ._grpc import Address, make_stub, read_address
+from ._grpc import Address, Credentials, make_stub, read_address
 from ._handshake import (
     Handshake,
     Question,
@@ -45,13 +45,17 @@ async def connect_async(
     model: str | None = None,
     tls: bool = False,
     root_certificates: bytes | None = None,
+    certificate: bytes | None = None,
+    key: bytes | None = None,
+    token: str | None = None,
     timeouts: Timeouts | None = None,
 ) -> AsyncGenerator[AsyncClient, None]:
     """Connect for the length of an `async with` block; arguments and errors as for `connect`."""
     timeouts = timeouts or Timeouts()
-    address = read_address(url, tls, root_certificates)
-    async with _open_channel(address) as channel:
-        connection = _Connection(make_stub(channel), timeouts)
+    credentials = Credentials(tls, root_certificates, certificate, key, token)
+    address = read_address(url, credentials)
+    async with _open_channel(address, timeouts) as channel:
+        connection = _Connection(make_stub(channel, credentials), timeouts)
         served = await connection.ask(handshake(address.target, model, timeouts.connect_s))
         try:
             yield AsyncClient(served, connection, address.target, model)
@@ -59,10 +63,11 @@ async def connect_async(
             await connection.close()
 
 
-def _open_channel(address: Address) -> Any:
+def _open_channel(address: Address, timeouts: Timeouts) -> Any:
+    options = address.options(timeouts.keepalive_s)
     if address.tls:
-        return _aio.secure_channel(address.target, address.credentials(), address.options())
-    return _aio.insecure_channel(address.target, address.options())
+        return _aio.secure_channel(address.target, address.channel_credentials(), options)
+    return _aio.insecure_channel(address.target, options)
 
 
 class AsyncClient:

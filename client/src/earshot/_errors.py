@@ -2,6 +2,7 @@
 
     EarshotError
     ├── ConnectionFailed     no server answers at this address
+    ├── AccessDenied         the server asks for a token or key that this client has not shown
     ├── UnsupportedServer    the server lacks the requested model, or breaks the contract
     ├── InvalidAudio         the audio is not finite, of a wrong type, or unreadable
     └── StreamError          a stream ended early
@@ -28,6 +29,10 @@ class EarshotError(Exception):
 
 class ConnectionFailed(EarshotError):
     """No server answers at this address."""
+
+
+class AccessDenied(EarshotError):
+    """The server asks for a token or key, and got none or another one."""
 
 
 class UnsupportedServer(EarshotError):

@@ -6,6 +6,7 @@ import re
 from typing import Protocol
 
 from ._errors import (
+    AccessDenied,
     ChunkTimeout,
     ConnectionFailed,
     EarshotError,
@@ -25,6 +26,11 @@ _NO_CONNECTION = re.compile(
 )
 # The messages of Triton and of the bundled backend for a sequence that was dropped.
 _UNKNOWN_STREAM = re.compile(r"START flag|is not open")
+
+# Triton's message for a protocol that needs a secret.
+_RESTRICTED = re.compile(
+    r"protocol is restricted, expecting header '(?:.*-)?(?P<header>token|admin-key)'"
+)
 
 # Codes that another attempt does not change.
 _FINAL = {
@@ -53,9 +59,30 @@ class RpcFailure(Protocol):
     def details(self) -> str | None: ...
 
 
+def access_error(failure: RpcFailure, url: str) -> AccessDenied | None:
+    """Return the exception for a refusal because of a missing or wrong secret, else None."""
+    code, details = _read(failure)
+    restricted = _RESTRICTED.search(details)
+    if restricted and restricted["header"] == "admin-key":
+        return AccessDenied(
+            f"{url} asks for the operators' key, and got none or another one: pass it with "
+            "--admin-key or EARSHOT_ADMIN_KEY"
+        )
+    if restricted:
+        return AccessDenied(
+            f"{url} asks for a token, and got none or another one: pass `token` (--token, "
+            "EARSHOT_TOKEN)"
+        )
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return AccessDenied(f"{url} refuses this client: {details}")
+    return None
+
+
 def connect_error(failure: RpcFailure, url: str, connect_s: float) -> EarshotError:
     """Return the exception for a call of `connect` that failed."""
     code, details = _read(failure)
+    if denied := access_error(failure, url):
+        return denied
     if code == "UNAVAILABLE":
         return ConnectionFailed(f"no server at {url}: {details}")
     if code == "DEADLINE_EXCEEDED":
@@ -68,6 +95,8 @@ def chunk_error(
 ) -> EarshotError:
     """Return the exception for a chunk that failed; `starting` marks the first of its stream."""
     code, details = _read(failure)
+    if denied := access_error(failure, info.url):
+        return denied
     if code == "DEADLINE_EXCEEDED":
         return chunk_timeout(info, starting=starting, deadline_s=deadline_s)
     if code == "NOT_FOUND":
@@ -96,6 +125,8 @@ def chunk_timeout(info: ServerInfo, *, starting: bool, deadline_s: float) -> Chu
 def piece_error(failure: RpcFailure, info: OfflineInfo, piece_s: float) -> EarshotError:
     """Return the exception for a piece of a recording that failed."""
     code, details = _read(failure)
+    if denied := access_error(failure, info.url):
+        return denied
     if code == "DEADLINE_EXCEEDED":
         return ChunkTimeout(f"{info.url} did not answer a piece within {piece_s:g} s")
     if code == "UNAVAILABLE" and _NO_CONNECTION.search(details):
@@ -107,7 +138,7 @@ def piece_error(failure: RpcFailure, info: OfflineInfo, piece_s: float) -> Earsh
 
 def is_transient(failure: RpcFailure) -> bool:
     """Tell whether the same request may succeed in a moment."""
-    return failure.code().name not in _FINAL
+    return failure.code().name not in _FINAL and not _RESTRICTED.search(failure.details() or "")
 
 
 def _read(failure: RpcFailure) -> tuple[str, str]:

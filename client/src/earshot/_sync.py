@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 
 from ._failures import connect_error
-from ._grpc import Address, make_stub, read_address
+from ._grpc import Address, Credentials, make_stub, read_address
 from ._handshake import (
     Handshake,
     Question,
@@ -46,6 +46,9 @@ def connect(
     model: str | None = None,
     tls: bool = False,
     root_certificates: bytes | None = None,
+    certificate: bytes | None = None,
+    key: bytes | None = None,
+    token: str | None = None,
     timeouts: Timeouts | None = None,
 ) -> Client:
     """Connect to a server and read the parameters of its recognizers.
@@ -57,16 +60,21 @@ def connect(
             newest of `clinic_v1`, `clinic_v2`, ...
         tls: Encrypt the connection.
         root_certificates: Certificates in PEM that replace those of the system; implies `tls`.
+        certificate: This client's certificate in PEM, for mutual TLS; implies `tls`.
+        key: The key of `certificate`, in PEM.
+        token: The token that the server asks for.
         timeouts: Deadlines other than the defaults.
 
     Raises:
         ConnectionFailed: No server answers at this address.
+        AccessDenied: The server asks for a token, and got none or another one.
         UnsupportedServer: The server lacks the requested model, or breaks the contract.
     """
     timeouts = timeouts or Timeouts()
-    address = read_address(url, tls, root_certificates)
-    channel = _open_channel(address)
-    connection = _Connection(channel, make_stub(channel), timeouts)
+    credentials = Credentials(tls, root_certificates, certificate, key, token)
+    address = read_address(url, credentials)
+    channel = _open_channel(address, timeouts)
+    connection = _Connection(channel, make_stub(channel, credentials), timeouts)
     try:
         served = connection.ask(handshake(address.target, model, timeouts.connect_s))
     except BaseException:
@@ -77,18 +85,24 @@ def connect(
 
 @contextlib.contextmanager
 def open_repository(
-    url: str, *, root_certificates: bytes | None = None
+    url: str, *, timeouts: Timeouts | None = None, **credentials: Any
 ) -> Generator[Repository, None, None]:
-    """Open the model repository of a server for the length of a `with` block."""
-    address = read_address(url, tls=False, root_certificates=root_certificates)
-    with _open_channel(address) as channel:
-        yield Repository(make_stub(channel), address.target, Timeouts().connect_s)
+    """Open the model repository of a server for the length of a `with` block.
+
+    `credentials` are those of `connect`, and `admin_key`.
+    """
+    timeouts = timeouts or Timeouts()
+    shown = Credentials(**credentials)
+    address = read_address(url, shown)
+    with _open_channel(address, timeouts) as channel:
+        yield Repository(make_stub(channel, shown), address.target, timeouts.connect_s)
 
 
-def _open_channel(address: Address) -> Any:
+def _open_channel(address: Address, timeouts: Timeouts) -> Any:
+    options = address.options(timeouts.keepalive_s)
     if address.tls:
-        return grpc.secure_channel(address.target, address.credentials(), address.options())
-    return grpc.insecure_channel(address.target, address.options())
+        return grpc.secure_channel(address.target, address.channel_credentials(), options)
+    return grpc.insecure_channel(address.target, options)
 
 
 class Client:
