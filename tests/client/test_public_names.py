@@ -20,6 +20,7 @@ PUBLIC = [
     "EarshotError",
     "FailedSpan",
     "InvalidAudio",
+    "MessageTooLarge",
     "OfflineInfo",
     "Pcm",
     "Served",

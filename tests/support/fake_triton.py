@@ -101,6 +101,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        if request.model_name not in self.models:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: {request.model_name!r}")
         if "sequence_id" not in request.parameters:
             return self._answer_piece(request, context)
         chunk = "END" if "sequence_end" in request.parameters else "chunk"

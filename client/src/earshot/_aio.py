@@ -7,7 +7,14 @@ import contextlib
 import time
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
@@ -15,7 +22,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from ._failures import connect_error
+from ._errors import EarshotError
+from ._failures import connect_error, is_broken_connection
 from ._grpc import Address, Credentials, make_stub, read_address
 from ._handshake import (
     Handshake,
@@ -102,7 +110,7 @@ class AsyncClient:
     def stream(self, *, sample_rate_hz: float, channels: int = 1) -> AsyncStream:
         """Open a live stream for audio of this rate and number of interleaved channels."""
         session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
-        return AsyncStream(session, self._connection)
+        return AsyncStream(session, self._connection, self._look_again)
 
     async def stream_from(
         self,
@@ -141,7 +149,9 @@ class AsyncClient:
                 source.channels,
                 at_once,
             )
-            return await recognize_pieces(self._connection.stub, recognition, source, on_progress)
+            return await recognize_pieces(
+                self._connection.stub, recognition, source, on_progress, self._offline_again
+            )
 
     async def recognize(
         self,
@@ -168,11 +178,20 @@ class AsyncClient:
         session = Session(
             self.info, self._connection.timeouts, source.sample_rate_hz, source.channels
         )
-        async with AsyncStream(session, self._connection) as stream:
+        async with AsyncStream(session, self._connection, self._look_again) as stream:
             for block in source.blocks():
                 await stream.send(block)
                 on_progress(session.duration_s)
             return await stream.finish()
+
+    async def _look_again(self) -> Served:
+        """Return the recognizers that the server has now, or those known if it does not tell."""
+        with contextlib.suppress(EarshotError):
+            await self.refresh()
+        return self.served
+
+    async def _offline_again(self) -> OfflineInfo | None:
+        return (await self._look_again()).offline
 
     async def is_ready(self) -> bool:
         """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
@@ -193,9 +212,15 @@ class AsyncStream:
     on an error, on cancellation, and when it is garbage collected.
     """
 
-    def __init__(self, session: Session, connection: _Connection) -> None:
+    def __init__(
+        self,
+        session: Session,
+        connection: _Connection,
+        look_again: Callable[[], Awaitable[Served]],
+    ) -> None:
         self._session = session
         self._connection = connection
+        self._look_again = look_again
         self._in_flight: asyncio.Future[Any] | None = None
         self._abandon = weakref.finalize(self, connection.abandon_threadsafe, session)
         connection.streams.add(self)
@@ -252,19 +277,39 @@ class AsyncStream:
     async def _exchange(self, call: Call) -> ChunkResult:
         session = self._session
         sent_s = time.monotonic()
-        # Neither a cancelled task nor a deadline may cancel the chunk on the server: all stages
-        # must have processed it when the END that follows arrives.
-        self._in_flight = asyncio.ensure_future(self._connection.infer(call, session))
         try:
-            # Unlike wait_for, wait does not cancel the call at the deadline or with the task.
-            if not (await asyncio.wait((self._in_flight,), timeout=call.deadline_s))[0]:
-                raise session.time_out(call)
-            return session.receive(call, self._in_flight.result(), sent_s, time.monotonic())
+            return session.receive(call, await self._reply(call), sent_s, time.monotonic())
         except BaseException as error:
             self.close()
             if isinstance(error, grpc.RpcError):
                 raise session.explain(call, error) from error
             raise
+
+    async def _reply(self, call: Call) -> Any:
+        """Return the reply to `call`, which is sent again where a stream may still begin."""
+        try:
+            return await self._send(call)
+        except grpc.RpcError as failure:
+            repeat = self._session.may_repeat(call, failure)
+            if not repeat and not await self._move(call, failure):
+                raise
+        return await self._send(call)
+
+    async def _move(self, call: Call, failure: Any) -> bool:
+        """Begin on the next generation of a model that was just unloaded, if there is one."""
+        if not self._session.may_move(call, failure):
+            return False
+        served = await self._look_again()
+        return served.streaming is not None and self._session.move(call, served.streaming)
+
+    async def _send(self, call: Call) -> Any:
+        # Neither a cancelled task nor a deadline may cancel the chunk on the server: all stages
+        # must have processed it when the END that follows arrives.
+        self._in_flight = asyncio.ensure_future(self._connection.infer(call, self._session))
+        # Unlike wait_for, wait does not cancel the call at the deadline or with the task.
+        if not (await asyncio.wait((self._in_flight,), timeout=call.deadline_s))[0]:
+            raise self._session.time_out(call)
+        return self._in_flight.result()
 
 
 class _Connection:
@@ -329,7 +374,14 @@ class _Connection:
         if in_flight is not None:
             await asyncio.gather(in_flight, return_exceptions=True)
         with contextlib.suppress(grpc.RpcError):  # the stream is over for the client
-            await self.stub.ModelInfer(request, timeout=session.idle_s, metadata=session.metadata)
+            try:
+                await self._send_end(request, session)
+            except grpc.RpcError as failure:
+                if is_broken_connection(failure):
+                    await self._send_end(request, session)
+
+    async def _send_end(self, request: Any, session: Session) -> None:
+        await self.stub.ModelInfer(request, timeout=session.idle_s, metadata=session.metadata)
 
 
 async def _answer(call: Awaitable[Any]) -> Any:

@@ -9,6 +9,7 @@
         ├── ServerBusy       the server has no free slot for the stream
         ├── ChunkTimeout     the server took longer than `Timeouts` allows
         ├── StreamLost       the server no longer knows the stream, or is gone
+        ├── MessageTooLarge  the server, or a proxy before it, refuses messages of this size
         ├── ServerFailed     the server reported an internal error
         └── StreamClosed     audio was sent after the end, or after an error
 
@@ -57,6 +58,10 @@ class ChunkTimeout(StreamError):
 
 class StreamLost(StreamError):
     """The server no longer knows the stream: it was idle for too long, or the server restarted."""
+
+
+class MessageTooLarge(StreamError):
+    """The server, or a proxy in front of it, refuses messages of this size."""
 
 
 class ServerFailed(StreamError):

@@ -93,6 +93,9 @@ def _keepalive_options(keepalive_s: float) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", keepalive_ms),
         ("grpc.http2.max_pings_without_data", 0),
+        # gRPC also pings to measure the bandwidth, waits a minute for the answer, and sends no
+        # other ping meanwhile.
+        ("grpc.http2.ping_timeout_ms", keepalive_ms),
     ]
 
 

@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 from ._assembler import Assembler
 from ._chunker import Chunk, Chunker
 from ._errors import EarshotError, InvalidAudio, StreamClosed
-from ._failures import RpcFailure, chunk_error, chunk_timeout
+from ._failures import (
+    RpcFailure,
+    chunk_error,
+    chunk_timeout,
+    is_broken_connection,
+    is_unknown_model,
+)
 from ._pcm import Pcm, PcmReader
 from ._server_info import ServerInfo
 from ._timeouts import Timeouts
@@ -95,10 +101,30 @@ class Session:
             words += self._assembler.finish()
         return ChunkResult(call.index, text, tokens, words, sent_s, received_s)
 
+    def may_repeat(self, call: Call, failure: RpcFailure) -> bool:
+        """Tell whether `call` may be sent again as it is: a START begins its stream anew."""
+        return call.index == 0 and is_broken_connection(failure)
+
+    def may_move(self, call: Call, failure: RpcFailure) -> bool:
+        """Tell whether `call` failed because its model has gone before the stream began."""
+        return call.index == 0 and is_unknown_model(failure)
+
+    def move(self, call: Call, info: ServerInfo) -> bool:
+        """Begin the stream on another recognizer; return False if that takes other chunks."""
+        if _framing(info) != _framing(self._info):
+            return False
+        self._info = info
+        self._writer.ensemble = call.request.model_name = info.ensemble
+        return True
+
     def explain(self, call: Call, failure: RpcFailure) -> EarshotError:
         """Return the exception for a failure of `call`."""
         error = chunk_error(
-            failure, self._info, starting=call.index == 0, deadline_s=call.deadline_s
+            failure,
+            self._info,
+            starting=call.index == 0,
+            deadline_s=call.deadline_s,
+            size=call.request.ByteSize(),
         )
         return self._with_transcript(error)
 
@@ -150,3 +176,7 @@ class Session:
     def _with_transcript(self, error: _Error) -> _Error:
         error.transcript = self.transcript
         return error
+
+
+def _framing(info: ServerInfo) -> tuple[int, ...]:
+    return info.sample_rate_hz, info.chunk_samples, info.lead_samples, info.frame_ms

@@ -11,14 +11,15 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent import futures
 from types import TracebackType
 from typing import Any
 
 import grpc
 
-from ._failures import connect_error
+from ._errors import EarshotError
+from ._failures import connect_error, is_broken_connection
 from ._grpc import Address, Credentials, make_stub, read_address
 from ._handshake import (
     Handshake,
@@ -143,7 +144,7 @@ class Client:
     def stream(self, *, sample_rate_hz: float, channels: int = 1) -> Stream:
         """Open a live stream for audio of this rate and number of interleaved channels."""
         session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
-        return Stream(session, self._connection)
+        return Stream(session, self._connection, self._look_again)
 
     def stream_from(
         self, pieces: Iterable[Pcm], *, sample_rate_hz: float, channels: int = 1
@@ -194,7 +195,13 @@ class Client:
                 source.channels,
                 at_once,
             )
-            return recognize_pieces(self._connection.stub, recognition, source, on_progress)
+            return recognize_pieces(
+                self._connection.stub,
+                recognition,
+                source,
+                on_progress,
+                lambda: self._look_again().offline,
+            )
 
     def recognize(
         self,
@@ -221,11 +228,17 @@ class Client:
         session = Session(
             self.info, self._connection.timeouts, source.sample_rate_hz, source.channels
         )
-        with Stream(session, self._connection) as stream:
+        with Stream(session, self._connection, self._look_again) as stream:
             for block in source.blocks():
                 stream.send(block)
                 on_progress(session.duration_s)
             return stream.finish()
+
+    def _look_again(self) -> Served:
+        """Return the recognizers that the server has now, or those known if it does not tell."""
+        with contextlib.suppress(EarshotError):
+            self.refresh()
+        return self.served
 
     def is_ready(self) -> bool:
         """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
@@ -260,9 +273,12 @@ class Stream:
     error, and when it is garbage collected.
     """
 
-    def __init__(self, session: Session, connection: _Connection) -> None:
+    def __init__(
+        self, session: Session, connection: _Connection, look_again: Callable[[], Served]
+    ) -> None:
         self._session = session
         self._connection = connection
+        self._look_again = look_again
         self._in_flight: Any = None
         self._abandon = weakref.finalize(self, connection.abandon_garbage, session)
         connection.streams.add(self)
@@ -328,9 +344,7 @@ class Stream:
         session = self._session
         sent_s = time.monotonic()
         try:
-            self._in_flight = self._connection.infer(call.request, call.wire_s, session)
-            reply = self._in_flight.result(timeout=call.deadline_s)
-            return session.receive(call, reply, sent_s, time.monotonic())
+            return session.receive(call, self._reply(call), sent_s, time.monotonic())
         except BaseException as error:
             self.close()
             if isinstance(error, grpc.FutureTimeoutError):
@@ -338,6 +352,27 @@ class Stream:
             if isinstance(error, grpc.RpcError):
                 raise session.explain(call, error) from error
             raise
+
+    def _reply(self, call: Call) -> Any:
+        """Return the reply to `call`, which is sent again where a stream may still begin."""
+        try:
+            return self._send(call)
+        except grpc.RpcError as failure:
+            repeat = self._session.may_repeat(call, failure)
+            if not repeat and not self._move(call, failure):
+                raise
+        return self._send(call)
+
+    def _move(self, call: Call, failure: Any) -> bool:
+        """Begin on the next generation of a model that was just unloaded, if there is one."""
+        if not self._session.may_move(call, failure):
+            return False
+        served = self._look_again()
+        return served.streaming is not None and self._session.move(call, served.streaming)
+
+    def _send(self, call: Call) -> Any:
+        self._in_flight = self._connection.infer(call.request, call.wire_s, self._session)
+        return self._in_flight.result(timeout=call.deadline_s)
 
 
 class _Connection:
@@ -392,13 +427,21 @@ class _Connection:
             self._ends.add(ended)
             ended.add_done_callback(self._ends.discard)
 
-            def end(_: Any) -> None:
+            def send(on_answer: Callable[[Any], None]) -> None:
                 try:
-                    call = self.infer(request, session.idle_s, session)
-                    # The stream is over for the client, whether or not END succeeds.
-                    call.add_done_callback(lambda _: ended.set_result(None))
+                    self.infer(request, session.idle_s, session).add_done_callback(on_answer)
                 except Exception:  # the channel is closed
                     ended.set_result(None)
+
+            def answered(call: Any) -> None:
+                # The stream is over for the client, whether or not END succeeds.
+                if is_broken_connection(call):
+                    send(lambda _: ended.set_result(None))
+                else:
+                    ended.set_result(None)
+
+            def end(_: Any) -> None:
+                send(answered)
 
             if in_flight is None:
                 end(None)

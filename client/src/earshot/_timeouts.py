@@ -28,7 +28,7 @@ class Timeouts:
     finish_s: float = 10.0
     piece_s: float = 60.0
     close_s: float = 1.0
-    keepalive_s: float = 3.0
+    keepalive_s: float = 4.0
     outage_s: float = 120.0
 
     def __post_init__(self) -> None:
