@@ -231,7 +231,7 @@ def test_mic_without_sounddevice(server: FakeRecognizer, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     result = earshot("mic", url=server.url)
     assert result.exit_code == 1
-    assert "pip install 'earshot-client[mic]'" in result.stderr
+    assert "pip install './client[mic]'" in result.stderr
 
 
 @pytest.mark.triton

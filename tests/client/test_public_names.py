@@ -30,6 +30,7 @@ PUBLIC = [
     "Stream",
     "StreamClosed",
     "StreamError",
+    "StreamInUse",
     "StreamLost",
     "Timeouts",
     "Token",

@@ -15,6 +15,7 @@ from ._errors import (
     ServerFailed,
     StreamClosed,
     StreamError,
+    StreamInUse,
     StreamLost,
     UnsupportedServer,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Stream",
     "StreamClosed",
     "StreamError",
+    "StreamInUse",
     "StreamLost",
     "Timeouts",
     "Token",

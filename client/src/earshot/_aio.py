@@ -22,7 +22,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from ._errors import EarshotError
+from ._errors import EarshotError, StreamClosed
 from ._failures import connect_error, is_broken_connection
 from ._grpc import Address, Credentials, make_stub, read_address
 from ._handshake import (
@@ -38,7 +38,7 @@ from ._pcm import Pcm
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_aio import recognize_pieces
 from ._server_info import OfflineInfo, ServerInfo
-from ._session import Call, Session
+from ._session import CLIENT_CLOSED, Call, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
@@ -109,6 +109,7 @@ class AsyncClient:
 
     def stream(self, *, sample_rate_hz: float, channels: int = 1) -> AsyncStream:
         """Open a live stream for audio of this rate and number of interleaved channels."""
+        self._connection.check_open()
         session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
         return AsyncStream(session, self._connection, self._look_again)
 
@@ -138,6 +139,7 @@ class AsyncClient:
 
         `on_progress` is called in this event loop.
         """
+        self._connection.check_open()
         recognizer = self.served.for_files(streaming)
         with open_source(audio, sample_rate_hz, channels) as source:
             if isinstance(recognizer, ServerInfo):
@@ -195,6 +197,7 @@ class AsyncClient:
 
     async def is_ready(self) -> bool:
         """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
+        self._connection.check_open()
         connect_s = self._connection.timeouts.connect_s
         try:
             answer = await self._connection.stub.ModelReady(
@@ -227,7 +230,8 @@ class AsyncStream:
 
     async def send(self, piece: Pcm) -> list[ChunkResult]:
         """Send a piece of audio of any length; see `Stream.send`."""
-        return [await self._exchange(call) for call in self._session.push(piece)]
+        with self._session.in_use():
+            return [await self._exchange(call) for call in self._session.push(piece)]
 
     async def send_all(
         self, pieces: AsyncIterable[Pcm] | Iterable[Pcm]
@@ -235,8 +239,9 @@ class AsyncStream:
         """Send `pieces` and end the stream; see `Stream.send_all`."""
         try:
             async for piece in _iterate(pieces):
-                for call in self._session.push(piece):
-                    yield await self._exchange(call)
+                with self._session.in_use():
+                    for call in self._session.push(piece):
+                        yield await self._exchange(call)
             for result in await self.end():
                 yield result
         finally:
@@ -244,7 +249,8 @@ class AsyncStream:
 
     async def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""
-        return [await self._exchange(call) for call in self._session.end()]
+        with self._session.in_use():
+            return [await self._exchange(call) for call in self._session.end()]
 
     async def finish(self) -> Transcript:
         """End the stream unless `end` has; return the transcript."""
@@ -309,6 +315,8 @@ class AsyncStream:
         # Unlike wait_for, wait does not cancel the call at the deadline or with the task.
         if not (await asyncio.wait((self._in_flight,), timeout=call.deadline_s))[0]:
             raise self._session.time_out(call)
+        if self._in_flight.cancelled():
+            raise self._session.close_error()
         return self._in_flight.result()
 
 
@@ -321,9 +329,16 @@ class _Connection:
         self.streams: weakref.WeakSet[AsyncStream] = weakref.WeakSet()
         self._loop = asyncio.get_running_loop()
         self._ends: set[asyncio.Task[None]] = set()
+        self.closed = False
+
+    def check_open(self) -> None:
+        """Raise StreamClosed if the client is closed."""
+        if self.closed:
+            raise StreamClosed(CLIENT_CLOSED)
 
     async def ask(self, handshake: Handshake) -> Served:
         """Send the requests of a handshake; return its result."""
+        self.check_open()
         try:
             questions = next(handshake)
             while True:
@@ -358,6 +373,7 @@ class _Connection:
             self._loop.call_soon_threadsafe(self.abandon, session, None)
 
     async def close(self) -> None:
+        self.closed = True
         for stream in tuple(self.streams):
             stream.close()
         await asyncio.sleep(0)  # lets calls that finalizers have scheduled run

@@ -4,6 +4,7 @@
     ├── ConnectionFailed     no server answers at this address
     ├── AccessDenied         the server asks for a token or key that this client has not shown
     ├── UnsupportedServer    the server lacks the requested model, or breaks the contract
+    ├── StreamInUse          another thread or task is sending on the stream
     ├── InvalidAudio         the audio is not finite, of a wrong type, or unreadable
     └── StreamError          a stream ended early
         ├── ServerBusy       the server has no free slot for the stream
@@ -11,7 +12,7 @@
         ├── StreamLost       the server no longer knows the stream, or is gone
         ├── MessageTooLarge  the server, or a proxy before it, refuses messages of this size
         ├── ServerFailed     the server reported an internal error
-        └── StreamClosed     audio was sent after the end, or after an error
+        └── StreamClosed     audio was sent after the end, after an error, or on a closed client
 
 An error that a stream raises has the attribute `transcript`: what was recognized before the error.
 """
@@ -38,6 +39,10 @@ class AccessDenied(EarshotError):
 
 class UnsupportedServer(EarshotError):
     """The server lacks the requested model, or breaks the contract that this client knows."""
+
+
+class StreamInUse(EarshotError):
+    """Another thread or task is sending on the stream; this call has done nothing."""
 
 
 class InvalidAudio(EarshotError):
@@ -69,4 +74,4 @@ class ServerFailed(StreamError):
 
 
 class StreamClosed(StreamError):
-    """The stream has ended and accepts no more audio."""
+    """The stream has ended, or its client is closed: it accepts no more audio."""

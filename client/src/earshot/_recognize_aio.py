@@ -9,8 +9,10 @@ from typing import Any
 
 import grpc
 
+from ._errors import StreamClosed
 from ._recognition import PieceCall, Recognition, Retry
 from ._server_info import OfflineInfo
+from ._session import CLIENT_CLOSED
 from ._source import AudioSource, Progress
 from ._transcript import Transcript
 
@@ -88,11 +90,22 @@ class _Sender:
         finally:
             self._free.release()
 
+    async def _send(self, call: PieceCall) -> Any:
+        return await self._infer(call.request, timeout=self._recognition.timeout_s)
+
     async def _attempt(self, call: PieceCall) -> Retry | None:
         """Send `call` once; return how to go on, or None if it is done."""
+        rpc = asyncio.ensure_future(self._send(call))
         try:
-            reply = await self._infer(call.request, timeout=self._recognition.timeout_s)
+            # Unlike await, wait tells a cancelled task from a call that the client has cancelled.
+            await asyncio.wait((rpc,))
+        except asyncio.CancelledError:
+            rpc.cancel()
+            raise
+        if rpc.cancelled():
+            raise StreamClosed(CLIENT_CLOSED)
+        try:
+            self._recognition.receive(call, rpc.result())
         except grpc.RpcError as failure:
             return self._recognition.fail(call, failure, time.monotonic())
-        self._recognition.receive(call, reply)
         return None

@@ -6,13 +6,15 @@ The blocking and the asyncio client both drive a `Session`; they only send its c
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ._assembler import Assembler
 from ._chunker import Chunk, Chunker
-from ._errors import EarshotError, InvalidAudio, StreamClosed
+from ._errors import EarshotError, InvalidAudio, StreamClosed, StreamInUse
 from ._failures import (
     RpcFailure,
     chunk_error,
@@ -29,6 +31,7 @@ from ._wire import RequestWriter, read_reply
 _Error = TypeVar("_Error", bound=EarshotError)
 
 STREAM_HEADER = "earshot-stream"
+CLIENT_CLOSED = "the client is closed, and its streams with it; connect again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,20 @@ class Session:
         self._closed = False
         self.finished = False
         self._open_on_server = False
+        self._in_use = threading.Lock()
+
+    @contextmanager
+    def in_use(self) -> Generator[None, None, None]:
+        """Keep the stream for one caller; raise StreamInUse if another one sends."""
+        if not self._in_use.acquire(blocking=False):
+            raise StreamInUse(
+                "another thread or task is sending on this stream, and audio has one order: send "
+                "from one place, or open a stream for each"
+            )
+        try:
+            yield
+        finally:
+            self._in_use.release()
 
     def push(self, piece: Pcm) -> Iterator[Call]:
         """Add audio; yield one call for each chunk that it fills. Raise InvalidAudio."""
@@ -116,6 +133,10 @@ class Session:
         self._info = info
         self._writer.ensemble = call.request.model_name = info.ensemble
         return True
+
+    def close_error(self) -> StreamClosed:
+        """Return the exception for a call that closing the client has ended."""
+        return self._with_transcript(StreamClosed(CLIENT_CLOSED))
 
     def explain(self, call: Call, failure: RpcFailure) -> EarshotError:
         """Return the exception for a failure of `call`."""

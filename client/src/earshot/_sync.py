@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 
-from ._errors import EarshotError
+from ._errors import EarshotError, StreamClosed
 from ._failures import connect_error, is_broken_connection
 from ._grpc import Address, Credentials, make_stub, read_address
 from ._handshake import (
@@ -35,7 +35,7 @@ from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_sync import recognize_pieces
 from ._repository import Repository
 from ._server_info import OfflineInfo, ServerInfo
-from ._session import Call, Session
+from ._session import CLIENT_CLOSED, Call, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
@@ -143,6 +143,7 @@ class Client:
 
     def stream(self, *, sample_rate_hz: float, channels: int = 1) -> Stream:
         """Open a live stream for audio of this rate and number of interleaved channels."""
+        self._connection.check_open()
         session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
         return Stream(session, self._connection, self._look_again)
 
@@ -184,6 +185,7 @@ class Client:
             UnsupportedServer: `streaming` is true, and the server has no streaming recognizer.
             StreamError: The stream failed, or all pieces did; then it is the first error.
         """
+        self._connection.check_open()
         recognizer = self.served.for_files(streaming)
         with open_source(audio, sample_rate_hz, channels) as source:
             if isinstance(recognizer, ServerInfo):
@@ -242,6 +244,7 @@ class Client:
 
     def is_ready(self) -> bool:
         """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
+        self._connection.check_open()
         connect_s = self._connection.timeouts.connect_s
         try:
             return self._connection.stub.ModelReady(
@@ -293,7 +296,8 @@ class Stream:
             InvalidAudio: The piece is skipped; the stream goes on.
             StreamError: The stream has ended.
         """
-        return [self._exchange(call) for call in self._session.push(piece)]
+        with self._session.in_use():
+            return [self._exchange(call) for call in self._session.push(piece)]
 
     def send_all(self, pieces: Iterable[Pcm]) -> Generator[ChunkResult, None, None]:
         """Send `pieces` and end the stream; yield the result of each chunk when it is known.
@@ -302,15 +306,17 @@ class Stream:
         """
         try:
             for piece in pieces:
-                for call in self._session.push(piece):
-                    yield self._exchange(call)
+                with self._session.in_use():
+                    for call in self._session.push(piece):
+                        yield self._exchange(call)
             yield from self.end()
         finally:
             self.close()
 
     def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""
-        return [self._exchange(call) for call in self._session.end()]
+        with self._session.in_use():
+            return [self._exchange(call) for call in self._session.end()]
 
     def finish(self) -> Transcript:
         """End the stream unless `end` has; return the transcript."""
@@ -349,6 +355,8 @@ class Stream:
             self.close()
             if isinstance(error, grpc.FutureTimeoutError):
                 raise session.time_out(call) from error
+            if self._connection.closed and isinstance(error, (grpc.RpcError, ValueError)):
+                raise session.close_error() from error
             if isinstance(error, grpc.RpcError):
                 raise session.explain(call, error) from error
             raise
@@ -387,9 +395,16 @@ class _Connection:
         self._ends: set[futures.Future[None]] = set()
         self._this_thread = threading.local()
         self._garbage: deque[Session] = deque()
+        self.closed = False
+
+    def check_open(self) -> None:
+        """Raise StreamClosed if the client is closed."""
+        if self.closed:
+            raise StreamClosed(CLIENT_CLOSED)
 
     def ask(self, handshake: Handshake) -> Served:
         """Send the requests of a handshake; return its result."""
+        self.check_open()
         try:
             questions = next(handshake)
             while True:
@@ -459,4 +474,5 @@ class _Connection:
         for stream in tuple(self.streams):
             stream.close()
         futures.wait(tuple(self._ends), timeout=self.timeouts.close_s)
+        self.closed = True
         self._channel.close()

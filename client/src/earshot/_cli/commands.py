@@ -149,7 +149,7 @@ def _check_targets(writer: Writer, files: list[Path]) -> None:
 @app.command()
 @takes_server
 def mic(server: ServerOptions, model: Model = None) -> None:
-    """Transcribe the microphone until Ctrl-C (needs 'earshot-client[mic]')."""
+    """Transcribe the microphone until Ctrl-C (needs './client[mic]' of the checkout)."""
     with (
         exiting_on_errors(),
         connect(server.url, model=model, **server.arguments()) as client,
@@ -161,6 +161,10 @@ def mic(server: ServerOptions, model: Model = None) -> None:
         ):
             typer.echo(result.text, nl=False)
     typer.echo()
+    if microphone.overflows:
+        stderr.print(
+            f"earshot: the machine was too slow {microphone.overflows} times, and audio was lost"
+        )
 
 
 @app.command()
