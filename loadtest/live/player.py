@@ -16,14 +16,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import gevent
-from earshot import ChunkResult, Client, EarshotError, Stream
+from earshot import ChunkResult, Client, EarshotError, ServerBusy, Stream
 
 from loadtest.audio.recordings import SAMPLE_RATE_HZ
 from loadtest.audio.scripts import Script
-from loadtest.live.samples import FinishedStream, SampleRecorder
+from loadtest.live.samples import FELL_BEHIND_S, FinishedStream, SampleRecorder
 
-FELL_BEHIND_S = 10.0
-"""A stream so far behind real time is of no use to anyone and is given up."""
+UNANSWERED_MS = 1000 * FELL_BEHIND_S
+"""Latency of a chunk that is never answered, if it did not wait longer: the longest that any stream
+waits. Its true latency has no end; without it the percentiles would improve with every loss."""
 PAUSE_AFTER_FAILURE_S = 1.0
 
 
@@ -129,10 +130,16 @@ class StreamPlayer:
     def _send(
         self, stream: Stream, piece: object, due_s: float, lateness_ms: float
     ) -> list[ChunkResult]:
-        if time.monotonic() - due_s > FELL_BEHIND_S:
-            raise FellBehind(f"the text is {FELL_BEHIND_S:.0f} s behind real time")
         try:
+            if time.monotonic() - due_s > FELL_BEHIND_S:
+                raise FellBehind(f"the text is {FELL_BEHIND_S:.0f} s behind real time")
             results = stream.send(piece)  # pyright: ignore
+        except ServerBusy:  # refused: a stream that has not begun waits for nothing
+            raise
+        except EarshotError:
+            waited_ms = 1000 * (time.monotonic() - due_s)
+            self._recorder.record_unanswered(self._number, due_s, max(waited_ms, UNANSWERED_MS))
+            raise
         except gevent.GreenletExit:  # stopped while waiting: the latency is at least this long
             self._record(due_s, time.monotonic(), lateness_ms)
             raise

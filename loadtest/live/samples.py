@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 TICK_S = 0.02
 """Period of the ticks, which show whether this process was held up, whatever the server did."""
+FELL_BEHIND_S = 10.0
+"""A stream so far behind real time is of no use to anyone and is given up."""
 SampleBatch = dict[str, Any]
 """Samples of one process since its last batch: plain values and bytes, for the wire."""
 
@@ -68,6 +70,8 @@ class LevelSamples:
     """One message for each kind of failure."""
     cpu_s: list[float]
     """CPU time of each worker over the window."""
+    unanswered: int = 0
+    """Chunks that were never answered; `latency_ms` has the time that they waited."""
     missing: list[str] = field(default_factory=list)
     """Workers that have not reported to the end."""
 
@@ -125,6 +129,11 @@ class SampleRecorder:
         if self._begin_s <= due_s < self._end_s:
             self._chunks.extend((user, due_s - self._begin_s, latency_ms, lateness_ms))
 
+    def record_unanswered(self, user: int, due_s: float, waited_ms: float) -> None:
+        """Record a chunk that was due at `due_s` and will never be answered."""
+        self.record_chunk(user, due_s, waited_ms, math.nan)
+        self._unanswered += self._begin_s <= due_s < self._end_s
+
     def record_final(self, due_s: float, latency_ms: float) -> None:
         """Record a final text that came `latency_ms` after the stream's end at `due_s`."""
         if self._begin_s <= due_s < self._end_s:
@@ -172,6 +181,7 @@ class SampleRecorder:
             "finals": self._finals.tobytes(),
             "finished": self._finished,
             "tokens": self._tokens,
+            "unanswered": self._unanswered,
             "failures": dict(self._failures),
             "messages": self._messages,
             "cpu_s": self._cpu_s() if done else 0.0,
@@ -185,6 +195,7 @@ class SampleRecorder:
         self._finals = array("f")
         self._finished: list[tuple[int, int, bool, str]] = []
         self._tokens: list[bytes] = []
+        self._unanswered = 0
         self._failures: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
 
@@ -253,6 +264,7 @@ class SampleCollector:
             failures=sum((Counter[str](b["failures"]) for b in self._all()), Counter[str]()),
             messages={k: v for batch in self._all() for k, v in batch["messages"].items()},
             cpu_s=[sum(b["cpu_s"] for b in batches) for batches in self._batches.values()],
+            unanswered=sum(batch["unanswered"] for batch in self._all()),
             missing=self.unfinished(workers),
         )
 

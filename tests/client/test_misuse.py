@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import earshot
 import numpy as np
@@ -157,7 +157,7 @@ def test_open_files(client: earshot.Client) -> None:
     with cat:
         assert cat.stdin is not None and cat.stdout is not None
         threading.Thread(target=_feed, args=(cat.stdin, file.getvalue())).start()
-        assert client.transcribe(cat.stdout).duration_s == 1
+        assert client.transcribe(cast("BinaryIO", cat.stdout)).duration_s == 1
     with pytest.raises(earshot.InvalidAudio, match="binary mode"):
         client.transcribe(io.StringIO("text"))  # pyright: ignore[reportArgumentType]
     with pytest.raises(earshot.InvalidAudio, match="the file: cannot be read as audio"):

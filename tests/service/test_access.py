@@ -114,7 +114,7 @@ def test_the_repository_is_for_operators(guarded: Guarded) -> None:
         pytest.raises(earshot.AccessDenied, match="asks for the operators' key"),
     ):
         repository.load("")
-    credentials = guarded.credentials | {"admin_key": ADMIN_KEY}
+    credentials: dict[str, Any] = guarded.credentials | {"admin_key": ADMIN_KEY}
     with open_repository(guarded.triton.grpc_url, **credentials) as repository:
         assert [status.state for status in repository.statuses()] == ["READY"]
 
