@@ -1,6 +1,6 @@
 """Transcribe the microphone live: words appear while you speak, until Ctrl-C.
 
-    pip install 'earshot-client[mic]'
+    pip install './client[mic]'
     python examples/live_microphone.py
     python examples/live_microphone.py --input recordings/jfk/jfk.flac
 

@@ -9,6 +9,7 @@ from loadtest.compare import agreement, baseline, offline, overhead
 from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
 from loadtest.report import page, plan, table
 from loadtest.selftest import checks, generator
+from loadtest.soak.commands import soak
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(capacity)
 app.command()(hold)
+app.command()(soak)
 app.command("generator")(generator.generator)
 app.command("overhead")(overhead.overhead)
 app.command("selftest")(checks.selftest)

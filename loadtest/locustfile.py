@@ -51,11 +51,11 @@ def _set_up(environment: Environment, **_: Any) -> None:
     options = LoadOptions(
         speech=Path(parsed.speech), model=parsed.model, min_stream_s=parsed.talk_s
     )
-    scripts = write_scripts(load_clips(options.speech), options.min_stream_s)
     if not isinstance(environment.runner, MasterRunner):
         charts = LocustCharts(environment)
-        LiveUser.workers[environment] = Worker(environment, scripts, charts, options.model)
+        LiveUser.workers[environment] = Worker(environment, options, charts.add)
     if not isinstance(environment.runner, WorkerRunner):
+        scripts = write_scripts(load_clips(options.speech), options.min_stream_s)
         controller = LevelController(environment, options, scripts)
         if environment.web_ui is not None:
             LivePage(environment.web_ui, controller.take_recent)

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from .access import read_access
 from .errors import TritonDied, UserError
 from .ports import MAX_PORT
 
@@ -53,13 +54,33 @@ def serve(
         bool,
         typer.Option(
             "--model-control",
-            help="Let anyone who reaches the gRPC port load and unload models (`earshot models`).",
+            help="Let callers load and unload models (`earshot models`). Triton also loads models "
+            "that a caller sends, and runs their Python code as the user of the server: off "
+            "loopback this needs --admin-key-file.",
         ),
     ] = False,
     drain_s: Annotated[
         float,
         typer.Option(min=1, help="How long open streams may go on after SIGTERM or `drain`."),
     ] = 60.0,
+    admin_key_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the key that --model-control then asks for."),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the token that every client then has to send."),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file with the server's certificate: encrypts gRPC.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file with the key of the certificate.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="PEM file; clients then need a certificate signed by one of these."),
+    ] = None,
 ) -> None:
     """Serve a model repository with the embedded Triton or, for TensorRT, in NVIDIA's container.
 
@@ -72,6 +93,16 @@ def serve(
         raise typer.BadParameter(
             "give the folder with the exported models", param_hint="--repository"
         )
+    access = read_access(
+        certificate=tls_certificate,
+        key=tls_key,
+        client_ca=tls_client_ca,
+        token_file=token_file,
+        admin_key_file=admin_key_file,
+    )
+    access.check(host, model_control=model_control, http=http_port is not None)
+    for warning in access.warnings(host):
+        _console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     from .launch import running  # gRPC and numpy: --help and bad options do not wait for them
     from .watch import stop_on_sigterm, watch
 
@@ -87,6 +118,7 @@ def serve(
             log_path=log_file,
             model_control=model_control,
             drain_s=drain_s,
+            access=access,
             progress=lambda loaded, models: bar.update(task, completed=loaded, total=models),
         )
         with server as triton:

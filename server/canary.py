@@ -10,13 +10,13 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
+from .access import Access
+from .local_client import open_client
 from .repository import Ensemble
 from .warm_up import bucket_samples, silence
 
-_NO_PROXY = [("grpc.enable_http_proxy", 0)]
 # Longer than any chunk waits on a server that is merely busy.
 _TIMEOUT_S = 10.0
 # A full server, or one that drains, refuses and is not broken.
@@ -26,8 +26,8 @@ _REFUSED = "StatusCode.UNAVAILABLE"
 class Canary:
     """Tests the ensembles of a server that are loaded."""
 
-    def __init__(self, url: str, ensembles: Sequence[Ensemble]) -> None:
-        self._client = grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY)
+    def __init__(self, url: str, ensembles: Sequence[Ensemble], access: Access) -> None:
+        self._client = open_client(url, access)
         self._ensembles = ensembles
         self._inputs: dict[str, list[Any]] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from .backends.earshot.earshot_runtime.heartbeat import FOLDER_VARIABLE
@@ -19,6 +20,13 @@ _LEAST_SHM_BYTES = 16 * 2**20
 # While a model is replaced, the old and the new one are both loaded.
 _GENERATIONS = 2
 
+# Clients ping a connection on which a reply is late, to notice that the path is dead. By default
+# Triton takes more than two pings in five minutes for an attack, and disconnects.
+_KEEPALIVE_FLAGS = (
+    "--grpc-keepalive-permit-without-calls=1",
+    "--grpc-http2-min-recv-ping-interval-without-data=1000",
+)
+
 # Each stage runs in a process of its own: a pool of BLAS or OpenMP threads in each would fight
 # over the cores. ONNX Runtime's threads are set per model and do not read these.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -33,12 +41,14 @@ def triton_command(
     *,
     model_control: bool,
     drain_s: float,
+    access_flags: Sequence[str] = (),
 ) -> list[str]:
     """Return the full command.
 
     Args:
         model_control: lets clients load and unload models.
         drain_s: how long tritonserver serves open streams after SIGTERM.
+        access_flags: the flags of `Access`.
     """
     return [
         str(install.binary),
@@ -57,6 +67,7 @@ def triton_command(
             repository.max_streams * (_GENERATIONS if model_control else 1), endpoints
         ),
         *_shared_memory_flags(repository, shm_prefix),
+        *access_flags,
     ]
 
 
@@ -85,6 +96,7 @@ def _transport_flags(max_streams: int, endpoints: Endpoints) -> list[str]:
         # Request objects beyond the pool are freed while others are in flight, which has crashed
         # the server: two per stream cover one chunk in flight and one on its way out.
         f"--grpc-infer-allocation-pool-size={max(64, 2 * max_streams)}",
+        *_KEEPALIVE_FLAGS,
         f"--metrics-address={endpoints.host}",
         f"--metrics-port={endpoints.metrics_port}",
     ]

@@ -7,6 +7,7 @@ ServerError
 │   ├── BadGpu                no GPU, too small a one, or not the one that engines were built for
 │   ├── BadEndpoint           a host or port that the server cannot listen on
 │   ├── NoServer              no server of this machine listens on the port
+│   ├── BadAccess             certificates, tokens or keys that cannot be used together
 │   └── PortInUse             another process listens there
 └── TritonDied            tritonserver ended, or did not become ready in time; exits with 1
     └── Unhealthy             a stage is dead, hangs or fails
@@ -41,6 +42,10 @@ class BadEndpoint(UserError):
 
 class NoServer(UserError):
     """No server that was started here listens on the port."""
+
+
+class BadAccess(UserError):
+    """Certificates, tokens or keys are missing, unreadable, or contradict other options."""
 
 
 class PortInUse(UserError):

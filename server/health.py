@@ -20,8 +20,9 @@ def check_health(grpc_port: int) -> None:
         NoServer: no `python -m server` of this user and machine serves on that port.
         Unhealthy: a stage fails or hangs, or the server drains.
     """
-    ensembles = read_repository(find_launcher(grpc_port).repository).ensembles
-    with closing(Canary(f"127.0.0.1:{grpc_port}", ensembles)) as canary:
+    launcher = find_launcher(grpc_port)
+    ensembles = read_repository(launcher.repository).ensembles
+    with closing(Canary(launcher.grpc_url, ensembles, launcher.access)) as canary:
         failure = canary.failure()
     if failure is not None:
         raise Unhealthy(failure)

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
+from .access import OPEN, Access
 from .backend_directory import make_backend_directory
 from .command import triton_command, triton_environment
 from .errors import BadRepository, TritonDied
+from .local_client import open_client
 from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models
 from .ports import Endpoints, choose_endpoints
@@ -27,8 +28,6 @@ from .workspace import BACKENDS, HEARTBEATS, record_launcher, shm_prefix, worksp
 _POLL_S = 0.1
 DRAIN_S = 60.0
 """How long open streams may go on after a request to stop."""
-# A proxy for outgoing requests does not lead to a server of this machine.
-_NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
 # Called with the number of loaded models and the number of all models.
 Progress = Callable[[int, int], None]
@@ -43,6 +42,7 @@ class Triton:
     ensembles: tuple[Ensemble, ...]
     heartbeats: Path
     budget: Budget | None = None
+    access: Access = OPEN
 
     @property
     def grpc_url(self) -> str:
@@ -92,6 +92,7 @@ def running(
     log_path: Path | None = None,
     model_control: bool = False,
     drain_s: float = DRAIN_S,
+    access: Access = OPEN,
     ready_timeout_s: float = 300.0,
     progress: Progress = lambda loaded, models: None,
 ) -> Generator[Triton]:
@@ -104,11 +105,13 @@ def running(
     Args:
         model_control: lets clients load and unload models.
         drain_s: the longest drain; a killed launcher's server also ends after this time.
+        access: what callers have to show; nothing by default.
 
     Raises:
         UserError: the server cannot be started as requested; nothing has been started.
         TritonDied: the server ended early, or was not ready after `ready_timeout_s`.
     """
+    access.check(host, model_control=model_control, http=http_port is not None)
     install = find_triton()
     models = read_repository(repository)
     if model_control and models.budget is not None:
@@ -129,19 +132,23 @@ def running(
             log_path,
             model_control=model_control,
             drain_s=drain_s,
+            access=access,
         ) as process,
         _raising_triton_died(process),
     ):
-        _wait_until_ready(process, endpoints, len(models.models), ready_timeout_s, progress)
-        triton = Triton(endpoints, process, models.ensembles, folder / HEARTBEATS, models.budget)
-        record_launcher(folder, endpoints.grpc_port, models.path)
+        _wait_until_ready(process, endpoints, access, len(models.models), ready_timeout_s, progress)
+        process.hide_shared_memory()
+        triton = Triton(
+            endpoints, process, models.ensembles, folder / HEARTBEATS, models.budget, access
+        )
+        record_launcher(folder, endpoints, models.path, access)
         if models.budget is not None:
             require_state_pool(process.log_path, models.budget)
             for x in models.ensembles:
                 if x.max_streams:
-                    warm_up(endpoints.grpc_url, x.name, x.max_batch_size, x.max_streams)
+                    warm_up(endpoints.grpc_url, x.name, x.max_batch_size, x.max_streams, access)
                 else:
-                    warm_up_files(endpoints.grpc_url, x.name, x.max_batch_size)
+                    warm_up_files(endpoints.grpc_url, x.name, x.max_batch_size, access)
             triton.check_state_pool()
         yield triton
 
@@ -155,6 +162,7 @@ def _start(
     *,
     model_control: bool,
     drain_s: float,
+    access: Access,
 ) -> TritonProcess:
     backends = make_backend_directory(folder / BACKENDS, install, repository.runtime)
     prefix = shm_prefix(folder)
@@ -167,6 +175,7 @@ def _start(
             prefix,
             model_control=model_control,
             drain_s=drain_s,
+            access_flags=access.flags(folder, http=endpoints.http_port is not None),
         ),
         triton_environment(install, _heartbeats(folder)),
         log_path or folder / "triton.log",
@@ -202,12 +211,13 @@ def _died(process: TritonProcess) -> TritonDied:
 def _wait_until_ready(
     process: TritonProcess,
     endpoints: Endpoints,
+    access: Access,
     models: int,
     timeout_s: float,
     progress: Progress,
 ) -> None:
     deadline_s = time.monotonic() + timeout_s
-    while not _is_ready(endpoints):
+    while not _is_ready(endpoints, access):
         progress(loaded_models(process.log_path), models)
         if process.wait(_POLL_S) is not None:
             raise _died(process)
@@ -219,13 +229,12 @@ def _wait_until_ready(
     progress(models, models)
 
 
-def _is_ready(endpoints: Endpoints) -> bool:
+def _is_ready(endpoints: Endpoints, access: Access) -> bool:
     try:
         # gRPC waits longer and longer after a refused connection; a plain socket does not.
         for port in (endpoints.grpc_port, endpoints.metrics_port):
             socket.create_connection((endpoints.host, port), timeout=1).close()
-        url = endpoints.grpc_url
-        with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
+        with open_client(endpoints.grpc_url, access) as client:
             return bool(client.is_server_ready(client_timeout=1))
     except (OSError, InferenceServerException):
         return False

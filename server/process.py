@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .workspace import clear_shared_memory
+from .workspace import clear_shared_memory, hide_shared_memory
 
 _TIED_EXEC = Path(__file__).with_name("tied_exec.py")
 
@@ -66,6 +66,10 @@ class TritonProcess:
             return self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
+
+    def hide_shared_memory(self) -> None:
+        """Keep other users of the machine from the shared memory of the models loaded so far."""
+        hide_shared_memory(self._shm_prefix)
 
     def __enter__(self) -> TritonProcess:
         return self

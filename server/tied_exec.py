@@ -22,6 +22,8 @@ def main() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it died before the tie held
         sys.exit(1)
+    # What the server writes may hold speech: no other user of the machine may read it.
+    os.umask(0o077)
     os.execv(program, sys.argv[2:])
 
 

@@ -14,32 +14,35 @@ import numpy as np
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
+from .access import OPEN, Access
 from .errors import TritonDied
+from .local_client import open_client
 
 _TIMEOUT_S = 120.0
-_NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
 
-def warm_up(url: str, ensemble: str, max_batch_size: int, streams: int) -> None:
+def warm_up(
+    url: str, ensemble: str, max_batch_size: int, streams: int, access: Access = OPEN
+) -> None:
     """Send two chunks of silence on 1, 2, 4 ... `max_batch_size` and on `streams` streams at once.
 
     Raises:
         TritonDied: a request fails.
     """
     buckets = [2**power for power in range(max_batch_size.bit_length())]
-    with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
+    with open_client(url, access) as client:
         inputs = silence(client, ensemble)
         for count in (*(bucket for bucket in buckets if bucket < streams), streams):
             _run_streams(client, ensemble, inputs, count)
 
 
-def warm_up_files(url: str, ensemble: str, max_batch_size: int) -> None:
+def warm_up_files(url: str, ensemble: str, max_batch_size: int, access: Access = OPEN) -> None:
     """Send silence of every length that clients pad to: one request, then the largest batch.
 
     Raises:
         TritonDied: a request fails.
     """
-    with grpcclient.InferenceServerClient(url, channel_args=_NO_PROXY) as client:
+    with open_client(url, access) as client:
         for samples in bucket_samples(client, ensemble):
             inputs = silence(client, ensemble, samples)
             for count in (1, max_batch_size):

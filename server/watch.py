@@ -58,6 +58,7 @@ def _watch_stages(triton: Triton, failures: list[str]) -> None:
         polls += 1
         if polls % _POLLS_PER_POOL_CHECK == 0:
             triton.check_state_pool()
+            triton.process.hide_shared_memory()  # of models that were loaded since
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def _canaries(triton: Triton) -> Generator[list[str]]:
     stopping = threading.Event()
 
     def send() -> None:
-        with closing(Canary(triton.grpc_url, triton.ensembles)) as canary:
+        with closing(Canary(triton.grpc_url, triton.ensembles, triton.access)) as canary:
             while not failures and not stopping.wait(_CANARY_S):
                 # Once may be bad luck, such as memory that was short for a moment.
                 if canary.failure() is not None and (failure := canary.failure()) is not None:

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from .access import Access
 from .errors import NoServer, TritonDied
+from .ports import Endpoints
 
 BACKENDS = "backends"
 HEARTBEATS = "heartbeats"
@@ -56,13 +58,23 @@ class Launcher:
     """A living launcher of this machine."""
 
     pid: int
+    grpc_url: str
     repository: Path
+    access: Access
 
 
-def record_launcher(folder: Path, grpc_port: int, repository: Path) -> None:
-    """Record that this process serves on `grpc_port`, for `find_launcher`."""
-    record = {"pid": os.getpid(), "grpc_port": grpc_port, "repository": str(repository)}
-    (folder / _LAUNCHER).write_text(json.dumps(record), encoding="utf-8")
+def record_launcher(folder: Path, endpoints: Endpoints, repository: Path, access: Access) -> None:
+    """Record for `find_launcher` what this process serves; other users cannot read it."""
+    record = {
+        "pid": os.getpid(),
+        "grpc_port": endpoints.grpc_port,
+        "grpc_url": endpoints.grpc_url,
+        "repository": str(repository),
+        "access": access.record(),
+    }
+    path = folder / _LAUNCHER
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(record), encoding="utf-8")
 
 
 def find_launcher(grpc_port: int) -> Launcher:
@@ -72,7 +84,9 @@ def find_launcher(grpc_port: int) -> Launcher:
         with contextlib.suppress(OSError), path.with_name(_OWNER).open() as owner:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["grpc_port"] == grpc_port and not _is_free(owner):
-                return Launcher(int(record["pid"]), Path(record["repository"]))
+                access = Access.from_record(record["access"])
+                repository = Path(record["repository"])
+                return Launcher(int(record["pid"]), record["grpc_url"], repository, access)
     raise NoServer(
         f"no `python -m server` of this machine serves on port {grpc_port}; give its "
         "--grpc-port, and run this as the user (in the container) that runs the server"
@@ -83,6 +97,16 @@ def clear_shared_memory(prefix: str) -> None:
     """Remove the shared memory of a server that has ended."""
     for region in _SHM.glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
+
+
+def hide_shared_memory(prefix: str) -> None:
+    """Keep other users from the shared memory of a server, which holds the speech of all streams.
+
+    Triton makes it readable for all, whatever the umask.
+    """
+    for region in _SHM.glob(f"{prefix}*"):
+        with contextlib.suppress(FileNotFoundError):
+            region.chmod(0o600)
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def capacity(
     budget = _budget(options, budget_s)
     if baseline:
         _require_baseline(options)
-    with _measuring(_with_server(options, url, repository, metrics_url)) as measurement:
+    with _measuring(with_server(options, url, repository, metrics_url)) as measurement:
         most = min(max_streams or sys.maxsize, measurement.info.max_streams)
         hold = _saving(measurement, output)
         found = search(hold, most, SearchOptions(first_streams, growth, resolution), budget)
@@ -150,7 +150,7 @@ def hold(
         p99_ms=p99_ms,
         allowed_change=allowed_change,
     )
-    with _measuring(_with_server(options, url, repository, metrics_url)) as measurement:
+    with _measuring(with_server(options, url, repository, metrics_url)) as measurement:
         level = measurement.hold(streams, True)
         passes = level.verdict == "pass"
         found = SearchResult(streams if passes else 0, None if passes else level, [level])
@@ -188,7 +188,7 @@ def _saving(measurement: Measurement, output: Path) -> Hold:
     return hold
 
 
-def _with_server(
+def with_server(
     options: LoadOptions, url: str | None, repository: Path, metrics_url: str | None
 ) -> LoadOptions:
     """Return options for the server at `url`, or for one to be started on `repository`."""

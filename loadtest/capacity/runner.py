@@ -53,10 +53,11 @@ class LoadRunner:
         self._workers = workers
 
     def pin(self, core: int) -> None:
-        """Keep the workers of this machine, with all their threads, on one core."""
-        for worker in self._workers:
-            for thread in psutil.Process(worker.pid).threads():
-                os.sched_setaffinity(thread.id, [core])
+        """Keep the workers of this machine and their streams, with all threads, on one core."""
+        for worker in map(psutil.Process, (worker.pid for worker in self._workers)):
+            for process in (worker, *worker.children()):
+                for thread in process.threads():
+                    os.sched_setaffinity(thread.id, [core])
 
     def hold(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 from earshot import ServerInfo
 from numpy.typing import NDArray
 
-from loadtest.live.samples import LevelSamples
+from loadtest.live.samples import FELL_BEHIND_S, LevelSamples
 from loadtest.live.transcripts import TranscriptCheck, allowed_change
 from loadtest.options import LoadOptions
 from loadtest.result.document import Latency, Level, Rule, Timeline
@@ -71,6 +71,7 @@ def check_level(
         transcripts_compared=transcripts.compared,
         transcripts_different=transcripts.different,
         wer=transcripts.wer,
+        unanswered_chunks=samples.unanswered,
         timeline=_timeline(samples, rule.hold_s),
         stages=server.stages,
         server_cpu_cores=server.cpu_cores,
@@ -98,6 +99,11 @@ def _broken(
 ) -> Iterator[str]:
     for kind, count in samples.failures.items():
         yield f"{count} streams failed: {kind} ({samples.messages[kind]})"
+    if samples.unanswered:
+        yield (
+            f"{samples.unanswered} chunks were never answered; they count with the time that they "
+            f"waited, at least {FELL_BEHIND_S:.0f} s"
+        )
     answered = len(np.unique(samples.user))
     if answered < streams:
         yield f"only {answered} of {streams} streams were answered"

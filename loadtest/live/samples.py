@@ -1,28 +1,29 @@
 """Raw samples of a level: recorded by the workers, collected by the process that holds the level.
 
-Locust keeps response times in rounded bins; here every chunk is kept as it was measured. A worker
-has one `SampleRecorder`; a few times a second it sends its samples to the `SampleCollector` of the
-process that holds the level, which may be on another machine. Clocks are not compared: each process
-counts from the moment when it receives the order to start.
+Locust keeps response times in rounded bins; here every chunk is kept as it was measured. A process
+of streams has one `SampleRecorder`; a few times a second it sends its samples to the
+`SampleCollector` of the process that holds the level, which may be on another machine. Clocks are
+not compared: each process counts from the moment when it receives the order to start.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import gevent
-import gevent.event
 import numpy as np
 from numpy.typing import NDArray
 
 TICK_S = 0.02
 """Period of the ticks, which show whether this process was held up, whatever the server did."""
+FELL_BEHIND_S = 10.0
+"""A stream so far behind real time is of no use to anyone and is given up."""
 SampleBatch = dict[str, Any]
 """Samples of one process since its last batch: plain values and bytes, for the wire."""
 
@@ -68,6 +69,8 @@ class LevelSamples:
     """One message for each kind of failure."""
     cpu_s: list[float]
     """CPU time of each worker over the window."""
+    unanswered: int = 0
+    """Chunks that were never answered; `latency_ms` has the time that they waited."""
     missing: list[str] = field(default_factory=list)
     """Workers that have not reported to the end."""
 
@@ -82,10 +85,15 @@ class RecentSamples:
 
 
 class SampleRecorder:
-    """Records the samples of the live users of one process."""
+    """Records the samples of the live streams of one process.
 
-    def __init__(self) -> None:
-        self._started = gevent.event.Event()
+    Args:
+        cpu_s: Returns the CPU time that the load generator has taken so far.
+    """
+
+    def __init__(self, cpu_s: Callable[[], float] = time.process_time) -> None:
+        self._read_cpu_s = cpu_s
+        self._started = asyncio.Event()
         self.active_streams = 0
         self._level = -1
         self._begin_s = self._end_s = math.inf
@@ -94,7 +102,7 @@ class SampleRecorder:
         self._clear()
 
     def start(self, window: Window) -> None:
-        """Start a window: forget earlier samples, and let the live users stream."""
+        """Start a window: forget earlier samples, and let the streams run."""
         self._clear()
         self._level = window.level
         self._begin_s = time.monotonic() + window.warm_up_s
@@ -106,14 +114,14 @@ class SampleRecorder:
         """End the window now, if it has not ended yet."""
         self._end_s = min(self._end_s, time.monotonic())
 
-    def wait_for_start(self) -> bool:
+    async def wait_for_start(self) -> bool:
         """Wait until streams may run; return `True` if there was a wait."""
         waited = False
         while not self._started.is_set() or self.is_over(time.monotonic()):
             waited = True
-            self._started.wait()
+            await self._started.wait()
             if self.is_over(time.monotonic()):
-                gevent.sleep(0.1)
+                await asyncio.sleep(0.1)
         return waited
 
     def is_over(self, due_s: float) -> bool:
@@ -124,6 +132,11 @@ class SampleRecorder:
         """Record a chunk: sent `lateness_ms` late, answered `latency_ms` after `due_s`."""
         if self._begin_s <= due_s < self._end_s:
             self._chunks.extend((user, due_s - self._begin_s, latency_ms, lateness_ms))
+
+    def record_unanswered(self, user: int, due_s: float, waited_ms: float) -> None:
+        """Record a chunk that was due at `due_s` and will never be answered."""
+        self.record_chunk(user, due_s, waited_ms, math.nan)
+        self._unanswered += self._begin_s <= due_s < self._end_s
 
     def record_final(self, due_s: float, latency_ms: float) -> None:
         """Record a final text that came `latency_ms` after the stream's end at `due_s`."""
@@ -140,27 +153,29 @@ class SampleRecorder:
         self._failures[kind] += 1
         self._messages[kind] = message
 
-    def tick_forever(self) -> None:
-        """Record ticks; run this in a greenlet of its own."""
+    async def tick_forever(self) -> None:
+        """Record ticks; run this in a task of its own."""
         tick_s = time.monotonic()
         while True:
             tick_s += TICK_S
             while (wait_s := tick_s - time.monotonic()) > 0:
-                gevent.sleep(wait_s)
+                await asyncio.sleep(wait_s)
             if self._begin_s <= tick_s < self._end_s:
                 self._ticks.append(1000 * (time.monotonic() - tick_s))
             self._note_cpu(tick_s)
 
-    def report_forever(self, send: Callable[[SampleBatch], None], every_s: float = 0.25) -> None:
-        """Send batches, the last one marked as done; run this in a greenlet of its own."""
+    async def report_forever(
+        self, send: Callable[[SampleBatch], Awaitable[None]], every_s: float = 0.25
+    ) -> None:
+        """Send batches, the last one marked as done; run this in a task of its own."""
         while True:
-            gevent.sleep(every_s)
+            await asyncio.sleep(every_s)
             if not self._started.is_set():
                 continue
             done = self.is_over(time.monotonic()) and not self.active_streams
             if done:
                 self._started.clear()
-            send(self.take_batch(done))
+            await send(self.take_batch(done))
 
     def take_batch(self, done: bool) -> SampleBatch:
         """Return and forget the samples since the last call."""
@@ -172,6 +187,7 @@ class SampleRecorder:
             "finals": self._finals.tobytes(),
             "finished": self._finished,
             "tokens": self._tokens,
+            "unanswered": self._unanswered,
             "failures": dict(self._failures),
             "messages": self._messages,
             "cpu_s": self._cpu_s() if done else 0.0,
@@ -185,19 +201,20 @@ class SampleRecorder:
         self._finals = array("f")
         self._finished: list[tuple[int, int, bool, str]] = []
         self._tokens: list[bytes] = []
+        self._unanswered = 0
         self._failures: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
 
     def _note_cpu(self, now_s: float) -> None:
         if self._cpu_begin_s is None and now_s >= self._begin_s:
-            self._cpu_begin_s = time.process_time()
+            self._cpu_begin_s = self._read_cpu_s()
         if self._cpu_end_s is None and now_s >= self._end_s:
-            self._cpu_end_s = time.process_time()
+            self._cpu_end_s = self._read_cpu_s()
 
     def _cpu_s(self) -> float:
         if self._cpu_begin_s is None:
             return 0.0
-        end_s = time.process_time() if self._cpu_end_s is None else self._cpu_end_s
+        end_s = self._read_cpu_s() if self._cpu_end_s is None else self._cpu_end_s
         return end_s - self._cpu_begin_s
 
 
@@ -253,6 +270,7 @@ class SampleCollector:
             failures=sum((Counter[str](b["failures"]) for b in self._all()), Counter[str]()),
             messages={k: v for batch in self._all() for k, v in batch["messages"].items()},
             cpu_s=[sum(b["cpu_s"] for b in batches) for batches in self._batches.values()],
+            unanswered=sum(batch["unanswered"] for batch in self._all()),
             missing=self.unfinished(workers),
         )
 
@@ -265,6 +283,17 @@ class SampleCollector:
     def _floats(self, name: str) -> NDArray[np.float64]:
         parts = [np.frombuffer(batch[name], np.float32) for batch in self._all()]
         return np.concatenate([np.zeros(0, np.float32), *parts]).astype(np.float64)
+
+
+def chunk_figures(batch: SampleBatch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the latencies in ms, and the lateness of chunks that did not wait for the server."""
+    rows = _rows(batch)
+    return rows[:, 2], rows[:, 3][~np.isnan(rows[:, 3])]
+
+
+def final_figures(batch: SampleBatch) -> NDArray[np.float32]:
+    """Return the latencies of final texts in ms."""
+    return np.frombuffer(batch["finals"], np.float32)
 
 
 def _rows(batch: SampleBatch) -> NDArray[np.float32]:

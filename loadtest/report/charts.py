@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from loadtest.report.svg import Chart, Marker, RuleLine, Series, Shape
 from loadtest.result.document import CapacityResult, Level
+from loadtest.service.stages import pipeline_order
 
 HEADROOM_OVER_RULE = 2.0
 """Latencies beyond this multiple of the rule leave the chart, or the knee would look flat."""
@@ -50,7 +51,7 @@ def latency_over_time(level: Level, allowed_ms: float) -> Chart:
         x_label="seconds",
         y_label="milliseconds",
         x_range=(min(time.second_s, default=0.0), max(time.second_s, default=1.0)),
-        y_max=1.1 * min(worst, HEADROOM_OVER_RULE * allowed_ms),
+        y_max=1.1 * worst,  # all of it: the growing lag of an overload is what it shows
         series=[
             Series(
                 "late", "late", list(zip(time.second_s, time.lateness_p99_ms, strict=True)), True
@@ -121,8 +122,8 @@ def gpu_against_streams(result: CapacityResult) -> Chart:
 
 
 def stage_colours(levels: Sequence[Level]) -> dict[str, str]:
-    """Return a colour for each stage, in the order in which the metrics list them."""
-    models = dict.fromkeys(stage.model for level in levels for stage in level.stages)
+    """Return a colour for each stage, in the order in which a chunk passes them."""
+    models = sorted({stage.model for level in levels for stage in level.stages}, key=pipeline_order)
     return dict(zip(models, STAGE_COLOURS, strict=False))
 
 

@@ -18,6 +18,7 @@ from loadtest.report.svg import Chart, draw
 from loadtest.report.templates import load_template
 from loadtest.result.baseline import ALL_SETS
 from loadtest.result.document import CapacityResult, Conditions, Level
+from loadtest.service.stages import pipeline_order
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 WIDE_PX, NARROW_PX = 900, 356
@@ -56,6 +57,7 @@ def render(result: CapacityResult) -> str:
         tiles=_tiles(result, shown),
         figures=_figures(result, shown),
         small_figures=_small_figures(result),
+        stages=sorted(shown.stages, key=lambda stage: pipeline_order(stage.model)),
         stage_colours=charts.stage_colours(result.levels),
         longest_stage_ms=max((s.queue_ms + s.compute_ms for s in shown.stages), default=1.0) or 1.0,
         conditions=_conditions(result.conditions),

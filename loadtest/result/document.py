@@ -111,6 +111,8 @@ class Level:
     gpu_utilization: float | None
     """From 0 to 1, mean over the GPUs."""
     gpu_memory_bytes: int | None
+    unanswered_chunks: int = 0
+    """They count in the latencies with the time that they waited, at least ten seconds."""
 
     @property
     def verdict(self) -> Verdict:

@@ -19,6 +19,12 @@ def model_name(recognizer: str, stage: str) -> str:
     return f"{recognizer}_{stage}" if recognizer else stage
 
 
+def pipeline_order(model: str) -> tuple[int, str]:
+    """Return a key that sorts Triton's models in the order in which a chunk passes them."""
+    places = [place for place, stage in enumerate(_MODELS) if model.endswith(stage)]
+    return (places[0] if places else len(_MODELS)), model
+
+
 def by_stage(values: Mapping[str, float], recognizer: str) -> dict[str, float]:
     """Select from `values` by model those of `recognizer` by stage, and that of `triton` itself."""
     stages = {model_name(recognizer, stage): stage for stage in _MODELS} | {TRITON: TRITON}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,7 +211,7 @@ class FakeSoundDevice(ModuleType):
     ) -> Iterator[None]:
         assert (samplerate, channels, dtype) == (48000, 1, "int16")
         for _ in range(5):
-            callback(bytearray(9600), 4800, None, None)
+            callback(bytearray(9600), 4800, None, SimpleNamespace(input_overflow=True))
         threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
         yield
 
@@ -224,6 +224,7 @@ def test_mic(server: FakeRecognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         result.stdout == " ".join(fake_recognizer.expected_words(np.zeros(8000, np.float32))) + "\n"
     )
+    assert result.stderr == "earshot: the machine was too slow 5 times, and audio was lost\n"
 
 
 @pytest.mark.triton
@@ -231,7 +232,7 @@ def test_mic_without_sounddevice(server: FakeRecognizer, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     result = earshot("mic", url=server.url)
     assert result.exit_code == 1
-    assert "pip install 'earshot-client[mic]'" in result.stderr
+    assert "pip install './client[mic]'" in result.stderr
 
 
 @pytest.mark.triton

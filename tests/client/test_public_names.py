@@ -9,6 +9,7 @@ import earshot
 import pytest
 
 PUBLIC = [
+    "AccessDenied",
     "AsyncClient",
     "AsyncStream",
     "AudioSource",
@@ -19,6 +20,7 @@ PUBLIC = [
     "EarshotError",
     "FailedSpan",
     "InvalidAudio",
+    "MessageTooLarge",
     "OfflineInfo",
     "Pcm",
     "Served",
@@ -29,6 +31,7 @@ PUBLIC = [
     "Stream",
     "StreamClosed",
     "StreamError",
+    "StreamInUse",
     "StreamLost",
     "Timeouts",
     "Token",

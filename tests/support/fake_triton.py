@@ -95,9 +95,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     def ModelStatistics(self, request: Any, context: Any) -> Any:
-        return _pb.ModelStatisticsResponse()
+        names = [request.name] if request.name else self.models
+        return _pb.ModelStatisticsResponse(
+            model_stats=[_pb.ModelStatistics(name=name, version="1") for name in names]
+        )
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        if request.model_name not in self.models:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: {request.model_name!r}")
         if "sequence_id" not in request.parameters:
             return self._answer_piece(request, context)
         chunk = "END" if "sequence_end" in request.parameters else "chunk"

@@ -5,15 +5,18 @@ Start with `connect`, or with `connect_async` under asyncio.
 
 from ._aio import AsyncClient, AsyncStream, connect_async
 from ._errors import (
+    AccessDenied,
     ChunkTimeout,
     ConnectionFailed,
     EarshotError,
     InvalidAudio,
+    MessageTooLarge,
     ServerBusy,
     ServerDraining,
     ServerFailed,
     StreamClosed,
     StreamError,
+    StreamInUse,
     StreamLost,
     UnsupportedServer,
 )
@@ -27,6 +30,7 @@ from ._transcript import ChunkResult, FailedSpan, Token, Transcript, Word
 from ._version import __version__
 
 __all__ = [
+    "AccessDenied",
     "AsyncClient",
     "AsyncStream",
     "AudioSource",
@@ -37,6 +41,7 @@ __all__ = [
     "EarshotError",
     "FailedSpan",
     "InvalidAudio",
+    "MessageTooLarge",
     "OfflineInfo",
     "Pcm",
     "Served",
@@ -47,6 +52,7 @@ __all__ = [
     "Stream",
     "StreamClosed",
     "StreamError",
+    "StreamInUse",
     "StreamLost",
     "Timeouts",
     "Token",

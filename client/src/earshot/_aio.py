@@ -7,7 +7,14 @@ import contextlib
 import time
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
@@ -15,8 +22,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from ._failures import connect_error
-from ._grpc import Address, make_stub, read_address
+from ._errors import EarshotError, StreamClosed
+from ._failures import connect_error, is_broken_connection
+from ._grpc import Address, Credentials, make_stub, read_address
 from ._handshake import (
     Handshake,
     Question,
@@ -30,7 +38,7 @@ from ._pcm import Pcm
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_aio import recognize_pieces
 from ._server_info import OfflineInfo, ServerInfo
-from ._session import Call, Session
+from ._session import CLIENT_CLOSED, Call, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
@@ -45,13 +53,17 @@ async def connect_async(
     model: str | None = None,
     tls: bool = False,
     root_certificates: bytes | None = None,
+    certificate: bytes | None = None,
+    key: bytes | None = None,
+    token: str | None = None,
     timeouts: Timeouts | None = None,
 ) -> AsyncGenerator[AsyncClient, None]:
     """Connect for the length of an `async with` block; arguments and errors as for `connect`."""
     timeouts = timeouts or Timeouts()
-    address = read_address(url, tls, root_certificates)
-    async with _open_channel(address) as channel:
-        connection = _Connection(make_stub(channel), timeouts)
+    credentials = Credentials(tls, root_certificates, certificate, key, token)
+    address = read_address(url, credentials)
+    async with _open_channel(address, timeouts) as channel:
+        connection = _Connection(make_stub(channel, credentials), timeouts)
         served = await connection.ask(handshake(address.target, model, timeouts.connect_s))
         try:
             yield AsyncClient(served, connection, address.target, model)
@@ -59,10 +71,11 @@ async def connect_async(
             await connection.close()
 
 
-def _open_channel(address: Address) -> Any:
+def _open_channel(address: Address, timeouts: Timeouts) -> Any:
+    options = address.options(timeouts.keepalive_s)
     if address.tls:
-        return _aio.secure_channel(address.target, address.credentials(), address.options())
-    return _aio.insecure_channel(address.target, address.options())
+        return _aio.secure_channel(address.target, address.channel_credentials(), options)
+    return _aio.insecure_channel(address.target, options)
 
 
 class AsyncClient:
@@ -96,8 +109,9 @@ class AsyncClient:
 
     def stream(self, *, sample_rate_hz: float, channels: int = 1) -> AsyncStream:
         """Open a live stream for audio of this rate and number of interleaved channels."""
+        self._connection.check_open()
         session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
-        return AsyncStream(session, self._connection)
+        return AsyncStream(session, self._connection, self._look_again)
 
     async def stream_from(
         self,
@@ -125,6 +139,7 @@ class AsyncClient:
 
         `on_progress` is called in this event loop.
         """
+        self._connection.check_open()
         recognizer = self.served.for_files(streaming)
         with open_source(audio, sample_rate_hz, channels) as source:
             if isinstance(recognizer, ServerInfo):
@@ -136,7 +151,9 @@ class AsyncClient:
                 source.channels,
                 at_once,
             )
-            return await recognize_pieces(self._connection.stub, recognition, source, on_progress)
+            return await recognize_pieces(
+                self._connection.stub, recognition, source, on_progress, self._offline_again
+            )
 
     async def recognize(
         self,
@@ -163,14 +180,24 @@ class AsyncClient:
         session = Session(
             self.info, self._connection.timeouts, source.sample_rate_hz, source.channels
         )
-        async with AsyncStream(session, self._connection) as stream:
+        async with AsyncStream(session, self._connection, self._look_again) as stream:
             for block in source.blocks():
                 await stream.send(block)
                 on_progress(session.duration_s)
             return await stream.finish()
 
+    async def _look_again(self) -> Served:
+        """Return the recognizers that the server has now, or those known if it does not tell."""
+        with contextlib.suppress(EarshotError):
+            await self.refresh()
+        return self.served
+
+    async def _offline_again(self) -> OfflineInfo | None:
+        return (await self._look_again()).offline
+
     async def is_ready(self) -> bool:
         """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
+        self._connection.check_open()
         connect_s = self._connection.timeouts.connect_s
         try:
             answer = await self._connection.stub.ModelReady(
@@ -188,16 +215,23 @@ class AsyncStream:
     on an error, on cancellation, and when it is garbage collected.
     """
 
-    def __init__(self, session: Session, connection: _Connection) -> None:
+    def __init__(
+        self,
+        session: Session,
+        connection: _Connection,
+        look_again: Callable[[], Awaitable[Served]],
+    ) -> None:
         self._session = session
         self._connection = connection
+        self._look_again = look_again
         self._in_flight: asyncio.Future[Any] | None = None
         self._abandon = weakref.finalize(self, connection.abandon_threadsafe, session)
         connection.streams.add(self)
 
     async def send(self, piece: Pcm) -> list[ChunkResult]:
         """Send a piece of audio of any length; see `Stream.send`."""
-        return [await self._exchange(call) for call in self._session.push(piece)]
+        with self._session.in_use():
+            return [await self._exchange(call) for call in self._session.push(piece)]
 
     async def send_all(
         self, pieces: AsyncIterable[Pcm] | Iterable[Pcm]
@@ -205,8 +239,9 @@ class AsyncStream:
         """Send `pieces` and end the stream; see `Stream.send_all`."""
         try:
             async for piece in _iterate(pieces):
-                for call in self._session.push(piece):
-                    yield await self._exchange(call)
+                with self._session.in_use():
+                    for call in self._session.push(piece):
+                        yield await self._exchange(call)
             for result in await self.end():
                 yield result
         finally:
@@ -214,7 +249,8 @@ class AsyncStream:
 
     async def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""
-        return [await self._exchange(call) for call in self._session.end()]
+        with self._session.in_use():
+            return [await self._exchange(call) for call in self._session.end()]
 
     async def finish(self) -> Transcript:
         """End the stream unless `end` has; return the transcript."""
@@ -247,19 +283,41 @@ class AsyncStream:
     async def _exchange(self, call: Call) -> ChunkResult:
         session = self._session
         sent_s = time.monotonic()
-        # Neither a cancelled task nor a deadline may cancel the chunk on the server: all stages
-        # must have processed it when the END that follows arrives.
-        self._in_flight = asyncio.ensure_future(self._connection.infer(call, session))
         try:
-            # Unlike wait_for, wait does not cancel the call at the deadline or with the task.
-            if not (await asyncio.wait((self._in_flight,), timeout=call.deadline_s))[0]:
-                raise session.time_out(call)
-            return session.receive(call, self._in_flight.result(), sent_s, time.monotonic())
+            return session.receive(call, await self._reply(call), sent_s, time.monotonic())
         except BaseException as error:
             self.close()
             if isinstance(error, grpc.RpcError):
                 raise session.explain(call, error) from error
             raise
+
+    async def _reply(self, call: Call) -> Any:
+        """Return the reply to `call`, which is sent again where a stream may still begin."""
+        try:
+            return await self._send(call)
+        except grpc.RpcError as failure:
+            repeat = self._session.may_repeat(call, failure)
+            if not repeat and not await self._move(call, failure):
+                raise
+        return await self._send(call)
+
+    async def _move(self, call: Call, failure: Any) -> bool:
+        """Begin on the next generation of a model that was just unloaded, if there is one."""
+        if not self._session.may_move(call, failure):
+            return False
+        served = await self._look_again()
+        return served.streaming is not None and self._session.move(call, served.streaming)
+
+    async def _send(self, call: Call) -> Any:
+        # Neither a cancelled task nor a deadline may cancel the chunk on the server: all stages
+        # must have processed it when the END that follows arrives.
+        self._in_flight = asyncio.ensure_future(self._connection.infer(call, self._session))
+        # Unlike wait_for, wait does not cancel the call at the deadline or with the task.
+        if not (await asyncio.wait((self._in_flight,), timeout=call.deadline_s))[0]:
+            raise self._session.time_out(call)
+        if self._in_flight.cancelled():
+            raise self._session.close_error()
+        return self._in_flight.result()
 
 
 class _Connection:
@@ -271,9 +329,16 @@ class _Connection:
         self.streams: weakref.WeakSet[AsyncStream] = weakref.WeakSet()
         self._loop = asyncio.get_running_loop()
         self._ends: set[asyncio.Task[None]] = set()
+        self.closed = False
+
+    def check_open(self) -> None:
+        """Raise StreamClosed if the client is closed."""
+        if self.closed:
+            raise StreamClosed(CLIENT_CLOSED)
 
     async def ask(self, handshake: Handshake) -> Served:
         """Send the requests of a handshake; return its result."""
+        self.check_open()
         try:
             questions = next(handshake)
             while True:
@@ -308,6 +373,7 @@ class _Connection:
             self._loop.call_soon_threadsafe(self.abandon, session, None)
 
     async def close(self) -> None:
+        self.closed = True
         for stream in tuple(self.streams):
             stream.close()
         await asyncio.sleep(0)  # lets calls that finalizers have scheduled run
@@ -324,7 +390,14 @@ class _Connection:
         if in_flight is not None:
             await asyncio.gather(in_flight, return_exceptions=True)
         with contextlib.suppress(grpc.RpcError):  # the stream is over for the client
-            await self.stub.ModelInfer(request, timeout=session.idle_s, metadata=session.metadata)
+            try:
+                await self._send_end(request, session)
+            except grpc.RpcError as failure:
+                if is_broken_connection(failure):
+                    await self._send_end(request, session)
+
+    async def _send_end(self, request: Any, session: Session) -> None:
+        await self.stub.ModelInfer(request, timeout=session.idle_s, metadata=session.metadata)
 
 
 async def _answer(call: Awaitable[Any]) -> Any:

@@ -2,15 +2,18 @@
 
     EarshotError
     ├── ConnectionFailed     no server answers at this address
+    ├── AccessDenied         the server asks for a token or key that this client has not shown
     ├── UnsupportedServer    the server lacks the requested model, or breaks the contract
+    ├── StreamInUse          another thread or task is sending on the stream
     ├── InvalidAudio         the audio is not finite, of a wrong type, or unreadable
     └── StreamError          a stream ended early
         ├── ServerBusy       the server has no free slot for the stream
         │   └── ServerDraining   the server is about to stop and takes no new streams
         ├── ChunkTimeout     the server took longer than `Timeouts` allows
         ├── StreamLost       the server no longer knows the stream, or is gone
+        ├── MessageTooLarge  the server, or a proxy before it, refuses messages of this size
         ├── ServerFailed     the server reported an internal error
-        └── StreamClosed     audio was sent after the end, or after an error
+        └── StreamClosed     audio was sent after the end, after an error, or on a closed client
 
 An error that a stream raises has the attribute `transcript`: what was recognized before the error.
 """
@@ -31,8 +34,16 @@ class ConnectionFailed(EarshotError):
     """No server answers at this address."""
 
 
+class AccessDenied(EarshotError):
+    """The server asks for a token or key, and got none or another one."""
+
+
 class UnsupportedServer(EarshotError):
     """The server lacks the requested model, or breaks the contract that this client knows."""
+
+
+class StreamInUse(EarshotError):
+    """Another thread or task is sending on the stream; this call has done nothing."""
 
 
 class InvalidAudio(EarshotError):
@@ -59,9 +70,13 @@ class StreamLost(StreamError):
     """The server no longer knows the stream: it was idle for too long, or the server restarted."""
 
 
+class MessageTooLarge(StreamError):
+    """The server, or a proxy in front of it, refuses messages of this size."""
+
+
 class ServerFailed(StreamError):
     """The server reported an internal error while it processed a chunk."""
 
 
 class StreamClosed(StreamError):
-    """The stream has ended and accepts no more audio."""
+    """The stream has ended, or its client is closed: it accepts no more audio."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from enum import Enum, auto
 from typing import Protocol
 
 from ._errors import (
+    AccessDenied,
     ChunkTimeout,
     ConnectionFailed,
     EarshotError,
+    MessageTooLarge,
     ServerBusy,
     ServerDraining,
     ServerFailed,
@@ -21,19 +24,33 @@ from ._server_info import OfflineInfo, ServerInfo
 # the message differs.
 _NO_CONNECTION = re.compile(
     r"failed to connect|errors resolving|name resolution|socket closed|connection (reset|refused)"
-    r"|recvmsg|broken pipe|goaway|ping timeout|endpoint closing|handshake",
+    r"|recvmsg|broken pipe|goaway|ping timeout|keepalive|endpoint closing|handshake",
     re.IGNORECASE,
+)
+# A connection that was there has ended; a request may or may not have arrived.
+_BROKEN = re.compile(
+    r"socket closed|connection reset|recvmsg|broken pipe|ping timeout|keepalive", re.IGNORECASE
 )
 # The messages of Triton and of the bundled backend for a sequence that was dropped.
 _UNKNOWN_STREAM = re.compile(r"START flag|is not open")
 # The message of Triton for a START, or a whole file, after it has been asked to stop.
 _DRAINING = re.compile(r"server is stopping|server exiting", re.IGNORECASE)
 
+# Triton's message while it stops: open streams go on, everything new is refused.
+_STOPPING = re.compile(r"server is stopping|stopped accepting", re.IGNORECASE)
+# The messages of gRPC for a message beyond its limit, and for a proxy's "413 Content Too Large".
+_TOO_LARGE = re.compile(r"larger than max \((?P<size>\d+) vs\. (?P<limit>\d+)\)")
+_STATUS_413 = re.compile(r"http2 header with status: 413")
+
+# Triton's message for a protocol that needs a secret.
+_RESTRICTED = re.compile(
+    r"protocol is restricted, expecting header '(?:.*-)?(?P<header>token|admin-key)'"
+)
+
 # Codes that another attempt does not change.
 _FINAL = {
     "FAILED_PRECONDITION",
     "INVALID_ARGUMENT",
-    "NOT_FOUND",
     "OUT_OF_RANGE",
     "PERMISSION_DENIED",
     "UNAUTHENTICATED",
@@ -56,9 +73,30 @@ class RpcFailure(Protocol):
     def details(self) -> str | None: ...
 
 
+def access_error(failure: RpcFailure, url: str) -> AccessDenied | None:
+    """Return the exception for a refusal because of a missing or wrong secret, else None."""
+    code, details = _read(failure)
+    restricted = _RESTRICTED.search(details)
+    if restricted and restricted["header"] == "admin-key":
+        return AccessDenied(
+            f"{url} asks for the operators' key, and got none or another one: pass it with "
+            "--admin-key or EARSHOT_ADMIN_KEY"
+        )
+    if restricted:
+        return AccessDenied(
+            f"{url} asks for a token, and got none or another one: pass `token` (--token, "
+            "EARSHOT_TOKEN)"
+        )
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return AccessDenied(f"{url} refuses this client: {details}")
+    return None
+
+
 def connect_error(failure: RpcFailure, url: str, connect_s: float) -> EarshotError:
     """Return the exception for a call of `connect` that failed."""
     code, details = _read(failure)
+    if denied := access_error(failure, url):
+        return denied
     if code == "UNAVAILABLE":
         return ConnectionFailed(f"no server at {url}: {details}")
     if code == "DEADLINE_EXCEEDED":
@@ -67,10 +105,17 @@ def connect_error(failure: RpcFailure, url: str, connect_s: float) -> EarshotErr
 
 
 def chunk_error(
-    failure: RpcFailure, info: ServerInfo, *, starting: bool, deadline_s: float
+    failure: RpcFailure, info: ServerInfo, *, starting: bool, deadline_s: float, size: int = 0
 ) -> EarshotError:
-    """Return the exception for a chunk that failed; `starting` marks the first of its stream."""
+    """Return the exception for a chunk of `size` bytes that failed.
+
+    `starting` marks the first of its stream.
+    """
     code, details = _read(failure)
+    if denied := access_error(failure, info.url):
+        return denied
+    if too_large := _too_large(failure, info.url, size):
+        return too_large
     if code == "DEADLINE_EXCEEDED":
         return chunk_timeout(info, starting=starting, deadline_s=deadline_s)
     if code == "NOT_FOUND":
@@ -100,9 +145,13 @@ def chunk_timeout(info: ServerInfo, *, starting: bool, deadline_s: float) -> Chu
     return ChunkTimeout(f"{info.url} did not answer {which} within {deadline_s:g} s")
 
 
-def piece_error(failure: RpcFailure, info: OfflineInfo, piece_s: float) -> EarshotError:
-    """Return the exception for a piece of a recording that failed."""
+def piece_error(failure: RpcFailure, info: OfflineInfo, piece_s: float, size: int) -> EarshotError:
+    """Return the exception for a piece of a recording, of `size` bytes, that failed."""
     code, details = _read(failure)
+    if denied := access_error(failure, info.url):
+        return denied
+    if too_large := _too_large(failure, info.url, size):
+        return too_large
     if code == "DEADLINE_EXCEEDED":
         return ChunkTimeout(f"{info.url} did not answer a piece within {piece_s:g} s")
     if code == "UNAVAILABLE" and _NO_CONNECTION.search(details):
@@ -114,9 +163,56 @@ def piece_error(failure: RpcFailure, info: OfflineInfo, piece_s: float) -> Earsh
     return ServerFailed(f"{info.url} failed on a piece: {code}: {details}")
 
 
-def is_transient(failure: RpcFailure) -> bool:
-    """Tell whether the same request may succeed in a moment."""
-    return failure.code().name not in _FINAL
+class Remedy(Enum):
+    """What may help after the failure of a piece."""
+
+    NONE = auto()
+    TRY_AGAIN = auto()
+    LOOK_AGAIN = auto()
+    """The model has gone; another generation may have taken its place."""
+    WAIT = auto()
+    """The server cannot be reached, or is stopping."""
+
+
+def remedy(failure: RpcFailure) -> Remedy:
+    """Return what may help after a failure."""
+    code, details = _read(failure)
+    if code == "UNAVAILABLE" and (_NO_CONNECTION.search(details) or _STOPPING.search(details)):
+        return Remedy.WAIT
+    if is_unknown_model(failure):
+        return Remedy.LOOK_AGAIN
+    for final in (_RESTRICTED, _TOO_LARGE, _STATUS_413):
+        if final.search(details):
+            return Remedy.NONE
+    return Remedy.NONE if code in _FINAL else Remedy.TRY_AGAIN
+
+
+def is_broken_connection(failure: RpcFailure) -> bool:
+    """Tell whether a connection ended under way; gRPC makes another one for the next call."""
+    code, details = _read(failure)
+    return code == "UNAVAILABLE" and _BROKEN.search(details) is not None
+
+
+def is_unknown_model(failure: RpcFailure) -> bool:
+    """Tell whether the server does not serve the model, for example because it was unloaded."""
+    return failure.code().name == "NOT_FOUND"
+
+
+def _too_large(failure: RpcFailure, url: str, size: int) -> MessageTooLarge | None:
+    """Return the exception for a request of `size` bytes if it was refused for its size."""
+    details = _read(failure)[1]
+    limit = _TOO_LARGE.search(details)
+    if limit:
+        return MessageTooLarge(
+            f"{url} takes messages of at most {limit['limit']} bytes, and this one has "
+            f"{limit['size']}: raise the limit of the server, or of the proxy before it"
+        )
+    if _STATUS_413.search(details):
+        return MessageTooLarge(
+            f"a proxy before {url} refuses a message of {size} bytes (HTTP 413): raise its limit "
+            f"above that (nginx: client_max_body_size)"
+        )
+    return None
 
 
 def _read(failure: RpcFailure) -> tuple[str, str]:

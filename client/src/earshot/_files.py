@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from io import FileIO
+from io import BytesIO, FileIO
 from os import PathLike, fsencode
-from typing import Any
+from typing import Any, BinaryIO
 
 import soundfile
 
@@ -54,10 +54,25 @@ class AudioFile:
 
 
 @contextmanager
-def open_audio(path: str | PathLike[str]) -> Generator[AudioFile, None, None]:
-    """Open a file that libsndfile reads; raise InvalidAudio if it cannot, or finds no audio."""
-    name = display_name(path)
-    with _open(path, name) as raw, _decode(raw, name) as file:
+def open_audio(source: str | PathLike[str] | BinaryIO) -> Generator[AudioFile, None, None]:
+    """Open a file that libsndfile reads, by its path or as an open binary file.
+
+    Raises:
+        InvalidAudio: It cannot be read, or contains no audio.
+    """
+    if isinstance(source, (str, PathLike)):
+        name = display_name(source)
+        # A descriptor, because soundfile rejects names that are not valid UTF-8.
+        with _open(source, name) as raw, _read(raw.fileno(), name) as audio:
+            yield audio
+    else:
+        with _read(_seekable(source), "the file") as audio:
+            yield audio
+
+
+@contextmanager
+def _read(raw: int | BinaryIO, name: str) -> Generator[AudioFile, None, None]:
+    with _decode(raw, name) as file:
         if not file.frames:
             raise InvalidAudio(f"{name}: contains no audio")
         yield AudioFile(name, file)
@@ -74,10 +89,17 @@ def _open(path: str | PathLike[str], name: str) -> FileIO:
         raise InvalidAudio(f"{name}: {error.strerror}") from error
 
 
-def _decode(raw: FileIO, name: str) -> Any:
+def _seekable(file: BinaryIO) -> BinaryIO:
+    """Return a file that libsndfile can seek in: a pipe is read to its end first."""
+    nothing: Any = file.read(0)
+    if nothing != b"":
+        raise InvalidAudio("expected a file that is open in binary mode ('rb'), got one of text")
+    return file if file.seekable() else BytesIO(file.read())
+
+
+def _decode(raw: int | BinaryIO, name: str) -> Any:
     try:
-        # A descriptor, because soundfile rejects names that are not valid UTF-8.
-        return _soundfile.SoundFile(raw.fileno(), closefd=False)
+        return _soundfile.SoundFile(raw, closefd=False)
     except _soundfile.SoundFileError as error:
         raise InvalidAudio(f"{name}: cannot be read as audio: {_reason(error)}") from error
 

@@ -103,6 +103,7 @@ Handshake: TypeAlias = Generator[list[Question], Sequence[Any], Served]
 """Yields rounds of questions; receives a reply or a grpc.RpcError for each question."""
 
 INDEX_QUESTION = Question("RepositoryIndex", _pb.RepositoryIndexRequest())
+_STATISTICS_QUESTION = Question("ModelStatistics", _pb.ModelStatisticsRequest())
 _METADATA_QUESTION = Question("ServerMetadata", _pb.ServerMetadataRequest())
 
 
@@ -114,6 +115,9 @@ def handshake(target: str, model: str | None, connect_s: float) -> Handshake:
     served = server.read(configs, model or "")
     if served is None:
         [index] = yield [INDEX_QUESTION]
+        if isinstance(index, grpc.RpcError):
+            # Operators alone may see the repository; everybody sees what is loaded.
+            [index] = yield [_STATISTICS_QUESTION]
         name = server.choose(index, model)
         served = server.read((yield _config_questions(name)), name)
         if served is None:
@@ -186,7 +190,12 @@ def recognizers(models: Iterable[str]) -> list[str]:
 
 
 def _complete(index: Any) -> list[str]:
-    """Return the recognizers whose models are all ready: others may still be loading."""
+    """Return the recognizers whose models are all ready: others may still be loading.
+
+    Statistics only tell of models that are loaded.
+    """
+    if isinstance(index, _pb.ModelStatisticsResponse):
+        return recognizers(entry.name for entry in index.model_stats)
     ensembles = {entry.name for entry in index.models}
     waiting = ensembles - {entry.name for entry in index.models if entry.state == READY_STATE}
     return sorted(set(recognizers(ensembles)) - set(recognizers(waiting)))

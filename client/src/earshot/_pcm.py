@@ -6,6 +6,7 @@ however the audio was cut into pieces; a test checks this for soxr's streaming r
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,8 +19,9 @@ from ._errors import InvalidAudio
 _soxr: Any = soxr
 
 Samples: TypeAlias = npt.NDArray[np.float32]
-Pcm: TypeAlias = bytes | bytearray | npt.NDArray[np.int16] | npt.NDArray[np.float32]
+Pcm: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.int16] | npt.NDArray[np.float32]
 """int16 or float32 samples, [n] interleaved or [frames, channels]; bytes are int16, little-endian.
+Other buffers, such as array.array, are taken for what their format says.
 
 A piece may end anywhere, even inside a sample. Floats are in [-1, 1].
 """
@@ -38,13 +40,16 @@ class PcmReader:
 
     def __init__(self, sample_rate_hz: float, channels: int, model_rate_hz: int) -> None:
         # Comparisons with NaN are false, so this catches it too.
-        if not _MIN_RATE_HZ <= sample_rate_hz <= _MAX_RATE_HZ:
+        if (
+            not isinstance(sample_rate_hz, Real)
+            or not _MIN_RATE_HZ <= sample_rate_hz <= _MAX_RATE_HZ
+        ):
             raise InvalidAudio(
                 f"expected sample_rate_hz from {_MIN_RATE_HZ} to {_MAX_RATE_HZ}, "
-                f"got {sample_rate_hz}"
+                f"got {sample_rate_hz!r}"
             )
-        if channels < 1:
-            raise InvalidAudio(f"expected channels of at least 1, got {channels}")
+        if not isinstance(channels, Integral) or channels < 1:
+            raise InvalidAudio(f"expected channels of at least 1, got {channels!r}")
         self._rate_hz = sample_rate_hz
         self._channels = channels
         self._part_of_sample = b""
@@ -73,13 +78,13 @@ class PcmReader:
         return nothing if self._resampler is None else self._resampler.resample_chunk(nothing, True)
 
     def _interleaved(self, piece: Any) -> Samples:
-        if isinstance(piece, (bytes, bytearray)):
+        if not hasattr(piece, "dtype"):
+            piece = _from_buffer(piece)
+        if isinstance(piece, bytes):
             data = self._part_of_sample + piece
             whole = len(data) // 2
             self._part_of_sample = data[2 * whole :]
             return _as_float(np.frombuffer(data, dtype="<i2", count=whole))
-        if not hasattr(piece, "dtype"):
-            raise InvalidAudio(f"expected bytes or a numpy array, got {type(piece).__name__}")
         return _as_float(self._flat(piece))
 
     def _flat(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -105,6 +110,15 @@ class PcmReader:
             mono += frames[:, channel]
         mono /= self._channels
         return mono
+
+
+def _from_buffer(piece: Any) -> bytes | npt.NDArray[Any]:
+    """Return the bytes of a buffer of bytes, or an array of one that says what it holds."""
+    try:
+        view = memoryview(piece)
+    except TypeError:
+        raise InvalidAudio(f"expected bytes or a numpy array, got {type(piece).__name__}") from None
+    return view.tobytes() if view.itemsize == 1 else np.asarray(view)
 
 
 def _as_float(samples: npt.NDArray[Any]) -> Samples:

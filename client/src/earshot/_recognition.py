@@ -14,7 +14,7 @@ from typing import Any
 from ._assembler import Assembler
 from ._cutter import Cutter, Piece
 from ._errors import EarshotError
-from ._failures import RpcFailure, is_transient, piece_error
+from ._failures import Remedy, RpcFailure, piece_error, remedy
 from ._joiner import Joiner
 from ._pcm import Pcm, PcmReader, Samples
 from ._server_info import OfflineInfo
@@ -28,6 +28,8 @@ ATTEMPTS = 4
 """Attempts per piece, including the first."""
 FIRST_DELAY_S = 0.5
 """Wait before the second attempt; it doubles with each further attempt."""
+OUTAGE_DELAY_S = 0.5
+"""Wait between attempts to reach a server that has gone."""
 RECOGNIZE_DEPRECATED = "recognize is deprecated and will be removed in 0.3: call transcribe"
 
 
@@ -42,6 +44,15 @@ class PieceCall:
     attempts: int = 0
     tokens: tuple[Token, ...] = ()
     error: EarshotError | None = None
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How to go on with a piece that failed."""
+
+    delay_s: float
+    look_again: bool = False
+    """Whether to look for another generation of the recognizer first."""
 
 
 class Recognition:
@@ -64,6 +75,8 @@ class Recognition:
         self._cutter = Cutter(info.sample_rate_hz, info.frame_samples, info.longest_samples)
         self._calls: list[PieceCall] = []
         self._done_samples = 0
+        self._outage_s = timeouts.outage_s
+        self._away_since_s: float | None = None
 
     def push(self, piece: Pcm) -> Iterator[PieceCall]:
         """Add audio; yield a call for each piece that it completes. Raise InvalidAudio."""
@@ -76,6 +89,7 @@ class Recognition:
 
     def receive(self, call: PieceCall, reply: Any) -> None:
         """Store the reply to `call`; a reply that breaks the contract counts as a failure."""
+        self._away_since_s = None
         call.request = None
         first_frame = call.start_sample // self._info.frame_samples
         try:
@@ -85,14 +99,32 @@ class Recognition:
             return
         call.tokens = tuple(replace(token, frame=token.frame + first_frame) for token in tokens)
 
-    def fail(self, call: PieceCall, failure: RpcFailure) -> float | None:
-        """Return the seconds to wait before the next attempt at `call`; None means no more."""
+    def fail(self, call: PieceCall, failure: RpcFailure, now_s: float) -> Retry | None:
+        """Return how to go on with `call` after a failure at `now_s`; None means not at all.
+
+        While the server cannot be reached, attempts do not count: the recording waits for it, until
+        no piece has been answered for `Timeouts.outage_s`.
+        """
+        needed = remedy(failure)
+        if needed is Remedy.WAIT:
+            if self._away_since_s is None:
+                self._away_since_s = now_s
+            if now_s - self._away_since_s < self._outage_s:
+                return Retry(OUTAGE_DELAY_S)
         call.attempts += 1
-        if call.attempts < ATTEMPTS and is_transient(failure):
-            return FIRST_DELAY_S * 2 ** (call.attempts - 1)
+        if call.attempts < ATTEMPTS and needed in (Remedy.TRY_AGAIN, Remedy.LOOK_AGAIN):
+            delay_s = FIRST_DELAY_S * 2 ** (call.attempts - 1)
+            return Retry(delay_s, look_again=needed is Remedy.LOOK_AGAIN)
+        size = call.request.ByteSize()
         call.request = None
-        call.error = piece_error(failure, self._info, self.timeout_s)
+        call.error = piece_error(failure, self._info, self.timeout_s, size)
         return None
+
+    def move(self, call: PieceCall, info: OfflineInfo | None) -> None:
+        """Send `call` and later pieces to another recognizer, if it takes the same pieces."""
+        if info is not None and _framing(info) == _framing(self._info):
+            self._info = info
+            call.request.model_name = info.ensemble
 
     def done(self, call: PieceCall) -> float:
         """Mark `call` as done; return the seconds of audio that are done."""
@@ -161,3 +193,7 @@ class Recognition:
             end = min([call.end_sample, *(c.start_sample for c in after if c.error is None)])
             start = max(call.start_sample, recognized_to)
             yield FailedSpan(start / rate_hz, end / rate_hz, str(call.error))
+
+
+def _framing(info: OfflineInfo) -> tuple[int, int, tuple[int, ...]]:
+    return info.sample_rate_hz, info.frame_ms, info.buckets_ms

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
-from ._recognition import PieceCall, Recognition
+from ._errors import StreamClosed
+from ._recognition import PieceCall, Recognition, Retry
+from ._server_info import OfflineInfo
+from ._session import CLIENT_CLOSED
 from ._source import AudioSource, Progress
 from ._transcript import Transcript
 
+LookAgain = Callable[[], Awaitable[OfflineInfo | None]]
+
 
 async def recognize_pieces(
-    stub: Any, recognition: Recognition, source: AudioSource, on_progress: Progress
+    stub: Any,
+    recognition: Recognition,
+    source: AudioSource,
+    on_progress: Progress,
+    look_again: LookAgain,
 ) -> Transcript:
-    """Recognize the pieces of `source`, which is read no faster than the server answers."""
-    sender = _Sender(stub, recognition, on_progress)
+    """Recognize the pieces of `source`, which is read no faster than the server answers.
+
+    `look_again` returns the recognizer that the server has now, or None.
+    """
+    sender = _Sender(stub, recognition, on_progress, look_again)
     with recognition.keeping_text():
         try:
             for block in source.blocks():
@@ -38,10 +52,13 @@ async def recognize_pieces(
 class _Sender:
     """Keeps a few pieces under way."""
 
-    def __init__(self, stub: Any, recognition: Recognition, on_progress: Progress) -> None:
+    def __init__(
+        self, stub: Any, recognition: Recognition, on_progress: Progress, look_again: LookAgain
+    ) -> None:
         self._infer = stub.ModelInfer
         self._recognition = recognition
         self._on_progress = on_progress
+        self._look_again = look_again
         self._free = asyncio.Semaphore(recognition.at_once)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -65,17 +82,30 @@ class _Sender:
 
     async def _deliver(self, call: PieceCall) -> None:
         try:
-            while (delay_s := await self._attempt(call)) is not None:
-                await asyncio.sleep(delay_s)
+            while (retry := await self._attempt(call)) is not None:
+                await asyncio.sleep(retry.delay_s)
+                if retry.look_again:
+                    self._recognition.move(call, await self._look_again())
             self._on_progress(self._recognition.done(call))
         finally:
             self._free.release()
 
-    async def _attempt(self, call: PieceCall) -> float | None:
-        """Send `call` once; return the wait before the next attempt, or None for no more."""
+    async def _send(self, call: PieceCall) -> Any:
+        return await self._infer(call.request, timeout=self._recognition.timeout_s)
+
+    async def _attempt(self, call: PieceCall) -> Retry | None:
+        """Send `call` once; return how to go on, or None if it is done."""
+        rpc = asyncio.ensure_future(self._send(call))
         try:
-            reply = await self._infer(call.request, timeout=self._recognition.timeout_s)
+            # Unlike await, wait tells a cancelled task from a call that the client has cancelled.
+            await asyncio.wait((rpc,))
+        except asyncio.CancelledError:
+            rpc.cancel()
+            raise
+        if rpc.cancelled():
+            raise StreamClosed(CLIENT_CLOSED)
+        try:
+            self._recognition.receive(call, rpc.result())
         except grpc.RpcError as failure:
-            return self._recognition.fail(call, failure)
-        self._recognition.receive(call, reply)
+            return self._recognition.fail(call, failure, time.monotonic())
         return None

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
 import grpc
 
-from ._recognition import PieceCall, Recognition
+from ._recognition import PieceCall, Recognition, Retry
+from ._server_info import OfflineInfo
 from ._source import AudioSource, Progress
 from ._transcript import Transcript
 
+LookAgain = Callable[[], OfflineInfo | None]
+
 
 def recognize_pieces(
-    stub: Any, recognition: Recognition, source: AudioSource, on_progress: Progress
+    stub: Any,
+    recognition: Recognition,
+    source: AudioSource,
+    on_progress: Progress,
+    look_again: LookAgain,
 ) -> Transcript:
-    """Recognize the pieces of `source`, which is read no faster than the server answers."""
-    with recognition.keeping_text(), _Sender(stub, recognition, on_progress) as sender:
+    """Recognize the pieces of `source`, which is read no faster than the server answers.
+
+    `look_again` returns the recognizer that the server has now, or None.
+    """
+    sending = _Sender(stub, recognition, on_progress, look_again)
+    with recognition.keeping_text(), sending as sender:
         for block in source.blocks():
             for call in recognition.push(block):
                 sender.send(call)
@@ -30,10 +43,13 @@ def recognize_pieces(
 class _Sender:
     """Keeps a few pieces under way; leaving its `with` block waits for all of them."""
 
-    def __init__(self, stub: Any, recognition: Recognition, on_progress: Progress) -> None:
+    def __init__(
+        self, stub: Any, recognition: Recognition, on_progress: Progress, look_again: LookAgain
+    ) -> None:
         self._infer = stub.ModelInfer.future
         self._recognition = recognition
         self._on_progress = on_progress
+        self._look_again = look_again
         self._free = threading.Semaphore(recognition.at_once)
         self._pool = ThreadPoolExecutor(recognition.at_once, thread_name_prefix="earshot")
         self._sent: list[Future[None]] = []
@@ -69,16 +85,18 @@ class _Sender:
 
     def _deliver(self, call: PieceCall) -> None:
         try:
-            delay_s = self._attempt(call)
-            while delay_s is not None and not self._stopped.wait(delay_s):
-                delay_s = self._attempt(call)
+            retry = self._attempt(call)
+            while retry is not None and not self._stopped.wait(retry.delay_s):
+                if retry.look_again:
+                    self._recognition.move(call, self._look_again())
+                retry = self._attempt(call)
             with self._lock:
                 self._on_progress(self._recognition.done(call))
         finally:
             self._free.release()
 
-    def _attempt(self, call: PieceCall) -> float | None:
-        """Send `call` once; return the wait before the next attempt, or None for no more."""
+    def _attempt(self, call: PieceCall) -> Retry | None:
+        """Send `call` once; return how to go on, or None if it is done."""
         rpc = self._infer(call.request, timeout=self._recognition.timeout_s)
         self._under_way.add(rpc)
         if self._stopped.is_set():
@@ -86,7 +104,7 @@ class _Sender:
         try:
             self._recognition.receive(call, rpc.result())
         except grpc.RpcError as failure:
-            return self._recognition.fail(call, failure)
+            return self._recognition.fail(call, failure, time.monotonic())
         except grpc.FutureCancelledError:
             pass
         finally:

@@ -31,9 +31,8 @@ UNLOAD_TIMEOUT_S = 120.0
 _POLL_S = 0.2
 _ALIVE = (READY_STATE, "LOADING", "UNLOADING")
 
-# Triton's messages for a fixed set of models, and for a protocol that needs a secret.
+# Triton's message for a fixed set of models.
 _NO_CONTROL = re.compile(r"load / unload is not allowed")
-_RESTRICTED = re.compile(r"protocol is restricted")
 _LIVE = re.compile(r"^earshot_live_streams\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
 _MODEL_LABEL = re.compile(r'\bmodel="(?P<model>[^"]*)"')
 
@@ -252,10 +251,6 @@ class Repository:
             return UnsupportedServer(
                 f"{self._target} serves a fixed set of models; start it with "
                 "`python -m server --model-control` (Triton: --model-control-mode=explicit)"
-            )
-        if _RESTRICTED.search(details):
-            return UnsupportedServer(
-                f"{self._target} restricts access to its model repository: {details}"
             )
         if failure.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT):
             return UnsupportedServer(f"{self._target} refused the request: {details}")

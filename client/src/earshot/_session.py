@@ -6,14 +6,22 @@ The blocking and the asyncio client both drive a `Session`; they only send its c
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ._assembler import Assembler
 from ._chunker import Chunk, Chunker
-from ._errors import EarshotError, InvalidAudio, StreamClosed
-from ._failures import RpcFailure, chunk_error, chunk_timeout
+from ._errors import EarshotError, InvalidAudio, StreamClosed, StreamInUse
+from ._failures import (
+    RpcFailure,
+    chunk_error,
+    chunk_timeout,
+    is_broken_connection,
+    is_unknown_model,
+)
 from ._pcm import Pcm, PcmReader
 from ._server_info import ServerInfo
 from ._timeouts import Timeouts
@@ -23,6 +31,7 @@ from ._wire import RequestWriter, read_reply
 _Error = TypeVar("_Error", bound=EarshotError)
 
 STREAM_HEADER = "earshot-stream"
+CLIENT_CLOSED = "the client is closed, and its streams with it; connect again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,20 @@ class Session:
         self._closed = False
         self.finished = False
         self._open_on_server = False
+        self._in_use = threading.Lock()
+
+    @contextmanager
+    def in_use(self) -> Generator[None, None, None]:
+        """Keep the stream for one caller; raise StreamInUse if another one sends."""
+        if not self._in_use.acquire(blocking=False):
+            raise StreamInUse(
+                "another thread or task is sending on this stream, and audio has one order: send "
+                "from one place, or open a stream for each"
+            )
+        try:
+            yield
+        finally:
+            self._in_use.release()
 
     def push(self, piece: Pcm) -> Iterator[Call]:
         """Add audio; yield one call for each chunk that it fills. Raise InvalidAudio."""
@@ -95,10 +118,34 @@ class Session:
             words += self._assembler.finish()
         return ChunkResult(call.index, text, tokens, words, sent_s, received_s)
 
+    def may_repeat(self, call: Call, failure: RpcFailure) -> bool:
+        """Tell whether `call` may be sent again as it is: a START begins its stream anew."""
+        return call.index == 0 and is_broken_connection(failure)
+
+    def may_move(self, call: Call, failure: RpcFailure) -> bool:
+        """Tell whether `call` failed because its model has gone before the stream began."""
+        return call.index == 0 and is_unknown_model(failure)
+
+    def move(self, call: Call, info: ServerInfo) -> bool:
+        """Begin the stream on another recognizer; return False if that takes other chunks."""
+        if _framing(info) != _framing(self._info):
+            return False
+        self._info = info
+        self._writer.ensemble = call.request.model_name = info.ensemble
+        return True
+
+    def close_error(self) -> StreamClosed:
+        """Return the exception for a call that closing the client has ended."""
+        return self._with_transcript(StreamClosed(CLIENT_CLOSED))
+
     def explain(self, call: Call, failure: RpcFailure) -> EarshotError:
         """Return the exception for a failure of `call`."""
         error = chunk_error(
-            failure, self._info, starting=call.index == 0, deadline_s=call.deadline_s
+            failure,
+            self._info,
+            starting=call.index == 0,
+            deadline_s=call.deadline_s,
+            size=call.request.ByteSize(),
         )
         return self._with_transcript(error)
 
@@ -150,3 +197,7 @@ class Session:
     def _with_transcript(self, error: _Error) -> _Error:
         error.transcript = self.transcript
         return error
+
+
+def _framing(info: ServerInfo) -> tuple[int, ...]:
+    return info.sample_rate_hz, info.chunk_samples, info.lead_samples, info.frame_ms

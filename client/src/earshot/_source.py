@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from os import PathLike
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import BinaryIO, Protocol, TypeAlias, cast, runtime_checkable
 
 from ._errors import InvalidAudio
 from ._files import open_audio
@@ -36,8 +36,8 @@ class AudioSource(Protocol):
         ...
 
 
-Audio: TypeAlias = str | PathLike[str] | Pcm | AudioSource
-"""The path of a file, samples in memory, or a source of blocks."""
+Audio: TypeAlias = str | PathLike[str] | BinaryIO | Pcm | AudioSource
+"""The path of a file, an open binary file, samples in memory, or a source of blocks."""
 
 
 def ignore_progress(done_s: float) -> None:
@@ -67,15 +67,16 @@ def open_source(
         InvalidAudio: The file cannot be read, or samples come without a rate.
         ValueError: A rate was given for audio that has its own.
     """
-    if isinstance(audio, (str, PathLike, AudioSource)):
+    is_file = isinstance(audio, (str, PathLike)) or hasattr(audio, "read")
+    if is_file or isinstance(audio, AudioSource):
         if sample_rate_hz is not None:
             raise ValueError("a file or source has its own sample_rate_hz: leave the argument out")
         if isinstance(audio, AudioSource):
             yield audio
         else:
-            with open_audio(audio) as file:
+            with open_audio(cast("str | PathLike[str] | BinaryIO", audio)) as file:
                 yield file
     elif sample_rate_hz is None:
         raise InvalidAudio("samples need their rate: pass sample_rate_hz")
     else:
-        yield _Memory(audio, sample_rate_hz, channels)
+        yield _Memory(cast("Pcm", audio), sample_rate_hz, channels)

@@ -11,15 +11,16 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent import futures
 from types import TracebackType
 from typing import Any
 
 import grpc
 
-from ._failures import connect_error
-from ._grpc import Address, make_stub, read_address
+from ._errors import EarshotError, StreamClosed
+from ._failures import connect_error, is_broken_connection
+from ._grpc import Address, Credentials, make_stub, read_address
 from ._handshake import (
     Handshake,
     Question,
@@ -34,7 +35,7 @@ from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_sync import recognize_pieces
 from ._repository import Repository
 from ._server_info import OfflineInfo, ServerInfo
-from ._session import Call, Session
+from ._session import CLIENT_CLOSED, Call, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
@@ -46,6 +47,9 @@ def connect(
     model: str | None = None,
     tls: bool = False,
     root_certificates: bytes | None = None,
+    certificate: bytes | None = None,
+    key: bytes | None = None,
+    token: str | None = None,
     timeouts: Timeouts | None = None,
 ) -> Client:
     """Connect to a server and read the parameters of its recognizers.
@@ -57,16 +61,21 @@ def connect(
             newest of `clinic_v1`, `clinic_v2`, ...
         tls: Encrypt the connection.
         root_certificates: Certificates in PEM that replace those of the system; implies `tls`.
+        certificate: This client's certificate in PEM, for mutual TLS; implies `tls`.
+        key: The key of `certificate`, in PEM.
+        token: The token that the server asks for.
         timeouts: Deadlines other than the defaults.
 
     Raises:
         ConnectionFailed: No server answers at this address.
+        AccessDenied: The server asks for a token, and got none or another one.
         UnsupportedServer: The server lacks the requested model, or breaks the contract.
     """
     timeouts = timeouts or Timeouts()
-    address = read_address(url, tls, root_certificates)
-    channel = _open_channel(address)
-    connection = _Connection(channel, make_stub(channel), timeouts)
+    credentials = Credentials(tls, root_certificates, certificate, key, token)
+    address = read_address(url, credentials)
+    channel = _open_channel(address, timeouts)
+    connection = _Connection(channel, make_stub(channel, credentials), timeouts)
     try:
         served = connection.ask(handshake(address.target, model, timeouts.connect_s))
     except BaseException:
@@ -77,18 +86,24 @@ def connect(
 
 @contextlib.contextmanager
 def open_repository(
-    url: str, *, root_certificates: bytes | None = None
+    url: str, *, timeouts: Timeouts | None = None, **credentials: Any
 ) -> Generator[Repository, None, None]:
-    """Open the model repository of a server for the length of a `with` block."""
-    address = read_address(url, tls=False, root_certificates=root_certificates)
-    with _open_channel(address) as channel:
-        yield Repository(make_stub(channel), address.target, Timeouts().connect_s)
+    """Open the model repository of a server for the length of a `with` block.
+
+    `credentials` are those of `connect`, and `admin_key`.
+    """
+    timeouts = timeouts or Timeouts()
+    shown = Credentials(**credentials)
+    address = read_address(url, shown)
+    with _open_channel(address, timeouts) as channel:
+        yield Repository(make_stub(channel, shown), address.target, timeouts.connect_s)
 
 
-def _open_channel(address: Address) -> Any:
+def _open_channel(address: Address, timeouts: Timeouts) -> Any:
+    options = address.options(timeouts.keepalive_s)
     if address.tls:
-        return grpc.secure_channel(address.target, address.credentials(), address.options())
-    return grpc.insecure_channel(address.target, address.options())
+        return grpc.secure_channel(address.target, address.channel_credentials(), options)
+    return grpc.insecure_channel(address.target, options)
 
 
 class Client:
@@ -128,8 +143,9 @@ class Client:
 
     def stream(self, *, sample_rate_hz: float, channels: int = 1) -> Stream:
         """Open a live stream for audio of this rate and number of interleaved channels."""
+        self._connection.check_open()
         session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
-        return Stream(session, self._connection)
+        return Stream(session, self._connection, self._look_again)
 
     def stream_from(
         self, pieces: Iterable[Pcm], *, sample_rate_hz: float, channels: int = 1
@@ -169,6 +185,7 @@ class Client:
             UnsupportedServer: `streaming` is true, and the server has no streaming recognizer.
             StreamError: The stream failed, or all pieces did; then it is the first error.
         """
+        self._connection.check_open()
         recognizer = self.served.for_files(streaming)
         with open_source(audio, sample_rate_hz, channels) as source:
             if isinstance(recognizer, ServerInfo):
@@ -180,7 +197,13 @@ class Client:
                 source.channels,
                 at_once,
             )
-            return recognize_pieces(self._connection.stub, recognition, source, on_progress)
+            return recognize_pieces(
+                self._connection.stub,
+                recognition,
+                source,
+                on_progress,
+                lambda: self._look_again().offline,
+            )
 
     def recognize(
         self,
@@ -207,14 +230,21 @@ class Client:
         session = Session(
             self.info, self._connection.timeouts, source.sample_rate_hz, source.channels
         )
-        with Stream(session, self._connection) as stream:
+        with Stream(session, self._connection, self._look_again) as stream:
             for block in source.blocks():
                 stream.send(block)
                 on_progress(session.duration_s)
             return stream.finish()
 
+    def _look_again(self) -> Served:
+        """Return the recognizers that the server has now, or those known if it does not tell."""
+        with contextlib.suppress(EarshotError):
+            self.refresh()
+        return self.served
+
     def is_ready(self) -> bool:
         """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
+        self._connection.check_open()
         connect_s = self._connection.timeouts.connect_s
         try:
             return self._connection.stub.ModelReady(
@@ -246,9 +276,12 @@ class Stream:
     error, and when it is garbage collected.
     """
 
-    def __init__(self, session: Session, connection: _Connection) -> None:
+    def __init__(
+        self, session: Session, connection: _Connection, look_again: Callable[[], Served]
+    ) -> None:
         self._session = session
         self._connection = connection
+        self._look_again = look_again
         self._in_flight: Any = None
         self._abandon = weakref.finalize(self, connection.abandon_garbage, session)
         connection.streams.add(self)
@@ -263,7 +296,8 @@ class Stream:
             InvalidAudio: The piece is skipped; the stream goes on.
             StreamError: The stream has ended.
         """
-        return [self._exchange(call) for call in self._session.push(piece)]
+        with self._session.in_use():
+            return [self._exchange(call) for call in self._session.push(piece)]
 
     def send_all(self, pieces: Iterable[Pcm]) -> Generator[ChunkResult, None, None]:
         """Send `pieces` and end the stream; yield the result of each chunk when it is known.
@@ -272,15 +306,17 @@ class Stream:
         """
         try:
             for piece in pieces:
-                for call in self._session.push(piece):
-                    yield self._exchange(call)
+                with self._session.in_use():
+                    for call in self._session.push(piece):
+                        yield self._exchange(call)
             yield from self.end()
         finally:
             self.close()
 
     def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""
-        return [self._exchange(call) for call in self._session.end()]
+        with self._session.in_use():
+            return [self._exchange(call) for call in self._session.end()]
 
     def finish(self) -> Transcript:
         """End the stream unless `end` has; return the transcript."""
@@ -314,16 +350,37 @@ class Stream:
         session = self._session
         sent_s = time.monotonic()
         try:
-            self._in_flight = self._connection.infer(call.request, call.wire_s, session)
-            reply = self._in_flight.result(timeout=call.deadline_s)
-            return session.receive(call, reply, sent_s, time.monotonic())
+            return session.receive(call, self._reply(call), sent_s, time.monotonic())
         except BaseException as error:
             self.close()
             if isinstance(error, grpc.FutureTimeoutError):
                 raise session.time_out(call) from error
+            if self._connection.closed and isinstance(error, (grpc.RpcError, ValueError)):
+                raise session.close_error() from error
             if isinstance(error, grpc.RpcError):
                 raise session.explain(call, error) from error
             raise
+
+    def _reply(self, call: Call) -> Any:
+        """Return the reply to `call`, which is sent again where a stream may still begin."""
+        try:
+            return self._send(call)
+        except grpc.RpcError as failure:
+            repeat = self._session.may_repeat(call, failure)
+            if not repeat and not self._move(call, failure):
+                raise
+        return self._send(call)
+
+    def _move(self, call: Call, failure: Any) -> bool:
+        """Begin on the next generation of a model that was just unloaded, if there is one."""
+        if not self._session.may_move(call, failure):
+            return False
+        served = self._look_again()
+        return served.streaming is not None and self._session.move(call, served.streaming)
+
+    def _send(self, call: Call) -> Any:
+        self._in_flight = self._connection.infer(call.request, call.wire_s, self._session)
+        return self._in_flight.result(timeout=call.deadline_s)
 
 
 class _Connection:
@@ -338,9 +395,16 @@ class _Connection:
         self._ends: set[futures.Future[None]] = set()
         self._this_thread = threading.local()
         self._garbage: deque[Session] = deque()
+        self.closed = False
+
+    def check_open(self) -> None:
+        """Raise StreamClosed if the client is closed."""
+        if self.closed:
+            raise StreamClosed(CLIENT_CLOSED)
 
     def ask(self, handshake: Handshake) -> Served:
         """Send the requests of a handshake; return its result."""
+        self.check_open()
         try:
             questions = next(handshake)
             while True:
@@ -378,13 +442,21 @@ class _Connection:
             self._ends.add(ended)
             ended.add_done_callback(self._ends.discard)
 
-            def end(_: Any) -> None:
+            def send(on_answer: Callable[[Any], None]) -> None:
                 try:
-                    call = self.infer(request, session.idle_s, session)
-                    # The stream is over for the client, whether or not END succeeds.
-                    call.add_done_callback(lambda _: ended.set_result(None))
+                    self.infer(request, session.idle_s, session).add_done_callback(on_answer)
                 except Exception:  # the channel is closed
                     ended.set_result(None)
+
+            def answered(call: Any) -> None:
+                # The stream is over for the client, whether or not END succeeds.
+                if is_broken_connection(call):
+                    send(lambda _: ended.set_result(None))
+                else:
+                    ended.set_result(None)
+
+            def end(_: Any) -> None:
+                send(answered)
 
             if in_flight is None:
                 end(None)
@@ -402,4 +474,5 @@ class _Connection:
         for stream in tuple(self.streams):
             stream.close()
         futures.wait(tuple(self._ends), timeout=self.timeouts.close_s)
+        self.closed = True
         self._channel.close()

@@ -16,6 +16,10 @@ class Timeouts:
     piece_s     offline recognizer: for each attempt at a piece of a file
     close_s     closing the client: for the server to receive the end of open streams; it drops the
                 other ones itself when they have been idle for long enough
+    keepalive_s a connection that owes a reply for this long is checked; it is given up if it is
+                still silent after the same time again. math.inf for servers that forbid pings:
+                Triton does unless it is started by `python -m server`
+    outage_s    whole files: for a server that cannot be reached, or is being restarted, to return
     """
 
     connect_s: float = 5.0
@@ -24,6 +28,8 @@ class Timeouts:
     finish_s: float = 10.0
     piece_s: float = 60.0
     close_s: float = 1.0
+    keepalive_s: float = 4.0
+    outage_s: float = 120.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -24,17 +24,9 @@ from .._version import __version__
 from .batch import Batch, FileResult
 from .microphone import Microphone, open_microphone
 from .models import models
-from .options import (
-    DEFAULT_URL,
-    Model,
-    RootCertificates,
-    Url,
-    exit_with,
-    exiting_on_errors,
-    read_bytes,
-    stderr,
-)
+from .options import Model, exit_with, exiting_on_errors, stderr
 from .output import Format, Writer, report
+from .server_options import ServerOptions, takes_server
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,11 +59,11 @@ def earshot(
 
 
 @app.command()
+@takes_server
 def transcribe(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
-    url: Url = DEFAULT_URL,
+    server: ServerOptions,
     model: Model = None,
-    root_certificates: RootCertificates = None,
     form: Annotated[
         Format | None,
         typer.Option("--format", help="text, json (with word times), or the subtitles srt or vtt."),
@@ -112,10 +104,11 @@ def transcribe(
     writer = Writer(chosen, output, files)
     _check_targets(writer, files)
 
+    arguments = server.arguments()
+
     async def run() -> int:
         failed = 0
-        certificates = read_bytes(root_certificates)
-        async with connect_async(url, model=model, root_certificates=certificates) as client:
+        async with connect_async(server.url, model=model, **arguments) as client:
             batch = Batch(client, jobs, stderr, streaming=streaming)
             async with aclosing(batch.results(files)) as results:
                 async for result in results:
@@ -154,13 +147,12 @@ def _check_targets(writer: Writer, files: list[Path]) -> None:
 
 
 @app.command()
-def mic(
-    url: Url = DEFAULT_URL, model: Model = None, root_certificates: RootCertificates = None
-) -> None:
-    """Transcribe the microphone until Ctrl-C (needs 'earshot-client[mic]')."""
+@takes_server
+def mic(server: ServerOptions, model: Model = None) -> None:
+    """Transcribe the microphone until Ctrl-C (needs './client[mic]' of the checkout)."""
     with (
         exiting_on_errors(),
-        connect(url, model=model, root_certificates=read_bytes(root_certificates)) as client,
+        connect(server.url, model=model, **server.arguments()) as client,
         open_microphone() as microphone,
     ):
         _stop_on_ctrl_c(microphone)
@@ -169,19 +161,23 @@ def mic(
         ):
             typer.echo(result.text, nl=False)
     typer.echo()
+    if microphone.overflows:
+        stderr.print(
+            f"earshot: the machine was too slow {microphone.overflows} times, and audio was lost"
+        )
 
 
 @app.command()
+@takes_server
 def info(
-    url: Url = DEFAULT_URL,
+    server: ServerOptions,
     model: Model = None,
-    root_certificates: RootCertificates = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Print the parameters of the server's recognizer."""
     with (
         exiting_on_errors(),
-        connect(url, model=model, root_certificates=read_bytes(root_certificates)) as client,
+        connect(server.url, model=model, **server.arguments()) as client,
     ):
         answer = {**_describe(client.served), "ready": client.is_ready()}
     if as_json:

@@ -1,4 +1,4 @@
-"""Record the microphone as an iterable of PCM; this needs `pip install 'earshot-client[mic]'`."""
+"""Record the microphone as an iterable of PCM; this needs `pip install './client[mic]'`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 from .._errors import InvalidAudio
 
+SILENCE_S = 5.0
+"""A device that delivers nothing for this long has stopped; even silence is audio."""
+
 
 class Microphone:
     """An open microphone; `open_microphone` makes it."""
@@ -20,17 +23,33 @@ class Microphone:
         self.sample_rate_hz = sample_rate_hz
         # Unbounded, so that a slow server delays the text but loses no audio.
         self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.overflows = 0
+        """How often the machine was too slow, and audio before a piece was lost."""
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield int16 samples as they are recorded, until `stop`."""
-        return iter(self._pieces.get, None)
+        """Yield int16 samples as they are recorded, until `stop`.
+
+        Raises:
+            InvalidAudio: The device has stopped, for example because it was unplugged.
+        """
+        while (piece := self._next()) is not None:
+            yield piece
+
+    def _next(self) -> bytes | None:
+        try:
+            return self._pieces.get(timeout=SILENCE_S)
+        except queue.Empty:
+            raise InvalidAudio(
+                f"the microphone has delivered nothing for {SILENCE_S:g} s: is it still connected?"
+            ) from None
 
     def stop(self) -> None:
         """End the iteration after the audio recorded so far; any thread or signal may call this."""
         self._pieces.put(None)
 
-    def record(self, data: Any, *_: Any) -> None:
+    def record(self, data: Any, frames: int, time: Any, status: Any) -> None:
         """Store recorded audio; sounddevice calls this on a thread of PortAudio."""
+        self.overflows += bool(status.input_overflow)
         self._pieces.put(bytes(data))
 
 
@@ -41,7 +60,7 @@ def open_microphone() -> Generator[Microphone, None, None]:
         sound: Any = importlib.import_module("sounddevice")
     except ImportError:
         raise InvalidAudio(
-            "the microphone needs sounddevice: pip install 'earshot-client[mic]'"
+            "the microphone needs sounddevice: pip install './client[mic]' in the checkout"
         ) from None
     except OSError as error:
         raise InvalidAudio(f"sounddevice cannot be loaded: {error}") from error

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,8 @@ from rich.table import Table
 from .._handshake import UNNAMED
 from .._repository import ModelStatus, Repository
 from .._sync import open_repository
-from .options import DEFAULT_URL, RootCertificates, Url, exiting_on_errors, read_bytes, stderr
+from .options import exiting_on_errors, stderr
+from .server_options import ServerOptions, takes_server
 
 models = typer.Typer(
     name="models",
@@ -34,11 +34,22 @@ _Name = Annotated[
 ]
 
 
+_AdminKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar="EARSHOT_ADMIN_KEY",
+        show_envvar=True,
+        help="Key of the server's --admin-key-file, if it has one.",
+    ),
+]
+
+
 @models.callback(invoke_without_command=True)
+@takes_server
 def listing(
     context: typer.Context,
-    url: Url = DEFAULT_URL,
-    root_certificates: RootCertificates = None,
+    server: ServerOptions,
+    admin_key: _AdminKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
     """List the recognizers of a server; load, unload and retire them while it serves.
@@ -53,7 +64,7 @@ def listing(
     if context.invoked_subcommand is not None:
         _refuse_misplaced_options(context)
         return
-    with _repository(url, root_certificates) as repository:
+    with _repository(server, admin_key) as repository:
         statuses = repository.statuses()
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(status) for status in statuses]))
@@ -62,26 +73,29 @@ def listing(
 
 
 @models.command()
-def load(name: _Name, url: Url = DEFAULT_URL, root_certificates: RootCertificates = None) -> None:
+@takes_server
+def load(name: _Name, server: ServerOptions, admin_key: _AdminKey = None) -> None:
     """Load a recognizer of the server's repository, and return when it serves."""
-    with _repository(url, root_certificates) as repository, stderr.status(f"loading {name}"):
+    with _repository(server, admin_key) as repository, stderr.status(f"loading {name}"):
         repository.load(_unquoted(name))
     typer.echo(f"{name} is live")
 
 
 @models.command()
-def unload(name: _Name, url: Url = DEFAULT_URL, root_certificates: RootCertificates = None) -> None:
+@takes_server
+def unload(name: _Name, server: ServerOptions, admin_key: _AdminKey = None) -> None:
     """Unload a recognizer at once, which breaks off its open streams. See `retire`."""
-    with _repository(url, root_certificates) as repository, stderr.status(f"unloading {name}"):
+    with _repository(server, admin_key) as repository, stderr.status(f"unloading {name}"):
         repository.unload(_unquoted(name))
     typer.echo(f"{name} is unloaded")
 
 
 @models.command()
+@takes_server
 def retire(
     name: _Name,
-    url: Url = DEFAULT_URL,
-    root_certificates: RootCertificates = None,
+    server: ServerOptions,
+    admin_key: _AdminKey = None,
     metrics_url: Annotated[
         str | None,
         typer.Option(help="Metrics of the server; by default at port 8002 of the same host."),
@@ -99,7 +113,7 @@ def retire(
     move when they connect or call `refresh`.
     """
     with (
-        _repository(url, root_certificates) as repository,
+        _repository(server, admin_key) as repository,
         stderr.status(f"waiting for the streams of {name}") as status,
     ):
         repository.retire(
@@ -124,10 +138,10 @@ def _refuse_misplaced_options(context: typer.Context) -> None:
 
 
 @contextmanager
-def _repository(url: str, root_certificates: Path | None) -> Generator[Repository, None, None]:
+def _repository(server: ServerOptions, admin_key: str | None) -> Generator[Repository, None, None]:
     with (
         exiting_on_errors(),
-        open_repository(url, root_certificates=read_bytes(root_certificates)) as repository,
+        open_repository(server.url, admin_key=admin_key, **server.arguments()) as repository,
     ):
         yield repository
 

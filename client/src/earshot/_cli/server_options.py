@@ -1,0 +1,110 @@
+"""The options of all commands that say which server to use, and what to show it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from .._grpc import Credentials, read_address
+from .._timeouts import Timeouts
+
+DEFAULT_URL = "localhost:8001"
+
+
+def _check_url(url: str) -> str:
+    try:
+        read_address(url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return url
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """A server and how to connect to it; `takes_server` makes options of its fields."""
+
+    url: Annotated[
+        str,
+        typer.Option(
+            envvar="EARSHOT_URL",
+            callback=_check_url,
+            help="host:port, or grpcs://host:port for TLS.",
+        ),
+    ] = DEFAULT_URL
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EARSHOT_TOKEN",
+            show_envvar=True,
+            help="Token that the server asks for. Other users of this machine see options, but "
+            "not variables.",
+        ),
+    ] = None
+    root_certificates: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="PEM file to verify the server with (TLS)."),
+    ] = None
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="PEM file with the client's certificate (mutual TLS)."
+        ),
+    ] = None
+    key: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="PEM file with the certificate's key."),
+    ] = None
+    keepalive_s: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="A connection that owes a reply for this long is checked, and given up after the "
+            "same time; inf: never.",
+        ),
+    ] = Timeouts.keepalive_s
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `connect` that these options set; exit if they contradict."""
+        arguments: dict[str, Any] = {
+            "root_certificates": _content(self.root_certificates),
+            "certificate": _content(self.certificate),
+            "key": _content(self.key),
+            "token": self.token,
+        }
+        try:
+            Credentials(**arguments)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        return {**arguments, "timeouts": Timeouts(keepalive_s=self.keepalive_s)}
+
+
+def takes_server(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `ServerOptions` in place of its parameter `server`."""
+    fields = inspect.signature(ServerOptions).parameters
+    hints = get_type_hints(command, include_extras=True)
+    del hints["server"]
+    options = get_type_hints(ServerOptions, include_extras=True)
+
+    @functools.wraps(command)
+    def with_options(**arguments: Any) -> None:
+        server = ServerOptions(**{name: arguments.pop(name) for name in fields})
+        command(server=server, **arguments)
+
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "server"]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *fields.values())]
+    hinted = {**hints, **options}
+    with_options.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
+        [p.replace(annotation=hinted[p.name]) for p in parameters]
+    )
+    with_options.__annotations__ = hinted
+    return with_options
+
+
+def _content(path: Path | None) -> bytes | None:
+    return None if path is None else path.read_bytes()

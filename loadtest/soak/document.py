@@ -1,0 +1,127 @@
+"""The JSON document of a soak: what the server held at the start, under way, and at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from loadtest.result.document import Conditions, Latency
+from loadtest.result.files import write_whole
+
+SCHEMA = 1
+MIB = 2**20
+RSS_GROWTH_BYTES, RSS_GROWTH_SHARE = 64 * MIB, 0.05
+"""Resident memory may grow by the larger of these: allocators keep what one burst needed."""
+FDS_GROWTH = 8
+SETTLED_SHARE = 0.2
+"""Part of the soak after which the server has warmed up, and its memory must stay flat."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the server holds at one moment."""
+
+    at_s: float
+    """From the start of the soak."""
+    rss_bytes: int | None
+    """Resident memory of all its processes; `None` if they cannot be seen."""
+    shm_bytes: int | None
+    """Shared memory between them, under /dev/shm."""
+    file_descriptors: int | None
+    slots: int | None
+    """Open streams of the stage that holds the most; `None` without the server's metrics."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What became of the streams, by how they were meant to end."""
+
+    finished: int
+    """Sent to the end, some with pauses."""
+    closed: int
+    """Closed by the client before their end."""
+    stalled: int
+    """Silent for longer than the server waits, and dropped by it."""
+    vanished: int
+    """Their process was killed."""
+    refused: int
+    """Not begun, because the server had no free slot."""
+
+
+@dataclass(frozen=True)
+class SoakResult:
+    """A soak and its verdict."""
+
+    schema: int
+    kind: Literal["soak"]
+    passes: bool
+    reasons: list[str]
+    """Why it fails."""
+    live_streams: int
+    hold_s: float
+    streams: Streams
+    failures: dict[str, int]
+    """Streams that failed in a way that nobody caused, by kind of error."""
+    chunk_latency: Latency
+    unanswered_chunks: int
+    transcripts_compared: int
+    transcripts_different: int
+    readings: list[Reading]
+    """The first before the streams, the last after the last of them was gone."""
+    conditions: Conditions
+
+    @property
+    def settled(self) -> Reading:
+        """Return the first reading of the warm server."""
+        return settled(self.readings, self.hold_s)
+
+    def write(self, path: Path) -> None:
+        """Write the document."""
+        write_whole(path, _adapter.dump_json(self, indent=1).decode() + "\n")
+
+    @classmethod
+    def from_json(cls, path: Path) -> SoakResult:
+        """Read a document.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is not the document of a soak.
+        """
+        try:
+            return _adapter.validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(f"{path} is not the result of a soak: {error}") from error
+
+
+_adapter = TypeAdapter(SoakResult)
+
+
+def settled(readings: list[Reading], hold_s: float) -> Reading:
+    """Return the first reading after the server has warmed up."""
+    late = [reading for reading in readings if reading.at_s >= SETTLED_SHARE * hold_s]
+    return late[0] if late else readings[-1]
+
+
+def leaks(readings: list[Reading], hold_s: float) -> list[str]:
+    """Return what the server holds at the end and did not hold before."""
+    start, warm, end = readings[0], settled(readings, hold_s), readings[-1]
+    reasons: list[str] = []
+    if end.slots is not None and start.slots is not None and end.slots > start.slots:
+        reasons.append(f"{end.slots} slots are taken at the end, {start.slots} were at the start")
+    if end.rss_bytes is not None and warm.rss_bytes is not None:
+        allowed = max(RSS_GROWTH_BYTES, RSS_GROWTH_SHARE * warm.rss_bytes)
+        if (grown := end.rss_bytes - warm.rss_bytes) > allowed:
+            reasons.append(
+                f"resident memory has grown by {grown / MIB:.0f} MiB since {warm.at_s:.0f} s, "
+                f"allowed {allowed / MIB:.0f} MiB"
+            )
+    if end.shm_bytes is not None and warm.shm_bytes is not None and end.shm_bytes > warm.shm_bytes:
+        grown = end.shm_bytes - warm.shm_bytes
+        reasons.append(f"shared memory has grown by {grown / MIB:.1f} MiB since {warm.at_s:.0f} s")
+    fds, before = end.file_descriptors, warm.file_descriptors
+    if fds is not None and before is not None and fds > before + FDS_GROWTH:
+        reasons.append(f"{fds} file descriptors are open at the end, {before} were when warm")
+    return reasons

@@ -1,0 +1,47 @@
+"""Connections of the launcher to its own server, through the doors that it has closed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import tritonclient.grpc as grpcclient
+from tritonclient.grpc import InferenceServerClientPlugin
+
+from .access import TOKEN_HEADER, Access, Tls
+
+# Triton's gRPC server looks for a restricted protocol's secret in headers of this prefix.
+_HEADER_PREFIX = "triton-grpc-protocol-"
+
+
+def open_client(url: str, access: Access) -> grpcclient.InferenceServerClient:
+    """Connect to the server of this machine at `url`."""
+    # A proxy for outgoing requests does not lead to a server of this machine.
+    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
+    credentials = None
+    if access.tls:
+        credentials = _credentials(access.tls)
+        # The certificate names the server as clients reach it, not the address it listens on.
+        name = access.tls.names[0].replace("*", "server")
+        options.append(("grpc.ssl_target_name_override", name))
+    client = grpcclient.InferenceServerClient(url, creds=credentials, channel_args=options)
+    if access.token:
+        client.register_plugin(_Token(access.token))
+    return client
+
+
+class _Token(InferenceServerClientPlugin):
+    """Adds the token to every request."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: Any) -> None:
+        request.headers[f"{_HEADER_PREFIX}{TOKEN_HEADER}"] = self._token
+
+
+def _credentials(tls: Tls) -> Any:
+    certificate = tls.certificate.read_bytes()
+    if tls.client_ca is None:
+        return grpc.ssl_channel_credentials(certificate)
+    return grpc.ssl_channel_credentials(certificate, tls.key.read_bytes(), certificate)
