@@ -30,6 +30,8 @@ class UnrolledDecoder(Decoder):
     def __init__(self, model: Any, frames: int) -> None:
         super().__init__(model, frames)
         self.stepped = _SteppedPredictor(self.predictor)
+        # It shares weights with the other, which would then be converted and rescaled twice.
+        del self.predictor
 
     def _decode(
         self, encoded: Tensor, length: Tensor, predictor: Tensor

@@ -24,7 +24,7 @@ from export.stages.half import DTYPES
 from export.streaming.export import spec_of
 from export.tensorrt.export import half_numerics, write_graphs
 from export.tensorrt.gpu import require_parser
-from export.tensorrt.stages import tensorrt_stages
+from export.tensorrt.stages import rescaled_stages
 
 
 def main(
@@ -50,9 +50,10 @@ def _measured(name: str, precision: str, chunk_ms: int, speech: Path) -> dict[st
     options = ExportOptions(name, chunk_ms=chunk_ms, runtime="tensorrt", precision=precision)
     checkpoint = load_checkpoint(name)
     checkpoint.require_chunk(chunk_ms)
-    stages = tensorrt_stages(checkpoint, options.frames, precision)
-    spec = spec_of(checkpoint, stages, options)
     samples = [recording.samples for recording in load_recordings(speech)]
+    bundled = [recording.samples for recording in load_recordings()]
+    stages, factors = rescaled_stages(checkpoint, options, bundled)
+    spec = spec_of(checkpoint, stages, options)
     with tempfile.TemporaryDirectory() as folder:
         write_graphs(Path(folder), stages, spec, samples, lambda step: print(step, file=sys.stderr))
         layers = {
@@ -67,6 +68,7 @@ def _measured(name: str, precision: str, chunk_ms: int, speech: Path) -> dict[st
         "chunk_ms": chunk_ms,
         "state_bytes_per_stream": state,
         "layers": layers,
+        "rescaled": factors,
         **asdict(numerics),
     }
 

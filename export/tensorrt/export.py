@@ -35,7 +35,7 @@ from export.tensorrt.fp8 import modelopt_python, quantize_encoder_fp8
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.numerics import Numerics, long_utterances, measure
 from export.tensorrt.profiles import chunk_profiles
-from export.tensorrt.stages import tensorrt_stages
+from export.tensorrt.stages import rescaled_stages
 from export.tensorrt.targets import Target, ThisGpu, manifest_entry, target_of
 from export.tensorrt.verify import reference_of, verify_engines
 
@@ -59,12 +59,12 @@ def export_tensorrt(
     checkpoint.require_chunk(options.chunk_ms)
     if options.precision == "fp8":
         modelopt_python()
-    stages = tensorrt_stages(checkpoint, options.frames, options.precision)
-    spec = spec_of(checkpoint, stages, options)
     speech = [recording.samples for recording in load_recordings()]
+    stages, factors = rescaled_stages(checkpoint, options, speech)
+    spec = spec_of(checkpoint, stages, options)
     folder = new.add(spec.models, spec.obsolete_models)
     write_graphs(folder, stages, spec, speech, report)
-    facts = target.facts
+    facts = target.facts | {"rescaled": factors}
     if options.precision != "fp32":
         report("half precision on minutes of speech")
         facts["numerics"] = asdict(half_numerics(checkpoint, folder, stages, spec, speech))
