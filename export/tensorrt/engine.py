@@ -25,8 +25,10 @@ from export.tensorrt.flat import StatefulStage
 from export.tensorrt.profiles import Profile
 from export.tensorrt.targets import NamedGpus, Target, ThisGpu
 
-WORKSPACE_BYTES = 2**30
-"""Scratch memory of one engine; more would be lost for the states of streams."""
+CHUNK_WORKSPACE_BYTES = 2**30
+"""Scratch memory of an engine for chunks, at most; more would be lost for the states of streams."""
+UTTERANCE_WORKSPACE_BYTES = 2**32
+"""The same for whole utterances: the scores of 32 times 30 s take more than one GiB."""
 
 _TORCH_DTYPES = {
     trt.DataType.FLOAT: torch.float32,
@@ -93,7 +95,7 @@ def build_engine(
     # Kept until the engine is built: the weights lie in the parser's memory.
     parser = trt.OnnxParser(network, _LOG)
     _parse(parser, onnx, spec)
-    config = _config(builder, target)
+    config = _config(builder, spec, target)
     for profile in profiles:
         config.add_optimization_profile(_profile(builder, profile))
     if len(profiles) == 1:
@@ -135,9 +137,10 @@ def _parse(parser: trt.OnnxParser, onnx: Path, spec: StageSpec) -> None:
     raise GraphRefused(f"{spec.name}: TensorRT's parser refuses {onnx}:\n{reasons}")
 
 
-def _config(builder: trt.Builder, target: Target) -> trt.IBuilderConfig:
+def _config(builder: trt.Builder, spec: StageSpec, target: Target) -> trt.IBuilderConfig:
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    workspace = UTTERANCE_WORKSPACE_BYTES if spec.state is None else CHUNK_WORKSPACE_BYTES
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     # TF32 would cost log-mel, and the float32 parts of a half graph, 13 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
     if isinstance(target, NamedGpus):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -13,6 +15,7 @@ from export.spec import StageSpec
 from export.tensorrt.engine import build_engine, tensorrt_version
 from export.tensorrt.profiles import chunk_profiles
 from export.tensorrt.targets import NamedGpus
+from tests.support.project import DEMO_CHECKPOINT, PROJECT
 from tests.support.tensorrt_graphs import FlatGraphs, Graphs
 
 STAGES = ("feature_extractor", "encoder", "decoder")
@@ -68,7 +71,24 @@ def quantize_gemms(path: Path) -> None:
     onnx.save(model, path)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    ("precision", "mode", "engines"),
+    [("fp32", "both", 5), ("fp16", "streaming", 3), ("bf16", "streaming", 3)],
+)
+def test_engines_of_the_demo_model_are_built(
+    precision: str, mode: str, engines: int, tmp_path: Path
+) -> None:
+    """Of the sizes that are served: whole files need the most scratch memory of all."""
+    command = [sys.executable, "-m", "export", str(DEMO_CHECKPOINT), "--runtime=tensorrt-rtx"]
+    command += [f"--precision={precision}", f"--mode={mode}", f"--repository={tmp_path / 'models'}"]
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=1200)
+    assert result.returncode == 0, result.stderr
+    assert len(list(tmp_path.glob("models/*/1/model.engine"))) == engines
+
+
 def test_the_version_is_that_of_the_pinned_wheels() -> None:
-    pinned = Path("constraints.txt").read_text().split()
+    pinned = (PROJECT / "constraints.txt").read_text().split()
     assert f"tensorrt-rtx-cu13-bindings=={tensorrt_version()}" in pinned
     assert f"tensorrt-rtx-cu13-libs=={tensorrt_version()}" in pinned
