@@ -7,6 +7,8 @@ can be replaced so: those that add to the residual stream, and those that end a 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from export.stages.state import Stage
@@ -26,7 +28,8 @@ class RescaledLinear(nn.Linear):
     """A linear layer with the weights divided by `factor`, and a float32 output."""
 
     def __init__(self, linear: nn.Linear, factor: float) -> None:
-        bias: Tensor | None = linear.bias
+        # Typed as a parameter, and None in layers without one.
+        bias: Any = linear.bias
         super().__init__(linear.in_features, linear.out_features, bias=bias is not None)
         self.factor = factor
         self.weight = nn.Parameter(linear.weight.detach() / factor)
