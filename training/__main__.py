@@ -96,12 +96,17 @@ def evaluate(
 
 @app.command()
 def plot(work_dir: Work = DEFAULT_WORK) -> None:
-    """Draw losses and held-out word error rates beside the newest checkpoint of the run."""
-    from training.plot import plot_log
+    """Draw the newest run beside its checkpoint, and what each step gave beside the committed one.
+
+    A run's losses are drawn only where there is a run.
+    """
+    from training.plot import plot_history, plot_log
     from training.workplace import Workplace
 
     place = Workplace(work_dir)
-    plot_log(place.log, place.latest / "training.svg")
+    if place.log.exists():
+        plot_log(place.log, place.latest / "training.svg")
+    plot_history(CHECKPOINT / "history.json", CHECKPOINT / "history.svg")
 
 
 @app.command()

@@ -20,6 +20,8 @@ from transformers.models.nemotron_asr_streaming.modeling_nemotron_asr_streaming 
     NemotronAsrStreamingEncoderBlock,
     NemotronAsrStreamingEncoderConvolutionModule,
     NemotronAsrStreamingEncoderFeedForward,
+    NemotronAsrStreamingEncoderSubsamplingConv2D,
+    NemotronAsrStreamingEncoderSubsamplingLayer,
 )
 
 
@@ -51,7 +53,12 @@ def encode(
     branch = dropout or _keep_all
     encoder: NemotronAsrStreamingEncoder = model.encoder
     mel_mask = torch.arange(mel.shape[1], device=mel.device) < mel_counts[:, None]
-    hidden = encoder.subsampling(mel, mel_mask) * encoder.input_scale
+    subsampled = (
+        subsample_by_products(encoder.subsampling, mel, mel_counts)
+        if mel.is_cuda
+        else encoder.subsampling(mel, mel_mask)
+    )
+    hidden = subsampled * encoder.input_scale
     counts = encoder_frame_counts(mel_counts)
     invisible = ~visible_frames(
         hidden.shape[1], counts, lookahead, encoder.config.sliding_window - 1
@@ -67,6 +74,40 @@ def encode(
         hidden = hidden + 0.5 * branch(second)
         hidden = layer.norm_out(hidden)
     return model.encoder_projector(hidden), counts
+
+
+def subsample_by_products(
+    module: NemotronAsrStreamingEncoderSubsamplingConv2D, mel: Tensor, counts: Tensor
+) -> Tensor:
+    """Return `module(mel, mask)` of mel (B, frames, bins), counts (B,), by matrix products.
+
+    On a GPU, cuDNN plans every convolution anew for every shape of a batch, which takes far longer
+    than the convolution; without cuDNN, torch works through the batch one utterance at a time.
+    Matrix products and depthwise convolutions have neither problem.
+    """
+    stem = module.conv_in
+    padded = functional.pad(mel, (*stem.freq_pad, *stem.time_pad))
+    patches = padded.unfold(1, 3, 2).unfold(2, 3, 2)
+    batch, frames, bins = patches.shape[:3]
+    columns = patches.reshape(batch, frames * bins, 9).transpose(1, 2)
+    hidden = stem.weight.view(-1, 9) @ columns + stem.bias[:, None]  # pyright: ignore[reportOptionalSubscript]
+    hidden = hidden.view(batch, -1, frames, bins)
+    counts = counts // 2 + 1
+    hidden = functional.relu(_without_padding(hidden, counts))
+    for layer in cast(Iterable[NemotronAsrStreamingEncoderSubsamplingLayer], module.layers):
+        hidden = layer.depthwise_conv(hidden)
+        channels = layer.pointwise_conv
+        mixed = channels.weight[:, :, 0, 0] @ hidden.flatten(2)
+        mixed = mixed + channels.bias[:, None]  # pyright: ignore[reportOptionalSubscript]
+        counts = counts // 2 + 1
+        hidden = functional.relu(_without_padding(mixed.view(hidden.shape), counts))
+    return module.linear(hidden.transpose(1, 2).flatten(2))
+
+
+def _without_padding(hidden: Tensor, counts: Tensor) -> Tensor:
+    """Zero the frames (B, C, frames, bins) past the counts (B,)."""
+    frame = torch.arange(hidden.shape[2], device=hidden.device)
+    return hidden * (frame < counts[:, None])[:, None, :, None]
 
 
 def encoder_frame_counts(mel_counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Draw losses and held-out word error rates of a training run over hours of audio."""
+"""Draw a training run: losses and held-out word error rates, or what each step gave."""
 
 import json
 from pathlib import Path
@@ -34,5 +34,38 @@ def plot_log(log: Path, picture: Path) -> None:
     for axes in (losses, rates):
         axes.grid(alpha=0.3)
         axes.legend()
+    figure.tight_layout()
+    figure.savefig(picture)
+
+
+def plot_history(history: Path, picture: Path) -> None:
+    """Draw the word error rates of `history.json` on the test sets over hours of audio.
+
+    PocketSphinx's rates on the same sets are dashed lines.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import ScalarFormatter
+
+    document: dict[str, Any] = json.loads(history.read_text())
+    steps: list[dict[str, Any]] = document["steps"]
+    hours = [step["audio_hours"] for step in steps]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    for test_set, pocketsphinx in document["pocketsphinx"].items():
+        rates = [step["wer"][test_set] for step in steps]
+        (curve,) = axes.plot(hours, rates, "o-", label=test_set)
+        label = f"PocketSphinx, {test_set}"
+        axes.axhline(pocketsphinx, ls="--", lw=1, color=curve.get_color(), label=label)
+    axes.set_xscale("log")
+    axes.set_xticks(hours)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.minorticks_off()
+    axes.set_xlabel("audio trained on (hours)")
+    axes.set_ylabel("word error rate (%)")
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(picture)

@@ -18,6 +18,8 @@ from torch.export import Dim, ExportedProgram
 from export.formats.onnx_file import TORCH_DTYPES, example, silenced
 from export.spec import StageSpec, TensorSpec
 from export.stages.decoder import Decoder
+from export.stages.encoder import Encoder
+from export.stages.fused_encoder import FusedEncoder
 from export.stages.looped import ROUNDS, AfterLoop, BeforeLoop, Rounds, fewest_rounds
 from export.stages.state import PooledStages, Stage
 
@@ -29,6 +31,8 @@ DESCRIPTION = "earshot.json"
 def export_torch(stages: Sequence[Stage], spec: StageSpec, folder: Path, precision: str) -> None:
     """Write `stages`, run in a row, as the model `spec` into `folder`.
 
+    An encoder is written as a `FusedEncoder`.
+
     `model.pt2` takes the inputs of `spec`, a pool float [slots * rows, width] for each stage
     and SLOTS int64 [B]. Without a decoder it returns the outputs of `spec` and then, for each
     stage, new values [B, U, width] and their rows int64 [B, U]. A decoder's loop is
@@ -36,6 +40,7 @@ def export_torch(stages: Sequence[Stage], spec: StageSpec, folder: Path, precisi
     few rounds of it, `end.pt2` completes the chunk.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    stages = [FusedEncoder(stage) if isinstance(stage, Encoder) else stage for stage in stages]
     arguments = _example_arguments(stages, spec.inputs)
     *before, last = stages
     description = _description(stages, spec, precision)

@@ -123,6 +123,10 @@ class EncoderDims:
         """Return the number of rows that hold the small state."""
         return sum(self.small_sizes) // self.row_width
 
+    def first_ring_row(self, layer: int) -> int:
+        """Return the row at which the keys of a layer begin; its values follow."""
+        return self.small_rows + 2 * layer * self.num_attention_heads * self.ring_blocks
+
     @property
     def layout(self) -> StateLayout:
         """Return rows and width of the whole state."""
@@ -162,7 +166,7 @@ class Encoder(Stage):
         self.subsampling = _Subsampling(model.encoder, self.dims)
         positions = _relative_positions(model.encoder, self.dims)
         self.layers = nn.ModuleList(
-            _Layer(layer, self.dims, positions) for layer in model.encoder.layers
+            Layer(layer, self.dims, positions) for layer in model.encoder.layers
         )
         self.projector = model.encoder_projector
 
@@ -172,7 +176,7 @@ class Encoder(Stage):
         small = state.read(0, self.dims.small_rows).flatten(1)
         position, filled, *tails, _ = small.split(self.dims.small_sizes, dim=1)
         position, filled = position.float(), filled.float()
-        encoded_length = _subsampled(_subsampled(_subsampled(mel_length)))
+        encoded_length = self.encoded_length(mel_length)
         hidden, *stem_tails = self.subsampling(mel, mel_length, filled > 0, *tails[:3])
         context = self._context(position, filled, encoded_length)
         conv_tails: list[Tensor] = []
@@ -193,12 +197,17 @@ class Encoder(Stage):
     def _encoded_size(self) -> int:
         return self.projector.out_features
 
+    @staticmethod
+    def encoded_length(mel_length: Tensor) -> Tensor:
+        """Return the valid encoder frames of chunks with `mel_length` valid mel frames."""
+        return _subsampled(_subsampled(_subsampled(mel_length)))
+
     def _past(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of the ring: two [B, H, past, head_dim]."""
         dims = self.dims
         count = dims.num_attention_heads * dims.ring_blocks
         shape = (-1, dims.num_attention_heads, dims.past_frames, dims.head_dim)
-        start = dims.small_rows + 2 * layer * count
+        start = dims.first_ring_row(layer)
         keys, values = state.read(start, count), state.read(start + count, count)
         return keys.reshape(shape), values.reshape(shape)
 
@@ -293,16 +302,16 @@ def _subsampled(length: Tensor) -> Tensor:
     return whole_division(length + 1, 2)
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """One Conformer block: half feed-forward, attention, convolution, half feed-forward."""
 
     def __init__(self, layer: Any, dims: EncoderDims, positions: Tensor) -> None:
         super().__init__()
         self.feed_forward1 = FeedForward(layer.norm_feed_forward1, layer.feed_forward1)
         self.norm_self_att = layer.norm_self_att
-        self.attention = _Attention(layer.self_attn, dims, positions)
+        self.attention = Attention(layer.self_attn, dims, positions)
         self.norm_conv = layer.norm_conv
-        self.convolution = _Convolution(layer.conv, dims)
+        self.convolution = Convolution(layer.conv, dims)
         self.feed_forward2 = FeedForward(layer.norm_feed_forward2, layer.feed_forward2)
         self.norm_out = layer.norm_out
 
@@ -322,7 +331,7 @@ class _Layer(nn.Module):
         return self.norm_out(hidden), tail, new_rows
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     """Multi-head attention with Transformer-XL relative positions over the ring and the chunk."""
 
     def __init__(self, attention: Any, dims: EncoderDims, positions: Tensor) -> None:
@@ -363,7 +372,7 @@ class _Attention(nn.Module):
         return self.output(flat).float(), new_rows
 
 
-class _Convolution(nn.Module):
+class Convolution(nn.Module):
     """Gated pointwise, causal depthwise, norm, pointwise; the pointwise ones are linear layers."""
 
     def __init__(self, convolution: Any, dims: EncoderDims) -> None:
@@ -372,7 +381,7 @@ class _Convolution(nn.Module):
         self.pointwise1 = as_linear(convolution.pointwise_conv1)
         depthwise = convolution.depthwise_conv
         self.depthwise_weight = depthwise.weight
-        self.depthwise_bias = depthwise.bias
+        self.depthwise_bias: nn.Parameter | None = depthwise.bias
         self.norm = convolution.norm
         self.activation = convolution.activation
         self.pointwise2 = as_linear(convolution.pointwise_conv2)

@@ -76,13 +76,13 @@ class PooledState:
     """State gathered from `pool` [slots * rows, width] by `slots` int64 [B]."""
 
     def __init__(self, pool: Tensor, slots: Tensor, layout: StateLayout) -> None:
-        self._pool = pool
-        self._first_row = (slots * layout.rows)[:, None]
+        self.pool = pool
+        self.first_row = (slots * layout.rows)[:, None]
 
     def read(self, start: int, count: int) -> Tensor:
         """Return rows of every stream; see `State.read`."""
-        rows = self._first_row + torch.arange(start, start + count, device=self._pool.device)
-        return self._pool.index_select(0, rows.flatten()).reshape(*rows.shape, -1)
+        rows = self.first_row + torch.arange(start, start + count, device=self.pool.device)
+        return self.pool.index_select(0, rows.flatten()).reshape(*rows.shape, -1)
 
 
 class Stage(nn.Module):

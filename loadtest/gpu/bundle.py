@@ -116,13 +116,16 @@ def slim(site: Path) -> None:
 
 
 def copy_python(prefix: Path, target: Path) -> None:
-    """Copy the interpreter, its library and the part of the standard library that is used."""
+    """Copy the interpreter, its library and headers, and what is used of the standard library."""
     library = Path("lib") / f"python{PYTHON}"
     skipped = shutil.ignore_patterns(
         *("test", "tests", "idlelib", "ensurepip", "site-packages", "config-*", "__pycache__"),
         *("turtledemo", "tkinter", "lib2to3", "pydoc_data"),
     )
     shutil.copytree(prefix / library, target / library, ignore=skipped)
+    # Triton (the compiler) builds what launches its kernels against these.
+    headers = Path("include") / f"python{PYTHON}"
+    shutil.copytree(prefix / headers, target / headers)
     (target / "bin").mkdir()
     shutil.copy2(prefix / "bin" / f"python{PYTHON}", target / "bin" / "python3")
     for shared in prefix.glob(f"lib/libpython{PYTHON}.so*"):

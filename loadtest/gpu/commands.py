@@ -63,7 +63,7 @@ def gpu_report(
         "560,1120,320,160"
     ),
     precision: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
-    instances: Annotated[int, typer.Option(min=1, help="Processes that share the GPU.")] = 2,
+    instances: Annotated[int, typer.Option(min=1, help="Processes that share the GPU.")] = 4,
     max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 512,
     processes: Annotated[
         int, typer.Option(min=0, help="Load generator processes; 0: five eighths of the cores.")

@@ -13,9 +13,9 @@ STATE_BYTES = {DEMO: 0.5e6, "115m": 2.7e6, "0.6b": 7.5e6}
 """State of one stream in 16 bits, slightly more than it takes."""
 PROCESS_BYTES = 2e9
 """Weights of the 0.6B model in 16 bits, and the CUDA context, of one recognizer process."""
-BATCH_COPIES = 1.5
-"""Recorded graphs of a process take this many states per row of the largest batch. With 4
-processes, batches of 256 and 5,200 slots, 1.25 were measured."""
+BATCH_COPIES = 1.2
+"""Recorded graphs of a process take this many states per row of the largest batch. With 2
+processes, batches of 512 and 4,900 slots, 1.05 were measured."""
 GPU_SHARE = 0.9
 """Share of the GPU's memory that is planned with."""
 RANDOM_ALLOWED_CHANGE = 0.6

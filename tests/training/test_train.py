@@ -11,7 +11,7 @@ from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
 from training.augment import Surroundings
 from training.batches import Pool, collate, draw_round, load_pool
-from training.fast_encoder import encode
+from training.fast_encoder import encode, subsample_by_products
 from training.features import MEL_BINS, Utterance, read_shard, write_shard
 from training.model import LOOKAHEADS, VOCAB_SIZE, Batch, create_model, losses
 from training.schedule import PHASES, Phase, again, moment, total_hours
@@ -157,6 +157,17 @@ def test_fast_encoder_is_the_encoder(lookahead: int) -> None:
     valid = expected.attention_mask.bool()
     assert frame_counts.tolist() == valid.sum(1).tolist()
     torch.testing.assert_close(frames[valid], expected.pooler_output[valid], atol=1e-4, rtol=1e-4)
+
+
+def test_subsampling_by_products_is_the_convolutions() -> None:
+    model = create_model(0).eval()
+    counts = torch.tensor([611, 400, 55, 9])
+    mask = torch.arange(611) < counts[:, None]
+    mel = (torch.randn(4, 611, MEL_BINS) * 4 - 9) * mask[..., None]
+    with torch.inference_mode():
+        expected = model.encoder.subsampling(mel, mask)
+        found = subsample_by_products(model.encoder.subsampling, mel, counts)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_padding_does_not_move_the_losses() -> None:

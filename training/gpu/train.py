@@ -118,7 +118,8 @@ class Step:
         blank = self.model.config.blank_token_id
         with self.autocast(batch):
             history = functional.pad(batch.labels, (1, 0), value=blank)
-            predicted = self.model.decoder(history)
+            with torch.backends.cudnn.flags(enabled=True):
+                predicted = self.model.decoder(history)
             summed = encoded.bfloat16()[:, :, None] + predicted.bfloat16()[:, None]
             logits = joint_logits(self.model, summed)
         frames = torch.tensor(batch.encoder_frames).to(batch.mel.device, non_blocking=True)
@@ -361,6 +362,8 @@ def set_up(device: torch.device) -> None:
     torch.manual_seed(1)
     if device.type == "cuda":
         torch.cuda.init()
+        # It plans each convolution anew for each shape, and each batch has a shape of its own.
+        torch.backends.cudnn.enabled = False
 
 
 def _finite(value: float) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.export.passes import move_to_device_pass
 
+from . import fused_ops as fused_ops  # Registers the operations that programs name.
 from .errors import BadStage
 from .spec import StageSpec, TensorSpec
 
