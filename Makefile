@@ -34,6 +34,10 @@ KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/.exported
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
+# Compute capabilities of the GPUs that `make engines` builds for; it needs none of them.
+GPUS ?= sm80,sm86,sm89,sm120
+ENGINES := build/engines
+
 # Engines of other knobs are other engines.
 GPU_STREAMS := $(or $(MAX_STREAMS),1024)
 GPU_MODE := $(or $(MODE),streaming)
@@ -44,7 +48,7 @@ COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) MODE=$(GPU_MODE) CH
   METRICS_PORT=$(METRICS_PORT) GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
 
 .PHONY: help env demo export serve live test test-all parity demo-model lint types clean FORCE
-.PHONY: overhead offline capacity loadtest selftest baseline
+.PHONY: engines overhead offline capacity loadtest selftest baseline
 .PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
 help: ## Print this help
@@ -56,16 +60,16 @@ help: ## Print this help
 	@echo "  MODEL_CONTROL NAME PYTHON SPEECH RECORDINGS"
 	@echo "of the load test: URL MODEL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES"
 	@echo "of the baseline: URL MODEL RECORDINGS SETS OUTPUT; of the overhead: MODEL"
-	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312"
+	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312; of engines: GPUS"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
 $(READY): pyproject.toml constraints.txt client/pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 12) or sys.exit( \
 	  f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.11")'
-	@echo "setting up $(VENV) (about 1.5 GB, once)"
+	@echo "setting up $(VENV) (about 1.7 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable '.[export,server,loadtest,baseline,training,dev]' --editable ./client
+	@$(PIP) --editable '.[export,tensorrt-rtx,server,loadtest,baseline,training,dev]' --editable ./client
 	@touch $@
 
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core
@@ -140,6 +144,15 @@ selftest: $(READY) ## Check the load test against fake services with known capac
 baseline: $(READY) $(if $(URL),,$(EXPORTED)) ## Compare WER and streams per core with PocketSphinx, on RECORDINGS
 	$(BIN)/python -m loadtest baseline $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL) \
 	  --recordings $(RECORDINGS) $(addprefix --set ,$(SETS)) $(if $(OUTPUT),--output $(OUTPUT))
+
+engines: $(READY) ## Build TensorRT engines of CHECKPOINT for GPUS, without a GPU, and list them
+	@rm -rf $(ENGINES)
+	@for precision in fp32 fp16 bf16; do \
+	  $(BIN)/python -m export $(CHECKPOINT) --runtime tensorrt-rtx --gpu $(GPUS) --chunk-ms $(CHUNK_MS) \
+	    --precision $$precision --mode $$([ $$precision = fp32 ] && echo both || echo streaming) \
+	    --repository $(ENGINES)/$$precision || exit; \
+	done
+	@$(BIN)/python -m export.tensorrt.table $(ENGINES)/* --record $(ENGINES).json
 
 gpu-build: ## GPU machine: the two images, TensorRT and Triton of NVIDIA_TAG
 	$(COMPOSE) build

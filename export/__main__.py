@@ -14,9 +14,9 @@ from rich.console import Console
 
 from export.audio import SUPPORTED_CHUNK_MS
 from export.errors import ExportError, GateFailed, UnsupportedOption
-from export.options import ExportOptions, OfflineServing, Serving
+from export.options import GPUS, ExportOptions, OfflineServing, Serving
 from export.spec import served_name
-from export.tensorrt.gpu import require_tensorrt
+from export.tensorrt.targets import target_of
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
@@ -32,6 +32,7 @@ class Runtime(StrEnum):
 
     onnxruntime = "onnxruntime"
     tensorrt = "tensorrt"
+    tensorrt_rtx = "tensorrt-rtx"
     torch = "torch"
 
 
@@ -51,7 +52,7 @@ class Mode(StrEnum):
 
 
 class Precision(StrEnum):
-    """Arithmetic; int8 is for onnxruntime, half for tensorrt and torch, fp8 for tensorrt."""
+    """Arithmetic; int8 is for onnxruntime, half for GPUs, fp8 for both kinds of TensorRT."""
 
     fp32 = "fp32"
     fp16 = "fp16"
@@ -78,7 +79,10 @@ def main(
     ] = 560,
     runtime: Annotated[
         Runtime,
-        typer.Option(help="onnxruntime for CPUs, tensorrt for GPUs, torch for GPUs without it."),
+        typer.Option(
+            help="onnxruntime for CPUs, tensorrt for GPUs, torch for GPUs without it; tensorrt-rtx "
+            "builds engines for other machines' GPUs, which nothing here serves yet."
+        ),
     ] = Runtime.onnxruntime,
     layout: Annotated[
         Layout, typer.Option(help="One model per stage, or one for all: fewer hops per chunk.")
@@ -87,10 +91,14 @@ def main(
         Precision,
         typer.Option(
             help="onnxruntime: fp32, or int8 (faster on CPUs; may change a few tokens, depending "
-            "on the batch). tensorrt: fp32, fp16, bf16, or fp8 (needs nvidia-modelopt). torch: "
-            "fp32, fp16, bf16."
+            "on the batch). tensorrt and tensorrt-rtx: fp32, fp16, bf16, or fp8 (needs "
+            "nvidia-modelopt). torch: fp32, fp16, bf16."
         ),
     ] = Precision.fp32,
+    gpu: Annotated[
+        str,
+        typer.Option(help="For tensorrt-rtx: the GPUs of one engine, by compute capability."),
+    ] = ",".join(GPUS),
     repository: Annotated[Path, typer.Option(help="Model repository to install into.")] = Path(
         "model_repository"
     ),
@@ -131,6 +139,7 @@ def main(
             runtime=runtime.value,
             precision=precision.value,
             layout=layout.value,
+            gpus=tuple(gpu.split(",")),
             name=name,
             serving=Serving(
                 max_streams=max_streams,
@@ -139,8 +148,8 @@ def main(
             ),
             offline_serving=OfflineServing(encoder_instances=instances),
         )
-        if runtime is Runtime.tensorrt:
-            require_tensorrt()
+        if options.runtime.startswith("tensorrt"):
+            target_of(options)
         _export(options)
     except GateFailed as error:
         _print_error(f"nothing was installed: {error}")
@@ -189,7 +198,7 @@ def _export(options: ExportOptions) -> None:
 def _export_streaming(
     checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    if options.runtime == "tensorrt":
+    if options.runtime.startswith("tensorrt"):
         from export.tensorrt.export import export_tensorrt
 
         return export_tensorrt(checkpoint, options, new, report)
@@ -203,7 +212,7 @@ def _export_streaming(
 def _export_offline(
     checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    if options.runtime == "tensorrt":
+    if options.runtime.startswith("tensorrt"):
         from export.tensorrt.export_offline import export_offline_tensorrt
 
         return export_offline_tensorrt(checkpoint, options, new, report)
@@ -226,7 +235,7 @@ def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
             "--runtime torch is for live streams only: add --mode streaming, or use --runtime "
             "onnxruntime or tensorrt"
         )
-    if options.runtime == "tensorrt" and options.precision != "fp32":
+    if options.runtime.startswith("tensorrt") and options.precision != "fp32":
         raise UnsupportedOption(
             f"engines for whole utterances are fp32 so far, not {options.precision}: export them "
             "on their own, with --mode offline --precision fp32"

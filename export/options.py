@@ -19,9 +19,13 @@ LAYOUTS = ("stages", "fused")
 PRECISIONS = {
     "onnxruntime": ("fp32", "int8"),
     "tensorrt": ("fp32", "fp16", "bf16", "fp8"),
+    "tensorrt-rtx": ("fp32", "fp16", "bf16", "fp8"),
     "torch": ("fp32", "fp16", "bf16"),
 }
 """Precisions that each runtime supports."""
+
+GPUS = ("sm80", "sm86", "sm89", "sm120")
+"""Compute capabilities that `tensorrt-rtx` builds engines for, if no others are named."""
 
 _NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 UNNAMED = "default"
@@ -71,6 +75,8 @@ class ExportOptions:
     precision: str = "fp32"
     layout: str = "stages"
     """One of `LAYOUTS`."""
+    gpus: tuple[str, ...] = GPUS
+    """For `tensorrt-rtx` only: compute capabilities of the GPUs that one engine is built for."""
     name: str = ""
     """Prefix of the models' names, where a repository holds several recognizers."""
     serving: Serving = Serving()
@@ -82,8 +88,12 @@ class ExportOptions:
         _check_name(self.name)
         _check_precision(self.runtime, self.precision)
         frames_per_chunk(self.chunk_ms)
-        if self.layout == "fused" and self.runtime == "tensorrt":
-            raise UnsupportedOption("--layout fused is for onnxruntime and torch, not for tensorrt")
+        if self.gpus != GPUS and self.runtime != "tensorrt-rtx":
+            raise UnsupportedOption(f"--gpu is for --runtime tensorrt-rtx, not for {self.runtime}")
+        if self.layout == "fused" and self.runtime.startswith("tensorrt"):
+            raise UnsupportedOption(
+                f"--layout fused is for onnxruntime and torch, not for {self.runtime}"
+            )
         if self.layout == "fused" and self.precision == "int8":
             raise UnsupportedOption(
                 "int8 is for an encoder in a model of its own, which the fused layout does not "

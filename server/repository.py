@@ -92,8 +92,14 @@ def _runtime(repository: Path) -> str:
         if (folder / "config.pbtxt").is_file():
             config = _read_config(folder, TENSORRT)
             runtime = config.parameters["runtime"].string_value
-            if config.platform == "ensemble" and runtime in _BACKENDS:
-                runtimes[runtime] = folder.name
+            if config.platform != "ensemble" or not runtime:
+                continue
+            if runtime not in _BACKENDS:
+                raise BadRepository(
+                    f"{folder.name} in {repository} was exported for {runtime}, which this server "
+                    f"does not serve; export it for one of {', '.join(_BACKENDS)}"
+                )
+            runtimes[runtime] = folder.name
     if len(runtimes) > 1:
         found = ", ".join(f"{model} for {runtime}" for runtime, model in runtimes.items())
         raise BadRepository(

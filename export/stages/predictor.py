@@ -32,12 +32,17 @@ class Predictor(nn.Module):
             assert isinstance(gates, nn.Linear)
             hidden, cell = parts[1 + 2 * layer], parts[2 + 2 * layer]
             into_gates = in_type_of(gates, torch.cat([inputs.float(), hidden], dim=1))
-            keep_in, forget, candidate, out = gates(into_gates).float().chunk(4, dim=1)
-            cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
-            inputs = out.sigmoid() * cell.tanh()
+            inputs, cell = lstm_cell(gates(into_gates).float(), cell)
             cells += [inputs, cell]
         output = self.projector(in_type_of(self.projector, inputs)).float()
         return torch.cat([output, *cells], dim=1)
+
+
+def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Return h and c [B, H] of an LSTM layer from its gates [B, 4H] and c before, in float32."""
+    keep_in, forget, candidate, out = gates.chunk(4, dim=1)
+    cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
+    return out.sigmoid() * cell.tanh(), cell
 
 
 def _lstm_gates(lstm: nn.LSTM, layer: int) -> nn.Linear:

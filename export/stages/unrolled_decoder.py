@@ -6,35 +6,63 @@ after the other. With fewer it would have to drop tokens, or pass frames to the 
 the last chunk of a stream does not have. So the tokens equal the reference's for any input. The
 frame of each evaluation is known, so that frames are slices and tokens have fixed columns, from
 which one scatter collects them.
+
+What does not decide the next evaluation is computed once, after all of them: log-probabilities and
+the choice of what was emitted. The product of the first LSTM layer with an embedding is a row of a
+table.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from export.stages.decoder import Decoder
+from export.stages.layers import in_type_of
+from export.stages.predictor import Predictor, lstm_cell
 
 
 class UnrolledDecoder(Decoder):
     """`Decoder` without a loop: same inputs, outputs, state and tokens."""
 
+    def __init__(self, model: Any, frames: int) -> None:
+        super().__init__(model, frames)
+        self.stepped = _SteppedPredictor(self.predictor)
+        # It shares weights with the other, which would then be converted and rescaled twice.
+        del self.predictor
+
     def _decode(
         self, encoded: Tensor, length: Tensor, predictor: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        output, *cells = predictor.split(self.dims.decoder_hidden_size, dim=1)
         tokens: list[Tensor] = []
-        logprobs: list[Tensor] = []
+        silent: list[Tensor] = []
+        logits: list[Tensor] = []
         for frame in range(self.dims.frames):
-            emits = length > frame
+            ended = length[:, None] <= frame
             for _ in range(self.dims.max_symbols_per_step):
-                token, logprob = self._joint(encoded[:, frame], predictor)
+                joined = self.activation(encoded[:, frame] + output)
+                logits.append(self.head(in_type_of(self.head, joined)))
+                tokens.append(logits[-1].argmax(dim=1, keepdim=True))
                 # Blank ends the frame: the output of its other evaluations is ignored.
-                emits = emits & (token != self.dims.blank_token_id)
-                tokens.append(torch.where(emits, token, -1))
-                logprobs.append(torch.where(emits, logprob, -1.0))
-                stepped = self.predictor(token, predictor)
-                predictor = torch.where(emits[:, None], stepped, predictor)
-        return predictor, *self._collected(torch.stack(tokens, 1), torch.stack(logprobs, 1))
+                ended = ended | (tokens[-1] == self.dims.blank_token_id)
+                silent.append(ended)
+                cells = self.stepped.advance(tokens[-1], cells, unless=ended)
+                output = self.stepped.output(cells)
+        emitted = ~torch.cat(silent, dim=1)
+        return torch.cat([output, *cells], dim=1), *self._collected(
+            torch.where(emitted, torch.cat(tokens, dim=1), -1),
+            torch.where(emitted, self._logprobs(torch.cat(logits, dim=1)), -1.0),
+        )
+
+    def _logprobs(self, logits: Tensor) -> Tensor:
+        """Return the largest log-probability [B, M] of each evaluation's logits [B, M * V]."""
+        logits = logits.reshape(-1, self.dims.max_tokens, self.head.out_features).float()
+        best = logits.max(dim=2, keepdim=True).values
+        # Not logsumexp: TensorRT sums the bare exponentials, which overflow at logits of 89.
+        return -(logits - best).exp().sum(dim=2).log()
 
     def _collected(self, tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Move the emitted tokens of all evaluations [B, M] to the front, and count them."""
@@ -56,3 +84,38 @@ class UnrolledDecoder(Decoder):
     def _in_front(self, values: Tensor, to: Tensor) -> Tensor:
         nothing = torch.full_like(values, -1).repeat(1, 2)
         return nothing.scatter(1, to, values)[:, : self.dims.max_tokens]
+
+
+class _SteppedPredictor(nn.Module):
+    """`Predictor` with a table for tokens, and its state as separate tensors: h and c by layer."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        first, *others = (gates for gates in predictor.gates if isinstance(gates, nn.Linear))
+        embedding = predictor.embedding.weight.detach()
+        from_token, from_hidden = first.weight.detach().split(predictor.hidden_size, dim=1)
+        self.token_gates = nn.Embedding.from_pretrained(embedding @ from_token.T + first.bias)
+        self.hidden_gates = nn.Linear(predictor.hidden_size, len(from_hidden), bias=False)
+        self.hidden_gates.weight = nn.Parameter(from_hidden.contiguous())
+        self.gates = nn.ModuleList(others)
+        self.projector = predictor.projector
+
+    def advance(self, token: Tensor, cells: list[Tensor], unless: Tensor) -> list[Tensor]:
+        """Return h and c [B, H] of each layer after a token, or as they were where `unless`.
+
+        Token int64 [B, 1], `unless` [B, 1].
+        """
+        hidden = in_type_of(self.hidden_gates, cells[0])
+        gates = self.token_gates(token)[:, 0].float() + self.hidden_gates(hidden).float()
+        after = list(lstm_cell(gates, cells[1]))
+        for layer, linear in enumerate(self.gates, start=1):
+            assert isinstance(linear, nn.Linear)
+            into_gates = torch.cat([after[-2], cells[2 * layer]], dim=1)
+            gates = linear(in_type_of(linear, into_gates)).float()
+            after += lstm_cell(gates, cells[2 * layer + 1])
+        pairs = zip(cells, after, strict=True)
+        return [torch.where(unless, before, now) for before, now in pairs]
+
+    def output(self, cells: list[Tensor]) -> Tensor:
+        """Return the output [B, D] of the predictor, from h of the last layer."""
+        return self.projector(in_type_of(self.projector, cells[-2])).float()

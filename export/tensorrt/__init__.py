@@ -1,1 +1,1 @@
-"""Export to TensorRT; only `engine.py` imports TensorRT, only `fp8_worker.py` modelopt."""
+"""Export to TensorRT; only `bindings.py` imports TensorRT, only `fp8_worker.py` modelopt."""

@@ -1,7 +1,8 @@
 """`python -m export.tensorrt CHECKPOINT`: check graphs and numerics of a precision without a GPU.
 
 It runs the steps of `python -m export --runtime tensorrt` that need no GPU: the ONNX files, the
-graph gate, and half precision over minutes of speech. It prints the measurements as JSON.
+graph gate, NVIDIA's parser, and half precision over minutes of speech. It prints the measurements
+as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from export.recordings import BUNDLED, load_recordings
 from export.stages.half import DTYPES
 from export.streaming.export import spec_of
 from export.tensorrt.export import half_numerics, write_graphs
-from export.tensorrt.stages import tensorrt_stages
+from export.tensorrt.gpu import require_parser
+from export.tensorrt.stages import rescaled_stages
 
 
 def main(
@@ -42,14 +44,22 @@ def main(
 
 
 def _measured(name: str, precision: str, chunk_ms: int, speech: Path) -> dict[str, object]:
+    require_parser()
+    from export.tensorrt.engine import check_parses
+
     options = ExportOptions(name, chunk_ms=chunk_ms, runtime="tensorrt", precision=precision)
     checkpoint = load_checkpoint(name)
     checkpoint.require_chunk(chunk_ms)
-    stages = tensorrt_stages(checkpoint, options.frames, precision)
-    spec = spec_of(checkpoint, stages, options)
     samples = [recording.samples for recording in load_recordings(speech)]
+    bundled = [recording.samples for recording in load_recordings()]
+    stages, factors = rescaled_stages(checkpoint, options, bundled)
+    spec = spec_of(checkpoint, stages, options)
     with tempfile.TemporaryDirectory() as folder:
         write_graphs(Path(folder), stages, spec, samples, lambda step: print(step, file=sys.stderr))
+        layers = {
+            stage.name: check_parses(Path(folder) / stage.name / "1" / "model.onnx", stage)
+            for stage in spec.stages
+        }
         numerics = half_numerics(checkpoint, Path(folder), stages, spec, samples)
     state = {stage.name: stage.state.bytes for stage in spec.stages if stage.state}
     return {
@@ -57,6 +67,8 @@ def _measured(name: str, precision: str, chunk_ms: int, speech: Path) -> dict[st
         "precision": precision,
         "chunk_ms": chunk_ms,
         "state_bytes_per_stream": state,
+        "layers": layers,
+        "rescaled": factors,
         **asdict(numerics),
     }
 

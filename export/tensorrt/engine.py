@@ -1,6 +1,6 @@
-"""Build and run TensorRT engines; no other file imports TensorRT.
+"""Build and run engines with TensorRT, or build them ahead of time with TensorRT for RTX.
 
-TensorRT 11 is always strongly typed: the graph determines the precision, nothing here does.
+Both are always strongly typed: the graph determines the precision, nothing here does.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorrt as trt  # pyright: ignore[reportMissingModuleSource]
 import torch
 from numpy.typing import NDArray
 
-from export.errors import BuildFailed
+from export.errors import BuildFailed, GraphRefused
 from export.formats.onnx_stage import Arrays
 from export.offline.chain import RunOfflineStage
 from export.spec import StageSpec
+from export.tensorrt.bindings import IS_RTX, trt
 from export.tensorrt.flat import StatefulStage
 from export.tensorrt.profiles import Profile
+from export.tensorrt.targets import NamedGpus, Target, ThisGpu
 
-WORKSPACE_BYTES = 2**30
-"""Scratch memory of one engine; more would be lost for the states of streams."""
+CHUNK_WORKSPACE_BYTES = 2**30
+"""Scratch memory of an engine for chunks, at most; more would be lost for the states of streams."""
+UTTERANCE_WORKSPACE_BYTES = 2**32
+"""The same for whole utterances: the scores of 32 times 30 s take more than one GiB."""
 
 _TORCH_DTYPES = {
     trt.DataType.FLOAT: torch.float32,
@@ -34,21 +37,23 @@ _TORCH_DTYPES = {
     trt.DataType.INT32: torch.int32,
 }
 _KEPT = (trt.ILogger.Severity.WARNING, trt.ILogger.Severity.ERROR)
-_PLAN = "model.plan"
+_PLAN = "model.engine" if IS_RTX else "model.plan"
 
 
 @dataclass(frozen=True)
 class EngineFacts:
     """Entries of the manifest about one engine."""
 
+    layers: int
+    """Of the network that the parser made, before they are fused."""
     seconds: float
     plan_bytes: int
-    device_memory_bytes: int
-    """Activations of one execution context."""
+    device_memory_bytes: int | None
+    """Activations of one execution context; None where no GPU is at hand to load the engine."""
 
 
 class _Log(trt.ILogger):
-    """Keeps TensorRT's warnings and errors for the message of a failed build."""
+    """Keeps TensorRT's warnings and errors for the message of a failure."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
@@ -60,66 +65,103 @@ class _Log(trt.ILogger):
             self.lines.append(msg)
 
 
+_LOG = _Log()
+"""One for all builds: TensorRT writes to the first logger of the process and ignores any other."""
+
+
 def tensorrt_version() -> str:
     """Return the version that a plan built here needs, for example 11.4.0.106."""
     return trt.__version__
 
 
 def build_engine(
-    onnx: Path, spec: StageSpec, profiles: Sequence[Profile], timing_cache: Path
+    onnx: Path, spec: StageSpec, profiles: Sequence[Profile], target: Target
 ) -> EngineFacts:
-    """Build `model.plan` beside the ONNX file of a flat or an offline stage.
+    """Build the engine beside the ONNX file of a flat or an offline stage.
 
     Args:
         onnx: the file; it has passed `check_graph`.
         profiles: the shapes that Triton will send, in the order of its config.
-        timing_cache: kept from build to build, so that a rebuild on the same GPU takes seconds.
+        target: named GPUs for TensorRT for RTX, else the GPU of this machine.
 
     Raises:
+        GraphRefused: the parser refuses a node; the message holds its reason.
         BuildFailed: the message holds TensorRT's log.
     """
-    began, log = time.monotonic(), _Log()
-    builder = trt.Builder(log)
+    began = time.monotonic()
+    _LOG.lines.clear()
+    builder = trt.Builder(_LOG)
     network = builder.create_network()
-    _parse(onnx, network, log)
-    config = _config(builder, spec, timing_cache)
+    # Kept until the engine is built: the weights lie in the parser's memory.
+    parser = trt.OnnxParser(network, _LOG)
+    _parse(parser, onnx, spec)
+    config = _config(builder, spec, target)
     for profile in profiles:
         config.add_optimization_profile(_profile(builder, profile))
+    if len(profiles) == 1:
+        # Results must not depend on the other streams in the batch. With several profiles, as for
+        # whole utterances, TensorRT refuses the flag.
+        config.set_flag(trt.BuilderFlag.DISTRIBUTIVE_INDEPENDENCE)
     plan: Any = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BuildFailed(f"{spec.name}: TensorRT built no engine\n{_end_of(log)}")
+        raise BuildFailed(f"{spec.name}: TensorRT built no engine\n{_end_of_log()}")
     _write_atomically(onnx.with_name(_PLAN), memoryview(plan))
-    # Any, because the signatures of TensorRT's bindings do not declare buffers and sequences.
-    timings: Any = config.get_timing_cache().serialize()
-    _write_atomically(timing_cache, memoryview(timings))
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    if isinstance(target, ThisGpu):
+        # Any, because the signatures of TensorRT's bindings do not declare buffers and sequences.
+        timings: Any = config.get_timing_cache().serialize()
+        _write_atomically(target.timing_cache, memoryview(timings))
     return EngineFacts(
+        layers=network.num_layers,
         seconds=round(time.monotonic() - began, 1),
         plan_bytes=plan.nbytes,
-        device_memory_bytes=engine.device_memory_size_v2,
+        device_memory_bytes=_device_memory(plan) if isinstance(target, ThisGpu) else None,
     )
 
 
-def _parse(onnx: Path, network: trt.INetworkDefinition, log: _Log) -> None:
-    parser = trt.OnnxParser(network, log)
+def check_parses(onnx: Path, spec: StageSpec) -> int:
+    """Parse the ONNX file of a stage without building it, and return the number of layers.
+
+    Raises:
+        GraphRefused: the parser refuses a node; the message holds its reason.
+    """
+    network = trt.Builder(_LOG).create_network()
+    _parse(trt.OnnxParser(network, _LOG), onnx, spec)
+    return network.num_layers
+
+
+def _parse(parser: trt.OnnxParser, onnx: Path, spec: StageSpec) -> None:
     if parser.parse_from_file(str(onnx)):
         return
     errors: list[Any] = [parser.get_error(index) for index in range(parser.num_errors)]
-    messages = "\n".join(f"  node {error.node_name()}: {error.desc()}" for error in errors)
-    raise BuildFailed(f"TensorRT does not read {onnx}:\n{messages}")
+    reasons = "\n".join(f"  {error}" for error in errors)
+    raise GraphRefused(f"{spec.name}: TensorRT's parser refuses {onnx}:\n{reasons}")
 
 
-def _config(builder: trt.Builder, spec: StageSpec, timing_cache: Path) -> trt.IBuilderConfig:
+def _config(builder: trt.Builder, spec: StageSpec, target: Target) -> trt.IBuilderConfig:
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    # Results must not depend on the other streams in the batch.
-    config.set_flag(trt.BuilderFlag.DISTRIBUTIVE_INDEPENDENCE)
+    workspace = UTTERANCE_WORKSPACE_BYTES if spec.state is None else CHUNK_WORKSPACE_BYTES
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     # TF32 would cost log-mel, and the float32 parts of a half graph, 13 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
-    known = timing_cache.read_bytes() if timing_cache.is_file() else b""
+    if isinstance(target, NamedGpus):
+        _name_gpus(config, target)
+        return config
+    known = target.timing_cache.read_bytes() if target.timing_cache.is_file() else b""
     # False: a cache of another GPU or TensorRT is ignored and is no error.
     config.set_timing_cache(config.create_timing_cache(known), False)
     return config
+
+
+def _name_gpus(config: Any, target: NamedGpus) -> None:
+    """Build for the GPUs of `target`; Any, for this part is not in TensorRT's API but RTX's."""
+    rtx: Any = trt
+    config.num_compute_capabilities = len(target.compute_capabilities)
+    for index, name in enumerate(target.compute_capabilities):
+        config.set_compute_capability(rtx.ComputeCapability.__members__[name.upper()], index)
+
+
+def _device_memory(plan: Any) -> int:
+    return trt.Runtime(_LOG).deserialize_cuda_engine(plan).device_memory_size_v2
 
 
 def _profile(builder: trt.Builder, shapes: Profile) -> trt.IOptimizationProfile:
@@ -136,8 +178,8 @@ def _write_atomically(path: Path, content: memoryview) -> None:
     os.replace(unfinished, path)
 
 
-def _end_of(log: _Log) -> str:
-    return "\n".join(f"  {line}" for line in log.lines[-20:])
+def _end_of_log() -> str:
+    return "\n".join(f"  {line}" for line in _LOG.lines[-20:])
 
 
 def open_engine(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
@@ -173,10 +215,10 @@ def open_offline_engine(path: Path, spec: StageSpec, lengths: Sequence[int]) -> 
 
 def _loaded(path: Path) -> trt.ICudaEngine:
     """Load the plan beside the ONNX file `path`."""
-    log = _Log()
-    engine: Any = trt.Runtime(log).deserialize_cuda_engine(path.with_name(_PLAN).read_bytes())
+    _LOG.lines.clear()
+    engine: Any = trt.Runtime(_LOG).deserialize_cuda_engine(path.with_name(_PLAN).read_bytes())
     if engine is None:
-        raise BuildFailed(f"{path.with_name(_PLAN)} does not load here\n{_end_of(log)}")
+        raise BuildFailed(f"{path.with_name(_PLAN)} does not load here\n{_end_of_log()}")
     return engine
 
 

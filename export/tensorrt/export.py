@@ -1,4 +1,7 @@
-"""Export a streaming checkpoint to TensorRT: graphs, graph gate, numerics, engines, verification.
+"""Export a streaming checkpoint to TensorRT, or to TensorRT for RTX without a GPU.
+
+The steps are graphs, graph gate, numerics, engines and verification. Engines for GPUs that are not
+here cannot run here: their graphs are compared with the original instead, in ONNX Runtime or torch.
 
 Checks that need no GPU come first: the graph gate takes a second, the numerics of half precision a
 minute, the build of an engine many minutes.
@@ -25,14 +28,16 @@ from export.recordings import load_recordings
 from export.stages.state import Stage
 from export.streaming.config import config_files
 from export.streaming.export import spec_of
+from export.streaming.parity import check_parity
 from export.streaming.reference import transcribe
 from export.streaming.spec import StreamingSpec
 from export.tensorrt.fp8 import modelopt_python, quantize_encoder_fp8
-from export.tensorrt.gpu import require_tensorrt, this_gpu
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.numerics import Numerics, long_utterances, measure
 from export.tensorrt.profiles import chunk_profiles
-from export.tensorrt.stages import tensorrt_stages
+from export.tensorrt.stages import rescaled_stages
+from export.tensorrt.targets import Target, ThisGpu, manifest_entry, target_of
+from export.tensorrt.verify import reference_of, verify_engines
 
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "fp8": 20}
 """Convolution supports bf16 from opset 22 on."""
@@ -50,28 +55,30 @@ def export_tensorrt(
         GateFailed: a graph is refused, half precision overflows, or a build or an engine fails.
     """
     began = time.monotonic()
-    require_tensorrt()
-    gpu = this_gpu()
+    target = target_of(options)
     checkpoint.require_chunk(options.chunk_ms)
     if options.precision == "fp8":
         modelopt_python()
-    stages = tensorrt_stages(checkpoint, options.frames, options.precision)
-    spec = spec_of(checkpoint, stages, options)
     speech = [recording.samples for recording in load_recordings()]
-    cache = new.repository.with_name(f".{new.repository.name}.timing_cache")
+    stages, factors = rescaled_stages(checkpoint, options, speech)
+    spec = spec_of(checkpoint, stages, options)
     folder = new.add(spec.models, spec.obsolete_models)
     write_graphs(folder, stages, spec, speech, report)
-    facts: dict[str, Any] = {"gpu": asdict(gpu)}
+    facts = target.facts | {"rescaled": factors}
     if options.precision != "fp32":
         report("half precision on minutes of speech")
         facts["numerics"] = asdict(half_numerics(checkpoint, folder, stages, spec, speech))
-    facts |= _build(folder, spec, cache, report)
+    facts |= _build(folder, spec, target, report)
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.detokenizer.name, checkpoint)
-    report("comparing engines with ONNX and transformers on real speech")
-    parity = _verify(checkpoint, folder, spec, stages, speech, facts)
+    if isinstance(target, ThisGpu):
+        report("comparing engines with ONNX and transformers on real speech")
+        parity = _verify(checkpoint, folder, spec, stages, speech, facts)
+    else:
+        report("comparing the engines' graphs with transformers on real speech")
+        parity = check_parity(checkpoint, folder, spec, speech, reference_of(stages, spec))
     seconds = time.monotonic() - began
-    write_manifest(folder, checkpoint, spec, parity, seconds, {"tensorrt": facts})
+    write_manifest(folder, checkpoint, spec, parity, seconds, {manifest_entry(spec.runtime): facts})
     return parity
 
 
@@ -114,15 +121,15 @@ def half_numerics(
     return measure(folder, stages, spec, utterances, references)
 
 
-def _build(folder: Path, spec: StreamingSpec, cache: Path, report: Report) -> dict[str, Any]:
+def _build(folder: Path, spec: StreamingSpec, target: Target, report: Report) -> dict[str, Any]:
     from export.tensorrt.engine import build_engine, tensorrt_version
 
     engines: dict[str, Any] = {}
     for stage in spec.stages:
-        report(f"{stage.name} to a TensorRT engine (minutes)")
+        report(f"{stage.name} to a TensorRT engine")
         onnx = folder / stage.name / "1" / "model.onnx"
         profiles = chunk_profiles(stage, spec.serving.max_batch_size)
-        facts = build_engine(onnx, stage, profiles, cache)
+        facts = build_engine(onnx, stage, profiles, target)
         engines[stage.name] = {"source_sha256": file_sha256(onnx), **asdict(facts)}
     profile = {"min": 1, "opt": spec.serving.max_batch_size, "max": spec.serving.max_batch_size}
     return {"version": tensorrt_version(), "batch_profile": profile, "engines": engines}
@@ -136,8 +143,6 @@ def _verify(
     speech: Sequence[NDArray[np.float32]],
     facts: dict[str, Any],
 ) -> Parity:
-    from export.tensorrt.verify import verify_engines
-
     differences, parity = verify_engines(checkpoint, folder, spec, stages, speech)
     for name, difference in differences.items():
         facts["engines"][name]["differs_from_onnx"] = asdict(difference)

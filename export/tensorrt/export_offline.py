@@ -1,4 +1,4 @@
-"""Export an offline model to TensorRT: graphs, graph gate, engines, verification.
+"""Export an offline model to TensorRT, or to TensorRT for RTX: graphs, gate, engines, verification.
 
 Feature extractor, encoder and the decoder of a CTC model become engines, with a profile for each
 bucket. The decoder of a transducer does not: without a loop it would take thousands of steps, most
@@ -30,9 +30,9 @@ from export.options import ExportOptions, Report
 from export.parity import Parity
 from export.recordings import load_recordings
 from export.spec import StageSpec
-from export.tensorrt.gpu import require_tensorrt, this_gpu
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.profiles import bucket_profiles
+from export.tensorrt.targets import Target, ThisGpu, manifest_entry, target_of
 
 _BYTES = 4
 """Size of every element of every tensor: float32, or a 32-bit integer."""
@@ -48,20 +48,23 @@ def export_offline_tensorrt(
         GateFailed: a graph is refused, a build fails, or an engine differs from the original.
     """
     began = time.monotonic()
-    require_tensorrt()
-    gpu = this_gpu()
+    target = target_of(options)
     spec = spec_of(checkpoint, options)
     folder = new.add(spec.models)
-    cache = new.repository.with_name(f".{new.repository.name}.timing_cache")
     write_offline_graphs(folder, build_stages(checkpoint, spec), spec, report)
-    facts = {"gpu": asdict(gpu), **_build(folder, spec, cache, report)}
+    facts = target.facts | _build(folder, spec, target, report)
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.detokenizer.name, checkpoint)
-    report("comparing engines with transformers on real speech")
     speech = [recording.samples for recording in load_recordings()]
-    parity = check_offline_parity(checkpoint, folder, spec, speech, open_engines(spec))
+    if isinstance(target, ThisGpu):
+        report("comparing engines with transformers on real speech")
+        open_stage = open_engines(spec)
+    else:
+        report("comparing the engines' graphs with transformers on real speech")
+        open_stage = open_stateless
+    parity = check_offline_parity(checkpoint, folder, spec, speech, open_stage)
     seconds = time.monotonic() - began
-    write_manifest(folder, checkpoint, spec, parity, seconds, {"tensorrt": facts})
+    write_manifest(folder, checkpoint, spec, parity, seconds, {manifest_entry(spec.runtime): facts})
     return parity
 
 
@@ -109,14 +112,14 @@ def buffer_bytes(stage: StageSpec, spec: OfflineSpec) -> int:
     )
 
 
-def _build(folder: Path, spec: OfflineSpec, cache: Path, report: Report) -> dict[str, Any]:
+def _build(folder: Path, spec: OfflineSpec, target: Target, report: Report) -> dict[str, Any]:
     from export.tensorrt.engine import build_engine, tensorrt_version
 
     engines: dict[str, Any] = {}
     for stage in engine_stages(spec):
-        report(f"{stage.name} to a TensorRT engine (minutes)")
+        report(f"{stage.name} to a TensorRT engine")
         onnx = folder / stage.name / "1" / "model.onnx"
-        facts = build_engine(onnx, stage, bucket_profiles(stage, spec), cache)
+        facts = build_engine(onnx, stage, bucket_profiles(stage, spec), target)
         engines[stage.name] = {
             "source_sha256": file_sha256(onnx),
             **asdict(facts),

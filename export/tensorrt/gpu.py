@@ -45,8 +45,40 @@ def require_tensorrt() -> None:
     Raises:
         UnsupportedOption: it is not installed.
     """
-    if importlib.util.find_spec("tensorrt") is None:
+    if not _installed("tensorrt"):
         raise UnsupportedOption(
             "TensorRT is not installed here; it comes with NVIDIA's container: `make gpu-up` "
             "builds the engines there and serves them"
         )
+
+
+def require_tensorrt_rtx() -> None:
+    """Refuse to go on without TensorRT for RTX.
+
+    Raises:
+        UnsupportedOption: it is not installed, or TensorRT is, which would be taken instead.
+    """
+    if not _installed("tensorrt_rtx_bindings"):
+        raise UnsupportedOption(
+            "TensorRT for RTX is not installed here: `pip install --constraint constraints.txt "
+            "'.[tensorrt-rtx]'` (`make env` does)"
+        )
+    if _installed("tensorrt"):
+        raise UnsupportedOption(
+            "TensorRT is installed here, and one environment builds with one of the two: use "
+            "--runtime tensorrt, or export in an environment without the package tensorrt"
+        )
+
+
+def require_parser() -> None:
+    """Refuse to go on without either TensorRT.
+
+    Raises:
+        UnsupportedOption: neither is installed.
+    """
+    if not _installed("tensorrt"):
+        require_tensorrt_rtx()
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

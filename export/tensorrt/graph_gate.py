@@ -1,9 +1,8 @@
-"""Check an ONNX file for parts that TensorRT refuses or handles badly, before a build.
+"""Check an ONNX file for what TensorRT's parser takes and this project does not.
 
-A build takes minutes on a GPU machine and its errors name generated layers; this check takes a
-second on any machine and names the node. The table is ONNX-TensorRT's operator matrix
-(docs/operators.md of the parser for TensorRT 10.15; 11 only adds to it), reduced to the operators
-that a stage may use.
+The parser itself refuses what TensorRT cannot do, with the node and its reason (see `engine.py`).
+It takes a loop, a sum in half precision, a state of another name and a shape that depends on
+values, which would be slow or wrong, or fail in Triton.
 """
 
 from __future__ import annotations
@@ -13,13 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from export.errors import GraphRefused
 from export.spec import StageSpec, TensorSpec
-
-MAX_OPSET = 24
-"""The highest opset of that parser; TensorRT 11.4 supports at least this one."""
+from export.tensorrt.versions import MAX_OPSET
 
 _TYPE_NAMES: dict[int, str] = {
     TensorProto.FLOAT: "FP32",
@@ -27,40 +24,22 @@ _TYPE_NAMES: dict[int, str] = {
     TensorProto.BFLOAT16: "BF16",
     TensorProto.INT32: "INT32",
     TensorProto.INT64: "INT64",
-    TensorProto.BOOL: "BOOL",
-    TensorProto.FLOAT8E4M3FN: "FP8",
 }
-_BOOL = frozenset({"BOOL"})
-_FLOAT32 = frozenset({"FP32"})
-_FLOAT = frozenset({"FP32", "FP16", "BF16"})
-_NUMBER = _FLOAT | {"INT32", "INT64"}
-_ANY = _NUMBER | _BOOL
-_SUPPORTED: dict[str, frozenset[str]] = {
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Abs", "Neg"), _NUMBER),
-    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _NUMBER),
-    **dict.fromkeys(("And", "Or", "Not", "Xor"), _BOOL),
-    **dict.fromkeys(("MatMul", "Gemm", "Conv"), _FLOAT),
-    **dict.fromkeys(("Sigmoid", "Tanh", "Relu", "Clip"), _NUMBER),
-    # Sums of many terms and exponentials: half precision overflows or loses them.
-    **dict.fromkeys(("LayerNormalization", "BatchNormalization", "Softmax"), _FLOAT32),
-    **dict.fromkeys(("Exp", "Log", "Sqrt", "Pow", "CumSum", "Floor"), _FLOAT32),
-    **dict.fromkeys(("ReduceSum", "ReduceMean"), _FLOAT32),
-    **dict.fromkeys(("ArgMax", "ReduceMax", "TopK", "Range"), _NUMBER),
-    **dict.fromkeys(("Cast", "Identity", "Constant", "ConstantOfShape", "Shape"), _ANY),
-    **dict.fromkeys(("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"), _ANY),
-    **dict.fromkeys(("Concat", "Split", "Slice", "Expand", "Tile", "Where"), _ANY),
-    **dict.fromkeys(("Gather", "GatherElements", "GatherND"), _ANY),
-    "ScatterElements": _NUMBER,
-    "Pad": _NUMBER,
-    "QuantizeLinear": _FLOAT,
-    "DequantizeLinear": frozenset({"FP8"}),
-}
+"""Triton's names of the types of inputs, outputs and states."""
+
+_FLOAT32_ONLY = frozenset(
+    {
+        *("LayerNormalization", "BatchNormalization", "Softmax", "LogSoftmax", "CumSum"),
+        *("Exp", "Log", "Sqrt", "Pow", "ReduceSum", "ReduceMean"),
+    }
+)
+"""Sums of many terms and exponentials, which half precision overflows or loses; TensorRT sums
+cumulatively in floating point only."""
+
 _WHY_NOT = {
     "Loop": "a stage must be straight-line code",
     "If": "a stage must be straight-line code",
     "Scan": "a stage must be straight-line code",
-    "NonZero": "the shape of its result depends on values",
-    "Compress": "the shape of its result depends on values",
     "ScatterND": "its index depends on the batch; the state is written with Where",
     "ReduceLogSumExp": "TensorRT sums the bare exponentials, which overflow; subtract the maximum",
     "STFT": "log-mel is a product with a constant basis",
@@ -73,7 +52,7 @@ _DEPENDS_ON_VALUES = re.compile(r"\?|\bunk__|\bu\d")
 
 
 def check_graph(path: Path, spec: StageSpec) -> None:
-    """Check that TensorRT supports the ONNX file of a stage, and that the file fits `spec`.
+    """Check that the ONNX file of a stage fits `spec` and keeps to the limits of this module.
 
     Raises:
         GraphRefused: the message names the first node or tensor that is refused, and the reason.
@@ -106,14 +85,10 @@ def _values(model: ModelProto) -> Iterator[ValueInfoProto]:
 
 
 def _check_opset(model: ModelProto, stage: str) -> None:
-    for opset in model.opset_import:
-        if opset.domain or opset.version > MAX_OPSET:
-            raise GraphRefused(
-                f"{stage}: expected standard operators up to opset {MAX_OPSET}, got opset "
-                f"{opset.version} of '{opset.domain or 'ai.onnx'}'"
-            )
-    if model.functions:
-        raise GraphRefused(f"{stage}: the graph calls function {model.functions[0].name}")
+    """The parser also takes newer opsets, and reads their operators as those of older ones."""
+    [opset] = [opset.version for opset in model.opset_import if not opset.domain]
+    if opset > MAX_OPSET:
+        raise GraphRefused(f"{stage}: expected an opset up to {MAX_OPSET}, got {opset}")
 
 
 def _check_boundary(model: ModelProto, spec: StageSpec) -> None:
@@ -149,29 +124,23 @@ def _type_name(elem_type: int) -> str:
 
 
 def _check_operator(node: NodeProto, stage: str) -> None:
-    if node.domain or node.op_type not in _SUPPORTED:
-        why = _WHY_NOT.get(node.op_type, "not among the operators that stages may use")
+    if node.op_type in _WHY_NOT:
+        why = _WHY_NOT[node.op_type]
         raise GraphRefused(f"{stage}: node {node.name} is a {node.op_type}: {why}")
-    if any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute):
-        raise GraphRefused(f"{stage}: node {node.name} has a graph of its own")
 
 
 def _check_types(node: NodeProto, types: dict[str, int], stage: str) -> None:
-    """Check the type that a node computes in, and that TensorRT supports all its types."""
-    for name in (*node.input, *node.output):
-        kind = types.get(name, TensorProto.UNDEFINED)
-        if name and kind not in _TYPE_NAMES:
-            raise GraphRefused(
-                f"{stage}: node {node.name} ({node.op_type}) has {name} of type "
-                f"{_type_name(kind)}, which TensorRT does not support inside a network"
-            )
-    # The condition of a Where is its first input; what it selects comes second.
-    worked_on = node.input[1 if node.op_type == "Where" else 0] if node.input else node.output[0]
-    got, allowed = _type_name(types[worked_on]), _SUPPORTED[node.op_type]
-    if got not in allowed:
+    """Check that a node does not work in double, nor in half precision if that loses too much."""
+    got = [types.get(name) for name in (*node.input[:1], *node.output) if name]
+    if TensorProto.DOUBLE in got:
         raise GraphRefused(
-            f"{stage}: node {node.name} ({node.op_type}) works in {got}, allowed is "
-            f"{', '.join(sorted(allowed))}"
+            f"{stage}: node {node.name} ({node.op_type}) works in DOUBLE, which TensorRT rounds to "
+            "float32 without a word; convert it in the stage"
+        )
+    if node.op_type in _FLOAT32_ONLY and got[0] != TensorProto.FLOAT:
+        raise GraphRefused(
+            f"{stage}: node {node.name} ({node.op_type}) works in {_type_name(got[0] or 0)}, "
+            "allowed is FP32"
         )
 
 

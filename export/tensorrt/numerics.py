@@ -7,6 +7,7 @@ graph, and the largest value of every half tensor is recorded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +79,12 @@ class _HalfRanges(TorchDispatchMode):
         module = max(self._modules.parents - {"Global"}, key=len, default="")
         name = f"{module} {func.__name__.partition('.')[0]}"
         value = float(tensor.abs().max())
-        if not value <= self.largest.get(name, 0.0):
-            # Moved to the end when it grows, so that the first overflow comes before its
-            # consequences. A NaN stays, since every comparison with it is false.
-            known = self.largest.pop(name, 0.0)
-            self.largest[name] = known if known != known else value
+        known = self.largest.get(name, 0.0)
+        # Moved to the end when it grows, so that the first overflow comes before its consequences.
+        # A NaN stays where it first came.
+        if not math.isnan(known) and not value <= known:
+            self.largest.pop(name, None)
+            self.largest[name] = value
 
 
 def _half_tensors(values: Any) -> list[Tensor]:

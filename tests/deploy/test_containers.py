@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from export.tensorrt.versions import RELEASES
 from tests.support.project import PROJECT, help_of
 
 DEPLOY = PROJECT / "deploy"
@@ -39,6 +40,7 @@ def test_both_images_are_of_one_tag() -> None:
     assert tags == [("tensorrt", "${NVIDIA_TAG}"), ("tritonserver", "${NVIDIA_TAG}")]
     pinned = re.findall(r"NVIDIA_TAG \?= (\S+)", (PROJECT / "Makefile").read_text())
     assert pinned == re.findall(r"^ARG NVIDIA_TAG=(\S+)", DOCKERFILE, re.M)
+    assert pinned == [RELEASES["tensorrt"].container]
     for service in COMPOSE["services"].values():
         assert service["build"]["args"]["NVIDIA_TAG"] == f"${{NVIDIA_TAG:-{pinned[0]}}}"
 

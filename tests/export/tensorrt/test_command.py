@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -35,6 +36,23 @@ def test_without_tensorrt_the_error_names_the_container() -> None:
     assert "make gpu-up" in refused("export.tensorrt.verify", "--repository=nowhere")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--runtime=tensorrt-rtx", "--gpu=sm90"], "got --gpu sm90. .* use --runtime torch"),
+        (["--runtime=tensorrt-rtx", "--gpu=sm89,sm89"], "names a GPU twice: sm89,sm89"),
+        (
+            ["--runtime=tensorrt-rtx", "--gpu=sm75", "--precision=bf16"],
+            r"bf16 needs sm80 or newer, got --gpu sm75 \(T4, RTX 20\)",
+        ),
+        (["--runtime=onnxruntime", "--gpu=sm89"], "--gpu is for --runtime tensorrt-rtx"),
+        (["--runtime=tensorrt-rtx", "--layout=fused"], "fused is for onnxruntime and torch"),
+    ],
+)
+def test_gpus_that_cannot_be_built_for_are_refused(options: list[str], message: str) -> None:
+    assert re.search(message, refused("export", *options))
+
+
 def test_fp8_needs_modelopt(monkeypatch: pytest.MonkeyPatch) -> None:
     from export.errors import UnsupportedOption
     from export.tensorrt.fp8 import PYTHON_VARIABLE, modelopt_python
@@ -45,7 +63,12 @@ def test_fp8_needs_modelopt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_one_file_imports_tensorrt_and_one_modelopt() -> None:
-    for package, files in {"tensorrt": {"engine.py"}, "modelopt": {"fp8_worker.py"}}.items():
+    importers = {
+        "tensorrt": {"bindings.py"},
+        "tensorrt_rtx_bindings": {"bindings.py"},
+        "modelopt": {"fp8_worker.py"},
+    }
+    for package, files in importers.items():
         importing = {
             path.name
             for path in (PROJECT / "export").rglob("*.py")

@@ -1,4 +1,4 @@
-"""The graph gate: the graphs of the stages pass, and others are refused by name."""
+"""Graphs: those of the stages pass gate, parser and builder, and others are refused by name."""
 
 from __future__ import annotations
 
@@ -12,49 +12,26 @@ import torch
 from onnx import TensorProto, helper
 
 from export.checkpoint import Checkpoint, load_checkpoint
-from export.errors import GraphRefused
+from export.errors import BuildFailed, GraphRefused
 from export.formats.onnx_file import export_flat_onnx
-from export.options import ExportOptions
 from export.spec import StageSpec, TensorSpec
 from export.stages.decoder import Decoder
-from export.stages.half import Stages
 from export.stages.layout import StateLayout
 from export.stages.state import FlatStage
 from export.stages.unrolled_decoder import UnrolledDecoder
-from export.streaming.export import spec_of
-from export.streaming.spec import StreamingSpec
-from export.tensorrt.export import write_graphs
+from export.tensorrt.engine import build_engine
 from export.tensorrt.graph_gate import check_graph
-from export.tensorrt.stages import tensorrt_stages
+from export.tensorrt.profiles import chunk_profiles
+from export.tensorrt.targets import NamedGpus
+from export.tensorrt.versions import MAX_OPSET
 from tests.support.checkpoints import write_random_checkpoint
-
-CHUNK_MS, FRAMES = 320, 4
-
-
-@pytest.fixture(scope="module")
-def checkpoint(random_checkpoint: Path) -> Checkpoint:
-    return load_checkpoint(str(random_checkpoint))
+from tests.support.tensorrt_graphs import FRAMES, stages_and_spec
 
 
-def stages_and_spec(checkpoint: Checkpoint, precision: str) -> tuple[Stages, StreamingSpec]:
-    stages = tensorrt_stages(checkpoint, FRAMES, precision)
-    options = ExportOptions(
-        checkpoint.name, chunk_ms=CHUNK_MS, runtime="tensorrt", precision=precision
-    )
-    return stages, spec_of(checkpoint, stages, options)
-
-
-def test_the_graphs_of_every_stage_pass(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """In bf16, which cannot run here; fp32 and fp16 pass in the tests that run them."""
-    stages, spec = stages_and_spec(checkpoint, "bf16")
-    write_graphs(tmp_path, stages, spec, [], lambda step: None)
-    assert len(list(tmp_path.glob("*/1/model.onnx"))) == 3
-
-
-def test_the_loop_of_the_other_runtime_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    _, spec = stages_and_spec(checkpoint, "fp32")
+def test_the_loop_of_the_other_runtime_is_refused(many_tokens: Checkpoint, tmp_path: Path) -> None:
+    _, spec = stages_and_spec(many_tokens, "fp32")
     path = tmp_path / "decoder.onnx"
-    export_flat_onnx(Decoder(checkpoint.model, FRAMES), spec.stages[2], path, 20)
+    export_flat_onnx(Decoder(many_tokens.model, FRAMES), spec.stages[2], path, 20)
     with pytest.raises(GraphRefused, match=r"decoder: node \S+ is a Loop: .* straight-line"):
         check_graph(path, spec.stages[2])
 
@@ -80,7 +57,8 @@ def toy_graph(path: Path, *nodes: onnx.NodeProto, **extra: list[onnx.ValueInfoPr
         [tensor("X"), tensor("STATE"), *extra.get("inputs", [])],
         [tensor("Y"), tensor("NEXT_STATE"), *extra.get("outputs", [])],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("mine", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets), path)
     return path
 
 
@@ -98,15 +76,58 @@ HALF, INT16 = TensorProto.FLOAT16, TensorProto.INT16
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([node("NonZero", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_NonZero is a NonZero"),
-        ([node("ReduceLogSumExp", ["X"], ["Y"])], "the_ReduceLogSumExp .* overflow"),
-        ([node("Gelu", ["X"], ["Y"])], "the_Gelu is a Gelu: not among"),
+        ([node("Unique", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_Unique .*: Unique "),
+        ([node("NonZero", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_NonZero .* not found"),
+        ([node("Strange", ["X"], ["Y"], domain="mine")], "the_Strange .*Plugin not found"),
         (
             [
                 helper.make_node("Cast", ["X"], ["N"], name="to_int16", to=INT16),
                 node("Cast", ["N"], ["Y"], to=TensorProto.FLOAT),
             ],
-            "to_int16 .* type INT16",
+            "to_int16 .*Unsupported data type",
+        ),
+    ],
+)
+def test_nvidias_parser_refuses_a_node_and_says_why(
+    tmp_path: Path, nodes: list[onnx.NodeProto], message: str
+) -> None:
+    path = toy_graph(tmp_path / "toy.onnx", *nodes)
+    with pytest.raises(GraphRefused, match=rf"toy: .*parser refuses .*toy\.onnx:\n.* {message}"):
+        build_engine(path, SPEC, chunk_profiles(SPEC, 4), NamedGpus(("sm89",)))
+
+
+def test_a_failed_build_shows_the_log_of_tensorrt(tmp_path: Path) -> None:
+    """Also after another build: TensorRT keeps the first logger of a process."""
+    good = toy_graph(tmp_path / "good.onnx", node("Relu", ["X"], ["Y"]))
+    assert build_engine(good, SPEC, chunk_profiles(SPEC, 4), NamedGpus(("sm80",))).layers == 2
+    scale, zero = (
+        node("Constant", [], [name], value=helper.make_tensor("", kind, [], [value]))
+        for name, kind, value in (
+            ("scale", TensorProto.FLOAT, 0.1),
+            ("zero", TensorProto.FLOAT8E4M3FN, 0),
+        )
+    )
+    quantized = toy_graph(
+        tmp_path / "fp8.onnx",
+        scale,
+        zero,
+        node("QuantizeLinear", ["X", "scale", "zero"], ["Q"]),
+        node("DequantizeLinear", ["Q", "scale", "zero"], ["Y"]),
+    )
+    with pytest.raises(BuildFailed, match=r"toy: TensorRT built no engine\n.*sm80.* fp8"):
+        build_engine(quantized, SPEC, chunk_profiles(SPEC, 4), NamedGpus(("sm80",)))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([node("ReduceLogSumExp", ["X"], ["Y"])], "the_ReduceLogSumExp .* overflow"),
+        (
+            [
+                helper.make_node("Cast", ["X"], ["N"], name="to_double", to=TensorProto.DOUBLE),
+                node("Cast", ["N"], ["Y"], to=TensorProto.FLOAT),
+            ],
+            r"to_double \(Cast\) works in DOUBLE",
         ),
         (
             [
@@ -134,6 +155,15 @@ def test_a_shape_that_depends_on_values_is_refused(tmp_path: Path) -> None:
     shaped = replace(SPEC, inputs=(*SPEC.inputs, TensorSpec("SHAPE", "INT64", ())))
     with pytest.raises(GraphRefused, match=r"the_ConstantOfShape .* gives E with the free axes"):
         check_graph(path, shaped)
+
+
+def test_an_opset_that_the_parser_does_not_know_is_refused(tmp_path: Path) -> None:
+    path = toy_graph(tmp_path / "toy.onnx", node("Relu", ["X"], ["Y"]))
+    model = onnx.load(path)
+    model.opset_import[0].version = MAX_OPSET + 1
+    onnx.save(model, path)
+    with pytest.raises(GraphRefused, match=f"expected an opset up to {MAX_OPSET}, got"):
+        check_graph(path, SPEC)
 
 
 def test_a_second_state_is_refused(tmp_path: Path) -> None:

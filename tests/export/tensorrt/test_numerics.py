@@ -12,33 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from export.checkpoint import Checkpoint, load_checkpoint
+from export.checkpoint import Checkpoint
 from export.errors import ParityFailed, UnsupportedOption
-from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.spec import StageSpec
 from export.stages.encoder import Encoder
-from export.stages.half import Stages
 from export.streaming.chain import OpenStage, RunningStage
-from export.streaming.export import spec_of
 from export.streaming.parity import check_parity
 from export.streaming.reference import transcribe
-from export.streaming.spec import StreamingSpec
-from export.tensorrt.export import write_graphs
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
 from export.tensorrt.numerics import long_utterances, measure
 from export.tensorrt.stages import tensorrt_stages
 from export.tensorrt.verify import compare_stages, reference_of
-from tests.support.checkpoints import write_random_checkpoint
-
-CHUNK_MS, FRAMES = 320, 4
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """Load a checkpoint that often emits the most symbols per frame."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "many-tokens"
-    return load_checkpoint(str(write_random_checkpoint(folder, blank_bias=0.0)))
+from tests.support.tensorrt_graphs import FRAMES, FlatGraphs, stages_and_spec
 
 
 @pytest.fixture(scope="module")
@@ -46,55 +32,37 @@ def speech() -> list[np.ndarray]:
     return [recording.samples for recording in load_recordings()[:4]]
 
 
-def half(checkpoint: Checkpoint, precision: str) -> tuple[Stages, StreamingSpec]:
-    stages = tensorrt_stages(checkpoint, FRAMES, precision)
-    options = ExportOptions(
-        checkpoint.name, chunk_ms=CHUNK_MS, runtime="tensorrt", precision=precision
-    )
-    return stages, spec_of(checkpoint, stages, options)
-
-
-@pytest.fixture(scope="module")
-def fp16(
-    checkpoint: Checkpoint, speech: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Stages, StreamingSpec]:
-    folder = tmp_path_factory.mktemp("fp16")
-    stages, spec = half(checkpoint, "fp16")
-    write_graphs(folder, stages, spec, speech, lambda step: None)
-    return folder, stages, spec
-
-
 def test_float32_graphs_match_transformers(
-    checkpoint: Checkpoint, speech: list[np.ndarray], tmp_path: Path
+    many_tokens: Checkpoint, flat_graphs: FlatGraphs, speech: list[np.ndarray]
 ) -> None:
     """Flat state, straight-line decoder, in ONNX Runtime: every token and frame."""
-    stages, spec = half(checkpoint, "fp32")
-    write_graphs(tmp_path, stages, spec, speech, lambda step: None)
-    parity = check_parity(checkpoint, tmp_path, spec, speech[:2], open_onnx)
+    graphs = flat_graphs("fp32")
+    parity = check_parity(many_tokens, graphs.folder, graphs.spec, speech[:2], open_onnx)
     assert parity.reference_tokens > 100
     assert parity.chain_token_difference == 0
     assert parity.token_frames_equal
 
 
-def test_half_weights_leave_the_checkpoint_alone(checkpoint: Checkpoint) -> None:
-    tensorrt_stages(checkpoint, FRAMES, "fp16")
-    assert {weight.dtype for weight in checkpoint.model.parameters()} == {torch.float32}
+def test_half_weights_leave_the_checkpoint_alone(many_tokens: Checkpoint) -> None:
+    tensorrt_stages(many_tokens, FRAMES, "fp16")
+    assert {weight.dtype for weight in many_tokens.model.parameters()} == {torch.float32}
 
 
-def test_half_state_is_the_encoders_alone(checkpoint: Checkpoint) -> None:
+def test_half_state_is_the_encoders_alone(many_tokens: Checkpoint) -> None:
     """Counts that grow with the stream are not exact in half precision."""
     for precision, dtype in {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "fp8": "FP16"}.items():
-        layouts = [stage.layout for stage in tensorrt_stages(checkpoint, FRAMES, precision)]
+        layouts = [stage.layout for stage in tensorrt_stages(many_tokens, FRAMES, precision)]
         assert [layout.dtype for layout in layouts] == ["FP32", dtype, "FP32"]
         assert layouts[1].bytes == (4 if dtype == "FP32" else 2) * layouts[1].size
 
 
 def test_fp16_is_measured_with_chained_state(
-    checkpoint: Checkpoint, speech: list[np.ndarray], fp16: tuple[Path, Stages, StreamingSpec]
+    many_tokens: Checkpoint, speech: list[np.ndarray], flat_graphs: FlatGraphs
 ) -> None:
-    folder, stages, spec = fp16
+    graphs = flat_graphs("fp16")
+    folder, stages, spec = graphs.folder, graphs.stages, graphs.spec
     utterances = long_utterances(speech, 2)
-    references = transcribe(checkpoint, utterances, lookahead=FRAMES - 1)
+    references = transcribe(many_tokens, utterances, lookahead=FRAMES - 1)
     numerics = measure(folder, stages, spec, utterances, references)
     assert numerics.audio_seconds > 30
     assert numerics.token_difference < 0.05
@@ -106,22 +74,29 @@ def test_fp16_is_measured_with_chained_state(
 
 
 def test_overflow_is_refused_by_name(
-    checkpoint: Checkpoint, speech: list[np.ndarray], fp16: tuple[Path, Stages, StreamingSpec]
+    many_tokens: Checkpoint, speech: list[np.ndarray], flat_graphs: FlatGraphs
 ) -> None:
-    folder, (features, encoder, decoder), spec = fp16
+    graphs = flat_graphs("fp16")
+    features, encoder, decoder = graphs.stages
     assert isinstance(encoder, Encoder)
     overflowing: Any = copy.deepcopy(encoder)
     with torch.no_grad():
         overflowing.layers[1].feed_forward1.linear1.weight.mul_(200_000)
-    references = transcribe(checkpoint, speech[:1], lookahead=FRAMES - 1)
+    references = transcribe(many_tokens, speech[:1], lookahead=FRAMES - 1)
     with pytest.raises(ParityFailed, match=r"half precision reaches \S+ at .*layers\.1\.feed_forw"):
-        measure(folder, (features, overflowing, decoder), spec, speech[:1], references)
+        measure(
+            graphs.folder,
+            (features, overflowing, decoder),
+            graphs.spec,
+            speech[:1],
+            references,
+        )
 
 
 def test_a_decoder_of_any_name_is_compared_by_its_tokens(
-    checkpoint: Checkpoint, speech: list[np.ndarray]
+    many_tokens: Checkpoint, speech: list[np.ndarray]
 ) -> None:
-    spec = replace(half(checkpoint, "fp32")[1], name="clinic_v2")
+    spec = replace(stages_and_spec(many_tokens, "fp32")[1], name="clinic_v2")
     dtypes = {"FP32": np.float32, "INT32": np.int32}
 
     def open_silent(path: Path, stage: StageSpec, streams: int) -> StatefulStage:
@@ -146,10 +121,11 @@ def test_a_decoder_of_any_name_is_compared_by_its_tokens(
 
 
 def test_two_runtimes_of_one_graph_agree_and_others_do_not(
-    speech: list[np.ndarray], fp16: tuple[Path, Stages, StreamingSpec]
+    speech: list[np.ndarray], flat_graphs: FlatGraphs
 ) -> None:
     """`make gpu-verify` compares engines so; here ONNX Runtime and torch are compared."""
-    folder, stages, spec = fp16
+    graphs = flat_graphs("fp16")
+    folder, stages, spec = graphs.folder, graphs.stages, graphs.spec
     by_name = dict(zip((stage.name for stage in spec.stages), stages, strict=True))
 
     def open_stage(path: Path, stage: StageSpec, streams: int) -> RunningStage:
@@ -170,11 +146,11 @@ def test_two_runtimes_of_one_graph_agree_and_others_do_not(
 
 
 def test_a_ring_that_half_precision_cannot_count_is_refused(
-    tmp_path: Path, checkpoint: Checkpoint
+    tmp_path: Path, many_tokens: Checkpoint
 ) -> None:
-    longer = copy.copy(checkpoint.model)
-    longer.config = copy.deepcopy(checkpoint.model.config)
+    longer = copy.copy(many_tokens.model)
+    longer.config = copy.deepcopy(many_tokens.model.config)
     longer.config.encoder_config.sliding_window = 2000
-    wide = Checkpoint("wide", longer, checkpoint.processor, "")
+    wide = Checkpoint("wide", longer, many_tokens.processor, "")
     with pytest.raises(UnsupportedOption, match="bf16 counts to 256 and the ring has 499 blocks"):
         tensorrt_stages(wide, FRAMES, "bf16")

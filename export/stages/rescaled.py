@@ -1,0 +1,50 @@
+"""Compute a linear layer in half precision whose output half precision cannot hold.
+
+Float16 ends at 65504. The output of such a layer is computed smaller, by a power of two that is
+part of its weights, and enlarged in float32. Only layers whose output the stage converts to float32
+can be replaced so: those that add to the residual stream, and those that end a stage.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from export.stages.state import Stage
+
+RESCALABLE = (
+    "linear2",
+    "attention.output",
+    "pointwise2",
+    "subsampling.linear",
+    "projector",
+    "head",
+)
+"""Ends of the names of modules whose output is converted to float32."""
+
+
+class RescaledLinear(nn.Linear):
+    """A linear layer with the weights divided by `factor`, and a float32 output."""
+
+    def __init__(self, linear: nn.Linear, factor: float) -> None:
+        # Typed as a parameter, and None in layers without one.
+        bias: Any = linear.bias
+        super().__init__(linear.in_features, linear.out_features, bias=bias is not None)
+        self.factor = factor
+        self.weight = nn.Parameter(linear.weight.detach() / factor)
+        if bias is not None:
+            self.bias = nn.Parameter(bias.detach() / factor)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, in] of the weights' type -> float32 [N, out]."""
+        return super().forward(input).float() * self.factor
+
+
+def rescalable(stage: Stage) -> dict[str, nn.Linear]:
+    """Return the linear layers of a stage that can be replaced, by name."""
+    return {
+        name: module
+        for name, module in stage.named_modules()
+        if isinstance(module, nn.Linear) and name.endswith(RESCALABLE)
+    }
