@@ -59,6 +59,14 @@ def serve(
             "loopback this needs --admin-key-file.",
         ),
     ] = False,
+    chunk_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.05,
+            help="Refuse new streams while chunks take longer than this share of their length "
+            "(such as 0.5); off by default.",
+        ),
+    ] = None,
     drain_s: Annotated[
         float,
         typer.Option(min=1, help="How long open streams may go on after SIGTERM or `drain`."),
@@ -124,7 +132,7 @@ def serve(
         with server as triton:
             bar.stop()
             _announce(triton)
-            watch(triton, drain_s, _report)
+            watch(triton, drain_s, chunk_share, _report)
 
 
 @_app.command()

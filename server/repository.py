@@ -49,6 +49,10 @@ class Ensemble:
     """0 for whole files."""
     instances: int = 1
     """The largest number of instances of a stage."""
+    first_stage: str = ""
+    """The model that takes the audio."""
+    chunk_ms: int = 0
+    """0 for whole files."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,8 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             max(
                 (instances[member] for member in _members(config) if member in instances), default=1
             ),
+            _members(config)[0] if _members(config) else "",
+            int(config.parameters["chunk_ms"].string_value or 0),
         )
         for name, config in configs.items()
         if config.platform == "ensemble"

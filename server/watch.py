@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from types import FrameType
 
+from .admission import INTERVAL_S, Admission
 from .canary import Canary
 from .errors import Unhealthy
 from .launch import Triton
@@ -26,8 +27,13 @@ def stop_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
 
 
-def watch(triton: Triton, drain_s: float, report: Callable[[str], None]) -> None:
+def watch(
+    triton: Triton, drain_s: float, chunk_share: float | None, report: Callable[[str], None]
+) -> None:
     """Return when the server has ended; the first SIGTERM drains it.
+
+    Args:
+        chunk_share: refuse new streams while chunks take longer than this share of their length.
 
     Raises:
         Unhealthy: a stage is dead, hangs or fails.
@@ -35,7 +41,7 @@ def watch(triton: Triton, drain_s: float, report: Callable[[str], None]) -> None
     """
     signal.signal(signal.SIGTERM, _request_drain)
     try:
-        with _canaries(triton) as failures:
+        with _admission(triton, chunk_share), _canaries(triton) as failures:
             _watch_stages(triton, failures)
     except _DrainRequested:
         report(f"draining: new streams are refused, open ones have up to {drain_s:g} s")
@@ -78,6 +84,25 @@ def _canaries(triton: Triton) -> Generator[list[str]]:
     thread.start()
     try:
         yield failures
+    finally:
+        stopping.set()
+
+
+@contextmanager
+def _admission(triton: Triton, chunk_share: float | None) -> Generator[None]:
+    if chunk_share is None:
+        yield
+        return
+    admission = Admission(triton.metrics_url, triton.ensembles, triton.heartbeats, chunk_share)
+    stopping = threading.Event()
+
+    def measure() -> None:
+        while not stopping.wait(INTERVAL_S):
+            admission.measure()
+
+    threading.Thread(target=measure, name="admission", daemon=True).start()
+    try:
+        yield
     finally:
         stopping.set()
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import triton_python_backend_utils as pb_utils
 from earshot_runtime.chunks import Chunks, Outcome
 from earshot_runtime.engines import open_engine
-from earshot_runtime.errors import ChunkError, NotFinite, RunFailed, ServerFull
+from earshot_runtime.errors import ChunkError, NotFinite, RunFailed, Saturated, ServerFull
 from earshot_runtime.graph import open_graph
-from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
+from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat, saturated_flag
 from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.metrics import Publisher
 from earshot_runtime.sequences import SequenceStage
@@ -51,8 +51,10 @@ class TritonPythonModel:
             self._housekeeper = Housekeeper(self._streams, self._lock, publisher)
             self._housekeeper.start()
         # Loading includes runs of several sizes, so no batch should take much longer.
+        messages = Path(os.environ[FOLDER_VARIABLE])
+        self._saturated_flag = saturated_flag(messages, self._spec.model)
         self._heartbeat = Heartbeat(
-            Path(os.environ[FOLDER_VARIABLE]),
+            messages,
             args["model_instance_name"],
             slowest_s=(time.monotonic() - began_s) / 5,
         )
@@ -76,8 +78,9 @@ class TritonPythonModel:
             self._report_runs()
             return outcomes
         chunks = self._read_chunks(requests)
+        saturated = any(chunks.starts) and self._saturated_flag.exists()
         with self._heartbeat.batch(), self._lock:
-            return self._streams.process(chunks, time.monotonic())
+            return self._streams.process(chunks, time.monotonic(), saturated=saturated)
 
     def finalize(self) -> None:
         """Stop the threads, and release what must not outlive the interpreter: it would crash."""
@@ -148,7 +151,7 @@ def _make_family(name: str, description: str, is_gauge: bool) -> pb_utils.Metric
 
 
 def _code(error: ChunkError) -> int:
-    if isinstance(error, ServerFull):
+    if isinstance(error, (Saturated, ServerFull)):
         return pb_utils.TritonError.UNAVAILABLE
     if isinstance(error, (NotFinite, RunFailed)):
         return pb_utils.TritonError.INTERNAL

@@ -7,11 +7,12 @@ from collections import Counter
 
 from .checks import Errors
 from .chunks import Chunks
-from .errors import NotFinite, RunFailed, ServerFull
+from .errors import ChunkError, NotFinite, RunFailed, Saturated, ServerFull
 from .metrics import Sample
 
 _BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.56, 1.12, 2.24)
 """Around the lengths of chunks, 80 to 1120 ms: a batch that takes longer than one is late."""
+_REASONS: dict[type[ChunkError], str] = {ServerFull: "full", Saturated: "saturated"}
 
 
 class Counts:
@@ -32,8 +33,8 @@ class Counts:
             if isinstance(error, (NotFinite, RunFailed)):
                 self._events["earshot_failed_chunks_total", ()] += 1
             elif chunks.starts[row]:
-                reason = "full" if isinstance(error, ServerFull) else "invalid"
-                self._events["earshot_refused_streams_total", (("reason", reason),)] += 1
+                reason = ("reason", _REASONS.get(type(error), "invalid"))
+                self._events["earshot_refused_streams_total", (reason,)] += 1
             else:
                 self._events["earshot_refused_chunks_total", ()] += 1
 
@@ -41,8 +42,10 @@ class Counts:
         """Return all counts so far."""
         values: dict[Sample, float] = {
             ("earshot_started_streams_total", ()): 0,
-            ("earshot_refused_streams_total", (("reason", "full"),)): 0,
-            ("earshot_refused_streams_total", (("reason", "invalid"),)): 0,
+            **{
+                ("earshot_refused_streams_total", (("reason", reason),)): 0
+                for reason in (*_REASONS.values(), "invalid")
+            },
             ("earshot_refused_chunks_total", ()): 0,
             ("earshot_failed_chunks_total", ()): 0,
             **self._events,

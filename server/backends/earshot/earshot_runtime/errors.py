@@ -6,6 +6,7 @@ StageError
     ├── InvalidChunk      audio out of bounds, impossible length, audio after the end
     ├── UnknownStream     no state is held for this correlation id
     ├── ServerFull        every slot of the pool holds a live stream
+    ├── Saturated         the engine is too busy for another stream
     ├── NotFinite         the stage computed NaN or infinity for the chunk
     └── RunFailed         the engine failed on the batch
 """
@@ -38,6 +39,10 @@ class UnknownStream(ChunkError):
 
 class ServerFull(ChunkError):
     """A stream cannot start because all slots are taken."""
+
+
+class Saturated(ChunkError):
+    """A stream cannot start because the chunks of the open ones would come late."""
 
 
 class NotFinite(ChunkError):

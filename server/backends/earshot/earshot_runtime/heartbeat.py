@@ -21,6 +21,11 @@ _PATIENCE_BATCHES = 10.0
 """A batch that takes so many times as long as the slowest before it hangs."""
 
 
+def saturated_flag(folder: Path, model: str) -> Path:
+    """Return the file that the launcher keeps while `model` must refuse new streams."""
+    return folder / f"{model}.saturated"
+
+
 class Heartbeat:
     """A file that a thread writes anew every INTERVAL_S while the process lives."""
 

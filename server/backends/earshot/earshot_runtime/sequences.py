@@ -13,7 +13,7 @@ from .chunks import Chunks, Outcome, rounds
 from .counts import Counts
 from .endings import Endings
 from .engine import Engine
-from .errors import ChunkError, RunFailed
+from .errors import ChunkError, RunFailed, Saturated
 from .metrics import Sample
 from .slots import Slots, SlotTable
 from .spec import StageSpec
@@ -33,6 +33,7 @@ class SequenceStage:
         self._engine = engine
         self._inputs = engine.inputs
         self._content = ContentChecks(spec)
+        self._saturated = False
         self._counts = Counts()
         self._build: Sample = (
             "earshot_build_info",
@@ -44,8 +45,14 @@ class SequenceStage:
         self._endings = Endings(spec)
         self._audio_ends = AudioEnds(spec, sequence.max_streams)
 
-    def process(self, chunks: Chunks, now_s: float) -> list[Outcome]:
-        """Return one outcome per request; its rows are views, valid until the next call."""
+    def process(self, chunks: Chunks, now_s: float, *, saturated: bool = False) -> list[Outcome]:
+        """Return one outcome per request; its rows are views, valid until the next call.
+
+        Args:
+            now_s: a time of the clock by which streams expire.
+            saturated: refuse streams that start.
+        """
+        self._saturated = saturated
         turns = rounds(chunks.streams)
         if len(turns) == 1:
             return self._process_round(chunks, now_s)
@@ -96,11 +103,18 @@ class SequenceStage:
         errors: Errors = {}
         for row, (stream, starts) in enumerate(zip(chunks.streams, chunks.starts, strict=True)):
             try:
-                find = self.slots.open if starts else self.slots.find
-                slots[row] = find(stream, now_s)
+                slots[row] = self._open(stream, now_s) if starts else self.slots.find(stream, now_s)
             except ChunkError as error:
                 errors[row] = error
         return slots, errors
+
+    def _open(self, stream: int, now_s: float) -> int:
+        if self._saturated and stream not in self.slots:
+            raise Saturated(
+                "this server is saturated: with another stream the chunks of the open ones would "
+                "come late; start the stream again later or on another server"
+            )
+        return self.slots.open(stream, now_s)
 
     def _reject(self, batch: int, slots: Slots, starts: npt.NDArray[np.bool_]) -> Errors:
         inputs = self._filled_inputs(batch)
