@@ -138,6 +138,10 @@ capacity: $(READY) $(if $(URL),,$(EXPORTED)) ## Find how many live streams the s
 loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails if they are not sustained
 	$(BIN)/python -m loadtest hold --streams $(STREAMS) $(LOAD)
 
+soak: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for an hour, with streams that stall and vanish
+	$(BIN)/python -m loadtest soak --streams $(STREAMS) \
+	  $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL)
+
 selftest: $(READY) ## Check the load test against fake services with known capacity
 	$(BIN)/python -m loadtest selftest
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from loadtest.capacity.commands import capacity, hold
@@ -10,6 +12,8 @@ from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
 from loadtest.report import page, plan, table
 from loadtest.selftest import checks, generator
 from loadtest.soak.commands import soak
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,5 +36,16 @@ app.command()(gpu_bundle)
 app.command()(gpu_report)
 app.command()(gpu_tokens)
 
+
+def main() -> None:
+    """Run the command line; Ctrl-C ends every command with one line and exit code 130."""
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        raise
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import loadtest.live.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
 
+import sys
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+import earshot
 import locust.stats
 from locust import events
 from locust.env import Environment
@@ -44,6 +46,13 @@ def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--talk-s", type=float, default=MIN_STREAM_S, help="Least stream length.")
 
 
+def _prepare(controller: LevelController) -> None:
+    try:
+        controller.prepare()
+    except (earshot.EarshotError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
 @events.init.add_listener
 def _set_up(environment: Environment, **_: Any) -> None:
     parsed = environment.parsed_options
@@ -57,5 +66,7 @@ def _set_up(environment: Environment, **_: Any) -> None:
     if not isinstance(environment.runner, WorkerRunner):
         scripts = write_scripts(load_clips(options.speech), options.min_stream_s)
         controller = LevelController(environment, options, scripts)
+        if parsed.headless or parsed.autostart:
+            _prepare(controller)  # now: the run time begins with the spawning
         if environment.web_ui is not None:
             LivePage(environment.web_ui, controller.take_recent)

@@ -37,6 +37,7 @@ from loadtest.options import (
     exiting_on,
 )
 from loadtest.result.document import UNFINISHED, CapacityResult, exit_code
+from loadtest.result.files import require_writable
 
 if TYPE_CHECKING:
     from loadtest.capacity.measure import Measurement
@@ -105,6 +106,8 @@ def capacity(
         p99_ms=p99_ms,
         allowed_change=allowed_change,
     )
+    with exiting_on(OSError):
+        require_writable(output)
     budget = _budget(options, budget_s)
     if baseline:
         _require_baseline(options)
@@ -150,6 +153,8 @@ def hold(
         p99_ms=p99_ms,
         allowed_change=allowed_change,
     )
+    with exiting_on(OSError):
+        require_writable(output)
     with _measuring(with_server(options, url, repository, metrics_url)) as measurement:
         level = measurement.hold(streams, True)
         passes = level.verdict == "pass"

@@ -27,12 +27,14 @@ from locust.runners import MasterRunner
 from loadtest.live.messages import Coordinator
 from loadtest.live.samples import LevelSamples, SampleCollector
 from loadtest.live.users import LiveUser
-from loadtest.options import PROJECT, LoadOptions
+from loadtest.options import PROJECT, LoadOptions, console
 from loadtest.service.monitor import ServerMonitor, ServerUse
 from loadtest.service.server import free_port
 
 START_S = 60.0
 """For the workers of this machine to connect, and for the live users to be spawned."""
+REMOTE_START_S = 600.0
+"""For the workers that are started by hand on other machines."""
 
 Progress = Callable[[float, SampleCollector], None]
 """Takes the seconds into the hold (negative: warm-up) and the samples so far."""
@@ -151,12 +153,27 @@ def _worker(command: list[str], log: IO[str]) -> Generator[subprocess.Popen[str]
 def _await(
     runner: MasterRunner, workers: list[subprocess.Popen[str]], count: int, log: IO[str]
 ) -> None:
-    give_up_s = time.monotonic() + START_S
+    remote = count - len(workers)
+    give_up_s = time.monotonic() + (REMOTE_START_S if remote else START_S)
+    if remote:
+        console.print(
+            f"waiting for {remote} worker{'s' if remote > 1 else ''} of other machines on port "
+            f"{runner.master_bind_port}: "
+            "locust -f loadtest/locustfile.py --worker --master-host <this machine> "
+            f"--master-port {runner.master_bind_port}",
+            soft_wrap=True,
+            highlight=False,
+        )
     while len(runner.clients.ready) < count:
         ended = [process for process in workers if process.poll() is not None]
-        if ended or (time.monotonic() > give_up_s and len(workers) == count):
+        if ended or (time.monotonic() > give_up_s and not remote):
             log.seek(0)
             raise LoadRunnerFailed(
                 f"the load generator processes did not start:\n{log.read()[-2000:]}"
+            )
+        if time.monotonic() > give_up_s:
+            raise LoadRunnerFailed(
+                f"only {len(runner.clients.ready)} of {count} load generator processes connected "
+                f"to port {runner.master_bind_port} within {REMOTE_START_S:.0f} s (--workers)"
             )
         gevent.sleep(0.05)

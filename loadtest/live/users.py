@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import earshot
+import gevent
 from gevent.event import Event
 from locust import User, constant, task
 from locust.env import Environment
@@ -84,15 +85,34 @@ class LevelController:
         """Return the samples that have come in since the last call."""
         return self._coordinator.collector.take_recent()
 
-    def _on_test_start(self, **_: Any) -> None:
-        _log.info("recording the reference transcripts")
+    def prepare(self) -> None:
+        """Record the reference transcripts of the server that Locust's host names.
+
+        Raises:
+            EarshotError: The server cannot be reached.
+            ValueError: There is no host, or it is no address of gRPC.
+        """
+        if not self._environment.host:
+            raise ValueError("no server: pass --host HOST:PORT (gRPC, port 8001 by default)")
         # The web UI may have changed the host.
         self._options = replace(self._options, url=str(self._environment.host))
+        _log.info("recording the reference transcripts")
         with earshot.connect(self._options.url, model=self._options.model) as client:
             self._info = client.info
             references = record_reference(client, self._scripts, lambda done: None)
         allowed = allowed_change(self._options, self._info.precision)
         self._comparer = TranscriptComparer(self._scripts, references, allowed)
+
+    def _on_test_start(self, **_: Any) -> None:
+        if self._comparer is None or self._options.url != self._environment.host:
+            try:
+                self.prepare()
+            except (earshot.EarshotError, ValueError) as error:
+                _log.error("%s", error)
+                self._comparer = None
+                if self._environment.runner is not None:
+                    gevent.spawn(self._environment.runner.stop)
+                return
         self._coordinator.start(warm_up_s=0.0)  # for the charts; what counts starts afresh
 
     def _on_spawning_complete(self, **_: Any) -> None:
@@ -102,7 +122,11 @@ class LevelController:
         hold_s = self._coordinator.stop()
         samples = self._coordinator.collect()
         if self._info is None or self._comparer is None or not hold_s:
-            _log.error("stopped before anything was measured")
+            _log.error(
+                "stopped before anything was measured: spawning and the warm-up of %g s come first "
+                "(--run-time)",
+                self._options.warm_up_s,
+            )
             self._environment.process_exit_code = 2
             return
         runner = self._environment.runner

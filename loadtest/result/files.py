@@ -19,6 +19,16 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
+def require_writable(path: Path) -> None:
+    """Raise OSError unless `path` can be written: better before hours of work than after them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: expected the path of a file")
+    part = path.with_name(f"{path.name}.part")
+    part.write_text("")
+    part.unlink()
+
+
 def of_kind(paths: Iterable[Path], kind: str) -> list[Path]:
     """Return those of `paths` that hold a JSON document of this `kind`, sorted.
 

@@ -47,6 +47,7 @@ def soak(
     import earshot
 
     from loadtest.capacity.commands import with_server
+    from loadtest.result.files import require_writable
     from loadtest.service.server import ServerEnded
     from loadtest.soak.measure import Unsuitable, measure
     from loadtest.soak.page import render
@@ -55,7 +56,7 @@ def soak(
         LoadOptions(model=model, speech=speech, hold_s=hold_s), url, repository, metrics_url
     )
     with exiting_on(earshot.EarshotError, ServerEnded, Unsuitable, OSError, ValueError):
-        output.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(output)
         result = measure(options, streams, every_s, console.print)
         result.write(output)
         page = output.with_suffix(".html")

@@ -51,7 +51,8 @@ async def play_forever(
 ) -> None:
     """Play one stream after another, begun at a random phase, until `until_s` (monotonic)."""
     await asyncio.sleep(random.uniform(0, 1))
-    while time.monotonic() < until_s:
+    chunk_s = client.info.chunk_ms / 1000
+    while time.monotonic() + chunk_s < until_s:
         number = random.randrange(len(scripts))
         behaviour = random.choices(list(SHARES), list(SHARES.values()))[0]
         try:

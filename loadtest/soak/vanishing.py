@@ -32,6 +32,7 @@ class Vanishing:
         self._streams = streams
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run)
+        self._process: subprocess.Popen[str] | None = None
         self.vanished = 0
 
     def __enter__(self) -> Vanishing:
@@ -40,6 +41,8 @@ class Vanishing:
 
     def __exit__(self, *exception: object) -> None:
         self._stopped.set()
+        if self._process is not None:
+            self._process.kill()  # it may not have begun
         self._thread.join()
 
     def _run(self) -> None:
@@ -48,6 +51,7 @@ class Vanishing:
                 self._command, cwd=PROJECT, stdout=subprocess.PIPE, text=True
             ) as process:
                 assert process.stdout is not None
+                self._process = process
                 begun = process.stdout.readline().strip() == BEGUN
                 self._stopped.wait(LIFE_S)
                 process.kill()

@@ -169,3 +169,38 @@ def test_no_server_is_a_users_mistake() -> None:
     assert result.returncode == 2
     assert "error: " in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "message"), [([], "pass --host"), (["--host", "http://127.0.0.1:1"], "not http")]
+)
+def test_a_wrong_host_stops_at_once_with_one_line(host: list[str], message: str) -> None:
+    result = run([*LOCUST, *SHORT, *host, "--headless", "-u", "2", "-t", "5s"])
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_preparation_is_no_part_of_the_run_time(service: str) -> None:
+    """Shorter than the reference transcripts take, with the warm-up."""
+    result = run(headless(service, seconds=5))
+    [line] = [line for line in result.stdout.splitlines() if " streams " in line]
+    assert line.split()[0] == "6"
+
+
+def test_waiting_for_workers_is_told() -> None:
+    port = str(free_port())
+    with fake_service(Truth(chunk_ms=160, service_ms=1.0)) as url:
+        command = ["hold", "--url", url, "--streams", "2", "--workers", "1", "--processes", "0"]
+        command += ["--master-port", port, "--speech", str(PROJECT / "recordings" / "jfk")]
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "loadtest", *command],
+            cwd=PROJECT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert waiting.stderr is not None
+        told = next(line for line in waiting.stderr if "waiting for 1 worker of" in line)
+        waiting.kill()
+        waiting.communicate()
+    assert f"on port {port}" in told

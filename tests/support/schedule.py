@@ -30,6 +30,7 @@ LONGEST_FIRST = (
 
 SERVERS = (
     (r"tests/client/test_timeouts_leave_no_slots\.py", "streaming 320"),
+    (r"tests/loadtest/soak/test_soak\.py", "streaming 320"),
     (r"tests/service/test_service\.py.*\[(\d+)ms", r"streaming \1"),
     (r"tests/service/test_files\.py", "offline streaming"),
     (r"tests/service/test_offline_service\.py.*\[(streaming|rnnt|tdt)", r"offline \1"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from loadtest.result.document import CapacityResult
 from loadtest.selftest.fake_service import Truth, fake_service
@@ -32,3 +35,40 @@ def _wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < give_up_s
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("command", ["hold", "soak"])
+def test_ctrl_c_is_one_line(tmp_path: Path, command: str) -> None:
+    with fake_service(Truth(chunk_ms=160, service_ms=1.0)) as url:
+        arguments = [command, "--streams", "2", "--hold-s", "60", "--url", url]
+        arguments += ["--speech", str(PROJECT / "recordings" / "jfk")]
+        arguments += ["--output", str(tmp_path / "result.json")]
+        running = subprocess.Popen(
+            [sys.executable, "-m", "loadtest", *arguments],
+            cwd=PROJECT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(8)  # wherever it is by then: in its imports, or under load
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert errors.rstrip().endswith("interrupted")
+    assert "Traceback" not in errors
+    assert "KeyboardInterrupt" not in errors
+
+
+@pytest.mark.parametrize("command", ["hold", "capacity", "soak"])
+def test_an_output_that_cannot_be_written_is_found_first(tmp_path: Path, command: str) -> None:
+    arguments = [command, "--url", "127.0.0.1:1", "--output", str(tmp_path)]
+    arguments += ["--streams", "2"] if command != "capacity" else []
+    result = subprocess.run(
+        [sys.executable, "-m", "loadtest", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert "is a folder: expected the path of a file" in result.stderr
+    assert "Traceback" not in result.stderr
