@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import socket
 import time
 from argparse import ArgumentParser, Namespace
@@ -127,11 +128,19 @@ async def serve(worker: socket.socket, scripts: Sequence[Script], model: str | N
     ]
     received = Received()
     async with Streams(scripts, model, recorder) as streams:
-        while data := await reader.read(_READ_BYTES):
+        while data := await _read(reader):
             for message in received.add(data):
                 streams.obey(message)
     for report in reports:
         report.cancel()
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    """Return what the worker sends next, nothing if it has ended."""
+    try:
+        return await reader.read(_READ_BYTES)
+    except ConnectionError:
+        return b""
 
 
 def _cpu_s() -> float:
@@ -147,8 +156,10 @@ def prepare() -> tuple[Namespace, list[Script]]:
     parser.add_argument("--talk-s", type=float, required=True)
     parser.add_argument("--model")
     options = parser.parse_args()
-    scripts = write_scripts(load_clips(Path(options.speech)), options.talk_s)
+    # Ctrl-C reaches the worker too, and this process ends with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     use_real_time_priority()
+    scripts = write_scripts(load_clips(Path(options.speech)), options.talk_s)
     # A full collection over everything that was imported would hold up every stream.
     gc.collect()
     gc.freeze()
