@@ -25,6 +25,8 @@ LEFT_OUT = {
     # The machine's own: built for its GPU, or large and the same for our purpose.
     *("torch", "onnx", "onnxruntime", "onnxscript", "onnx-ir", "ml-dtypes", "flatbuffers"),
     *("sympy", "networkx", "mpmath", "fsspec", "hf-xet", "filelock"),
+    # For building engines, which this machine can do.
+    *("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "nvidia-cuda-runtime"),
     # Not for measuring.
     *("matplotlib", "contourpy", "fonttools", "kiwisolver", "pillow", "pyparsing", "cycler"),
     *("pytest-timeout", "pytest-xdist", "execnet", "hypothesis", "ruff", "pyright", "nodeenv"),
