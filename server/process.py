@@ -86,6 +86,12 @@ class TritonProcess:
         self._asked_to_end = True
         self._popen.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """End tritonserver and its stages at once."""
+        self._asked_to_end = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def stop(self) -> None:
         """Terminate tritonserver, kill it if it does not end, and remove its shared memory.
 
@@ -99,7 +105,6 @@ class TritonProcess:
             self._clear()
 
     def _clear(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
         self._popen.wait()
         clear_shared_memory(self._shm_prefix)

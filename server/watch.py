@@ -57,6 +57,8 @@ def _watch_stages(triton: Triton, failures: list[str]) -> None:
     while triton.process.wait(POLL_S) is None:
         problem = stages.look() or next(iter(failures), None)
         if problem is not None and triton.process.exit_code is None:
+            # At once: what hangs would not end by itself, and a new server waits for the port.
+            triton.process.kill()
             raise Unhealthy(
                 f"{problem}; the server ends, so that a new one can take its place (its log: "
                 f"{triton.log_path})"

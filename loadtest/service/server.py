@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def serving(repository: Path) -> Generator[ServerProcess]:
         try:
             yield ServerProcess(process.pid, addresses["url"], addresses["metrics_url"])
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # SIGTERM would wait for streams that never end
             process.wait()
 
 
