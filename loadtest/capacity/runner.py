@@ -155,10 +155,11 @@ def _await(
     remote = count - len(workers)
     give_up_s = time.monotonic() + (REMOTE_START_S if remote else START_S)
     if remote:
+        port = runner.master_bind_port
         console.print(
-            f"waiting for {remote} worker{'s' if remote > 1 else ''} of other machines on port {runner.master_bind_port}: "
-            "locust -f loadtest/locustfile.py --worker --master-host <this machine> "
-            f"--master-port {runner.master_bind_port}",
+            f"waiting for {remote} worker{'s' if remote > 1 else ''} of other machines on port "
+            f"{port}: locust -f loadtest/locustfile.py --worker --master-host <this machine> "
+            f"--master-port {port}",
             soft_wrap=True,
             highlight=False,
         )
