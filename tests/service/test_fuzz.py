@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from export.recordings import load_recordings
 from server.launch import Triton, running
-from tests.support.malformed import malformed_request
+from tests.support.fuzz_requests import malformed_request
 from tests.support.project import Exported
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(1800)]
