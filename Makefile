@@ -138,6 +138,9 @@ capacity: $(READY) $(if $(URL),,$(EXPORTED)) ## Find how many live streams the s
 loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails if they are not sustained
 	$(BIN)/python -m loadtest hold --streams $(STREAMS) $(LOAD)
 
+fuzz: $(READY) ## 10,000 malformed requests to every model, while live streams check their text
+	$(BIN)/python -m pytest -m slow tests/service/test_fuzz.py -s
+
 soak: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for an hour, with streams that stall and vanish
 	$(BIN)/python -m loadtest soak --streams $(STREAMS) \
 	  $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL)
