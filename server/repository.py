@@ -20,6 +20,8 @@ from .tensorrt import Budget, read_budget
 ONNXRUNTIME = "onnxruntime"
 TORCH = "torch"
 TENSORRT = "tensorrt"
+TENSORRT_RTX = "tensorrt-rtx"
+"""Engines that are built here for other machines' GPUs."""
 BUNDLED_BACKENDS = {
     folder.parent.name: folder.parent
     for folder in (Path(__file__).parent / "backends").glob("*/model.py")
@@ -96,14 +98,13 @@ def _runtime(repository: Path) -> str:
         if (folder / "config.pbtxt").is_file():
             config = _read_config(folder, TENSORRT)
             runtime = config.parameters["runtime"].string_value
-            if config.platform != "ensemble" or not runtime:
-                continue
-            if runtime not in _BACKENDS:
+            if config.platform == "ensemble" and runtime == TENSORRT_RTX:
                 raise BadRepository(
                     f"{folder.name} in {repository} was exported for {runtime}, which this server "
                     f"does not serve; export it for one of {', '.join(_BACKENDS)}"
                 )
-            runtimes[runtime] = folder.name
+            if config.platform == "ensemble" and runtime in _BACKENDS:
+                runtimes[runtime] = folder.name
     if len(runtimes) > 1:
         found = ", ".join(f"{model} for {runtime}" for runtime, model in runtimes.items())
         raise BadRepository(

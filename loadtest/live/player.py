@@ -27,7 +27,7 @@ waits. Its true latency has no end; without it the percentiles would improve wit
 PAUSE_AFTER_FAILURE_S = 1.0
 
 
-class FellBehind(EarshotError):
+class FellBehind(Exception):
     """The service answers more slowly than real time."""
 
 
@@ -61,7 +61,7 @@ class StreamPlayer:
             async with self._client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
                 await self._play(stream, script, length, self._start_s)
             self._start_s += length / SAMPLE_RATE_HZ
-        except EarshotError as error:
+        except (EarshotError, FellBehind) as error:
             self._recorder.record_failure(type(error).__name__, str(error))
             self.reset_phase()
             await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
@@ -114,7 +114,7 @@ class StreamPlayer:
             results = await stream.send(piece)
         except ServerBusy:  # refused: a stream that has not begun waits for nothing
             raise
-        except EarshotError:
+        except (EarshotError, FellBehind):
             waited_ms = 1000 * (time.monotonic() - due_s)
             self._recorder.record_unanswered(self._number, due_s, max(waited_ms, UNANSWERED_MS))
             raise
