@@ -32,8 +32,7 @@ class Housekeeper:
         self._thread = threading.Thread(target=self._loop, name="housekeeping", daemon=True)
 
     def start(self) -> None:
-        """Report for the first time, and start the thread."""
-        self._try_tick()
+        """Start the thread, which reports at once: loading does not wait for Triton to answer."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -43,6 +42,7 @@ class Housekeeper:
         self._publisher.close()
 
     def _loop(self) -> None:
+        self._try_tick()
         while not self._stopping.wait(INTERVAL_S):
             self._try_tick()
 
