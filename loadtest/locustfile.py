@@ -60,11 +60,11 @@ def _set_up(environment: Environment, **_: Any) -> None:
     options = LoadOptions(
         speech=Path(parsed.speech), model=parsed.model, min_stream_s=parsed.talk_s
     )
+    scripts = write_scripts(load_clips(options.speech), options.min_stream_s)
     if not isinstance(environment.runner, MasterRunner):
         charts = LocustCharts(environment)
-        LiveUser.workers[environment] = Worker(environment, options, charts.add)
+        LiveUser.workers[environment] = Worker(environment, scripts, charts, options.model)
     if not isinstance(environment.runner, WorkerRunner):
-        scripts = write_scripts(load_clips(options.speech), options.min_stream_s)
         controller = LevelController(environment, options, scripts)
         if parsed.headless or parsed.autostart:
             _prepare(controller)  # now: the run time begins with the spawning

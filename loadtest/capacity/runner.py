@@ -55,11 +55,10 @@ class LoadRunner:
         self._workers = workers
 
     def pin(self, core: int) -> None:
-        """Keep the workers of this machine and their streams, with all threads, on one core."""
-        for worker in map(psutil.Process, (worker.pid for worker in self._workers)):
-            for process in (worker, *worker.children()):
-                for thread in process.threads():
-                    os.sched_setaffinity(thread.id, [core])
+        """Keep the workers of this machine, with all their threads, on one core."""
+        for worker in self._workers:
+            for thread in psutil.Process(worker.pid).threads():
+                os.sched_setaffinity(thread.id, [core])
 
     def hold(
         self,
@@ -156,11 +155,11 @@ def _await(
     remote = count - len(workers)
     give_up_s = time.monotonic() + (REMOTE_START_S if remote else START_S)
     if remote:
+        port = runner.master_bind_port
         console.print(
             f"waiting for {remote} worker{'s' if remote > 1 else ''} of other machines on port "
-            f"{runner.master_bind_port}: "
-            "locust -f loadtest/locustfile.py --worker --master-host <this machine> "
-            f"--master-port {runner.master_bind_port}",
+            f"{port}: locust -f loadtest/locustfile.py --worker --master-host <this machine> "
+            f"--master-port {port}",
             soft_wrap=True,
             highlight=False,
         )

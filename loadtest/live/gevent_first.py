@@ -1,7 +1,7 @@
 """Import this before anything else that opens a socket: it makes the process cooperative.
 
-Locust's users and messages share one thread, so every wait must let the others run: gevent's waits
-replace those of the standard library, and gRPC, which records the reference, uses gevent too.
+Thousands of live users share one thread, so every wait must let the others run: gevent's waits
+replace those of the standard library, and gRPC uses gevent too.
 """
 
 from __future__ import annotations

@@ -12,96 +12,86 @@ over several machines.
 
 from __future__ import annotations
 
-import logging
+import gc
 import math
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import earshot
 import gevent
-from gevent.event import Event
+from gevent.lock import Semaphore
 from locust.env import Environment
 from locust.runners import MasterRunner, Runner
 
-from loadtest.live.samples import LevelSamples, SampleBatch, SampleCollector, Window
-from loadtest.live.streams import StreamProcess
-from loadtest.options import LoadOptions
-
-_log = logging.getLogger(__name__)
+from loadtest.audio.scripts import Script
+from loadtest.live.player import SampleObserver, StreamPlayer
+from loadtest.live.priority import use_real_time_priority
+from loadtest.live.samples import (
+    LevelSamples,
+    SampleBatch,
+    SampleCollector,
+    SampleRecorder,
+    Window,
+)
 
 START = "earshot-start"
 STOP = "earshot-stop"
 SAMPLES = "earshot-samples"
-USERS_S = 0.02
 DRAIN_S = 25.0
 """For the last answers after the end of a window: a client waits at most 20 s for one."""
 
 
 class Worker:
-    """Counts the live users of one process, and reports the samples of the streams they stand for.
-
-    Args:
-        environment: Locust's, with a runner.
-        options: What the streams play.
-        chart: Takes every batch of samples, for charts.
-    """
+    """Runs the live users of one process, and reports their samples."""
 
     def __init__(
-        self, environment: Environment, options: LoadOptions, chart: Callable[[SampleBatch], None]
+        self,
+        environment: Environment,
+        scripts: Sequence[Script],
+        observer: SampleObserver,
+        model: str | None,
     ) -> None:
-        self._runner = _runner(environment)
-        self._chart = chart
-        self._users, self._url = 0, ""
-        self._users_changed = Event()
-        self._ready = Event()
-        self._streams = StreamProcess(options)
-        self._runner.register_message(START, self._on_start)
-        self._runner.register_message(STOP, self._on_stop)
-        gevent.spawn(self._report)
-        gevent.spawn(self._pass_users_on)
+        self.recorder = SampleRecorder()
+        self._observer = observer
+        self._scripts = scripts
+        self._model = model
+        self._client: earshot.Client | None = None
+        self._connecting = Semaphore()
+        self._players = 0
+        runner = _runner(environment)
+        runner.register_message(START, self._on_start)
+        runner.register_message(STOP, self._on_stop)
+        use_real_time_priority()
+        # A full collection over everything that was imported would hold up every live user.
+        gc.collect()
+        gc.freeze()
+        gevent.spawn(self.recorder.tick_forever)
+        gevent.spawn(
+            self.recorder.report_forever, lambda batch: runner.send_message(SAMPLES, batch)
+        )
 
-    def wait_until_ready(self) -> None:
-        """Wait until streams can be played."""
-        self._ready.wait()
+    def new_player(self, url: str) -> StreamPlayer:
+        """Return one more player; all share a connection. Raises as `earshot.connect`."""
+        with self._connecting:
+            if self._client is None:
+                self._client = earshot.connect(url, model=self._model)
+        self._players += 1
+        return StreamPlayer(
+            self._players, self._client, self._scripts, self.recorder, self._observer
+        )
 
-    @contextmanager
-    def one_more(self, url: str) -> Generator[None]:
-        """Keep one more live stream to the server at `url`, for the length of the block."""
-        self._url = url
-        self._users += 1
-        self._users_changed.set()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            self._users_changed.set()
-
-    def _pass_users_on(self) -> None:
-        """Tell the process of the streams how many there are; many changes are one message."""
-        while True:
-            self._users_changed.wait()
-            self._users_changed.clear()
-            self._streams.hold(self._users, self._url)
-            gevent.sleep(USERS_S)
-
-    def _report(self) -> None:
-        messages = self._streams.messages()
-        for _ in messages:
-            self._ready.set()
-            break
-        for batch in messages:
-            self._chart(batch)
-            self._runner.send_message(SAMPLES, batch)
-        _log.error("the process of the live streams has ended")
-        self._runner.quit()
+    def record_refusal(self, error: earshot.EarshotError) -> None:
+        """Record that this process cannot reach the server."""
+        self.recorder.record_failure(type(error).__name__, str(error))
+        self._observer.failure(error)
 
     def _on_start(self, environment: Environment, msg: Any) -> None:
-        self._streams.start(Window(**msg.data))
+        self.recorder.start(Window(**msg.data))
 
     def _on_stop(self, environment: Environment, msg: Any) -> None:
-        self._streams.stop()
+        self.recorder.stop()
 
 
 class Coordinator:

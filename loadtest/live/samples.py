@@ -1,22 +1,23 @@
 """Raw samples of a level: recorded by the workers, collected by the process that holds the level.
 
-Locust keeps response times in rounded bins; here every chunk is kept as it was measured. A process
-of streams has one `SampleRecorder`; a few times a second it sends its samples to the
-`SampleCollector` of the process that holds the level, which may be on another machine. Clocks are
-not compared: each process counts from the moment when it receives the order to start.
+Locust keeps response times in rounded bins; here every chunk is kept as it was measured. A worker
+has one `SampleRecorder`; a few times a second it sends its samples to the `SampleCollector` of the
+process that holds the level, which may be on another machine. Clocks are not compared: each process
+counts from the moment when it receives the order to start.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from array import array
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import gevent
+import gevent.event
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,15 +86,10 @@ class RecentSamples:
 
 
 class SampleRecorder:
-    """Records the samples of the live streams of one process.
+    """Records the samples of the live users of one process."""
 
-    Args:
-        cpu_s: Returns the CPU time that the load generator has taken so far.
-    """
-
-    def __init__(self, cpu_s: Callable[[], float] = time.process_time) -> None:
-        self._read_cpu_s = cpu_s
-        self._started = asyncio.Event()
+    def __init__(self) -> None:
+        self._started = gevent.event.Event()
         self.active_streams = 0
         self._level = -1
         self._begin_s = self._end_s = math.inf
@@ -102,7 +98,7 @@ class SampleRecorder:
         self._clear()
 
     def start(self, window: Window) -> None:
-        """Start a window: forget earlier samples, and let the streams run."""
+        """Start a window: forget earlier samples, and let the live users stream."""
         self._clear()
         self._level = window.level
         self._begin_s = time.monotonic() + window.warm_up_s
@@ -114,14 +110,14 @@ class SampleRecorder:
         """End the window now, if it has not ended yet."""
         self._end_s = min(self._end_s, time.monotonic())
 
-    async def wait_for_start(self) -> bool:
+    def wait_for_start(self) -> bool:
         """Wait until streams may run; return `True` if there was a wait."""
         waited = False
         while not self._started.is_set() or self.is_over(time.monotonic()):
             waited = True
-            await self._started.wait()
+            self._started.wait()
             if self.is_over(time.monotonic()):
-                await asyncio.sleep(0.1)
+                gevent.sleep(0.1)
         return waited
 
     def is_over(self, due_s: float) -> bool:
@@ -153,29 +149,27 @@ class SampleRecorder:
         self._failures[kind] += 1
         self._messages[kind] = message
 
-    async def tick_forever(self) -> None:
-        """Record ticks; run this in a task of its own."""
+    def tick_forever(self) -> None:
+        """Record ticks; run this in a greenlet of its own."""
         tick_s = time.monotonic()
         while True:
             tick_s += TICK_S
             while (wait_s := tick_s - time.monotonic()) > 0:
-                await asyncio.sleep(wait_s)
+                gevent.sleep(wait_s)
             if self._begin_s <= tick_s < self._end_s:
                 self._ticks.append(1000 * (time.monotonic() - tick_s))
             self._note_cpu(tick_s)
 
-    async def report_forever(
-        self, send: Callable[[SampleBatch], Awaitable[None]], every_s: float = 0.25
-    ) -> None:
-        """Send batches, the last one marked as done; run this in a task of its own."""
+    def report_forever(self, send: Callable[[SampleBatch], None], every_s: float = 0.25) -> None:
+        """Send batches, the last one marked as done; run this in a greenlet of its own."""
         while True:
-            await asyncio.sleep(every_s)
+            gevent.sleep(every_s)
             if not self._started.is_set():
                 continue
             done = self.is_over(time.monotonic()) and not self.active_streams
             if done:
                 self._started.clear()
-            await send(self.take_batch(done))
+            send(self.take_batch(done))
 
     def take_batch(self, done: bool) -> SampleBatch:
         """Return and forget the samples since the last call."""
@@ -207,14 +201,14 @@ class SampleRecorder:
 
     def _note_cpu(self, now_s: float) -> None:
         if self._cpu_begin_s is None and now_s >= self._begin_s:
-            self._cpu_begin_s = self._read_cpu_s()
+            self._cpu_begin_s = time.process_time()
         if self._cpu_end_s is None and now_s >= self._end_s:
-            self._cpu_end_s = self._read_cpu_s()
+            self._cpu_end_s = time.process_time()
 
     def _cpu_s(self) -> float:
         if self._cpu_begin_s is None:
             return 0.0
-        end_s = self._read_cpu_s() if self._cpu_end_s is None else self._cpu_end_s
+        end_s = time.process_time() if self._cpu_end_s is None else self._cpu_end_s
         return end_s - self._cpu_begin_s
 
 
@@ -283,17 +277,6 @@ class SampleCollector:
     def _floats(self, name: str) -> NDArray[np.float64]:
         parts = [np.frombuffer(batch[name], np.float32) for batch in self._all()]
         return np.concatenate([np.zeros(0, np.float32), *parts]).astype(np.float64)
-
-
-def chunk_figures(batch: SampleBatch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the latencies in ms, and the lateness of chunks that did not wait for the server."""
-    rows = _rows(batch)
-    return rows[:, 2], rows[:, 3][~np.isnan(rows[:, 3])]
-
-
-def final_figures(batch: SampleBatch) -> NDArray[np.float32]:
-    """Return the latencies of final texts in ms."""
-    return np.frombuffer(batch["finals"], np.float32)
 
 
 def _rows(batch: SampleBatch) -> NDArray[np.float32]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import earshot
 import gevent
-from gevent.event import Event
 from locust import User, constant, task
 from locust.env import Environment
 
 from loadtest.audio.scripts import Script
 from loadtest.live.check import check_level, rule_for
 from loadtest.live.messages import Coordinator, Worker
-from loadtest.live.samples import RecentSamples, SampleBatch, chunk_figures, final_figures
+from loadtest.live.player import StreamPlayer
+from loadtest.live.samples import RecentSamples
 from loadtest.live.transcripts import TranscriptComparer, allowed_change, record_reference
 from loadtest.options import LoadOptions
 from loadtest.result.document import exit_code
@@ -35,34 +36,57 @@ class LiveUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        # Users that are counted as spawned can stream.
-        self.workers[environment].wait_until_ready()
+        self._worker = self.workers[environment]
+        self._player: StreamPlayer | None = None
 
     @task
     def stream(self) -> None:
-        """Stand for a stream, which another process plays, until this user is stopped."""
-        with self.workers[self.environment].one_more(str(self.host)):
-            Event().wait()
+        """Play one stream."""
+        if self._worker.recorder.wait_for_start() and self._player is not None:
+            self._player.reset_phase()
+        try:
+            if self._player is None:
+                self._player = self._worker.new_player(str(self.host))
+            self._player.play()
+        except earshot.EarshotError as error:
+            self._worker.record_refusal(error)
+            gevent.sleep(1.0)
 
 
 class LocustCharts:
-    """Feeds Locust's statistics, from which it draws its charts and its table."""
+    """Feeds Locust's statistics; its charts show what is fired as a request: the chunks."""
 
     def __init__(self, environment: Environment) -> None:
+        self._request = environment.events.request
         self._stats: Any = environment.stats  # its hints ask for whole milliseconds
 
-    def add(self, batch: SampleBatch) -> None:
-        """Add the samples of a batch."""
-        latencies_ms, lateness_ms = chunk_figures(batch)
-        for latency_ms in latencies_ms.tolist():
-            self._stats.log_request("stream", "chunk latency", latency_ms, 0)
-        for late_ms in lateness_ms.clip(0).tolist():
-            self._stats.get("lateness", "generator").log(late_ms, 0)
-        for final_ms in final_figures(batch).tolist():
-            self._stats.get("final latency", "stream").log(final_ms, 0)
-        for kind, count in batch["failures"].items():
-            for _ in range(count):
-                self._stats.log_error("stream", "chunk latency", batch["messages"].get(kind, kind))
+    def chunk(self, latency_ms: float, lateness_ms: float) -> None:
+        """Chart the figures of a chunk."""
+        self._request.fire(
+            request_type="stream",
+            name="chunk latency",
+            response_time=latency_ms,
+            response_length=0,
+            exception=None,
+            context={},
+        )
+        if not math.isnan(lateness_ms):
+            self._stats.get("lateness", "generator").log(max(0.0, lateness_ms), 0)
+
+    def final(self, latency_ms: float) -> None:
+        """List the latency of a stream's final text."""
+        self._stats.get("final latency", "stream").log(latency_ms, 0)
+
+    def failure(self, error: Exception) -> None:
+        """Chart a stream that has failed."""
+        self._request.fire(
+            request_type="stream",
+            name="chunk latency",
+            response_time=None,
+            response_length=0,
+            exception=error,
+            context={},
+        )
 
 
 class LevelController:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +21,16 @@ from tests.support.sample_levels import checked, samples
 TIMEOUTS = earshot.Timeouts(queue_s=0.1, chunk_s=0.1)
 
 
+class Silent:
+    """No charts."""
+
+    def chunk(self, latency_ms: float, lateness_ms: float) -> None: ...
+
+    def final(self, latency_ms: float) -> None: ...
+
+    def failure(self, error: Exception) -> None: ...
+
+
 @pytest.fixture
 def fake() -> Iterator[FakeTriton]:
     """Describes itself, and answers no chunk."""
@@ -33,12 +42,8 @@ def play(fake: FakeTriton) -> LevelSamples:
     script = Script(np.zeros(32000, np.float32), None)
     recorder = SampleRecorder()
     recorder.start(Window(1, warm_up_s=0.0, hold_s=60.0))
-
-    async def play_one() -> None:
-        async with earshot.connect_async(fake.url, timeouts=TIMEOUTS) as client:
-            await StreamPlayer(1, client, [script], recorder).play()
-
-    asyncio.run(play_one())
+    with earshot.connect(fake.url, timeouts=TIMEOUTS) as client:
+        StreamPlayer(1, client, [script], recorder, Silent()).play()
     collector = SampleCollector(1)
     collector.add("a", recorder.take_batch(done=True))
     return collector.samples(["a"])
