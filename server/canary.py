@@ -17,8 +17,6 @@ from .local_client import open_client
 from .repository import Ensemble
 from .warm_up import bucket_samples, silence
 
-# Longer than any chunk waits on a server that is merely busy.
-_TIMEOUT_S = 10.0
 # A full server, or one that drains, refuses and is not broken.
 _REFUSED = "StatusCode.UNAVAILABLE"
 
@@ -26,8 +24,11 @@ _REFUSED = "StatusCode.UNAVAILABLE"
 class Canary:
     """Tests the ensembles of a server that are loaded."""
 
-    def __init__(self, url: str, ensembles: Sequence[Ensemble], access: Access) -> None:
+    def __init__(
+        self, url: str, ensembles: Sequence[Ensemble], access: Access, timeout_s: float
+    ) -> None:
         self._client = open_client(url, access)
+        self._timeout_s = timeout_s
         self._ensembles = ensembles
         self._inputs: dict[str, list[Any]] = {}
 
@@ -61,7 +62,7 @@ class Canary:
                 ensemble.name,
                 inputs,
                 lambda result, error: answers.put(error),
-                client_timeout=_TIMEOUT_S,
+                client_timeout=self._timeout_s,
                 **(stream if ensemble.max_streams else {}),
             )
         errors = [answers.get() for _ in range(ensemble.instances)]

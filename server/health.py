@@ -12,6 +12,8 @@ from .errors import Unhealthy
 from .repository import read_repository
 from .workspace import find_launcher
 
+TIMEOUT_S = 10.0
+
 
 def check_health(grpc_port: int) -> None:
     """Send chunks of silence through the server on `grpc_port` of this machine.
@@ -22,7 +24,7 @@ def check_health(grpc_port: int) -> None:
     """
     launcher = find_launcher(grpc_port)
     ensembles = read_repository(launcher.repository).ensembles
-    with closing(Canary(launcher.grpc_url, ensembles, launcher.access)) as canary:
+    with closing(Canary(launcher.grpc_url, ensembles, launcher.access, TIMEOUT_S)) as canary:
         failure = canary.failure()
     if failure is not None:
         raise Unhealthy(failure)

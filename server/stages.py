@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POLL_S = 0.25
-_STALE_S = 1.5
+_STALE_S = 5.0
+"""Shorter, and a machine whose cores are all taken would end a server that is merely slow."""
 _HELD_UP_S = 4 * POLL_S
 """After so long between two looks the machine is too busy to judge anybody."""
 _STUB = "triton_python_backend_stub"

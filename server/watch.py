@@ -15,6 +15,8 @@ from .launch import Triton
 from .stages import POLL_S, StageWatch
 
 _CANARY_S = 1.0
+_PATIENCE_S = 60.0
+"""Longer than any chunk waits on a server that is merely overloaded."""
 _POLLS_PER_POOL_CHECK = 20
 
 
@@ -76,7 +78,9 @@ def _canaries(triton: Triton) -> Generator[list[str]]:
     stopping = threading.Event()
 
     def send() -> None:
-        with closing(Canary(triton.grpc_url, triton.ensembles, triton.access)) as canary:
+        with closing(
+            Canary(triton.grpc_url, triton.ensembles, triton.access, _PATIENCE_S)
+        ) as canary:
             while not failures and not stopping.wait(_CANARY_S):
                 # Once may be bad luck, such as memory that was short for a moment.
                 if canary.failure() is not None and (failure := canary.failure()) is not None:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 FOLDER_VARIABLE = "EARSHOT_HEARTBEATS"
 INTERVAL_S = 0.25
-_LEAST_PATIENCE_S = 1.5
+_LEAST_PATIENCE_S = 5.0
+"""Shorter, and a machine whose cores are all taken would end a server that is merely slow."""
 _PATIENCE_BATCHES = 10.0
 """A batch that takes so many times as long as the slowest before it hangs."""
 
