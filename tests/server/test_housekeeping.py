@@ -70,10 +70,7 @@ def test_a_tick_expires_and_reports_changes_only(stage: SequenceStage) -> None:
     keeper.tick()
     publisher.close()
     assert triton.calls["earshot_live_streams", ""] == [0, 2, 0]
-    assert triton.calls["earshot_slots", ""] == [2, 0]
-    assert triton.calls["earshot_started_streams_total", ""] == [0, 2]
     assert triton.calls["earshot_expired_streams_total", ""] == [0, 2]
-    assert triton.calls["earshot_refused_streams_total", "full"] == [0, 2]
 
 
 def test_a_tick_that_fails_is_logged_and_made_up_for(
@@ -87,5 +84,5 @@ def test_a_tick_that_fails_is_logged_and_made_up_for(
     keeper.start()
     assert triton.reported.wait(timeout=10)
     keeper.stop()
-    assert triton.calls["earshot_started_streams_total", ""] == [1]
+    assert 1 in triton.calls["earshot_live_streams", ""]
     assert "RuntimeError: no answer" in capfd.readouterr().err

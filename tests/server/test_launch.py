@@ -49,7 +49,7 @@ def test_a_normal_stop_crashes_no_stage(toy_repository: Path) -> None:
     with running(toy_repository) as triton, InferenceServerClient(triton.grpc_url) as client:
         group = process_group(triton.process.pid)
         Stream(client).send(constant(1.0), end=True).result(timeout=10)
-        wait_for(lambda: metric(triton, "earshot_started_streams_total", "summer") == 1)
+        wait_for(lambda: metric(triton, "earshot_live_streams", "summer") == 0)
     assert triton.process.exit_code == 0
     kernel_log = subprocess.run(["dmesg"], capture_output=True, text=True)
     if kernel_log.returncode:

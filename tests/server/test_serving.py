@@ -136,7 +136,6 @@ def test_metrics_follow_live_and_expired_streams(
     triton: Triton, client: grpcclient.InferenceServerClient
 ) -> None:
     expired = metric(triton, "earshot_expired_streams_total", "summer")
-    assert metric(triton, "earshot_slots", "summer") == MAX_STREAMS
     streams = [Stream(client) for _ in range(3)]
     for stream in streams:
         stream.send(constant(1.0)).result(timeout=10)

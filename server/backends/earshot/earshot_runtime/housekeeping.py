@@ -8,10 +8,16 @@ import time
 import traceback
 from collections.abc import Callable
 
-from .metrics import Publisher
+from .metrics import Publisher, Sample
 from .sequences import SequenceStage
 
 INTERVAL_S = 1.0
+PUBLISHED: tuple[Sample, ...] = (
+    ("earshot_live_streams", ()),
+    ("earshot_expired_streams_total", ()),
+)
+"""Few, because each is a message to Triton: with some sixty of them while it loaded, one process in
+some hundred hung, or crashed Triton in the locks of its shared memory."""
 
 
 class Housekeeper:
@@ -32,7 +38,9 @@ class Housekeeper:
         self._thread = threading.Thread(target=self._loop, name="housekeeping", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, which reports at once: loading does not wait for Triton to answer."""
+        """Open the metrics, and start the thread."""
+        for sample in PUBLISHED:
+            self._publisher.open(sample)
         self._thread.start()
 
     def stop(self) -> None:
@@ -42,7 +50,6 @@ class Housekeeper:
         self._publisher.close()
 
     def _loop(self) -> None:
-        self._try_tick()
         while not self._stopping.wait(INTERVAL_S):
             self._try_tick()
 
@@ -59,6 +66,4 @@ class Housekeeper:
         with self._lock:
             self._stage.slots.expire(self._clock())
             values = self._stage.metrics()
-        self._publisher.publish(
-            {**values, ("earshot_heartbeat_timestamp_seconds", ()): time.time()}
-        )
+        self._publisher.publish({sample: values[sample] for sample in PUBLISHED})

@@ -77,13 +77,14 @@ class Publisher:
         self._families.clear()
 
     def _send(self, sample: Sample, value: float, before: float) -> None:
-        metric = self._metrics.get(sample) or self._open(sample)
+        metric = self._metrics.get(sample) or self.open(sample)
         if _is_gauge(sample):
             metric.set(value)
         else:
             metric.increment(value - before)
 
-    def _open(self, sample: Sample) -> Metric:
+    def open(self, sample: Sample) -> Metric:
+        """Return the metric of a sample, which is made at the first call."""
         name, labels = sample
         if name not in self._families:
             family = self._make_family(name, DESCRIPTIONS[name], _is_gauge(sample))
