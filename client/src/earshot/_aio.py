@@ -24,6 +24,7 @@ import grpc.aio
 
 from ._errors import EarshotError, StreamClosed
 from ._failures import connect_error, is_broken_connection
+from ._format import AudioFormat, Encoding
 from ._grpc import Address, Credentials, make_stub, read_address
 from ._handshake import (
     Handshake,
@@ -39,7 +40,7 @@ from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_aio import recognize_pieces
 from ._server_info import OfflineInfo, ServerInfo
 from ._session import CLIENT_CLOSED, Call, Session
-from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
+from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -107,10 +108,18 @@ class AsyncClient:
         connect_s = self._connection.timeouts.connect_s
         self.served = await self._connection.ask(handshake(self._target, self._model, connect_s))
 
-    def stream(self, *, sample_rate_hz: float, channels: int = 1) -> AsyncStream:
-        """Open a live stream for audio of this rate and number of interleaved channels."""
+    def stream(
+        self,
+        *,
+        sample_rate_hz: float,
+        channels: int = 1,
+        encoding: Encoding = "linear16",
+        channel: int | None = None,
+    ) -> AsyncStream:
+        """Open a live stream; arguments as for `Client.stream`."""
         self._connection.check_open()
-        session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
+        form = AudioFormat(sample_rate_hz, channels, encoding, channel)
+        session = Session(self.info, self._connection.timeouts, form)
         return AsyncStream(session, self._connection, self._look_again)
 
     async def stream_from(
@@ -131,6 +140,8 @@ class AsyncClient:
         *,
         sample_rate_hz: float | None = None,
         channels: int = 1,
+        encoding: Encoding | None = None,
+        channel: int | None = None,
         streaming: bool = False,
         at_once: int = PIECES_AT_ONCE,
         on_progress: Progress = ignore_progress,
@@ -141,19 +152,22 @@ class AsyncClient:
         """
         self._connection.check_open()
         recognizer = self.served.for_files(streaming)
-        with open_source(audio, sample_rate_hz, channels) as source:
+        with open_source(audio, sample_rate_hz, channels, encoding) as source:
+            form = AudioFormat(
+                source.sample_rate_hz, source.channels, encoding or "linear16", channel
+            )
             if isinstance(recognizer, ServerInfo):
-                return await self._stream_whole(source, on_progress)
-            recognition = Recognition(
-                recognizer,
-                self._connection.timeouts,
-                source.sample_rate_hz,
-                source.channels,
-                at_once,
-            )
-            return await recognize_pieces(
-                self._connection.stub, recognition, source, on_progress, self._offline_again
-            )
+                transcript = await self._stream_whole(source, form, on_progress)
+            else:
+                timeouts = self._connection.timeouts
+                transcript = await recognize_pieces(
+                    self._connection.stub,
+                    Recognition(recognizer, timeouts, form, at_once),
+                    source,
+                    on_progress,
+                    self._offline_again,
+                )
+            return with_remarks(transcript, source)
 
     async def recognize(
         self,
@@ -175,11 +189,11 @@ class AsyncClient:
             on_progress=on_progress,
         )
 
-    async def _stream_whole(self, source: AudioSource, on_progress: Progress) -> Transcript:
+    async def _stream_whole(
+        self, source: AudioSource, form: AudioFormat, on_progress: Progress
+    ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
-        session = Session(
-            self.info, self._connection.timeouts, source.sample_rate_hz, source.channels
-        )
+        session = Session(self.info, self._connection.timeouts, form)
         async with AsyncStream(session, self._connection, self._look_again) as stream:
             for block in source.blocks():
                 await stream.send(block)

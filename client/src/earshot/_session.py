@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ._assembler import Assembler
@@ -22,6 +22,7 @@ from ._failures import (
     is_broken_connection,
     is_unknown_model,
 )
+from ._format import AudioFormat
 from ._pcm import Pcm, PcmReader
 from ._server_info import ServerInfo
 from ._timeouts import Timeouts
@@ -55,9 +56,7 @@ class Session:
     Pass the reply to each call to `receive`, or its failure to `explain`, before taking the next.
     """
 
-    def __init__(
-        self, info: ServerInfo, timeouts: Timeouts, sample_rate_hz: float, channels: int
-    ) -> None:
+    def __init__(self, info: ServerInfo, timeouts: Timeouts, form: AudioFormat) -> None:
         # 0 means "no sequence" to Triton; 63 bits, because its parameter is a signed integer.
         self.id = secrets.randbits(63) or 1
         # A proxy in front of several servers uses it to send all chunks to the same server.
@@ -66,7 +65,7 @@ class Session:
         """After this time without a request, the server drops the stream by itself."""
         self._info = info
         self._timeouts = timeouts
-        self._reader = PcmReader(sample_rate_hz, channels, info.sample_rate_hz)
+        self._reader = PcmReader(form, info.sample_rate_hz)
         self._chunker = Chunker(info.chunk_samples, info.lead_samples)
         self._writer = RequestWriter(self.id, info.chunk_samples, timeouts.queue_s, info.ensemble)
         self._assembler = Assembler(info.frame_ms)
@@ -175,7 +174,8 @@ class Session:
     @property
     def transcript(self) -> Transcript:
         """Return the transcript so far."""
-        return self._assembler.transcript(self.duration_s)
+        transcript = self._assembler.transcript(self.duration_s)
+        return replace(transcript, warnings=self._reader.warnings)
 
     def _calls(self, chunks: Iterable[Chunk]) -> Iterator[Call]:
         for chunk in chunks:

@@ -20,6 +20,7 @@ import grpc
 
 from ._errors import EarshotError, StreamClosed
 from ._failures import connect_error, is_broken_connection
+from ._format import AudioFormat, Encoding
 from ._grpc import Address, Credentials, make_stub, read_address
 from ._handshake import (
     Handshake,
@@ -36,7 +37,7 @@ from ._recognize_sync import recognize_pieces
 from ._repository import Repository
 from ._server_info import OfflineInfo, ServerInfo
 from ._session import CLIENT_CLOSED, Call, Session
-from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
+from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -141,10 +142,25 @@ class Client:
         connect_s = self._connection.timeouts.connect_s
         self.served = self._connection.ask(handshake(self._target, self._model, connect_s))
 
-    def stream(self, *, sample_rate_hz: float, channels: int = 1) -> Stream:
-        """Open a live stream for audio of this rate and number of interleaved channels."""
+    def stream(
+        self,
+        *,
+        sample_rate_hz: float,
+        channels: int = 1,
+        encoding: Encoding = "linear16",
+        channel: int | None = None,
+    ) -> Stream:
+        """Open a live stream.
+
+        Args:
+            sample_rate_hz: The rate of the audio.
+            channels: The number of interleaved channels of the audio.
+            encoding: What bytes contain: linear16 (int16, little-endian), or mulaw or alaw (G.711).
+            channel: The channel to transcribe, from 1; by default all are averaged.
+        """
         self._connection.check_open()
-        session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
+        form = AudioFormat(sample_rate_hz, channels, encoding, channel)
+        session = Session(self.info, self._connection.timeouts, form)
         return Stream(session, self._connection, self._look_again)
 
     def stream_from(
@@ -160,6 +176,8 @@ class Client:
         *,
         sample_rate_hz: float | None = None,
         channels: int = 1,
+        encoding: Encoding | None = None,
+        channel: int | None = None,
         streaming: bool = False,
         at_once: int = PIECES_AT_ONCE,
         on_progress: Progress = ignore_progress,
@@ -172,9 +190,13 @@ class Client:
         fails for good, `Transcript.failed` names the span without text.
 
         Args:
-            audio: The path of a file (wav, flac, ogg, mp3, ...), samples, or an `AudioSource`.
-            sample_rate_hz: The rate of samples; files and sources have their own.
+            audio: The path of a file (wav, flac, ogg, mp3, ...; `-` is standard input), an open
+                binary file, samples, or an `AudioSource`.
+            sample_rate_hz: The rate of samples; sources, and files with a header, have their own.
             channels: The number of interleaved channels of samples.
+            encoding: What bytes contain (linear16 by default, or mulaw or alaw). With it, a file is
+                one without header, which needs `sample_rate_hz`.
+            channel: The channel to transcribe, from 1; by default all are averaged.
             streaming: Stream the audio, as if it were live, even if there is an offline recognizer.
             at_once: The pieces that the offline recognizer has under way at a time.
             on_progress: Called with the seconds of audio that are done; by the offline recognizer
@@ -187,23 +209,22 @@ class Client:
         """
         self._connection.check_open()
         recognizer = self.served.for_files(streaming)
-        with open_source(audio, sample_rate_hz, channels) as source:
+        with open_source(audio, sample_rate_hz, channels, encoding) as source:
+            form = AudioFormat(
+                source.sample_rate_hz, source.channels, encoding or "linear16", channel
+            )
             if isinstance(recognizer, ServerInfo):
-                return self._stream_whole(source, on_progress)
-            recognition = Recognition(
-                recognizer,
-                self._connection.timeouts,
-                source.sample_rate_hz,
-                source.channels,
-                at_once,
-            )
-            return recognize_pieces(
-                self._connection.stub,
-                recognition,
-                source,
-                on_progress,
-                lambda: self._look_again().offline,
-            )
+                transcript = self._stream_whole(source, form, on_progress)
+            else:
+                timeouts = self._connection.timeouts
+                transcript = recognize_pieces(
+                    self._connection.stub,
+                    Recognition(recognizer, timeouts, form, at_once),
+                    source,
+                    on_progress,
+                    lambda: self._look_again().offline,
+                )
+            return with_remarks(transcript, source)
 
     def recognize(
         self,
@@ -225,11 +246,11 @@ class Client:
             on_progress=on_progress,
         )
 
-    def _stream_whole(self, source: AudioSource, on_progress: Progress) -> Transcript:
+    def _stream_whole(
+        self, source: AudioSource, form: AudioFormat, on_progress: Progress
+    ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
-        session = Session(
-            self.info, self._connection.timeouts, source.sample_rate_hz, source.channels
-        )
+        session = Session(self.info, self._connection.timeouts, form)
         with Stream(session, self._connection, self._look_again) as stream:
             for block in source.blocks():
                 stream.send(block)

@@ -54,7 +54,7 @@ class ChunkResult:
 
 @dataclass(frozen=True, slots=True)
 class FailedSpan:
-    """A span of a recording without text, because the server failed on it."""
+    """A span of a recording without text: the server failed on it, or the file is damaged there."""
 
     start_s: float
     end_s: float
@@ -72,3 +72,5 @@ class Transcript:
     """Length of the audio."""
     failed: tuple[FailedSpan, ...] = ()
     """The spans of a file without text; empty for a stream, which raises instead."""
+    warnings: tuple[str, ...] = ()
+    """What is doubtful about the audio: it is truncated, or its channels cancel each other."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -44,3 +47,17 @@ def exit_with(code: int, message: str) -> NoReturn:
     """End the command with a message on stderr."""
     stderr.print(f"earshot: {message}")
     raise typer.Exit(code)
+
+
+def print_result(text: str) -> None:
+    """Write to stdout at once; a character that its encoding lacks is escaped."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        typer.echo(text, nl=False)
+    except BrokenPipeError:
+        raise  # whoever read the output has had enough; typer ends the command quietly
+    except OSError as error:
+        # Python would try to write the rest again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        exit_with(2, f"cannot write to standard output: {error.strerror}")
