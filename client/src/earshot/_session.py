@@ -115,7 +115,9 @@ class Session:
         words = self._assembler.add(tokens)
         if call.last:
             words += self._assembler.finish()
-        return ChunkResult(call.index, text, tokens, words, sent_s, received_s)
+        return ChunkResult(
+            call.index, text, tokens, words, sent_s, received_s, self._assembler.open_word
+        )
 
     def may_repeat(self, call: Call, failure: RpcFailure) -> bool:
         """Tell whether `call` may be sent again as it is: a START begins its stream anew."""

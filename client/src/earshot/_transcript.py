@@ -31,7 +31,8 @@ class Word:
     start_ms: int
     """Start of the frame of its first token."""
     end_ms: int
-    """End of the frame of its last token."""
+    """End of the frame of its last token. Where its tokens are a pause apart, because the rest was
+    emitted with the next word, both times are those of the part with the most letters."""
     confidence: float
     """Geometric mean of the probabilities of its tokens, so that words of any length compare."""
 
@@ -50,6 +51,13 @@ class ChunkResult:
     """`time.monotonic()` when the chunk was handed to gRPC."""
     received_s: float
     """`time.monotonic()` when its text was received."""
+    open_word: str = ""
+    """The end of the transcript that is not yet a whole word: the next text may go on with it."""
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether later results leave the text as it is: always, it is only added to."""
+        return True
 
 
 @dataclass(frozen=True, slots=True)
