@@ -40,6 +40,7 @@ from ._recognize_aio import recognize_pieces
 from ._server_info import OfflineInfo, ServerInfo
 from ._session import CLIENT_CLOSED, Call, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
+from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -107,10 +108,12 @@ class AsyncClient:
         connect_s = self._connection.timeouts.connect_s
         self.served = await self._connection.ask(handshake(self._target, self._model, connect_s))
 
-    def stream(self, *, sample_rate_hz: float, channels: int = 1) -> AsyncStream:
+    def stream(
+        self, *, sample_rate_hz: float, channels: int = 1, options: StreamOptions = NO_OPTIONS
+    ) -> AsyncStream:
         """Open a live stream for audio of this rate and number of interleaved channels."""
         self._connection.check_open()
-        session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
+        session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels, options)
         return AsyncStream(session, self._connection, self._look_again)
 
     async def stream_from(
@@ -119,9 +122,12 @@ class AsyncClient:
         *,
         sample_rate_hz: float,
         channels: int = 1,
+        options: StreamOptions = NO_OPTIONS,
     ) -> AsyncGenerator[ChunkResult, None]:
         """Stream `pieces`; yield the result of each chunk. See `Stream.send_all`."""
-        async with self.stream(sample_rate_hz=sample_rate_hz, channels=channels) as stream:
+        async with self.stream(
+            sample_rate_hz=sample_rate_hz, channels=channels, options=options
+        ) as stream:
             async for result in stream.send_all(pieces):
                 yield result
 
@@ -132,6 +138,7 @@ class AsyncClient:
         sample_rate_hz: float | None = None,
         channels: int = 1,
         streaming: bool = False,
+        options: StreamOptions = NO_OPTIONS,
         at_once: int = PIECES_AT_ONCE,
         on_progress: Progress = ignore_progress,
     ) -> Transcript:
@@ -140,10 +147,10 @@ class AsyncClient:
         `on_progress` is called in this event loop.
         """
         self._connection.check_open()
-        recognizer = self.served.for_files(streaming)
+        recognizer = self.served.for_files(streaming or options != NO_OPTIONS)
         with open_source(audio, sample_rate_hz, channels) as source:
             if isinstance(recognizer, ServerInfo):
-                return await self._stream_whole(source, on_progress)
+                return await self._stream_whole(source, on_progress, options)
             recognition = Recognition(
                 recognizer,
                 self._connection.timeouts,
@@ -175,10 +182,16 @@ class AsyncClient:
             on_progress=on_progress,
         )
 
-    async def _stream_whole(self, source: AudioSource, on_progress: Progress) -> Transcript:
+    async def _stream_whole(
+        self, source: AudioSource, on_progress: Progress, options: StreamOptions
+    ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
         session = Session(
-            self.info, self._connection.timeouts, source.sample_rate_hz, source.channels
+            self.info,
+            self._connection.timeouts,
+            source.sample_rate_hz,
+            source.channels,
+            options,
         )
         async with AsyncStream(session, self._connection, self._look_again) as stream:
             for block in source.blocks():
@@ -246,6 +259,11 @@ class AsyncStream:
                 yield result
         finally:
             self.close()
+
+    async def finalize(self) -> list[ChunkResult]:
+        """Send the audio so far, completed with silence; see `Stream.finalize`."""
+        with self._session.in_use():
+            return [await self._exchange(call) for call in self._session.finalize()]
 
     async def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""

@@ -37,6 +37,7 @@ from ._repository import Repository
 from ._server_info import OfflineInfo, ServerInfo
 from ._session import CLIENT_CLOSED, Call, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
+from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -141,17 +142,26 @@ class Client:
         connect_s = self._connection.timeouts.connect_s
         self.served = self._connection.ask(handshake(self._target, self._model, connect_s))
 
-    def stream(self, *, sample_rate_hz: float, channels: int = 1) -> Stream:
+    def stream(
+        self, *, sample_rate_hz: float, channels: int = 1, options: StreamOptions = NO_OPTIONS
+    ) -> Stream:
         """Open a live stream for audio of this rate and number of interleaved channels."""
         self._connection.check_open()
-        session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels)
+        session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels, options)
         return Stream(session, self._connection, self._look_again)
 
     def stream_from(
-        self, pieces: Iterable[Pcm], *, sample_rate_hz: float, channels: int = 1
+        self,
+        pieces: Iterable[Pcm],
+        *,
+        sample_rate_hz: float,
+        channels: int = 1,
+        options: StreamOptions = NO_OPTIONS,
     ) -> Generator[ChunkResult, None, None]:
         """Stream `pieces`; yield the result of each chunk. See `Stream.send_all`."""
-        with self.stream(sample_rate_hz=sample_rate_hz, channels=channels) as stream:
+        with self.stream(
+            sample_rate_hz=sample_rate_hz, channels=channels, options=options
+        ) as stream:
             yield from stream.send_all(pieces)
 
     def transcribe(
@@ -161,6 +171,7 @@ class Client:
         sample_rate_hz: float | None = None,
         channels: int = 1,
         streaming: bool = False,
+        options: StreamOptions = NO_OPTIONS,
         at_once: int = PIECES_AT_ONCE,
         on_progress: Progress = ignore_progress,
     ) -> Transcript:
@@ -176,6 +187,7 @@ class Client:
             sample_rate_hz: The rate of samples; files and sources have their own.
             channels: The number of interleaved channels of samples.
             streaming: Stream the audio, as if it were live, even if there is an offline recognizer.
+            options: The options of that stream; any of them implies `streaming`.
             at_once: The pieces that the offline recognizer has under way at a time.
             on_progress: Called with the seconds of audio that are done; by the offline recognizer
                 on a thread of this client.
@@ -186,10 +198,10 @@ class Client:
             StreamError: The stream failed, or all pieces did; then it is the first error.
         """
         self._connection.check_open()
-        recognizer = self.served.for_files(streaming)
+        recognizer = self.served.for_files(streaming or options != NO_OPTIONS)
         with open_source(audio, sample_rate_hz, channels) as source:
             if isinstance(recognizer, ServerInfo):
-                return self._stream_whole(source, on_progress)
+                return self._stream_whole(source, on_progress, options)
             recognition = Recognition(
                 recognizer,
                 self._connection.timeouts,
@@ -225,10 +237,16 @@ class Client:
             on_progress=on_progress,
         )
 
-    def _stream_whole(self, source: AudioSource, on_progress: Progress) -> Transcript:
+    def _stream_whole(
+        self, source: AudioSource, on_progress: Progress, options: StreamOptions
+    ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
         session = Session(
-            self.info, self._connection.timeouts, source.sample_rate_hz, source.channels
+            self.info,
+            self._connection.timeouts,
+            source.sample_rate_hz,
+            source.channels,
+            options,
         )
         with Stream(session, self._connection, self._look_again) as stream:
             for block in source.blocks():
@@ -312,6 +330,15 @@ class Stream:
             yield from self.end()
         finally:
             self.close()
+
+    def finalize(self) -> list[ChunkResult]:
+        """Send the audio so far, completed with silence; return the results. The stream goes on.
+
+        The text of everything said so far is known then, its last word is final, and so is the
+        utterance, if the stream has any. Silence does not shift the times of what comes later.
+        """
+        with self._session.in_use():
+            return [self._exchange(call) for call in self._session.finalize()]
 
     def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""

@@ -37,6 +37,18 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class Utterance:
+    """What was said between two silences of at least `StreamOptions.endpoint_ms`."""
+
+    text: str
+    words: tuple[Word, ...]
+    start_ms: int
+    """Start of the speech, by the level of the audio."""
+    end_ms: int
+    """End of the speech. Words may lie a little later: see above."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkResult:
     """The text, tokens and words that one chunk of audio added."""
 
@@ -50,6 +62,8 @@ class ChunkResult:
     """`time.monotonic()` when the chunk was handed to gRPC."""
     received_s: float
     """`time.monotonic()` when its text was received."""
+    utterances: tuple[Utterance, ...] = ()
+    """The utterance that ended, if any; always empty without `StreamOptions.endpoint_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +86,5 @@ class Transcript:
     """Length of the audio."""
     failed: tuple[FailedSpan, ...] = ()
     """The spans of a file without text; empty for a stream, which raises instead."""
+    utterances: tuple[Utterance, ...] = ()
+    """The utterances that have ended; always empty without `StreamOptions.endpoint_ms`."""
