@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ._pcm import Samples
 
@@ -19,18 +18,16 @@ WINDOW_MS = 20
 SHORTEST_SPEECH_MS = 60
 """Shorter sounds (a click, a key) neither begin speech nor prolong it."""
 
-# Raises the level of soft consonants, and lowers that of hum, wind and rooms.
-_PRE_EMPHASIS = np.float32(0.97)
 # Anything below is silence: dither, the noise floor of a good microphone, digital zeros.
 _LEAST_DB = -65.0
 # The background is the lowest level of late; it follows a rising noise at this rate.
 _BACKGROUND_RISE_DB_PER_S = 2.0
-# The loudness of the speaker is the highest level of late; it follows a softer speaker at this rate.
+# The loudness is the highest level of late; it follows a softer speaker at this rate.
 _LOUDNESS_FALL_DB_PER_S = 2.0
 # The share of the range from background to loudness, and the least distance from the background,
 # above which a window is speech.
-_SPEECH_SHARE = 0.35
-_LEAST_CONTRAST_DB = 9.0
+_SPEECH_SHARE = 0.15
+_LEAST_CONTRAST_DB = 5.0
 
 
 class Speech(NamedTuple):
@@ -57,7 +54,6 @@ class Endpointer:
         self._shortest = SHORTEST_SPEECH_MS * sample_rate_hz // 1000
         self._threshold = _Threshold()
         self._rest: Samples = np.empty(0, np.float32)
-        self._before = np.float32(0)
         self._position = 0
         self._sound_start: int | None = None
         self._speech: Speech | None = None
@@ -82,16 +78,9 @@ class Endpointer:
             return None
         return self._take()
 
-    def _levels_db(self, samples: Samples) -> npt.NDArray[np.float64]:
-        """Return the level of each window in dBFS, after pre-emphasis."""
-        if not samples.size:
-            return np.empty(0)
-        emphasized = np.empty_like(samples)
-        emphasized[0] = samples[0] - _PRE_EMPHASIS * self._before
-        emphasized[1:] = samples[1:] - _PRE_EMPHASIS * samples[:-1]
-        self._before = samples[-1]
-        windows = emphasized.reshape(-1, self._window)
-        power = np.einsum("ij,ij->i", windows, windows) / self._window
+    def _levels_db(self, samples: Samples) -> Samples:
+        """Return the level of each window in dBFS, without a constant offset."""
+        power = samples.reshape(-1, self._window).var(axis=1)
         return np.maximum(10 * np.log10(power + 1e-12), _LEAST_DB)
 
     def _hear(self, end: int, is_speech: bool) -> None:
