@@ -12,11 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
-
 from ._assembler import Assembler
-from ._chunker import Chunk, Chunker
-from ._endpointer import Endpointer, Speech
+from ._chunker import Chunk
 from ._errors import EarshotError, InvalidAudio, StreamClosed, StreamInUse
 from ._failures import (
     RpcFailure,
@@ -25,20 +22,17 @@ from ._failures import (
     is_broken_connection,
     is_unknown_model,
 )
-from ._pcm import Pcm, PcmReader, Samples
+from ._pcm import Pcm, PcmReader
+from ._segmenter import Segmenter
 from ._server_info import ServerInfo
-from ._stream_options import NO_OPTIONS, StreamOptions
-from ._timeline import Timeline
+from ._stream_options import StreamOptions
 from ._timeouts import Timeouts
-from ._transcript import ChunkResult, Transcript, Utterance, Word
-from ._utterances import Utterances
+from ._transcript import ChunkResult, Transcript
 from ._wire import RequestWriter, read_reply
 
 _Error = TypeVar("_Error", bound=EarshotError)
 
 STREAM_HEADER = "earshot-stream"
-# The tail of a word that `finalize` cuts off; the recognizer may write a word a little after it.
-_LEAST_SILENCE_MS = 320
 CLIENT_CLOSED = "the client is closed, and its streams with it; connect again"
 
 
@@ -55,10 +49,6 @@ class Call:
     reaches the stages after it."""
     index: int
     last: bool
-    completes: bool = False
-    """Whether its reply makes all words final: it is the last one, or silence completed it."""
-    speech: Speech | None = None
-    """The speech that ended with it."""
 
 
 class Session:
@@ -73,7 +63,7 @@ class Session:
         timeouts: Timeouts,
         sample_rate_hz: float,
         channels: int,
-        options: StreamOptions = NO_OPTIONS,
+        options: StreamOptions,
     ) -> None:
         # 0 means "no sequence" to Triton; 63 bits, because its parameter is a signed integer.
         self.id = secrets.randbits(63) or 1
@@ -84,19 +74,9 @@ class Session:
         self._info = info
         self._timeouts = timeouts
         self._reader = PcmReader(sample_rate_hz, channels, info.sample_rate_hz)
-        self._chunker = Chunker(info.chunk_samples, info.lead_samples)
+        self._segmenter = Segmenter(info, options)
         self._writer = RequestWriter(self.id, info.chunk_samples, timeouts.queue_s, info.ensemble)
         self._assembler = Assembler(info.frame_ms)
-        self._timeline = Timeline()
-        self._utterances = Utterances(info.sample_rate_hz)
-        self._endpointer = (
-            None
-            if options.endpoint_ms is None
-            else Endpointer(info.sample_rate_hz, options.endpoint_ms)
-        )
-        self._frame_samples = info.frame_ms * info.sample_rate_hz // 1000
-        self._samples = 0
-        self._has_news = False
         self._sent = 0
         self._closed = False
         self.finished = False
@@ -123,20 +103,19 @@ class Session:
             samples = self._reader.read(piece)
         except InvalidAudio as error:
             raise self._with_transcript(error) from None
-        return self._take(samples)
+        return self._calls(self._segmenter.push(samples))
 
     def finalize(self) -> Iterator[Call]:
-        """Yield the calls that bring out the text of all audio so far; none if there is no news."""
+        """Yield the calls that bring out the text of all audio so far; none without new audio."""
         self._check_open()
-        yield from self._take(self._reader.flush())
-        if self._has_news:
-            yield from self._complete(self._cut(), _LEAST_SILENCE_MS)
+        yield from self._calls(self._segmenter.push(self._reader.flush()))
+        yield from self._calls(self._segmenter.complete())
 
     def end(self) -> Iterator[Call]:
         """Yield the remaining calls after the last audio: at least one."""
         self._check_open()
-        yield from self._take(self._reader.flush())
-        yield from self._calls([self._chunker.end()], completes=True, speech=self._cut())
+        yield from self._calls(self._segmenter.push(self._reader.flush()))
+        yield from self._calls([self._segmenter.end()])
 
     def receive(self, call: Call, reply: Any, sent_s: float, received_s: float) -> ChunkResult:
         """Return the result that the reply to `call` adds."""
@@ -147,11 +126,11 @@ class Session:
             text, tokens = read_reply(reply)
         except EarshotError as error:
             raise self._with_transcript(error) from error.__cause__
-        tokens = self._timeline.map(tokens)
+        tokens = self._segmenter.place(tokens)
         words = self._assembler.add(tokens)
-        if call.completes:
+        if self._segmenter.completed:
             words += self._assembler.finish()
-        utterances = self._ended(call, text, words)
+        utterances = self._segmenter.utterances(text, words)
         return ChunkResult(call.index, text, tokens, words, sent_s, received_s, utterances)
 
     def may_repeat(self, call: Call, failure: RpcFailure) -> bool:
@@ -212,63 +191,16 @@ class Session:
     def transcript(self) -> Transcript:
         """Return the transcript so far."""
         transcript = self._assembler.transcript(self.duration_s)
-        return replace(transcript, utterances=tuple(self._utterances.ended))
+        return replace(transcript, utterances=self._segmenter.ended)
 
-    def _take(self, samples: Samples) -> Iterator[Call]:
-        """Add samples [n] at the model's rate."""
-        sent = 0
-        if self._endpointer is not None:
-            for end in self._endpointer.push(samples):
-                yield from self._send(samples[sent : end.offset])
-                yield from self._complete(end.speech)
-                sent = end.offset
-        yield from self._send(samples[sent:])
-
-    def _send(self, samples: Samples) -> Iterator[Call]:
-        self._samples += samples.size
-        self._has_news |= samples.size > 0
-        return self._calls(self._chunker.push(samples))
-
-    def _complete(self, speech: Speech | None, least_ms: int = 0) -> Iterator[Call]:
-        """Complete the chunk at hand with silence, of at least `least_ms`.
-
-        The silence is a whole number of frames, so that the frames of the audio after it stay where
-        they are; the part of a frame that its chunk has no room for begins the next chunk.
-        """
-        missing = self._chunker.missing
-        later = max(0, least_ms * self._info.sample_rate_hz // 1000 - missing)
-        chunks = 1 + -(-later // self._info.chunk_samples)
-        silence = missing + (chunks - 1) * self._info.chunk_samples
-        frames = -(-silence // self._frame_samples)
-        self._timeline.insert(self._samples // self._frame_samples, frames)
-        self._has_news = False
-        silent = np.zeros(frames * self._frame_samples, np.float32)
-        *before, last = self._chunker.push(silent)
-        yield from self._calls(before)
-        yield from self._calls([last], completes=True, speech=speech)
-
-    def _cut(self) -> Speech | None:
-        """End the speech at hand here."""
-        return None if self._endpointer is None else self._endpointer.cut()
-
-    def _ended(self, call: Call, text: str, words: tuple[Word, ...]) -> tuple[Utterance, ...]:
-        """Return the utterance that ends with `call`, if any."""
-        if self._endpointer is None:
-            return ()
-        self._utterances.add(text, words)
-        return self._utterances.end(call.speech) if call.completes else ()
-
-    def _calls(
-        self, chunks: Iterable[Chunk], *, completes: bool = False, speech: Speech | None = None
-    ) -> Iterator[Call]:
+    def _calls(self, chunks: Iterable[Chunk]) -> Iterator[Call]:
         for chunk in chunks:
             index = self._sent
             self._sent += 1
             self._open_on_server = True
             request = self._writer.write(chunk, first=index == 0)
             deadline_s = self._deadline_s(index, chunk.last)
-            wire_s = deadline_s + self.idle_s
-            yield Call(request, deadline_s, wire_s, index, chunk.last, completes, speech)
+            yield Call(request, deadline_s, deadline_s + self.idle_s, index, chunk.last)
 
     def _deadline_s(self, index: int, last: bool) -> float:
         deadline_s = self._timeouts.finish_s if last else self._timeouts.chunk_s
