@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_SHORTEST_ENDPOINT_MS = 100
+SHORTEST_ENDPOINT_MS = 100
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class StreamOptions:
     endpoint_ms: int | None = None
 
     def __post_init__(self) -> None:
-        if self.endpoint_ms is not None and self.endpoint_ms < _SHORTEST_ENDPOINT_MS:
+        if self.endpoint_ms is not None and self.endpoint_ms < SHORTEST_ENDPOINT_MS:
             raise ValueError(
-                f"expected endpoint_ms of at least {_SHORTEST_ENDPOINT_MS}, got "
+                f"expected endpoint_ms of at least {SHORTEST_ENDPOINT_MS}, got "
                 f"{self.endpoint_ms}: words have shorter pauses inside"
             )
 

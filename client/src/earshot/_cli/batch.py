@@ -21,6 +21,7 @@ from .._aio import AsyncClient
 from .._errors import EarshotError
 from .._files import display_name, open_audio
 from .._server_info import OfflineInfo, ServerInfo
+from .._stream_options import NO_OPTIONS, StreamOptions
 from .._transcript import Transcript
 
 
@@ -43,11 +44,18 @@ class Batch:
     """Transcribes files, `jobs` of them at a time."""
 
     def __init__(
-        self, client: AsyncClient, jobs: int, console: Console, *, streaming: bool
+        self,
+        client: AsyncClient,
+        jobs: int,
+        console: Console,
+        *,
+        streaming: bool,
+        options: StreamOptions,
     ) -> None:
         self._client = client
-        self._streaming = streaming
-        self._info = client.served.for_files(streaming)
+        self._streaming = streaming or options != NO_OPTIONS
+        self._options = options
+        self._info = client.served.for_files(self._streaming)
         self._free = asyncio.Semaphore(jobs)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -92,7 +100,10 @@ class Batch:
                     truncated = audio.truncated
                     self._bars.update(bar, total=audio.duration_s)
                     transcript = await self._client.transcribe(
-                        audio, streaming=self._streaming, on_progress=show
+                        audio,
+                        streaming=self._streaming,
+                        options=self._options,
+                        on_progress=show,
                     )
             except EarshotError as caught:
                 error = caught

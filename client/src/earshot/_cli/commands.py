@@ -19,12 +19,13 @@ import typer
 from .._aio import connect_async
 from .._files import display_name
 from .._handshake import UNNAMED, Served
+from .._stream_options import StreamOptions
 from .._sync import connect
 from .._version import __version__
 from .batch import Batch, FileResult
 from .microphone import Microphone, open_microphone
 from .models import models
-from .options import Model, exit_with, exiting_on_errors, stderr
+from .options import EndpointMs, Model, exit_with, exiting_on_errors, stderr
 from .output import Format, Writer, report
 from .server_options import ServerOptions, takes_server
 
@@ -84,6 +85,7 @@ def transcribe(
             help="Stream the files as live audio even if the server has an offline recognizer.",
         ),
     ] = False,
+    endpoint_ms: EndpointMs = None,
     jobs: Annotated[int, typer.Option(min=1, help="Files to transcribe at the same time.")] = 4,
 ) -> None:
     """Transcribe audio files (wav, flac, ogg, mp3) of any length, in the given order.
@@ -93,10 +95,11 @@ def transcribe(
     earshot transcribe --format srt -o talk.srt talk.flac
     earshot transcribe --json *.wav > transcripts.jsonl
     earshot transcribe --format vtt -o subtitles/ lectures/*.mp3
+    earshot transcribe --endpoint-ms 500 call.wav
 
     If the server has an offline recognizer, long files are cut at pauses, and their pieces are
     recognized in parallel. If a piece fails for good, the rest is still written, and the exit code
-    is 1.
+    is 1. --endpoint-ms implies --streaming.
     """  # noqa: D301 (typer wants the character)
     chosen = _only_format(form, as_json)
     if chosen in (Format.srt, Format.vtt) and len(files) > 1 and output is None:
@@ -105,11 +108,12 @@ def transcribe(
     _check_targets(writer, files)
 
     arguments = server.arguments()
+    options = StreamOptions(endpoint_ms)
 
     async def run() -> int:
         failed = 0
         async with connect_async(server.url, model=model, **arguments) as client:
-            batch = Batch(client, jobs, stderr, streaming=streaming)
+            batch = Batch(client, jobs, stderr, streaming=streaming, options=options)
             async with aclosing(batch.results(files)) as results:
                 async for result in results:
                     failed += not _write_result(result, writer)
@@ -148,7 +152,7 @@ def _check_targets(writer: Writer, files: list[Path]) -> None:
 
 @app.command()
 @takes_server
-def mic(server: ServerOptions, model: Model = None) -> None:
+def mic(server: ServerOptions, model: Model = None, endpoint_ms: EndpointMs = None) -> None:
     """Transcribe the microphone until Ctrl-C (needs './client[mic]' of the checkout)."""
     with (
         exiting_on_errors(),
@@ -157,10 +161,17 @@ def mic(server: ServerOptions, model: Model = None) -> None:
     ):
         _stop_on_ctrl_c(microphone)
         for result in client.stream_from(
-            microphone, sample_rate_hz=microphone.sample_rate_hz, channels=microphone.channels
+            microphone,
+            sample_rate_hz=microphone.sample_rate_hz,
+            channels=microphone.channels,
+            options=StreamOptions(endpoint_ms),
         ):
-            typer.echo(result.text, nl=False)
-    typer.echo()
+            if endpoint_ms is None:
+                typer.echo(result.text, nl=False)
+            for utterance in result.utterances:
+                typer.echo(utterance.text)
+    if endpoint_ms is None:
+        typer.echo()
     if microphone.overflows:
         stderr.print(
             f"earshot: the machine was too slow {microphone.overflows} times, and audio was lost"
