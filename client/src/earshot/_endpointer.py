@@ -7,6 +7,7 @@ count as speech: the stream's tokens would tell no better, because the recognize
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ SHORTEST_SPEECH_MS = 60
 
 # Anything below is silence: dither, the noise floor of a good microphone, digital zeros.
 _LEAST_DB = -65.0
+_LEAST_POWER = 10 ** (_LEAST_DB / 10)
 # The background is the lowest level of late; it follows a rising noise at this rate.
 _BACKGROUND_RISE_DB_PER_S = 2.0
 # The loudness is the highest level of late; it follows a softer speaker at this rate.
@@ -53,6 +55,7 @@ class Endpointer:
         self._silence = endpoint_ms * sample_rate_hz // 1000
         self._shortest = SHORTEST_SPEECH_MS * sample_rate_hz // 1000
         self._threshold = _Threshold()
+        self._ones = np.ones(self._window, np.float32)
         self._rest: Samples = np.empty(0, np.float32)
         self._position = 0
         self._sound_start: int | None = None
@@ -60,14 +63,14 @@ class Endpointer:
 
     def push(self, samples: Samples) -> Iterator[SpeechEnd]:
         """Add samples [n]; yield the ends that become known in them."""
-        first = self._position - self._rest.size
-        joined = np.concatenate((self._rest, samples))
-        whole = joined.size - joined.size % self._window
-        self._rest = joined[whole:]
         begin = self._position
         self._position += samples.size
-        for index, level_db in enumerate(self._levels_db(joined[:whole]).tolist()):
-            end = first + (index + 1) * self._window
+        joined = np.concatenate((self._rest, samples)) if self._rest.size else samples
+        end = begin - self._rest.size
+        whole = joined.size - joined.size % self._window
+        self._rest = joined[whole:].copy()
+        for level_db in self._levels_db(joined[:whole]):
+            end += self._window
             self._hear(end, self._threshold.is_speech(level_db))
             if self._has_ended(end):
                 yield SpeechEnd(self._take(), end - begin)
@@ -78,10 +81,14 @@ class Endpointer:
             return None
         return self._take()
 
-    def _levels_db(self, samples: Samples) -> Samples:
-        """Return the level of each window in dBFS, without a constant offset."""
-        power = samples.reshape(-1, self._window).var(axis=1)
-        return np.maximum(10 * np.log10(power + 1e-12), _LEAST_DB)
+    def _levels_db(self, samples: Samples) -> Iterator[float]:
+        """Yield the level of each window in dBFS, without a constant offset."""
+        windows = samples.reshape(-1, self._window)
+        sums = (windows @ self._ones).tolist()
+        squares = np.einsum("ij,ij->i", windows, windows).tolist()
+        for total, square in zip(sums, squares, strict=True):
+            variance = square / self._window - (total / self._window) ** 2
+            yield 10 * math.log10(max(variance, _LEAST_POWER))
 
     def _hear(self, end: int, is_speech: bool) -> None:
         """Take in the window that ends at sample `end`."""

@@ -44,13 +44,9 @@ class Segmenter:
 
     def push(self, samples: Samples) -> Iterator[Chunk]:
         """Add samples [n]; yield each chunk that is full, or that ends an utterance."""
-        sent = 0
-        if self._endpointer is not None:
-            for end in self._endpointer.push(samples):
-                yield from self._fill(samples[sent : end.offset])
-                yield from self._complete(end.speech, silence=0)
-                sent = end.offset
-        yield from self._fill(samples[sent:])
+        if self._endpointer is None:
+            return self._fill(samples)
+        return self._split(samples, self._endpointer)
 
     def complete(self) -> Iterator[Chunk]:
         """Yield the chunks that bring out the text of all audio so far; none without new audio."""
@@ -77,6 +73,14 @@ class Segmenter:
     def ended(self) -> tuple[Utterance, ...]:
         """Return the utterances that have ended so far."""
         return tuple(self._utterances.ended)
+
+    def _split(self, samples: Samples, endpointer: Endpointer) -> Iterator[Chunk]:
+        sent = 0
+        for end in endpointer.push(samples):
+            yield from self._fill(samples[sent : end.offset])
+            yield from self._complete(end.speech, silence=0)
+            sent = end.offset
+        yield from self._fill(samples[sent:])
 
     def _fill(self, samples: Samples) -> Iterator[Chunk]:
         self._samples += samples.size
