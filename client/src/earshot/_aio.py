@@ -41,6 +41,7 @@ from ._recognize_aio import recognize_pieces
 from ._server_info import OfflineInfo, ServerInfo
 from ._session import CLIENT_CLOSED, Call, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
+from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -115,11 +116,12 @@ class AsyncClient:
         channels: int = 1,
         encoding: Encoding = "linear16",
         channel: int | None = None,
+        options: StreamOptions = NO_OPTIONS,
     ) -> AsyncStream:
         """Open a live stream; arguments as for `Client.stream`."""
         self._connection.check_open()
         form = AudioFormat(sample_rate_hz, channels, encoding, channel)
-        session = Session(self.info, self._connection.timeouts, form)
+        session = Session(self.info, self._connection.timeouts, form, options)
         return AsyncStream(session, self._connection, self._look_again)
 
     async def stream_from(
@@ -128,9 +130,12 @@ class AsyncClient:
         *,
         sample_rate_hz: float,
         channels: int = 1,
+        options: StreamOptions = NO_OPTIONS,
     ) -> AsyncGenerator[ChunkResult, None]:
         """Stream `pieces`; yield the result of each chunk. See `Stream.send_all`."""
-        async with self.stream(sample_rate_hz=sample_rate_hz, channels=channels) as stream:
+        async with self.stream(
+            sample_rate_hz=sample_rate_hz, channels=channels, options=options
+        ) as stream:
             async for result in stream.send_all(pieces):
                 yield result
 
@@ -143,6 +148,7 @@ class AsyncClient:
         encoding: Encoding | None = None,
         channel: int | None = None,
         streaming: bool = False,
+        options: StreamOptions = NO_OPTIONS,
         at_once: int = PIECES_AT_ONCE,
         on_progress: Progress = ignore_progress,
     ) -> Transcript:
@@ -151,13 +157,13 @@ class AsyncClient:
         `on_progress` is called in this event loop.
         """
         self._connection.check_open()
-        recognizer = self.served.for_files(streaming)
+        recognizer = self.served.for_files(streaming or options != NO_OPTIONS)
         with open_source(audio, sample_rate_hz, channels, encoding) as source:
             form = AudioFormat(
                 source.sample_rate_hz, source.channels, encoding or "linear16", channel
             )
             if isinstance(recognizer, ServerInfo):
-                transcript = await self._stream_whole(source, form, on_progress)
+                transcript = await self._stream_whole(source, form, on_progress, options)
             else:
                 timeouts = self._connection.timeouts
                 transcript = await recognize_pieces(
@@ -190,10 +196,14 @@ class AsyncClient:
         )
 
     async def _stream_whole(
-        self, source: AudioSource, form: AudioFormat, on_progress: Progress
+        self,
+        source: AudioSource,
+        form: AudioFormat,
+        on_progress: Progress,
+        options: StreamOptions,
     ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
-        session = Session(self.info, self._connection.timeouts, form)
+        session = Session(self.info, self._connection.timeouts, form, options)
         async with AsyncStream(session, self._connection, self._look_again) as stream:
             for block in source.blocks():
                 await stream.send(block)
@@ -260,6 +270,11 @@ class AsyncStream:
                 yield result
         finally:
             self.close()
+
+    async def finalize(self) -> list[ChunkResult]:
+        """Send the audio so far, completed with silence; see `Stream.finalize`."""
+        with self._session.in_use():
+            return [await self._exchange(call) for call in self._session.finalize()]
 
     async def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""

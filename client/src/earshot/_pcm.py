@@ -70,9 +70,13 @@ class PcmReader:
         return mono if self._resampler is None else self._resampler.resample_chunk(mono)
 
     def flush(self) -> Samples:
-        """Return the samples that the resampler still held; drop an incomplete last frame."""
+        """Return the samples that the resampler still held, which then begins anew."""
         nothing = np.empty(0, dtype=np.float32)
-        return nothing if self._resampler is None else self._resampler.resample_chunk(nothing, True)
+        if self._resampler is None:
+            return nothing
+        held = self._resampler.resample_chunk(nothing, True)
+        self._resampler.clear()
+        return held
 
     def _interleaved(self, piece: Any) -> Samples:
         if not hasattr(piece, "dtype"):

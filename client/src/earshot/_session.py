@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ._assembler import Assembler
-from ._chunker import Chunk, Chunker
+from ._chunker import Chunk
 from ._errors import EarshotError, InvalidAudio, StreamClosed, StreamInUse
 from ._failures import (
     RpcFailure,
@@ -24,7 +24,9 @@ from ._failures import (
 )
 from ._format import AudioFormat
 from ._pcm import Pcm, PcmReader
+from ._segmenter import Segmenter
 from ._server_info import ServerInfo
+from ._stream_options import StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 from ._wire import RequestWriter, read_reply
@@ -56,7 +58,9 @@ class Session:
     Pass the reply to each call to `receive`, or its failure to `explain`, before taking the next.
     """
 
-    def __init__(self, info: ServerInfo, timeouts: Timeouts, form: AudioFormat) -> None:
+    def __init__(
+        self, info: ServerInfo, timeouts: Timeouts, form: AudioFormat, options: StreamOptions
+    ) -> None:
         # 0 means "no sequence" to Triton; 63 bits, because its parameter is a signed integer.
         self.id = secrets.randbits(63) or 1
         # A proxy in front of several servers uses it to send all chunks to the same server.
@@ -66,7 +70,7 @@ class Session:
         self._info = info
         self._timeouts = timeouts
         self._reader = PcmReader(form, info.sample_rate_hz)
-        self._chunker = Chunker(info.chunk_samples, info.lead_samples)
+        self._segmenter = Segmenter(info, options)
         self._writer = RequestWriter(self.id, info.chunk_samples, timeouts.queue_s, info.ensemble)
         self._assembler = Assembler(info.frame_ms)
         self._sent = 0
@@ -95,13 +99,19 @@ class Session:
             samples = self._reader.read(piece)
         except InvalidAudio as error:
             raise self._with_transcript(error) from None
-        return self._calls(self._chunker.push(samples))
+        return self._calls(self._segmenter.push(samples))
+
+    def finalize(self) -> Iterator[Call]:
+        """Yield the calls that bring out the text of all audio so far; none without new audio."""
+        self._check_open()
+        yield from self._calls(self._segmenter.push(self._reader.flush()))
+        yield from self._calls(self._segmenter.complete())
 
     def end(self) -> Iterator[Call]:
         """Yield the remaining calls after the last audio: at least one."""
         self._check_open()
-        yield from self._calls(self._chunker.push(self._reader.flush()))
-        yield from self._calls([self._chunker.end()])
+        yield from self._calls(self._segmenter.push(self._reader.flush()))
+        yield from self._calls([self._segmenter.end()])
 
     def receive(self, call: Call, reply: Any, sent_s: float, received_s: float) -> ChunkResult:
         """Return the result that the reply to `call` adds."""
@@ -112,11 +122,14 @@ class Session:
             text, tokens = read_reply(reply)
         except EarshotError as error:
             raise self._with_transcript(error) from error.__cause__
+        tokens = self._segmenter.place(tokens)
         words = self._assembler.add(tokens)
-        if call.last:
+        if self._segmenter.completed:
             words += self._assembler.finish()
+        utterances = self._segmenter.utterances(text, words)
+        open_word = self._assembler.open_word
         return ChunkResult(
-            call.index, text, tokens, words, sent_s, received_s, self._assembler.open_word
+            call.index, text, tokens, words, sent_s, received_s, open_word, utterances
         )
 
     def may_repeat(self, call: Call, failure: RpcFailure) -> bool:
@@ -177,7 +190,7 @@ class Session:
     def transcript(self) -> Transcript:
         """Return the transcript so far."""
         transcript = self._assembler.transcript(self.duration_s)
-        return replace(transcript, warnings=self._reader.warnings)
+        return replace(transcript, utterances=self._segmenter.ended, warnings=self._reader.warnings)
 
     def _calls(self, chunks: Iterable[Chunk]) -> Iterator[Call]:
         for chunk in chunks:

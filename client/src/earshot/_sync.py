@@ -38,6 +38,7 @@ from ._repository import Repository
 from ._server_info import OfflineInfo, ServerInfo
 from ._session import CLIENT_CLOSED, Call, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
+from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 
@@ -149,6 +150,7 @@ class Client:
         channels: int = 1,
         encoding: Encoding = "linear16",
         channel: int | None = None,
+        options: StreamOptions = NO_OPTIONS,
     ) -> Stream:
         """Open a live stream.
 
@@ -157,17 +159,25 @@ class Client:
             channels: The number of interleaved channels of the audio.
             encoding: What bytes contain: linear16 (int16, little-endian), or mulaw or alaw (G.711).
             channel: The channel to transcribe, from 1; by default all are averaged.
+            options: What the stream does besides turning audio into text.
         """
         self._connection.check_open()
         form = AudioFormat(sample_rate_hz, channels, encoding, channel)
-        session = Session(self.info, self._connection.timeouts, form)
+        session = Session(self.info, self._connection.timeouts, form, options)
         return Stream(session, self._connection, self._look_again)
 
     def stream_from(
-        self, pieces: Iterable[Pcm], *, sample_rate_hz: float, channels: int = 1
+        self,
+        pieces: Iterable[Pcm],
+        *,
+        sample_rate_hz: float,
+        channels: int = 1,
+        options: StreamOptions = NO_OPTIONS,
     ) -> Generator[ChunkResult, None, None]:
         """Stream `pieces`; yield the result of each chunk. See `Stream.send_all`."""
-        with self.stream(sample_rate_hz=sample_rate_hz, channels=channels) as stream:
+        with self.stream(
+            sample_rate_hz=sample_rate_hz, channels=channels, options=options
+        ) as stream:
             yield from stream.send_all(pieces)
 
     def transcribe(
@@ -179,6 +189,7 @@ class Client:
         encoding: Encoding | None = None,
         channel: int | None = None,
         streaming: bool = False,
+        options: StreamOptions = NO_OPTIONS,
         at_once: int = PIECES_AT_ONCE,
         on_progress: Progress = ignore_progress,
     ) -> Transcript:
@@ -198,6 +209,7 @@ class Client:
                 one without header, which needs `sample_rate_hz`.
             channel: The channel to transcribe, from 1; by default all are averaged.
             streaming: Stream the audio, as if it were live, even if there is an offline recognizer.
+            options: The options of that stream; any of them implies `streaming`.
             at_once: The pieces that the offline recognizer has under way at a time.
             on_progress: Called with the seconds of audio that are done; by the offline recognizer
                 on a thread of this client.
@@ -208,13 +220,13 @@ class Client:
             StreamError: The stream failed, or all pieces did; then it is the first error.
         """
         self._connection.check_open()
-        recognizer = self.served.for_files(streaming)
+        recognizer = self.served.for_files(streaming or options != NO_OPTIONS)
         with open_source(audio, sample_rate_hz, channels, encoding) as source:
             form = AudioFormat(
                 source.sample_rate_hz, source.channels, encoding or "linear16", channel
             )
             if isinstance(recognizer, ServerInfo):
-                transcript = self._stream_whole(source, form, on_progress)
+                transcript = self._stream_whole(source, form, on_progress, options)
             else:
                 timeouts = self._connection.timeouts
                 transcript = recognize_pieces(
@@ -247,10 +259,14 @@ class Client:
         )
 
     def _stream_whole(
-        self, source: AudioSource, form: AudioFormat, on_progress: Progress
+        self,
+        source: AudioSource,
+        form: AudioFormat,
+        on_progress: Progress,
+        options: StreamOptions,
     ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
-        session = Session(self.info, self._connection.timeouts, form)
+        session = Session(self.info, self._connection.timeouts, form, options)
         with Stream(session, self._connection, self._look_again) as stream:
             for block in source.blocks():
                 stream.send(block)
@@ -333,6 +349,15 @@ class Stream:
             yield from self.end()
         finally:
             self.close()
+
+    def finalize(self) -> list[ChunkResult]:
+        """Send the audio so far, completed with silence; return the results. The stream goes on.
+
+        The text of everything said so far is known then, its last word is final, and so is the
+        utterance, if the stream has any. Silence does not shift the times of what comes later.
+        """
+        with self._session.in_use():
+            return [self._exchange(call) for call in self._session.finalize()]
 
     def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""

@@ -38,6 +38,18 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class Utterance:
+    """What was said between two silences of at least `StreamOptions.endpoint_ms`."""
+
+    text: str
+    words: tuple[Word, ...]
+    start_ms: int
+    """Start of the speech, by the level of the audio."""
+    end_ms: int
+    """End of the speech. Words may lie a little later: see above."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkResult:
     """The text, tokens and words that one chunk of audio added."""
 
@@ -53,6 +65,8 @@ class ChunkResult:
     """`time.monotonic()` when its text was received."""
     open_word: str = ""
     """The end of the transcript that is not yet a whole word: the next text may go on with it."""
+    utterances: tuple[Utterance, ...] = ()
+    """The utterance that ended, if any; always empty without `StreamOptions.endpoint_ms`."""
 
     @property
     def is_final(self) -> bool:
@@ -82,3 +96,5 @@ class Transcript:
     """The spans of a file without text; empty for a stream, which raises instead."""
     warnings: tuple[str, ...] = ()
     """What is doubtful about the audio: it is truncated, or its channels cancel each other."""
+    utterances: tuple[Utterance, ...] = ()
+    """The utterances that have ended; always empty without `StreamOptions.endpoint_ms`."""

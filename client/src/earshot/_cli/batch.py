@@ -21,6 +21,7 @@ from .._aio import AsyncClient
 from .._errors import EarshotError
 from .._files import open_audio
 from .._server_info import OfflineInfo, ServerInfo
+from .._stream_options import NO_OPTIONS, StreamOptions
 from .._transcript import Transcript
 from .inputs import Input, Recording
 
@@ -49,11 +50,13 @@ class Batch:
         given: Input,
         *,
         streaming: bool,
+        options: StreamOptions,
     ) -> None:
         self._client = client
         self._given = given
-        self._streaming = streaming
-        self._info = client.served.for_files(streaming)
+        self._streaming = streaming or options != NO_OPTIONS
+        self._options = options
+        self._info = client.served.for_files(self._streaming)
         self._free = asyncio.Semaphore(jobs)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -113,6 +116,7 @@ class Batch:
                     encoding=self._given.form and self._given.form.encoding,
                     channel=recording.channel,
                     streaming=self._streaming,
+                    options=self._options,
                     on_progress=show,
                 )
         except EarshotError as caught:

@@ -19,6 +19,7 @@ import typer
 from .._aio import connect_async
 from .._files import display_name
 from .._handshake import UNNAMED, Served
+from .._stream_options import StreamOptions
 from .._sync import connect
 from .._version import __version__
 from .batch import Batch, FileResult
@@ -33,7 +34,7 @@ from .inputs import (
 )
 from .microphone import Microphone, open_microphone
 from .models import models
-from .options import Model, exit_with, exiting_on_errors, print_result, stderr
+from .options import EndpointMs, Model, exit_with, exiting_on_errors, print_result, stderr
 from .output import Format, Writer, report
 from .server_options import ServerOptions, takes_server
 
@@ -93,6 +94,7 @@ def transcribe(
             help="Stream the files as live audio even if the server has an offline recognizer.",
         ),
     ] = False,
+    endpoint_ms: EndpointMs = None,
     jobs: Annotated[int, typer.Option(min=1, help="Files to transcribe at the same time.")] = 4,
     encoding: Encoding = None,
     sample_rate_hz: SampleRate = None,
@@ -108,11 +110,12 @@ def transcribe(
     earshot transcribe --json *.wav > transcripts.jsonl
     earshot transcribe --format vtt -o subtitles/ lectures/*.mp3
     earshot transcribe --split-channels call.wav
+    earshot transcribe --endpoint-ms 500 call.wav
     arecord -d 10 -f S16_LE -r 16000 | earshot transcribe -
 
     If the server has an offline recognizer, long files are cut at pauses, and their pieces are
     recognized in parallel. If a piece fails for good, the rest is still written, and the exit code
-    is 1.
+    is 1. --endpoint-ms implies --streaming.
     """  # noqa: D301 (typer wants the character)
     chosen = _only_format(form, as_json)
     given = read_input(files, encoding, sample_rate_hz, channels, channel, split_channels)
@@ -124,11 +127,12 @@ def transcribe(
     _check_targets(writer, files)
 
     arguments = server.arguments()
+    options = StreamOptions(endpoint_ms)
 
     async def run() -> int:
         failed = 0
         async with connect_async(server.url, model=model, **arguments) as client:
-            batch = Batch(client, jobs, stderr, given, streaming=streaming)
+            batch = Batch(client, jobs, stderr, given, streaming=streaming, options=options)
             async with aclosing(batch.results(files)) as results:
                 async for result in results:
                     failed += not _write_result(result, writer)
@@ -168,7 +172,7 @@ def _check_targets(writer: Writer, files: list[Path]) -> None:
 
 @app.command()
 @takes_server
-def mic(server: ServerOptions, model: Model = None) -> None:
+def mic(server: ServerOptions, model: Model = None, endpoint_ms: EndpointMs = None) -> None:
     """Transcribe the microphone until Ctrl-C (needs './client[mic]' of the checkout)."""
     with (
         exiting_on_errors(),
@@ -177,10 +181,17 @@ def mic(server: ServerOptions, model: Model = None) -> None:
     ):
         _stop_on_ctrl_c(microphone)
         for result in client.stream_from(
-            microphone, sample_rate_hz=microphone.sample_rate_hz, channels=microphone.channels
+            microphone,
+            sample_rate_hz=microphone.sample_rate_hz,
+            channels=microphone.channels,
+            options=StreamOptions(endpoint_ms),
         ):
-            print_result(result.text)
-    print_result("\n")
+            if endpoint_ms is None:
+                print_result(result.text)
+            for utterance in result.utterances:
+                print_result(f"{utterance.text}\n")
+    if endpoint_ms is None:
+        print_result("\n")
     if microphone.overflows:
         stderr.print(
             f"earshot: the machine was too slow {microphone.overflows} times, and audio was lost"

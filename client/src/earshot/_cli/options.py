@@ -13,6 +13,16 @@ import typer
 from rich.console import Console
 
 from .._errors import AccessDenied, ConnectionFailed, EarshotError, UnsupportedServer
+from .._stream_options import SHORTEST_ENDPOINT_MS
+
+EndpointMs = Annotated[
+    int | None,
+    typer.Option(
+        min=SHORTEST_ENDPOINT_MS,
+        help="Silence that ends an utterance, in milliseconds; print one utterance a line.",
+        show_default=False,
+    ),
+]
 
 stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 

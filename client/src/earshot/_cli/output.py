@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from .._files import STDIN, display_name
 from .._server_info import OfflineInfo, ServerInfo
-from .._transcript import Transcript
+from .._transcript import Transcript, Word
 from .inputs import Recording
 from .subtitles import srt, vtt
 
@@ -54,7 +55,9 @@ class Writer:
         if self._form is Format.vtt:
             return vtt(transcript.words)
         named = self._several and self._output is None
-        return f"{recording.label}: {transcript.text}\n" if named else f"{transcript.text}\n"
+        before = f"{recording.label}: " if named else ""
+        lines = [utterance.text for utterance in transcript.utterances] or [transcript.text]
+        return "".join(f"{before}{line}\n" for line in lines)
 
 
 def report(
@@ -66,14 +69,15 @@ def report(
         "file": display_name(recording.path),
         **({} if recording.channel is None else {"channel": recording.channel}),
         "text": transcript.text,
-        "words": [
+        "words": _report_words(transcript.words),
+        "utterances": [
             {
-                "word": word.text,
-                "start_ms": word.start_ms,
-                "end_ms": word.end_ms,
-                "confidence": round(word.confidence, 4),
+                "text": utterance.text,
+                "start_ms": utterance.start_ms,
+                "end_ms": utterance.end_ms,
+                "words": _report_words(utterance.words),
             }
-            for word in transcript.words
+            for utterance in transcript.utterances
         ],
         "failed": [
             {
@@ -90,3 +94,15 @@ def report(
         "mode": "streaming" if streaming else "offline",
         **({"chunk_ms": info.chunk_ms} if streaming else {}),
     }
+
+
+def _report_words(words: Sequence[Word]) -> list[dict[str, Any]]:
+    return [
+        {
+            "word": word.text,
+            "start_ms": word.start_ms,
+            "end_ms": word.end_ms,
+            "confidence": round(word.confidence, 4),
+        }
+        for word in words
+    ]
