@@ -14,8 +14,10 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
 )
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +37,7 @@ from ._handshake import (
     require_offline,
     require_streaming,
 )
+from ._keep_alive import AsyncKeepAlive
 from ._pcm import Pcm
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_aio import recognize_pieces
@@ -157,7 +160,7 @@ class AsyncClient:
         `on_progress` is called in this event loop.
         """
         self._connection.check_open()
-        recognizer = self.served.for_files(streaming or options != NO_OPTIONS)
+        recognizer = self.served.for_files(streaming or options.needs_stream)
         with open_source(audio, sample_rate_hz, channels, encoding) as source:
             form = AudioFormat(
                 source.sample_rate_hz, source.channels, encoding or "linear16", channel
@@ -249,13 +252,13 @@ class AsyncStream:
         self._connection = connection
         self._look_again = look_again
         self._in_flight: asyncio.Future[Any] | None = None
+        self._keep_alive = AsyncKeepAlive(self, session.idle_s) if session.keep_alive else None
         self._abandon = weakref.finalize(self, connection.abandon_threadsafe, session)
         connection.streams.add(self)
 
     async def send(self, piece: Pcm) -> list[ChunkResult]:
         """Send a piece of audio of any length; see `Stream.send`."""
-        with self._session.in_use():
-            return [await self._exchange(call) for call in self._session.push(piece)]
+        return await self._deliver(partial(self._session.push, piece))
 
     async def send_all(
         self, pieces: AsyncIterable[Pcm] | Iterable[Pcm]
@@ -263,9 +266,12 @@ class AsyncStream:
         """Send `pieces` and end the stream; see `Stream.send_all`."""
         try:
             async for piece in _iterate(pieces):
-                with self._session.in_use():
-                    for call in self._session.push(piece):
-                        yield await self._exchange(call)
+                async with self._sending():
+                    with self._session.delivering() as results:
+                        while results:
+                            yield results.pop(0)
+                        for call in self._session.push(piece):
+                            yield await self._exchange(call)
             for result in await self.end():
                 yield result
         finally:
@@ -273,19 +279,22 @@ class AsyncStream:
 
     async def finalize(self) -> list[ChunkResult]:
         """Send the audio so far, completed with silence; see `Stream.finalize`."""
-        with self._session.in_use():
-            return [await self._exchange(call) for call in self._session.finalize()]
+        return await self._deliver(self._session.finalize)
 
     async def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""
-        with self._session.in_use():
-            return [await self._exchange(call) for call in self._session.end()]
+        return await self._deliver(self._session.end)
 
     async def finish(self) -> Transcript:
         """End the stream unless `end` has; return the transcript."""
         if not self._session.finished:
             await self.end()
         return self.transcript
+
+    @property
+    def tag(self) -> str:
+        """Return the tag of the stream: that of its options, or a random one."""
+        return self._session.tag
 
     @property
     def transcript(self) -> Transcript:
@@ -295,6 +304,8 @@ class AsyncStream:
     def close(self) -> None:
         """Close the stream without waiting for the server; audio that is not sent is dropped."""
         self._abandon.detach()
+        if self._keep_alive is not None:
+            self._keep_alive.stop()
         self._connection.abandon(self._session, self._in_flight)
 
     async def __aenter__(self) -> AsyncStream:
@@ -307,7 +318,34 @@ class AsyncStream:
         traceback: TracebackType | None,
     ) -> None:
         self._session.add_transcript(error)
-        self.close()
+        try:
+            if error is None and self._session.has_more:
+                await self.end()
+        finally:
+            self.close()
+
+    async def send_silence(self) -> None:
+        """Keep the stream open while there is nothing to send; `KeepAlive` calls this."""
+        try:
+            for call in self._session.wait():
+                self._session.keep(await self._exchange(call))
+        except EarshotError as error:
+            self._session.fail(error)
+            raise
+
+    async def _deliver(self, calls: Callable[[], Iterator[Call]]) -> list[ChunkResult]:
+        """Exchange calls; return their results, and those that silence has brought."""
+        async with self._sending():
+            with self._session.delivering() as results:
+                for call in calls():
+                    results.append(await self._exchange(call))
+        return results
+
+    @asynccontextmanager
+    async def _sending(self) -> AsyncGenerator[None, None]:
+        with self._session.in_use():
+            async with self._keep_alive or contextlib.nullcontext():
+                yield
 
     async def _exchange(self, call: Call) -> ChunkResult:
         session = self._session

@@ -35,7 +35,7 @@ class Segmenter:
         endpoint_ms = options.endpoint_ms
         self._endpointer = Endpointer(info.sample_rate_hz, endpoint_ms) if endpoint_ms else None
         self._timeline = Timeline()
-        self._utterances = Utterances(info.sample_rate_hz)
+        self._utterances = Utterances(info.sample_rate_hz, keep=options.keep_transcript)
         self._speech: Speech | None = None
         self._samples = 0
         self._has_news = False
@@ -52,6 +52,10 @@ class Segmenter:
         """Yield the chunks that bring out the text of all audio so far; none without new audio."""
         if self._has_news:
             yield from self._complete(self._cut(), self._least_silence)
+
+    def wait(self) -> Iterator[Chunk]:
+        """Yield a chunk, completed with silence, although there may be no new audio."""
+        return self._complete(self._cut(), 0)
 
     def end(self) -> Chunk:
         """Return the last chunk: the remaining samples, possibly none."""

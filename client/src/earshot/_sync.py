@@ -11,8 +11,9 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +32,7 @@ from ._handshake import (
     require_offline,
     require_streaming,
 )
+from ._keep_alive import KeepAlive
 from ._pcm import Pcm
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_sync import recognize_pieces
@@ -209,7 +211,7 @@ class Client:
                 one without header, which needs `sample_rate_hz`.
             channel: The channel to transcribe, from 1; by default all are averaged.
             streaming: Stream the audio, as if it were live, even if there is an offline recognizer.
-            options: The options of that stream; any of them implies `streaming`.
+            options: The options of that stream; `endpoint_ms` implies `streaming`.
             at_once: The pieces that the offline recognizer has under way at a time.
             on_progress: Called with the seconds of audio that are done; by the offline recognizer
                 on a thread of this client.
@@ -220,7 +222,7 @@ class Client:
             StreamError: The stream failed, or all pieces did; then it is the first error.
         """
         self._connection.check_open()
-        recognizer = self.served.for_files(streaming or options != NO_OPTIONS)
+        recognizer = self.served.for_files(streaming or options.needs_stream)
         with open_source(audio, sample_rate_hz, channels, encoding) as source:
             form = AudioFormat(
                 source.sample_rate_hz, source.channels, encoding or "linear16", channel
@@ -320,6 +322,7 @@ class Stream:
         self._connection = connection
         self._look_again = look_again
         self._in_flight: Any = None
+        self._keep_alive = KeepAlive(self, session.idle_s) if session.keep_alive else None
         self._abandon = weakref.finalize(self, connection.abandon_garbage, session)
         connection.streams.add(self)
 
@@ -333,8 +336,7 @@ class Stream:
             InvalidAudio: The piece is skipped; the stream goes on.
             StreamError: The stream has ended.
         """
-        with self._session.in_use():
-            return [self._exchange(call) for call in self._session.push(piece)]
+        return self._deliver(partial(self._session.push, piece))
 
     def send_all(self, pieces: Iterable[Pcm]) -> Generator[ChunkResult, None, None]:
         """Send `pieces` and end the stream; yield the result of each chunk when it is known.
@@ -343,7 +345,9 @@ class Stream:
         """
         try:
             for piece in pieces:
-                with self._session.in_use():
+                with self._sending(), self._session.delivering() as results:
+                    while results:
+                        yield results.pop(0)
                     for call in self._session.push(piece):
                         yield self._exchange(call)
             yield from self.end()
@@ -356,19 +360,22 @@ class Stream:
         The text of everything said so far is known then, its last word is final, and so is the
         utterance, if the stream has any. Silence does not shift the times of what comes later.
         """
-        with self._session.in_use():
-            return [self._exchange(call) for call in self._session.finalize()]
+        return self._deliver(self._session.finalize)
 
     def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""
-        with self._session.in_use():
-            return [self._exchange(call) for call in self._session.end()]
+        return self._deliver(self._session.end)
 
     def finish(self) -> Transcript:
         """End the stream unless `end` has; return the transcript."""
         if not self._session.finished:
             self.end()
         return self.transcript
+
+    @property
+    def tag(self) -> str:
+        """Return the tag of the stream: that of its options, or a random one."""
+        return self._session.tag
 
     @property
     def transcript(self) -> Transcript:
@@ -378,6 +385,8 @@ class Stream:
     def close(self) -> None:
         """Close the stream without waiting for the server; audio that is not sent is dropped."""
         self._abandon.detach()
+        if self._keep_alive is not None:
+            self._keep_alive.stop()
         self._connection.abandon(self._session, self._in_flight)
 
     def __enter__(self) -> Stream:
@@ -390,7 +399,32 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self._session.add_transcript(error)
-        self.close()
+        try:
+            if error is None and self._session.has_more:
+                self.end()
+        finally:
+            self.close()
+
+    def send_silence(self) -> None:
+        """Keep the stream open while there is nothing to send; `KeepAlive` calls this."""
+        try:
+            for call in self._session.wait():
+                self._session.keep(self._exchange(call))
+        except EarshotError as error:
+            self._session.fail(error)
+            raise
+
+    def _deliver(self, calls: Callable[[], Iterator[Call]]) -> list[ChunkResult]:
+        """Exchange calls; return their results, and those that silence has brought."""
+        with self._sending(), self._session.delivering() as results:
+            for call in calls():
+                results.append(self._exchange(call))
+        return results
+
+    @contextlib.contextmanager
+    def _sending(self) -> Generator[None, None, None]:
+        with self._session.in_use(), self._keep_alive or contextlib.nullcontext():
+            yield
 
     def _exchange(self, call: Call) -> ChunkResult:
         session = self._session

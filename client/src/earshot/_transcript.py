@@ -67,6 +67,8 @@ class ChunkResult:
     """The end of the transcript that is not yet a whole word: the next text may go on with it."""
     utterances: tuple[Utterance, ...] = ()
     """The utterance that ended, if any; always empty without `StreamOptions.endpoint_ms`."""
+    tag: str = ""
+    """The tag of the stream."""
 
     @property
     def is_final(self) -> bool:

@@ -11,7 +11,9 @@ from ._transcript import Utterance, Word
 class Utterances:
     """Collects the text and the words of one stream until an utterance ends."""
 
-    def __init__(self, sample_rate_hz: int) -> None:
+    def __init__(self, sample_rate_hz: int, *, keep: bool = True) -> None:
+        """`keep` collects all that have ended."""
+        self._keep = keep
         self._samples_per_ms = sample_rate_hz / 1000
         self._text = ""
         self._words: list[Word] = []
@@ -34,7 +36,8 @@ class Utterances:
         text, words = self._text.strip(), tuple(self._words)
         self._text, self._words = "", []
         utterance = Utterance(text, words, *self._times_ms(speech, words))
-        self.ended.append(utterance)
+        if self._keep:
+            self.ended.append(utterance)
         return (utterance,)
 
     def _times_ms(self, speech: Speech | None, words: Sequence[Word]) -> tuple[int, int]:

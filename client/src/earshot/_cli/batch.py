@@ -21,7 +21,7 @@ from .._aio import AsyncClient
 from .._errors import EarshotError
 from .._files import open_audio
 from .._server_info import OfflineInfo, ServerInfo
-from .._stream_options import NO_OPTIONS, StreamOptions
+from .._stream_options import StreamOptions
 from .._transcript import Transcript
 from .inputs import Input, Recording
 
@@ -54,7 +54,7 @@ class Batch:
     ) -> None:
         self._client = client
         self._given = given
-        self._streaming = streaming or options != NO_OPTIONS
+        self._streaming = streaming or options.needs_stream
         self._options = options
         self._info = client.served.for_files(self._streaming)
         self._free = asyncio.Semaphore(jobs)
