@@ -39,6 +39,7 @@ from ._handshake import (
 )
 from ._keep_alive import AsyncKeepAlive
 from ._pcm import Pcm
+from ._process import HomeProcess
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_aio import recognize_pieces
 from ._server_info import OfflineInfo, ServerInfo
@@ -396,10 +397,12 @@ class _Connection:
         self.streams: weakref.WeakSet[AsyncStream] = weakref.WeakSet()
         self._loop = asyncio.get_running_loop()
         self._ends: set[asyncio.Task[None]] = set()
+        self.home = HomeProcess()
         self.closed = False
 
     def check_open(self) -> None:
-        """Raise StreamClosed if the client is closed."""
+        """Raise StreamClosed if the client is closed, or of another process."""
+        self.home.check()
         if self.closed:
             raise StreamClosed(CLIENT_CLOSED)
 

@@ -34,6 +34,7 @@ from ._handshake import (
 )
 from ._keep_alive import KeepAlive
 from ._pcm import Pcm
+from ._process import HomeProcess
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_sync import recognize_pieces
 from ._repository import Repository
@@ -475,10 +476,12 @@ class _Connection:
         self._ends: set[futures.Future[None]] = set()
         self._this_thread = threading.local()
         self._garbage: deque[Session] = deque()
+        self.home = HomeProcess()
         self.closed = False
 
     def check_open(self) -> None:
-        """Raise StreamClosed if the client is closed."""
+        """Raise StreamClosed if the client is closed, or of another process."""
+        self.home.check()
         if self.closed:
             raise StreamClosed(CLIENT_CLOSED)
 
@@ -503,6 +506,7 @@ class _Connection:
 
     def infer(self, request: Any, wire_s: float, session: Session) -> Any:
         """Send one request; return a grpc.Future of the reply."""
+        self.home.check()
         self._this_thread.in_grpc = True
         try:
             return self._infer(request, timeout=wire_s, metadata=session.metadata)
@@ -514,6 +518,8 @@ class _Connection:
 
     def abandon(self, session: Session, in_flight: Any | None) -> None:
         """Send END after the reply to the chunk in flight, without waiting; never raise."""
+        if not self.home.is_here:
+            return
         with contextlib.suppress(Exception):
             request = session.abandon()
             if request is None:
@@ -551,6 +557,8 @@ class _Connection:
             self.abandon(session, None)
 
     def close(self) -> None:
+        if not self.home.is_here:
+            return
         for stream in tuple(self.streams):
             stream.close()
         futures.wait(tuple(self._ends), timeout=self.timeouts.close_s)
