@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
+from loadtest.options import LoadOptions
 from loadtest.service.metrics import cpu_s_by_model, read_metrics
 
 READY = re.compile(r"ready: gRPC (?P<url>\S+), metrics (?P<metrics_url>\S+),")
@@ -73,3 +74,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def ensure_server(options: LoadOptions) -> Generator[LoadOptions]:
+    """Yield options with the URL of a running server: theirs, or one that serves their repository.
+
+    Raises:
+        ServerEnded: The server that was started did not become ready.
+    """
+    if options.url or options.repository is None:
+        yield options
+        return
+    with serving(options.repository) as server:
+        yield replace(options, url=server.url, metrics_url=server.metrics_url)
