@@ -55,6 +55,8 @@ class Ensemble:
     """The model that takes the audio."""
     chunk_ms: int = 0
     """0 for whole files."""
+    checkpoint: str = ""
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,13 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             name,
             config.max_batch_size,
             min((limits[member] for member in _members(config) if member in limits), default=0),
-            max(
+            instances=max(
                 (instances[member] for member in _members(config) if member in instances), default=1
             ),
-            _members(config)[0] if _members(config) else "",
-            int(config.parameters["chunk_ms"].string_value or 0),
+            first_stage=_members(config)[0] if _members(config) else "",
+            chunk_ms=int(config.parameters["chunk_ms"].string_value or 0),
+            checkpoint=config.parameters["checkpoint"].string_value,
+            precision=config.parameters["precision"].string_value,
         )
         for name, config in configs.items()
         if config.platform == "ensemble"

@@ -10,11 +10,10 @@ import numpy.typing as npt
 
 from .checks import Arrays, AudioEnds, ContentChecks, Errors, reject_outputs
 from .chunks import Chunks, Outcome, rounds
-from .counts import Counts
+from .counts import Counts, Sample
 from .endings import Endings
 from .engine import Engine
 from .errors import ChunkError, RunFailed, Saturated
-from .metrics import Sample
 from .slots import Slots, SlotTable
 from .spec import StageSpec
 
@@ -35,13 +34,6 @@ class SequenceStage:
         self._content = ContentChecks(spec)
         self._saturated = False
         self._counts = Counts()
-        self._build: Sample = (
-            "earshot_build_info",
-            (
-                ("runtime", spec.runtime),
-                ("max_batch", str(spec.max_batch)),
-            ),
-        )
         self._endings = Endings(spec)
         self._audio_ends = AudioEnds(spec, sequence.max_streams)
 
@@ -67,13 +59,12 @@ class SequenceStage:
         return [outcomes[index] for index in range(len(chunks))]
 
     def metrics(self) -> dict[Sample, float]:
-        """Return the values of all metrics of the stage."""
+        """Return the values of all metrics of the stage; any thread may call this."""
         return {
             **self._counts.values(),
             ("earshot_live_streams", ()): self.slots.live,
             ("earshot_slots", ()): self.slots.capacity,
             ("earshot_expired_streams_total", ()): self.slots.expired_total,
-            self._build: 1,
         }
 
     def _process_round(self, chunks: Chunks, now_s: float) -> list[Outcome]:

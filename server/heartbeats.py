@@ -1,0 +1,28 @@
+"""Read the files in which the stages show that they live."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+STALE_S = 5.0
+"""Shorter, and a machine whose cores are all taken would end a server that is merely slow."""
+
+
+def read_heartbeats(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the last heartbeat of each process that has not ended by itself."""
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(FileNotFoundError):  # unloaded at this moment
+            yield json.loads(path.read_text())
+
+
+def standstill(beat: dict[str, Any], now_s: float) -> str | None:
+    """Return what a process that does not go on does at the monotonic time `now_s`, else None."""
+    if now_s - beat["beat_s"] > STALE_S:
+        return "stands still"
+    if beat["busy_since_s"] and now_s - beat["busy_since_s"] > beat["patience_s"]:
+        return f"hangs in a batch that takes longer than {beat['patience_s']:.1f} s"
+    return None
