@@ -9,6 +9,7 @@ import typer
 from loadtest.capacity.commands import capacity, hold
 from loadtest.compare import agreement, baseline, offline, overhead
 from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
+from loadtest.overload.commands import overload
 from loadtest.report import page, plan, table
 from loadtest.selftest import checks, generator
 from loadtest.soak.commands import soak
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(capacity)
 app.command()(hold)
 app.command()(soak)
+app.command()(overload)
 app.command("generator")(generator.generator)
 app.command("overhead")(overhead.overhead)
 app.command("selftest")(checks.selftest)

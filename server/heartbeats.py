@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from .backends.earshot.earshot_runtime.counts import LIVE_STREAMS
 
 STALE_S = 5.0
 """Shorter, and a machine whose cores are all taken would end a server that is merely slow."""
@@ -26,3 +29,13 @@ def standstill(beat: dict[str, Any], now_s: float) -> str | None:
     if beat["busy_since_s"] and now_s - beat["busy_since_s"] > beat["patience_s"]:
         return f"hangs in a batch that takes longer than {beat['patience_s']:.1f} s"
     return None
+
+
+def live_streams(folder: Path) -> Counter[str]:
+    """Return the open streams of each stage that has any."""
+    live: Counter[str] = Counter()
+    for beat in read_heartbeats(folder):
+        for name, _, value in beat["metrics"]:
+            if name == LIVE_STREAMS[0]:
+                live[beat["model"]] += value
+    return live

@@ -71,6 +71,12 @@ class LauncherMetrics:
             buckets=_CHUNKS_S,
             registry=self.registry,
         )
+        self._stream_limit = Gauge(
+            "earshot_stream_limit",
+            "Streams that may be open with --chunk-share",
+            ["model"],
+            registry=self.registry,
+        )
         info = Gauge(
             "earshot_model_info",
             "1, with what is served as labels",
@@ -83,6 +89,10 @@ class LauncherMetrics:
     def observe_canary(self, model: str, took_s: float) -> None:
         """Count a chunk of silence that an ensemble has answered."""
         self._canary_s.labels(model).observe(took_s)
+
+    def observe_limit(self, model: str, streams: int) -> None:
+        """Note how many streams an ensemble may hold from now on."""
+        self._stream_limit.labels(model).set(streams)
 
 
 def _facts(ensemble: Ensemble, runtime: str) -> tuple[str, ...]:

@@ -51,8 +51,9 @@ class Ensemble:
     """0 for whole files."""
     instances: int = 1
     """The largest number of instances of a stage."""
-    first_stage: str = ""
-    """The model that takes the audio."""
+    stages: tuple[str, ...] = ()
+    """Its models; the first takes the audio."""
+    first_stage_instances: int = 1
     chunk_ms: int = 0
     """0 for whole files."""
     checkpoint: str = ""
@@ -179,7 +180,8 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             instances=max(
                 (instances[member] for member in _members(config) if member in instances), default=1
             ),
-            first_stage=_members(config)[0] if _members(config) else "",
+            stages=tuple(_members(config)),
+            first_stage_instances=instances.get(_members(config)[0], 1) if _members(config) else 1,
             chunk_ms=int(config.parameters["chunk_ms"].string_value or 0),
             checkpoint=config.parameters["checkpoint"].string_value,
             precision=config.parameters["precision"].string_value,

@@ -35,7 +35,8 @@ def watch(
     """Return when the server has ended; the first SIGTERM drains it.
 
     Args:
-        chunk_share: refuse new streams while chunks take longer than this share of their length.
+        chunk_share: refuse new streams with which chunks would take longer than this share of
+            their length.
 
     Raises:
         Unhealthy: a stage is dead, hangs or fails.
@@ -106,7 +107,11 @@ def _admission(triton: Triton, chunk_share: float | None) -> Generator[None]:
         yield
         return
     admission = Admission(
-        triton.endpoints.triton_metrics_url, triton.ensembles, triton.heartbeats, chunk_share
+        triton.endpoints.triton_metrics_url,
+        triton.ensembles,
+        triton.heartbeats,
+        chunk_share,
+        triton.metrics.observe_limit,
     )
     stopping = threading.Event()
 

@@ -47,13 +47,13 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(repository: Path) -> Generator[ServerProcess]:
-    """Serve `repository` on free ports for the length of the block.
+def serving(repository: Path, *flags: str) -> Generator[ServerProcess]:
+    """Serve `repository` on free ports, with further `flags`, for the length of the block.
 
     Raises:
         ServerEnded: The server ended before it was ready; its own message is on stderr.
     """
-    arguments = ["--repository", str(repository), "--grpc-port", "0", "--metrics-port", "0"]
+    arguments = ["--repository", str(repository), "--grpc-port", "0", "--metrics-port", "0", *flags]
     command = [sys.executable, "-m", "server", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -86,5 +86,7 @@ def ensure_server(options: LoadOptions) -> Generator[LoadOptions]:
     if options.url or options.repository is None:
         yield options
         return
-    with serving(options.repository) as server:
+    share = options.chunk_share
+    flags = () if share is None else ("--chunk-share", str(share))
+    with serving(options.repository, *flags) as server:
         yield replace(options, url=server.url, metrics_url=server.metrics_url)

@@ -19,8 +19,9 @@ from earshot_runtime.chunks import Chunks, Outcome
 from earshot_runtime.engines import open_engine
 from earshot_runtime.errors import ChunkError, NotFinite, RunFailed, Saturated, ServerFull
 from earshot_runtime.graph import open_graph
-from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat, saturated_flag
+from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
 from earshot_runtime.housekeeping import Housekeeper
+from earshot_runtime.limit import read_limit
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
 from earshot_runtime.utterances import Array, UtteranceStage
@@ -49,10 +50,9 @@ class TritonPythonModel:
             self._housekeeper = Housekeeper(self._streams.slots, self._lock)
             self._housekeeper.start()
         # Loading includes runs of several sizes, so no batch should take much longer.
-        messages = Path(os.environ[FOLDER_VARIABLE])
-        self._saturated_flag = saturated_flag(messages, self._spec.model)
+        self._messages = Path(os.environ[FOLDER_VARIABLE])
         self._heartbeat = Heartbeat(
-            messages,
+            self._messages,
             self._spec.model,
             args["model_instance_name"],
             metrics,
@@ -76,9 +76,9 @@ class TritonPythonModel:
         if self._spec.sequence is None:
             return self._utterances.process(self._read_inputs(requests))
         chunks = self._read_chunks(requests)
-        saturated = any(chunks.starts) and self._saturated_flag.exists()
+        most = read_limit(self._messages, self._spec.model) if any(chunks.starts) else None
         with self._heartbeat.batch(), self._lock:
-            return self._streams.process(chunks, time.monotonic(), saturated=saturated)
+            return self._streams.process(chunks, time.monotonic(), most_streams=most)
 
     def finalize(self) -> None:
         """Stop the threads, and release what must not outlive the interpreter: it would crash."""

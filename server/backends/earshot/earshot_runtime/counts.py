@@ -13,6 +13,7 @@ Sample = tuple[str, tuple[tuple[str, str], ...]]
 """The name of a metric, and the labels that it has beside those of its process."""
 Values = Mapping[Sample, float]
 
+LIVE_STREAMS: Sample = ("earshot_live_streams", ())
 STARTED: Sample = ("earshot_started_streams_total", ())
 REFUSED_CHUNKS: Sample = ("earshot_refused_chunks_total", ())
 FAILED_CHUNKS: Sample = ("earshot_failed_chunks_total", ())

@@ -4,8 +4,8 @@ Triton neither replaces a process that has died nor notices one that hangs: it r
 ready for ever. The launcher reads these files, and ends the server if one of them stands still.
 
 Triton could publish the metrics as well. But each value is a message to it through shared memory
-with locks of its own, and while models load, it has hung or crashed in these (2.51, one load in
-some ten on a busy machine).
+with locks of its own, and while models load, it has hung or crashed in these (2.51, nine times in
+one run of the tests on a busy machine).
 """
 
 from __future__ import annotations
@@ -26,11 +26,6 @@ _LEAST_PATIENCE_S = 5.0
 """Shorter, and a machine whose cores are all taken would end a server that is merely slow."""
 _PATIENCE_BATCHES = 10.0
 """A batch that takes so many times as long as the slowest before it hangs."""
-
-
-def saturated_flag(folder: Path, model: str) -> Path:
-    """Return the file that the launcher keeps while `model` must refuse new streams."""
-    return folder / f"{model}.saturated"
 
 
 class Heartbeat:
