@@ -55,8 +55,7 @@ def test_streams_are_admitted_up_to_the_share_and_not_beyond(capacity: int) -> N
 def test_an_idle_server_takes_what_it_carries_without_batching() -> None:
     server, limit = Simulated(150), StreamLimit(CHUNK_S, 0.3)
     assert limit.update(Reading(0.0, 0.0, 0, 0, 0)) is None
-    for _ in range(10):
-        last = limit.update(server.hold(0))
+    last = [limit.update(server.hold(0)) for _ in range(10)][-1]
     assert last is not None
     assert 16 <= last <= 20  # CHUNK_S / IDLE_S is 18.7
 
@@ -72,10 +71,11 @@ def test_streams_that_send_nothing_leave_room_for_others() -> None:
 
 def test_chunks_without_an_answer_close_the_door() -> None:
     server, limit = Simulated(150), StreamLimit(CHUNK_S, 0.3)
-    for _ in range(10):
-        reading = server.hold(20)
+    readings = [server.hold(20) for _ in range(10)]
+    for reading in readings:
         limit.update(reading)
-    stuck = [replace(reading, at_s=reading.at_s + n * INTERVAL_S, waiting=20) for n in range(1, 10)]
+    last = readings[-1]
+    stuck = [replace(last, at_s=last.at_s + n * INTERVAL_S, waiting=20) for n in range(1, 10)]
     assert [limit.update(now) for now in stuck][-1] == 0
 
 
