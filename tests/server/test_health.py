@@ -13,8 +13,9 @@ from pathlib import Path
 import onnx
 import pytest
 
+from server.heartbeats import standstill
 from server.stages import StageWatch
-from tests.support.launcher import ROOT, Started, children, started
+from tests.support.launcher import ROOT, Started, children, started, wait_for
 from tests.support.toy_repository import save, summer_graph
 
 pytestmark = pytest.mark.triton
@@ -90,6 +91,20 @@ def test_a_launcher_that_was_held_up_judges_nobody(
             seen.append(watch.look())
         stage.kill()
     assert seen == [None, None, None, f"the process of encoder_0_0 ({stage.pid}) stands still"]
+
+
+@pytest.mark.parametrize(
+    ("program", "stands"), [("sleep 600", True), ("while :; do :; done", False)]
+)
+def test_a_process_that_waits_for_a_core_has_more_time(
+    tmp_path: Path, program: str, stands: bool
+) -> None:
+    with subprocess.Popen(["bash", "-c", f"exec {program}" if stands else program]) as process:
+        wait_for(lambda: bool(list(Path(f"/proc/{process.pid}/task").glob("*/stat"))))
+        beat = {"pid": process.pid, "beat_s": 0.0, "busy_since_s": None, "patience_s": 5.0}
+        found = [standstill(beat, now_s) for now_s in (1.0, 3.0, 6.0)]
+        process.kill()
+    assert found == [None, "stands still" if stands else None, "stands still"]
 
 
 def _stage(server: Started, instance: str) -> int:
