@@ -9,11 +9,11 @@ import secrets
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ._assembler import Assembler
-from ._chunker import Chunk, Chunker
+from ._chunker import Chunk
 from ._errors import EarshotError, InvalidAudio, StreamClosed, StreamInUse
 from ._failures import (
     RpcFailure,
@@ -22,8 +22,11 @@ from ._failures import (
     is_broken_connection,
     is_unknown_model,
 )
+from ._format import AudioFormat
 from ._pcm import Pcm, PcmReader
+from ._segmenter import Segmenter
 from ._server_info import ServerInfo
+from ._stream_options import StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Transcript
 from ._wire import RequestWriter, read_reply
@@ -31,6 +34,7 @@ from ._wire import RequestWriter, read_reply
 _Error = TypeVar("_Error", bound=EarshotError)
 
 STREAM_HEADER = "earshot-stream"
+TAG_HEADER = "x-request-id"
 CLIENT_CLOSED = "the client is closed, and its streams with it; connect again"
 
 
@@ -56,20 +60,28 @@ class Session:
     """
 
     def __init__(
-        self, info: ServerInfo, timeouts: Timeouts, sample_rate_hz: float, channels: int
+        self, info: ServerInfo, timeouts: Timeouts, form: AudioFormat, options: StreamOptions
     ) -> None:
         # 0 means "no sequence" to Triton; 63 bits, because its parameter is a signed integer.
         self.id = secrets.randbits(63) or 1
-        # A proxy in front of several servers uses it to send all chunks to the same server.
-        self.metadata = ((STREAM_HEADER, str(self.id)),)
+        self.tag = options.tag or f"{self.id:016x}"
+        # A proxy in front of several servers uses the first one to send all chunks to the same
+        # server, and writes the second one to its log.
+        self.metadata = ((STREAM_HEADER, str(self.id)), (TAG_HEADER, self.tag))
+        self._chosen_tag = options.tag
+        self.keep_alive = options.keep_alive
         self.idle_s = info.sequence_idle_ms / 1000
         """After this time without a request, the server drops the stream by itself."""
         self._info = info
         self._timeouts = timeouts
-        self._reader = PcmReader(sample_rate_hz, channels, info.sample_rate_hz)
-        self._chunker = Chunker(info.chunk_samples, info.lead_samples)
-        self._writer = RequestWriter(self.id, info.chunk_samples, timeouts.queue_s, info.ensemble)
-        self._assembler = Assembler(info.frame_ms)
+        self._reader = PcmReader(form, info.sample_rate_hz)
+        self._segmenter = Segmenter(info, options)
+        self._writer = RequestWriter(
+            self.id, info.chunk_samples, timeouts.queue_s, info.ensemble, self.tag
+        )
+        self._assembler = Assembler(info.frame_ms, keep=options.keep_transcript)
+        self._undelivered: list[ChunkResult] = []
+        self._error: EarshotError | None = None
         self._sent = 0
         self._closed = False
         self.finished = False
@@ -89,6 +101,29 @@ class Session:
         finally:
             self._in_use.release()
 
+    @contextmanager
+    def delivering(self) -> Generator[list[ChunkResult], None, None]:
+        """Yield a list for the results of a call; an error that ends the call takes them along."""
+        results, self._undelivered = self._undelivered, []
+        try:
+            yield results
+        except EarshotError as error:
+            error.results = tuple(results)
+            raise
+
+    def fail(self, error: EarshotError) -> None:
+        """Raise `error` from the next call."""
+        self._error = error
+
+    def keep(self, result: ChunkResult) -> None:
+        """Deliver a result with those of the next call."""
+        self._undelivered.append(result)
+
+    @property
+    def has_more(self) -> bool:
+        """Return whether there is audio that `end` would send, or a stream that it would end."""
+        return not self._closed and (self._open_on_server or self.duration_s > 0)
+
     def push(self, piece: Pcm) -> Iterator[Call]:
         """Add audio; yield one call for each chunk that it fills. Raise InvalidAudio."""
         self._check_open()
@@ -96,13 +131,25 @@ class Session:
             samples = self._reader.read(piece)
         except InvalidAudio as error:
             raise self._with_transcript(error) from None
-        return self._calls(self._chunker.push(samples))
+        return self._calls(self._segmenter.push(samples))
+
+    def finalize(self) -> Iterator[Call]:
+        """Yield the calls that bring out the text of all audio so far; none without new audio."""
+        self._check_open()
+        yield from self._calls(self._segmenter.push(self._reader.flush()))
+        yield from self._calls(self._segmenter.complete())
+
+    def wait(self) -> Iterator[Call]:
+        """Yield the call that keeps the stream open on the server; none before it has begun."""
+        if self._open_on_server:
+            yield from self._calls(self._segmenter.push(self._reader.flush()))
+            yield from self._calls(self._segmenter.wait())
 
     def end(self) -> Iterator[Call]:
         """Yield the remaining calls after the last audio: at least one."""
         self._check_open()
-        yield from self._calls(self._chunker.push(self._reader.flush()))
-        yield from self._calls([self._chunker.end()])
+        yield from self._calls(self._segmenter.push(self._reader.flush()))
+        yield from self._calls([self._segmenter.end()])
 
     def receive(self, call: Call, reply: Any, sent_s: float, received_s: float) -> ChunkResult:
         """Return the result that the reply to `call` adds."""
@@ -113,10 +160,15 @@ class Session:
             text, tokens = read_reply(reply)
         except EarshotError as error:
             raise self._with_transcript(error) from error.__cause__
+        tokens = self._segmenter.place(tokens)
         words = self._assembler.add(tokens)
-        if call.last:
+        if self._segmenter.completed:
             words += self._assembler.finish()
-        return ChunkResult(call.index, text, tokens, words, sent_s, received_s)
+        utterances = self._segmenter.utterances(text, words)
+        open_word = self._assembler.open_word
+        return ChunkResult(
+            call.index, text, tokens, words, sent_s, received_s, open_word, utterances, self.tag
+        )
 
     def may_repeat(self, call: Call, failure: RpcFailure) -> bool:
         """Tell whether `call` may be sent again as it is: a START begins its stream anew."""
@@ -175,7 +227,8 @@ class Session:
     @property
     def transcript(self) -> Transcript:
         """Return the transcript so far."""
-        return self._assembler.transcript(self.duration_s)
+        transcript = self._assembler.transcript(self.duration_s)
+        return replace(transcript, utterances=self._segmenter.ended, warnings=self._reader.warnings)
 
     def _calls(self, chunks: Iterable[Chunk]) -> Iterator[Call]:
         for chunk in chunks:
@@ -191,11 +244,15 @@ class Session:
         return deadline_s + self._timeouts.queue_s if index == 0 else deadline_s
 
     def _check_open(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         if self._closed:
             raise self._with_transcript(StreamClosed("the stream has ended; start a new one"))
 
     def _with_transcript(self, error: _Error) -> _Error:
         error.transcript = self.transcript
+        error.tag = self._chosen_tag
         return error
 
 
