@@ -16,7 +16,7 @@ from loadtest.endpointing.conversations import (
     speech_mask,
     write_conversations,
 )
-from loadtest.endpointing.score import Score, score
+from loadtest.endpointing.score import NOTHING, Score, score
 from tests.support.project import PROJECT
 
 
@@ -50,13 +50,13 @@ def test_the_reference_leaves_out_clicks() -> None:
 @pytest.mark.parametrize(
     ("events_ms", "expected"),
     [
-        ([], Score(pauses=1, found=0, late=0, events=0, false=0)),
-        ([2500], Score(pauses=1, found=1, late=0, events=1, false=0)),
-        ([2800], Score(pauses=1, found=1, late=0, events=1, false=0)),
-        ([2820], Score(pauses=1, found=0, late=1, events=1, false=0)),
-        ([2500, 2900], Score(pauses=1, found=1, late=0, events=2, false=1)),
-        ([1500], Score(pauses=1, found=0, late=0, events=1, false=1)),
-        ([5500], Score(pauses=1, found=0, late=0, events=1, false=0)),
+        ([], Score(pauses=1, found=0, late=0, wordless=0, events=0, false=0)),
+        ([2500], Score(pauses=1, found=1, late=0, wordless=0, events=1, false=0)),
+        ([2800], Score(pauses=1, found=1, late=0, wordless=0, events=1, false=0)),
+        ([2820], Score(pauses=1, found=0, late=1, wordless=0, events=1, false=0)),
+        ([2500, 2900], Score(pauses=1, found=1, late=0, wordless=0, events=2, false=1)),
+        ([1500], Score(pauses=1, found=0, late=0, wordless=0, events=1, false=1)),
+        ([5500], Score(pauses=1, found=0, late=0, wordless=0, events=1, false=0)),
     ],
 )
 def test_ends_are_counted(events_ms: list[int], expected: Score) -> None:
@@ -67,7 +67,10 @@ def test_ends_are_counted(events_ms: list[int], expected: Score) -> None:
     pause = (2000 * rate_per_ms, 4000 * rate_per_ms)
     conversation = Conversation(samples, (pause,), speech, "", noisy=False)
     events = [event_ms * rate_per_ms for event_ms in events_ms]
-    assert score(conversation, events, endpoint_ms=500) == expected
+    assert score(conversation, events, words=[0], endpoint_ms=500) == expected
+    if not events:
+        wordless = replace(expected, wordless=1)
+        assert score(conversation, [], words=[4100 * rate_per_ms], endpoint_ms=500) == wordless
 
 
 @pytest.mark.parametrize("gain", [0.1, 1.0])
@@ -75,10 +78,10 @@ def test_ends_are_counted(events_ms: list[int], expected: Score) -> None:
 def test_the_ends_of_real_speech_are_found(
     conversations: list[Conversation], endpoint_ms: int, gain: float
 ) -> None:
-    counted = Score(0, 0, 0, 0, 0)
+    counted = NOTHING
     for conversation in conversations:
         louder = replace(conversation, samples=conversation.samples * np.float32(gain))
         ends = Endpointer(SAMPLE_RATE_HZ, endpoint_ms).push(louder.samples)
-        counted += score(louder, [end.offset for end in ends], endpoint_ms)
+        counted += score(louder, [end.offset for end in ends], [], endpoint_ms)
     assert counted.found >= 0.95 * counted.pauses
     assert counted.false <= 1, "of about thirty; the record has the share of many"
