@@ -9,7 +9,9 @@ import typer
 from loadtest.capacity.commands import capacity, hold
 from loadtest.compare import agreement, baseline, offline, overhead
 from loadtest.endpointing.commands import endpointing
+from loadtest.faults.commands import faults
 from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
+from loadtest.overload.commands import overload
 from loadtest.report import page, plan, table
 from loadtest.selftest import checks, generator
 from loadtest.soak.commands import soak
@@ -24,6 +26,8 @@ app = typer.Typer(
 app.command()(capacity)
 app.command()(hold)
 app.command()(soak)
+app.command()(overload)
+app.command()(faults)
 app.command("generator")(generator.generator)
 app.command("overhead")(overhead.overhead)
 app.command("selftest")(checks.selftest)
