@@ -66,7 +66,8 @@ class _AvFile(AudioFile):
         except self._av.FFmpegError as error:
             if not read:
                 raise InvalidAudio(f"{self.name}: {error.strerror}") from error
-            self.warnings.append(f"the file is damaged after {read / self.sample_rate_hz:.1f} s")
+            stated = round((self.duration_s or 0) * self.sample_rate_hz)
+            yield from self.skip(read, max(read, stated), "the file is damaged there")
             return
         if self.duration_s and read / self.sample_rate_hz < self.duration_s - _TOLERANCE_S:
             self.warnings.append(TRUNCATED)
