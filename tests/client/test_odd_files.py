@@ -227,3 +227,17 @@ def test_a_truncated_webm(tmp_path: Path) -> None:
     samples, warnings, _ = read(content[: len(content) // 2])
     assert 0 < samples.size < 2.5 * 48000
     assert warnings == [TRUNCATED]
+
+
+def test_a_damaged_m4a_is_read_before_and_after_the_damage(tmp_path: Path) -> None:
+    whole = compressed(tmp_path / "voice.m4a", "aac", RATE_HZ)
+    middle = whole.index(b"mdat") + len(whole) // 2
+    damaged = whole[:middle] + b"\xff" * 300 + whole[middle + 300 :]
+    expected, _, _ = read(whole)
+    samples, warnings, [span] = read(damaged)
+    assert abs(samples.size - expected.size) <= 1024
+    assert not warnings
+    assert 0.5 < span.start_s < span.end_s < 2.5
+    first, last = RATE_HZ // 2, int(2.5 * RATE_HZ)
+    np.testing.assert_allclose(samples[:first], expected[:first], atol=1e-4)
+    np.testing.assert_allclose(samples[last:40000], expected[last:40000], atol=1e-4)

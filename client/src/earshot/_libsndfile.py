@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from . import _flac, _mp3, _wav
-from ._audio_file import TRUNCATED, AudioFile
+from ._audio_file import DAMAGED, TRUNCATED, AudioFile
 from ._errors import InvalidAudio
 from ._joined import joined
 from ._pcm import Samples
@@ -21,7 +21,6 @@ from ._pcm import Samples
 # file without its last page.
 _SHORT_DATA = re.compile(r"^ ?(?:data|SSND) : (\d+) \(should be \d+\)", re.MULTILINE)
 _NO_LAST_PAGE = re.compile(r"^Ogg ?: (Last page lacks|File ended|Junk after)", re.MULTILINE)
-_DAMAGED = "the file is damaged there"
 
 # soundfile carries no types.
 _soundfile: Any = soundfile
@@ -82,7 +81,7 @@ class _SoundFile(AudioFile):
         for frame in _flac.frames(self._file, len(head)):
             if frame.first_sample < self._frames or not _flac.is_intact(self._file, frame):
                 continue
-            yield from self.skip(self._frames, frame.first_sample, _DAMAGED)
+            yield from self.skip(self._frames, frame.first_sample, DAMAGED)
             self._frames = frame.first_sample
             with _decode(joined(head, self._file, frame.start)) as sound:
                 if (yield from self._counted(_blocks(sound, self.block_frames))) is None:
