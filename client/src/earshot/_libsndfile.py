@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import soundfile
 
-from . import _flac, _mp3, _wav
+from . import _flac, _mp3, _ogg, _wav
 from ._audio_file import DAMAGED, TRUNCATED, AudioFile
 from ._errors import InvalidAudio
 from ._joined import joined
@@ -64,6 +64,13 @@ class _SoundFile(AudioFile):
             self.warnings.append(TRUNCATED)
 
     def blocks(self) -> Iterator[Samples]:
+        if self._sound.format == "OGG":
+            position = self._file.tell()
+            gap_s = _ogg.gap_s(self._file, self._sound.samplerate)
+            self._file.seek(position)  # where libsndfile goes on
+            if gap_s is not None:
+                yield from self._around_gap(round(gap_s * self._sound.samplerate))
+                return
         error = yield from self._counted(_blocks(self._sound, self.block_frames))
         if error is None:
             if self._frames < self._sound.frames and not self.warnings:
@@ -87,6 +94,20 @@ class _SoundFile(AudioFile):
                 if (yield from self._counted(_blocks(sound, self.block_frames))) is None:
                     return
         self.warnings.append(TRUNCATED)
+
+    def _around_gap(self, first: int) -> Iterator[Samples]:
+        """Yield an ogg file with silence at `first` for what the decoder leaves out."""
+        readable = sum(map(len, _blocks(self._sound, self.block_frames)))
+        with _decode(joined(b"", self._file, 0)) as sound:
+            for block in _blocks(sound, self.block_frames):
+                cut = first - self._frames
+                self._frames += len(block)
+                if not 0 <= cut < len(block):
+                    yield block
+                    continue
+                yield block[:cut]
+                yield from self.skip(first, first + self._sound.frames - readable, DAMAGED)
+                yield block[cut:]
 
     def _counted(self, blocks: _Blocks) -> _Blocks:
         while True:
