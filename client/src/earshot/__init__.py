@@ -26,7 +26,7 @@ from ._server_info import OfflineInfo, ServerInfo
 from ._source import AudioSource
 from ._sync import Client, Stream, connect
 from ._timeouts import Timeouts
-from ._transcript import ChunkResult, FailedSpan, Token, Transcript, Word
+from ._transcript import ChunkResult, FailedSpan, Resumption, Token, Transcript, Word
 from ._version import __version__
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "MessageTooLarge",
     "OfflineInfo",
     "Pcm",
+    "Resumption",
     "Served",
     "ServerBusy",
     "ServerDraining",
