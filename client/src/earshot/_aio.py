@@ -388,10 +388,9 @@ class _Connection:
         self._in_background(self._check(server), self._checks)
 
     async def _check(self, server: int) -> None:
-        with contextlib.suppress(grpc.RpcError):
-            ask = self._stub(server).ServerReady
-            answer = await ask(READY_REQUEST, timeout=self.timeouts.connect_s)
-            self.servers.checked(server, ready=answer.ready)
+        ask = self._stub(server).ServerReady
+        answer = await _answer(ask(READY_REQUEST, timeout=self.timeouts.connect_s))
+        self.servers.checked(server, answer if isinstance(answer, grpc.RpcError) else None)
 
     async def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> Any:
         """Send one request of a sequence; return the reply."""
@@ -459,6 +458,7 @@ class _Connection:
 
 
 async def _answer(call: Awaitable[Any]) -> Any:
+    """Return the answer to a call, or its failure."""
     try:
         return await call
     except grpc.RpcError as failure:

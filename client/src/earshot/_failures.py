@@ -201,6 +201,11 @@ def is_lost(failure: RpcFailure) -> bool:
     return code in _LOST or _UNKNOWN_STREAM.search(details) is not None
 
 
+def is_draining(failure: RpcFailure) -> bool:
+    """Tell whether the server has been asked to stop: it then fails even a question for that."""
+    return _DRAINING.search(_read(failure)[1]) is not None
+
+
 def is_forgotten(failure: RpcFailure) -> bool:
     """Tell whether the server serves, but no longer knows the stream or its model."""
     return is_unknown_model(failure) or _UNKNOWN_STREAM.search(_read(failure)[1]) is not None

@@ -10,7 +10,7 @@ from ._chunker import Chunk
 from ._server_info import ServerInfo
 from ._transcript import Token
 
-CONTEXT_S = 6.0
+CONTEXT_S = 16.0
 """The audio that is repeated to another server: 64 kB per second and stream at 16 kHz."""
 
 

@@ -48,7 +48,8 @@ class Lag:
         if not self._live or idle_s > self._chunk_s / 2:
             self._lag_s = idle_s = 0.0
         if self._live:
-            self._lag_s = max(0.0, self._lag_s + idle_s + received_s - sent_s - self._chunk_s)
+            lag_s = self._lag_s + idle_s + received_s - sent_s - self._chunk_s
+            self._lag_s = max(0.0, round(lag_s, 3))
         self._warn(received_s - sent_s, resumed)
         return self._lag_s
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
+from ._failures import RpcFailure, is_draining
 from ._handshake import Handshake, Served, handshake
 
 # The generated protobuf classes carry no types.
@@ -61,11 +62,11 @@ class Servers:
         self._next_check_s[server] = now_s + READY_CHECK_S
         return True
 
-    def checked(self, server: int, *, ready: bool) -> None:
-        """Note whether a server is ready; one that is not is about to stop."""
-        if ready:
+    def checked(self, server: int, failure: RpcFailure | None) -> None:
+        """Note whether a server is about to stop, by its answer to the question if it is ready."""
+        if failure is None:
             self._draining.discard(server)
-        else:
+        elif is_draining(failure):
             self._draining.add(server)
 
     def should_leave(self, server: int) -> bool:

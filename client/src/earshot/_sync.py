@@ -467,13 +467,10 @@ class _Connection:
 
     def check(self, server: int) -> None:
         """Begin to ask a server whether it is ready."""
-
-        def answered(call: Any) -> None:
-            if call.exception() is None:
-                self.servers.checked(server, ready=call.result().ready)
-
         ask = self._stub(server).ServerReady.future
-        ask(READY_REQUEST, timeout=self.timeouts.connect_s).add_done_callback(answered)
+        ask(READY_REQUEST, timeout=self.timeouts.connect_s).add_done_callback(
+            lambda call: self.servers.checked(server, call.exception())
+        )
 
     def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> Any:
         """Send one request of a sequence; return a grpc.Future of the reply."""
