@@ -20,11 +20,12 @@ from .._aio import connect_async
 from .._files import display_name
 from .._handshake import UNNAMED, Served
 from .._sync import connect
+from .._timeouts import Timeouts
 from .._version import __version__
 from .batch import Batch, FileResult
 from .microphone import Microphone, open_microphone
 from .models import models
-from .options import Model, exit_with, exiting_on_errors, stderr
+from .options import Model, ResumeS, exit_with, exiting_on_errors, stderr
 from .output import Format, Writer, report
 from .server_options import ServerOptions, takes_server
 
@@ -85,6 +86,7 @@ def transcribe(
         ),
     ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Files to transcribe at the same time.")] = 4,
+    resume_s: ResumeS = Timeouts.resume_s,
 ) -> None:
     """Transcribe audio files (wav, flac, ogg, mp3) of any length, in the given order.
 
@@ -104,11 +106,11 @@ def transcribe(
     writer = Writer(chosen, output, files)
     _check_targets(writer, files)
 
-    arguments = server.arguments()
+    arguments = server.arguments(resume_s=resume_s)
 
     async def run() -> int:
         failed = 0
-        async with connect_async(server.url, model=model, **arguments) as client:
+        async with connect_async(server.urls, model=model, **arguments) as client:
             batch = Batch(client, jobs, stderr, streaming=streaming)
             async with aclosing(batch.results(files)) as results:
                 async for result in results:
@@ -148,11 +150,11 @@ def _check_targets(writer: Writer, files: list[Path]) -> None:
 
 @app.command()
 @takes_server
-def mic(server: ServerOptions, model: Model = None) -> None:
+def mic(server: ServerOptions, model: Model = None, resume_s: ResumeS = Timeouts.resume_s) -> None:
     """Transcribe the microphone until Ctrl-C (needs './client[mic]' of the checkout)."""
     with (
         exiting_on_errors(),
-        connect(server.url, model=model, **server.arguments()) as client,
+        connect(server.urls, model=model, **server.arguments(resume_s=resume_s)) as client,
         open_microphone() as microphone,
     ):
         _stop_on_ctrl_c(microphone)
@@ -177,7 +179,7 @@ def info(
     """Print the parameters of the server's recognizer."""
     with (
         exiting_on_errors(),
-        connect(server.url, model=model, **server.arguments()) as client,
+        connect(server.urls, model=model, **server.arguments()) as client,
     ):
         answer = {**_describe(client.served), "ready": client.is_ready()}
     if as_json:
