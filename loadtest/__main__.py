@@ -8,7 +8,9 @@ import typer
 
 from loadtest.capacity.commands import capacity, hold
 from loadtest.compare import agreement, baseline, offline, overhead
+from loadtest.faults.commands import faults
 from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
+from loadtest.overload.commands import overload
 from loadtest.report import page, plan, table
 from loadtest.selftest import checks, generator
 from loadtest.soak.commands import soak
@@ -23,6 +25,8 @@ app = typer.Typer(
 app.command()(capacity)
 app.command()(hold)
 app.command()(soak)
+app.command()(overload)
+app.command()(faults)
 app.command("generator")(generator.generator)
 app.command("overhead")(overhead.overhead)
 app.command("selftest")(checks.selftest)

@@ -102,6 +102,8 @@ class LoadOptions:
     allowed_change: float | None = None
     """Share of a stream's tokens that may differ from the reference; `None`: none in float32, a
     quarter otherwise."""
+    chunk_share: float | None = None
+    """`--chunk-share` of a server that is started."""
     locustfile: Path = LOCUSTFILE
 
 

@@ -63,8 +63,8 @@ def serve(
         float | None,
         typer.Option(
             min=0.05,
-            help="Refuse new streams while chunks take longer than this share of their length "
-            "(such as 0.5); off by default.",
+            help="Refuse new streams with which chunks would take longer than this share of their "
+            "length (such as 0.3); off by default.",
         ),
     ] = None,
     drain_s: Annotated[

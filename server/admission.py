@@ -1,78 +1,128 @@
-"""Refuse new streams while chunks take too long, so that the open streams stay in time.
+"""Limit the open streams by how long chunks take, so that the open streams stay in time.
 
 Slots say how many streams fit into memory, not how many the cores carry. That shows in the time
-from a chunk's arrival to its text, which Triton counts for every chunk of an ensemble: it grows
-with the load, and a stream is late when it exceeds the length of a chunk.
+from a chunk's arrival to its text, which Triton counts for every chunk of an ensemble. While work
+waits for work, that time is `idle / (1 - busy)`: `idle` is what a chunk takes on an idle server,
+and `busy` the share of what the cores can do. So two times tell how busy the server is, and its
+load tells with how many streams it would be as busy as it may be. Concurrency limits of the Vegas
+kind (TCP's, and those of request servers) work alike.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import time
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .backends.earshot.earshot_runtime.heartbeat import saturated_flag
+from .backends.earshot.earshot_runtime.limit import write_limit
+from .heartbeats import live_streams
 from .repository import Ensemble
 
 INTERVAL_S = 0.5
-_REOPEN = 0.7
-_CALM = 6
-"""New streams are taken again after so many intervals below this share of the limit.
-
-Streams that were late catch up first, and send their chunks one after the other.
-"""
+_LEAST_WINDOW_S = 1.0
+_LEAST_BUSY = 0.05
+"""Below, the two times are too close to each other to compare."""
+_GROWTH = 2.0
+"""Per window: streams that have just begun do not show in the times yet."""
 _TIMEOUT_S = 5.0
 _SAMPLE = re.compile(
     r'^nv_inference_request_summary_us_(sum|count){model="([^"]+)",version="[^"]+"} (\S+)$',
     re.MULTILINE,
 )
-_WAITING = re.compile(r"^nv_inference_pending_request_count{.*} (\S+)$", re.MULTILINE)
+_WAITING = re.compile(
+    r'^nv_inference_pending_request_count{model="([^"]+)",version="[^"]+"} (\S+)$', re.MULTILINE
+)
+
+Observe = Callable[[str, int], None]
+"""Takes an ensemble and the streams that it may hold from now on."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Sums since the start of the server over all chunks of an ensemble, and its state now."""
+
+    at_s: float
+    total_s: float
+    """The time that the chunks took."""
+    chunks: int
+    live: int
+    """Open streams, those that send nothing among them."""
+    waiting: int
+    """Chunks that wait at some stage."""
 
 
 @dataclass
-class _Gate:
-    """The decision for one ensemble."""
+class StreamLimit:
+    """The number of streams that one ensemble may hold."""
 
-    limit_s: float
-    total_s: float = 0.0
-    chunks: float = 0.0
-    closed: bool = False
-    calm: int = 0
+    chunk_s: float
+    chunk_share: float
+    idle_s: float = math.inf
+    """The least mean time of a chunk so far."""
+    _readings: deque[Reading] = field(default_factory=deque[Reading])
 
-    def update(self, total_s: float, chunks: float, waiting: bool) -> bool:
-        """Take the sums so far; return True if new streams are to be refused from now on.
+    def update(self, now: Reading) -> int | None:
+        """Return the limit; None before the first chunk."""
+        self._readings.append(now)
+        window_s = max(_LEAST_WINDOW_S, 2 * self.chunk_s)
+        while len(self._readings) > 2 and now.at_s - self._readings[1].at_s >= window_s:
+            self._readings.popleft()
+        before = self._readings[0]
+        # What streams that have begun since then bring does not show in the times yet.
+        live = min(before.live, now.live)
+        chunks = now.chunks - before.chunks
+        if not chunks:
+            return 0 if now.waiting else self._idle_limit(live)
+        mean_s = (now.total_s - before.total_s) / chunks
+        self.idle_s = min(self.idle_s, mean_s)
+        # Every stream has one chunk per `chunk_s`: the share that waits now tells the time that
+        # they will have taken.
+        mean_s = max(mean_s, self.chunk_s * now.waiting / max(1, now.live))
+        load = chunks * self.chunk_s / (now.at_s - before.at_s)
+        return max(1, live + self._more(load, mean_s))
 
-        Args:
-            waiting: chunks wait at some stage; if none has been answered, they tell nothing yet.
-        """
-        answered = chunks - self.chunks
-        if not answered and waiting:
-            return self.closed
-        mean_s = (total_s - self.total_s) / answered if answered else 0.0
-        self.total_s, self.chunks = total_s, chunks
-        self.calm = self.calm + 1 if mean_s < _REOPEN * self.limit_s else 0
-        self.closed = mean_s > self.limit_s or (self.closed and self.calm < _CALM)
-        return self.closed
+    def _idle_limit(self, live: int) -> int | None:
+        return None if math.isinf(self.idle_s) else live + self._one_by_one()
+
+    def _more(self, load: float, mean_s: float) -> int:
+        """Return how many streams fit beside `load`; below 0 if even those are too many."""
+        busy = max(_LEAST_BUSY, 1 - self.idle_s / mean_s)
+        allowed = max(0.0, 1 - self.idle_s / (self.chunk_share * self.chunk_s))
+        more = math.floor(load * (allowed / busy - 1))
+        return min(more, math.floor((_GROWTH - 1) * load) + self._one_by_one())
+
+    def _one_by_one(self) -> int:
+        """Return how many streams an idle server carries without any batching."""
+        return max(1, math.floor(self.chunk_s / self.idle_s))
 
 
 class Admission:
-    """Opens and closes the first stages of a server's streaming ensembles to new streams."""
+    """Sets the limits of the first stages of a server's streaming ensembles."""
 
     def __init__(
-        self, metrics_url: str, ensembles: Sequence[Ensemble], folder: Path, chunk_share: float
+        self,
+        metrics_url: str,
+        ensembles: Sequence[Ensemble],
+        folder: Path,
+        chunk_share: float,
+        observe: Observe = lambda model, streams: None,
     ) -> None:
-        """Refuse while the mean chunk takes longer than `chunk_share` of its length.
+        """Let the mean chunk take `chunk_share` of its length at most.
 
         Args:
-            folder: where the stages look for the decision.
+            folder: where the stages look for the limit.
         """
         self._metrics_url = metrics_url
         self._folder = folder
+        self._observe = observe
         self._ensembles = [ensemble for ensemble in ensembles if ensemble.chunk_ms]
-        self._gates = {
-            ensemble.name: _Gate(chunk_share * ensemble.chunk_ms / 1000)
+        self._limits = {
+            ensemble.name: StreamLimit(ensemble.chunk_ms / 1000, chunk_share)
             for ensemble in self._ensembles
         }
 
@@ -80,19 +130,25 @@ class Admission:
         """Read the metrics, and decide anew."""
         try:
             with urllib.request.urlopen(self._metrics_url, timeout=_TIMEOUT_S) as response:
-                self.decide(response.read().decode())
+                self.decide(response.read().decode(), time.monotonic())
         except OSError:  # no answer in time: what was decided stays
             return
 
-    def decide(self, metrics: str) -> None:
-        """Decide from the text of Triton's metrics."""
+    def decide(self, metrics: str, at_s: float) -> None:
+        """Decide from the text of Triton's metrics at `at_s`."""
         values = {(model, kind): float(value) for kind, model, value in _SAMPLE.findall(metrics)}
-        waiting = any(float(count) for count in _WAITING.findall(metrics))
+        waiting = {model: int(float(count)) for model, count in _WAITING.findall(metrics)}
+        live = live_streams(self._folder)
         for ensemble in self._ensembles:
-            total_us = values.get((ensemble.name, "sum"), 0.0)
-            chunks = values.get((ensemble.name, "count"), 0.0)
-            flag = saturated_flag(self._folder, ensemble.first_stage)
-            if self._gates[ensemble.name].update(total_us / 1e6, chunks, waiting):
-                flag.touch()
-            else:
-                flag.unlink(missing_ok=True)
+            now = Reading(
+                at_s,
+                values.get((ensemble.name, "sum"), 0.0) / 1e6,
+                round(values.get((ensemble.name, "count"), 0.0)),
+                live[ensemble.stages[0]],
+                sum(waiting.get(stage, 0) for stage in ensemble.stages),
+            )
+            streams = self._limits[ensemble.name].update(now)
+            if streams is not None:
+                each = math.ceil(streams / ensemble.first_stage_instances)
+                write_limit(self._folder, ensemble.stages[0], each)
+                self._observe(ensemble.name, streams)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import queue
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tritonclient.utils import InferenceServerException
@@ -25,8 +26,19 @@ class Canary:
     """Tests the ensembles of a server that are loaded."""
 
     def __init__(
-        self, url: str, ensembles: Sequence[Ensemble], access: Access, timeout_s: float
+        self,
+        url: str,
+        ensembles: Sequence[Ensemble],
+        access: Access,
+        timeout_s: float,
+        observe: Callable[[str, float], None] = lambda model, took_s: None,
     ) -> None:
+        """Connect.
+
+        Args:
+            observe: called with the ensemble and the seconds of each chunk that was answered.
+        """
+        self._observe = observe
         self._client = open_client(url, access)
         self._timeout_s = timeout_s
         self._ensembles = ensembles
@@ -41,8 +53,11 @@ class Canary:
         try:
             ready = [x for x in self._ensembles if self._client.is_model_ready(x.name)]
             for ensemble in ready:
+                began_s = time.monotonic()
                 error = self._probe(ensemble)
-                if error is not None and error.status() != _REFUSED:
+                if error is None:
+                    self._observe(ensemble.name, time.monotonic() - began_s)
+                elif error.status() != _REFUSED:
                     return f"{ensemble.name} does not answer a chunk of silence: {error}"
         except InferenceServerException as error:
             return f"no answer: {error}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .backends.earshot.earshot_runtime.heartbeat import FOLDER_VARIABLE
 from .locate import TritonInstall
-from .ports import Endpoints
+from .ports import LOOPBACK, Endpoints
 from .repository import BUNDLED_BACKENDS, Repository
 
 # Room for two batches of one stage: one that runs and one that forms. With less, the shared memory
@@ -97,8 +97,8 @@ def _transport_flags(max_streams: int, endpoints: Endpoints) -> list[str]:
         # the server: two per stream cover one chunk in flight and one on its way out.
         f"--grpc-infer-allocation-pool-size={max(64, 2 * max_streams)}",
         *_KEEPALIVE_FLAGS,
-        f"--metrics-address={endpoints.host}",
-        f"--metrics-port={endpoints.metrics_port}",
+        f"--metrics-address={LOOPBACK}",
+        f"--metrics-port={endpoints.triton_metrics_port}",
     ]
     if endpoints.http_port is None:
         return [*flags, "--allow-http=false"]

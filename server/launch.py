@@ -18,7 +18,8 @@ from .errors import BadRepository, TritonDied
 from .local_client import open_client
 from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models
-from .ports import Endpoints, choose_endpoints
+from .metrics_page import LauncherMetrics, metrics_page
+from .ports import LOOPBACK, Endpoints, choose_endpoints
 from .process import TritonProcess
 from .repository import Ensemble, Repository, read_repository
 from .tensorrt import Budget, require_state_pool
@@ -41,6 +42,7 @@ class Triton:
     process: TritonProcess
     ensembles: tuple[Ensemble, ...]
     heartbeats: Path
+    metrics: LauncherMetrics
     budget: Budget | None = None
     access: Access = OPEN
 
@@ -65,6 +67,7 @@ class Triton:
         Returns:
             True if all streams have ended and the server with them.
         """
+        self.metrics.draining.set(1)
         self.process.terminate()
         return self.process.wait(deadline_s) == 0
 
@@ -122,8 +125,10 @@ def running(
     endpoints = choose_endpoints(
         host, grpc_port=grpc_port, metrics_port=metrics_port, http_port=http_port
     )
+    metrics = LauncherMetrics(models)
     with (
         workspace() as folder,
+        metrics_page(endpoints, folder / HEARTBEATS, metrics),
         _start(
             install,
             models,
@@ -139,7 +144,13 @@ def running(
         _wait_until_ready(process, endpoints, access, len(models.models), ready_timeout_s, progress)
         process.hide_shared_memory()
         triton = Triton(
-            endpoints, process, models.ensembles, folder / HEARTBEATS, models.budget, access
+            endpoints,
+            process,
+            models.ensembles,
+            folder / HEARTBEATS,
+            metrics,
+            models.budget,
+            access,
         )
         record_launcher(folder, endpoints, models.path, access)
         if models.budget is not None:
@@ -232,8 +243,11 @@ def _wait_until_ready(
 def _is_ready(endpoints: Endpoints, access: Access) -> bool:
     try:
         # gRPC waits longer and longer after a refused connection; a plain socket does not.
-        for port in (endpoints.grpc_port, endpoints.metrics_port):
-            socket.create_connection((endpoints.host, port), timeout=1).close()
+        for address in (
+            (endpoints.host, endpoints.grpc_port),
+            (LOOPBACK, endpoints.triton_metrics_port),
+        ):
+            socket.create_connection(address, timeout=1).close()
         with open_client(endpoints.grpc_url, access) as client:
             return bool(client.is_server_ready(client_timeout=1))
     except (OSError, InferenceServerException):

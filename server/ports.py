@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .errors import BadEndpoint, PortInUse
 
 MAX_PORT = 65535
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,13 @@ class Endpoints:
     grpc_port: int
     metrics_port: int
     http_port: int | None
+    triton_metrics_port: int
+    """Of Triton's own metrics, on loopback: those of the server include them."""
+
+    @property
+    def triton_metrics_url(self) -> str:
+        """Return the URL of Triton's own metrics."""
+        return f"http://{LOOPBACK}:{self.triton_metrics_port}/metrics"
 
     @property
     def grpc_url(self) -> str:
@@ -48,7 +56,8 @@ def choose_endpoints(
         grpc_port = _free_port(host, taken)
     if metrics_port is None:
         metrics_port = _free_port(host, {*taken, grpc_port})
-    return Endpoints(host, grpc_port, metrics_port, http_port)
+    own = _free_port(LOOPBACK, {*taken, grpc_port, metrics_port})
+    return Endpoints(host, grpc_port, metrics_port, http_port, own)
 
 
 def _check_host(host: str) -> None:

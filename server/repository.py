@@ -51,10 +51,13 @@ class Ensemble:
     """0 for whole files."""
     instances: int = 1
     """The largest number of instances of a stage."""
-    first_stage: str = ""
-    """The model that takes the audio."""
+    stages: tuple[str, ...] = ()
+    """Its models; the first takes the audio."""
+    first_stage_instances: int = 1
     chunk_ms: int = 0
     """0 for whole files."""
+    checkpoint: str = ""
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,11 +177,14 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             name,
             config.max_batch_size,
             min((limits[member] for member in _members(config) if member in limits), default=0),
-            max(
+            instances=max(
                 (instances[member] for member in _members(config) if member in instances), default=1
             ),
-            _members(config)[0] if _members(config) else "",
-            int(config.parameters["chunk_ms"].string_value or 0),
+            stages=tuple(_members(config)),
+            first_stage_instances=instances.get(_members(config)[0], 1) if _members(config) else 1,
+            chunk_ms=int(config.parameters["chunk_ms"].string_value or 0),
+            checkpoint=config.parameters["checkpoint"].string_value,
+            precision=config.parameters["precision"].string_value,
         )
         for name, config in configs.items()
         if config.platform == "ensemble"

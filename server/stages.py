@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .heartbeats import read_heartbeats, standstill
+
 POLL_S = 0.25
-_STALE_S = 5.0
-"""Shorter, and a machine whose cores are all taken would end a server that is merely slow."""
 _HELD_UP_S = 4 * POLL_S
 """After so long between two looks the machine is too busy to judge anybody."""
 _STUB = "triton_python_backend_stub"
@@ -55,11 +54,9 @@ class StageWatch:
             else:
                 living.add(process.pid)
                 self._remember(process.pid)
-        for path in self._heartbeats.glob("*.json"):
-            with contextlib.suppress(FileNotFoundError):  # unloaded at this moment
-                facts = json.loads(path.read_text())
-                if facts["pid"] in living:
-                    yield from _standstill(facts, now_s)
+        for beat in read_heartbeats(self._heartbeats):
+            if beat["pid"] in living and (problem := standstill(beat, now_s)):
+                yield f"the process of {beat['instance']} ({beat['pid']}) {problem}"
 
     def _remember(self, pid: int) -> None:
         """Note the instance of a process, which a dead one no longer tells."""
@@ -71,14 +68,6 @@ class StageWatch:
 
     def _name(self, pid: int) -> str:
         return f"the process of {self._instances.get(pid, 'a stage')} ({pid})"
-
-
-def _standstill(facts: dict[str, float], now_s: float) -> Iterator[str]:
-    name = f"the process of {facts['instance']} ({facts['pid']})"
-    if now_s - facts["beat_s"] > _STALE_S:
-        yield f"{name} stands still"
-    elif facts["busy_since_s"] and now_s - facts["busy_since_s"] > facts["patience_s"]:
-        yield f"{name} hangs in a batch that takes longer than {facts['patience_s']:.1f} s"
 
 
 def _children(parent: int) -> Iterator[_Process]:

@@ -35,7 +35,8 @@ def watch(
     """Return when the server has ended; the first SIGTERM drains it.
 
     Args:
-        chunk_share: refuse new streams while chunks take longer than this share of their length.
+        chunk_share: refuse new streams with which chunks would take longer than this share of
+            their length.
 
     Raises:
         Unhealthy: a stage is dead, hangs or fails.
@@ -79,7 +80,13 @@ def _canaries(triton: Triton) -> Generator[list[str]]:
 
     def send() -> None:
         with closing(
-            Canary(triton.grpc_url, triton.ensembles, triton.access, _PATIENCE_S)
+            Canary(
+                triton.grpc_url,
+                triton.ensembles,
+                triton.access,
+                _PATIENCE_S,
+                triton.metrics.observe_canary,
+            )
         ) as canary:
             while not failures and not stopping.wait(_CANARY_S):
                 # Once may be bad luck, such as memory that was short for a moment.
@@ -99,7 +106,13 @@ def _admission(triton: Triton, chunk_share: float | None) -> Generator[None]:
     if chunk_share is None:
         yield
         return
-    admission = Admission(triton.metrics_url, triton.ensembles, triton.heartbeats, chunk_share)
+    admission = Admission(
+        triton.endpoints.triton_metrics_url,
+        triton.ensembles,
+        triton.heartbeats,
+        chunk_share,
+        triton.metrics.observe_limit,
+    )
     stopping = threading.Event()
 
     def measure() -> None:

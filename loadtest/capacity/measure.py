@@ -24,7 +24,7 @@ from loadtest.options import LoadOptions
 from loadtest.result.document import SCHEMA, UNFINISHED, CapacityResult, Conditions, Level
 from loadtest.service.metrics import processes_behind
 from loadtest.service.monitor import ServerMonitor
-from loadtest.service.server import serving
+from loadtest.service.server import ensure_server
 
 
 class Unsuitable(Exception):
@@ -119,7 +119,7 @@ def measuring(options: LoadOptions, display: Display) -> Generator[Measurement]:
         ValueError: The server outputs no text for them.
     """
     _check_generators(options)
-    with _served(options) as served:
+    with ensure_server(options) as served:
         clips = load_clips(served.speech)
         scripts = write_scripts(clips, served.min_stream_s)
         info, comparer = _connect(served, scripts, display)
@@ -144,16 +144,6 @@ def _check_generators(options: LoadOptions) -> None:
         )
     if options.workers and options.master_port is None:
         raise Unsuitable("expected --master-port, to which the --workers of other machines connect")
-
-
-@contextmanager
-def _served(options: LoadOptions) -> Generator[LoadOptions]:
-    """Yield options with the URL of a running server."""
-    if options.url or options.repository is None:
-        yield options
-        return
-    with serving(options.repository) as server:
-        yield replace(options, url=server.url, metrics_url=server.metrics_url)
 
 
 def _connect(

@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
+from loadtest.options import LoadOptions
 from loadtest.service.metrics import cpu_s_by_model, read_metrics
 
 READY = re.compile(r"ready: gRPC (?P<url>\S+), metrics (?P<metrics_url>\S+),")
@@ -46,13 +47,13 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(repository: Path) -> Generator[ServerProcess]:
-    """Serve `repository` on free ports for the length of the block.
+def serving(repository: Path, *flags: str) -> Generator[ServerProcess]:
+    """Serve `repository` on free ports, with further `flags`, for the length of the block.
 
     Raises:
         ServerEnded: The server ended before it was ready; its own message is on stderr.
     """
-    arguments = ["--repository", str(repository), "--grpc-port", "0", "--metrics-port", "0"]
+    arguments = ["--repository", str(repository), "--grpc-port", "0", "--metrics-port", "0", *flags]
     command = [sys.executable, "-m", "server", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -73,3 +74,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def ensure_server(options: LoadOptions) -> Generator[LoadOptions]:
+    """Yield options with the URL of a running server: theirs, or one that serves their repository.
+
+    Raises:
+        ServerEnded: The server that was started did not become ready.
+    """
+    if options.url or options.repository is None:
+        yield options
+        return
+    share = options.chunk_share
+    flags = () if share is None else ("--chunk-share", str(share))
+    with serving(options.repository, *flags) as server:
+        yield replace(options, url=server.url, metrics_url=server.metrics_url)

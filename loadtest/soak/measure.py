@@ -19,7 +19,7 @@ from loadtest.live.check import latency_of
 from loadtest.live.transcripts import TranscriptComparer, allowed_change, record_reference
 from loadtest.options import LoadOptions
 from loadtest.service.metrics import processes_behind
-from loadtest.service.server import serving
+from loadtest.service.server import ensure_server
 from loadtest.soak.document import SCHEMA, Reading, SoakResult, Streams, leaks
 from loadtest.soak.readings import ServerReader
 from loadtest.soak.users import Tally
@@ -46,7 +46,7 @@ def measure(options: LoadOptions, streams: int, every_s: float, say: Say) -> Soa
         Unsuitable: The server has too few slots.
         ValueError: There are no recordings, or the server outputs no text for them.
     """
-    with _served(options) as served:
+    with ensure_server(options) as served:
         clips = load_clips(served.speech)
         scripts = write_scripts(clips, served.min_stream_s)
         with earshot.connect(served.url, model=served.model) as client:
@@ -91,15 +91,6 @@ def measure(options: LoadOptions, streams: int, every_s: float, say: Say) -> Soa
             readings=readings,
             conditions=conditions(info, served, clips, 0),
         )
-
-
-@contextmanager
-def _served(options: LoadOptions) -> Generator[LoadOptions]:
-    if options.url or options.repository is None:
-        yield options
-        return
-    with serving(options.repository) as server:
-        yield replace(options, url=server.url, metrics_url=server.metrics_url)
 
 
 def _vanishing(streams: int, info: earshot.ServerInfo) -> int:

@@ -2,76 +2,121 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from server.admission import Admission
-from server.backends.earshot.earshot_runtime.heartbeat import saturated_flag
+from server.admission import INTERVAL_S, Admission, Reading, StreamLimit
+from server.backends.earshot.earshot_runtime.limit import read_limit, write_limit
 from server.launch import running
 from server.repository import Ensemble
 from tests.support.toy_streams import Stream, constant
 
-ENSEMBLE = Ensemble("asr_streaming", 16, 64, 1, "feature_extractor", chunk_ms=560)
+CHUNK_S = 0.56
+IDLE_S = 0.03
 
 
-class Chunks:
-    """Adds up what Triton's metrics say about chunks."""
+@dataclass
+class Simulated:
+    """A server of whose streams each brings a chunk per `CHUNK_S`, which wait for each other."""
 
-    def __init__(self, folder: Path) -> None:
-        self.flag = saturated_flag(folder, "feature_extractor")
-        self._admission = Admission("", [ENSEMBLE], folder, chunk_share=0.5)
-        self._total_us = self._count = 0
+    capacity: float
+    reading: Reading = field(default_factory=lambda: Reading(0.0, 0.0, 0, 0, 0))
 
-    def refused_after(self, mean_ms: int, answered: int = 10, waiting: int = 0) -> bool:
-        """Tell whether new streams are refused after an interval with such chunks."""
-        self._total_us += mean_ms * 1000 * answered
-        self._count += answered
+    def hold(self, live: int) -> Reading:
+        """Return the sums after a further interval with `live` streams."""
+        busy = min(0.99, live / self.capacity)
+        chunk_s = IDLE_S / (1 - busy)
+        chunks = round(max(1, live) * INTERVAL_S / CHUNK_S)
+        self.reading = Reading(
+            self.reading.at_s + INTERVAL_S,
+            self.reading.total_s + chunks * chunk_s,
+            self.reading.chunks + chunks,
+            live,
+            waiting=int(live * min(1.0, chunk_s / CHUNK_S)),
+        )
+        return self.reading
+
+
+@pytest.mark.parametrize("capacity", [20, 150, 4000])
+def test_streams_are_admitted_up_to_the_share_and_not_beyond(capacity: int) -> None:
+    server, limit, live, most = Simulated(capacity), StreamLimit(CHUNK_S, 0.3), 0, 0
+    for _ in range(100):
+        allowed = limit.update(server.hold(live))
+        live = max(live, allowed or 0)  # as many come as are let in, and none ends
+        most = max(most, live)
+    right = capacity * (1 - IDLE_S / (0.3 * CHUNK_S))
+    assert 0.85 * right <= most <= 1.1 * right + 1
+
+
+def test_an_idle_server_takes_what_it_carries_without_batching() -> None:
+    server, limit = Simulated(150), StreamLimit(CHUNK_S, 0.3)
+    assert limit.update(Reading(0.0, 0.0, 0, 0, 0)) is None
+    last = [limit.update(server.hold(0)) for _ in range(10)][-1]
+    assert last is not None
+    assert 16 <= last <= 20  # CHUNK_S / IDLE_S is 18.7
+
+
+def test_streams_that_send_nothing_leave_room_for_others() -> None:
+    server, limit = Simulated(150), StreamLimit(CHUNK_S, 0.3)
+    allowed = None
+    for _ in range(10):
+        allowed = limit.update(replace(server.hold(10), live=500))
+    assert allowed is not None
+    assert allowed >= 510
+
+
+def test_chunks_without_an_answer_close_the_door() -> None:
+    server, limit = Simulated(150), StreamLimit(CHUNK_S, 0.3)
+    readings = [server.hold(20) for _ in range(10)]
+    for reading in readings:
+        limit.update(reading)
+    last = readings[-1]
+    stuck = [replace(last, at_s=last.at_s + n * INTERVAL_S, waiting=20) for n in range(1, 10)]
+    assert [limit.update(now) for now in stuck][-1] == 0
+
+
+def test_the_limit_follows_triton_s_metrics(tmp_path: Path) -> None:
+    ensemble = Ensemble(
+        "asr_streaming",
+        16,
+        64,
+        stages=("features", "encoder"),
+        first_stage_instances=2,
+        chunk_ms=560,
+    )
+    seen: list[int] = []
+    admission = Admission("", [ensemble], tmp_path, 0.3, lambda _, streams: seen.append(streams))
+    assert read_limit(tmp_path, "features") is None
+    for second in range(4):
         labels = '{model="asr_streaming",version="1"}'
         lines = [
-            f"nv_inference_request_summary_us_count{labels} {self._count}",
-            f"nv_inference_request_summary_us_sum{labels} {self._total_us}",
+            f"nv_inference_request_summary_us_count{labels} {100 * second}",
+            f"nv_inference_request_summary_us_sum{labels} {100 * second * 1e6 * IDLE_S}",
             'nv_inference_request_summary_us_sum{model="encoder",version="1"} 5',
-            f'nv_inference_pending_request_count{{model="encoder",version="1"}} {waiting}',
+            'nv_inference_pending_request_count{model="encoder",version="1"} 0',
         ]
-        self._admission.decide("\n".join(lines))
-        return self.flag.exists()
-
-
-def test_the_mean_time_of_the_last_chunks_decides(tmp_path: Path) -> None:
-    chunks = Chunks(tmp_path)
-    assert [chunks.refused_after(mean_ms) for mean_ms in (100, 270, 290)] == [False, False, True]
-
-
-def test_streams_are_taken_again_after_some_calm(tmp_path: Path) -> None:
-    chunks = Chunks(tmp_path)
-    means_ms = [290, 190, 190, 190, 200, *[190] * 6]
-    assert [chunks.refused_after(mean_ms) for mean_ms in means_ms] == [True] * 10 + [False]
-
-
-def test_chunks_without_an_answer_are_not_calm(tmp_path: Path) -> None:
-    chunks = Chunks(tmp_path)
-    assert chunks.refused_after(290)
-    assert all(chunks.refused_after(0, answered=0, waiting=3) for _ in range(20))
-    assert [chunks.refused_after(0, answered=0) for _ in range(6)] == [True] * 5 + [False]
+        admission.decide("\n".join(lines), float(second))
+    assert read_limit(tmp_path, "features") == -(-seen[-1] // 2)
+    assert seen[-1] > 56
 
 
 @pytest.mark.triton
-def test_a_saturated_server_refuses_new_streams_at_once(toy_repository: Path) -> None:
+def test_a_stage_refuses_new_streams_at_its_limit(toy_repository: Path) -> None:
     with (
         running(toy_repository) as triton,
         grpcclient.InferenceServerClient(triton.grpc_url) as client,
     ):
         stream = Stream(client)
         stream.send(constant(1.0)).result(timeout=10)
-        flag = saturated_flag(triton.heartbeats, "summer")
-        flag.touch()
+        write_limit(triton.heartbeats, "summer", 1)
         with pytest.raises(InferenceServerException, match="this server is saturated") as refusal:
             Stream(client).send(constant(1.0)).result(timeout=10)
         assert "UNAVAILABLE" in str(refusal.value.status())
         assert stream.send(constant(1.0)).result(timeout=10)["SUM"] == 16.0
-        flag.unlink()
+        write_limit(triton.heartbeats, "summer", 2)
         Stream(client).send(constant(1.0), end=True).result(timeout=10)
         stream.finish()

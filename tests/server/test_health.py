@@ -13,8 +13,9 @@ from pathlib import Path
 import onnx
 import pytest
 
+from server.heartbeats import standstill
 from server.stages import StageWatch
-from tests.support.launcher import ROOT, Started, children, started
+from tests.support.launcher import ROOT, Started, children, started, wait_for
 from tests.support.toy_repository import save, summer_graph
 
 pytestmark = pytest.mark.triton
@@ -90,6 +91,23 @@ def test_a_launcher_that_was_held_up_judges_nobody(
             seen.append(watch.look())
         stage.kill()
     assert seen == [None, None, None, f"the process of encoder_0_0 ({stage.pid}) stands still"]
+
+
+def test_a_process_that_does_nothing_stands_still_sooner_than_a_busy_one() -> None:
+    with (
+        subprocess.Popen(["sleep", "600"]) as idle,
+        subprocess.Popen(["yes"], stdout=subprocess.DEVNULL) as busy,
+    ):
+        beats = [
+            {"pid": process.pid, "beat_s": 0.0, "busy_since_s": None, "patience_s": 5.0}
+            for process in (idle, busy)
+        ]
+        # A process that has just begun works for a moment.
+        wait_for(lambda: standstill(beats[0], now_s=3.0) == "stands still")
+        found = [[standstill(beat, now_s) for beat in beats] for now_s in (1.0, 3.0, 6.0)]
+        idle.kill()
+        busy.kill()
+    assert found == [[None, None], ["stands still", None], ["stands still", "stands still"]]
 
 
 def _stage(server: Started, instance: str) -> int:

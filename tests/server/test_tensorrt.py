@@ -290,7 +290,7 @@ def test_states_in_host_memory_are_fatal(engines: Path, machine: Path, tmp_path:
         log_path = tmp_path / "triton.log"
 
     served = read_repository(engines)
-    triton = Triton(None, Process(), served.ensembles, tmp_path, served.budget)  # type: ignore[arg-type]
+    triton = Triton(None, Process(), served.ensembles, tmp_path, None, served.budget)  # type: ignore[arg-type]
     Process.log_path.write_text(f'{POOL_LINE} 1"\n')
     triton.check_state_pool()
     Process.log_path.write_text(f"{OVERFLOW_LINE}\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
@@ -9,6 +11,7 @@ from tritonclient.utils import InferenceServerException
 from export.checkpoint import load_checkpoint
 from export.recordings import load_recordings
 from export.spec import served_name
+from server.backends.earshot.earshot_runtime import heartbeat
 from tests.support.offline_service import BUCKETS, OfflineService
 from tests.support.project import (
     OFFLINE_KINDS,
@@ -88,6 +91,7 @@ def test_sixty_four_files_at_once_share_batches(
     files = [samples[at : at + length] for at, length in zip(starts, lengths, strict=True)]
     before = {name: one_service.counter(metric) for name, metric in counters.items()}
     one_service.transcribe(files, at_once=FILES_AT_ONCE)
+    time.sleep(2 * heartbeat.INTERVAL_S)  # rows and runs come with the next heartbeat
     grown = {
         name: one_service.counter(metric)["encoder_offline"] - before[name]["encoder_offline"]
         for name, metric in counters.items()

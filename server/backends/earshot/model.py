@@ -19,9 +19,9 @@ from earshot_runtime.chunks import Chunks, Outcome
 from earshot_runtime.engines import open_engine
 from earshot_runtime.errors import ChunkError, NotFinite, RunFailed, Saturated, ServerFull
 from earshot_runtime.graph import open_graph
-from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat, saturated_flag
+from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
 from earshot_runtime.housekeeping import Housekeeper
-from earshot_runtime.metrics import Publisher
+from earshot_runtime.limit import read_limit
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
 from earshot_runtime.utterances import Array, UtteranceStage
@@ -39,23 +39,23 @@ class TritonPythonModel:
         self._lock = threading.Lock()
         began_s = time.monotonic()
         folder = Path(args["model_repository"]) / args["model_version"]
-        labels = {"model": self._spec.model, "instance": args["model_instance_name"]}
         self._housekeeper = None
         if self._spec.sequence is None:
             graph = open_graph(folder / "model.onnx", self._spec)
             self._utterances = UtteranceStage(self._spec, graph)
-            self._count_runs(labels)
+            metrics = self._utterances.metrics
         else:
             self._streams = SequenceStage(self._spec, open_engine(folder, self._spec))
-            publisher = Publisher(_make_family, labels)
-            self._housekeeper = Housekeeper(self._streams, self._lock, publisher)
+            metrics = self._streams.metrics
+            self._housekeeper = Housekeeper(self._streams.slots, self._lock)
             self._housekeeper.start()
         # Loading includes runs of several sizes, so no batch should take much longer.
-        messages = Path(os.environ[FOLDER_VARIABLE])
-        self._saturated_flag = saturated_flag(messages, self._spec.model)
+        self._messages = Path(os.environ[FOLDER_VARIABLE])
         self._heartbeat = Heartbeat(
-            messages,
+            self._messages,
+            self._spec.model,
             args["model_instance_name"],
+            metrics,
             slowest_s=(time.monotonic() - began_s) / 5,
         )
         self._heartbeat.start()
@@ -74,21 +74,17 @@ class TritonPythonModel:
 
     def _process(self, requests: list[pb_utils.InferenceRequest]) -> Sequence[Outcome]:
         if self._spec.sequence is None:
-            outcomes = self._utterances.process(self._read_inputs(requests))
-            self._report_runs()
-            return outcomes
+            return self._utterances.process(self._read_inputs(requests))
         chunks = self._read_chunks(requests)
-        saturated = any(chunks.starts) and self._saturated_flag.exists()
+        most = read_limit(self._messages, self._spec.model) if any(chunks.starts) else None
         with self._heartbeat.batch(), self._lock:
-            return self._streams.process(chunks, time.monotonic(), saturated=saturated)
+            return self._streams.process(chunks, time.monotonic(), most_streams=most)
 
     def finalize(self) -> None:
         """Stop the threads, and release what must not outlive the interpreter: it would crash."""
         self._heartbeat.stop()
         if self._housekeeper is not None:
             self._housekeeper.stop()
-        else:
-            del self._runs_metric, self._rows_metric, self._runs_family, self._rows_family
         gc.collect()
 
     def _read_inputs(self, requests: list[pb_utils.InferenceRequest]) -> list[list[Array]]:
@@ -121,33 +117,6 @@ class TritonPythonModel:
                 for tensor, rows in zip(self._spec.outputs, outcome, strict=True)
             ]
         )
-
-    def _count_runs(self, labels: dict[str, str]) -> None:
-        # Triton counts its own batches; the stage repacks them, so its runs are counted here.
-        self._runs_family = pb_utils.MetricFamily(
-            name="earshot_runs_total",
-            description="Runs of the graph",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self._rows_family = pb_utils.MetricFamily(
-            name="earshot_rows_total",
-            description="Utterances in all runs of the graph",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self._runs_metric = self._runs_family.Metric(labels=labels)
-        self._rows_metric = self._rows_family.Metric(labels=labels)
-        self._reported = (self._utterances.runs, self._utterances.rows)
-
-    def _report_runs(self) -> None:
-        before, now = self._reported, (self._utterances.runs, self._utterances.rows)
-        self._runs_metric.increment(now[0] - before[0])
-        self._rows_metric.increment(now[1] - before[1])
-        self._reported = now
-
-
-def _make_family(name: str, description: str, is_gauge: bool) -> pb_utils.MetricFamily:
-    kind = pb_utils.MetricFamily.GAUGE if is_gauge else pb_utils.MetricFamily.COUNTER
-    return pb_utils.MetricFamily(name=name, description=description, kind=kind)
 
 
 def _code(error: ChunkError) -> int:

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections.abc import Mapping
 
 from .checks import Errors
 from .chunks import Chunks
 from .errors import ChunkError, NotFinite, RunFailed, Saturated, ServerFull
-from .metrics import Sample
 
+Sample = tuple[str, tuple[tuple[str, str], ...]]
+"""The name of a metric, and the labels that it has beside those of its process."""
+Values = Mapping[Sample, float]
+
+LIVE_STREAMS: Sample = ("earshot_live_streams", ())
+STARTED: Sample = ("earshot_started_streams_total", ())
+REFUSED_CHUNKS: Sample = ("earshot_refused_chunks_total", ())
+FAILED_CHUNKS: Sample = ("earshot_failed_chunks_total", ())
+BATCH_SECONDS = "earshot_batch_seconds"
+_INVALID = "invalid"
+_REASONS: dict[type[ChunkError], str] = {ServerFull: "full", Saturated: "saturated"}
 _BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.56, 1.12, 2.24)
 """Around the lengths of chunks, 80 to 1120 ms: a batch that takes longer than one is late."""
-_REASONS: dict[type[ChunkError], str] = {ServerFull: "full", Saturated: "saturated"}
 
 
 class Counts:
-    """Counts the streams and batches of one process."""
+    """Counts the streams and batches of one process.
+
+    Every metric is there from the start, so that another thread can read while one counts.
+    """
 
     def __init__(self) -> None:
-        self._events: Counter[Sample] = Counter()
+        self._events = dict.fromkeys(
+            [
+                STARTED,
+                *(_refused(reason) for reason in (*_REASONS.values(), _INVALID)),
+                REFUSED_CHUNKS,
+                FAILED_CHUNKS,
+            ],
+            0,
+        )
         self._busy_s = 0.0
         self._batches = [0] * (len(_BUCKETS_S) + 1)
 
@@ -28,31 +48,25 @@ class Counts:
         self._busy_s += took_s
         self._batches[bisect_left(_BUCKETS_S, took_s)] += 1
         refused = sum(chunks.starts[row] for row in errors)
-        self._events["earshot_started_streams_total", ()] += sum(chunks.starts) - refused
+        self._events[STARTED] += sum(chunks.starts) - refused
         for row, error in errors.items():
             if isinstance(error, (NotFinite, RunFailed)):
-                self._events["earshot_failed_chunks_total", ()] += 1
+                self._events[FAILED_CHUNKS] += 1
             elif chunks.starts[row]:
-                reason = ("reason", _REASONS.get(type(error), "invalid"))
-                self._events["earshot_refused_streams_total", (reason,)] += 1
+                self._events[_refused(_REASONS.get(type(error), _INVALID))] += 1
             else:
-                self._events["earshot_refused_chunks_total", ()] += 1
+                self._events[REFUSED_CHUNKS] += 1
 
     def values(self) -> dict[Sample, float]:
         """Return all counts so far."""
-        values: dict[Sample, float] = {
-            ("earshot_started_streams_total", ()): 0,
-            **{
-                ("earshot_refused_streams_total", (("reason", reason),)): 0
-                for reason in (*_REASONS.values(), "invalid")
-            },
-            ("earshot_refused_chunks_total", ()): 0,
-            ("earshot_failed_chunks_total", ()): 0,
-            **self._events,
-            ("earshot_busy_seconds_total", ()): self._busy_s,
-        }
+        values: dict[Sample, float] = dict(self._events)
+        values[f"{BATCH_SECONDS}_sum", ()] = self._busy_s
         total = 0
         for bound, batches in zip((*_BUCKETS_S, "+Inf"), self._batches, strict=True):
             total += batches
-            values["earshot_batch_seconds_bucket", (("le", str(bound)),)] = total
+            values[f"{BATCH_SECONDS}_bucket", (("le", str(bound)),)] = total
         return values
+
+
+def _refused(reason: str) -> Sample:
+    return ("earshot_refused_streams_total", (("reason", reason),))

@@ -10,11 +10,10 @@ import numpy.typing as npt
 
 from .checks import Arrays, AudioEnds, ContentChecks, Errors, reject_outputs
 from .chunks import Chunks, Outcome, rounds
-from .counts import Counts
+from .counts import LIVE_STREAMS, Counts, Sample
 from .endings import Endings
 from .engine import Engine
 from .errors import ChunkError, RunFailed, Saturated
-from .metrics import Sample
 from .slots import Slots, SlotTable
 from .spec import StageSpec
 
@@ -33,26 +32,21 @@ class SequenceStage:
         self._engine = engine
         self._inputs = engine.inputs
         self._content = ContentChecks(spec)
-        self._saturated = False
+        self._most_streams: int | None = None
         self._counts = Counts()
-        self._build: Sample = (
-            "earshot_build_info",
-            (
-                ("runtime", spec.runtime),
-                ("max_batch", str(spec.max_batch)),
-            ),
-        )
         self._endings = Endings(spec)
         self._audio_ends = AudioEnds(spec, sequence.max_streams)
 
-    def process(self, chunks: Chunks, now_s: float, *, saturated: bool = False) -> list[Outcome]:
+    def process(
+        self, chunks: Chunks, now_s: float, *, most_streams: int | None = None
+    ) -> list[Outcome]:
         """Return one outcome per request; its rows are views, valid until the next call.
 
         Args:
             now_s: a time of the clock by which streams expire.
-            saturated: refuse streams that start.
+            most_streams: refuse streams that start beside so many; by default only slots limit.
         """
-        self._saturated = saturated
+        self._most_streams = most_streams
         turns = rounds(chunks.streams)
         if len(turns) == 1:
             return self._process_round(chunks, now_s)
@@ -67,13 +61,12 @@ class SequenceStage:
         return [outcomes[index] for index in range(len(chunks))]
 
     def metrics(self) -> dict[Sample, float]:
-        """Return the values of all metrics of the stage."""
+        """Return the values of all metrics of the stage; any thread may call this."""
         return {
             **self._counts.values(),
-            ("earshot_live_streams", ()): self.slots.live,
+            LIVE_STREAMS: self.slots.live,
             ("earshot_slots", ()): self.slots.capacity,
             ("earshot_expired_streams_total", ()): self.slots.expired_total,
-            self._build: 1,
         }
 
     def _process_round(self, chunks: Chunks, now_s: float) -> list[Outcome]:
@@ -109,7 +102,8 @@ class SequenceStage:
         return slots, errors
 
     def _open(self, stream: int, now_s: float) -> int:
-        if self._saturated and stream not in self.slots:
+        most = self._most_streams
+        if most is not None and self.slots.live >= most and stream not in self.slots:
             raise Saturated(
                 "this server is saturated: with another stream the chunks of the open ones would "
                 "come late; start the stream again later or on another server"

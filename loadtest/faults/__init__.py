@@ -1,0 +1,1 @@
+"""Break a server on purpose, and see how it ends."""

@@ -1,0 +1,1 @@
+"""Offer more live streams than the server carries, and look after those that it admits."""

@@ -1,0 +1,79 @@
+"""The JSON document of an overload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from loadtest.result.document import Conditions, Latency
+from loadtest.result.files import write_whole
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Second:
+    """One second of an overload."""
+
+    live: int
+    """Streams that were admitted and open."""
+    refused: int
+    p99_ms: float
+    """Of the chunks that were due; 0 if none was."""
+
+
+@dataclass(frozen=True)
+class OverloadResult:
+    """An overload and its verdict."""
+
+    schema: int
+    kind: Literal["overload"]
+    passes: bool
+    reasons: list[str]
+    """Why it fails."""
+    chunk_share: float | None
+    """Of the server that was started for it; `None` for a server that was there."""
+    users: int
+    """Who wanted a live stream at the same time."""
+    arrival_s: float
+    hold_s: float
+    live_mean: float
+    """Streams open during the hold, on average."""
+    chunk_latency: Latency
+    """Of the admitted streams, during the hold."""
+    refusal_latency: Latency
+    """From asking to the refusal, all the time."""
+    p99_ms: float
+    """The bound of `chunk_latency.p99_ms`."""
+    refusal_p99_ms: float
+    """The bound of `refusal_latency.p99_ms`."""
+    failures: dict[str, int]
+    """Streams that failed after they were admitted, by kind of error."""
+    transcripts_compared: int
+    transcripts_different: int
+    seconds: list[Second]
+    """From the first arrival."""
+    conditions: Conditions
+
+    def write(self, path: Path) -> None:
+        """Write the document."""
+        write_whole(path, _adapter.dump_json(self, indent=1).decode() + "\n")
+
+    @classmethod
+    def from_json(cls, path: Path) -> OverloadResult:
+        """Read a document.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is not the document of an overload.
+        """
+        try:
+            return _adapter.validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(f"{path} is not the result of an overload: {error}") from error
+
+
+_adapter = TypeAdapter(OverloadResult)

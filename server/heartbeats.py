@@ -1,0 +1,54 @@
+"""Read the files in which the stages show that they live."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .backends.earshot.earshot_runtime.counts import LIVE_STREAMS
+
+_SILENT_S = 1.5
+"""A process without a heartbeat for so long stands still, if it also does nothing."""
+_STARVED_S = 5.0
+"""One that works, or waits for a core or a disk, may only be slow: others may have taken them."""
+_WORKING = {"R", "D"}
+
+
+def read_heartbeats(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the last heartbeat of each process that has not ended by itself."""
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(FileNotFoundError):  # unloaded at this moment
+            yield json.loads(path.read_text())
+
+
+def standstill(beat: dict[str, Any], now_s: float) -> str | None:
+    """Return what a process that does not go on does at the monotonic time `now_s`, else None."""
+    silent_s = now_s - beat["beat_s"]
+    if silent_s > _STARVED_S or (silent_s > _SILENT_S and not _is_working(beat["pid"])):
+        return "stands still"
+    if beat["busy_since_s"] and now_s - beat["busy_since_s"] > beat["patience_s"]:
+        return f"hangs in a batch that takes longer than {beat['patience_s']:.1f} s"
+    return None
+
+
+def live_streams(folder: Path) -> Counter[str]:
+    """Return the open streams of each stage that has any."""
+    live: Counter[str] = Counter()
+    for beat in read_heartbeats(folder):
+        for name, _, value in beat["metrics"]:
+            if name == LIVE_STREAMS[0]:
+                live[beat["model"]] += value
+    return live
+
+
+def _is_working(pid: int) -> bool:
+    """Return True if a thread of the process runs or waits for a core or a disk."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            if thread.read_text().rpartition(")")[2].split()[0] in _WORKING:
+                return True
+    return False

@@ -1,0 +1,213 @@
+"""Serve one page of metrics: Triton's, those of the stages, and those of the launcher.
+
+The stages write theirs into their heartbeats. The page reads these when it is asked, so that no
+chunk waits for a metric.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from .backends.earshot.earshot_runtime.counts import BATCH_SECONDS
+from .heartbeats import read_heartbeats, standstill
+from .ports import Endpoints
+from .repository import Ensemble, Repository
+
+_TIMEOUT_S = 5.0
+_CHUNKS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.24, 0.32, 0.56, 0.84, 1.12, 2.24)
+"""Chunks last 0.08, 0.16, 0.32, 0.56 or 1.12 s, and one that takes longer than it lasts is late."""
+_DESCRIPTIONS = {
+    "earshot_live_streams": "Streams that hold a slot of the state pool",
+    "earshot_slots": "Streams that the state pool can hold",
+    "earshot_started_streams": "Streams that have got a slot",
+    "earshot_refused_streams": "Streams that have got none, by reason",
+    "earshot_expired_streams": "Streams that were dropped because they were idle too long",
+    "earshot_refused_chunks": "Chunks of open streams that broke a rule",
+    "earshot_failed_chunks": "Chunks on which the stage itself has failed",
+    "earshot_runs": "Runs of the graph",
+    "earshot_rows": "Utterances in all runs of the graph",
+}
+_LABELS = ("model", "instance")
+disable_created_metrics()  # Two series per counter would say when, and nobody asks.
+_without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class LauncherMetrics:
+    """What the launcher itself knows."""
+
+    def __init__(self, models: Repository) -> None:
+        self.registry = CollectorRegistry()
+        self.draining = Gauge(
+            "earshot_draining",
+            "1 while new streams are refused before the end",
+            registry=self.registry,
+        )
+        self._canary_s = Histogram(
+            "earshot_canary_seconds",
+            "How long a chunk of silence takes through the ensemble, once a second",
+            ["model"],
+            buckets=_CHUNKS_S,
+            registry=self.registry,
+        )
+        self._stream_limit = Gauge(
+            "earshot_stream_limit",
+            "Streams that may be open with --chunk-share",
+            ["model"],
+            registry=self.registry,
+        )
+        info = Gauge(
+            "earshot_model_info",
+            "1, with what is served as labels",
+            ["model", "checkpoint", "precision", "runtime", "chunk_ms", "streams"],
+            registry=self.registry,
+        )
+        for ensemble in models.ensembles:
+            info.labels(*_facts(ensemble, models.runtime)).set(1)
+
+    def observe_canary(self, model: str, took_s: float) -> None:
+        """Count a chunk of silence that an ensemble has answered."""
+        self._canary_s.labels(model).observe(took_s)
+
+    def observe_limit(self, model: str, streams: int) -> None:
+        """Note how many streams an ensemble may hold from now on."""
+        self._stream_limit.labels(model).set(streams)
+
+
+def _facts(ensemble: Ensemble, runtime: str) -> tuple[str, ...]:
+    chunk_ms = str(ensemble.chunk_ms or "")
+    return (
+        ensemble.name,
+        ensemble.checkpoint,
+        ensemble.precision,
+        runtime,
+        chunk_ms,
+        str(ensemble.max_streams or ""),
+    )
+
+
+class StageCollector(Collector):
+    """Reads the metrics of the stages from their heartbeats."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics of all processes that have not ended."""
+        beats = list(read_heartbeats(self._folder))
+        now_s = time.monotonic()
+        up = GaugeMetricFamily(
+            "earshot_stage_up",
+            "1 if the process of the stage lives and does not hang",
+            labels=_LABELS,
+        )
+        for beat in beats:
+            up.add_metric(_process(beat), float(standstill(beat, now_s) is None))
+        yield up
+        yield from _counters_and_gauges(beats)
+        yield _batches(beats)
+
+
+def _process(beat: dict[str, Any]) -> list[str]:
+    return [beat[label] for label in _LABELS]
+
+
+def _counters_and_gauges(beats: list[dict[str, Any]]) -> Iterator[Metric]:
+    families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+    for beat in beats:
+        for name, labels, value in beat["metrics"]:
+            base = name.removesuffix("_total")
+            if base not in _DESCRIPTIONS:
+                continue
+            if base not in families:
+                kind = GaugeMetricFamily if base == name else CounterMetricFamily
+                families[base] = kind(base, _DESCRIPTIONS[base], labels=[*_LABELS, *labels])
+            families[base].add_metric([*_process(beat), *labels.values()], value)
+    yield from families.values()
+
+
+def _batches(beats: list[dict[str, Any]]) -> Metric:
+    family = HistogramMetricFamily(
+        BATCH_SECONDS,
+        "Time with a batch at work; the rate of its sum is the busy share",
+        labels=_LABELS,
+    )
+    for beat in beats:
+        buckets = [
+            (labels["le"], value)
+            for name, labels, value in beat["metrics"]
+            if name == f"{BATCH_SECONDS}_bucket"
+        ]
+        sums = [value for name, _, value in beat["metrics"] if name == f"{BATCH_SECONDS}_sum"]
+        for seconds in sums:  # one, or none of a stage without streams
+            family.add_metric(_process(beat), buckets, seconds)
+    return family
+
+
+@contextmanager
+def metrics_page(
+    endpoints: Endpoints, heartbeats: Path, launcher: LauncherMetrics
+) -> Generator[None]:
+    """Serve the page at `/metrics` of the metrics port for the length of the block."""
+    launcher.registry.register(StageCollector(heartbeats))
+
+    def page() -> bytes:
+        return _triton(endpoints.triton_metrics_url) + generate_latest(launcher.registry)
+
+    server = ThreadingHTTPServer((endpoints.host, endpoints.metrics_port), _handler(page))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _triton(url: str) -> bytes:
+    """Return Triton's page; nothing if it does not answer, as while it loads or drains."""
+    try:
+        with _without_proxy.open(url, timeout=_TIMEOUT_S) as response:
+            return response.read()
+    except OSError:
+        return b""
+
+
+def _handler(page: Callable[[], bytes]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] != "/metrics":
+                self.send_error(404, "expected /metrics")
+                return
+            body = page()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Stay silent: a scrape is no news."""
+
+    return Handler

@@ -1,0 +1,91 @@
+"""The page of metrics: Triton's, those of the stages, and those of the launcher."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from server.canary import Canary
+from server.launch import Triton, running
+from server.metrics_page import StageCollector
+from tests.support.launcher import wait_for
+from tests.support.toy_repository import MAX_STREAMS
+from tests.support.toy_streams import Stream, constant
+
+
+@pytest.mark.triton
+def test_the_page_tells_what_happens(toy_repository: Path) -> None:
+    with running(toy_repository) as triton, InferenceServerClient(triton.grpc_url) as client:
+        streams = [Stream(client) for _ in range(MAX_STREAMS)]
+        for answer in [stream.send(constant(1.0)) for stream in streams]:
+            answer.result(timeout=10)
+        with pytest.raises(InferenceServerException, match="all are taken"):
+            Stream(client).send(constant(1.0)).result(timeout=10)
+        with pytest.raises(InferenceServerException, match="NaN"):
+            streams[0].send(constant(float("nan"))).result(timeout=10)
+        streams[1].finish()
+        wait_for(lambda: _read(triton, "earshot_refused_chunks_total") == 1)
+        assert _read(triton, "earshot_slots") == MAX_STREAMS
+        assert _read(triton, "earshot_started_streams_total") == MAX_STREAMS
+        assert _read(triton, "earshot_refused_streams_total", reason="full") == 1
+        assert _read(triton, "earshot_batch_seconds_bucket", le="+Inf") == _read(
+            triton, "earshot_batch_seconds_count"
+        )
+        assert _read(triton, "earshot_batch_seconds_sum") > 0
+        assert _read(triton, "earshot_stage_up") == 1
+        assert _read(triton, "nv_inference_request_failure", reason="REJECTED") == 0
+        with closing(_canary(triton)) as canary:
+            wait_for(lambda: canary.failure() is None)  # a place is free again
+        assert _read(triton, "earshot_canary_seconds_count", "toy_streaming") == 1
+        assert _read(triton, "earshot_model_info", "toy_streaming") == 1
+        assert _read(triton, "earshot_draining", "") == 0
+        with pytest.raises(urllib.error.HTTPError, match="expected /metrics"):
+            urllib.request.urlopen(triton.metrics_url + "/other", timeout=5)
+
+
+def _canary(triton: Triton) -> Canary:
+    return Canary(
+        triton.grpc_url, triton.ensembles, triton.access, 10.0, triton.metrics.observe_canary
+    )
+
+
+def _read(triton: Triton, name: str, model: str = "summer", **labels: str) -> float:
+    """Return the sum over what has these labels; 0 without any."""
+    with urllib.request.urlopen(triton.metrics_url, timeout=5) as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    wanted = labels | ({"model": model} if model else {})
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name and wanted.items() <= sample.labels.items()
+    )
+
+
+def test_a_process_that_stands_still_is_down(tmp_path: Path) -> None:
+    now_s = time.monotonic()
+    for instance, beat_s in (("a_0", now_s), ("b_0", now_s - 60)):
+        facts = {
+            "model": instance[0],
+            "instance": instance,
+            "pid": 1,
+            "beat_s": beat_s,
+            "busy_since_s": None,
+            "patience_s": 5.0,
+            "metrics": [],
+        }
+        (tmp_path / f"{instance}.json").write_text(json.dumps(facts))
+    up = next(iter(StageCollector(tmp_path).collect()))
+    assert {sample.labels["instance"]: sample.value for sample in up.samples} == {
+        "a_0": 1,
+        "b_0": 0,
+    }
