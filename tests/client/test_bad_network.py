@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from earshot import _recognition
+from earshot._format import AudioFormat
 from earshot._recognition import Recognition
 from earshot._server_info import read_offline_info
 
@@ -146,7 +147,7 @@ def test_a_file_waits_for_a_server_that_is_away(
 def test_a_file_waits_no_longer_than_its_deadline() -> None:
     info = read_offline_info("url", "triton", OFFLINE)
     timeouts = earshot.Timeouts(outage_s=60)
-    recognition = Recognition(info, timeouts, 16000, 1, at_once=1)
+    recognition = Recognition(info, timeouts, AudioFormat(16000), at_once=1)
     [call] = [*recognition.push(np.zeros(1000, np.float32)), *recognition.end()]
     for now_s in range(100, 160):
         assert recognition.fail(call, Failure("UNAVAILABLE", "Connection refused"), now_s)

@@ -18,8 +18,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+from earshot._audio_file import AudioFile
 from earshot._cli import app
-from earshot._files import AudioFile, open_audio
+from earshot._files import open_audio
+from earshot._format import AudioFormat
 from typer.testing import CliRunner
 
 from tests.support import fake_recognizer
@@ -66,8 +68,18 @@ def test_help(command: list[str]) -> None:
         ["sing"],
         ["transcribe", "--json", "--format", "srt", "a.wav"],
         ["transcribe", "--format", "docx", "a.wav"],
+        ["transcribe", "--endpoint-ms", "20", "a.wav"],
         ["transcribe", "-o", "folder", "one/a.wav", "two/a.wav"],
         ["models", "--json", "load", "clinic"],
+        ["info", "--url", ":99999"],
+        ["info", "--url", "localhost:99999"],
+        ["transcribe", "--channel", "1", "--split-channels", "a.wav"],
+        ["transcribe", "--channel", "0", "a.wav"],
+        ["transcribe", "--split-channels", "-"],
+        ["transcribe", "--split-channels", "--format", "srt", "a.wav"],
+        ["transcribe", "--sample-rate-hz", "8000", "a.raw"],
+        ["transcribe", "--encoding", "mulaw", "--sample-rate-hz", "1", "a.raw"],
+        ["transcribe", "--encoding", "mulaw", "--channels", "0", "a.raw"],
     ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
@@ -106,6 +118,22 @@ def test_json(server: FakeRecognizer, speech: Path) -> None:
     assert report["duration_s"] == 1.25
     assert report["audio_s_per_s"] > 1
     assert (report["model"], report["chunk_ms"]) == ("fake", 80)
+
+
+@pytest.mark.triton
+def test_one_utterance_a_line(server: FakeRecognizer, tmp_path: Path) -> None:
+    pause = np.zeros(RATE_HZ, np.float32)
+    path = tmp_path / "two.wav"
+    soundfile.write(path, np.concatenate([pause, noise(RATE_HZ), pause, noise(RATE_HZ)]), RATE_HZ)
+    result = earshot("transcribe", "--endpoint-ms", 500, path, url=server.url)
+    report = json.loads(
+        earshot("transcribe", "--endpoint-ms", 500, "--json", path, url=server.url).stdout
+    )
+    first, second = report["utterances"]
+    assert result.stdout == f"{first['text']}\n{second['text']}\n"
+    assert [first["start_ms"], first["end_ms"]] == [1000, 2000]
+    assert [second["start_ms"], second["end_ms"]] == [3000, 4000]
+    assert first["words"] + second["words"] == report["words"]
 
 
 @pytest.mark.triton
@@ -148,10 +176,10 @@ def words_in_odd(path: Path) -> list[str]:
 def test_an_unexpected_error_in_one_file_leaves_the_others(
     server: FakeRecognizer, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def open_or_fail(path: Path) -> AbstractContextManager[AudioFile]:
+    def open_or_fail(path: Path, form: AudioFormat | None) -> AbstractContextManager[AudioFile]:
         if path.name == "bad.wav":
             raise RuntimeError("unexpected")
-        return open_audio(path)
+        return open_audio(path, form)
 
     monkeypatch.setattr("earshot._cli.batch.open_audio", open_or_fail)
     bad = tmp_path / "bad.wav"
@@ -225,6 +253,8 @@ def test_mic(server: FakeRecognizer, monkeypatch: pytest.MonkeyPatch) -> None:
         result.stdout == " ".join(fake_recognizer.expected_words(np.zeros(8000, np.float32))) + "\n"
     )
     assert result.stderr == "earshot: the machine was too slow 5 times, and audio was lost\n"
+    lines = earshot("mic", "--endpoint-ms", 500, url=server.url).stdout
+    assert lines == result.stdout, "text without speech, as loud as it may be, is an utterance"
 
 
 @pytest.mark.triton

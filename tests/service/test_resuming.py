@@ -23,6 +23,7 @@ from export.audio import SAMPLE_RATE_HZ
 from export.recordings import load_recordings
 from server.errors import TritonDied
 from server.launch import Triton, running
+from server.ports import choose_endpoints
 from tests.support.project import Exported
 from tests.support.streaming_service import Service
 
@@ -57,18 +58,21 @@ def test_streams_go_on_after_kill_9_and_a_restart(
     exported: Exported, random_checkpoint: Path, samples: np.ndarray
 ) -> None:
     kill = Act(STREAMS + 1)
+    endpoints = choose_endpoints("127.0.0.1", grpc_port=None, metrics_port=None, http_port=None)
+    url = endpoints.grpc_url
+    jobs: list[Future[list[Transcript]]] = []
     with ThreadPoolExecutor(2) as pool:
-        with pytest.raises(TritonDied), running(exported(CHUNK_MS)) as triton:
-            url, port = triton.grpc_url, triton.endpoints.grpc_port
-            jobs: list[Future[list[Transcript]]] = [
-                pool.submit(_transcribe_sync, url, samples, kill),
-                pool.submit(asyncio.run, _transcribe_async(url, samples, kill)),
-            ]
+        with (
+            pytest.raises(TritonDied),
+            running(exported(CHUNK_MS), grpc_port=endpoints.grpc_port) as triton,
+        ):
+            jobs.append(pool.submit(_transcribe_sync, url, samples, kill))
+            jobs.append(pool.submit(asyncio.run, _transcribe_async(url, samples, kill)))
             kill.wait_for_streams()
             os.kill(triton.process.pid, signal.SIGKILL)
             triton.process.wait()
             kill.done.set()
-        with running(exported(CHUNK_MS), grpc_port=port) as triton:
+        with running(exported(CHUNK_MS), grpc_port=endpoints.grpc_port) as triton:
             transcripts = [transcript for job in jobs for transcript in job.result(timeout=60)]
             service = Service.of(triton.grpc_url, triton.metrics_url, random_checkpoint, CHUNK_MS)
     [reference] = service.references([samples])
@@ -141,6 +145,7 @@ async def _transcribe_across_a_drain(
         begin = samples[: 2 * CHUNK]
         await asyncio.gather(*(stream.send(begin) for stream in streams))
         first.process.terminate()
+        start = 0
         for start in range(len(begin), len(samples) - CHUNK, CHUNK):
             piece = samples[start : start + CHUNK]
             await asyncio.gather(*(stream.send(piece) for stream in streams))

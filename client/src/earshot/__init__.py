@@ -24,9 +24,18 @@ from ._handshake import Served
 from ._pcm import Pcm
 from ._server_info import OfflineInfo, ServerInfo
 from ._source import AudioSource
+from ._stream_options import StreamOptions
 from ._sync import Client, Stream, connect
 from ._timeouts import Timeouts
-from ._transcript import ChunkResult, FailedSpan, Resumption, Token, Transcript, Word
+from ._transcript import (
+    ChunkResult,
+    FailedSpan,
+    Resumption,
+    Token,
+    Transcript,
+    Utterance,
+    Word,
+)
 from ._version import __version__
 
 __all__ = [
@@ -55,10 +64,12 @@ __all__ = [
     "StreamError",
     "StreamInUse",
     "StreamLost",
+    "StreamOptions",
     "Timeouts",
     "Token",
     "Transcript",
     "UnsupportedServer",
+    "Utterance",
     "Word",
     "__version__",
     "connect",

@@ -14,6 +14,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Iterator,
     Sequence,
 )
 from contextlib import asynccontextmanager
@@ -27,16 +28,20 @@ import grpc.aio
 from ._errors import EarshotError, StreamClosed
 from ._exchange import Ask, Check, Exchanger, Free, Send, Step, Wait
 from ._failures import connect_error, is_broken_connection
+from ._format import AudioFormat, Encoding
 from ._grpc import Address, Credentials, make_stub, read_addresses
 from ._handshake import Question, Served, ready_request, require_offline, require_streaming
+from ._keep_alive import AsyncKeepAlive
 from ._pcm import Pcm
+from ._process import HomeProcess
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_aio import recognize_pieces
 from ._sequence import Call, TritonSequence
 from ._server_info import OfflineInfo, ServerInfo
 from ._servers import READY_REQUEST, Servers
 from ._session import CLIENT_CLOSED, Session
-from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
+from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
+from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Resumption, Transcript
 
@@ -97,10 +102,18 @@ class AsyncClient:
         """Read the recognizers again; see `Client.refresh`."""
         await self._connection.ask(self._connection.servers.current)
 
-    def stream(self, *, sample_rate_hz: float, channels: int = 1) -> AsyncStream:
-        """Open a live stream for audio of this rate and number of interleaved channels."""
+    def stream(
+        self,
+        *,
+        sample_rate_hz: float,
+        channels: int = 1,
+        encoding: Encoding = "linear16",
+        channel: int | None = None,
+        options: StreamOptions = NO_OPTIONS,
+    ) -> AsyncStream:
+        """Open a live stream; arguments as for `Client.stream`."""
         self._connection.check_open()
-        return self._stream(sample_rate_hz, channels)
+        return self._stream(AudioFormat(sample_rate_hz, channels, encoding, channel), options)
 
     async def stream_from(
         self,
@@ -108,9 +121,12 @@ class AsyncClient:
         *,
         sample_rate_hz: float,
         channels: int = 1,
+        options: StreamOptions = NO_OPTIONS,
     ) -> AsyncGenerator[ChunkResult, None]:
         """Stream `pieces`; yield the result of each chunk. See `Stream.send_all`."""
-        async with self.stream(sample_rate_hz=sample_rate_hz, channels=channels) as stream:
+        async with self.stream(
+            sample_rate_hz=sample_rate_hz, channels=channels, options=options
+        ) as stream:
             async for result in stream.send_all(pieces):
                 yield result
 
@@ -120,7 +136,10 @@ class AsyncClient:
         *,
         sample_rate_hz: float | None = None,
         channels: int = 1,
+        encoding: Encoding | None = None,
+        channel: int | None = None,
         streaming: bool = False,
+        options: StreamOptions = NO_OPTIONS,
         at_once: int = PIECES_AT_ONCE,
         on_progress: Progress = ignore_progress,
     ) -> Transcript:
@@ -129,20 +148,23 @@ class AsyncClient:
         `on_progress` is called in this event loop.
         """
         self._connection.check_open()
-        recognizer = self.served.for_files(streaming)
-        with open_source(audio, sample_rate_hz, channels) as source:
+        recognizer = self.served.for_files(streaming or options.needs_stream)
+        with open_source(audio, sample_rate_hz, channels, encoding) as source:
+            form = AudioFormat(
+                source.sample_rate_hz, source.channels, encoding or "linear16", channel
+            )
             if isinstance(recognizer, ServerInfo):
-                return await self._stream_whole(source, on_progress)
-            recognition = Recognition(
-                recognizer,
-                self._connection.timeouts,
-                source.sample_rate_hz,
-                source.channels,
-                at_once,
-            )
-            return await recognize_pieces(
-                self._connection.stub, recognition, source, on_progress, self._offline_again
-            )
+                transcript = await self._stream_whole(source, form, on_progress, options)
+            else:
+                timeouts = self._connection.timeouts
+                transcript = await recognize_pieces(
+                    self._connection.stub,
+                    Recognition(recognizer, timeouts, form, at_once),
+                    source,
+                    on_progress,
+                    self._offline_again,
+                )
+            return with_remarks(transcript, source)
 
     async def recognize(
         self,
@@ -164,18 +186,24 @@ class AsyncClient:
             on_progress=on_progress,
         )
 
-    async def _stream_whole(self, source: AudioSource, on_progress: Progress) -> Transcript:
+    async def _stream_whole(
+        self,
+        source: AudioSource,
+        form: AudioFormat,
+        on_progress: Progress,
+        options: StreamOptions,
+    ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
-        async with self._stream(source.sample_rate_hz, source.channels) as stream:
+        async with self._stream(form, options) as stream:
             for block in source.blocks():
                 await stream.send(block)
                 on_progress(stream.duration_s)
             return await stream.finish()
 
-    def _stream(self, sample_rate_hz: float, channels: int) -> AsyncStream:
+    def _stream(self, form: AudioFormat, options: StreamOptions) -> AsyncStream:
         connection = self._connection
         server = connection.servers.current
-        session = Session(self.info, connection.timeouts, sample_rate_hz, channels, server=server)
+        session = Session(self.info, connection.timeouts, form, options, server=server)
         return AsyncStream(session, connection)
 
     async def _offline_again(self) -> OfflineInfo | None:
@@ -208,13 +236,15 @@ class AsyncStream:
         self._connection = connection
         self._exchanger = Exchanger(session, connection.servers)
         self._in_flight: asyncio.Future[Any] | None = None
+        self._keep_alive = (
+            AsyncKeepAlive(self, session.sequence.idle_s) if session.keep_alive else None
+        )
         self._abandon = weakref.finalize(self, connection.abandon_threadsafe, session)
         connection.streams.add(self)
 
     async def send(self, piece: Pcm) -> list[ChunkResult]:
         """Send a piece of audio of any length; see `Stream.send`."""
-        with self._session.in_use():
-            return [await self._exchange(call) for call in self._session.push(piece)]
+        return await self._deliver(partial(self._session.push, piece))
 
     async def send_all(
         self, pieces: AsyncIterable[Pcm] | Iterable[Pcm]
@@ -222,24 +252,35 @@ class AsyncStream:
         """Send `pieces` and end the stream; see `Stream.send_all`."""
         try:
             async for piece in _iterate(pieces):
-                with self._session.in_use():
-                    for call in self._session.push(piece):
-                        yield await self._exchange(call)
+                async with self._sending():
+                    with self._session.delivering() as results:
+                        while results:
+                            yield results.pop(0)
+                        for call in self._session.push(piece):
+                            yield await self._exchange(call)
             for result in await self.end():
                 yield result
         finally:
             self.close()
 
+    async def finalize(self) -> list[ChunkResult]:
+        """Send the audio so far, completed with silence; see `Stream.finalize`."""
+        return await self._deliver(self._session.finalize)
+
     async def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""
-        with self._session.in_use():
-            return [await self._exchange(call) for call in self._session.end()]
+        return await self._deliver(self._session.end)
 
     async def finish(self) -> Transcript:
         """End the stream unless `end` has; return the transcript."""
         if not self._session.finished:
             await self.end()
         return self.transcript
+
+    @property
+    def tag(self) -> str:
+        """Return the tag of the stream: that of its options, or a random one."""
+        return self._session.tag
 
     @property
     def transcript(self) -> Transcript:
@@ -264,6 +305,8 @@ class AsyncStream:
     def close(self) -> None:
         """Close the stream without waiting for the server; audio that is not sent is dropped."""
         self._abandon.detach()
+        if self._keep_alive is not None:
+            self._keep_alive.stop()
         self._connection.abandon(self._session, self._in_flight)
 
     async def __aenter__(self) -> AsyncStream:
@@ -276,7 +319,34 @@ class AsyncStream:
         traceback: TracebackType | None,
     ) -> None:
         self._session.add_transcript(error)
-        self.close()
+        try:
+            if error is None and self._session.has_more:
+                await self.end()
+        finally:
+            self.close()
+
+    async def send_silence(self) -> None:
+        """Keep the stream open while there is nothing to send; `KeepAlive` calls this."""
+        try:
+            for call in self._session.wait():
+                self._session.keep(await self._exchange(call))
+        except EarshotError as error:
+            self._session.fail(error)
+            raise
+
+    async def _deliver(self, calls: Callable[[], Iterator[Call]]) -> list[ChunkResult]:
+        """Exchange calls; return their results, and those that silence has brought."""
+        async with self._sending():
+            with self._session.delivering() as results:
+                for call in calls():
+                    results.append(await self._exchange(call))
+        return results
+
+    @asynccontextmanager
+    async def _sending(self) -> AsyncGenerator[None, None]:
+        with self._session.in_use():
+            async with self._keep_alive or contextlib.nullcontext():
+                yield
 
     async def _exchange(self, call: Call) -> ChunkResult:
         steps = self._exchanger.exchange(call)
@@ -338,6 +408,7 @@ class _Connection:
         self._loop = asyncio.get_running_loop()
         self._ends: set[asyncio.Task[None]] = set()
         self._checks: set[asyncio.Task[None]] = set()
+        self.home = HomeProcess()
         self.closed = False
 
     @property
@@ -346,7 +417,8 @@ class _Connection:
         return self._stub(self.servers.current)
 
     def check_open(self) -> None:
-        """Raise StreamClosed if the client is closed."""
+        """Raise StreamClosed if the client is closed, or of another process."""
+        self.home.check()
         if self.closed:
             raise StreamClosed(CLIENT_CLOSED)
 

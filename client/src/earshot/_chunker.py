@@ -43,6 +43,11 @@ class Chunker:
                 self._filled = 0
                 yield Chunk(self._buffer.tobytes(), size, last=False)
 
+    @property
+    def missing(self) -> int:
+        """Return the number of samples that would complete the chunk at hand."""
+        return self._buffer.size - self._filled
+
     def end(self) -> Chunk:
         """Return the last chunk: the remaining samples, possibly none."""
         self._buffer[self._filled :] = 0.0

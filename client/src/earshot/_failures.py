@@ -24,7 +24,9 @@ from ._server_info import OfflineInfo, ServerInfo
 # the message differs.
 _NO_CONNECTION = re.compile(
     r"failed to connect|errors resolving|name resolution|socket closed|connection (reset|refused)"
-    r"|recvmsg|broken pipe|goaway|ping timeout|keepalive|endpoint closing|handshake",
+    r"|recvmsg|broken pipe|goaway|ping timeout|keepalive|endpoint closing|handshake"
+    # From a proxy that has no server behind it.
+    r"|http2 header with status: 50[23]",
     re.IGNORECASE,
 )
 # A connection that was there has ended; a request may or may not have arrived.

@@ -111,8 +111,11 @@ def read_address(url: str, credentials: Credentials = NO_CREDENTIALS) -> Address
     target = target.rstrip("/")
     if not target:
         raise ValueError(f"no host in {url!r}")
-    if not target.rpartition(":")[2].isdecimal():
+    host, _, port = target.rpartition(":")
+    if not port.isdecimal():
         target = f"{target}:{DEFAULT_PORT}"
+    elif not host or not 0 < int(port) < 1 << 16:
+        raise ValueError(f"expected a host and a port from 1 to 65535, got {url!r}")
     return Address(target, credentials.encrypted or scheme == "grpcs", credentials)
 
 

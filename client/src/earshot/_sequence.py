@@ -18,6 +18,7 @@ from ._transcript import Token
 from ._wire import RequestWriter
 
 STREAM_HEADER = "earshot-stream"
+TAG_HEADER = "x-request-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,19 @@ class TritonSequence:
     """Writes the requests of one sequence, which begins at any chunk of its stream."""
 
     def __init__(
-        self, info: ServerInfo, timeouts: Timeouts, *, server: int, first_chunk: int = 0
+        self,
+        info: ServerInfo,
+        timeouts: Timeouts,
+        tag: str,
+        *,
+        server: int,
+        first_chunk: int = 0,
     ) -> None:
         # 0 means "no sequence" to Triton; 63 bits, because its parameter is a signed integer.
         self.id = secrets.randbits(63) or 1
-        # A proxy in front of several servers uses it to send all chunks to the same server.
-        self.metadata = ((STREAM_HEADER, str(self.id)),)
+        # A proxy in front of several servers uses the first one to send all chunks to the same
+        # server, and writes the second one to its log.
+        self.metadata = ((STREAM_HEADER, str(self.id)), (TAG_HEADER, tag))
         self.info = info
         self.server = server
         """The number of the server, in the order of the client's URLs."""
@@ -64,12 +72,15 @@ class TritonSequence:
         self.idle_s = info.sequence_idle_ms / 1000
         """After this time without a request, the server drops the sequence by itself."""
         self._timeouts = timeouts
-        self._writer = RequestWriter(self.id, info.chunk_samples, timeouts.queue_s, info.ensemble)
-        self._open = False
+        self._writer = RequestWriter(
+            self.id, info.chunk_samples, timeouts.queue_s, info.ensemble, tag
+        )
+        self.is_open = False
+        """Whether it may have a slot on its server."""
 
     def write(self, chunk: Chunk, index: int) -> Call:
         """Return the call for the chunk of this number in the stream."""
-        self._open = True
+        self.is_open = True
         first = index == self.first_chunk
         deadline_s = self._timeouts.finish_s if chunk.last else self._timeouts.chunk_s
         if first:
@@ -79,14 +90,14 @@ class TritonSequence:
 
     def end(self) -> Any | None:
         """Return the request that frees the sequence, if it may be open on its server."""
-        if not self._open:
+        if not self.is_open:
             return None
-        self._open = False
+        self.is_open = False
         return self._writer.write_end()
 
     def ended(self) -> None:
         """Note that the server has answered the last chunk."""
-        self._open = False
+        self.is_open = False
 
     def place(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
         """Count the frames of tokens from the start of the stream, not of the sequence."""

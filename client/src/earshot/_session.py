@@ -5,21 +5,26 @@ The blocking and the asyncio client both drive a `Session`; they only send its c
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ._assembler import Assembler
-from ._chunker import Chunk, Chunker
+from ._chunker import Chunk
 from ._errors import EarshotError, InvalidAudio, StreamClosed, StreamInUse, StreamLost
 from ._failures import RpcFailure, chunk_error, chunk_timeout
+from ._format import AudioFormat
 from ._history import CONTEXT_S, History
 from ._lag import Lag
 from ._pcm import Pcm, PcmReader
 from ._seam import Seam
+from ._segmenter import Segmenter
 from ._sequence import Call, TritonSequence, require_same_chunks
 from ._server_info import ServerInfo
+from ._stream_options import StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Resumption, Token, Transcript
 from ._wire import read_reply
@@ -39,20 +44,25 @@ class Session:
         self,
         info: ServerInfo,
         timeouts: Timeouts,
-        sample_rate_hz: float,
-        channels: int,
+        form: AudioFormat,
+        options: StreamOptions,
         *,
         server: int = 0,
     ) -> None:
-        self.sequence = TritonSequence(info, timeouts, server=server)
+        self.tag = options.tag or secrets.token_hex(8)
+        self._chosen_tag = options.tag
+        self.keep_alive = options.keep_alive
+        self.sequence = TritonSequence(info, timeouts, self.tag, server=server)
         """The sequence that carries the stream now."""
         self._sequences = [self.sequence]
         self.timeouts = timeouts
         self.resumptions: tuple[Resumption, ...] = ()
         self._info = info
-        self._reader = PcmReader(sample_rate_hz, channels, info.sample_rate_hz)
-        self._chunker = Chunker(info.chunk_samples, info.lead_samples)
-        self._assembler = Assembler(info.frame_ms)
+        self._reader = PcmReader(form, info.sample_rate_hz)
+        self._segmenter = Segmenter(info, options)
+        self._assembler = Assembler(info.frame_ms, keep=options.keep_transcript)
+        self._undelivered: list[ChunkResult] = []
+        self._error: EarshotError | None = None
         self._history = History(info, CONTEXT_S if timeouts.resume_s else 0.0)
         self._seam: Seam | None = None
         self._lag = Lag(info.chunk_ms)
@@ -74,6 +84,29 @@ class Session:
         finally:
             self._in_use.release()
 
+    @contextmanager
+    def delivering(self) -> Generator[list[ChunkResult], None, None]:
+        """Yield a list for the results of a call; an error that ends the call takes them along."""
+        results, self._undelivered = self._undelivered, []
+        try:
+            yield results
+        except EarshotError as error:
+            error.results = tuple(results)
+            raise
+
+    def fail(self, error: EarshotError) -> None:
+        """Raise `error` from the next call."""
+        self._error = error
+
+    def keep(self, result: ChunkResult) -> None:
+        """Deliver a result with those of the next call."""
+        self._undelivered.append(result)
+
+    @property
+    def has_more(self) -> bool:
+        """Return whether there is audio that `end` would send, or a stream that it would end."""
+        return not self._closed and (self.sequence.is_open or self.duration_s > 0)
+
     def push(self, piece: Pcm) -> Iterator[Call]:
         """Add audio; yield one call for each chunk that it fills. Raise InvalidAudio."""
         self.check_open()
@@ -81,13 +114,25 @@ class Session:
             samples = self._reader.read(piece)
         except InvalidAudio as error:
             raise self._with_transcript(error) from None
-        return self._calls(self._chunker.push(samples))
+        return self._calls(self._segmenter.push(samples))
+
+    def finalize(self) -> Iterator[Call]:
+        """Yield the calls that bring out the text of all audio so far; none without new audio."""
+        self.check_open()
+        yield from self._calls(self._segmenter.push(self._reader.flush()))
+        yield from self._calls(self._segmenter.complete())
+
+    def wait(self) -> Iterator[Call]:
+        """Yield the call that keeps the stream open on the server; none before it has begun."""
+        if self.sequence.is_open:
+            yield from self._calls(self._segmenter.push(self._reader.flush()))
+            yield from self._calls(self._segmenter.wait())
 
     def end(self) -> Iterator[Call]:
         """Yield the remaining calls after the last audio: at least one."""
         self.check_open()
-        yield from self._calls(self._chunker.push(self._reader.flush()))
-        yield from self._calls([self._chunker.end()])
+        yield from self._calls(self._segmenter.push(self._reader.flush()))
+        yield from self._calls([self._segmenter.end()])
 
     def receive(
         self,
@@ -105,18 +150,23 @@ class Session:
         if self._seam is not None:
             tokens = self._seam.join(tokens)
         self._history.add(call.chunk, tokens)
+        tokens = self._segmenter.place(tokens)
         words = self._assembler.add(tokens)
-        if call.last:
+        if self._segmenter.completed:
             words += self._assembler.finish()
         if resumed is not None:
             self.resumptions += (resumed,)
+        text = "".join(token.text for token in tokens)
         return ChunkResult(
             call.index,
-            "".join(token.text for token in tokens),
+            text,
             tokens,
             words,
             sent_s,
             received_s,
+            self._assembler.open_word,
+            self._segmenter.utterances(text, words),
+            self.tag,
             self._lag.answered(sent_s, received_s, self.duration_s, resumed=resumed is not None),
             resumed,
         )
@@ -137,7 +187,9 @@ class Session:
         require_same_chunks(self._info, info)
         self.check_open()
         first_chunk = self._history.first_chunk
-        sequence = TritonSequence(info, self.timeouts, server=server, first_chunk=first_chunk)
+        sequence = TritonSequence(
+            info, self.timeouts, self.tag, server=server, first_chunk=first_chunk
+        )
         self._sequences.append(sequence)
         return sequence
 
@@ -203,9 +255,10 @@ class Session:
     def acknowledged_s(self) -> float:
         """Return the position in the audio up to which the server has answered."""
         info = self._info
+        if self.finished:
+            return self.duration_s
         samples = self._history.answered * info.chunk_samples - info.lead_samples
-        position_s = self.duration_s if self.finished else samples / info.sample_rate_hz
-        return max(0.0, position_s)
+        return self._segmenter.audio_s(max(0, samples))
 
     @property
     def pause_ms(self) -> int:
@@ -215,10 +268,14 @@ class Session:
     @property
     def transcript(self) -> Transcript:
         """Return the transcript so far."""
-        return self._assembler.transcript(self.duration_s)
+        transcript = self._assembler.transcript(self.duration_s)
+        return replace(transcript, utterances=self._segmenter.ended, warnings=self._reader.warnings)
 
     def check_open(self) -> None:
-        """Raise StreamClosed if the stream is closed."""
+        """Raise StreamClosed if the stream is closed, or the error that has ended it meanwhile."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         if self._closed:
             raise self._with_transcript(StreamClosed("the stream has ended; start a new one"))
 
@@ -230,4 +287,5 @@ class Session:
 
     def _with_transcript(self, error: _Error) -> _Error:
         error.transcript = self.transcript
+        error.tag = self._chosen_tag
         return error

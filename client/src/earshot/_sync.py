@@ -10,7 +10,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
 from functools import partial
 from types import TracebackType
@@ -21,9 +21,12 @@ import grpc
 from ._errors import EarshotError, StreamClosed
 from ._exchange import Ask, Check, Exchanger, Free, Send, Step, Wait
 from ._failures import connect_error, is_broken_connection
+from ._format import AudioFormat, Encoding
 from ._grpc import Address, Credentials, make_stub, read_address, read_addresses
 from ._handshake import Question, Served, ready_request, require_offline, require_streaming
+from ._keep_alive import KeepAlive
 from ._pcm import Pcm
+from ._process import HomeProcess
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_sync import recognize_pieces
 from ._repository import Repository
@@ -31,7 +34,8 @@ from ._sequence import Call, TritonSequence
 from ._server_info import OfflineInfo, ServerInfo
 from ._servers import READY_REQUEST, Servers
 from ._session import CLIENT_CLOSED, Session
-from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
+from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
+from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Resumption, Transcript
 
@@ -133,16 +137,39 @@ class Client:
         """
         self._connection.ask(self._connection.servers.current)
 
-    def stream(self, *, sample_rate_hz: float, channels: int = 1) -> Stream:
-        """Open a live stream for audio of this rate and number of interleaved channels."""
+    def stream(
+        self,
+        *,
+        sample_rate_hz: float,
+        channels: int = 1,
+        encoding: Encoding = "linear16",
+        channel: int | None = None,
+        options: StreamOptions = NO_OPTIONS,
+    ) -> Stream:
+        """Open a live stream.
+
+        Args:
+            sample_rate_hz: The rate of the audio.
+            channels: The number of interleaved channels of the audio.
+            encoding: What bytes contain: linear16 (int16, little-endian), or mulaw or alaw (G.711).
+            channel: The channel to transcribe, from 1; by default all are averaged.
+            options: What the stream does besides turning audio into text.
+        """
         self._connection.check_open()
-        return self._stream(sample_rate_hz, channels)
+        return self._stream(AudioFormat(sample_rate_hz, channels, encoding, channel), options)
 
     def stream_from(
-        self, pieces: Iterable[Pcm], *, sample_rate_hz: float, channels: int = 1
+        self,
+        pieces: Iterable[Pcm],
+        *,
+        sample_rate_hz: float,
+        channels: int = 1,
+        options: StreamOptions = NO_OPTIONS,
     ) -> Generator[ChunkResult, None, None]:
         """Stream `pieces`; yield the result of each chunk. See `Stream.send_all`."""
-        with self.stream(sample_rate_hz=sample_rate_hz, channels=channels) as stream:
+        with self.stream(
+            sample_rate_hz=sample_rate_hz, channels=channels, options=options
+        ) as stream:
             yield from stream.send_all(pieces)
 
     def transcribe(
@@ -151,7 +178,10 @@ class Client:
         *,
         sample_rate_hz: float | None = None,
         channels: int = 1,
+        encoding: Encoding | None = None,
+        channel: int | None = None,
         streaming: bool = False,
+        options: StreamOptions = NO_OPTIONS,
         at_once: int = PIECES_AT_ONCE,
         on_progress: Progress = ignore_progress,
     ) -> Transcript:
@@ -163,10 +193,15 @@ class Client:
         fails for good, `Transcript.failed` names the span without text.
 
         Args:
-            audio: The path of a file (wav, flac, ogg, mp3, ...), samples, or an `AudioSource`.
-            sample_rate_hz: The rate of samples; files and sources have their own.
+            audio: The path of a file (wav, flac, ogg, mp3, ...; `-` is standard input), an open
+                binary file, samples, or an `AudioSource`.
+            sample_rate_hz: The rate of samples; sources, and files with a header, have their own.
             channels: The number of interleaved channels of samples.
+            encoding: What bytes contain (linear16 by default, or mulaw or alaw). With it, a file is
+                one without header, which needs `sample_rate_hz`.
+            channel: The channel to transcribe, from 1; by default all are averaged.
             streaming: Stream the audio, as if it were live, even if there is an offline recognizer.
+            options: The options of that stream; `endpoint_ms` implies `streaming`.
             at_once: The pieces that the offline recognizer has under way at a time.
             on_progress: Called with the seconds of audio that are done; by the offline recognizer
                 on a thread of this client.
@@ -177,24 +212,23 @@ class Client:
             StreamError: The stream failed, or all pieces did; then it is the first error.
         """
         self._connection.check_open()
-        recognizer = self.served.for_files(streaming)
-        with open_source(audio, sample_rate_hz, channels) as source:
+        recognizer = self.served.for_files(streaming or options.needs_stream)
+        with open_source(audio, sample_rate_hz, channels, encoding) as source:
+            form = AudioFormat(
+                source.sample_rate_hz, source.channels, encoding or "linear16", channel
+            )
             if isinstance(recognizer, ServerInfo):
-                return self._stream_whole(source, on_progress)
-            recognition = Recognition(
-                recognizer,
-                self._connection.timeouts,
-                source.sample_rate_hz,
-                source.channels,
-                at_once,
-            )
-            return recognize_pieces(
-                self._connection.stub,
-                recognition,
-                source,
-                on_progress,
-                self._offline_again,
-            )
+                transcript = self._stream_whole(source, form, on_progress, options)
+            else:
+                timeouts = self._connection.timeouts
+                transcript = recognize_pieces(
+                    self._connection.stub,
+                    Recognition(recognizer, timeouts, form, at_once),
+                    source,
+                    on_progress,
+                    self._offline_again,
+                )
+            return with_remarks(transcript, source)
 
     def recognize(
         self,
@@ -216,18 +250,24 @@ class Client:
             on_progress=on_progress,
         )
 
-    def _stream_whole(self, source: AudioSource, on_progress: Progress) -> Transcript:
+    def _stream_whole(
+        self,
+        source: AudioSource,
+        form: AudioFormat,
+        on_progress: Progress,
+        options: StreamOptions,
+    ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
-        with self._stream(source.sample_rate_hz, source.channels) as stream:
+        with self._stream(form, options) as stream:
             for block in source.blocks():
                 stream.send(block)
                 on_progress(stream.duration_s)
             return stream.finish()
 
-    def _stream(self, sample_rate_hz: float, channels: int) -> Stream:
+    def _stream(self, form: AudioFormat, options: StreamOptions) -> Stream:
         connection = self._connection
         server = connection.servers.current
-        session = Session(self.info, connection.timeouts, sample_rate_hz, channels, server=server)
+        session = Session(self.info, connection.timeouts, form, options, server=server)
         return Stream(session, connection)
 
     def _offline_again(self) -> OfflineInfo | None:
@@ -274,6 +314,7 @@ class Stream:
         self._connection = connection
         self._exchanger = Exchanger(session, connection.servers)
         self._in_flight: Any = None
+        self._keep_alive = KeepAlive(self, session.sequence.idle_s) if session.keep_alive else None
         self._abandon = weakref.finalize(self, connection.abandon_garbage, session)
         connection.streams.add(self)
 
@@ -287,8 +328,7 @@ class Stream:
             InvalidAudio: The piece is skipped; the stream goes on.
             StreamError: The stream has ended.
         """
-        with self._session.in_use():
-            return [self._exchange(call) for call in self._session.push(piece)]
+        return self._deliver(partial(self._session.push, piece))
 
     def send_all(self, pieces: Iterable[Pcm]) -> Generator[ChunkResult, None, None]:
         """Send `pieces` and end the stream; yield the result of each chunk when it is known.
@@ -297,23 +337,37 @@ class Stream:
         """
         try:
             for piece in pieces:
-                with self._session.in_use():
+                with self._sending(), self._session.delivering() as results:
+                    while results:
+                        yield results.pop(0)
                     for call in self._session.push(piece):
                         yield self._exchange(call)
             yield from self.end()
         finally:
             self.close()
 
+    def finalize(self) -> list[ChunkResult]:
+        """Send the audio so far, completed with silence; return the results. The stream goes on.
+
+        The text of everything said so far is known then, its last word is final, and so is the
+        utterance, if the stream has any. Silence does not shift the times of what comes later.
+        """
+        return self._deliver(self._session.finalize)
+
     def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""
-        with self._session.in_use():
-            return [self._exchange(call) for call in self._session.end()]
+        return self._deliver(self._session.end)
 
     def finish(self) -> Transcript:
         """End the stream unless `end` has; return the transcript."""
         if not self._session.finished:
             self.end()
         return self.transcript
+
+    @property
+    def tag(self) -> str:
+        """Return the tag of the stream: that of its options, or a random one."""
+        return self._session.tag
 
     @property
     def transcript(self) -> Transcript:
@@ -345,6 +399,8 @@ class Stream:
     def close(self) -> None:
         """Close the stream without waiting for the server; audio that is not sent is dropped."""
         self._abandon.detach()
+        if self._keep_alive is not None:
+            self._keep_alive.stop()
         self._connection.abandon(self._session, self._in_flight)
 
     def __enter__(self) -> Stream:
@@ -357,7 +413,32 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self._session.add_transcript(error)
-        self.close()
+        try:
+            if error is None and self._session.has_more:
+                self.end()
+        finally:
+            self.close()
+
+    def send_silence(self) -> None:
+        """Keep the stream open while there is nothing to send; `KeepAlive` calls this."""
+        try:
+            for call in self._session.wait():
+                self._session.keep(self._exchange(call))
+        except EarshotError as error:
+            self._session.fail(error)
+            raise
+
+    def _deliver(self, calls: Callable[[], Iterator[Call]]) -> list[ChunkResult]:
+        """Exchange calls; return their results, and those that silence has brought."""
+        with self._sending(), self._session.delivering() as results:
+            for call in calls():
+                results.append(self._exchange(call))
+        return results
+
+    @contextlib.contextmanager
+    def _sending(self) -> Generator[None, None, None]:
+        with self._session.in_use(), self._keep_alive or contextlib.nullcontext():
+            yield
 
     def _exchange(self, call: Call) -> ChunkResult:
         steps = self._exchanger.exchange(call)
@@ -412,6 +493,7 @@ class _Connection:
         self.timeouts = timeouts
         self.streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self.closing = threading.Event()
+        self.home = HomeProcess()
         self.closed = False
         self._addresses = addresses
         self._channels: dict[int, Any] = {}
@@ -427,7 +509,8 @@ class _Connection:
         return self._stub(self.servers.current)
 
     def check_open(self) -> None:
-        """Raise StreamClosed if the client is closed."""
+        """Raise StreamClosed if the client is closed, or of another process."""
+        self.home.check()
         if self.closed:
             raise StreamClosed(CLIENT_CLOSED)
 
@@ -474,6 +557,7 @@ class _Connection:
 
     def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> Any:
         """Send one request of a sequence; return a grpc.Future of the reply."""
+        self.home.check()
         self._this_thread.in_grpc = True
         try:
             return self._infer(sequence, request, timeout=wire_s)
@@ -485,6 +569,8 @@ class _Connection:
 
     def abandon(self, session: Session, in_flight: Any | None) -> None:
         """Close a stream and end it on its servers, without waiting; never raise."""
+        if not self.home.is_here:
+            return
         for sequence in session.close():
             self.free(session, sequence, in_flight)
 
@@ -528,6 +614,8 @@ class _Connection:
             self.abandon(session, None)
 
     def close(self) -> None:
+        if not self.home.is_here:
+            return
         self.closing.set()
         for stream in tuple(self.streams):
             stream.close()

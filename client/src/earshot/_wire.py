@@ -29,8 +29,10 @@ class RequestWriter:
     which protobuf frees only with the message.
     """
 
-    def __init__(self, stream_id: int, chunk_samples: int, queue_s: float, ensemble: str) -> None:
-        start = _pb.ModelInferRequest(model_name=ensemble)
+    def __init__(
+        self, stream_id: int, chunk_samples: int, queue_s: float, ensemble: str, tag: str = ""
+    ) -> None:
+        start = _pb.ModelInferRequest(model_name=ensemble, id=tag)
         start.inputs.add(name="AUDIO", datatype="FP32", shape=[1, chunk_samples])
         start.inputs.add(name="AUDIO_LENGTH", datatype="INT32", shape=[1, 1])
         start.parameters["sequence_id"].int64_param = stream_id

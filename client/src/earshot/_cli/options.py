@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from .._errors import AccessDenied, ConnectionFailed, EarshotError, UnsupportedServer
+from .._stream_options import SHORTEST_ENDPOINT_MS
+
+EndpointMs = Annotated[
+    int | None,
+    typer.Option(
+        min=SHORTEST_ENDPOINT_MS,
+        help="Silence that ends an utterance, in milliseconds; print one utterance a line.",
+        show_default=False,
+    ),
+]
 
 stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
@@ -75,3 +88,17 @@ def exit_with(code: int, message: str) -> NoReturn:
     """End the command with a message on stderr."""
     stderr.print(f"earshot: {message}")
     raise typer.Exit(code)
+
+
+def print_result(text: str) -> None:
+    """Write to stdout at once; a character that its encoding lacks is escaped."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        typer.echo(text, nl=False)
+    except BrokenPipeError:
+        raise  # whoever read the output has had enough; typer ends the command quietly
+    except OSError as error:
+        # Python would try to write the rest again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        exit_with(2, f"cannot write to standard output: {error.strerror}")

@@ -1,0 +1,1 @@
+"""How well the client finds the ends of utterances."""
