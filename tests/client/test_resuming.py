@@ -7,13 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import earshot
 import numpy as np
 import pytest
+import soundfile
 from earshot import ServerInfo, Timeouts
 from earshot._chunker import Chunk
+from earshot._cli import app
 from earshot._history import CONTEXT_S, History
+from typer.testing import CliRunner
 
 from server import launch
 from tests.client.test_live import end_on_the_server
@@ -213,6 +217,26 @@ def test_a_stream_goes_on_at_another_server(server: FakeRecognizer, proxy: TcpPr
     cutting.join()
     assert texts(transcript.words) == fake_recognizer.expected_words(np.concatenate(pieces))
     assert [resumed.url for resumed in stream.resumptions] == [server.url]
+
+
+@pytest.mark.triton
+def test_the_command_says_what_happened(
+    server: FakeRecognizer, proxy: TcpProxy, tmp_path: Path
+) -> None:
+    samples = np.concatenate([AUDIO[:FIRST], chunk(SLOW), AUDIO[FIRST:]])
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, samples, RATE_HZ, subtype="FLOAT")
+
+    def cut() -> None:
+        proxy.cut()
+        proxy.listen()
+
+    cutting = in_the_middle_of_a_chunk(server, cut)
+    shown = CliRunner().invoke(app, ["transcribe", "--streaming", "--url", proxy.url, str(path)])
+    cutting.join()
+    assert shown.stdout.split() == fake_recognizer.expected_words(samples)
+    assert "trying for 30 s to carry the stream on" in shown.stderr
+    assert f"earshot: {proxy.url} carries the stream on from 0.02 s, after " in shown.stderr
 
 
 @pytest.mark.triton
