@@ -18,6 +18,7 @@ import grpc
 
 from ._errors import (
     AccessDenied,
+    ChunkTimeout,
     ConnectionFailed,
     EarshotError,
     MessageTooLarge,
@@ -189,6 +190,9 @@ class Exchanger:
             self._losses += 1
             yield Free(sequence)
             raise self._session.explain(again, failure) from failure
+        except ChunkTimeout:
+            yield Free(sequence)
+            raise
 
     def _replay(self, server: int, deadline_s: float) -> Steps[TritonSequence]:
         """Repeat the last seconds to a server; return the sequence there, which the stream takes.

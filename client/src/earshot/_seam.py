@@ -46,6 +46,11 @@ class Seam:
         self._owed: list[Token] = []
         """The last tokens of the stream, if the new sequence has yet to repeat them."""
 
+    @property
+    def is_done(self) -> bool:
+        """Return whether all further tokens are new, and need no change."""
+        return self._joined and self._heard_text and not self._owed
+
     def join(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
         """Return the tokens of the next reply of the new sequence that are new."""
         new = list(tokens)

@@ -149,6 +149,7 @@ class Session:
         tokens = self.read(call, reply)
         if self._seam is not None:
             tokens = self._seam.join(tokens)
+            self._seam = None if self._seam.is_done else self._seam
         self._history.add(call.chunk, tokens)
         tokens = self._segmenter.place(tokens)
         words = self._assembler.add(tokens)
