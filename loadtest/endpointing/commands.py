@@ -91,7 +91,7 @@ def _measure(
 
 def _table(result: dict[str, Any]) -> Table:
     table = Table(title=f"{result['conversations']} conversations, {result['audio_s']} s of audio")
-    columns = ("chunk", "endpoint", "found", "late", "missed", "false", "more chunks", "WER")
+    columns = ("chunk", "endpoint", "found", "late", "missed", "wordless", "false", "chunks", "WER")
     for column in columns:
         table.add_column(column, justify="right")
     for run in result["runs"]:
@@ -103,15 +103,16 @@ def _table(result: dict[str, Any]) -> Table:
 def _cells(figures: dict[str, Any]) -> tuple[str, ...]:
     word_errors = f"{figures['word_error_rate']:.1%}"
     if figures["endpoint_ms"] is None:
-        return ("none", "", "", "", "", "", word_errors)
+        return ("none", *[""] * 6, word_errors)
     counted = figures["all"]
-    missed = counted["pauses"] - counted["found"] - counted["late"]
+    worded = counted["pauses"] - counted["wordless"]
     return (
         f"{figures['endpoint_ms']} ms",
-        f"{counted['found']} of {counted['pauses']} ({counted['found_share']:.1%})",
+        f"{counted['found']} of {worded} ({counted['found_share']:.1%})",
         str(counted["late"]),
-        str(missed),
+        str(worded - counted["found"] - counted["late"]),
+        str(counted["wordless"]),
         f"{counted['false']} of {counted['events']} ({counted['false_share']:.1%})",
-        f"{figures['more_chunks']:.1%}",
+        f"{figures['more_chunks']:+.1%}",
         word_errors,
     )

@@ -13,12 +13,12 @@ import numpy as np
 from loadtest.audio.recordings import SAMPLE_RATE_HZ
 from loadtest.audio.word_errors import count_errors, total
 from loadtest.endpointing.conversations import Conversation
-from loadtest.endpointing.score import Score, score
+from loadtest.endpointing.score import NOTHING, Score, score
 
 ENDPOINTS_MS = (None, 300, 500, 800)
 """None: the same streams without utterances, to see what these cost."""
 _PIECE = SAMPLE_RATE_HZ // 50
-_STREAMS = 16
+_STREAMS = 32
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Heard:
     """For each utterance, the samples that had been sent when its end was reported."""
     delays_ms: tuple[float, ...]
     """For each utterance, the audio from its end, as reported, to that point."""
+    words: tuple[int, ...]
+    """The sample at which each word starts."""
     text: str
     chunks: int
 
@@ -83,8 +85,9 @@ async def _stream(
                 delays_ms.append(sent * 1000 / SAMPLE_RATE_HZ - utterance.end_ms)
             chunks += len(results)
         chunks += len(await stream.end())
-        text = stream.transcript.text
-    return Heard(tuple(events), tuple(delays_ms), text, chunks)
+        transcript = stream.transcript
+    words = tuple(word.start_ms * SAMPLE_RATE_HZ // 1000 for word in transcript.words)
+    return Heard(tuple(events), tuple(delays_ms), words, transcript.text, chunks)
 
 
 def _without(conversations: Sequence[Conversation], heard: Sequence[Heard]) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def _with(
 ) -> dict[str, Any]:
     """Return the figures for one endpoint; `plain_chunks` were sent without it."""
     scores = [
-        (one.noisy, score(one, other.events, endpoint_ms))
+        (one.noisy, score(one, other.events, other.words, endpoint_ms))
         for one, other in zip(conversations, heard, strict=True)
     ]
     delays_ms = [delay_ms for one in heard for delay_ms in one.delays_ms]
@@ -118,10 +121,10 @@ def _with(
 
 
 def _shares(scores: Sequence[Score]) -> dict[str, Any]:
-    counted = sum(scores, Score(0, 0, 0, 0, 0))
+    counted = sum(scores, NOTHING)
     return {
         **asdict(counted),
-        "found_share": round(counted.found / max(1, counted.pauses), 4),
+        "found_share": round(counted.found / max(1, counted.pauses - counted.wordless), 4),
         "false_share": round(counted.false / max(1, counted.events), 4),
     }
 

@@ -24,6 +24,8 @@ class Score:
     """Those with an event in time."""
     late: int
     """Those with an event later than that, but before the speech goes on."""
+    wordless: int
+    """Those without an event because the recognizer wrote no word since the pause before."""
     events: int
     """All events; most of those not at a pause are at one inside a recording."""
     false: int
@@ -34,15 +36,28 @@ class Score:
             self.pauses + other.pauses,
             self.found + other.found,
             self.late + other.late,
+            self.wordless + other.wordless,
             self.events + other.events,
             self.false + other.false,
         )
 
 
-def score(conversation: Conversation, events: Sequence[int], endpoint_ms: int) -> Score:
-    """Count the `events`, given as the samples that had been sent when each was reported."""
+NOTHING = Score(0, 0, 0, 0, 0, 0)
+
+
+def score(
+    conversation: Conversation, events: Sequence[int], words: Sequence[int], endpoint_ms: int
+) -> Score:
+    """Count the ends that a stream reported.
+
+    Args:
+        conversation: What was streamed.
+        events: For each event, the samples that had been sent when it was reported.
+        words: The sample at which each word starts.
+        endpoint_ms: The silence asked for.
+    """
     allowed = (endpoint_ms + ALLOWED_MS) * SAMPLE_RATE_HZ // 1000
-    found = late = false = 0
+    found = late = wordless = false = before = 0
     inside = list(events)
     for start, end in conversation.pauses:
         mine = [event for event in inside if start < event <= end]
@@ -51,8 +66,11 @@ def score(conversation: Conversation, events: Sequence[int], endpoint_ms: int) -
             found += mine[0] - start <= allowed
             late += mine[0] - start > allowed
             false += len(mine) - 1
+        else:
+            wordless += not any(before <= word < end for word in words)
+        before = end
     false += sum(not _is_silent(conversation, event, endpoint_ms) for event in inside)
-    return Score(len(conversation.pauses), found, late, len(events), false)
+    return Score(len(conversation.pauses), found, late, wordless, len(events), false)
 
 
 def _is_silent(conversation: Conversation, event: int, endpoint_ms: int) -> bool:

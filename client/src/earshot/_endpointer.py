@@ -19,8 +19,8 @@ WINDOW_MS = 20
 SHORTEST_SPEECH_MS = 60
 """Shorter sounds (a click, a key) neither begin speech nor prolong it."""
 
-# Anything below is silence: dither, the noise floor of a good microphone, digital zeros.
-_LEAST_DB = -65.0
+# Anything below is silence: digital zeros and rounding, even where the speaker is faint.
+_LEAST_DB = -80.0
 _LEAST_POWER = 10 ** (_LEAST_DB / 10)
 # The background is the lowest level of late; it follows a rising noise at this rate.
 _BACKGROUND_RISE_DB_PER_S = 2.0
