@@ -286,7 +286,7 @@ def test_the_server_has_dropped_the_stream(server: FakeRecognizer) -> None:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         (first,) = stream.send(noise(FIRST))
         end_on_the_server(server, server.chunks()[-1].id)
-        with pytest.raises(earshot.StreamLost, match="send silence to keep one") as caught:
+        with pytest.raises(earshot.StreamLost, match="unless `keep_alive` keeps them") as caught:
             stream.send(chunk())
         assert caught.value.transcript is not None
         assert caught.value.transcript.text == first.text

@@ -139,6 +139,48 @@ def test_a_damaged_flac_is_read_before_and_after_the_damage(holes: list[float]) 
     np.testing.assert_allclose(samples[good], SYLLABLES[good], atol=1e-4)
 
 
+SPEECH = np.tile(SYLLABLES, 4) + np.random.default_rng(0).normal(0, 0.02, 4 * SYLLABLES.size)
+
+
+@pytest.mark.parametrize("bytes_lost", [300, 3000])
+@pytest.mark.parametrize("options", [{"format": "OGG"}, {"format": "OGG", "subtype": "OPUS"}])
+def test_a_damaged_ogg_is_read_before_and_after_the_damage(options: Any, bytes_lost: int) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, SPEECH, RATE_HZ, **options)
+    whole = file.getvalue()
+    middle = len(whole) // 2
+    expected, _, _ = read(whole)
+    samples, warnings, [span] = read(
+        whole[:middle] + bytes(bytes_lost) + whole[middle + bytes_lost :]
+    )
+    assert not warnings
+    assert samples.size == expected.size
+    start, stop = round(span.start_s * RATE_HZ), round(span.end_s * RATE_HZ)
+    assert 4 < span.start_s < 6 < 0.5 + span.end_s < 8
+    np.testing.assert_allclose(samples[:start], expected[:start], atol=1e-4)
+    # The decoder needs a moment to be itself again.
+    later = stop + RATE_HZ // 2
+    np.testing.assert_allclose(samples[later:], expected[later:], atol=0.01)
+
+
+@pytest.mark.parametrize("bytes_lost", [300, 3000])
+def test_a_damaged_mp3_is_read_before_and_after_the_damage(bytes_lost: int) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, SPEECH, RATE_HZ, format="MP3", bitrate_mode="CONSTANT")
+    whole = file.getvalue()
+    middle = len(whole) // 2
+    expected, _, _ = read(whole)
+    samples, warnings, [span] = read(
+        whole[:middle] + bytes(bytes_lost) + whole[middle + bytes_lost :]
+    )
+    assert not warnings
+    # The delay of the encoder stays in.
+    assert 0 <= samples.size - expected.size < 0.1 * RATE_HZ
+    assert 5.5 < span.start_s < 6.1
+    lost_s = 12 * bytes_lost / len(whole)
+    assert span.end_s - span.start_s == pytest.approx(lost_s, abs=0.1)
+
+
 def test_a_name_that_says_another_format() -> None:
     assert read(WHOLE["mp3"])[0].size == SYLLABLES.size
 
@@ -227,3 +269,17 @@ def test_a_truncated_webm(tmp_path: Path) -> None:
     samples, warnings, _ = read(content[: len(content) // 2])
     assert 0 < samples.size < 2.5 * 48000
     assert warnings == [TRUNCATED]
+
+
+def test_a_damaged_m4a_is_read_before_and_after_the_damage(tmp_path: Path) -> None:
+    whole = compressed(tmp_path / "voice.m4a", "aac", RATE_HZ)
+    middle = whole.index(b"mdat") + len(whole) // 2
+    damaged = whole[:middle] + b"\xff" * 300 + whole[middle + 300 :]
+    expected, _, _ = read(whole)
+    samples, warnings, [span] = read(damaged)
+    assert abs(samples.size - expected.size) <= 1024
+    assert not warnings
+    assert 0.5 < span.start_s < span.end_s < 2.5
+    first, last = RATE_HZ // 2, int(2.5 * RATE_HZ)
+    np.testing.assert_allclose(samples[:first], expected[:first], atol=1e-4)
+    np.testing.assert_allclose(samples[last:40000], expected[last:40000], atol=1e-4)

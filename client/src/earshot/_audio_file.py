@@ -12,6 +12,7 @@ from ._transcript import FailedSpan
 
 BLOCKS_PER_SECOND = 4
 TRUNCATED = "the file is truncated: its header states more audio"
+DAMAGED = "the file is damaged there"
 
 
 class AudioFile(ABC):

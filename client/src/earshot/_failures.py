@@ -138,8 +138,8 @@ def chunk_error(
     if not starting and _UNKNOWN_STREAM.search(details):
         return StreamLost(
             f"{info.url} no longer knows the stream. It drops streams that send nothing for "
-            f"{info.sequence_idle_ms / 1000:g} s (send silence to keep one), and when it restarts: "
-            f"{details}"
+            f"{info.sequence_idle_ms / 1000:g} s (unless `keep_alive` keeps them), and when it "
+            f"restarts: {details}"
         )
     return ServerFailed(f"{info.url} failed on a chunk: {code}: {details}")
 

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import soundfile
 
-from . import _flac, _mp3, _wav
-from ._audio_file import TRUNCATED, AudioFile
+from . import _flac, _mp3, _ogg, _wav
+from ._audio_file import DAMAGED, TRUNCATED, AudioFile
 from ._errors import InvalidAudio
 from ._joined import joined
 from ._pcm import Samples
@@ -21,7 +21,6 @@ from ._pcm import Samples
 # file without its last page.
 _SHORT_DATA = re.compile(r"^ ?(?:data|SSND) : (\d+) \(should be \d+\)", re.MULTILINE)
 _NO_LAST_PAGE = re.compile(r"^Ogg ?: (Last page lacks|File ended|Junk after)", re.MULTILINE)
-_DAMAGED = "the file is damaged there"
 
 # soundfile carries no types.
 _soundfile: Any = soundfile
@@ -40,31 +39,44 @@ class NotRecognized(Exception):
 @contextmanager
 def open_libsndfile(file: BinaryIO, name: str) -> Generator[AudioFile, None, None]:
     """Open a seekable file. Raise NotRecognized, or InvalidAudio if it contains no audio."""
-    mended, breaks_off = _mp3.mended(_wav.mended(file))
+    scan = _mp3.scan(file)
+    lacks_length = scan.runs and not scan.states_length
+    mended = _mp3.with_length(file, scan.runs[0]) if lacks_length else _wav.mended(file)
     with _decode(mended) as sound:
         if not sound.frames:
             raise InvalidAudio(f"{name}: contains no audio")
-        yield _SoundFile(name, file, sound, breaks_off)
+        yield _SoundFile(name, file, sound, scan)
 
 
 class _SoundFile(AudioFile):
     """A file that libsndfile reads."""
 
-    def __init__(self, name: str, file: BinaryIO, sound: Any, breaks_off: bool) -> None:
+    def __init__(self, name: str, file: BinaryIO, sound: Any, scan: _mp3.Scan) -> None:
         rate_hz = sound.samplerate
         super().__init__(name, rate_hz, sound.channels, sound.frames / rate_hz)
         self._file = file
         self._sound = sound
+        self._scan = scan
         self._frames = 0
         short = _SHORT_DATA.search(sound.extra_info)
         if (
-            breaks_off
+            scan.breaks_off
             or (short and int(short[1]) < _wav.LENGTH_UNKNOWN)
             or _NO_LAST_PAGE.search(sound.extra_info)
         ):
             self.warnings.append(TRUNCATED)
 
     def blocks(self) -> Iterator[Samples]:
+        if self._sound.format == "OGG":
+            position = self._file.tell()
+            gap_s = _ogg.gap_s(self._file, self._sound.samplerate)
+            self._file.seek(position)  # where libsndfile goes on
+            if gap_s is not None:
+                yield from self._around_gap(round(gap_s * self._sound.samplerate))
+                return
+        if len(self._scan.runs) > 1:
+            yield from self._runs_of_mp3()
+            return
         error = yield from self._counted(_blocks(self._sound, self.block_frames))
         if error is None:
             if self._frames < self._sound.frames and not self.warnings:
@@ -82,12 +94,39 @@ class _SoundFile(AudioFile):
         for frame in _flac.frames(self._file, len(head)):
             if frame.first_sample < self._frames or not _flac.is_intact(self._file, frame):
                 continue
-            yield from self.skip(self._frames, frame.first_sample, _DAMAGED)
+            yield from self.skip(self._frames, frame.first_sample, DAMAGED)
             self._frames = frame.first_sample
             with _decode(joined(head, self._file, frame.start)) as sound:
                 if (yield from self._counted(_blocks(sound, self.block_frames))) is None:
                     return
         self.warnings.append(TRUNCATED)
+
+    def _around_gap(self, first: int) -> Iterator[Samples]:
+        """Yield an ogg file with silence at `first` for what the decoder leaves out."""
+        readable = sum(map(len, _blocks(self._sound, self.block_frames)))
+        with _decode(joined(b"", self._file, 0)) as sound:
+            for block in _blocks(sound, self.block_frames):
+                cut = first - self._frames
+                self._frames += len(block)
+                if not 0 <= cut < len(block):
+                    yield block
+                    continue
+                yield block[:cut]
+                yield from self.skip(first, first + self._sound.frames - readable, DAMAGED)
+                yield block[cut:]
+
+    def _runs_of_mp3(self) -> Iterator[Samples]:
+        """Yield the parts of a damaged mp3 file, with silence for what lies between them."""
+        before: _mp3.Run | None = None
+        frame_samples = _mp3.samples_per_frame(self._file, self._scan.runs[0])
+        for run in self._scan.runs:
+            if before is not None:
+                lost = self._scan.frames_between(before, run) * frame_samples
+                yield from self.skip(self._frames, self._frames + lost, DAMAGED)
+                self._frames += lost
+            with _decode(_mp3.with_length(self._file, run)) as sound:
+                yield from self._counted(_blocks(sound, self.block_frames))
+            before = run
 
     def _counted(self, blocks: _Blocks) -> _Blocks:
         while True:

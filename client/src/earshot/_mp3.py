@@ -1,10 +1,13 @@
-"""Give mp3 files the header that states their length, and notice those that break off.
+"""Find the frames of mp3 files, and give them the header that states their length.
 
-Without it, libsndfile guesses the length from the first frame, and reads no more than that.
+Without it, libsndfile guesses the length from the first frame, and reads no more than that. Where
+a file is damaged, its decoder goes on after a while, so that all later times are too early.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from io import SEEK_END
 from typing import BinaryIO
 
@@ -18,24 +21,71 @@ _KBITS = {
 }
 _KBITS_CODE = 8  # a frame of this rate has room for the header
 _RATES_HZ = (44100, 48000, 32000)
+_SYNC = re.compile(rb"\xff[\xe2-\xff]")
+_WINDOW_BYTES = 1 << 16
+_LOOKAHEAD_BYTES = 1 << 13
+FEWEST_FRAMES = 4
+"""Frames in a row that are no accident."""
 
 
-def mended(file: BinaryIO) -> tuple[BinaryIO, bool]:
-    """Return a file that states its length, and whether `file` ends inside a frame.
+@dataclass(frozen=True)
+class Run:
+    """Frames that follow each other without damage."""
 
-    Of a file that states its length, or is no mp3, it says no more than that.
-    """
-    start = _tag_bytes(file)
-    file.seek(start)
+    start: int
+    end: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The frames of an mp3 file."""
+
+    runs: tuple[Run, ...]
+    """Several if the file is damaged between them; none if it is no mp3."""
+    states_length: bool
+    """Whether the first frame is a header that states the length."""
+    breaks_off: bool
+    """Whether the file ends inside a frame."""
+
+    def frames_between(self, run: Run, following: Run) -> int:
+        """Return the frames that are lost between two runs, by the bytes of the others."""
+        frame_bytes = (run.end - run.start) / run.frames
+        return round((following.start - run.end) / frame_bytes)
+
+
+def scan(file: BinaryIO) -> Scan:
+    """Find the frames of a file, which may be of another format."""
+    position = _tag_bytes(file)
+    file.seek(position)
     head = file.read(256)
-    if frame_bytes(head[:4]) is None or any(tag in head for tag in (b"Xing", b"Info", b"VBRI")):
-        file.seek(0)
-        return file, False
-    frames, breaks_off = _count(file, start)
-    if frames < 2:  # any data may begin like one frame
-        file.seek(0)
-        return file, False
-    return joined(_length_frame(head, frames), file, start), breaks_off
+    tagged = any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
+    size = file.seek(0, SEEK_END)
+    runs: list[Run] = []
+    while frame_bytes(head[:4]) is not None:
+        run, end = _follow(file, position, size)
+        if run.frames < FEWEST_FRAMES:  # any data may begin like one frame
+            break
+        runs.append(run)
+        if end > size:
+            return Scan(tuple(runs), tagged, True)
+        found = _next_run(file, run.end, size)
+        if found is None:
+            break
+        position = found
+    return Scan(tuple(runs), tagged, False)
+
+
+def with_length(file: BinaryIO, run: Run) -> BinaryIO:
+    """Return a file that begins with a run, and states its length."""
+    file.seek(run.start)
+    return joined(_length_frame(file.read(4), run.frames), file, run.start)
+
+
+def samples_per_frame(file: BinaryIO, run: Run) -> int:
+    """Return the samples of each channel in a frame of a run."""
+    file.seek(run.start)
+    return 1152 if file.read(2)[1] >> 3 & 3 == _MPEG1 else 576
 
 
 def frame_bytes(header: bytes) -> int | None:
@@ -51,18 +101,32 @@ def frame_bytes(header: bytes) -> int | None:
     return (144 if first else 72) * 1000 * _KBITS[first][kbits_code] // rate_hz + padding
 
 
-def _count(file: BinaryIO, position: int) -> tuple[int, bool]:
-    """Return the number of whole frames, and whether the file ends inside another one."""
-    frames = 0
-    size = file.seek(0, SEEK_END)
-    while position < size:
+def _follow(file: BinaryIO, start: int, size: int) -> tuple[Run, int]:
+    """Return the run of whole frames from a position on, and the end of its last frame."""
+    frames, position, end = 0, start, start
+    while position + 4 <= size:
         file.seek(position)
         length = frame_bytes(file.read(4))
         if length is None:
             break
-        position += length
-        frames += position <= size
-    return frames, position > size
+        end = position + length
+        if end > size:
+            break
+        frames, position = frames + 1, end
+    return Run(start, position, frames), end
+
+
+def _next_run(file: BinaryIO, position: int, size: int) -> int | None:
+    """Return where the next run begins, if there is one."""
+    while position < size:
+        file.seek(position)
+        window = file.read(_WINDOW_BYTES)
+        for match in _SYNC.finditer(window):
+            start = position + match.start()
+            if _follow(file, start, min(size, start + _LOOKAHEAD_BYTES))[0].frames >= FEWEST_FRAMES:
+                return start
+        position += max(1, len(window) - 1)
+    return None
 
 
 def _length_frame(header: bytes, frames: int) -> bytes:

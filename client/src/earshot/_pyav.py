@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from ._audio_file import TRUNCATED, AudioFile
+from ._audio_file import DAMAGED, TRUNCATED, AudioFile
 from ._errors import InvalidAudio
 from ._pcm import Samples
 
@@ -54,19 +55,35 @@ class _AvFile(AudioFile):
         )
         self._av = av
         self._container = container
+        self._resampler = av.AudioResampler("flt", container.streams.audio[0].layout)
 
     def blocks(self) -> Iterator[Samples]:
-        resampler = self._av.AudioResampler("flt", self._container.streams.audio[0].layout)
         read = 0
-        try:
-            for frame in self._container.decode(audio=0):
-                for converted in resampler.resample(frame):
+        error: Exception | None = None
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except self._av.FFmpegError as failure:
+                error = failure
+                continue
+            for frame in frames:
+                if error is not None and frame.time is not None:
+                    # What could not be decoded lies before this frame.
+                    first = round(frame.time * self.sample_rate_hz)
+                    yield from self.skip(read, max(read, first), DAMAGED)
+                    read, error = max(read, first), None
+                for converted in self._resampler.resample(frame):
                     read += converted.samples
                     yield converted.to_ndarray().reshape(-1, self.channels)
-        except self._av.FFmpegError as error:
-            if not read:
-                raise InvalidAudio(f"{self.name}: {error.strerror}") from error
-            self.warnings.append(f"the file is damaged after {read / self.sample_rate_hz:.1f} s")
-            return
-        if self.duration_s and read / self.sample_rate_hz < self.duration_s - _TOLERANCE_S:
+        stated = round((self.duration_s or 0) * self.sample_rate_hz)
+        if error is not None and not read:
+            raise InvalidAudio(f"{self.name}: {getattr(error, 'strerror', error)}") from error
+        if error is not None:
+            yield from self.skip(read, max(read, stated), DAMAGED)
+        elif read < stated - _TOLERANCE_S * self.sample_rate_hz:
             self.warnings.append(TRUNCATED)
+
+    def _packets(self) -> Iterator[Any]:
+        """Yield packets to the end, or to where the container itself is damaged."""
+        with contextlib.suppress(self._av.FFmpegError):
+            yield from self._container.demux(audio=0)

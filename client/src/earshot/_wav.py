@@ -22,6 +22,7 @@ _CHUNK_NAME = re.compile(rb"[ -~]{4}")
 
 def mended(file: BinaryIO) -> BinaryIO:
     """Return a file with a header that libsndfile follows; `file` itself if it has one already."""
+    file.seek(0)
     head = file.read(_HEADER_BYTES)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)

@@ -12,7 +12,7 @@ import json
 import signal
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -178,6 +178,20 @@ def _check_targets(writer: Writer, files: list[Path]) -> None:
             raise typer.BadParameter(
                 f"{target} is the audio itself: pass another file with --output"
             )
+        _try_to_write(target)
+
+
+def _try_to_write(path: Path) -> None:
+    """Exit if a file cannot be written, before the work of which the result would be lost."""
+    existed = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        _exit_unwritten(path, error)
 
 
 @app.command()
@@ -286,7 +300,11 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        exit_with(2, f"cannot write {display_name(path)}: {error.strerror}")
+        _exit_unwritten(path, error)
+
+
+def _exit_unwritten(path: Path, error: OSError) -> NoReturn:
+    exit_with(2, f"cannot write {display_name(path)}: {error.strerror}")
 
 
 def _print_error(result: FileResult) -> None:
