@@ -39,7 +39,7 @@ def test_the_default_finds_a_dead_path_within_ten_seconds() -> None:
 
 @pytest.mark.triton
 def test_a_silent_path_is_noticed_and_new_streams_run(proxy: TcpProxy) -> None:
-    timeouts = earshot.Timeouts(keepalive_s=KEEPALIVE_S)
+    timeouts = earshot.Timeouts(keepalive_s=KEEPALIVE_S, resume_s=0)
     with earshot.connect(proxy.url, timeouts=timeouts) as client:
         stream = client.stream(sample_rate_hz=16000)
         assert stream.send(SECOND)
@@ -54,7 +54,7 @@ def test_a_silent_path_is_noticed_and_new_streams_run(proxy: TcpProxy) -> None:
 @pytest.mark.triton
 def test_a_silent_path_is_noticed_by_the_asyncio_client(proxy: TcpProxy) -> None:
     async def run() -> None:
-        timeouts = earshot.Timeouts(keepalive_s=KEEPALIVE_S)
+        timeouts = earshot.Timeouts(keepalive_s=KEEPALIVE_S, resume_s=0)
         async with earshot.connect_async(proxy.url, timeouts=timeouts) as client:
             stream = client.stream(sample_rate_hz=16000)
             assert await stream.send(SECOND)
@@ -210,7 +210,8 @@ def test_a_new_stream_finds_the_next_generation(generations: FakeTriton) -> None
 
 
 def test_a_stream_does_not_move_to_other_chunks(generations: FakeTriton) -> None:
-    with earshot.connect(generations.url, model="clinic") as client:
+    timeouts = earshot.Timeouts(resume_s=0)
+    with earshot.connect(generations.url, model="clinic", timeouts=timeouts) as client:
         replace_generation(generations, chunk_samples="2560", chunk_ms="160")
         with (
             client.stream(sample_rate_hz=16000) as stream,

@@ -109,8 +109,10 @@ def test_finalize_under_asyncio(server: FakeRecognizer) -> None:
 
 
 def speech(seconds: float) -> npt.NDArray[np.float32]:
-    """Return audio that is loud enough for speech."""
-    return noise(round(seconds * RATE_HZ))
+    """Return noise that is as loud as speech and, like it, has syllables."""
+    samples = noise(round(seconds * RATE_HZ))
+    syllables = np.abs(np.sin(2 * np.pi * 2 * np.arange(samples.size) / RATE_HZ))
+    return (samples * np.maximum(syllables, 0.03)).astype(np.float32)
 
 
 def silence(seconds: float) -> npt.NDArray[np.float32]:
@@ -132,7 +134,7 @@ def test_a_stream_in_utterances(client: earshot.Client) -> None:
     utterances = [utterance for result in results for utterance in result.utterances]
     assert tuple(utterances) == transcript.utterances
     times_ms = [(utterance.start_ms, utterance.end_ms) for utterance in utterances]
-    assert times_ms == [(500, 1500), (2500, 4500)]
+    assert times_ms == [(520, 1500), (2500, 4500)], "the first window of all is taken for noise"
     assert [word for utterance in utterances for word in utterance.words] == list(transcript.words)
     assert " ".join(utterance.text for utterance in utterances) == transcript.text
 
@@ -153,7 +155,7 @@ def test_finalize_ends_the_utterance(client: earshot.Client) -> None:
         stream.send(CONVERSATION[: 1 * RATE_HZ])
         *_, last = stream.finalize()
         [utterance] = last.utterances
-        assert (utterance.start_ms, utterance.end_ms) == (500, 1000)
+        assert (utterance.start_ms, utterance.end_ms) == (520, 1000)
         assert utterance.words == stream.transcript.words
         stream.finish()
 

@@ -97,7 +97,11 @@ def test_an_error_of_the_silence_is_raised_by_the_next_call() -> None:
     def fail(index: int) -> Tokens:
         raise RuntimeError("out of order")
 
-    with fake_triton(PARAMETERS) as fake, earshot.connect(fake.url) as client:
+    timeouts = earshot.Timeouts(resume_s=0)
+    with (
+        fake_triton(PARAMETERS) as fake,
+        earshot.connect(fake.url, timeouts=timeouts) as client,
+    ):
         fake.answer.set()
         with client.stream(sample_rate_hz=RATE_HZ, options=KEEP) as stream:
             stream.send(noise(FIRST))

@@ -281,14 +281,15 @@ def test_failure_on_the_server(client: earshot.Client) -> None:
     assert caught.value.transcript.text == first.text
 
 
-def test_the_server_has_dropped_the_stream(client: earshot.Client, server: FakeRecognizer) -> None:
-    stream = client.stream(sample_rate_hz=RATE_HZ)
-    (first,) = stream.send(noise(FIRST))
-    end_on_the_server(server, server.chunks()[-1].id)
-    with pytest.raises(earshot.StreamLost, match="send silence to keep one") as caught:
-        stream.send(chunk())
-    assert caught.value.transcript is not None
-    assert caught.value.transcript.text == first.text
+def test_the_server_has_dropped_the_stream(server: FakeRecognizer) -> None:
+    with earshot.connect(server.url, timeouts=earshot.Timeouts(resume_s=0)) as client:
+        stream = client.stream(sample_rate_hz=RATE_HZ)
+        (first,) = stream.send(noise(FIRST))
+        end_on_the_server(server, server.chunks()[-1].id)
+        with pytest.raises(earshot.StreamLost, match="unless `keep_alive` keeps them") as caught:
+            stream.send(chunk())
+        assert caught.value.transcript is not None
+        assert caught.value.transcript.text == first.text
 
 
 def end_on_the_server(server: FakeRecognizer, stream_id: int) -> None:
@@ -306,7 +307,7 @@ def test_the_server_dies(tmp_path: Path) -> None:
     with (
         pytest.raises(TritonDied),
         launch.running(models) as triton,
-        earshot.connect(triton.grpc_url) as client,
+        earshot.connect(triton.grpc_url, timeouts=earshot.Timeouts(resume_s=0)) as client,
     ):
         assert client.is_ready()
         stream = client.stream(sample_rate_hz=RATE_HZ)

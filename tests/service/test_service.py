@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import earshot
 import numpy as np
 import pytest
 
-from export.audio import LEAD_SAMPLES, SUPPORTED_CHUNK_MS
+from export.audio import FRAME_SAMPLES, LEAD_SAMPLES, SUPPORTED_CHUNK_MS
 from export.recordings import Recording, load_recordings
 from tests.support.project import Exported, Served
 from tests.support.streaming_service import Service
@@ -50,6 +52,26 @@ def test_synthetic_edges(service: Service, speech: list[Recording]) -> None:
     references = service.references(utterances)
     for got, expected in zip(service.transcribe(utterances), references, strict=True):
         service.assert_equal(got, expected)
+
+
+def test_finalize_is_silence_that_takes_no_time(service: Service, speech: list[Recording]) -> None:
+    """The tokens are those of the audio with the silence in it, the times those without it."""
+    before, after = speech[0].samples, speech[1].samples
+    chunk = service.chunk_ms * 16
+    silence = chunk - (len(before) + LEAD_SAMPLES) % chunk
+    while silence < 320 * 16:
+        silence += chunk
+    frames = -(-silence // FRAME_SAMPLES)
+    silent = np.zeros(frames * FRAME_SAMPLES, np.float32)
+    [expected] = service.references([np.concatenate([before, silent, after])])
+    with earshot.connect(service.url) as client, client.stream(sample_rate_hz=16_000) as stream:
+        stream.send(before)
+        stream.finalize()
+        stream.send(after)
+        got = stream.finish()
+    last = len(before) // FRAME_SAMPLES
+    moved = [max(frame - frames, min(frame, last)) for frame in expected.token_frames]
+    service.assert_equal(got, replace(expected, token_frames=moved))
 
 
 def test_two_hundred_streams_at_once_get_their_own_transcripts(

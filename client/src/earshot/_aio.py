@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import warnings
 import weakref
 from collections.abc import (
@@ -13,8 +12,10 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Coroutine,
     Iterable,
     Iterator,
+    Sequence,
 )
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,36 +26,31 @@ import grpc
 import grpc.aio
 
 from ._errors import EarshotError, StreamClosed
+from ._exchange import Ask, Check, Exchanger, Free, Send, Step, Wait
 from ._failures import connect_error, is_broken_connection
 from ._format import AudioFormat, Encoding
-from ._grpc import Address, Credentials, make_stub, read_address
-from ._handshake import (
-    Handshake,
-    Question,
-    Served,
-    handshake,
-    ready_request,
-    require_offline,
-    require_streaming,
-)
+from ._grpc import Address, Credentials, make_stub, read_addresses
+from ._handshake import Question, Served, ready_request, require_offline, require_streaming
 from ._keep_alive import AsyncKeepAlive
 from ._pcm import Pcm
 from ._process import HomeProcess
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_aio import recognize_pieces
+from ._sequence import Call, TritonSequence
 from ._server_info import OfflineInfo, ServerInfo
-from ._session import CLIENT_CLOSED, Call, Session
+from ._servers import READY_REQUEST, Servers
+from ._session import CLIENT_CLOSED, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
 from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
-from ._transcript import ChunkResult, Transcript
+from ._transcript import ChunkResult, Resumption, Transcript
 
 _aio: Any = grpc.aio
 
 
 @asynccontextmanager
 async def connect_async(
-    url: str,
+    url: str | Sequence[str],
     *,
     model: str | None = None,
     tls: bool = False,
@@ -65,16 +61,13 @@ async def connect_async(
     timeouts: Timeouts | None = None,
 ) -> AsyncGenerator[AsyncClient, None]:
     """Connect for the length of an `async with` block; arguments and errors as for `connect`."""
-    timeouts = timeouts or Timeouts()
     credentials = Credentials(tls, root_certificates, certificate, key, token)
-    address = read_address(url, credentials)
-    async with _open_channel(address, timeouts) as channel:
-        connection = _Connection(make_stub(channel, credentials), timeouts)
-        served = await connection.ask(handshake(address.target, model, timeouts.connect_s))
-        try:
-            yield AsyncClient(served, connection, address.target, model)
-        finally:
-            await connection.close()
+    connection = _Connection(read_addresses(url, credentials), model, timeouts or Timeouts())
+    try:
+        await connection.find_server()
+        yield AsyncClient(connection)
+    finally:
+        await connection.close()
 
 
 def _open_channel(address: Address, timeouts: Timeouts) -> Any:
@@ -85,18 +78,15 @@ def _open_channel(address: Address, timeouts: Timeouts) -> Any:
 
 
 class AsyncClient:
-    """A connection to one server; `connect_async` makes it."""
+    """A connection to one or several servers; `connect_async` makes it."""
 
-    served: Served
-    """The recognizers as of the connection, or of the last `refresh`."""
-
-    def __init__(
-        self, served: Served, connection: _Connection, target: str, model: str | None
-    ) -> None:
-        self.served = served
+    def __init__(self, connection: _Connection) -> None:
         self._connection = connection
-        self._target = target
-        self._model = model
+
+    @property
+    def served(self) -> Served:
+        """Return the recognizers of the server that takes new streams; see `Client.served`."""
+        return self._connection.servers.served
 
     @property
     def info(self) -> ServerInfo:
@@ -110,8 +100,7 @@ class AsyncClient:
 
     async def refresh(self) -> None:
         """Read the recognizers again; see `Client.refresh`."""
-        connect_s = self._connection.timeouts.connect_s
-        self.served = await self._connection.ask(handshake(self._target, self._model, connect_s))
+        await self._connection.ask(self._connection.servers.current)
 
     def stream(
         self,
@@ -124,9 +113,7 @@ class AsyncClient:
     ) -> AsyncStream:
         """Open a live stream; arguments as for `Client.stream`."""
         self._connection.check_open()
-        form = AudioFormat(sample_rate_hz, channels, encoding, channel)
-        session = Session(self.info, self._connection.timeouts, form, options)
-        return AsyncStream(session, self._connection, self._look_again)
+        return self._stream(AudioFormat(sample_rate_hz, channels, encoding, channel), options)
 
     async def stream_from(
         self,
@@ -207,32 +194,33 @@ class AsyncClient:
         options: StreamOptions,
     ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
-        session = Session(self.info, self._connection.timeouts, form, options)
-        async with AsyncStream(session, self._connection, self._look_again) as stream:
+        async with self._stream(form, options) as stream:
             for block in source.blocks():
                 await stream.send(block)
-                on_progress(session.duration_s)
+                on_progress(stream.duration_s)
             return await stream.finish()
 
-    async def _look_again(self) -> Served:
-        """Return the recognizers that the server has now, or those known if it does not tell."""
-        with contextlib.suppress(EarshotError):
-            await self.refresh()
-        return self.served
+    def _stream(self, form: AudioFormat, options: StreamOptions) -> AsyncStream:
+        connection = self._connection
+        server = connection.servers.current
+        session = Session(self.info, connection.timeouts, form, options, server=server)
+        return AsyncStream(session, connection)
 
     async def _offline_again(self) -> OfflineInfo | None:
-        return (await self._look_again()).offline
+        """Return the offline recognizer that the server has now, or as known if it is silent."""
+        with contextlib.suppress(EarshotError):
+            await self.refresh()
+        return self.offline
 
     async def is_ready(self) -> bool:
         """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
-        self._connection.check_open()
-        connect_s = self._connection.timeouts.connect_s
+        connection = self._connection
+        connection.check_open()
+        connect_s = connection.timeouts.connect_s
         try:
-            answer = await self._connection.stub.ModelReady(
-                ready_request(self.served), timeout=connect_s
-            )
+            answer = await connection.stub.ModelReady(ready_request(self.served), timeout=connect_s)
         except grpc.RpcError as error:
-            raise connect_error(error, self._target, connect_s) from error
+            raise connect_error(error, connection.servers.target, connect_s) from error
         return answer.ready
 
 
@@ -243,17 +231,14 @@ class AsyncStream:
     on an error, on cancellation, and when it is garbage collected.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        connection: _Connection,
-        look_again: Callable[[], Awaitable[Served]],
-    ) -> None:
+    def __init__(self, session: Session, connection: _Connection) -> None:
         self._session = session
         self._connection = connection
-        self._look_again = look_again
+        self._exchanger = Exchanger(session, connection.servers)
         self._in_flight: asyncio.Future[Any] | None = None
-        self._keep_alive = AsyncKeepAlive(self, session.idle_s) if session.keep_alive else None
+        self._keep_alive = (
+            AsyncKeepAlive(self, session.sequence.idle_s) if session.keep_alive else None
+        )
         self._abandon = weakref.finalize(self, connection.abandon_threadsafe, session)
         connection.streams.add(self)
 
@@ -302,6 +287,21 @@ class AsyncStream:
         """Return the transcript so far."""
         return self._session.transcript
 
+    @property
+    def duration_s(self) -> float:
+        """Return the length of the audio that the stream has taken so far."""
+        return self._session.duration_s
+
+    @property
+    def acknowledged_s(self) -> float:
+        """Return the position in the audio up to which the server has answered; see `Stream`."""
+        return self._session.acknowledged_s
+
+    @property
+    def resumptions(self) -> tuple[Resumption, ...]:
+        """Return how often, when and why the stream changed servers; see `Stream`."""
+        return self._session.resumptions
+
     def close(self) -> None:
         """Close the stream without waiting for the server; audio that is not sent is dropped."""
         self._abandon.detach()
@@ -349,37 +349,44 @@ class AsyncStream:
                 yield
 
     async def _exchange(self, call: Call) -> ChunkResult:
-        session = self._session
-        sent_s = time.monotonic()
+        steps = self._exchanger.exchange(call)
+        take: Callable[[], Step] = lambda: next(steps)  # noqa: E731
         try:
-            return session.receive(call, await self._reply(call), sent_s, time.monotonic())
-        except BaseException as error:
+            while True:
+                step = take()
+                try:
+                    answer = await self._do(step)
+                except Exception as error:
+                    take = partial(steps.throw, error)
+                else:
+                    take = partial(steps.send, answer)
+        except StopIteration as end:
+            return end.value
+        except BaseException:
             self.close()
-            if isinstance(error, grpc.RpcError):
-                raise session.explain(call, error) from error
             raise
 
-    async def _reply(self, call: Call) -> Any:
-        """Return the reply to `call`, which is sent again where a stream may still begin."""
-        try:
-            return await self._send(call)
-        except grpc.RpcError as failure:
-            repeat = self._session.may_repeat(call, failure)
-            if not repeat and not await self._move(call, failure):
-                raise
-        return await self._send(call)
-
-    async def _move(self, call: Call, failure: Any) -> bool:
-        """Begin on the next generation of a model that was just unloaded, if there is one."""
-        if not self._session.may_move(call, failure):
-            return False
-        served = await self._look_again()
-        return served.streaming is not None and self._session.move(call, served.streaming)
+    async def _do(self, step: Step) -> Any:
+        """Take a step; return its answer, or raise its error."""
+        connection = self._connection
+        match step:
+            case Send(call):
+                return await self._send(call)
+            case Ask(server):
+                return await connection.ask(server)
+            case Check(server):
+                connection.check(server)
+            case Free(sequence):
+                connection.free(self._session, sequence, self._in_flight)
+            case Wait(delay_s):
+                await asyncio.sleep(delay_s)
 
     async def _send(self, call: Call) -> Any:
         # Neither a cancelled task nor a deadline may cancel the chunk on the server: all stages
         # must have processed it when the END that follows arrives.
-        self._in_flight = asyncio.ensure_future(self._connection.infer(call, self._session))
+        self._in_flight = asyncio.ensure_future(
+            self._connection.infer(call.sequence, call.request, call.wire_s)
+        )
         # Unlike wait_for, wait does not cancel the call at the deadline or with the task.
         if not (await asyncio.wait((self._in_flight,), timeout=call.deadline_s))[0]:
             raise self._session.time_out(call)
@@ -389,16 +396,25 @@ class AsyncStream:
 
 
 class _Connection:
-    """The calls of one client, and its background tasks."""
+    """The channels of one client, its calls, and its background tasks."""
 
-    def __init__(self, stub: Any, timeouts: Timeouts) -> None:
-        self.stub = stub
+    def __init__(self, addresses: Sequence[Address], model: str | None, timeouts: Timeouts) -> None:
+        self.servers = Servers([address.target for address in addresses], model)
         self.timeouts = timeouts
         self.streams: weakref.WeakSet[AsyncStream] = weakref.WeakSet()
+        self._addresses = addresses
+        self._channels: dict[int, Any] = {}
+        self._stubs: dict[int, Any] = {}
         self._loop = asyncio.get_running_loop()
         self._ends: set[asyncio.Task[None]] = set()
+        self._checks: set[asyncio.Task[None]] = set()
         self.home = HomeProcess()
         self.closed = False
+
+    @property
+    def stub(self) -> Any:
+        """Return the calls of the server that takes new streams."""
+        return self._stub(self.servers.current)
 
     def check_open(self) -> None:
         """Raise StreamClosed if the client is closed, or of another process."""
@@ -406,36 +422,65 @@ class _Connection:
         if self.closed:
             raise StreamClosed(CLIENT_CLOSED)
 
-    async def ask(self, handshake: Handshake) -> Served:
-        """Send the requests of a handshake; return its result."""
+    async def find_server(self) -> None:
+        """Find the first server that answers; raise the error of the first one if none does."""
+        errors: list[EarshotError] = []
+        for server in range(len(self._addresses)):
+            try:
+                await self.ask(server)
+            except EarshotError as error:
+                errors.append(error)
+            else:
+                self.servers.current = server
+                return
+        raise errors[0]
+
+    async def ask(self, server: int) -> Served:
+        """Ask a server for its recognizers, and note them."""
         self.check_open()
+        questioning = self.servers.handshake(server, self.timeouts.connect_s)
         try:
-            questions = next(handshake)
+            questions = next(questioning)
             while True:
-                questions = handshake.send(await self._answers(questions))
+                questions = questioning.send(await self._answers(server, questions))
         except StopIteration as end:
+            self.servers.found(server, end.value)
             return end.value
 
-    async def _answers(self, questions: list[Question]) -> list[Any]:
+    async def _answers(self, server: int, questions: list[Question]) -> list[Any]:
+        stub = self._stub(server)
         calls: list[Awaitable[Any]] = [
-            getattr(self.stub, question.method)(question.request, timeout=self.timeouts.connect_s)
+            getattr(stub, question.method)(question.request, timeout=self.timeouts.connect_s)
             for question in questions
         ]
         return list(await asyncio.gather(*map(_answer, calls)))
 
-    async def infer(self, call: Call, session: Session) -> Any:
-        return await self.stub.ModelInfer(
-            call.request, timeout=call.wire_s, metadata=session.metadata
-        )
+    def check(self, server: int) -> None:
+        """Begin to ask a server whether it is ready."""
+        self._in_background(self._check(server), self._checks)
+
+    async def _check(self, server: int) -> None:
+        ask = self._stub(server).ServerReady
+        answer = await _answer(ask(READY_REQUEST, timeout=self.timeouts.connect_s))
+        self.servers.checked(server, answer if isinstance(answer, grpc.RpcError) else None)
+
+    async def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> Any:
+        """Send one request of a sequence; return the reply."""
+        infer = self._stub(sequence.server).ModelInfer
+        return await infer(request, timeout=wire_s, metadata=sequence.metadata)
 
     def abandon(self, session: Session, in_flight: asyncio.Future[Any] | None) -> None:
+        """Close a stream and end it on its servers, in the background."""
+        for sequence in session.close():
+            self.free(session, sequence, in_flight)
+
+    def free(
+        self, session: Session, sequence: TritonSequence, in_flight: asyncio.Future[Any] | None
+    ) -> None:
         """Send END in the background, after the reply to the chunk in flight."""
-        request = session.abandon()
-        if request is None:
-            return
-        end = asyncio.ensure_future(self._end(request, session, in_flight))
-        self._ends.add(end)
-        end.add_done_callback(self._ends.discard)
+        request = session.free(sequence)
+        if request is not None:
+            self._in_background(self._end(sequence, request, in_flight), self._ends)
 
     def abandon_threadsafe(self, session: Session) -> None:
         """Abandon from a finalizer, in any thread, even after the loop has ended; never raise."""
@@ -449,28 +494,43 @@ class _Connection:
         await asyncio.sleep(0)  # lets calls that finalizers have scheduled run
         if self._ends:
             await asyncio.wait(self._ends, timeout=self.timeouts.close_s)
-        late = tuple(self._ends)
-        for end in late:
-            end.cancel()
+        late = (*self._ends, *self._checks)
+        for task in late:
+            task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+        for channel in tuple(self._channels.values()):
+            await channel.close()
 
     async def _end(
-        self, request: Any, session: Session, in_flight: asyncio.Future[Any] | None
+        self, sequence: TritonSequence, request: Any, in_flight: asyncio.Future[Any] | None
     ) -> None:
         if in_flight is not None:
             await asyncio.gather(in_flight, return_exceptions=True)
-        with contextlib.suppress(grpc.RpcError):  # the stream is over for the client
+        with contextlib.suppress(grpc.RpcError):  # the sequence is over for the client
             try:
-                await self._send_end(request, session)
+                await self.infer(sequence, request, sequence.idle_s)
             except grpc.RpcError as failure:
                 if is_broken_connection(failure):
-                    await self._send_end(request, session)
+                    await self.infer(sequence, request, sequence.idle_s)
 
-    async def _send_end(self, request: Any, session: Session) -> None:
-        await self.stub.ModelInfer(request, timeout=session.idle_s, metadata=session.metadata)
+    def _in_background(
+        self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]
+    ) -> None:
+        task = asyncio.ensure_future(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def _stub(self, server: int) -> Any:
+        """Return the calls of a server, to which a channel is opened when it is first needed."""
+        if server not in self._stubs:
+            address = self._addresses[server]
+            channel = self._channels[server] = _open_channel(address, self.timeouts)
+            self._stubs[server] = make_stub(channel, address.credentials)
+        return self._stubs[server]
 
 
 async def _answer(call: Awaitable[Any]) -> Any:
+    """Return the answer to a call, or its failure."""
     try:
         return await call
     except grpc.RpcError as failure:

@@ -8,6 +8,7 @@ count as speech: the stream's tokens would tell no better, because the recognize
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,16 +20,18 @@ WINDOW_MS = 20
 SHORTEST_SPEECH_MS = 60
 """Shorter sounds (a click, a key) neither begin speech nor prolong it."""
 
-# Anything below is silence: digital zeros and rounding, even where the speaker is faint.
-_LEAST_DB = -80.0
-_LEAST_POWER = 10 ** (_LEAST_DB / 10)
-# The background is the lowest level of late; it follows a rising noise at this rate.
-_BACKGROUND_RISE_DB_PER_S = 2.0
+# Anything below is digital silence, which tells nothing about the background: a microphone that is
+# muted, or a line that sends nothing between words.
+_LEAST_POWER = 1e-8
+# The background is the lowest level of this time: long enough to have a gap between sounds in it,
+# and short enough to follow a noise that changes, as rain does.
+_BACKGROUND_S = 2.0
+_BLOCK_S = 0.5
 # The loudness is the highest level of late; it follows a softer speaker at this rate.
 _LOUDNESS_FALL_DB_PER_S = 2.0
 # The share of the range from background to loudness, and the least distance from the background,
 # above which a window is speech.
-_SPEECH_SHARE = 0.15
+_SPEECH_SHARE = 0.2
 _LEAST_CONTRAST_DB = 5.0
 
 
@@ -82,13 +85,13 @@ class Endpointer:
         return self._take()
 
     def _levels_db(self, samples: Samples) -> Iterator[float]:
-        """Yield the level of each window in dBFS, without a constant offset."""
+        """Yield the level of each window in dBFS, without a constant offset, or -inf."""
         windows = samples.reshape(-1, self._window)
         sums = (windows @ self._ones).tolist()
         squares = np.einsum("ij,ij->i", windows, windows).tolist()
         for total, square in zip(sums, squares, strict=True):
             variance = square / self._window - (total / self._window) ** 2
-            yield 10 * math.log10(max(variance, _LEAST_POWER))
+            yield 10 * math.log10(variance) if variance > _LEAST_POWER else -math.inf
 
     def _hear(self, end: int, is_speech: bool) -> None:
         """Take in the window that ends at sample `end`."""
@@ -120,14 +123,27 @@ class _Threshold:
     """Tells speech from background by the levels of the last seconds."""
 
     def __init__(self) -> None:
-        self._background_db = 0.0
-        self._loudness_db = _LEAST_DB
-        self._rise_db = _BACKGROUND_RISE_DB_PER_S * WINDOW_MS / 1000
+        self._block_windows = round(_BLOCK_S * 1000 / WINDOW_MS)
+        self._blocks_db: deque[float] = deque(maxlen=round(_BACKGROUND_S / _BLOCK_S))
+        self._block_db = math.inf
+        self._windows = 0
+        self._loudness_db = -math.inf
         self._fall_db = _LOUDNESS_FALL_DB_PER_S * WINDOW_MS / 1000
 
     def is_speech(self, level_db: float) -> bool:
         """Take in the level of a window; tell whether it is speech."""
-        self._background_db = min(self._background_db + self._rise_db, level_db)
+        if level_db == -math.inf:
+            return False
+        background_db = self._background_db(level_db)
         self._loudness_db = max(self._loudness_db - self._fall_db, level_db)
-        contrast_db = _SPEECH_SHARE * (self._loudness_db - self._background_db)
-        return level_db > self._background_db + max(contrast_db, _LEAST_CONTRAST_DB)
+        contrast_db = _SPEECH_SHARE * (self._loudness_db - background_db)
+        return level_db > background_db + max(contrast_db, _LEAST_CONTRAST_DB)
+
+    def _background_db(self, level_db: float) -> float:
+        """Return the lowest level of the last seconds, with this one."""
+        self._block_db = min(self._block_db, level_db)
+        self._windows += 1
+        if self._windows == self._block_windows:
+            self._blocks_db.append(self._block_db)
+            self._block_db, self._windows = math.inf, 0
+        return min(self._block_db, *self._blocks_db) if self._blocks_db else self._block_db

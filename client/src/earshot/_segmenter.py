@@ -30,6 +30,7 @@ class Segmenter:
     def __init__(self, info: ServerInfo, options: StreamOptions) -> None:
         self._chunker = Chunker(info.chunk_samples, info.lead_samples)
         self._chunk_samples = info.chunk_samples
+        self._frame_ms = info.frame_ms
         self._frame_samples = info.frame_ms * info.sample_rate_hz // 1000
         self._least_silence = _LEAST_SILENCE_MS * info.sample_rate_hz // 1000
         endpoint_ms = options.endpoint_ms
@@ -65,6 +66,11 @@ class Segmenter:
     def place(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
         """Return the tokens of the last chunk with the frames of the audio."""
         return self._timeline.map(tokens)
+
+    def audio_s(self, samples: int) -> float:
+        """Return the time in the audio of a position in what was sent, without the silence."""
+        frame = self._timeline.audio_frame(samples / self._frame_samples)
+        return frame * self._frame_ms / 1000
 
     def utterances(self, text: str, words: Sequence[Word]) -> tuple[Utterance, ...]:
         """Take in the result of the last chunk; return the utterance that it ends, if any."""

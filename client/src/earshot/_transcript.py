@@ -50,6 +50,19 @@ class Utterance:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumption:
+    """A live stream lost its server and went on, on the restarted one or on another."""
+
+    position_s: float
+    """The audio before this was recognized by the earlier server, the rest by the new one."""
+    gap_ms: int
+    """How long the text stood still: from the chunk that was not answered to its answer."""
+    url: str
+    """The server that carried the stream on."""
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkResult:
     """The text, tokens and words that one chunk of audio added."""
 
@@ -69,6 +82,11 @@ class ChunkResult:
     """The utterance that ended, if any; always empty without `StreamOptions.endpoint_ms`."""
     tag: str = ""
     """The tag of the stream."""
+    lag_s: float = 0.0
+    """Audio that waits in front of the stream because replies take longer than their chunks last;
+    0 if the caller had to wait for audio. It grows without bound on a path that is too slow."""
+    resumed: Resumption | None = None
+    """Set if this is the first result after the stream lost its server."""
 
     @property
     def is_final(self) -> bool:

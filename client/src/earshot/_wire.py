@@ -43,15 +43,6 @@ class RequestWriter:
         self._start = start
         self._silence = bytes(4 * chunk_samples)
 
-    @property
-    def ensemble(self) -> str:
-        """The model that the requests are for."""
-        return self._next.model_name
-
-    @ensemble.setter
-    def ensemble(self, name: str) -> None:
-        self._start.model_name = self._next.model_name = name
-
     def write(self, chunk: Chunk, *, first: bool) -> Any:
         """Return the ModelInferRequest for `chunk`."""
         request = _copy(self._start if first else self._next)

@@ -21,6 +21,7 @@ from .._files import display_name
 from .._handshake import UNNAMED, Served
 from .._stream_options import StreamOptions
 from .._sync import connect
+from .._timeouts import Timeouts
 from .._version import __version__
 from .batch import Batch, FileResult
 from .inputs import (
@@ -34,7 +35,15 @@ from .inputs import (
 )
 from .microphone import Microphone, open_microphone
 from .models import models
-from .options import EndpointMs, Model, exit_with, exiting_on_errors, print_result, stderr
+from .options import (
+    EndpointMs,
+    Model,
+    ResumeS,
+    exit_with,
+    exiting_on_errors,
+    print_result,
+    stderr,
+)
 from .output import Format, Writer, report
 from .server_options import ServerOptions, takes_server
 
@@ -96,6 +105,7 @@ def transcribe(
     ] = False,
     endpoint_ms: EndpointMs = None,
     jobs: Annotated[int, typer.Option(min=1, help="Files to transcribe at the same time.")] = 4,
+    resume_s: ResumeS = Timeouts.resume_s,
     encoding: Encoding = None,
     sample_rate_hz: SampleRate = None,
     channels: Channels = None,
@@ -126,12 +136,12 @@ def transcribe(
     writer = Writer(chosen, output, files, split=given.split)
     _check_targets(writer, files)
 
-    arguments = server.arguments()
+    arguments = server.arguments(resume_s=resume_s)
     options = StreamOptions(endpoint_ms)
 
     async def run() -> int:
         failed = 0
-        async with connect_async(server.url, model=model, **arguments) as client:
+        async with connect_async(server.urls, model=model, **arguments) as client:
             batch = Batch(client, jobs, stderr, given, streaming=streaming, options=options)
             async with aclosing(batch.results(files)) as results:
                 async for result in results:
@@ -186,11 +196,16 @@ def _try_to_write(path: Path) -> None:
 
 @app.command()
 @takes_server
-def mic(server: ServerOptions, model: Model = None, endpoint_ms: EndpointMs = None) -> None:
+def mic(
+    server: ServerOptions,
+    model: Model = None,
+    endpoint_ms: EndpointMs = None,
+    resume_s: ResumeS = Timeouts.resume_s,
+) -> None:
     """Transcribe the microphone until Ctrl-C (needs './client[mic]' of the checkout)."""
     with (
         exiting_on_errors(),
-        connect(server.url, model=model, **server.arguments()) as client,
+        connect(server.urls, model=model, **server.arguments(resume_s=resume_s)) as client,
         open_microphone() as microphone,
     ):
         _stop_on_ctrl_c(microphone)
@@ -222,7 +237,7 @@ def info(
     """Print the parameters of the server's recognizer."""
     with (
         exiting_on_errors(),
-        connect(server.url, model=model, **server.arguments()) as client,
+        connect(server.urls, model=model, **server.arguments()) as client,
     ):
         answer = {**_describe(client.served), "ready": client.is_ready()}
     if as_json:

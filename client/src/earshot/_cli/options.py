@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Generator
@@ -35,12 +36,42 @@ Model = Annotated[
     ),
 ]
 
+ResumeS = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="How long a live stream tries to go on when its server is lost, at that server or "
+        "another one of --url; 0: not at all.",
+    ),
+]
+
+
+class _Messages(logging.Handler):
+    """Prints what the client logs: lost servers, and text that comes late."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stderr.print(f"earshot: {record.getMessage()}")
+
+
+@contextmanager
+def _printing_messages() -> Generator[None, None, None]:
+    log, messages = logging.getLogger("earshot"), _Messages()
+    log.addHandler(messages)
+    try:
+        yield
+    finally:
+        log.removeHandler(messages)
+
 
 @contextmanager
 def exiting_on_errors() -> Generator[None, None, None]:
-    """Turn an error into a message of a line or two and an exit code, without a traceback."""
+    """Turn an error into a message of a line or two and an exit code, without a traceback.
+
+    Warnings of the client are printed as they come.
+    """
     try:
-        yield
+        with _printing_messages():
+            yield
     except ConnectionFailed as error:
         exit_with(
             2, f"{error}\nStart an Earshot server there, or name another with --url or EARSHOT_URL."
