@@ -8,7 +8,7 @@ import pickle
 import earshot
 import numpy as np
 import pytest
-from earshot import StreamOptions
+from earshot import StreamOptions, _utterances
 
 from tests.support.fake_recognizer import CHUNK_SAMPLES, FIRST, PARAMETERS, RATE_HZ, noise, texts
 from tests.support.fake_triton import OFFLINE, Tokens, fake_triton
@@ -142,20 +142,26 @@ def test_a_tag_does_not_choose_the_recognizer() -> None:
         assert not fake.seen
 
 
-def test_memory_of_a_stream_without_transcript_is_bounded() -> None:
+@pytest.mark.parametrize("endpoint_ms", [None, 100])
+def test_memory_of_a_stream_without_transcript_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, endpoint_ms: int | None
+) -> None:
+    monkeypatch.setattr(_utterances, "MOST_WORDS", 50)
     with fake_triton(PARAMETERS) as fake, earshot.connect(fake.url) as client:
         fake.answer.set()
         fake.hear = lambda index: [(1, f" {index % 10}", index)]
-        options = StreamOptions(keep_transcript=False, endpoint_ms=100)
+        options = StreamOptions(keep_transcript=False, endpoint_ms=endpoint_ms)
         with client.stream(sample_rate_hz=RATE_HZ, options=options) as stream:
             sizes: list[int] = []
-            words = 0
+            words = utterance_words = 0
             for _ in range(3):
-                for audio in (noise(100 * CHUNK_SAMPLES), np.zeros(100 * CHUNK_SAMPLES, "f4")):
-                    words += sum(len(result.words) for result in stream.send(audio))
+                for result in stream.send(np.zeros(200 * CHUNK_SAMPLES, np.float32)):
+                    words += len(result.words)
+                    utterance_words += sum(len(u.words) for u in result.utterances)
                 kept = stream._session  # pyright: ignore[reportPrivateUsage]
                 sizes.append(len(pickle.dumps((kept._assembler, kept._segmenter))))  # pyright: ignore[reportPrivateUsage]
-        assert words > 590
+        assert words == 599
+        assert utterance_words == (0 if endpoint_ms is None else 550)
         assert stream.transcript.duration_s == 3 * 200 * CHUNK_SAMPLES / RATE_HZ
         assert (stream.transcript.words, stream.transcript.text) == ((), "")
         assert sizes[2] < sizes[0] + 2000

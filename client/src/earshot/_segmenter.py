@@ -77,7 +77,9 @@ class Segmenter:
         if self._endpointer is None:
             return ()
         self._utterances.add(text, words)
-        return self._utterances.end(self._speech) if self.completed else ()
+        if self.completed:
+            return self._utterances.end(self._speech)
+        return self._utterances.end(None) if self._utterances.is_full else ()
 
     @property
     def ended(self) -> tuple[Utterance, ...]:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from ._endpointer import Speech
 from ._transcript import Utterance, Word
 
+MOST_WORDS = 500
+"""An utterance ends after these, where no silence ends it, so that it does not grow for ever."""
+
 
 class Utterances:
     """Collects the text and the words of one stream until an utterance ends."""
@@ -23,6 +26,11 @@ class Utterances:
         """Add what the next chunk brought."""
         self._text += text
         self._words += words
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the utterance must end, although nobody has been silent."""
+        return len(self._words) >= MOST_WORDS
 
     def end(self, speech: Speech | None) -> tuple[Utterance, ...]:
         """Return the utterance that ends here, if there is text since the last one.
