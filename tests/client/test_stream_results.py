@@ -6,7 +6,6 @@ import asyncio
 import pickle
 
 import earshot
-import numpy as np
 import pytest
 from earshot import StreamOptions
 
@@ -149,13 +148,16 @@ def test_memory_of_a_stream_without_transcript_is_bounded() -> None:
         options = StreamOptions(keep_transcript=False, endpoint_ms=100)
         with client.stream(sample_rate_hz=RATE_HZ, options=options) as stream:
             sizes: list[int] = []
-            words = 0
-            for _ in range(3):
-                for audio in (noise(100 * CHUNK_SAMPLES), np.zeros(100 * CHUNK_SAMPLES, "f4")):
-                    words += sum(len(result.words) for result in stream.send(audio))
+            words, lengths = 0, list[int]()
+            for _ in range(8):
+                # Steady noise, for the recognizer words and for the endpointer no speech.
+                for result in stream.send(noise(200 * CHUNK_SAMPLES)):
+                    words += len(result.words)
+                    lengths += [len(utterance.words) for utterance in result.utterances]
                 kept = stream._session  # pyright: ignore[reportPrivateUsage]
                 sizes.append(len(pickle.dumps((kept._assembler, kept._segmenter))))  # pyright: ignore[reportPrivateUsage]
-        assert words > 590
-        assert stream.transcript.duration_s == 3 * 200 * CHUNK_SAMPLES / RATE_HZ
+        assert words > 1590
+        assert stream.transcript.duration_s == 8 * 200 * CHUNK_SAMPLES / RATE_HZ
         assert (stream.transcript.words, stream.transcript.text) == ((), "")
-        assert sizes[2] < sizes[0] + 2000
+        assert max(sizes) < 30_000  # all words would be 53,000
+        assert lengths == [500] * 3

@@ -77,7 +77,8 @@ class Segmenter:
         if self._endpointer is None:
             return ()
         self._utterances.add(text, words)
-        return self._utterances.end(self._speech) if self.completed else ()
+        ends = self.completed or self._utterances.is_full
+        return self._utterances.end(self._speech if self.completed else None) if ends else ()
 
     @property
     def ended(self) -> tuple[Utterance, ...]:

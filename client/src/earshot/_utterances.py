@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from ._endpointer import Speech
 from ._transcript import Utterance, Word
 
+_MOST_WORDS = 500
+"""An utterance that goes on is cut here, so that the memory of a stream is bounded: some three
+minutes of talk without a pause."""
+
 
 class Utterances:
     """Collects the text and the words of one stream until an utterance ends."""
@@ -23,6 +27,11 @@ class Utterances:
         """Add what the next chunk brought."""
         self._text += text
         self._words += words
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the utterance is so long that it must end."""
+        return len(self._words) >= _MOST_WORDS
 
     def end(self, speech: Speech | None) -> tuple[Utterance, ...]:
         """Return the utterance that ends here, if there is text since the last one.
