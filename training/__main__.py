@@ -151,7 +151,6 @@ def adapt(
     import threading
 
     from training.adapt.errors import AdaptError
-    from training.adapt.run import Stopped
     from training.adapt.run import adapt as run
 
     stop = threading.Event()
@@ -163,15 +162,29 @@ def adapt(
     try:
         outcome = run(settings, console, stop)
     except AdaptError as error:
-        console.print(f"[red]error:[/red] {error}", soft_wrap=True)
+        console.print(str(error), soft_wrap=True, markup=False)
         raise typer.Exit(error.exit_code) from None
-    except Stopped as stopped:
-        console.print(str(stopped), soft_wrap=True)
-        raise typer.Exit(130) from None
     table = Table("set", "words", "WER before", "after", title=str(output))
     for before, after in outcome.compared:
         table.add_row(before.name, str(before.words), f"{before.wer:.1%}", f"{after.wer:.1%}")
     console.print(table)
+
+
+@app.command()
+def merge(
+    checkpoint: Annotated[Path, typer.Argument(help="The base that the adapter was trained on.")],
+    adapter: Annotated[Path, typer.Argument(help="Folder of the adapter.")],
+    output: Annotated[Path, typer.Option(help="New folder for the merged checkpoint.")],
+) -> None:
+    """Merge an adapter of `adapt` into its base, as a checkpoint that `python -m export` takes."""
+    from training.adapt.errors import AdaptError
+    from training.adapt.merge import merge as run
+
+    try:
+        run(checkpoint, adapter, output)
+    except AdaptError as error:
+        Console(stderr=True).print(str(error), soft_wrap=True, markup=False)
+        raise typer.Exit(error.exit_code) from None
 
 
 @app.command("gpu-bundle")

@@ -17,10 +17,11 @@ from tests.support.checkpoints import SPEECH, write_random_checkpoint
 from training.__main__ import app
 from training.adapt.base import load_base
 from training.adapt.card import Outcome
-from training.adapt.errors import CannotAdapt
+from training.adapt.errors import CannotAdapt, Stopped
+from training.adapt.merge import merge
 from training.adapt.recordings import split
-from training.adapt.run import Stopped, adapt
-from training.adapt.settings import Settings
+from training.adapt.run import adapt
+from training.adapt.settings import Settings, sha256_of
 from training.evaluate import read_test_set, score
 from training.features import Recording
 
@@ -135,6 +136,23 @@ def test_the_merged_checkpoint_is_base_and_adapter(adapted: Adapted, checkpoint:
     effect = (together - of_base).abs().max()
     assert effect > 1
     assert (merged - together).abs().max() < 0.01 * effect, "more than half precision rounds"
+
+
+def test_merging_the_adapter_alone_gives_the_published_weights(
+    tmp_path: Path, adapted: Adapted, checkpoint: Path
+) -> None:
+    published = adapted.settings.output
+    arguments = ["merge", str(checkpoint), str(published / "adapter"), "--output"]
+    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "merged")])
+    assert done.exit_code == 0, done.output
+    weights = "model.safetensors"
+    assert sha256_of(tmp_path / "merged" / weights) == sha256_of(published / weights)
+
+    other = write_random_checkpoint(tmp_path / "other", seed=1)
+    with pytest.raises(CannotAdapt, match="trained beside weights with sha256"):
+        merge(other, published / "adapter", tmp_path / "wrong")
+    with pytest.raises(CannotAdapt, match="expected an adapter"):
+        merge(checkpoint, tmp_path / "merged", tmp_path / "wrong")
 
 
 def test_all_weights_can_be_trained(tmp_path: Path, checkpoint: Path, recordings: Path) -> None:

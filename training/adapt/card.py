@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.adapt.merge import RECORD
 from training.adapt.recordings import Split
 from training.adapt.settings import Settings, sha256_of
 from training.evaluate import Score
@@ -25,9 +26,12 @@ class Outcome:
 
 
 def write_card(outcome: Outcome, folder: Path) -> None:
-    """Write `README.md` and `adaptation.json`."""
+    """Write `README.md` and `adaptation.json`, the latter also beside the adapter."""
     (folder / "README.md").write_text(_card(outcome))
-    (folder / "adaptation.json").write_text(json.dumps(_figures(outcome), indent=2) + "\n")
+    figures = json.dumps(_figures(outcome), indent=2) + "\n"
+    (folder / RECORD).write_text(figures)
+    if outcome.settings.adapter_name:
+        (folder / outcome.settings.adapter_name / RECORD).write_text(figures)
 
 
 def _figures(outcome: Outcome) -> dict[str, object]:

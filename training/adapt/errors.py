@@ -2,7 +2,8 @@
 
 AdaptError
 ├── CannotAdapt   the input does not fit (exit code 2)
-└── NotBetter     the result has no lower word error rate, and is not published (exit code 1)
+├── NotBetter     the result has no lower word error rate, and is not published (exit code 1)
+└── Stopped       a signal ended the training, whose state is saved (exit code 130)
 """
 
 
@@ -20,3 +21,9 @@ class CannotAdapt(AdaptError):
 
 class NotBetter(AdaptError):
     """The adapted checkpoint gets as many words wrong as its base, or more."""
+
+
+class Stopped(AdaptError):
+    """Training was stopped with its state saved; the same command continues it."""
+
+    exit_code = 130

@@ -18,7 +18,7 @@ from transformers import NemotronAsrStreamingForRNNT
 
 from training.adapt.base import Base, add_adapter, load_base
 from training.adapt.card import Comparison, Outcome, write_card
-from training.adapt.errors import NotBetter
+from training.adapt.errors import NotBetter, Stopped
 from training.adapt.recordings import (
     Speech,
     Split,
@@ -39,10 +39,6 @@ from training.train import LOG_EVERY_STEPS, REPLICAS, Draw, StepReport, Trainer
 SAVE_EVERY_STEPS = 25
 RISING_SHARE = 0.1
 FINAL_RATE_SHARE = 0.02
-
-
-class Stopped(Exception):
-    """Training was stopped with its state saved; the same command continues it."""
 
 
 def adapt(settings: Settings, console: Console, stop: threading.Event) -> Outcome:
