@@ -41,12 +41,12 @@ class Base:
     @property
     def tokenizer(self) -> Any:
         """Return the tokenizer, a `ParakeetTokenizer`."""
-        return self.processor.tokenizer
+        return cast(Any, self.processor).tokenizer
 
     @property
     def lookahead(self) -> int:
         """Return the lookahead that the checkpoint recommends."""
-        return self.model.config.encoder_config.default_num_lookahead_tokens
+        return cast(Any, self.model.config.encoder_config).default_num_lookahead_tokens
 
 
 def load_base(checkpoint: Path) -> Base:
@@ -86,3 +86,8 @@ def add_adapter(model: NemotronAsrStreamingForRNNT, rank: int, base: Path) -> Pe
         base_model_name_or_path=str(base),
     )
     return cast(PeftModel, get_peft_model(cast(Any, model), config))
+
+
+def merged(adapted: PeftModel) -> NemotronAsrStreamingForRNNT:
+    """Return the model with the adapter added to its weights; `adapted` must not be used again."""
+    return cast(Any, adapted).merge_and_unload()

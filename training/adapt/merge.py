@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from peft import PeftModel
-from transformers import NemotronAsrStreamingForRNNT
 
-from training.adapt.base import load_base
+from training.adapt.base import load_base, merged
 from training.adapt.errors import CannotAdapt
 from training.adapt.settings import sha256_of
 from training.model import write_checkpoint
@@ -27,8 +26,7 @@ def merge(checkpoint: Path, adapter: Path, output: Path) -> None:
     base = load_base(checkpoint)
     _require_base(checkpoint, adapter)
     adapted = PeftModel.from_pretrained(cast(Any, base.model), str(adapter))
-    merged = cast(NemotronAsrStreamingForRNNT, adapted.merge_and_unload())
-    write_checkpoint(merged, base.processor, output)
+    write_checkpoint(merged(adapted), base.processor, output)
 
 
 def _require_base(checkpoint: Path, adapter: Path) -> None:

@@ -8,15 +8,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from peft import PeftModel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import NemotronAsrStreamingForRNNT
 
-from training.adapt.base import Base, add_adapter, load_base
+from training.adapt.base import Base, add_adapter, load_base, merged
 from training.adapt.card import Comparison, Outcome, write_card
 from training.adapt.errors import NotBetter, Stopped
 from training.adapt.recordings import (
@@ -213,7 +211,7 @@ def write_candidate(settings: Settings, base: Base, training: Training) -> None:
         (folder / "adapter" / "README.md").unlink()
         for file in (folder / "adapter").iterdir():
             file.chmod(0o644)
-        model = cast(NemotronAsrStreamingForRNNT, training.adapted.merge_and_unload())
+        model = merged(training.adapted)
     write_checkpoint(model, base.processor, folder)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from training.adapt.errors import CannotAdapt
 
-DEFAULT_PASSES = 20.0
+DEFAULT_PASSES = 6.0
 DEFAULT_RANK = 16
 ADAPTER_RATE, FULL_RATE = 2e-3, 3e-4
 """Highest learning rates; an adapter starts without effect and bears larger steps."""
