@@ -235,7 +235,7 @@ def test_the_command_says_what_happened(
     shown = CliRunner().invoke(app, ["transcribe", "--streaming", "--url", proxy.url, str(path)])
     cutting.join()
     assert shown.stdout.split() == fake_recognizer.expected_words(samples)
-    assert "trying for 30 s to carry the stream on" in shown.stderr
+    assert "trying for 60 s to carry the stream on" in shown.stderr
     assert f"earshot: {proxy.url} carries the stream on from 0.02 s, after " in shown.stderr
 
 

@@ -77,9 +77,8 @@ class Segmenter:
         if self._endpointer is None:
             return ()
         self._utterances.add(text, words)
-        if self.completed:
-            return self._utterances.end(self._speech)
-        return self._utterances.end(None) if self._utterances.is_full else ()
+        ends = self.completed or self._utterances.is_full
+        return self._utterances.end(self._speech if self.completed else None) if ends else ()
 
     @property
     def ended(self) -> tuple[Utterance, ...]:

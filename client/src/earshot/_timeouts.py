@@ -32,7 +32,7 @@ class Timeouts:
     close_s: float = 1.0
     keepalive_s: float = 4.0
     outage_s: float = 120.0
-    resume_s: float = 30.0
+    resume_s: float = 60.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from ._endpointer import Speech
 from ._transcript import Utterance, Word
 
-MOST_WORDS = 500
-"""An utterance ends after these, where no silence ends it, so that it does not grow for ever."""
+_MOST_WORDS = 500
+"""An utterance that goes on is cut here, so that the memory of a stream is bounded: some three
+minutes of talk without a pause."""
 
 
 class Utterances:
@@ -29,8 +30,8 @@ class Utterances:
 
     @property
     def is_full(self) -> bool:
-        """Return whether the utterance must end, although nobody has been silent."""
-        return len(self._words) >= MOST_WORDS
+        """Return whether the utterance is so long that it must end."""
+        return len(self._words) >= _MOST_WORDS
 
     def end(self, speech: Speech | None) -> tuple[Utterance, ...]:
         """Return the utterance that ends here, if there is text since the last one.
