@@ -18,6 +18,8 @@ MAX_STREAMS ?=
 HOLD_S ?= 60
 SPEECH ?= ../shared/speech
 RECORDINGS ?= recordings
+DATA ?=
+OUTPUT ?=
 # On a GPU machine (deploy/README.md). Both containers are of this tag: a plan loads in no other.
 NVIDIA_TAG ?= 26.11-py3
 GPU_PRECISION ?= fp16
@@ -47,7 +49,7 @@ COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) MODE=$(GPU_MODE) CH
   GPU_PRECISION=$(GPU_PRECISION) MAX_STREAMS=$(GPU_STREAMS) GRPC_PORT=$(GRPC_PORT) \
   METRICS_PORT=$(METRICS_PORT) GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
 
-.PHONY: help env demo export serve live test test-all parity demo-model lint types clean FORCE
+.PHONY: help env demo export serve live test test-all parity demo-model adapt lint types clean FORCE
 .PHONY: engines overhead offline capacity loadtest selftest baseline
 .PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
@@ -58,6 +60,7 @@ help: ## Print this help
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT METRICS_PORT"
 	@echo "  MODEL_CONTROL NAME PYTHON SPEECH RECORDINGS"
+	@echo "of the adaptation: CHECKPOINT DATA OUTPUT"
 	@echo "of the load test: URL MODEL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES"
 	@echo "of the baseline: URL MODEL RECORDINGS SETS OUTPUT; of the overhead: MODEL"
 	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312; of engines: GPUS"
@@ -69,7 +72,7 @@ $(READY): pyproject.toml constraints.txt client/pyproject.toml
 	  f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "setting up $(VENV) (about 1.7 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable '.[export,tensorrt-rtx,server,loadtest,baseline,training,dev]' --editable ./client
+	@$(PIP) --editable '.[export,tensorrt-rtx,server,loadtest,baseline,training,dev]' --editable './client[av]'
 	@touch $@
 
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core
@@ -117,6 +120,10 @@ test-all: $(READY) ## Both suites
 
 demo-model: $(READY) ## Train the demo model from recordings (hours; may be stopped and called again)
 	$(BIN)/python -m training --speech $(SPEECH) --fresh
+
+adapt: $(READY) ## Adapt CHECKPOINT to the recordings in DATA; a custom model in OUTPUT
+	@test -n "$(DATA)" -a -n "$(OUTPUT)" || { echo "make adapt DATA=recordings-of-yours OUTPUT=build/clinic" >&2; exit 2; }
+	$(BIN)/python -m training adapt $(CHECKPOINT) --data $(DATA) --output $(OUTPUT)
 
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
 	$(BIN)/python -m loadtest overhead --repository $(REPOSITORY) $(ONE_MODEL)

@@ -101,10 +101,10 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-        processor = transformers.AutoProcessor.from_pretrained(name_or_path)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UnsupportedCheckpoint(f"{name_or_path} cannot be loaded: {error}") from error
     model, loading = loaded
+    processor = _load_processor(name_or_path)
     _require_all_weights(name_or_path, loading)
     _require_finite_weights(name_or_path, model)
     _require_features(name_or_path, processor.feature_extractor)
@@ -112,6 +112,20 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
     path = Path(name_or_path)
     name = path.resolve().name if path.exists() else name_or_path
     return Checkpoint(name, model, processor, _hash(model))
+
+
+def _load_processor(name_or_path: str) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(name_or_path)
+    except Exception as error:  # `tokenizers` raises Exception itself
+        reason = " ".join(str(error).split())
+        raise UnsupportedCheckpoint(
+            f"the tokenizer or the feature extractor of {name_or_path} cannot be loaded; expected "
+            "tokenizer.json, tokenizer_config.json and processor_config.json as save_pretrained() "
+            f"writes them: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _require_architecture(name_or_path: str) -> str:

@@ -30,6 +30,12 @@ _GrpcPort = Annotated[
 ]
 
 
+def _check_log(path: Path | None) -> Path | None:
+    if path is not None and path.exists() and not path.is_file():
+        raise typer.BadParameter(f"expected a file, which is also read, got {path}")
+    return path
+
+
 @_app.callback()
 def serve(
     context: typer.Context,
@@ -48,7 +54,10 @@ def serve(
         typer.Option(min=1, max=MAX_PORT, help="Port for Triton's HTTP protocol; off by default."),
     ] = None,
     log_file: Annotated[
-        Path | None, typer.Option(help="Where Triton's log goes; a temporary file by default.")
+        Path | None,
+        typer.Option(
+            callback=_check_log, help="Where Triton's log goes; a temporary file by default."
+        ),
     ] = None,
     model_control: Annotated[
         bool,

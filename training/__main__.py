@@ -1,7 +1,7 @@
 """Command line of the demo model: `python -m training` makes a checkpoint from recordings.
 
-The commands `prepare`, `train`, `evaluate` and `plot` run single steps. All of them may be killed
-and called again.
+The commands `prepare`, `train`, `evaluate` and `plot` run single steps; `adapt` makes a custom
+model from a checkpoint and a customer's recordings. All of them may be killed and called again.
 """
 
 import os
@@ -11,6 +11,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from training.adapt.settings import (
+    ADAPTER_RATE,
+    DEFAULT_PASSES,
+    DEFAULT_RANK,
+    FULL_RATE,
+    Settings,
+)
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, help=__doc__)
 
@@ -117,6 +125,66 @@ def publish(work_dir: Work = DEFAULT_WORK) -> None:
     from training.workplace import Workplace
 
     shutil.copytree(Workplace(work_dir).latest, CHECKPOINT, dirs_exist_ok=True)
+
+
+@app.command()
+def adapt(
+    checkpoint: Annotated[Path, typer.Argument(help="The base, in transformers format.")],
+    data: Annotated[Path, typer.Option(help="Folder with manifest.tsv and recordings.")],
+    output: Annotated[Path, typer.Option(help="New folder for the custom model.")],
+    test: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder with a manifest to measure base and result on; repeatable."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights, no adapter.")] = False,
+    rank: Annotated[int, typer.Option(help="Of the adapter.", min=1)] = DEFAULT_RANK,
+    passes: Annotated[
+        float, typer.Option(help="Times that each recording is heard.", min=0.0)
+    ] = DEFAULT_PASSES,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help=f"Highest; by default {ADAPTER_RATE:g}, with --full {FULL_RATE:g}."),
+    ] = None,
+) -> None:
+    """Adapt a checkpoint to recordings; publish it only if it gets fewer words wrong."""
+    import signal
+    import threading
+
+    from training.adapt.errors import AdaptError
+    from training.adapt.run import adapt as run
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    console = Console(stderr=True)
+    tests = tuple(test or ())
+    settings = Settings(checkpoint, data, output, tests, full, rank, passes, learning_rate)
+    try:
+        outcome = run(settings, console, stop)
+    except AdaptError as error:
+        console.print(str(error), soft_wrap=True, markup=False)
+        raise typer.Exit(error.exit_code) from None
+    table = Table("set", "words", "WER before", "after", title=str(output))
+    for before, after in outcome.compared:
+        table.add_row(before.name, str(before.words), f"{before.wer:.1%}", f"{after.wer:.1%}")
+    console.print(table)
+
+
+@app.command()
+def merge(
+    checkpoint: Annotated[Path, typer.Argument(help="The base that the adapter was trained on.")],
+    adapter: Annotated[Path, typer.Argument(help="Folder of the adapter.")],
+    output: Annotated[Path, typer.Option(help="New folder for the merged checkpoint.")],
+) -> None:
+    """Merge an adapter of `adapt` into its base, as a checkpoint that `python -m export` takes."""
+    from training.adapt.errors import AdaptError
+    from training.adapt.merge import merge as run
+
+    try:
+        run(checkpoint, adapter, output)
+    except AdaptError as error:
+        Console(stderr=True).print(str(error), soft_wrap=True, markup=False)
+        raise typer.Exit(error.exit_code) from None
 
 
 @app.command("gpu-bundle")

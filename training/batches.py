@@ -52,7 +52,7 @@ def load_pool(features: Path) -> Pool:
     synthetic = [u for index in sorted(features.glob("tts-*.tsv")) for u in read_shard(index)]
     noises = [u.frames.astype(np.float32) for u in read_shard(features / "noise.tsv")]
     around = Surroundings(noises, _colours(features))
-    return Pool(_usable(real), _usable(digits), _usable(synthetic), around)
+    return Pool(usable(real), usable(digits), usable(synthetic), around)
 
 
 @cache
@@ -66,7 +66,8 @@ def _colours(features: Path) -> list[Colour]:
     ]
 
 
-def _usable(utterances: Sequence[Utterance]) -> list[Utterance]:
+def usable(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """Return the utterances that are long enough and whose words fit into their time."""
     return [
         u
         for u in utterances

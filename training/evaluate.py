@@ -4,12 +4,13 @@ Texts are compared in lower case without punctuation (`text.normalize`), with nu
 the model card quotes these figures; no choice is based on them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoProcessor, NemotronAsrStreamingForRNNT
+from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
 from training.decode import transcribe, word_error_rate
 from training.features import Utterance, log_mel, read_audio, read_manifest
@@ -30,13 +31,28 @@ def evaluate(checkpoint: Path, test_sets: Path, lookahead: int) -> Iterator[Scor
     model = NemotronAsrStreamingForRNNT.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoProcessor.from_pretrained(checkpoint).tokenizer
     for manifest in sorted(test_sets.glob("*/manifest.tsv")):
-        recordings = read_manifest(manifest.parent)
-        spoken = [Utterance(log_mel(read_audio(r.path)), r.text) for r in recordings]
-        references = [utterance.text for utterance in spoken]
-        texts = transcribe(model, tokenizer, spoken, lookahead)
-        yield Score(
-            manifest.parent.name,
-            sum(len(reference.split()) for reference in references),
-            word_error_rate(references, texts),
-            list(zip(references, texts, strict=True)),
-        )
+        spoken = read_test_set(manifest.parent)
+        yield score(manifest.parent.name, model, tokenizer, spoken, lookahead)
+
+
+def read_test_set(folder: Path) -> list[Utterance]:
+    """Compute the features of a folder with a manifest."""
+    return [Utterance(log_mel(read_audio(r.path)), r.text) for r in read_manifest(folder)]
+
+
+def score(
+    name: str,
+    model: NemotronAsrStreamingForRNNT,
+    tokenizer: ParakeetTokenizer,
+    spoken: Sequence[Utterance],
+    lookahead: int,
+) -> Score:
+    """Transcribe utterances and compare the texts with theirs."""
+    references = [utterance.text for utterance in spoken]
+    texts = transcribe(model, tokenizer, spoken, lookahead)
+    return Score(
+        name,
+        sum(len(reference.split()) for reference in references),
+        word_error_rate(references, texts),
+        list(zip(references, texts, strict=True)),
+    )

@@ -181,12 +181,19 @@ def create_processor(tokenizer: ParakeetTokenizer) -> NemotronAsrStreamingProces
 def save_checkpoint(
     model: NemotronAsrStreamingForRNNT, tokenizer: ParakeetTokenizer, folder: Path
 ) -> None:
+    """Write a checkpoint with the demo model's processor."""
+    write_checkpoint(model, create_processor(tokenizer), folder)
+
+
+def write_checkpoint(
+    model: NemotronAsrStreamingForRNNT, processor: NemotronAsrStreamingProcessor, folder: Path
+) -> None:
     """Write a checkpoint with half-precision weights, which load as float32 by default."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     half = {name: tensor.half() for name, tensor in model.state_dict().items()}
     model.save_pretrained(partial, state_dict=half)
-    create_processor(tokenizer).save_pretrained(partial)
+    processor.save_pretrained(partial)
     config_file = partial / "config.json"
     saved = json.loads(config_file.read_text())
     saved["dtype"] = saved["encoder_config"]["dtype"] = "float32"

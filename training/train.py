@@ -6,6 +6,7 @@ not: each thread runs its own batch. Everything random follows from the seed and
 everything scheduled from the audio trained on.
 """
 
+import copy
 import json
 import os
 import random
@@ -28,7 +29,7 @@ from training.batches import Pool, collate, draw_round, load_pool
 from training.decode import transcribe, transcribe_by_ctc, word_error_rate
 from training.fast_encoder import Dropout
 from training.features import Utterance, read_shard
-from training.model import DEFAULT_LOOKAHEAD, Losses, config, create_model, losses, save_checkpoint
+from training.model import DEFAULT_LOOKAHEAD, Losses, create_model, losses, save_checkpoint
 from training.pages import keep_freed_pages
 from training.schedule import PHASES, Moment, Phase, moment, total_hours
 from training.workplace import Workplace
@@ -70,11 +71,10 @@ class Trainer:
     def __post_init__(self) -> None:
         self.model.train()
         self.replicas = [self.model, *(self._replica() for _ in range(REPLICAS - 1))]
-        self.average = create_model(self.seed)
-        self.average.load_state_dict(self.model.state_dict())
-        self.average.eval()
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
+        self.average = copy.deepcopy(self.model).eval()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.ndim > 1]
+        vectors = [p for p in trained if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": 1e-2}, {"params": vectors, "weight_decay": 0.0}],
             betas=(0.9, 0.98),
@@ -83,7 +83,7 @@ class Trainer:
 
     def _replica(self) -> NemotronAsrStreamingForRNNT:
         """Return a model with its own gradients on the same weights."""
-        replica = NemotronAsrStreamingForRNNT(config()).train()
+        replica = copy.deepcopy(self.model)
         for theirs, ours in zip(replica.parameters(), self.model.parameters(), strict=True):
             theirs.data = ours.data
         return replica

@@ -81,7 +81,9 @@ async def saturate(
     # asyncio's client does not run in a process that gevent has patched.
     from earshot import connect_async
 
-    async with connect_async(server.url, model=model) as client:
+    from loadtest.service.deadlines import NO_RESUMING
+
+    async with connect_async(server.url, model=model, timeouts=NO_RESUMING) as client:
         counts, name = [0], client.info.name
         tasks = [
             asyncio.create_task(_send_without_pause(client, speech, index, counts))

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from loadtest.result.files import write_whole
+from loadtest.result.invalid import reason
 
 ALL_SETS = "all"
 BASELINE_SCHEMA = 1
@@ -75,7 +76,9 @@ class BaselineResult:
         try:
             return _DOCUMENT.validate_json(path.read_bytes())
         except ValidationError as error:
-            raise ValueError(f"{path} is not the result of a baseline run: {error}") from error
+            raise ValueError(
+                f"{path} is not the result of a baseline run: {reason(error)}"
+            ) from error
 
     def to_json(self) -> str:
         """Return the document as indented JSON."""

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from loadtest.result.baseline import RecognizerComparison
 from loadtest.result.files import write_whole
+from loadtest.result.invalid import reason
 
 SCHEMA = 1
 
@@ -226,7 +227,9 @@ class CapacityResult:
         try:
             result = _DOCUMENT.validate_json(path.read_bytes())
         except ValidationError as error:
-            raise ValueError(f"{path} is not the result of a capacity run: {error}") from error
+            raise ValueError(
+                f"{path} is not the result of a capacity run: {reason(error)}"
+            ) from error
         if result.schema != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA} in {path}, got {result.schema}")
         return result

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from loadtest.result.document import Conditions, Latency
 from loadtest.result.files import write_whole
+from loadtest.result.invalid import reason
 
 SCHEMA = 1
 MIB = 2**20
@@ -93,7 +94,7 @@ class SoakResult:
         try:
             return _adapter.validate_json(path.read_bytes())
         except ValidationError as error:
-            raise ValueError(f"{path} is not the result of a soak: {error}") from error
+            raise ValueError(f"{path} is not the result of a soak: {reason(error)}") from error
 
 
 _adapter = TypeAdapter(SoakResult)

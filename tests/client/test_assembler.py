@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 
+import pytest
 from earshot import Token, Word
 from earshot._assembler import Assembler
 from hypothesis import given, settings
@@ -82,3 +84,51 @@ def test_bytes_of_a_character_inside_a_word_wait_for_it() -> None:
     assembler.add([token("ï", 5), token("ve", 6)])
     (word,) = assembler.finish()
     assert (word.text, word.start_ms, word.end_ms) == ("naïve", 0, 7 * FRAME_MS)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "start", "end"),
+    [
+        ([("there", 10), ("?", 11)], 10, 12),
+        ([("there", 10), ("?", 22)], 10, 23),
+        ([("th", 10), ("ere", 12), ("?", 250)], 10, 13),
+        ([("th", 10), ("ere", 250)], 250, 251),
+        ([("t", 10), ("he", 12), ("re", 250)], 10, 13),
+        ([("a", 10), ("b", 100), ("c", 200)], 10, 11),
+        ([("?", 10), ("!", 100)], 10, 11),
+    ],
+)
+def test_a_pause_inside_a_word_does_not_stretch_it(
+    tokens: list[tuple[str, int]], start: int, end: int
+) -> None:
+    assembler = Assembler(FRAME_MS)
+    for text, frame in tokens:
+        assembler.add([token(text, frame)])
+    (word,) = assembler.finish()
+    assert word.text == "".join(text for text, _ in tokens)
+    assert (word.start_ms, word.end_ms) == (start * FRAME_MS, end * FRAME_MS)
+
+
+def test_the_open_word_is_the_text_that_may_go_on() -> None:
+    assembler = Assembler(FRAME_MS)
+    open_words: list[str] = []
+    for piece in ("Good", " mor", "", "ning ", "all"):
+        assembler.add([token(piece)])
+        open_words.append(assembler.open_word)
+    assembler.finish()
+    assert [*open_words, assembler.open_word] == ["Good", "mor", "mor", "", "all", ""]
+
+
+@pytest.mark.parametrize("text", [" word", "漢", "", "?"])
+def test_memory_of_a_stream_that_never_ends_is_bounded(text: str) -> None:
+    assembler = Assembler(FRAME_MS, keep=False)
+    sizes: list[int] = []
+    words = 0
+    for hour in range(3):
+        for chunk in range(3000):
+            words += len(assembler.add([token(text, 3000 * hour + chunk)]))
+        sizes.append(len(pickle.dumps(assembler)))
+    assert sizes[2] <= sizes[1] + 1000
+    assert assembler.transcript(0).tokens == ()
+    if text == " word":
+        assert words == 8999

@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from earshot import _recognition
+from earshot._format import AudioFormat
 from earshot._recognition import Recognition
 from earshot._server_info import read_offline_info
 
@@ -38,7 +39,7 @@ def test_the_default_finds_a_dead_path_within_ten_seconds() -> None:
 
 @pytest.mark.triton
 def test_a_silent_path_is_noticed_and_new_streams_run(proxy: TcpProxy) -> None:
-    timeouts = earshot.Timeouts(keepalive_s=KEEPALIVE_S)
+    timeouts = earshot.Timeouts(keepalive_s=KEEPALIVE_S, resume_s=0)
     with earshot.connect(proxy.url, timeouts=timeouts) as client:
         stream = client.stream(sample_rate_hz=16000)
         assert stream.send(SECOND)
@@ -53,7 +54,7 @@ def test_a_silent_path_is_noticed_and_new_streams_run(proxy: TcpProxy) -> None:
 @pytest.mark.triton
 def test_a_silent_path_is_noticed_by_the_asyncio_client(proxy: TcpProxy) -> None:
     async def run() -> None:
-        timeouts = earshot.Timeouts(keepalive_s=KEEPALIVE_S)
+        timeouts = earshot.Timeouts(keepalive_s=KEEPALIVE_S, resume_s=0)
         async with earshot.connect_async(proxy.url, timeouts=timeouts) as client:
             stream = client.stream(sample_rate_hz=16000)
             assert await stream.send(SECOND)
@@ -146,7 +147,7 @@ def test_a_file_waits_for_a_server_that_is_away(
 def test_a_file_waits_no_longer_than_its_deadline() -> None:
     info = read_offline_info("url", "triton", OFFLINE)
     timeouts = earshot.Timeouts(outage_s=60)
-    recognition = Recognition(info, timeouts, 16000, 1, at_once=1)
+    recognition = Recognition(info, timeouts, AudioFormat(16000), at_once=1)
     [call] = [*recognition.push(np.zeros(1000, np.float32)), *recognition.end()]
     for now_s in range(100, 160):
         assert recognition.fail(call, Failure("UNAVAILABLE", "Connection refused"), now_s)
@@ -209,7 +210,8 @@ def test_a_new_stream_finds_the_next_generation(generations: FakeTriton) -> None
 
 
 def test_a_stream_does_not_move_to_other_chunks(generations: FakeTriton) -> None:
-    with earshot.connect(generations.url, model="clinic") as client:
+    timeouts = earshot.Timeouts(resume_s=0)
+    with earshot.connect(generations.url, model="clinic", timeouts=timeouts) as client:
         replace_generation(generations, chunk_samples="2560", chunk_ms="160")
         with (
             client.stream(sample_rate_hz=16000) as stream,

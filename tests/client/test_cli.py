@@ -18,8 +18,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+from earshot._audio_file import AudioFile
 from earshot._cli import app
-from earshot._files import AudioFile, open_audio
+from earshot._files import open_audio
+from earshot._format import AudioFormat
 from typer.testing import CliRunner
 
 from tests.support import fake_recognizer
@@ -69,6 +71,15 @@ def test_help(command: list[str]) -> None:
         ["transcribe", "--endpoint-ms", "20", "a.wav"],
         ["transcribe", "-o", "folder", "one/a.wav", "two/a.wav"],
         ["models", "--json", "load", "clinic"],
+        ["info", "--url", ":99999"],
+        ["info", "--url", "localhost:99999"],
+        ["transcribe", "--channel", "1", "--split-channels", "a.wav"],
+        ["transcribe", "--channel", "0", "a.wav"],
+        ["transcribe", "--split-channels", "-"],
+        ["transcribe", "--split-channels", "--format", "srt", "a.wav"],
+        ["transcribe", "--sample-rate-hz", "8000", "a.raw"],
+        ["transcribe", "--encoding", "mulaw", "--sample-rate-hz", "1", "a.raw"],
+        ["transcribe", "--encoding", "mulaw", "--channels", "0", "a.raw"],
     ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
@@ -165,10 +176,10 @@ def words_in_odd(path: Path) -> list[str]:
 def test_an_unexpected_error_in_one_file_leaves_the_others(
     server: FakeRecognizer, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def open_or_fail(path: Path) -> AbstractContextManager[AudioFile]:
+    def open_or_fail(path: Path, form: AudioFormat | None) -> AbstractContextManager[AudioFile]:
         if path.name == "bad.wav":
             raise RuntimeError("unexpected")
-        return open_audio(path)
+        return open_audio(path, form)
 
     monkeypatch.setattr("earshot._cli.batch.open_audio", open_or_fail)
     bad = tmp_path / "bad.wav"

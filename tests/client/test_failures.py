@@ -104,7 +104,7 @@ def test_chunk_failures(failure: Failure, starting: bool, kind: type[earshot.Ear
 
 def test_messages_say_what_to_do() -> None:
     lost = chunk_error(SEQUENCE_REAPED, INFO, starting=False, deadline_s=1)
-    assert "send nothing for 1.5 s (send silence to keep one)" in str(lost)
+    assert "send nothing for 1.5 s (unless `keep_alive` keeps them)" in str(lost)
     late = chunk_error(LATE, INFO, starting=False, deadline_s=2.5)
     assert str(late) == "host:8001 did not answer a chunk within 2.5 s"
 

@@ -28,14 +28,25 @@ def test_blocks_are_the_whole_file(tmp_path: Path, suffix: str, channels: int) -
         blocks = list(audio.blocks())
     assert len(blocks) >= 12
     # The mp3 decoder adds a little dither, differently in each run.
-    np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)
+    np.testing.assert_allclose(
+        np.concatenate([np.asarray(block) for block in blocks]), whole, atol=1e-6
+    )
 
 
-@pytest.mark.parametrize("content", [b"no audio", b""])
-def test_files_that_are_not_audio(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_audio(tmp_path: Path) -> None:
     path = tmp_path / "text.wav"
-    path.write_bytes(content)
-    with pytest.raises(InvalidAudio, match=r"text\.wav"), open_audio(path):
+    path.write_text("no audio")
+    with (
+        pytest.raises(InvalidAudio, match=r"text\.wav: cannot be read as audio: .*--encoding"),
+        open_audio(path),
+    ):
+        pass
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "empty.wav"
+    path.touch()
+    with pytest.raises(InvalidAudio, match=r"/empty\.wav: is empty$"), open_audio(path):
         pass
 
 
@@ -68,31 +79,8 @@ def test_the_name_does_not_matter_for_the_format(tmp_path: Path) -> None:
         assert audio.duration_s == 1
 
 
-@pytest.mark.parametrize(
-    ("stated", "truncated"), [(32000, False), (32002, True), (0xFFFFFFFF, False)]
-)
-def test_a_truncated_wav(tmp_path: Path, stated: int, truncated: bool) -> None:
-    path = tmp_path / "audio.wav"
-    soundfile.write(path, np.zeros(RATE_HZ), RATE_HZ, subtype="PCM_16")
-    content = bytearray(path.read_bytes())
-    content[40:44] = stated.to_bytes(4, "little")
-    path.write_bytes(content)
-    with open_audio(path) as audio:
-        assert audio.truncated == truncated
-        assert sum(map(len, audio.blocks())) == RATE_HZ
-
-
 def test_a_file_without_samples(tmp_path: Path) -> None:
     path = tmp_path / "empty.wav"
     soundfile.write(path, np.zeros(0, np.float32), RATE_HZ)
     with pytest.raises(InvalidAudio, match="contains no audio"), open_audio(path):
         pass
-
-
-def test_a_truncated_flac(tmp_path: Path) -> None:
-    path = tmp_path / "half.flac"
-    soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 3 * RATE_HZ), RATE_HZ)
-    path.write_bytes(path.read_bytes()[:50_000])
-    with open_audio(path) as audio, pytest.raises(InvalidAudio, match=r"half\.flac"):
-        for _ in audio.blocks():
-            pass

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import re
 from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import soundfile
 from earshot import InvalidAudio, Pcm
 from earshot._chunker import Chunk, Chunker
+from earshot._format import ENCODINGS, AudioFormat, Encoding
 from earshot._pcm import PcmReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +28,7 @@ RATES_HZ = st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000])
 
 
 def chunks_of(pieces: Iterable[Pcm], rate_hz: float = MODEL_RATE_HZ, channels: int = 1):
-    reader = PcmReader(rate_hz, channels, MODEL_RATE_HZ)
+    reader = PcmReader(AudioFormat(rate_hz, channels), MODEL_RATE_HZ)
     chunker = Chunker(CHUNK_SAMPLES, LEAD_SAMPLES)
     chunks = [chunk for piece in pieces for chunk in chunker.push(reader.read(piece))]
     return [*chunks, *chunker.push(reader.flush()), chunker.end()]
@@ -104,7 +108,7 @@ def test_chunks_hold_lead_audio_and_padding_exactly(frames: int) -> None:
 
 
 def test_first_chunk_needs_less_audio() -> None:
-    reader = PcmReader(MODEL_RATE_HZ, 1, MODEL_RATE_HZ)
+    reader = PcmReader(AudioFormat(MODEL_RATE_HZ), MODEL_RATE_HZ)
     chunker = Chunker(CHUNK_SAMPLES, LEAD_SAMPLES)
     needed = CHUNK_SAMPLES - LEAD_SAMPLES
     assert not list(chunker.push(reader.read(noise(needed - 1))))
@@ -136,7 +140,7 @@ def test_resampling_keeps_length_pitch_and_time(rate_hz: int) -> None:
 
 
 def test_duration_is_that_of_the_audio_given() -> None:
-    reader = PcmReader(44100, 2, MODEL_RATE_HZ)
+    reader = PcmReader(AudioFormat(44100, 2), MODEL_RATE_HZ)
     reader.read(noise(22050, channels=2))
     assert reader.duration_s == 0.5
 
@@ -144,8 +148,8 @@ def test_duration_is_that_of_the_audio_given() -> None:
 @pytest.mark.parametrize(
     ("piece", "message"),
     [
-        (np.array([0.1, np.nan], np.float32), r"sample 1 of the piece is nan"),
-        (np.array([np.inf, 0.1], np.float32), r"sample 0 of the piece is inf"),
+        (np.array([0.1, np.nan], np.float32), r"sample 701, at 0\.044 s, is nan"),
+        (np.array([np.inf, 0.1], np.float32), r"sample 700, at 0\.044 s, is inf"),
         (np.array([-np.inf], np.float32), r"must be finite"),
         (noise(100).astype(np.float32), r"pass them as int16 or divide by 32768"),
         (np.zeros(10, np.int32), r"expected int16 or float32 samples, got int32"),
@@ -155,7 +159,7 @@ def test_duration_is_that_of_the_audio_given() -> None:
 )
 def test_unfit_audio_is_refused_and_leaves_no_trace(piece: Pcm, message: str) -> None:
     audio = noise(2000)
-    reader = PcmReader(MODEL_RATE_HZ, 1, MODEL_RATE_HZ)
+    reader = PcmReader(AudioFormat(MODEL_RATE_HZ), MODEL_RATE_HZ)
     chunker = Chunker(CHUNK_SAMPLES, LEAD_SAMPLES)
     chunks = list(chunker.push(reader.read(audio[:700])))
     with pytest.raises(InvalidAudio, match=message):
@@ -173,7 +177,7 @@ def test_a_little_overshoot_is_audio() -> None:
 def test_impossible_rates_are_refused(rate_hz: float) -> None:
     message = f"expected sample_rate_hz from 1000 to 768000, got {rate_hz}"
     with pytest.raises(InvalidAudio, match=re.escape(message)):
-        PcmReader(rate_hz, 1, MODEL_RATE_HZ)
+        AudioFormat(rate_hz)
 
 
 @pytest.mark.parametrize("rate_hz", [1000, 768_000])
@@ -182,5 +186,89 @@ def test_the_lowest_and_the_highest_rate(rate_hz: int) -> None:
 
 
 def test_no_channel_is_refused() -> None:
-    with pytest.raises(InvalidAudio):
-        PcmReader(MODEL_RATE_HZ, 0, MODEL_RATE_HZ)
+    with pytest.raises(InvalidAudio, match="channels of at least 1, got 0"):
+        AudioFormat(MODEL_RATE_HZ, 0)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_bad_sample_is_named_by_its_place_in_the_audio(channels: int, flat: bool) -> None:
+    audio = np.zeros((8000, channels), np.float32)
+    audio[5000, -1] = np.nan
+    pieces = np.array_split(audio, 7)
+    reader = PcmReader(AudioFormat(8000, channels), MODEL_RATE_HZ)
+    with pytest.raises(
+        InvalidAudio, match=r"^sample 5000, at 0\.625 s, is nan: audio must be finite"
+    ):
+        for piece in pieces:
+            reader.read(piece.reshape(-1) if flat else piece)
+
+
+@pytest.mark.parametrize(("encoding", "subtype"), [("mulaw", "ULAW"), ("alaw", "ALAW")])
+def test_g711_is_what_libsndfile_decodes(encoding: Encoding, subtype: str) -> None:
+    raw = bytes(range(256))
+    expected, _ = soundfile.read(
+        io.BytesIO(raw), samplerate=8000, channels=1, format="RAW", subtype=subtype, dtype="int16"
+    )
+    np.testing.assert_array_equal(AudioFormat(8000, encoding=encoding).decode(raw), expected)
+
+
+@given(data=st.data(), encoding=st.sampled_from(ENCODINGS), channels=st.integers(1, 3))
+@settings(deadline=None)
+def test_bytes_of_any_encoding_may_be_cut_anywhere(
+    data: st.DataObject, encoding: Encoding, channels: int
+) -> None:
+    raw = noise(300, channels).tobytes()
+    borders = data.draw(cuts(len(raw)))
+
+    def read(pieces: list[bytes]) -> npt.NDArray[np.float32]:
+        reader = PcmReader(AudioFormat(MODEL_RATE_HZ, channels, encoding), MODEL_RATE_HZ)
+        return np.concatenate([reader.read(piece) for piece in pieces])
+
+    np.testing.assert_array_equal(
+        read([raw[a:b] for a, b in itertools.pairwise(borders)]), read([raw])
+    )
+
+
+def test_one_channel_is_chosen() -> None:
+    left, right = noise(3000, seed=1), noise(3000, seed=2)
+    stereo = np.stack([left, right], axis=1)
+    for channel, alone in ((1, left), (2, right)):
+        reader = PcmReader(AudioFormat(MODEL_RATE_HZ, 2, channel=channel), MODEL_RATE_HZ)
+        np.testing.assert_array_equal(
+            np.concatenate([reader.read(stereo[:999]), reader.read(stereo[999:])]),
+            alone.astype(np.float32) / 32768,
+        )
+        assert not reader.warnings
+    with pytest.raises(InvalidAudio, match="a channel from 1 to 2, which the audio has, got 3"):
+        AudioFormat(MODEL_RATE_HZ, 2, channel=3)
+
+
+def test_an_unknown_encoding_is_refused() -> None:
+    with pytest.raises(InvalidAudio, match="linear16, mulaw, alaw, got 'opus'"):
+        AudioFormat(8000, encoding=cast("Encoding", "opus"))
+
+
+LEFT, RIGHT = (noise(8000, seed=seed) / np.float32(32768) for seed in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("channels", "cancel"),
+    [
+        ([LEFT, -LEFT], True),
+        ([LEFT, -LEFT + 0.05 * RIGHT], True),
+        ([LEFT, LEFT, -LEFT, -LEFT], True),
+        ([LEFT, LEFT], False),
+        ([LEFT, RIGHT], False),
+        ([LEFT, 0 * LEFT], False),
+        ([LEFT, 0 * LEFT, 0 * LEFT, 0 * LEFT, 0 * LEFT, 0 * LEFT], False),
+        ([0 * LEFT, 0 * LEFT], False),
+        ([1e-4 * LEFT, -1e-4 * LEFT], False),
+    ],
+)
+def test_channels_that_cancel_each_other_are_noticed(
+    channels: list[npt.NDArray[np.float32]], cancel: bool
+) -> None:
+    reader = PcmReader(AudioFormat(MODEL_RATE_HZ, len(channels)), MODEL_RATE_HZ)
+    reader.read(np.stack(channels, axis=1))
+    assert bool(reader.warnings) == cancel

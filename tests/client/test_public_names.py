@@ -23,6 +23,7 @@ PUBLIC = [
     "MessageTooLarge",
     "OfflineInfo",
     "Pcm",
+    "Resumption",
     "Served",
     "ServerBusy",
     "ServerDraining",

@@ -61,6 +61,19 @@ def test_a_pause_ends_a_cue() -> None:
     assert [cue.lines for cue in cues(spoken)] == [("one two",), ("three",)]
 
 
+def test_a_word_with_a_pause_in_it_is_not_torn_apart() -> None:
+    spoken = [
+        Word("Are", 0, 400, 0.9),
+        Word("you", 400, 600, 0.9),
+        Word("there?", 700, 21000, 0.9),
+        Word("Yes", 21000, 21400, 0.9),
+    ]
+    assert srt(spoken) == (
+        "1\n00:00:00,000 --> 00:00:03,200\nAre you there?\n\n"
+        "2\n00:00:21,000 --> 00:00:22,000\nYes\n"
+    )
+
+
 def test_two_lines_are_filled_before_the_next_cue() -> None:
     spoken = words("twenty-two characters! " * 8, each_ms=100)
     assert all(len(cue.lines) <= LINES for cue in cues(spoken))

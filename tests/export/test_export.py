@@ -105,6 +105,20 @@ def test_a_truncated_checkpoint_is_refused(random_checkpoint: Path, tmp_path: Pa
         load_checkpoint(str(folder))
 
 
+@pytest.mark.parametrize("content", ["garbage", "{}", None])
+def test_a_bad_tokenizer_is_named_in_one_line(
+    random_checkpoint: Path, tmp_path: Path, content: str | None
+) -> None:
+    folder = shutil.copytree(random_checkpoint, tmp_path / "mute")
+    (folder / "tokenizer.json").unlink()
+    if content is not None:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(UnsupportedCheckpoint) as caught:
+        load_checkpoint(str(folder))
+    [line] = str(caught.value).splitlines()
+    assert line.startswith(f"the tokenizer or the feature extractor of {folder} cannot be loaded")
+
+
 def test_a_chunk_the_model_was_not_trained_for_is_refused(
     random_checkpoint: Path, tmp_path: Path
 ) -> None:

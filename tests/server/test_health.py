@@ -12,11 +12,14 @@ from pathlib import Path
 
 import onnx
 import pytest
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
 
 from server.heartbeats import standstill
 from server.stages import StageWatch
 from tests.support.launcher import ROOT, Started, children, started, wait_for
 from tests.support.toy_repository import save, summer_graph
+from tests.support.toy_streams import Stream, constant
 
 pytestmark = pytest.mark.triton
 
@@ -61,16 +64,23 @@ def test_health_is_an_answer_of_every_stage(toy_repository: Path) -> None:
         assert "toy_streaming does not answer a chunk of silence" in check.stderr
 
 
-def test_a_stage_that_always_fails_ends_the_server(toy_repository: Path) -> None:
+def test_a_stage_that_always_fails_ends_the_server(toy_repository: Path, tmp_path: Path) -> None:
     """Its weights are damaged, so that it loads, and no output is finite."""
     graph = summer_graph()
     for tensor in graph.initializer:
         if tensor.name == "zero":
             tensor.CopyFrom(onnx.helper.make_tensor("zero", 1, [], [float("inf")]))
     save(graph, toy_repository / "summer" / "1" / "model.onnx")
-    with started(toy_repository) as server:
+    log = tmp_path / "triton.log"
+    with started(toy_repository, "--log-file", str(log)) as server:
+        with (
+            grpcclient.InferenceServerClient(server.url) as client,
+            pytest.raises(InferenceServerException, match="SUM holds NaN or infinity"),
+        ):
+            Stream(client, tag="call-17").send(constant(1.0)).result(timeout=10)
         _, errors = server.launcher.communicate(timeout=60)
         assert server.launcher.returncode == 1
+        assert "summer: stream call-17: SUM holds NaN or infinity" in log.read_text()
         assert "does not answer a chunk of silence" in errors
         assert "SUM holds NaN or infinity" in errors
 

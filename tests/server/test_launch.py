@@ -132,6 +132,9 @@ def test_users_mistakes_exit_with_2(toy_repository: Path, tmp_path: Path) -> Non
         _expect_error(["--repository", str(toy_repository), "--grpc-port", port], "cannot listen")
     _expect_error(["--repository", str(toy_repository), "--grpc-port", "99999"], "equal to 65535")
     _expect_error(["--repository", str(toy_repository), "--host", "::1"], "give an IPv4 address")
+    for path in (str(tmp_path), "/dev/full"):
+        arguments = ["--repository", str(toy_repository), "--log-file", path]
+        _expect_error(arguments, "expected a file, which is also read")
     _expect_error(["--repository", str(tmp_path / "nowhere")], "no model repository at")
     (toy_repository / "summer" / "1" / "model.onnx").unlink()
     _expect_error(["--repository", str(toy_repository)], "python -m export")

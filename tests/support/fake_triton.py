@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,8 +17,6 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 # The generated protobuf classes carry no types.
 _pb: Any = service_pb2
-
-NOTHING_NEW = {"TEXT": struct.pack("<I", 0), "TOKEN_COUNT": struct.pack("<i", 0)}
 
 OFFLINE = {
     "contract_version": "1",
@@ -47,7 +46,7 @@ class ReceivedPiece:
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Describes `models`; answers a chunk, with nothing, when `answer` is set.
+    """Describes `models`; answers a chunk, with what `hear` returns, when `answer` is set.
 
     A piece of `asr_offline` is answered with the tokens that `recognize` returns.
     """
@@ -58,10 +57,16 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.restricted = False
         self.loading: set[str] = set()
         self.recognize: Recognize = lambda piece: []
+        self.hear: Callable[[int], Tokens] = lambda index: []
+        """Returns the tokens of a chunk of `asr_streaming`, by its number in the stream."""
+        self.chunks: Counter[int] = Counter()
+        """The chunks of each stream so far."""
         self.answer = threading.Event()
         self.arrived = threading.Semaphore(0)
         self.seen: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.ids: list[str] = []
+        """The id of the request of each chunk."""
         self.pieces: list[tuple[int, int]] = []
         """Samples without and with padding, of each piece."""
 
@@ -107,14 +112,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             return self._answer_piece(request, context)
         chunk = "END" if "sequence_end" in request.parameters else "chunk"
         self.headers.append(dict(context.invocation_metadata()))
+        self.ids.append(request.id)
         self.seen.append(f"{chunk} arrived")
         self.arrived.release()
         self.answer.wait()
         self.seen.append(f"{chunk} {'answered' if context.is_active() else 'cancelled'}")
-        return _pb.ModelInferResponse(
-            outputs=[_pb.ModelInferResponse.InferOutputTensor(name=name) for name in NOTHING_NEW],
-            raw_output_contents=NOTHING_NEW.values(),
-        )
+        stream = request.parameters["sequence_id"].int64_param
+        index = self.chunks[stream]
+        self.chunks[stream] += 1
+        return piece_reply(self.hear(index))
 
     def _answer_piece(self, request: Any, context: Any) -> Any:
         audio, length = request.raw_input_contents

@@ -22,6 +22,7 @@ class TcpProxy:
         self._listener: asyncio.Server | None = None
         self._flowing: set[asyncio.Task[None]] = set()
         self._open: list[asyncio.StreamWriter] = []
+        self._clients: list[asyncio.StreamWriter] = []
 
     @property
     def url(self) -> str:
@@ -40,6 +41,10 @@ class TcpProxy:
         """Close all connections, and refuse new ones until `listen`."""
         self._run(self._cut())
 
+    def hang_up(self) -> None:
+        """Close the connections of clients; the server does not notice, and new ones work."""
+        self._run(self._hang_up())
+
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
 
@@ -52,6 +57,12 @@ class TcpProxy:
             task.cancel()
         self._flowing.clear()
 
+    async def _hang_up(self) -> None:
+        await self._silence()
+        for writer in self._clients:
+            writer.transport.abort()
+        self._clients.clear()
+
     async def _cut(self) -> None:
         if self._listener is not None:
             self._listener.close()
@@ -63,6 +74,7 @@ class TcpProxy:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(*self._target)
         self._open += [writer, up_writer]
+        self._clients.append(writer)
         for source, sink in ((reader, up_writer), (up_reader, writer)):
             self._flowing.add(asyncio.ensure_future(_copy(source, sink)))
 

@@ -32,6 +32,7 @@ class Stream:
     client: grpcclient.InferenceServerClient
     model: str = "toy_streaming"
     stream_id: int = field(default_factory=new_id)
+    tag: str = ""
     started: bool = False
 
     def send(
@@ -50,6 +51,7 @@ class Stream:
             self.model,
             _inputs(audio, length),
             callback=lambda result, error: _settle(answer, result, error),
+            request_id=self.tag,
             sequence_id=self.stream_id,
             sequence_start=start,
             sequence_end=end,

@@ -27,7 +27,15 @@ from ._source import AudioSource
 from ._stream_options import StreamOptions
 from ._sync import Client, Stream, connect
 from ._timeouts import Timeouts
-from ._transcript import ChunkResult, FailedSpan, Token, Transcript, Utterance, Word
+from ._transcript import (
+    ChunkResult,
+    FailedSpan,
+    Resumption,
+    Token,
+    Transcript,
+    Utterance,
+    Word,
+)
 from ._version import __version__
 
 __all__ = [
@@ -45,6 +53,7 @@ __all__ = [
     "MessageTooLarge",
     "OfflineInfo",
     "Pcm",
+    "Resumption",
     "Served",
     "ServerBusy",
     "ServerDraining",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import warnings
 import weakref
 from collections.abc import (
@@ -13,9 +12,13 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Coroutine,
     Iterable,
+    Iterator,
+    Sequence,
 )
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -23,33 +26,31 @@ import grpc
 import grpc.aio
 
 from ._errors import EarshotError, StreamClosed
+from ._exchange import Ask, Check, Exchanger, Free, Send, Step, Wait
 from ._failures import connect_error, is_broken_connection
-from ._grpc import Address, Credentials, make_stub, read_address
-from ._handshake import (
-    Handshake,
-    Question,
-    Served,
-    handshake,
-    ready_request,
-    require_offline,
-    require_streaming,
-)
+from ._format import AudioFormat, Encoding
+from ._grpc import Address, Credentials, make_stub, read_addresses
+from ._handshake import Question, Served, ready_request, require_offline, require_streaming
+from ._keep_alive import AsyncKeepAlive
 from ._pcm import Pcm
+from ._process import HomeProcess
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_aio import recognize_pieces
+from ._sequence import Call, TritonSequence
 from ._server_info import OfflineInfo, ServerInfo
-from ._session import CLIENT_CLOSED, Call, Session
-from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
+from ._servers import READY_REQUEST, Servers
+from ._session import CLIENT_CLOSED, Session
+from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
 from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
-from ._transcript import ChunkResult, Transcript
+from ._transcript import ChunkResult, Resumption, Transcript
 
 _aio: Any = grpc.aio
 
 
 @asynccontextmanager
 async def connect_async(
-    url: str,
+    url: str | Sequence[str],
     *,
     model: str | None = None,
     tls: bool = False,
@@ -60,16 +61,13 @@ async def connect_async(
     timeouts: Timeouts | None = None,
 ) -> AsyncGenerator[AsyncClient, None]:
     """Connect for the length of an `async with` block; arguments and errors as for `connect`."""
-    timeouts = timeouts or Timeouts()
     credentials = Credentials(tls, root_certificates, certificate, key, token)
-    address = read_address(url, credentials)
-    async with _open_channel(address, timeouts) as channel:
-        connection = _Connection(make_stub(channel, credentials), timeouts)
-        served = await connection.ask(handshake(address.target, model, timeouts.connect_s))
-        try:
-            yield AsyncClient(served, connection, address.target, model)
-        finally:
-            await connection.close()
+    connection = _Connection(read_addresses(url, credentials), model, timeouts or Timeouts())
+    try:
+        await connection.find_server()
+        yield AsyncClient(connection)
+    finally:
+        await connection.close()
 
 
 def _open_channel(address: Address, timeouts: Timeouts) -> Any:
@@ -80,18 +78,15 @@ def _open_channel(address: Address, timeouts: Timeouts) -> Any:
 
 
 class AsyncClient:
-    """A connection to one server; `connect_async` makes it."""
+    """A connection to one or several servers; `connect_async` makes it."""
 
-    served: Served
-    """The recognizers as of the connection, or of the last `refresh`."""
-
-    def __init__(
-        self, served: Served, connection: _Connection, target: str, model: str | None
-    ) -> None:
-        self.served = served
+    def __init__(self, connection: _Connection) -> None:
         self._connection = connection
-        self._target = target
-        self._model = model
+
+    @property
+    def served(self) -> Served:
+        """Return the recognizers of the server that takes new streams; see `Client.served`."""
+        return self._connection.servers.served
 
     @property
     def info(self) -> ServerInfo:
@@ -105,16 +100,20 @@ class AsyncClient:
 
     async def refresh(self) -> None:
         """Read the recognizers again; see `Client.refresh`."""
-        connect_s = self._connection.timeouts.connect_s
-        self.served = await self._connection.ask(handshake(self._target, self._model, connect_s))
+        await self._connection.ask(self._connection.servers.current)
 
     def stream(
-        self, *, sample_rate_hz: float, channels: int = 1, options: StreamOptions = NO_OPTIONS
+        self,
+        *,
+        sample_rate_hz: float,
+        channels: int = 1,
+        encoding: Encoding = "linear16",
+        channel: int | None = None,
+        options: StreamOptions = NO_OPTIONS,
     ) -> AsyncStream:
-        """Open a live stream for audio of this rate and number of interleaved channels."""
+        """Open a live stream; arguments as for `Client.stream`."""
         self._connection.check_open()
-        session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels, options)
-        return AsyncStream(session, self._connection, self._look_again)
+        return self._stream(AudioFormat(sample_rate_hz, channels, encoding, channel), options)
 
     async def stream_from(
         self,
@@ -137,6 +136,8 @@ class AsyncClient:
         *,
         sample_rate_hz: float | None = None,
         channels: int = 1,
+        encoding: Encoding | None = None,
+        channel: int | None = None,
         streaming: bool = False,
         options: StreamOptions = NO_OPTIONS,
         at_once: int = PIECES_AT_ONCE,
@@ -147,20 +148,23 @@ class AsyncClient:
         `on_progress` is called in this event loop.
         """
         self._connection.check_open()
-        recognizer = self.served.for_files(streaming or options != NO_OPTIONS)
-        with open_source(audio, sample_rate_hz, channels) as source:
+        recognizer = self.served.for_files(streaming or options.needs_stream)
+        with open_source(audio, sample_rate_hz, channels, encoding) as source:
+            form = AudioFormat(
+                source.sample_rate_hz, source.channels, encoding or "linear16", channel
+            )
             if isinstance(recognizer, ServerInfo):
-                return await self._stream_whole(source, on_progress, options)
-            recognition = Recognition(
-                recognizer,
-                self._connection.timeouts,
-                source.sample_rate_hz,
-                source.channels,
-                at_once,
-            )
-            return await recognize_pieces(
-                self._connection.stub, recognition, source, on_progress, self._offline_again
-            )
+                transcript = await self._stream_whole(source, form, on_progress, options)
+            else:
+                timeouts = self._connection.timeouts
+                transcript = await recognize_pieces(
+                    self._connection.stub,
+                    Recognition(recognizer, timeouts, form, at_once),
+                    source,
+                    on_progress,
+                    self._offline_again,
+                )
+            return with_remarks(transcript, source)
 
     async def recognize(
         self,
@@ -183,41 +187,40 @@ class AsyncClient:
         )
 
     async def _stream_whole(
-        self, source: AudioSource, on_progress: Progress, options: StreamOptions
+        self,
+        source: AudioSource,
+        form: AudioFormat,
+        on_progress: Progress,
+        options: StreamOptions,
     ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
-        session = Session(
-            self.info,
-            self._connection.timeouts,
-            source.sample_rate_hz,
-            source.channels,
-            options,
-        )
-        async with AsyncStream(session, self._connection, self._look_again) as stream:
+        async with self._stream(form, options) as stream:
             for block in source.blocks():
                 await stream.send(block)
-                on_progress(session.duration_s)
+                on_progress(stream.duration_s)
             return await stream.finish()
 
-    async def _look_again(self) -> Served:
-        """Return the recognizers that the server has now, or those known if it does not tell."""
-        with contextlib.suppress(EarshotError):
-            await self.refresh()
-        return self.served
+    def _stream(self, form: AudioFormat, options: StreamOptions) -> AsyncStream:
+        connection = self._connection
+        server = connection.servers.current
+        session = Session(self.info, connection.timeouts, form, options, server=server)
+        return AsyncStream(session, connection)
 
     async def _offline_again(self) -> OfflineInfo | None:
-        return (await self._look_again()).offline
+        """Return the offline recognizer that the server has now, or as known if it is silent."""
+        with contextlib.suppress(EarshotError):
+            await self.refresh()
+        return self.offline
 
     async def is_ready(self) -> bool:
         """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
-        self._connection.check_open()
-        connect_s = self._connection.timeouts.connect_s
+        connection = self._connection
+        connection.check_open()
+        connect_s = connection.timeouts.connect_s
         try:
-            answer = await self._connection.stub.ModelReady(
-                ready_request(self.served), timeout=connect_s
-            )
+            answer = await connection.stub.ModelReady(ready_request(self.served), timeout=connect_s)
         except grpc.RpcError as error:
-            raise connect_error(error, self._target, connect_s) from error
+            raise connect_error(error, connection.servers.target, connect_s) from error
         return answer.ready
 
 
@@ -228,23 +231,20 @@ class AsyncStream:
     on an error, on cancellation, and when it is garbage collected.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        connection: _Connection,
-        look_again: Callable[[], Awaitable[Served]],
-    ) -> None:
+    def __init__(self, session: Session, connection: _Connection) -> None:
         self._session = session
         self._connection = connection
-        self._look_again = look_again
+        self._exchanger = Exchanger(session, connection.servers)
         self._in_flight: asyncio.Future[Any] | None = None
+        self._keep_alive = (
+            AsyncKeepAlive(self, session.sequence.idle_s) if session.keep_alive else None
+        )
         self._abandon = weakref.finalize(self, connection.abandon_threadsafe, session)
         connection.streams.add(self)
 
     async def send(self, piece: Pcm) -> list[ChunkResult]:
         """Send a piece of audio of any length; see `Stream.send`."""
-        with self._session.in_use():
-            return [await self._exchange(call) for call in self._session.push(piece)]
+        return await self._deliver(partial(self._session.push, piece))
 
     async def send_all(
         self, pieces: AsyncIterable[Pcm] | Iterable[Pcm]
@@ -252,9 +252,12 @@ class AsyncStream:
         """Send `pieces` and end the stream; see `Stream.send_all`."""
         try:
             async for piece in _iterate(pieces):
-                with self._session.in_use():
-                    for call in self._session.push(piece):
-                        yield await self._exchange(call)
+                async with self._sending():
+                    with self._session.delivering() as results:
+                        while results:
+                            yield results.pop(0)
+                        for call in self._session.push(piece):
+                            yield await self._exchange(call)
             for result in await self.end():
                 yield result
         finally:
@@ -262,13 +265,11 @@ class AsyncStream:
 
     async def finalize(self) -> list[ChunkResult]:
         """Send the audio so far, completed with silence; see `Stream.finalize`."""
-        with self._session.in_use():
-            return [await self._exchange(call) for call in self._session.finalize()]
+        return await self._deliver(self._session.finalize)
 
     async def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""
-        with self._session.in_use():
-            return [await self._exchange(call) for call in self._session.end()]
+        return await self._deliver(self._session.end)
 
     async def finish(self) -> Transcript:
         """End the stream unless `end` has; return the transcript."""
@@ -277,13 +278,35 @@ class AsyncStream:
         return self.transcript
 
     @property
+    def tag(self) -> str:
+        """Return the tag of the stream: that of its options, or a random one."""
+        return self._session.tag
+
+    @property
     def transcript(self) -> Transcript:
         """Return the transcript so far."""
         return self._session.transcript
 
+    @property
+    def duration_s(self) -> float:
+        """Return the length of the audio that the stream has taken so far."""
+        return self._session.duration_s
+
+    @property
+    def acknowledged_s(self) -> float:
+        """Return the position in the audio up to which the server has answered; see `Stream`."""
+        return self._session.acknowledged_s
+
+    @property
+    def resumptions(self) -> tuple[Resumption, ...]:
+        """Return how often, when and why the stream changed servers; see `Stream`."""
+        return self._session.resumptions
+
     def close(self) -> None:
         """Close the stream without waiting for the server; audio that is not sent is dropped."""
         self._abandon.detach()
+        if self._keep_alive is not None:
+            self._keep_alive.stop()
         self._connection.abandon(self._session, self._in_flight)
 
     async def __aenter__(self) -> AsyncStream:
@@ -296,40 +319,74 @@ class AsyncStream:
         traceback: TracebackType | None,
     ) -> None:
         self._session.add_transcript(error)
-        self.close()
-
-    async def _exchange(self, call: Call) -> ChunkResult:
-        session = self._session
-        sent_s = time.monotonic()
         try:
-            return session.receive(call, await self._reply(call), sent_s, time.monotonic())
-        except BaseException as error:
+            if error is None and self._session.has_more:
+                await self.end()
+        finally:
             self.close()
-            if isinstance(error, grpc.RpcError):
-                raise session.explain(call, error) from error
+
+    async def send_silence(self) -> None:
+        """Keep the stream open while there is nothing to send; `KeepAlive` calls this."""
+        try:
+            for call in self._session.wait():
+                self._session.keep(await self._exchange(call))
+        except EarshotError as error:
+            self._session.fail(error)
             raise
 
-    async def _reply(self, call: Call) -> Any:
-        """Return the reply to `call`, which is sent again where a stream may still begin."""
-        try:
-            return await self._send(call)
-        except grpc.RpcError as failure:
-            repeat = self._session.may_repeat(call, failure)
-            if not repeat and not await self._move(call, failure):
-                raise
-        return await self._send(call)
+    async def _deliver(self, calls: Callable[[], Iterator[Call]]) -> list[ChunkResult]:
+        """Exchange calls; return their results, and those that silence has brought."""
+        async with self._sending():
+            with self._session.delivering() as results:
+                for call in calls():
+                    results.append(await self._exchange(call))
+        return results
 
-    async def _move(self, call: Call, failure: Any) -> bool:
-        """Begin on the next generation of a model that was just unloaded, if there is one."""
-        if not self._session.may_move(call, failure):
-            return False
-        served = await self._look_again()
-        return served.streaming is not None and self._session.move(call, served.streaming)
+    @asynccontextmanager
+    async def _sending(self) -> AsyncGenerator[None, None]:
+        with self._session.in_use():
+            async with self._keep_alive or contextlib.nullcontext():
+                yield
+
+    async def _exchange(self, call: Call) -> ChunkResult:
+        steps = self._exchanger.exchange(call)
+        take: Callable[[], Step] = lambda: next(steps)  # noqa: E731
+        try:
+            while True:
+                step = take()
+                try:
+                    answer = await self._do(step)
+                except Exception as error:
+                    take = partial(steps.throw, error)
+                else:
+                    take = partial(steps.send, answer)
+        except StopIteration as end:
+            return end.value
+        except BaseException:
+            self.close()
+            raise
+
+    async def _do(self, step: Step) -> Any:
+        """Take a step; return its answer, or raise its error."""
+        connection = self._connection
+        match step:
+            case Send(call):
+                return await self._send(call)
+            case Ask(server):
+                return await connection.ask(server)
+            case Check(server):
+                connection.check(server)
+            case Free(sequence):
+                connection.free(self._session, sequence, self._in_flight)
+            case Wait(delay_s):
+                await asyncio.sleep(delay_s)
 
     async def _send(self, call: Call) -> Any:
         # Neither a cancelled task nor a deadline may cancel the chunk on the server: all stages
         # must have processed it when the END that follows arrives.
-        self._in_flight = asyncio.ensure_future(self._connection.infer(call, self._session))
+        self._in_flight = asyncio.ensure_future(
+            self._connection.infer(call.sequence, call.request, call.wire_s)
+        )
         # Unlike wait_for, wait does not cancel the call at the deadline or with the task.
         if not (await asyncio.wait((self._in_flight,), timeout=call.deadline_s))[0]:
             raise self._session.time_out(call)
@@ -339,51 +396,91 @@ class AsyncStream:
 
 
 class _Connection:
-    """The calls of one client, and its background tasks."""
+    """The channels of one client, its calls, and its background tasks."""
 
-    def __init__(self, stub: Any, timeouts: Timeouts) -> None:
-        self.stub = stub
+    def __init__(self, addresses: Sequence[Address], model: str | None, timeouts: Timeouts) -> None:
+        self.servers = Servers([address.target for address in addresses], model)
         self.timeouts = timeouts
         self.streams: weakref.WeakSet[AsyncStream] = weakref.WeakSet()
+        self._addresses = addresses
+        self._channels: dict[int, Any] = {}
+        self._stubs: dict[int, Any] = {}
         self._loop = asyncio.get_running_loop()
         self._ends: set[asyncio.Task[None]] = set()
+        self._checks: set[asyncio.Task[None]] = set()
+        self.home = HomeProcess()
         self.closed = False
 
+    @property
+    def stub(self) -> Any:
+        """Return the calls of the server that takes new streams."""
+        return self._stub(self.servers.current)
+
     def check_open(self) -> None:
-        """Raise StreamClosed if the client is closed."""
+        """Raise StreamClosed if the client is closed, or of another process."""
+        self.home.check()
         if self.closed:
             raise StreamClosed(CLIENT_CLOSED)
 
-    async def ask(self, handshake: Handshake) -> Served:
-        """Send the requests of a handshake; return its result."""
+    async def find_server(self) -> None:
+        """Find the first server that answers; raise the error of the first one if none does."""
+        errors: list[EarshotError] = []
+        for server in range(len(self._addresses)):
+            try:
+                await self.ask(server)
+            except EarshotError as error:
+                errors.append(error)
+            else:
+                self.servers.current = server
+                return
+        raise errors[0]
+
+    async def ask(self, server: int) -> Served:
+        """Ask a server for its recognizers, and note them."""
         self.check_open()
+        questioning = self.servers.handshake(server, self.timeouts.connect_s)
         try:
-            questions = next(handshake)
+            questions = next(questioning)
             while True:
-                questions = handshake.send(await self._answers(questions))
+                questions = questioning.send(await self._answers(server, questions))
         except StopIteration as end:
+            self.servers.found(server, end.value)
             return end.value
 
-    async def _answers(self, questions: list[Question]) -> list[Any]:
+    async def _answers(self, server: int, questions: list[Question]) -> list[Any]:
+        stub = self._stub(server)
         calls: list[Awaitable[Any]] = [
-            getattr(self.stub, question.method)(question.request, timeout=self.timeouts.connect_s)
+            getattr(stub, question.method)(question.request, timeout=self.timeouts.connect_s)
             for question in questions
         ]
         return list(await asyncio.gather(*map(_answer, calls)))
 
-    async def infer(self, call: Call, session: Session) -> Any:
-        return await self.stub.ModelInfer(
-            call.request, timeout=call.wire_s, metadata=session.metadata
-        )
+    def check(self, server: int) -> None:
+        """Begin to ask a server whether it is ready."""
+        self._in_background(self._check(server), self._checks)
+
+    async def _check(self, server: int) -> None:
+        ask = self._stub(server).ServerReady
+        answer = await _answer(ask(READY_REQUEST, timeout=self.timeouts.connect_s))
+        self.servers.checked(server, answer if isinstance(answer, grpc.RpcError) else None)
+
+    async def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> Any:
+        """Send one request of a sequence; return the reply."""
+        infer = self._stub(sequence.server).ModelInfer
+        return await infer(request, timeout=wire_s, metadata=sequence.metadata)
 
     def abandon(self, session: Session, in_flight: asyncio.Future[Any] | None) -> None:
+        """Close a stream and end it on its servers, in the background."""
+        for sequence in session.close():
+            self.free(session, sequence, in_flight)
+
+    def free(
+        self, session: Session, sequence: TritonSequence, in_flight: asyncio.Future[Any] | None
+    ) -> None:
         """Send END in the background, after the reply to the chunk in flight."""
-        request = session.abandon()
-        if request is None:
-            return
-        end = asyncio.ensure_future(self._end(request, session, in_flight))
-        self._ends.add(end)
-        end.add_done_callback(self._ends.discard)
+        request = session.free(sequence)
+        if request is not None:
+            self._in_background(self._end(sequence, request, in_flight), self._ends)
 
     def abandon_threadsafe(self, session: Session) -> None:
         """Abandon from a finalizer, in any thread, even after the loop has ended; never raise."""
@@ -397,28 +494,43 @@ class _Connection:
         await asyncio.sleep(0)  # lets calls that finalizers have scheduled run
         if self._ends:
             await asyncio.wait(self._ends, timeout=self.timeouts.close_s)
-        late = tuple(self._ends)
-        for end in late:
-            end.cancel()
+        late = (*self._ends, *self._checks)
+        for task in late:
+            task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+        for channel in tuple(self._channels.values()):
+            await channel.close()
 
     async def _end(
-        self, request: Any, session: Session, in_flight: asyncio.Future[Any] | None
+        self, sequence: TritonSequence, request: Any, in_flight: asyncio.Future[Any] | None
     ) -> None:
         if in_flight is not None:
             await asyncio.gather(in_flight, return_exceptions=True)
-        with contextlib.suppress(grpc.RpcError):  # the stream is over for the client
+        with contextlib.suppress(grpc.RpcError):  # the sequence is over for the client
             try:
-                await self._send_end(request, session)
+                await self.infer(sequence, request, sequence.idle_s)
             except grpc.RpcError as failure:
                 if is_broken_connection(failure):
-                    await self._send_end(request, session)
+                    await self.infer(sequence, request, sequence.idle_s)
 
-    async def _send_end(self, request: Any, session: Session) -> None:
-        await self.stub.ModelInfer(request, timeout=session.idle_s, metadata=session.metadata)
+    def _in_background(
+        self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]
+    ) -> None:
+        task = asyncio.ensure_future(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def _stub(self, server: int) -> Any:
+        """Return the calls of a server, to which a channel is opened when it is first needed."""
+        if server not in self._stubs:
+            address = self._addresses[server]
+            channel = self._channels[server] = _open_channel(address, self.timeouts)
+            self._stubs[server] = make_stub(channel, address.credentials)
+        return self._stubs[server]
 
 
 async def _answer(call: Awaitable[Any]) -> Any:
+    """Return the answer to a call, or its failure."""
     try:
         return await call
     except grpc.RpcError as failure:

@@ -15,12 +15,13 @@
         ├── ServerFailed     the server reported an internal error
         └── StreamClosed     audio was sent after the end, after an error, or on a closed client
 
-An error that a stream raises has the attribute `transcript`: what was recognized before the error.
+An error that a stream raises has the attributes `transcript`, what was recognized before the error,
+`results`, those of the chunks of the same call before the error, and `tag`, that of the stream.
 """
 
 from __future__ import annotations
 
-from ._transcript import Transcript
+from ._transcript import ChunkResult, Transcript
 
 
 class EarshotError(Exception):
@@ -28,6 +29,14 @@ class EarshotError(Exception):
 
     transcript: Transcript | None = None
     """The transcript up to the error; None if no audio was being recognized."""
+    results: tuple[ChunkResult, ...] = ()
+    """The results of the call before the error, which it can no longer return."""
+    tag: str = ""
+    """The tag of the stream that its caller chose, if any; the message has it, too."""
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message} (stream {self.tag})" if self.tag else message
 
 
 class ConnectionFailed(EarshotError):

@@ -24,7 +24,9 @@ from ._server_info import OfflineInfo, ServerInfo
 # the message differs.
 _NO_CONNECTION = re.compile(
     r"failed to connect|errors resolving|name resolution|socket closed|connection (reset|refused)"
-    r"|recvmsg|broken pipe|goaway|ping timeout|keepalive|endpoint closing|handshake",
+    r"|recvmsg|broken pipe|goaway|ping timeout|keepalive|endpoint closing|handshake"
+    # From a proxy that has no server behind it.
+    r"|http2 header with status: 50[23]",
     re.IGNORECASE,
 )
 # A connection that was there has ended; a request may or may not have arrived.
@@ -56,6 +58,9 @@ _FINAL = {
     "UNAUTHENTICATED",
     "UNIMPLEMENTED",
 }
+
+# Codes of a chunk whose server has gone, is failing, or has lost the stream.
+_LOST = {"CANCELLED", "INTERNAL", "NOT_FOUND", "UNAVAILABLE", "UNKNOWN"}
 
 
 class StatusCode(Protocol):
@@ -133,8 +138,8 @@ def chunk_error(
     if not starting and _UNKNOWN_STREAM.search(details):
         return StreamLost(
             f"{info.url} no longer knows the stream. It drops streams that send nothing for "
-            f"{info.sequence_idle_ms / 1000:g} s (send silence to keep one), and when it restarts: "
-            f"{details}"
+            f"{info.sequence_idle_ms / 1000:g} s (unless `keep_alive` keeps them), and when it "
+            f"restarts: {details}"
         )
     return ServerFailed(f"{info.url} failed on a chunk: {code}: {details}")
 
@@ -185,6 +190,27 @@ def remedy(failure: RpcFailure) -> Remedy:
         if final.search(details):
             return Remedy.NONE
     return Remedy.NONE if code in _FINAL else Remedy.TRY_AGAIN
+
+
+def is_lost(failure: RpcFailure) -> bool:
+    """Tell whether a stream that has begun may go on elsewhere, or on the same server again.
+
+    That is not so for a request that every server refuses.
+    """
+    code, details = _read(failure)
+    if any(final.search(details) for final in (_RESTRICTED, _TOO_LARGE, _STATUS_413)):
+        return False
+    return code in _LOST or _UNKNOWN_STREAM.search(details) is not None
+
+
+def is_draining(failure: RpcFailure) -> bool:
+    """Tell whether the server has been asked to stop: it then fails even a question for that."""
+    return _DRAINING.search(_read(failure)[1]) is not None
+
+
+def is_forgotten(failure: RpcFailure) -> bool:
+    """Tell whether the server serves, but no longer knows the stream or its model."""
+    return is_unknown_model(failure) or _UNKNOWN_STREAM.search(_read(failure)[1]) is not None
 
 
 def is_broken_connection(failure: RpcFailure) -> bool:

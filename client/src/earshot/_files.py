@@ -1,84 +1,107 @@
-"""Read audio files block by block, so that memory stays flat for hours of audio."""
+"""Open audio files of any format that can be read here, by their path or as open files."""
 
 from __future__ import annotations
 
-import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from io import BytesIO, FileIO
-from os import PathLike, fsencode
+from io import SEEK_END
+from os import PathLike, fsencode, fspath
 from typing import Any, BinaryIO
 
-import soundfile
-
+from ._audio_file import AudioFile
 from ._errors import InvalidAudio
-from ._pcm import Samples
+from ._format import AudioFormat
+from ._libsndfile import NotRecognized, open_libsndfile
+from ._pyav import load_av, open_pyav
 
-_BLOCKS_PER_SECOND = 4
-# libsndfile's log for a WAV file that is shorter than its header states. Programs that write to a
-# pipe state the largest length that the field holds, or nearly; that is no sign of loss.
-_TRUNCATED = re.compile(r"^data : (\d+) \(should be \d+\)", re.MULTILINE)
-_LENGTH_UNKNOWN = 0x7FFF_0000
+STDIN = "-"
+"""The path of standard input."""
 
-# soundfile carries no types.
-_soundfile: Any = soundfile
-
-
-class AudioFile:
-    """An open audio file; make one with `open_audio`."""
-
-    def __init__(self, name: str, file: Any) -> None:
-        self._name = name
-        self._file = file
-        # soundfile seeks after each read of a seekable file, to where it already is. For mp3 this
-        # loses the decoder's bit reservoir, and the next frames are decoded wrongly.
-        file.seekable = lambda: False
-        self.sample_rate_hz: int = file.samplerate
-        self.channels: int = file.channels
-        self.duration_s: float = file.frames / file.samplerate
-        stated = _TRUNCATED.search(file.extra_info)
-        self.truncated = stated is not None and int(stated[1]) < _LENGTH_UNKNOWN
-        """True if the header of a WAV file states more audio than the file has."""
-
-    def blocks(self) -> Iterator[Samples]:
-        """Yield float32 arrays [frames, channels] of a quarter of a second each."""
-        frames = max(1, self.sample_rate_hz // _BLOCKS_PER_SECOND)
-        while True:
-            try:
-                block = self._file.read(frames, dtype="float32", always_2d=True)
-            except _soundfile.SoundFileError as error:
-                raise InvalidAudio(f"{self._name}: {_reason(error)}") from error
-            if not len(block):
-                return
-            yield block
+# Position and mark of formats that libsndfile does not read.
+_KINDS = (
+    (4, b"ftyp", "MPEG-4 (m4a, mp4)"),
+    (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
+    (0, b"#!AMR", "AMR"),
+    (0, b"0&\xb2u", "WMA"),
+)
 
 
 @contextmanager
-def open_audio(source: str | PathLike[str] | BinaryIO) -> Generator[AudioFile, None, None]:
-    """Open a file that libsndfile reads, by its path or as an open binary file.
+def open_audio(
+    source: str | PathLike[str] | BinaryIO, form: AudioFormat | None = None
+) -> Generator[AudioFile, None, None]:
+    """Open a file by its path (`-` is standard input) or as an open binary file.
+
+    `form` is that of a file without header.
 
     Raises:
         InvalidAudio: It cannot be read, or contains no audio.
     """
-    if isinstance(source, (str, PathLike)):
-        name = display_name(source)
-        # A descriptor, because soundfile rejects names that are not valid UTF-8.
-        with _open(source, name) as raw, _read(raw.fileno(), name) as audio:
-            yield audio
-    else:
-        with _read(_seekable(source), "the file") as audio:
+    name = display_name(source) if isinstance(source, (str, PathLike)) else "the file"
+    with _open(source, name) as opened, _seekable(opened) as file:
+        size = file.seek(0, SEEK_END)
+        file.seek(0)
+        if not size:
+            raise InvalidAudio(f"{name}: is empty")
+        if form is not None:
+            yield _RawFile(name, file, size, form)
+            return
+        with _decoded(file, name) as audio:
             yield audio
 
 
 @contextmanager
-def _read(raw: int | BinaryIO, name: str) -> Generator[AudioFile, None, None]:
-    with _decode(raw, name) as file:
-        if not file.frames:
-            raise InvalidAudio(f"{name}: contains no audio")
-        yield AudioFile(name, file)
+def _decoded(file: BinaryIO, name: str) -> Generator[AudioFile, None, None]:
+    try:
+        with open_libsndfile(file, name) as audio:
+            yield audio
+            return
+    except NotRecognized as error:
+        reason = error.reason
+    av = load_av()
+    if av is None:
+        raise InvalidAudio(_unreadable(file, name, reason, has_av=False))
+    with open_pyav(av, file, name) as audio:
+        if audio is None:
+            raise InvalidAudio(_unreadable(file, name, reason, has_av=True))
+        yield audio
 
 
-def _open(path: str | PathLike[str], name: str) -> FileIO:
+class _RawFile(AudioFile):
+    """A file of samples without header."""
+
+    def __init__(self, name: str, file: BinaryIO, size: int, form: AudioFormat) -> None:
+        frame_bytes = form.channels * form.bytes_per_sample
+        rate_hz = form.sample_rate_hz
+        super().__init__(name, rate_hz, form.channels, size // frame_bytes / rate_hz)
+        self._file = file
+        self._block_bytes = self.block_frames * frame_bytes
+
+    def blocks(self) -> Iterator[bytes]:
+        while block := self._file.read(self._block_bytes):
+            yield block
+
+
+@contextmanager
+def _open(source: str | PathLike[str] | BinaryIO, name: str) -> Generator[BinaryIO, None, None]:
+    if not isinstance(source, (str, PathLike)):
+        nothing: Any = source.read(0)
+        if nothing != b"":
+            raise InvalidAudio(
+                "expected a file that is open in binary mode ('rb'), got one of text"
+            )
+        yield source
+    elif fspath(source) == STDIN:
+        yield sys.stdin.buffer
+    else:
+        with _open_path(source, name) as file:
+            yield file
+
+
+def _open_path(path: str | PathLike[str], name: str) -> BinaryIO:
     try:
         return open(path, "rb", buffering=0)
     except FileNotFoundError as error:
@@ -89,25 +112,33 @@ def _open(path: str | PathLike[str], name: str) -> FileIO:
         raise InvalidAudio(f"{name}: {error.strerror}") from error
 
 
-def _seekable(file: BinaryIO) -> BinaryIO:
-    """Return a file that libsndfile can seek in: a pipe is read to its end first."""
-    nothing: Any = file.read(0)
-    if nothing != b"":
-        raise InvalidAudio("expected a file that is open in binary mode ('rb'), got one of text")
-    return file if file.seekable() else BytesIO(file.read())
+@contextmanager
+def _seekable(file: BinaryIO) -> Generator[BinaryIO, None, None]:
+    """Yield a file that decoders can seek in: a pipe is copied to a temporary file first."""
+    if file.seekable():
+        yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(file, copy)
+        yield copy
 
 
-def _decode(raw: int | BinaryIO, name: str) -> Any:
-    try:
-        return _soundfile.SoundFile(raw, closefd=False)
-    except _soundfile.SoundFileError as error:
-        raise InvalidAudio(f"{name}: cannot be read as audio: {_reason(error)}") from error
+def _unreadable(file: BinaryIO, name: str, reason: str, *, has_av: bool) -> str:
+    """Return the message for a file of an unknown format: what is read here, and what helps."""
+    file.seek(0)
+    head = file.read(12)
+    kind = next((kind for place, mark, kind in _KINDS if head.startswith(mark, place)), None)
+    found = f"it looks like {kind}" if kind else reason.rstrip(".")
+    more = "" if has_av else ", and with the extra `av` (pip install './client[av]') m4a, webm, ..."
+    advice = (
+        f"Or convert it: ffmpeg -i {name} audio.wav"
+        if kind
+        else "If it has no header, say what it contains: `encoding` and `sample_rate_hz` "
+        "(--encoding mulaw --sample-rate-hz 8000)"
+    )
+    return f"{name}: cannot be read as audio: {found}. Read are wav, flac, ogg, mp3{more}. {advice}"
 
 
 def display_name(path: str | PathLike[str]) -> str:
     """Return the path as printable text: a file name need not be valid UTF-8."""
     return fsencode(path).decode(errors="replace")
-
-
-def _reason(error: Any) -> str:
-    return getattr(error, "error_string", str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,9 +111,22 @@ def read_address(url: str, credentials: Credentials = NO_CREDENTIALS) -> Address
     target = target.rstrip("/")
     if not target:
         raise ValueError(f"no host in {url!r}")
-    if not target.rpartition(":")[2].isdecimal():
+    host, _, port = target.rpartition(":")
+    if not port.isdecimal():
         target = f"{target}:{DEFAULT_PORT}"
+    elif not host or not 0 < int(port) < 1 << 16:
+        raise ValueError(f"expected a host and a port from 1 to 65535, got {url!r}")
     return Address(target, credentials.encrypted or scheme == "grpcs", credentials)
+
+
+def read_addresses(
+    url: str | Sequence[str], credentials: Credentials = NO_CREDENTIALS
+) -> list[Address]:
+    """Parse the URL of a server, or of several that may carry on each other's streams."""
+    urls = [url] if isinstance(url, str) else list(url)
+    if not urls:
+        raise ValueError("expected the URL of a server, or of several, got none")
+    return [read_address(url, credentials) for url in urls]
 
 
 def make_stub(channel: Any, credentials: Credentials = NO_CREDENTIALS) -> Any:

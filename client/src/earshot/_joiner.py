@@ -78,20 +78,22 @@ class Joiner:
         spaced = list(tokens)
         for index, token in enumerate(spaced):
             if token.text:
-                if self._needs_space(token.text):
+                before = next((token.text for token in reversed(self.tokens) if token.text), "")
+                if needs_space(before, token.text):
                     spaced[index] = replace(token, text=f" {token.text}")
                 break
         self.tokens += spaced
 
-    def _needs_space(self, text: str) -> bool:
-        before = next((token.text for token in reversed(self.tokens) if token.text), "")
-        return (
-            bool(before)
-            and not before[-1].isspace()
-            and not text[0].isspace()
-            # Chinese and Japanese are written without spaces.
-            and not (_is_wide(before[-1]) and _is_wide(text[0]))
-        )
+
+def needs_space(before: str, text: str) -> bool:
+    """Tell whether a space belongs between the text so far and the first word of another part."""
+    return (
+        bool(before)
+        and not before[-1].isspace()
+        and not text[0].isspace()
+        # Chinese and Japanese are written without spaces.
+        and not (_is_wide(before[-1]) and _is_wide(text[0]))
+    )
 
 
 def _between_words(

@@ -6,14 +6,15 @@ however the audio was cut into pieces; a test checks this for soxr's streaming r
 
 from __future__ import annotations
 
-from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
+from ._balance import Balance
 from ._errors import InvalidAudio
+from ._format import AudioFormat
 
 # soxr carries no types.
 _soxr: Any = soxr
@@ -26,9 +27,6 @@ Other buffers, such as array.array, are taken for what their format says.
 A piece may end anywhere, even inside a sample. Floats are in [-1, 1].
 """
 
-# Outside of this range, soxr hangs or allocates all memory; no recorder uses such rates.
-_MIN_RATE_HZ = 1_000
-_MAX_RATE_HZ = 768_000
 _INT16_SCALE = np.float32(1 / 32768)
 # Decoders exceed 1.0 a little, a microphone with gain by more, and int16 values that were cast to
 # float by thousands.
@@ -36,35 +34,34 @@ _PEAK_LIMIT = 8.0
 
 
 class PcmReader:
-    """Converts the pieces of one stream."""
+    """Converts the pieces of one stream to mono at the rate of the model."""
 
-    def __init__(self, sample_rate_hz: float, channels: int, model_rate_hz: int) -> None:
-        # Comparisons with NaN are false, so this catches it too.
-        if (
-            not isinstance(sample_rate_hz, Real)
-            or not _MIN_RATE_HZ <= sample_rate_hz <= _MAX_RATE_HZ
-        ):
-            raise InvalidAudio(
-                f"expected sample_rate_hz from {_MIN_RATE_HZ} to {_MAX_RATE_HZ}, "
-                f"got {sample_rate_hz!r}"
-            )
-        if not isinstance(channels, Integral) or channels < 1:
-            raise InvalidAudio(f"expected channels of at least 1, got {channels!r}")
-        self._rate_hz = sample_rate_hz
-        self._channels = channels
+    def __init__(self, form: AudioFormat, model_rate_hz: int) -> None:
+        self._form = form
         self._part_of_sample = b""
         self._part_of_frame: Samples = np.empty(0, dtype=np.float32)
         self._frames = 0
+        self._balance = Balance()
         self._resampler: Any = (
             None
-            if sample_rate_hz == model_rate_hz
-            else _soxr.ResampleStream(sample_rate_hz, model_rate_hz, 1, "float32", "HQ")
+            if form.sample_rate_hz == model_rate_hz
+            else _soxr.ResampleStream(form.sample_rate_hz, model_rate_hz, 1, "float32", "HQ")
         )
 
     @property
     def duration_s(self) -> float:
         """Return the length of the audio read so far."""
-        return self._frames / self._rate_hz
+        return self._frames / self._form.sample_rate_hz
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what is doubtful about the audio read so far."""
+        if not self._balance.cancels:
+            return ()
+        return (
+            f"the {self._form.channels} channels cancel each other when they are averaged, as if "
+            "one were inverted: choose one with `channel` (--channel)",
+        )
 
     def read(self, piece: Pcm) -> Samples:
         """Return mono samples [n] at the model's rate; raise InvalidAudio and ignore the piece."""
@@ -86,34 +83,57 @@ class PcmReader:
             piece = _from_buffer(piece)
         if isinstance(piece, bytes):
             data = self._part_of_sample + piece
-            whole = len(data) // 2
-            self._part_of_sample = data[2 * whole :]
-            return _as_float(np.frombuffer(data, dtype="<i2", count=whole))
-        return _as_float(self._flat(piece))
+            whole = len(data) - len(data) % self._form.bytes_per_sample
+            self._part_of_sample = data[whole:]
+            return _as_float(self._form.decode(data[:whole]))
+        try:
+            return _as_float(self._flat(piece))
+        except _Unfit as error:
+            raise InvalidAudio(self._locate(error)) from None
 
     def _flat(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if array.ndim == 1:
             return array
-        if array.ndim == 2 and array.shape[1] == self._channels:
+        if array.ndim == 2 and array.shape[1] == self._form.channels:
             return array.reshape(-1)
         raise InvalidAudio(
-            f"expected an array [n] or [frames, {self._channels}], got shape {array.shape}"
+            f"expected an array [n] or [frames, {self._form.channels}], got shape {array.shape}"
+        )
+
+    def _locate(self, error: _Unfit) -> str:
+        """Return the message for a sample that is not finite, with its place in the audio."""
+        frame = self._frames + (self._part_of_frame.size + error.index) // self._form.channels
+        return (
+            f"sample {frame}, at {frame / self._form.sample_rate_hz:.3f} s, is {error.value}: "
+            "audio must be finite"
         )
 
     def _mix_down(self, samples: Samples) -> Samples:
-        """Return the mean of the channels, added in an order that no piece size changes."""
-        if self._channels == 1:
+        """Return the chosen channel, or the mean, added in an order that no piece size changes."""
+        channels = self._form.channels
+        if channels == 1:
             return samples
         if self._part_of_frame.size:
             samples = np.concatenate((self._part_of_frame, samples))
-        whole = samples.size - samples.size % self._channels
+        whole = samples.size - samples.size % channels
         self._part_of_frame = samples[whole:].copy()
-        frames = samples[:whole].reshape(-1, self._channels)
+        frames = samples[:whole].reshape(-1, channels)
+        if self._form.channel is not None:
+            return frames[:, self._form.channel - 1].copy()
         mono = frames[:, 0].copy()
-        for channel in range(1, self._channels):
+        for channel in range(1, channels):
             mono += frames[:, channel]
-        mono /= self._channels
+        mono /= channels
+        self._balance.add(frames, mono)
         return mono
+
+
+class _Unfit(Exception):
+    """A sample that is not finite."""
+
+    def __init__(self, index: int, value: float) -> None:
+        self.index = index
+        self.value = value
 
 
 def _from_buffer(piece: Any) -> bytes | npt.NDArray[Any]:
@@ -132,16 +152,11 @@ def _as_float(samples: npt.NDArray[Any]) -> Samples:
         raise InvalidAudio(f"expected int16 or float32 samples, got {samples.dtype}")
     # Comparisons with NaN are false, so this catches it too.
     if samples.size and not (samples.min() >= -_PEAK_LIMIT and samples.max() <= _PEAK_LIMIT):
-        raise InvalidAudio(_describe_invalid(samples))
+        bad = np.flatnonzero(~np.isfinite(samples))
+        if bad.size:
+            raise _Unfit(int(bad[0]), float(samples[bad[0]]))
+        raise InvalidAudio(
+            f"expected float samples in [-1, 1], got a peak of {np.abs(samples).max():g}: if they "
+            "are int16 values, pass them as int16 or divide by 32768"
+        )
     return samples.astype(np.float32, copy=False)
-
-
-def _describe_invalid(samples: npt.NDArray[Any]) -> str:
-    bad = np.flatnonzero(~np.isfinite(samples))
-    if bad.size:
-        return f"sample {bad[0]} of the piece is {samples[bad[0]]}: audio must be finite"
-    peak = float(np.abs(samples).max())
-    return (
-        f"expected float samples in [-1, 1], got a peak of {peak:g}: if they are int16 values, "
-        "pass them as int16 or divide by 32768"
-    )

@@ -15,6 +15,7 @@ from ._assembler import Assembler
 from ._cutter import Cutter, Piece
 from ._errors import EarshotError
 from ._failures import Remedy, RpcFailure, piece_error, remedy
+from ._format import AudioFormat
 from ._joiner import Joiner
 from ._pcm import Pcm, PcmReader, Samples
 from ._server_info import OfflineInfo
@@ -62,8 +63,7 @@ class Recognition:
         self,
         info: OfflineInfo,
         timeouts: Timeouts,
-        sample_rate_hz: float,
-        channels: int,
+        form: AudioFormat,
         at_once: int,
     ) -> None:
         if at_once < 1:
@@ -71,7 +71,7 @@ class Recognition:
         self.at_once = at_once
         self.timeout_s = timeouts.piece_s
         self._info = info
-        self._reader = PcmReader(sample_rate_hz, channels, info.sample_rate_hz)
+        self._reader = PcmReader(form, info.sample_rate_hz)
         self._cutter = Cutter(info.sample_rate_hz, info.frame_samples, info.longest_samples)
         self._calls: list[PieceCall] = []
         self._done_samples = 0
@@ -155,7 +155,7 @@ class Recognition:
         assembler.add(self._join())
         assembler.finish()
         transcript = assembler.transcript(self._reader.duration_s)
-        return replace(transcript, failed=tuple(self._failed()))
+        return replace(transcript, failed=tuple(self._failed()), warnings=self._reader.warnings)
 
     def _cut(self, samples: Samples) -> Iterator[PieceCall]:
         yield from map(self._call, self._cutter.push(samples))

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from ._errors import StreamClosed
+from ._errors import InvalidAudio, StreamClosed
 from ._recognition import PieceCall, Recognition, Retry
 from ._server_info import OfflineInfo
 from ._session import CLIENT_CLOSED
@@ -32,11 +32,15 @@ async def recognize_pieces(
     """
     sender = _Sender(stub, recognition, on_progress, look_again)
     with recognition.keeping_text():
+        unreadable = None
         try:
-            for block in source.blocks():
-                for call in recognition.push(block):
-                    await sender.send(call)
-                await asyncio.sleep(0)  # lets other tasks of this loop run
+            try:
+                for block in source.blocks():
+                    for call in recognition.push(block):
+                        await sender.send(call)
+                    await asyncio.sleep(0)  # lets other tasks of this loop run
+            except InvalidAudio as error:
+                unreadable = error
             for call in recognition.end():
                 await sender.send(call)
         except Exception:
@@ -46,6 +50,8 @@ async def recognize_pieces(
             sender.cancel()
             raise
         await sender.wait()
+        if unreadable:
+            raise unreadable  # what was read before it has been recognized
     return recognition.finish()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from ._errors import InvalidAudio
 from ._recognition import PieceCall, Recognition, Retry
 from ._server_info import OfflineInfo
 from ._source import AudioSource, Progress
@@ -32,11 +33,17 @@ def recognize_pieces(
     """
     sending = _Sender(stub, recognition, on_progress, look_again)
     with recognition.keeping_text(), sending as sender:
-        for block in source.blocks():
-            for call in recognition.push(block):
-                sender.send(call)
+        unreadable = None
+        try:
+            for block in source.blocks():
+                for call in recognition.push(block):
+                    sender.send(call)
+        except InvalidAudio as error:
+            unreadable = error
         for call in recognition.end():
             sender.send(call)
+        if unreadable:
+            raise unreadable  # what was read before it has been recognized
     return recognition.finish()
 
 

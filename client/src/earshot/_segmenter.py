@@ -30,12 +30,13 @@ class Segmenter:
     def __init__(self, info: ServerInfo, options: StreamOptions) -> None:
         self._chunker = Chunker(info.chunk_samples, info.lead_samples)
         self._chunk_samples = info.chunk_samples
+        self._frame_ms = info.frame_ms
         self._frame_samples = info.frame_ms * info.sample_rate_hz // 1000
         self._least_silence = _LEAST_SILENCE_MS * info.sample_rate_hz // 1000
         endpoint_ms = options.endpoint_ms
         self._endpointer = Endpointer(info.sample_rate_hz, endpoint_ms) if endpoint_ms else None
         self._timeline = Timeline()
-        self._utterances = Utterances(info.sample_rate_hz)
+        self._utterances = Utterances(info.sample_rate_hz, keep=options.keep_transcript)
         self._speech: Speech | None = None
         self._samples = 0
         self._has_news = False
@@ -53,6 +54,10 @@ class Segmenter:
         if self._has_news:
             yield from self._complete(self._cut(), self._least_silence)
 
+    def wait(self) -> Iterator[Chunk]:
+        """Yield a chunk, completed with silence, although there may be no new audio."""
+        return self._complete(self._cut(), 0)
+
     def end(self) -> Chunk:
         """Return the last chunk: the remaining samples, possibly none."""
         self._speech, self.completed = self._cut(), True
@@ -62,12 +67,18 @@ class Segmenter:
         """Return the tokens of the last chunk with the frames of the audio."""
         return self._timeline.map(tokens)
 
+    def audio_s(self, samples: int) -> float:
+        """Return the time in the audio of a position in what was sent, without the silence."""
+        frame = self._timeline.audio_frame(samples / self._frame_samples)
+        return frame * self._frame_ms / 1000
+
     def utterances(self, text: str, words: Sequence[Word]) -> tuple[Utterance, ...]:
         """Take in the result of the last chunk; return the utterance that it ends, if any."""
         if self._endpointer is None:
             return ()
         self._utterances.add(text, words)
-        return self._utterances.end(self._speech) if self.completed else ()
+        ends = self.completed or self._utterances.is_full
+        return self._utterances.end(self._speech if self.completed else None) if ends else ()
 
     @property
     def ended(self) -> tuple[Utterance, ...]:

@@ -7,48 +7,31 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ._assembler import Assembler
 from ._chunker import Chunk
-from ._errors import EarshotError, InvalidAudio, StreamClosed, StreamInUse
-from ._failures import (
-    RpcFailure,
-    chunk_error,
-    chunk_timeout,
-    is_broken_connection,
-    is_unknown_model,
-)
+from ._errors import EarshotError, InvalidAudio, StreamClosed, StreamInUse, StreamLost
+from ._failures import RpcFailure, chunk_error, chunk_timeout
+from ._format import AudioFormat
+from ._history import CONTEXT_S, History
+from ._lag import Lag
 from ._pcm import Pcm, PcmReader
+from ._seam import Seam
 from ._segmenter import Segmenter
+from ._sequence import Call, TritonSequence, require_same_chunks
 from ._server_info import ServerInfo
 from ._stream_options import StreamOptions
 from ._timeouts import Timeouts
-from ._transcript import ChunkResult, Transcript
-from ._wire import RequestWriter, read_reply
+from ._transcript import ChunkResult, Resumption, Token, Transcript
+from ._wire import read_reply
 
 _Error = TypeVar("_Error", bound=EarshotError)
 
-STREAM_HEADER = "earshot-stream"
 CLIENT_CLOSED = "the client is closed, and its streams with it; connect again"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request, and the time that its reply may take."""
-
-    request: Any
-    deadline_s: float
-    """How long the client waits for the reply."""
-    wire_s: float
-    """How long gRPC waits before it cancels the request. It must not do so while the server still
-    works on it: an ensemble drops a cancelled sequence in its first stage, and an END no longer
-    reaches the stages after it."""
-    index: int
-    last: bool
 
 
 class Session:
@@ -61,26 +44,31 @@ class Session:
         self,
         info: ServerInfo,
         timeouts: Timeouts,
-        sample_rate_hz: float,
-        channels: int,
+        form: AudioFormat,
         options: StreamOptions,
+        *,
+        server: int = 0,
     ) -> None:
-        # 0 means "no sequence" to Triton; 63 bits, because its parameter is a signed integer.
-        self.id = secrets.randbits(63) or 1
-        # A proxy in front of several servers uses it to send all chunks to the same server.
-        self.metadata = ((STREAM_HEADER, str(self.id)),)
-        self.idle_s = info.sequence_idle_ms / 1000
-        """After this time without a request, the server drops the stream by itself."""
+        self.tag = options.tag or secrets.token_hex(8)
+        self._chosen_tag = options.tag
+        self.keep_alive = options.keep_alive
+        self.sequence = TritonSequence(info, timeouts, self.tag, server=server)
+        """The sequence that carries the stream now."""
+        self._sequences = [self.sequence]
+        self.timeouts = timeouts
+        self.resumptions: tuple[Resumption, ...] = ()
         self._info = info
-        self._timeouts = timeouts
-        self._reader = PcmReader(sample_rate_hz, channels, info.sample_rate_hz)
+        self._reader = PcmReader(form, info.sample_rate_hz)
         self._segmenter = Segmenter(info, options)
-        self._writer = RequestWriter(self.id, info.chunk_samples, timeouts.queue_s, info.ensemble)
-        self._assembler = Assembler(info.frame_ms)
+        self._assembler = Assembler(info.frame_ms, keep=options.keep_transcript)
+        self._undelivered: list[ChunkResult] = []
+        self._error: EarshotError | None = None
+        self._history = History(info, CONTEXT_S if timeouts.resume_s else 0.0)
+        self._seam: Seam | None = None
+        self._lag = Lag(info.chunk_ms)
         self._sent = 0
         self._closed = False
         self.finished = False
-        self._open_on_server = False
         self._in_use = threading.Lock()
 
     @contextmanager
@@ -96,9 +84,32 @@ class Session:
         finally:
             self._in_use.release()
 
+    @contextmanager
+    def delivering(self) -> Generator[list[ChunkResult], None, None]:
+        """Yield a list for the results of a call; an error that ends the call takes them along."""
+        results, self._undelivered = self._undelivered, []
+        try:
+            yield results
+        except EarshotError as error:
+            error.results = tuple(results)
+            raise
+
+    def fail(self, error: EarshotError) -> None:
+        """Raise `error` from the next call."""
+        self._error = error
+
+    def keep(self, result: ChunkResult) -> None:
+        """Deliver a result with those of the next call."""
+        self._undelivered.append(result)
+
+    @property
+    def has_more(self) -> bool:
+        """Return whether there is audio that `end` would send, or a stream that it would end."""
+        return not self._closed and (self.sequence.is_open or self.duration_s > 0)
+
     def push(self, piece: Pcm) -> Iterator[Call]:
         """Add audio; yield one call for each chunk that it fills. Raise InvalidAudio."""
-        self._check_open()
+        self.check_open()
         try:
             samples = self._reader.read(piece)
         except InvalidAudio as error:
@@ -107,47 +118,104 @@ class Session:
 
     def finalize(self) -> Iterator[Call]:
         """Yield the calls that bring out the text of all audio so far; none without new audio."""
-        self._check_open()
+        self.check_open()
         yield from self._calls(self._segmenter.push(self._reader.flush()))
         yield from self._calls(self._segmenter.complete())
 
+    def wait(self) -> Iterator[Call]:
+        """Yield the call that keeps the stream open on the server; none before it has begun."""
+        if self.sequence.is_open:
+            yield from self._calls(self._segmenter.push(self._reader.flush()))
+            yield from self._calls(self._segmenter.wait())
+
     def end(self) -> Iterator[Call]:
         """Yield the remaining calls after the last audio: at least one."""
-        self._check_open()
+        self.check_open()
         yield from self._calls(self._segmenter.push(self._reader.flush()))
         yield from self._calls([self._segmenter.end()])
 
-    def receive(self, call: Call, reply: Any, sent_s: float, received_s: float) -> ChunkResult:
+    def receive(
+        self,
+        call: Call,
+        reply: Any,
+        sent_s: float,
+        received_s: float,
+        resumed: Resumption | None = None,
+    ) -> ChunkResult:
         """Return the result that the reply to `call` adds."""
         if call.last:
             self._closed = self.finished = True
-            self._open_on_server = False
-        try:
-            text, tokens = read_reply(reply)
-        except EarshotError as error:
-            raise self._with_transcript(error) from error.__cause__
+            call.sequence.ended()
+        tokens = self.read(call, reply)
+        if self._seam is not None:
+            tokens = self._seam.join(tokens)
+            self._seam = None if self._seam.is_done else self._seam
+        self._history.add(call.chunk, tokens)
         tokens = self._segmenter.place(tokens)
         words = self._assembler.add(tokens)
         if self._segmenter.completed:
             words += self._assembler.finish()
-        utterances = self._segmenter.utterances(text, words)
-        return ChunkResult(call.index, text, tokens, words, sent_s, received_s, utterances)
+        if resumed is not None:
+            self.resumptions += (resumed,)
+        text = "".join(token.text for token in tokens)
+        return ChunkResult(
+            call.index,
+            text,
+            tokens,
+            words,
+            sent_s,
+            received_s,
+            self._assembler.open_word,
+            self._segmenter.utterances(text, words),
+            self.tag,
+            self._lag.answered(sent_s, received_s, self.duration_s, resumed=resumed is not None),
+            resumed,
+        )
 
-    def may_repeat(self, call: Call, failure: RpcFailure) -> bool:
-        """Tell whether `call` may be sent again as it is: a START begins its stream anew."""
-        return call.index == 0 and is_broken_connection(failure)
+    def read(self, call: Call, reply: Any) -> tuple[Token, ...]:
+        """Return the tokens of a reply, with frames from the start of the stream."""
+        try:
+            return call.sequence.place(read_reply(reply)[1])
+        except EarshotError as error:
+            raise self._with_transcript(error) from error.__cause__
 
-    def may_move(self, call: Call, failure: RpcFailure) -> bool:
-        """Tell whether `call` failed because its model has gone before the stream began."""
-        return call.index == 0 and is_unknown_model(failure)
+    def sequence_on(self, info: ServerInfo, server: int) -> TritonSequence:
+        """Return a sequence that can carry the stream on, from the audio that is still kept.
 
-    def move(self, call: Call, info: ServerInfo) -> bool:
-        """Begin the stream on another recognizer; return False if that takes other chunks."""
-        if _framing(info) != _framing(self._info):
-            return False
-        self._info = info
-        self._writer.ensemble = call.request.model_name = info.ensemble
-        return True
+        Raises:
+            UnsupportedServer: The recognizer takes other chunks than those of the stream.
+        """
+        require_same_chunks(self._info, info)
+        self.check_open()
+        first_chunk = self._history.first_chunk
+        sequence = TritonSequence(
+            info, self.timeouts, self.tag, server=server, first_chunk=first_chunk
+        )
+        self._sequences.append(sequence)
+        return sequence
+
+    def repeat(self, sequence: TritonSequence) -> Iterator[Call]:
+        """Yield the calls that repeat the audio before the first unanswered chunk."""
+        for index, chunk in enumerate(tuple(self._history.chunks), sequence.first_chunk):
+            self.check_open()
+            yield sequence.write(chunk, index)
+        self.check_open()
+
+    def switch(self, sequence: TritonSequence, heard: Sequence[Token]) -> None:
+        """Let `sequence` carry the stream, which emitted `heard` for the repeated audio."""
+        history = self._history
+        self._seam = Seam(history.tokens, heard, history.end_frame, self._info.frame_ms)
+        self.sequence = sequence
+
+    def free(self, sequence: TritonSequence) -> Any | None:
+        """Return the request that ends a sequence on its server, if it may be open there."""
+        with suppress(ValueError):
+            self._sequences.remove(sequence)
+        return sequence.end()
+
+    def lost(self, message: str) -> StreamLost:
+        """Return the exception for a stream that no server carries on."""
+        return self._with_transcript(StreamLost(message))
 
     def close_error(self) -> StreamClosed:
         """Return the exception for a call that closing the client has ended."""
@@ -157,8 +225,8 @@ class Session:
         """Return the exception for a failure of `call`."""
         error = chunk_error(
             failure,
-            self._info,
-            starting=call.index == 0,
+            call.sequence.info,
+            starting=call.starts,
             deadline_s=call.deadline_s,
             size=call.request.ByteSize(),
         )
@@ -166,7 +234,7 @@ class Session:
 
     def time_out(self, call: Call) -> EarshotError:
         """Return the exception for a reply to `call` that is late."""
-        error = chunk_timeout(self._info, starting=call.index == 0, deadline_s=call.deadline_s)
+        error = chunk_timeout(call.sequence.info, starting=call.starts, deadline_s=call.deadline_s)
         return self._with_transcript(error)
 
     def add_transcript(self, error: BaseException | None) -> None:
@@ -174,13 +242,10 @@ class Session:
         if isinstance(error, EarshotError) and error.transcript is None:
             self._with_transcript(error)
 
-    def abandon(self) -> Any | None:
-        """Close the stream; return the request that ends it on the server, if it is open there."""
+    def close(self) -> list[TritonSequence]:
+        """Close the stream; return the sequences that are to be ended on their servers."""
         self._closed = True
-        if not self._open_on_server:
-            return None
-        self._open_on_server = False
-        return self._writer.write_end()
+        return list(self._sequences)
 
     @property
     def duration_s(self) -> float:
@@ -188,32 +253,40 @@ class Session:
         return self._reader.duration_s
 
     @property
+    def acknowledged_s(self) -> float:
+        """Return the position in the audio up to which the server has answered."""
+        info = self._info
+        if self.finished:
+            return self.duration_s
+        samples = self._history.answered * info.chunk_samples - info.lead_samples
+        return self._segmenter.audio_s(max(0, samples))
+
+    @property
+    def pause_ms(self) -> int:
+        """Return the audio that was answered since the last token, as far as it is kept."""
+        return self._history.pause_frames * self._info.frame_ms
+
+    @property
     def transcript(self) -> Transcript:
         """Return the transcript so far."""
         transcript = self._assembler.transcript(self.duration_s)
-        return replace(transcript, utterances=self._segmenter.ended)
+        return replace(transcript, utterances=self._segmenter.ended, warnings=self._reader.warnings)
+
+    def check_open(self) -> None:
+        """Raise StreamClosed if the stream is closed, or the error that has ended it meanwhile."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self._closed:
+            raise self._with_transcript(StreamClosed("the stream has ended; start a new one"))
 
     def _calls(self, chunks: Iterable[Chunk]) -> Iterator[Call]:
         for chunk in chunks:
             index = self._sent
             self._sent += 1
-            self._open_on_server = True
-            request = self._writer.write(chunk, first=index == 0)
-            deadline_s = self._deadline_s(index, chunk.last)
-            yield Call(request, deadline_s, deadline_s + self.idle_s, index, chunk.last)
-
-    def _deadline_s(self, index: int, last: bool) -> float:
-        deadline_s = self._timeouts.finish_s if last else self._timeouts.chunk_s
-        return deadline_s + self._timeouts.queue_s if index == 0 else deadline_s
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise self._with_transcript(StreamClosed("the stream has ended; start a new one"))
+            yield self.sequence.write(chunk, index)
 
     def _with_transcript(self, error: _Error) -> _Error:
         error.transcript = self.transcript
+        error.tag = self._chosen_tag
         return error
-
-
-def _framing(info: ServerInfo) -> tuple[int, ...]:
-    return info.sample_rate_hz, info.chunk_samples, info.lead_samples, info.frame_ms

@@ -7,43 +7,41 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import grpc
 
 from ._errors import EarshotError, StreamClosed
+from ._exchange import Ask, Check, Exchanger, Free, Send, Step, Wait
 from ._failures import connect_error, is_broken_connection
-from ._grpc import Address, Credentials, make_stub, read_address
-from ._handshake import (
-    Handshake,
-    Question,
-    Served,
-    handshake,
-    ready_request,
-    require_offline,
-    require_streaming,
-)
+from ._format import AudioFormat, Encoding
+from ._grpc import Address, Credentials, make_stub, read_address, read_addresses
+from ._handshake import Question, Served, ready_request, require_offline, require_streaming
+from ._keep_alive import KeepAlive
 from ._pcm import Pcm
+from ._process import HomeProcess
 from ._recognition import PIECES_AT_ONCE, RECOGNIZE_DEPRECATED, Recognition
 from ._recognize_sync import recognize_pieces
 from ._repository import Repository
+from ._sequence import Call, TritonSequence
 from ._server_info import OfflineInfo, ServerInfo
-from ._session import CLIENT_CLOSED, Call, Session
-from ._source import Audio, AudioSource, Progress, ignore_progress, open_source
+from ._servers import READY_REQUEST, Servers
+from ._session import CLIENT_CLOSED, Session
+from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
 from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
-from ._transcript import ChunkResult, Transcript
+from ._transcript import ChunkResult, Resumption, Transcript
 
 
 def connect(
-    url: str,
+    url: str | Sequence[str],
     *,
     model: str | None = None,
     tls: bool = False,
@@ -57,7 +55,8 @@ def connect(
 
     Args:
         url: `host`, `host:port`, `grpc://host:port` or `grpcs://host:port`; the default port is
-            8001, and grpcs encrypts.
+            8001, and grpcs encrypts. Of several, the first that answers takes the streams; they
+            change to another one when their server goes.
         model: The name of a recognizer, if the server has several; `clinic` also selects the
             newest of `clinic_v1`, `clinic_v2`, ...
         tls: Encrypt the connection.
@@ -72,17 +71,14 @@ def connect(
         AccessDenied: The server asks for a token, and got none or another one.
         UnsupportedServer: The server lacks the requested model, or breaks the contract.
     """
-    timeouts = timeouts or Timeouts()
     credentials = Credentials(tls, root_certificates, certificate, key, token)
-    address = read_address(url, credentials)
-    channel = _open_channel(address, timeouts)
-    connection = _Connection(channel, make_stub(channel, credentials), timeouts)
+    connection = _Connection(read_addresses(url, credentials), model, timeouts or Timeouts())
     try:
-        served = connection.ask(handshake(address.target, model, timeouts.connect_s))
+        connection.find_server()
     except BaseException:
-        channel.close()
+        connection.close()
         raise
-    return Client(served, connection, address.target, model)
+    return Client(connection)
 
 
 @contextlib.contextmanager
@@ -108,21 +104,21 @@ def _open_channel(address: Address, timeouts: Timeouts) -> Any:
 
 
 class Client:
-    """A connection to one server; `connect` makes it. Threads may share it.
+    """A connection to one or several servers; `connect` makes it. Threads may share it.
 
     Leaving its `with` block ends all open streams.
     """
 
-    served: Served
-    """The recognizers as of the connection, or of the last `refresh`."""
-
-    def __init__(
-        self, served: Served, connection: _Connection, target: str, model: str | None
-    ) -> None:
-        self.served = served
+    def __init__(self, connection: _Connection) -> None:
         self._connection = connection
-        self._target = target
-        self._model = model
+
+    @property
+    def served(self) -> Served:
+        """Return the recognizers of the server that takes new streams, as they were last seen.
+
+        That was when the client connected, or `refresh` was called, or a stream changed servers.
+        """
+        return self._connection.servers.served
 
     @property
     def info(self) -> ServerInfo:
@@ -139,16 +135,28 @@ class Client:
 
         Open streams stay with the recognizer on which they began. Raise what `connect` raises.
         """
-        connect_s = self._connection.timeouts.connect_s
-        self.served = self._connection.ask(handshake(self._target, self._model, connect_s))
+        self._connection.ask(self._connection.servers.current)
 
     def stream(
-        self, *, sample_rate_hz: float, channels: int = 1, options: StreamOptions = NO_OPTIONS
+        self,
+        *,
+        sample_rate_hz: float,
+        channels: int = 1,
+        encoding: Encoding = "linear16",
+        channel: int | None = None,
+        options: StreamOptions = NO_OPTIONS,
     ) -> Stream:
-        """Open a live stream for audio of this rate and number of interleaved channels."""
+        """Open a live stream.
+
+        Args:
+            sample_rate_hz: The rate of the audio.
+            channels: The number of interleaved channels of the audio.
+            encoding: What bytes contain: linear16 (int16, little-endian), or mulaw or alaw (G.711).
+            channel: The channel to transcribe, from 1; by default all are averaged.
+            options: What the stream does besides turning audio into text.
+        """
         self._connection.check_open()
-        session = Session(self.info, self._connection.timeouts, sample_rate_hz, channels, options)
-        return Stream(session, self._connection, self._look_again)
+        return self._stream(AudioFormat(sample_rate_hz, channels, encoding, channel), options)
 
     def stream_from(
         self,
@@ -170,6 +178,8 @@ class Client:
         *,
         sample_rate_hz: float | None = None,
         channels: int = 1,
+        encoding: Encoding | None = None,
+        channel: int | None = None,
         streaming: bool = False,
         options: StreamOptions = NO_OPTIONS,
         at_once: int = PIECES_AT_ONCE,
@@ -183,11 +193,15 @@ class Client:
         fails for good, `Transcript.failed` names the span without text.
 
         Args:
-            audio: The path of a file (wav, flac, ogg, mp3, ...), samples, or an `AudioSource`.
-            sample_rate_hz: The rate of samples; files and sources have their own.
+            audio: The path of a file (wav, flac, ogg, mp3, ...; `-` is standard input), an open
+                binary file, samples, or an `AudioSource`.
+            sample_rate_hz: The rate of samples; sources, and files with a header, have their own.
             channels: The number of interleaved channels of samples.
+            encoding: What bytes contain (linear16 by default, or mulaw or alaw). With it, a file is
+                one without header, which needs `sample_rate_hz`.
+            channel: The channel to transcribe, from 1; by default all are averaged.
             streaming: Stream the audio, as if it were live, even if there is an offline recognizer.
-            options: The options of that stream; any of them implies `streaming`.
+            options: The options of that stream; `endpoint_ms` implies `streaming`.
             at_once: The pieces that the offline recognizer has under way at a time.
             on_progress: Called with the seconds of audio that are done; by the offline recognizer
                 on a thread of this client.
@@ -198,24 +212,23 @@ class Client:
             StreamError: The stream failed, or all pieces did; then it is the first error.
         """
         self._connection.check_open()
-        recognizer = self.served.for_files(streaming or options != NO_OPTIONS)
-        with open_source(audio, sample_rate_hz, channels) as source:
+        recognizer = self.served.for_files(streaming or options.needs_stream)
+        with open_source(audio, sample_rate_hz, channels, encoding) as source:
+            form = AudioFormat(
+                source.sample_rate_hz, source.channels, encoding or "linear16", channel
+            )
             if isinstance(recognizer, ServerInfo):
-                return self._stream_whole(source, on_progress, options)
-            recognition = Recognition(
-                recognizer,
-                self._connection.timeouts,
-                source.sample_rate_hz,
-                source.channels,
-                at_once,
-            )
-            return recognize_pieces(
-                self._connection.stub,
-                recognition,
-                source,
-                on_progress,
-                lambda: self._look_again().offline,
-            )
+                transcript = self._stream_whole(source, form, on_progress, options)
+            else:
+                timeouts = self._connection.timeouts
+                transcript = recognize_pieces(
+                    self._connection.stub,
+                    Recognition(recognizer, timeouts, form, at_once),
+                    source,
+                    on_progress,
+                    self._offline_again,
+                )
+            return with_remarks(transcript, source)
 
     def recognize(
         self,
@@ -238,38 +251,40 @@ class Client:
         )
 
     def _stream_whole(
-        self, source: AudioSource, on_progress: Progress, options: StreamOptions
+        self,
+        source: AudioSource,
+        form: AudioFormat,
+        on_progress: Progress,
+        options: StreamOptions,
     ) -> Transcript:
         """Stream all of `source` as fast as the server answers."""
-        session = Session(
-            self.info,
-            self._connection.timeouts,
-            source.sample_rate_hz,
-            source.channels,
-            options,
-        )
-        with Stream(session, self._connection, self._look_again) as stream:
+        with self._stream(form, options) as stream:
             for block in source.blocks():
                 stream.send(block)
-                on_progress(session.duration_s)
+                on_progress(stream.duration_s)
             return stream.finish()
 
-    def _look_again(self) -> Served:
-        """Return the recognizers that the server has now, or those known if it does not tell."""
+    def _stream(self, form: AudioFormat, options: StreamOptions) -> Stream:
+        connection = self._connection
+        server = connection.servers.current
+        session = Session(self.info, connection.timeouts, form, options, server=server)
+        return Stream(session, connection)
+
+    def _offline_again(self) -> OfflineInfo | None:
+        """Return the offline recognizer that the server has now, or as known if it is silent."""
         with contextlib.suppress(EarshotError):
             self.refresh()
-        return self.served
+        return self.offline
 
     def is_ready(self) -> bool:
         """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
-        self._connection.check_open()
-        connect_s = self._connection.timeouts.connect_s
+        connection = self._connection
+        connection.check_open()
+        connect_s = connection.timeouts.connect_s
         try:
-            return self._connection.stub.ModelReady(
-                ready_request(self.served), timeout=connect_s
-            ).ready
+            return connection.stub.ModelReady(ready_request(self.served), timeout=connect_s).ready
         except grpc.RpcError as error:
-            raise connect_error(error, self._target, connect_s) from error
+            raise connect_error(error, connection.servers.target, connect_s) from error
 
     def close(self) -> None:
         """End open streams and disconnect; wait at most `Timeouts.close_s` for the server."""
@@ -294,13 +309,12 @@ class Stream:
     error, and when it is garbage collected.
     """
 
-    def __init__(
-        self, session: Session, connection: _Connection, look_again: Callable[[], Served]
-    ) -> None:
+    def __init__(self, session: Session, connection: _Connection) -> None:
         self._session = session
         self._connection = connection
-        self._look_again = look_again
+        self._exchanger = Exchanger(session, connection.servers)
         self._in_flight: Any = None
+        self._keep_alive = KeepAlive(self, session.sequence.idle_s) if session.keep_alive else None
         self._abandon = weakref.finalize(self, connection.abandon_garbage, session)
         connection.streams.add(self)
 
@@ -314,8 +328,7 @@ class Stream:
             InvalidAudio: The piece is skipped; the stream goes on.
             StreamError: The stream has ended.
         """
-        with self._session.in_use():
-            return [self._exchange(call) for call in self._session.push(piece)]
+        return self._deliver(partial(self._session.push, piece))
 
     def send_all(self, pieces: Iterable[Pcm]) -> Generator[ChunkResult, None, None]:
         """Send `pieces` and end the stream; yield the result of each chunk when it is known.
@@ -324,7 +337,9 @@ class Stream:
         """
         try:
             for piece in pieces:
-                with self._session.in_use():
+                with self._sending(), self._session.delivering() as results:
+                    while results:
+                        yield results.pop(0)
                     for call in self._session.push(piece):
                         yield self._exchange(call)
             yield from self.end()
@@ -337,13 +352,11 @@ class Stream:
         The text of everything said so far is known then, its last word is final, and so is the
         utterance, if the stream has any. Silence does not shift the times of what comes later.
         """
-        with self._session.in_use():
-            return [self._exchange(call) for call in self._session.finalize()]
+        return self._deliver(self._session.finalize)
 
     def end(self) -> list[ChunkResult]:
         """Send the remaining audio as the last chunk; return the last results."""
-        with self._session.in_use():
-            return [self._exchange(call) for call in self._session.end()]
+        return self._deliver(self._session.end)
 
     def finish(self) -> Transcript:
         """End the stream unless `end` has; return the transcript."""
@@ -352,13 +365,42 @@ class Stream:
         return self.transcript
 
     @property
+    def tag(self) -> str:
+        """Return the tag of the stream: that of its options, or a random one."""
+        return self._session.tag
+
+    @property
     def transcript(self) -> Transcript:
         """Return the transcript so far."""
         return self._session.transcript
 
+    @property
+    def duration_s(self) -> float:
+        """Return the length of the audio that the stream has taken so far."""
+        return self._session.duration_s
+
+    @property
+    def acknowledged_s(self) -> float:
+        """Return the position in the audio up to which the server has answered.
+
+        A new stream that starts there, with a few seconds from before to begin with, misses
+        nothing; the text so far has nothing from after it.
+        """
+        return self._session.acknowledged_s
+
+    @property
+    def resumptions(self) -> tuple[Resumption, ...]:
+        """Return how often, when and why the stream went on at another server, or a restarted one.
+
+        The first result after each of them has it in `ChunkResult.resumed`.
+        """
+        return self._session.resumptions
+
     def close(self) -> None:
         """Close the stream without waiting for the server; audio that is not sent is dropped."""
         self._abandon.detach()
+        if self._keep_alive is not None:
+            self._keep_alive.stop()
         self._connection.abandon(self._session, self._in_flight)
 
     def __enter__(self) -> Stream:
@@ -371,88 +413,154 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self._session.add_transcript(error)
-        self.close()
-
-    def _exchange(self, call: Call) -> ChunkResult:
-        session = self._session
-        sent_s = time.monotonic()
         try:
-            return session.receive(call, self._reply(call), sent_s, time.monotonic())
-        except BaseException as error:
+            if error is None and self._session.has_more:
+                self.end()
+        finally:
             self.close()
-            if isinstance(error, grpc.FutureTimeoutError):
-                raise session.time_out(call) from error
-            if self._connection.closed and isinstance(error, (grpc.RpcError, ValueError)):
-                raise session.close_error() from error
-            if isinstance(error, grpc.RpcError):
-                raise session.explain(call, error) from error
+
+    def send_silence(self) -> None:
+        """Keep the stream open while there is nothing to send; `KeepAlive` calls this."""
+        try:
+            for call in self._session.wait():
+                self._session.keep(self._exchange(call))
+        except EarshotError as error:
+            self._session.fail(error)
             raise
 
-    def _reply(self, call: Call) -> Any:
-        """Return the reply to `call`, which is sent again where a stream may still begin."""
-        try:
-            return self._send(call)
-        except grpc.RpcError as failure:
-            repeat = self._session.may_repeat(call, failure)
-            if not repeat and not self._move(call, failure):
-                raise
-        return self._send(call)
+    def _deliver(self, calls: Callable[[], Iterator[Call]]) -> list[ChunkResult]:
+        """Exchange calls; return their results, and those that silence has brought."""
+        with self._sending(), self._session.delivering() as results:
+            for call in calls():
+                results.append(self._exchange(call))
+        return results
 
-    def _move(self, call: Call, failure: Any) -> bool:
-        """Begin on the next generation of a model that was just unloaded, if there is one."""
-        if not self._session.may_move(call, failure):
-            return False
-        served = self._look_again()
-        return served.streaming is not None and self._session.move(call, served.streaming)
+    @contextlib.contextmanager
+    def _sending(self) -> Generator[None, None, None]:
+        with self._session.in_use(), self._keep_alive or contextlib.nullcontext():
+            yield
+
+    def _exchange(self, call: Call) -> ChunkResult:
+        steps = self._exchanger.exchange(call)
+        take: Callable[[], Step] = lambda: next(steps)  # noqa: E731
+        try:
+            while True:
+                step = take()
+                try:
+                    answer = self._do(step)
+                except Exception as error:
+                    take = partial(steps.throw, error)
+                else:
+                    take = partial(steps.send, answer)
+        except StopIteration as end:
+            return end.value
+        except BaseException:
+            self.close()
+            raise
+
+    def _do(self, step: Step) -> Any:
+        """Take a step; return its answer, or raise its error."""
+        connection = self._connection
+        match step:
+            case Send(call):
+                return self._send(call)
+            case Ask(server):
+                return connection.ask(server)
+            case Check(server):
+                connection.check(server)
+            case Free(sequence):
+                connection.free(self._session, sequence, self._in_flight)
+            case Wait(delay_s):
+                connection.closing.wait(delay_s)
 
     def _send(self, call: Call) -> Any:
-        self._in_flight = self._connection.infer(call.request, call.wire_s, self._session)
-        return self._in_flight.result(timeout=call.deadline_s)
+        try:
+            self._in_flight = self._connection.infer(call.sequence, call.request, call.wire_s)
+            return self._in_flight.result(timeout=call.deadline_s)
+        except grpc.FutureTimeoutError as error:
+            raise self._session.time_out(call) from error
+        except (grpc.RpcError, ValueError) as error:
+            if self._connection.closed:
+                raise self._session.close_error() from error
+            raise
 
 
 class _Connection:
-    """The channel of a client and its open calls; a stream keeps it alive after the client."""
+    """The channels of a client and its open calls; a stream keeps it alive after the client."""
 
-    def __init__(self, channel: Any, stub: Any, timeouts: Timeouts) -> None:
-        self.stub = stub
+    def __init__(self, addresses: Sequence[Address], model: str | None, timeouts: Timeouts) -> None:
+        self.servers = Servers([address.target for address in addresses], model)
         self.timeouts = timeouts
         self.streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-        self._channel = channel
-        self._infer = stub.ModelInfer.future
+        self.closing = threading.Event()
+        self.home = HomeProcess()
+        self.closed = False
+        self._addresses = addresses
+        self._channels: dict[int, Any] = {}
+        self._stubs: dict[int, Any] = {}
+        self._opening = threading.Lock()
         self._ends: set[futures.Future[None]] = set()
         self._this_thread = threading.local()
         self._garbage: deque[Session] = deque()
-        self.closed = False
+
+    @property
+    def stub(self) -> Any:
+        """Return the calls of the server that takes new streams."""
+        return self._stub(self.servers.current)
 
     def check_open(self) -> None:
-        """Raise StreamClosed if the client is closed."""
+        """Raise StreamClosed if the client is closed, or of another process."""
+        self.home.check()
         if self.closed:
             raise StreamClosed(CLIENT_CLOSED)
 
-    def ask(self, handshake: Handshake) -> Served:
-        """Send the requests of a handshake; return its result."""
+    def find_server(self) -> None:
+        """Find the first server that answers; raise the error of the first one if none does."""
+        errors: list[EarshotError] = []
+        for server in range(len(self._addresses)):
+            try:
+                self.ask(server)
+            except EarshotError as error:
+                errors.append(error)
+            else:
+                self.servers.current = server
+                return
+        raise errors[0]
+
+    def ask(self, server: int) -> Served:
+        """Ask a server for its recognizers, and note them."""
         self.check_open()
+        questioning = self.servers.handshake(server, self.timeouts.connect_s)
         try:
-            questions = next(handshake)
+            questions = next(questioning)
             while True:
-                questions = handshake.send(self._answers(questions))
+                questions = questioning.send(self._answers(server, questions))
         except StopIteration as end:
+            self.servers.found(server, end.value)
             return end.value
 
-    def _answers(self, questions: list[Question]) -> list[Any]:
+    def _answers(self, server: int, questions: list[Question]) -> list[Any]:
         calls = [
-            getattr(self.stub, question.method).future(
+            getattr(self._stub(server), question.method).future(
                 question.request, timeout=self.timeouts.connect_s
             )
             for question in questions
         ]
         return [call.exception() or call.result() for call in calls]
 
-    def infer(self, request: Any, wire_s: float, session: Session) -> Any:
-        """Send one request; return a grpc.Future of the reply."""
+    def check(self, server: int) -> None:
+        """Begin to ask a server whether it is ready."""
+        ask = self._stub(server).ServerReady.future
+        ask(READY_REQUEST, timeout=self.timeouts.connect_s).add_done_callback(
+            lambda call: self.servers.checked(server, call.exception())
+        )
+
+    def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> Any:
+        """Send one request of a sequence; return a grpc.Future of the reply."""
+        self.home.check()
         self._this_thread.in_grpc = True
         try:
-            return self._infer(request, timeout=wire_s, metadata=session.metadata)
+            return self._infer(sequence, request, timeout=wire_s)
         finally:
             self._this_thread.in_grpc = False
             with contextlib.suppress(IndexError):
@@ -460,9 +568,16 @@ class _Connection:
                     self.abandon(self._garbage.popleft(), None)
 
     def abandon(self, session: Session, in_flight: Any | None) -> None:
+        """Close a stream and end it on its servers, without waiting; never raise."""
+        if not self.home.is_here:
+            return
+        for sequence in session.close():
+            self.free(session, sequence, in_flight)
+
+    def free(self, session: Session, sequence: TritonSequence, in_flight: Any | None) -> None:
         """Send END after the reply to the chunk in flight, without waiting; never raise."""
         with contextlib.suppress(Exception):
-            request = session.abandon()
+            request = session.free(sequence)
             if request is None:
                 return
             ended: futures.Future[None] = futures.Future()
@@ -471,12 +586,13 @@ class _Connection:
 
             def send(on_answer: Callable[[Any], None]) -> None:
                 try:
-                    self.infer(request, session.idle_s, session).add_done_callback(on_answer)
+                    call = self.infer(sequence, request, sequence.idle_s)
+                    call.add_done_callback(on_answer)
                 except Exception:  # the channel is closed
                     ended.set_result(None)
 
             def answered(call: Any) -> None:
-                # The stream is over for the client, whether or not END succeeds.
+                # The sequence is over for the client, whether or not END succeeds.
                 if is_broken_connection(call):
                     send(lambda _: ended.set_result(None))
                 else:
@@ -498,8 +614,26 @@ class _Connection:
             self.abandon(session, None)
 
     def close(self) -> None:
+        if not self.home.is_here:
+            return
+        self.closing.set()
         for stream in tuple(self.streams):
             stream.close()
         futures.wait(tuple(self._ends), timeout=self.timeouts.close_s)
         self.closed = True
-        self._channel.close()
+        for channel in tuple(self._channels.values()):
+            channel.close()
+
+    def _infer(self, sequence: TritonSequence, request: Any, *, timeout: float) -> Any:
+        infer = self._stub(sequence.server).ModelInfer.future
+        return infer(request, timeout=timeout, metadata=sequence.metadata)
+
+    def _stub(self, server: int) -> Any:
+        """Return the calls of a server, to which a channel is opened when it is first needed."""
+        if server not in self._stubs:
+            with self._opening:
+                if server not in self._stubs:
+                    address = self._addresses[server]
+                    channel = self._channels[server] = _open_channel(address, self.timeouts)
+                    self._stubs[server] = make_stub(channel, address.credentials)
+        return self._stubs[server]

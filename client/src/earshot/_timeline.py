@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from ._transcript import Token
+
+_Frame = TypeVar("_Frame", int, float)
 
 
 class Timeline:
@@ -29,8 +32,9 @@ class Timeline:
         """Return the tokens with frames of the audio; one in the silence has the frame before."""
         if not self._frames:
             return tuple(tokens)
-        return tuple(replace(token, frame=self._audio_frame(token.frame)) for token in tokens)
+        return tuple(replace(token, frame=self.audio_frame(token.frame)) for token in tokens)
 
-    def _audio_frame(self, frame: int) -> int:
+    def audio_frame(self, frame: _Frame) -> _Frame:
+        """Return the frame of the audio for one that the server counts, or for a part of one."""
         frame -= self._removed
         return max(frame - self._frames, min(frame, self._frame))

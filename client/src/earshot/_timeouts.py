@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Deadlines in seconds, all positive.
+    """Deadlines in seconds, all positive; `resume_s` may be 0.
 
     connect_s   `connect`: for the answers that describe the server, else ConnectionFailed
     queue_s     first chunk: for a free slot, else ServerBusy
@@ -20,6 +20,8 @@ class Timeouts:
                 still silent after the same time again. math.inf for servers that forbid pings:
                 Triton does unless it is started by `python -m server`
     outage_s    whole files: for a server that cannot be reached, or is being restarted, to return
+    resume_s    live streams: for a server that was lost, or another one, to carry the stream on,
+                else StreamLost; 0 gives up at once
     """
 
     connect_s: float = 5.0
@@ -30,9 +32,10 @@ class Timeouts:
     close_s: float = 1.0
     keepalive_s: float = 4.0
     outage_s: float = 120.0
+    resume_s: float = 60.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not value > 0:
+            if not (value > 0 or (field.name == "resume_s" and value == 0)):
                 raise ValueError(f"expected a positive {field.name}, got {value}")

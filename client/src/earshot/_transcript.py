@@ -31,7 +31,8 @@ class Word:
     start_ms: int
     """Start of the frame of its first token."""
     end_ms: int
-    """End of the frame of its last token."""
+    """End of the frame of its last token. Where its tokens are a pause apart, because the rest was
+    emitted with the next word, both times are those of the part with the most letters."""
     confidence: float
     """Geometric mean of the probabilities of its tokens, so that words of any length compare."""
 
@@ -49,6 +50,19 @@ class Utterance:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumption:
+    """A live stream lost its server and went on, on the restarted one or on another."""
+
+    position_s: float
+    """The audio before this was recognized by the earlier server, the rest by the new one."""
+    gap_ms: int
+    """How long the text stood still: from the chunk that was not answered to its answer."""
+    url: str
+    """The server that carried the stream on."""
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkResult:
     """The text, tokens and words that one chunk of audio added."""
 
@@ -62,13 +76,27 @@ class ChunkResult:
     """`time.monotonic()` when the chunk was handed to gRPC."""
     received_s: float
     """`time.monotonic()` when its text was received."""
+    open_word: str = ""
+    """The end of the transcript that is not yet a whole word: the next text may go on with it."""
     utterances: tuple[Utterance, ...] = ()
     """The utterance that ended, if any; always empty without `StreamOptions.endpoint_ms`."""
+    tag: str = ""
+    """The tag of the stream."""
+    lag_s: float = 0.0
+    """Audio that waits in front of the stream because replies take longer than their chunks last;
+    0 if the caller had to wait for audio. It grows without bound on a path that is too slow."""
+    resumed: Resumption | None = None
+    """Set if this is the first result after the stream lost its server."""
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether later results leave the text as it is: always, it is only added to."""
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class FailedSpan:
-    """A span of a recording without text, because the server failed on it."""
+    """A span of a recording without text: the server failed on it, or the file is damaged there."""
 
     start_s: float
     end_s: float
@@ -86,5 +114,7 @@ class Transcript:
     """Length of the audio."""
     failed: tuple[FailedSpan, ...] = ()
     """The spans of a file without text; empty for a stream, which raises instead."""
+    warnings: tuple[str, ...] = ()
+    """What is doubtful about the audio: it is truncated, or its channels cancel each other."""
     utterances: tuple[Utterance, ...] = ()
     """The utterances that have ended; always empty without `StreamOptions.endpoint_ms`."""

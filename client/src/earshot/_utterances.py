@@ -7,11 +7,17 @@ from collections.abc import Sequence
 from ._endpointer import Speech
 from ._transcript import Utterance, Word
 
+_MOST_WORDS = 500
+"""An utterance that goes on is cut here, so that the memory of a stream is bounded: some three
+minutes of talk without a pause."""
+
 
 class Utterances:
     """Collects the text and the words of one stream until an utterance ends."""
 
-    def __init__(self, sample_rate_hz: int) -> None:
+    def __init__(self, sample_rate_hz: int, *, keep: bool = True) -> None:
+        """`keep` collects all that have ended."""
+        self._keep = keep
         self._samples_per_ms = sample_rate_hz / 1000
         self._text = ""
         self._words: list[Word] = []
@@ -21,6 +27,11 @@ class Utterances:
         """Add what the next chunk brought."""
         self._text += text
         self._words += words
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the utterance is so long that it must end."""
+        return len(self._words) >= _MOST_WORDS
 
     def end(self, speech: Speech | None) -> tuple[Utterance, ...]:
         """Return the utterance that ends here, if there is text since the last one.
@@ -34,7 +45,8 @@ class Utterances:
         text, words = self._text.strip(), tuple(self._words)
         self._text, self._words = "", []
         utterance = Utterance(text, words, *self._times_ms(speech, words))
-        self.ended.append(utterance)
+        if self._keep:
+            self.ended.append(utterance)
         return (utterance,)
 
     def _times_ms(self, speech: Speech | None, words: Sequence[Word]) -> tuple[int, int]:

@@ -29,8 +29,10 @@ class RequestWriter:
     which protobuf frees only with the message.
     """
 
-    def __init__(self, stream_id: int, chunk_samples: int, queue_s: float, ensemble: str) -> None:
-        start = _pb.ModelInferRequest(model_name=ensemble)
+    def __init__(
+        self, stream_id: int, chunk_samples: int, queue_s: float, ensemble: str, tag: str = ""
+    ) -> None:
+        start = _pb.ModelInferRequest(model_name=ensemble, id=tag)
         start.inputs.add(name="AUDIO", datatype="FP32", shape=[1, chunk_samples])
         start.inputs.add(name="AUDIO_LENGTH", datatype="INT32", shape=[1, 1])
         start.parameters["sequence_id"].int64_param = stream_id
@@ -40,15 +42,6 @@ class RequestWriter:
         start.parameters["timeout"].int64_param = round(queue_s * 1e6)
         self._start = start
         self._silence = bytes(4 * chunk_samples)
-
-    @property
-    def ensemble(self) -> str:
-        """The model that the requests are for."""
-        return self._next.model_name
-
-    @ensemble.setter
-    def ensemble(self, name: str) -> None:
-        self._start.model_name = self._next.model_name = name
 
     def write(self, chunk: Chunk, *, first: bool) -> Any:
         """Return the ModelInferRequest for `chunk`."""

@@ -70,6 +70,9 @@ class TritonPythonModel:
             outcomes = self._process(requests)
         except Exception as error:  # Triton would send its traceback, with paths, to the clients
             outcomes = [RunFailed.of(error, len(requests))] * len(requests)
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, (NotFinite, RunFailed)):
+                self._log(request, outcome)
         return [self._response(outcome) for outcome in outcomes]
 
     def _process(self, requests: list[pb_utils.InferenceRequest]) -> Sequence[Outcome]:
@@ -106,6 +109,11 @@ class TritonPythonModel:
                 for tensor in self._spec.inputs
             ],
         )
+
+    def _log(self, request: pb_utils.InferenceRequest, failure: ChunkError) -> None:
+        """Log a failure of this server's own, with the tag that the client gave the stream."""
+        stream = request.request_id() or request.correlation_id()
+        pb_utils.Logger.log_error(f"{self._spec.model}: stream {stream}: {failure}")
 
     def _response(self, outcome: Outcome) -> pb_utils.InferenceResponse:
         if isinstance(outcome, ChunkError):

@@ -19,25 +19,24 @@ from rich.progress import (
 
 from .._aio import AsyncClient
 from .._errors import EarshotError
-from .._files import display_name, open_audio
+from .._files import open_audio
 from .._server_info import OfflineInfo, ServerInfo
-from .._stream_options import NO_OPTIONS, StreamOptions
+from .._stream_options import StreamOptions
 from .._transcript import Transcript
+from .inputs import Input, Recording
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """The result of one file: a transcript or an error."""
+    """The result of one file, or of one of its channels: a transcript or an error."""
 
-    path: Path
+    recording: Recording
     transcript: Transcript | None
     error: EarshotError | None
     info: ServerInfo | OfflineInfo
     """The recognizer of the file."""
     seconds: float
     """Time from opening the file to the end of its text."""
-    truncated: bool = False
-    """True if the header of the file states more audio than it has."""
 
 
 class Batch:
@@ -48,12 +47,14 @@ class Batch:
         client: AsyncClient,
         jobs: int,
         console: Console,
+        given: Input,
         *,
         streaming: bool,
         options: StreamOptions,
     ) -> None:
         self._client = client
-        self._streaming = streaming or options != NO_OPTIONS
+        self._given = given
+        self._streaming = streaming or options.needs_stream
         self._options = options
         self._info = client.served.for_files(self._streaming)
         self._free = asyncio.Semaphore(jobs)
@@ -70,46 +71,59 @@ class Batch:
         )
 
     async def results(self, paths: Sequence[Path]) -> AsyncGenerator[FileResult, None]:
-        """Yield one result per path, in their order, as soon as it is known."""
+        """Yield the results of each path, in their order, as soon as they are known."""
         tasks = [asyncio.ensure_future(self._transcribe(path)) for path in paths]
         try:
             for task in tasks:
                 self._bars.start()
-                result = await task
+                results = await task
                 # The bars would mix with what the caller prints.
                 self._bars.stop()
-                yield result
+                for result in results:
+                    yield result
         finally:
             self._bars.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _transcribe(self, path: Path) -> FileResult:
+    async def _transcribe(self, path: Path) -> list[FileResult]:
         async with self._free:
-            started_s = time.monotonic()
-            transcript = error = None
-            truncated = False
-            bar = self._bars.add_task(display_name(path.name), total=None)
-
-            def show(done_s: float) -> None:
-                self._bars.update(bar, completed=done_s)
-
+            if not self._given.split:
+                return [await self._result(Recording(path, self._given.channel))]
             try:
-                with open_audio(path) as audio:
-                    truncated = audio.truncated
-                    self._bars.update(bar, total=audio.duration_s)
-                    transcript = await self._client.transcribe(
-                        audio,
-                        streaming=self._streaming,
-                        options=self._options,
-                        on_progress=show,
-                    )
-            except EarshotError as caught:
-                error = caught
-            except Exception as caught:  # the other files go on, whatever it is
-                error = EarshotError(f"{type(caught).__name__}: {caught}")
-                error.__cause__ = caught
-            self._bars.remove_task(bar)
-            seconds = time.monotonic() - started_s
-            return FileResult(path, transcript, error, self._info, seconds, truncated)
+                with open_audio(path, self._given.form) as audio:
+                    channels = audio.channels
+            except EarshotError as error:
+                return [FileResult(Recording(path), None, error, self._info, 0.0)]
+            return [
+                await self._result(Recording(path, channel)) for channel in range(1, channels + 1)
+            ]
+
+    async def _result(self, recording: Recording) -> FileResult:
+        started_s = time.monotonic()
+        transcript = error = None
+        bar = self._bars.add_task(recording.label.rpartition("/")[2], total=None)
+
+        def show(done_s: float) -> None:
+            self._bars.update(bar, completed=done_s)
+
+        try:
+            with open_audio(recording.path, self._given.form) as audio:
+                self._bars.update(bar, total=audio.duration_s)
+                transcript = await self._client.transcribe(
+                    audio,
+                    encoding=self._given.form and self._given.form.encoding,
+                    channel=recording.channel,
+                    streaming=self._streaming,
+                    options=self._options,
+                    on_progress=show,
+                )
+        except EarshotError as caught:
+            error = caught
+        except Exception as caught:  # the other files go on, whatever it is
+            error = EarshotError(f"{type(caught).__name__}: {caught}")
+            error.__cause__ = caught
+        self._bars.remove_task(bar)
+        seconds = time.monotonic() - started_s
+        return FileResult(recording, transcript, error, self._info, seconds)

@@ -12,7 +12,7 @@ import json
 import signal
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -21,11 +21,29 @@ from .._files import display_name
 from .._handshake import UNNAMED, Served
 from .._stream_options import StreamOptions
 from .._sync import connect
+from .._timeouts import Timeouts
 from .._version import __version__
 from .batch import Batch, FileResult
+from .inputs import (
+    Channel,
+    Channels,
+    Encoding,
+    Recording,
+    SampleRate,
+    SplitChannels,
+    read_input,
+)
 from .microphone import Microphone, open_microphone
 from .models import models
-from .options import EndpointMs, Model, exit_with, exiting_on_errors, stderr
+from .options import (
+    EndpointMs,
+    Model,
+    ResumeS,
+    exit_with,
+    exiting_on_errors,
+    print_result,
+    stderr,
+)
 from .output import Format, Writer, report
 from .server_options import ServerOptions, takes_server
 
@@ -87,33 +105,44 @@ def transcribe(
     ] = False,
     endpoint_ms: EndpointMs = None,
     jobs: Annotated[int, typer.Option(min=1, help="Files to transcribe at the same time.")] = 4,
+    resume_s: ResumeS = Timeouts.resume_s,
+    encoding: Encoding = None,
+    sample_rate_hz: SampleRate = None,
+    channels: Channels = None,
+    channel: Channel = None,
+    split_channels: SplitChannels = False,
 ) -> None:
-    """Transcribe audio files (wav, flac, ogg, mp3) of any length, in the given order.
+    """Transcribe audio files (wav, flac, ogg, mp3) of any length, in the given order; - is stdin.
 
     \b
     earshot transcribe talk.flac
     earshot transcribe --format srt -o talk.srt talk.flac
     earshot transcribe --json *.wav > transcripts.jsonl
     earshot transcribe --format vtt -o subtitles/ lectures/*.mp3
+    earshot transcribe --split-channels call.wav
     earshot transcribe --endpoint-ms 500 call.wav
+    arecord -d 10 -f S16_LE -r 16000 | earshot transcribe -
 
     If the server has an offline recognizer, long files are cut at pauses, and their pieces are
     recognized in parallel. If a piece fails for good, the rest is still written, and the exit code
     is 1. --endpoint-ms implies --streaming.
     """  # noqa: D301 (typer wants the character)
     chosen = _only_format(form, as_json)
-    if chosen in (Format.srt, Format.vtt) and len(files) > 1 and output is None:
-        raise typer.BadParameter("subtitles of several files need a folder: pass --output FOLDER")
-    writer = Writer(chosen, output, files)
+    given = read_input(files, encoding, sample_rate_hz, channels, channel, split_channels)
+    if chosen in (Format.srt, Format.vtt) and (len(files) > 1 or given.split) and output is None:
+        raise typer.BadParameter(
+            "subtitles of several files or channels need a folder: pass --output FOLDER"
+        )
+    writer = Writer(chosen, output, files, split=given.split)
     _check_targets(writer, files)
 
-    arguments = server.arguments()
+    arguments = server.arguments(resume_s=resume_s)
     options = StreamOptions(endpoint_ms)
 
     async def run() -> int:
         failed = 0
-        async with connect_async(server.url, model=model, **arguments) as client:
-            batch = Batch(client, jobs, stderr, streaming=streaming, options=options)
+        async with connect_async(server.urls, model=model, **arguments) as client:
+            batch = Batch(client, jobs, stderr, given, streaming=streaming, options=options)
             async with aclosing(batch.results(files)) as results:
                 async for result in results:
                     failed += not _write_result(result, writer)
@@ -138,7 +167,8 @@ def _check_targets(writer: Writer, files: list[Path]) -> None:
 
     Files of the same name in different folders would have the same target.
     """
-    targets = [path for path in map(writer.path, dict.fromkeys(files)) if path is not None]
+    recordings = map(Recording, dict.fromkeys(files))
+    targets = [path for path in map(writer.path, recordings) if path is not None]
     for target in targets:
         if targets.count(target) > 1:
             raise typer.BadParameter(
@@ -148,15 +178,34 @@ def _check_targets(writer: Writer, files: list[Path]) -> None:
             raise typer.BadParameter(
                 f"{target} is the audio itself: pass another file with --output"
             )
+        _try_to_write(target)
+
+
+def _try_to_write(path: Path) -> None:
+    """Exit if a file cannot be written, before the work of which the result would be lost."""
+    existed = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        _exit_unwritten(path, error)
 
 
 @app.command()
 @takes_server
-def mic(server: ServerOptions, model: Model = None, endpoint_ms: EndpointMs = None) -> None:
+def mic(
+    server: ServerOptions,
+    model: Model = None,
+    endpoint_ms: EndpointMs = None,
+    resume_s: ResumeS = Timeouts.resume_s,
+) -> None:
     """Transcribe the microphone until Ctrl-C (needs './client[mic]' of the checkout)."""
     with (
         exiting_on_errors(),
-        connect(server.url, model=model, **server.arguments()) as client,
+        connect(server.urls, model=model, **server.arguments(resume_s=resume_s)) as client,
         open_microphone() as microphone,
     ):
         _stop_on_ctrl_c(microphone)
@@ -167,11 +216,11 @@ def mic(server: ServerOptions, model: Model = None, endpoint_ms: EndpointMs = No
             options=StreamOptions(endpoint_ms),
         ):
             if endpoint_ms is None:
-                typer.echo(result.text, nl=False)
+                print_result(result.text)
             for utterance in result.utterances:
-                typer.echo(utterance.text)
+                print_result(f"{utterance.text}\n")
     if endpoint_ms is None:
-        typer.echo()
+        print_result("\n")
     if microphone.overflows:
         stderr.print(
             f"earshot: the machine was too slow {microphone.overflows} times, and audio was lost"
@@ -188,7 +237,7 @@ def info(
     """Print the parameters of the server's recognizer."""
     with (
         exiting_on_errors(),
-        connect(server.url, model=model, **server.arguments()) as client,
+        connect(server.urls, model=model, **server.arguments()) as client,
     ):
         answer = {**_describe(client.served), "ready": client.is_ready()}
     if as_json:
@@ -221,19 +270,21 @@ def _stop_on_ctrl_c(microphone: Microphone) -> None:
 
 def _write_result(result: FileResult, writer: Writer) -> bool:
     """Write or print a transcript; return False if it is missing or has failed spans."""
-    name = display_name(result.path)
-    if result.truncated:
-        stderr.print(f"earshot: {name}: the file is truncated: its header states more audio")
+    name = result.recording.label
     transcript = result.transcript
     if transcript is None:
         _print_error(result)
         return False
+    for warning in transcript.warnings:
+        stderr.print(f"earshot: {name}: {warning}")
     text = writer.render(
-        result.path, transcript, report(result.path, transcript, result.seconds, result.info)
+        result.recording,
+        transcript,
+        report(result.recording, transcript, result.seconds, result.info),
     )
-    path = writer.path(result.path)
+    path = writer.path(result.recording)
     if path is None:
-        typer.echo(text, nl=False)
+        print_result(text)
     else:
         _write(path, text)
     for span in transcript.failed:
@@ -249,12 +300,16 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        exit_with(2, f"cannot write {display_name(path)}: {error.strerror}")
+        _exit_unwritten(path, error)
+
+
+def _exit_unwritten(path: Path, error: OSError) -> NoReturn:
+    exit_with(2, f"cannot write {display_name(path)}: {error.strerror}")
 
 
 def _print_error(result: FileResult) -> None:
-    name = display_name(result.path)
-    reason = str(result.error).removeprefix(f"{name}: ")
+    name = result.recording.label
+    reason = str(result.error).removeprefix(f"{display_name(result.recording.path)}: ")
     stderr.print(f"earshot: {name}: {reason}")
     before = result.error and result.error.transcript
     if before and before.text:

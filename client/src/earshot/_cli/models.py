@@ -141,7 +141,7 @@ def _refuse_misplaced_options(context: typer.Context) -> None:
 def _repository(server: ServerOptions, admin_key: str | None) -> Generator[Repository, None, None]:
     with (
         exiting_on_errors(),
-        open_repository(server.url, admin_key=admin_key, **server.arguments()) as repository,
+        open_repository(server.only_url, admin_key=admin_key, **server.arguments()) as repository,
     ):
         yield repository
 

@@ -8,9 +8,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from .._files import display_name
+from .._files import STDIN, display_name
 from .._server_info import OfflineInfo, ServerInfo
 from .._transcript import Transcript, Word
+from .inputs import Recording
 from .subtitles import srt, vtt
 
 
@@ -29,19 +30,23 @@ _ENDINGS = {Format.text: ".txt", Format.json: ".json", Format.srt: ".srt", Forma
 class Writer:
     """Renders transcripts; `output` is a file, a folder for several files, or None for stdout."""
 
-    def __init__(self, form: Format, output: Path | None, files: list[Path]) -> None:
+    def __init__(
+        self, form: Format, output: Path | None, files: list[Path], *, split: bool = False
+    ) -> None:
         self._form = form
         self._output = output
-        self._several = len(files) > 1
+        self._several = len(files) > 1 or split
         self._into_folder = output is not None and (self._several or output.is_dir())
 
-    def path(self, audio: Path) -> Path | None:
-        """Return the file for the transcript of `audio`, or None for stdout."""
+    def path(self, recording: Recording) -> Path | None:
+        """Return the file for the transcript of a recording, or None for stdout."""
         if self._output is None or not self._into_folder:
             return self._output
-        return self._output / f"{audio.name}{_ENDINGS[self._form]}"
+        name = "stdin" if str(recording.path) == STDIN else recording.path.name
+        channel = "" if recording.channel is None else f".{recording.channel}"
+        return self._output / f"{name}{channel}{_ENDINGS[self._form]}"
 
-    def render(self, audio: Path, transcript: Transcript, report: dict[str, Any]) -> str:
+    def render(self, recording: Recording, transcript: Transcript, report: dict[str, Any]) -> str:
         """Return the content of the transcript's file, or its text for stdout."""
         if self._form is Format.json:
             return json.dumps(report, ensure_ascii=False) + "\n"
@@ -50,18 +55,19 @@ class Writer:
         if self._form is Format.vtt:
             return vtt(transcript.words)
         named = self._several and self._output is None
-        before = f"{display_name(audio)}: " if named else ""
+        before = f"{recording.label}: " if named else ""
         lines = [utterance.text for utterance in transcript.utterances] or [transcript.text]
         return "".join(f"{before}{line}\n" for line in lines)
 
 
 def report(
-    audio: Path, transcript: Transcript, seconds: float, info: ServerInfo | OfflineInfo
+    recording: Recording, transcript: Transcript, seconds: float, info: ServerInfo | OfflineInfo
 ) -> dict[str, Any]:
     """Return the JSON object of a transcript."""
     streaming = isinstance(info, ServerInfo)
     return {
-        "file": display_name(audio),
+        "file": display_name(recording.path),
+        **({} if recording.channel is None else {"channel": recording.channel}),
         "text": transcript.text,
         "words": _report_words(transcript.words),
         "utterances": [
@@ -81,6 +87,7 @@ def report(
             }
             for span in transcript.failed
         ],
+        "warnings": list(transcript.warnings),
         "duration_s": round(transcript.duration_s, 3),
         "audio_s_per_s": round(transcript.duration_s / seconds, 2),
         "model": info.model,

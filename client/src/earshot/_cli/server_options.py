@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from .._grpc import Credentials, read_address
+from .._grpc import Credentials, read_addresses
 from .._timeouts import Timeouts
 
 DEFAULT_URL = "localhost:8001"
@@ -19,10 +19,14 @@ DEFAULT_URL = "localhost:8001"
 
 def _check_url(url: str) -> str:
     try:
-        read_address(url)
+        read_addresses(_split(url))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     return url
+
+
+def _split(url: str) -> list[str]:
+    return url.split(",")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class ServerOptions:
         typer.Option(
             envvar="EARSHOT_URL",
             callback=_check_url,
-            help="host:port, or grpcs://host:port for TLS.",
+            help="host:port, or grpcs://host:port for TLS; several with commas between them, of "
+            "which the first that answers is used.",
         ),
     ] = DEFAULT_URL
     token: Annotated[
@@ -69,7 +74,19 @@ class ServerOptions:
         ),
     ] = Timeouts.keepalive_s
 
-    def arguments(self) -> dict[str, Any]:
+    @property
+    def urls(self) -> list[str]:
+        """Return the servers, in the order in which they are tried."""
+        return _split(self.url)
+
+    @property
+    def only_url(self) -> str:
+        """Return the server of a command that takes one; exit if there are several."""
+        if len(self.urls) > 1:
+            raise typer.BadParameter(f"expected one server, got {self.url}")
+        return self.url
+
+    def arguments(self, *, resume_s: float = Timeouts.resume_s) -> dict[str, Any]:
         """Return the arguments of `connect` that these options set; exit if they contradict."""
         arguments: dict[str, Any] = {
             "root_certificates": _content(self.root_certificates),
@@ -81,7 +98,8 @@ class ServerOptions:
             Credentials(**arguments)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-        return {**arguments, "timeouts": Timeouts(keepalive_s=self.keepalive_s)}
+        timeouts = Timeouts(keepalive_s=self.keepalive_s, resume_s=resume_s)
+        return {**arguments, "timeouts": timeouts}
 
 
 def takes_server(command: Callable[..., None]) -> Callable[..., None]:

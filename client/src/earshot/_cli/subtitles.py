@@ -19,6 +19,8 @@ LONGEST_CUE_MS = 7000
 SHORTEST_CUE_MS = 1000
 PAUSE_MS = 800
 """A silence between words that ends a cue."""
+SLOWEST_MS = 250
+"""A word takes no longer than this for each letter, and a second: the rest is a pause."""
 
 _SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
 
@@ -56,7 +58,7 @@ def vtt(words: Sequence[Word]) -> str:
 
 def cues(words: Sequence[Word]) -> list[Cue]:
     """Return as few cues as the rules allow, in order; no two overlap in time."""
-    groups = list(_grouped([part for word in words for part in _parts(word)]))
+    groups = list(_grouped([part for word in words for part in _parts(_without_pause(word))]))
     next_starts = [*(group[0].start_ms for group in groups), None][1:]
     return [
         Cue(group[0].start_ms, _end_ms(group, next_start_ms), tuple(_lines(group)))
@@ -99,6 +101,11 @@ def _end_ms(group: list[Word], next_start_ms: int | None) -> int:
     end_ms = max(group[-1].end_ms, start_ms + SHORTEST_CUE_MS)
     end_ms = min(end_ms, start_ms + LONGEST_CUE_MS)
     return end_ms if next_start_ms is None else min(end_ms, next_start_ms)
+
+
+def _without_pause(word: Word) -> Word:
+    longest_ms = 1000 + SLOWEST_MS * len(word.text)
+    return replace(word, end_ms=min(word.end_ms, word.start_ms + longest_ms))
 
 
 def _parts(word: Word) -> Iterator[Word]:

@@ -1,0 +1,270 @@
+"""A live stream goes on when its connection or its server goes, and says so."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import earshot
+import numpy as np
+import pytest
+import soundfile
+from earshot import ServerInfo, Timeouts
+from earshot._chunker import Chunk
+from earshot._cli import app
+from earshot._history import CONTEXT_S, History
+from typer.testing import CliRunner
+
+from server import launch
+from tests.client.test_live import end_on_the_server
+from tests.support import fake_recognizer
+from tests.support.fake_recognizer import (
+    CHUNK_SAMPLES,
+    FAIL,
+    FIRST,
+    RATE_HZ,
+    SLOW,
+    FakeRecognizer,
+    chunk,
+    noise,
+    texts,
+)
+from tests.support.fake_triton import fake_triton
+from tests.support.tcp_proxy import TcpProxy, tcp_proxy
+
+AUDIO = noise(RATE_HZ)
+NOBODY = "127.0.0.1:1"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a stream has told of itself at its end."""
+
+    results: list[earshot.ChunkResult]
+    transcript: earshot.Transcript
+    resumptions: tuple[earshot.Resumption, ...]
+    acknowledged_s: float
+
+
+Run = Callable[[str, list[np.ndarray], Timeouts], Ended]
+
+
+def run_sync(url: str, pieces: list[np.ndarray], timeouts: Timeouts) -> Ended:
+    with (
+        earshot.connect(url, timeouts=timeouts) as client,
+        client.stream(sample_rate_hz=RATE_HZ) as stream,
+    ):
+        results = list(stream.send_all(pieces))
+        return Ended(results, stream.transcript, stream.resumptions, stream.acknowledged_s)
+
+
+def run_async(url: str, pieces: list[np.ndarray], timeouts: Timeouts) -> Ended:
+    async def run() -> Ended:
+        async with (
+            earshot.connect_async(url, timeouts=timeouts) as client,
+            client.stream(sample_rate_hz=RATE_HZ) as stream,
+        ):
+            results = [result async for result in stream.send_all(pieces)]
+            return Ended(results, stream.transcript, stream.resumptions, stream.acknowledged_s)
+
+    return asyncio.run(run())
+
+
+both_clients = pytest.mark.parametrize("run", [run_sync, run_async])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeRecognizer]:
+    """A server of its own: no END reaches a server to which the path is cut."""
+    folder = tmp_path_factory.mktemp("cut_off")
+    log = folder / "chunks.jsonl"
+    with launch.running(fake_recognizer.write_repository(folder / "models", log)) as triton:
+        yield FakeRecognizer(triton.grpc_url, log)
+
+
+@pytest.fixture
+def proxy(server: FakeRecognizer) -> Iterator[TcpProxy]:
+    with tcp_proxy(server.url) as proxy:
+        yield proxy
+
+
+def in_the_middle_of_a_chunk(server: FakeRecognizer, act: Callable[[], None]) -> threading.Thread:
+    """Act when the second chunk of the next stream is under way, which must be a slow one."""
+    before = len(server.chunks())
+
+    def wait_and_act() -> None:
+        while len(server.chunks()) < before + 2:
+            time.sleep(0.01)
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    return thread
+
+
+@pytest.mark.triton
+@both_clients
+def test_a_stream_goes_on_after_its_connection(
+    server: FakeRecognizer, proxy: TcpProxy, run: Run
+) -> None:
+    pieces = [AUDIO[:FIRST], chunk(SLOW), AUDIO[FIRST:]]
+
+    def cut() -> None:
+        proxy.cut()
+        proxy.listen()
+
+    cutting = in_the_middle_of_a_chunk(server, cut)
+    ended = run(proxy.url, pieces, Timeouts())
+    cutting.join()
+    # The text names each chunk by its number and checksum.
+    assert texts(ended.transcript.words) == fake_recognizer.expected_words(np.concatenate(pieces))
+    assert "".join(result.text for result in ended.results) == ended.transcript.text
+    assert [word.start_ms for word in ended.transcript.words] == [
+        80 * index for index in range(len(ended.transcript.words))
+    ]
+    [resumed] = ended.resumptions
+    assert [result.resumed for result in ended.results if result.resumed] == [resumed]
+    assert ended.results[1].resumed is resumed
+    assert resumed.position_s == FIRST / RATE_HZ
+    assert 1000 * fake_recognizer.SLOW_S < resumed.gap_ms < 10_000
+    assert resumed.url == proxy.url
+    assert "stopped answering" in resumed.cause
+    assert ended.acknowledged_s == ended.transcript.duration_s
+
+
+@pytest.mark.triton
+def test_a_stream_that_the_server_has_dropped_goes_on(server: FakeRecognizer) -> None:
+    with (
+        earshot.connect(server.url) as client,
+        client.stream(sample_rate_hz=RATE_HZ) as stream,
+    ):
+        stream.send(AUDIO[:FIRST])
+        assert stream.acknowledged_s == FIRST / RATE_HZ
+        end_on_the_server(server, server.chunks()[-1].id)
+        stream.send(AUDIO[FIRST:])
+        transcript = stream.finish()
+    assert texts(transcript.words) == fake_recognizer.expected_words(AUDIO)
+    assert "no longer knows the stream" in stream.resumptions[0].cause
+
+
+@pytest.mark.triton
+@both_clients
+def test_it_gives_up_in_time_and_keeps_the_text(
+    server: FakeRecognizer, proxy: TcpProxy, run: Run
+) -> None:
+    cutting = in_the_middle_of_a_chunk(server, proxy.cut)
+    began_s = time.monotonic()
+    with pytest.raises(earshot.StreamLost, match=r"stopped answering.*; after 0\.5 s, ") as caught:
+        run(proxy.url, [AUDIO[:FIRST], chunk(SLOW)], Timeouts(resume_s=0.5))
+    assert time.monotonic() - began_s < 5
+    cutting.join()
+    assert caught.value.transcript is not None
+    assert texts(caught.value.transcript.words) == fake_recognizer.expected_words(AUDIO[:FIRST])
+
+
+@pytest.mark.triton
+def test_a_chunk_that_every_attempt_fails_on_ends_the_stream(server: FakeRecognizer) -> None:
+    with earshot.connect(server.url) as client:
+        stream = client.stream(sample_rate_hz=RATE_HZ)
+        stream.send(AUDIO[:FIRST])
+        before = len(server.chunks())
+        with pytest.raises(earshot.ServerFailed, match="told to fail"):
+            stream.send(chunk(FAIL))
+        failing = server.chunks()[before].crc
+        assert [c.crc for c in server.chunks()].count(failing) == 3
+
+
+@pytest.mark.triton
+def test_the_client_takes_the_first_server_that_answers(server: FakeRecognizer) -> None:
+    with earshot.connect([NOBODY, server.url]) as client:
+        assert client.info.url == server.url
+        with client.stream(sample_rate_hz=RATE_HZ) as stream:
+            stream.send(AUDIO)
+            assert texts(stream.finish().words) == fake_recognizer.expected_words(AUDIO)
+    with pytest.raises(earshot.ConnectionFailed, match=NOBODY):
+        earshot.connect([NOBODY, "127.0.0.1:2"])
+    with pytest.raises(ValueError, match="got none"):
+        earshot.connect([])
+
+
+@pytest.mark.triton
+def test_a_new_stream_goes_to_another_server(server: FakeRecognizer, proxy: TcpProxy) -> None:
+    with earshot.connect([proxy.url, server.url]) as client:
+        proxy.cut()
+        for _ in range(2):
+            with client.stream(sample_rate_hz=RATE_HZ) as stream:
+                stream.send(AUDIO)
+                assert texts(stream.finish().words) == fake_recognizer.expected_words(AUDIO)
+            assert client.info.url == server.url
+            assert not stream.resumptions
+
+
+@pytest.mark.triton
+def test_a_stream_goes_on_at_another_server(server: FakeRecognizer, proxy: TcpProxy) -> None:
+    pieces = [AUDIO[:FIRST], chunk(SLOW), AUDIO[FIRST:]]
+    cutting = in_the_middle_of_a_chunk(server, proxy.cut)
+    with (
+        earshot.connect([proxy.url, server.url]) as client,
+        client.stream(sample_rate_hz=RATE_HZ) as stream,
+    ):
+        for piece in pieces:
+            stream.send(piece)
+        transcript = stream.finish()
+    cutting.join()
+    assert texts(transcript.words) == fake_recognizer.expected_words(np.concatenate(pieces))
+    assert [resumed.url for resumed in stream.resumptions] == [server.url]
+
+
+@pytest.mark.triton
+def test_the_command_says_what_happened(
+    server: FakeRecognizer, proxy: TcpProxy, tmp_path: Path
+) -> None:
+    samples = np.concatenate([AUDIO[:FIRST], chunk(SLOW), AUDIO[FIRST:]])
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, samples, RATE_HZ, subtype="FLOAT")
+
+    def cut() -> None:
+        proxy.cut()
+        proxy.listen()
+
+    cutting = in_the_middle_of_a_chunk(server, cut)
+    shown = CliRunner().invoke(app, ["transcribe", "--streaming", "--url", proxy.url, str(path)])
+    cutting.join()
+    assert shown.stdout.split() == fake_recognizer.expected_words(samples)
+    assert "trying for 60 s to carry the stream on" in shown.stderr
+    assert f"earshot: {proxy.url} carries the stream on from 0.02 s, after " in shown.stderr
+
+
+@pytest.mark.triton
+def test_a_stream_does_not_go_on_at_a_server_with_other_chunks(
+    server: FakeRecognizer, proxy: TcpProxy
+) -> None:
+    other = fake_recognizer.PARAMETERS | {"chunk_ms": "160", "chunk_samples": "2560"}
+    cutting = in_the_middle_of_a_chunk(server, proxy.cut)
+    with (
+        fake_triton(other) as another,
+        earshot.connect([proxy.url, another.url], timeouts=Timeouts(resume_s=0.3)) as client,
+    ):
+        stream = client.stream(sample_rate_hz=RATE_HZ)
+        stream.send(AUDIO[:FIRST])
+        with pytest.raises(earshot.StreamLost):
+            stream.send(chunk(SLOW))
+        assert not another.seen
+    cutting.join()
+
+
+def test_what_is_kept_does_not_grow_with_the_stream() -> None:
+    info = ServerInfo("", "", "", "", "", RATE_HZ, 80, CHUNK_SAMPLES, 1024, 80, 1, 1000)
+    history = History(info, CONTEXT_S)
+    for index in range(10_000):
+        token = earshot.Token(1, " a", index, -0.1)
+        history.add(Chunk(bytes(4 * CHUNK_SAMPLES), CHUNK_SAMPLES, last=False), [token])
+    assert len(history.chunks) == len(history.tokens) == CONTEXT_S / 0.08
+    assert history.first_chunk == history.tokens[0].frame == 10_000 - len(history.chunks)
+    nothing = History(info, 0.0)
+    nothing.add(Chunk(b"", 0, last=False), [earshot.Token(1, " a", 0, -0.1)])
+    assert (nothing.answered, len(nothing.chunks), len(nothing.tokens)) == (1, 0, 0)

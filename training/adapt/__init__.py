@@ -1,0 +1,1 @@
+"""Adapt a checkpoint to the recordings of one customer, with a low-rank adapter or completely."""
