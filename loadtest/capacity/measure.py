@@ -22,6 +22,7 @@ from loadtest.live.samples import SampleCollector
 from loadtest.live.transcripts import TranscriptComparer, allowed_change, record_reference
 from loadtest.options import LoadOptions
 from loadtest.result.document import SCHEMA, UNFINISHED, CapacityResult, Conditions, Level
+from loadtest.service.connection import connect
 from loadtest.service.metrics import processes_behind
 from loadtest.service.monitor import ServerMonitor
 from loadtest.service.server import ensure_server
@@ -150,7 +151,7 @@ def _connect(
     options: LoadOptions, scripts: Sequence[Script], display: Display
 ) -> tuple[earshot.ServerInfo, TranscriptComparer]:
     """Return what the server is, and its reference transcripts of the scripts."""
-    with earshot.connect(options.url, model=options.model) as client, display.progress() as bar:
+    with connect(options.url, options.model) as client, display.progress() as bar:
         info = client.info
         if info.sample_rate_hz != SAMPLE_RATE_HZ:
             raise Unsuitable(

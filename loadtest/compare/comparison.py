@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
-import earshot
 import numpy as np
 import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,6 +36,7 @@ from loadtest.result.baseline import (
 )
 from loadtest.result.document import CapacityResult
 from loadtest.result.machine import cpu_model, now, this_command
+from loadtest.service.connection import connect
 from loadtest.service.server import ServerProcess, serving
 
 SATURATING_STREAMS = 64
@@ -157,7 +157,7 @@ def _errors_by_set(
 
 
 def _software(options: LoadOptions) -> str:
-    with earshot.connect(options.url, model=options.model) as client:
+    with connect(options.url, options.model) as client:
         return client.info.server
 
 
@@ -180,7 +180,7 @@ def _transcribe(
 ) -> tuple[str, list[str]]:
     """Return the name of the recognizer and its text for each recording."""
     texts: list[str] = []
-    with earshot.connect(options.url, model=options.model) as client:
+    with connect(options.url, options.model) as client:
         for recording in recordings:
             with client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
                 stream.send(recording.read())

@@ -79,11 +79,9 @@ async def saturate(
         earshot.EarshotError: The server cannot be reached, or has no such model.
     """
     # asyncio's client does not run in a process that gevent has patched.
-    from earshot import connect_async
+    from loadtest.service.connection import connect_async
 
-    from loadtest.service.deadlines import NO_RESUMING
-
-    async with connect_async(server.url, model=model, timeouts=NO_RESUMING) as client:
+    async with connect_async(server.url, model) as client:
         counts, name = [0], client.info.name
         tasks = [
             asyncio.create_task(_send_without_pause(client, speech, index, counts))

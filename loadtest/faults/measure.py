@@ -23,7 +23,7 @@ from loadtest.faults.document import SCHEMA, Fault, FaultsResult
 from loadtest.live.transcripts import record_reference
 from loadtest.options import LoadOptions
 from loadtest.result.document import Conditions
-from loadtest.service.deadlines import NO_RESUMING
+from loadtest.service.connection import connect, connect_async
 from loadtest.service.server import READY, ServerEnded
 
 _STUB = "triton_python_backend_stub"
@@ -83,7 +83,7 @@ def measure(options: LoadOptions, streams: int, say: Say) -> FaultsResult:
 def _prepare(served: _Served, options: LoadOptions) -> tuple[_Reference, Conditions]:
     clips = load_clips(options.speech)
     scripts = write_scripts(clips, options.min_stream_s)
-    with earshot.connect(served.url, timeouts=NO_RESUMING) as client:
+    with connect(served.url, None) as client:
         references = record_reference(client, scripts, lambda done: None)
         found = conditions(client.info, replace(options, url=served.url), clips, 0)
     return _Reference(scripts, ["".join(reference.texts) for reference in references]), found
@@ -135,7 +135,7 @@ async def _play_across(
     *,
     drains: bool,
 ) -> _Outcome:
-    async with earshot.connect_async(served.url, timeouts=NO_RESUMING) as client:
+    async with connect_async(served.url, None) as client:
         playing = [asyncio.create_task(_play(client, reference, index)) for index in range(streams)]
         await asyncio.sleep(_LIVE_S)
         sent_s = time.monotonic()

@@ -35,7 +35,7 @@ from loadtest.live.samples import (
     SampleRecorder,
     Window,
 )
-from loadtest.service.deadlines import NO_RESUMING
+from loadtest.service.connection import connect
 
 START = "earshot-start"
 STOP = "earshot-stop"
@@ -77,7 +77,7 @@ class Worker:
         """Return one more player; all share a connection. Raises as `earshot.connect`."""
         with self._connecting:
             if self._client is None:
-                self._client = earshot.connect(url, model=self._model, timeouts=NO_RESUMING)
+                self._client = connect(url, self._model)
         self._players += 1
         return StreamPlayer(
             self._players, self._client, self._scripts, self.recorder, self._observer

@@ -22,6 +22,7 @@ from loadtest.live.transcripts import TranscriptComparer, allowed_change, record
 from loadtest.options import LoadOptions
 from loadtest.result.document import exit_code
 from loadtest.result.level_line import describe
+from loadtest.service.connection import connect
 from loadtest.service.monitor import ServerUse
 
 _log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class LevelController:
         # The web UI may have changed the host.
         self._options = replace(self._options, url=str(self._environment.host))
         _log.info("recording the reference transcripts")
-        with earshot.connect(self._options.url, model=self._options.model) as client:
+        with connect(self._options.url, self._options.model) as client:
             self._info = client.info
             references = record_reference(client, self._scripts, lambda done: None)
         allowed = allowed_change(self._options, self._info.precision)

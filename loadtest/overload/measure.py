@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-import earshot
 import numpy as np
 
 from loadtest.audio.recordings import load_clips
@@ -23,6 +22,7 @@ from loadtest.options import LoadOptions
 from loadtest.overload.document import SCHEMA, OverloadResult, Second
 from loadtest.overload.users import Tally, offer
 from loadtest.result.document import Latency
+from loadtest.service.connection import connect
 from loadtest.service.server import ensure_server
 
 REFUSAL_P99_MS = 100.0
@@ -39,7 +39,7 @@ def measure(options: LoadOptions, users: int, arrival_s: float) -> OverloadResul
     with ensure_server(options) as served:
         clips = load_clips(served.speech)
         scripts = write_scripts(clips, served.min_stream_s)
-        with earshot.connect(served.url, model=served.model) as client:
+        with connect(served.url, served.model) as client:
             info = client.info
             references = record_reference(client, scripts, lambda done: None)
         comparer = TranscriptComparer(scripts, references, allowed_change(served, info.precision))

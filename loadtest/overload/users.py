@@ -14,7 +14,7 @@ import earshot
 from loadtest.audio.recordings import SAMPLE_RATE_HZ
 from loadtest.audio.scripts import Script
 from loadtest.live.samples import FELL_BEHIND_S, FinishedStream
-from loadtest.service.deadlines import NO_RESUMING
+from loadtest.service.connection import connect_async
 
 RETRY_S = 2.0
 """Mean time until a refused user comes back."""
@@ -117,7 +117,7 @@ async def offer(
     """Let `users` arrive one by one within `arrival_s`, and stay for `hold_s` after that."""
     now_s = time.monotonic()
     until_s = now_s + arrival_s + hold_s
-    async with earshot.connect_async(url, model=model, timeouts=NO_RESUMING) as client:
+    async with connect_async(url, model) as client:
         await asyncio.gather(
             *(
                 user(client, scripts, tally, now_s + arrival_s * number / users, until_s)

@@ -18,6 +18,7 @@ from loadtest.capacity.conditions import conditions, is_local
 from loadtest.live.check import latency_of
 from loadtest.live.transcripts import TranscriptComparer, allowed_change, record_reference
 from loadtest.options import LoadOptions
+from loadtest.service.connection import connect
 from loadtest.service.metrics import processes_behind
 from loadtest.service.server import ensure_server
 from loadtest.soak.document import SCHEMA, Reading, SoakResult, Streams, leaks
@@ -49,7 +50,7 @@ def measure(options: LoadOptions, streams: int, every_s: float, say: Say) -> Soa
     with ensure_server(options) as served:
         clips = load_clips(served.speech)
         scripts = write_scripts(clips, served.min_stream_s)
-        with earshot.connect(served.url, model=served.model) as client:
+        with connect(served.url, served.model) as client:
             info = client.info
             vanishing = _vanishing(streams, info)
             say("recording the reference transcripts")

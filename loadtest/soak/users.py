@@ -15,7 +15,7 @@ import earshot
 from loadtest.audio.recordings import SAMPLE_RATE_HZ
 from loadtest.audio.scripts import Script
 from loadtest.live.samples import FELL_BEHIND_S, FinishedStream
-from loadtest.service.deadlines import NO_RESUMING
+from loadtest.service.connection import connect_async
 
 
 class Behaviour(Enum):
@@ -152,7 +152,7 @@ async def soak(
 ) -> None:
     """Hold `streams` live streams for `hold_s`."""
     until_s = time.monotonic() + hold_s
-    async with earshot.connect_async(url, model=model, timeouts=NO_RESUMING) as client:
+    async with connect_async(url, model) as client:
         await asyncio.gather(
             *(play_forever(client, scripts, tally, until_s) for _ in range(streams))
         )

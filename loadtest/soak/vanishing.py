@@ -17,6 +17,7 @@ import earshot
 from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio
 from loadtest.audio.scripts import load_speech
 from loadtest.options import PROJECT, LoadOptions
+from loadtest.service.connection import connect_async
 
 LIFE_S = 20.0
 BEGUN = "begun"
@@ -73,7 +74,7 @@ async def _stream(client: earshot.AsyncClient, speech: Audio, begun: list[None])
 
 async def _main(url: str, model: str, speech: Audio, streams: int) -> None:
     begun: list[None] = []
-    async with earshot.connect_async(url, model=model or None) as client:
+    async with connect_async(url, model or None) as client:
         tasks = [asyncio.create_task(_stream(client, speech, begun)) for _ in range(streams)]
         while len(begun) < streams and not any(task.done() for task in tasks):
             await asyncio.sleep(0.05)

@@ -106,7 +106,8 @@ def test_a_noise_that_begins_is_background_after_some_seconds() -> None:
 
 def test_the_pauses_of_an_old_recording_are_found() -> None:
     samples, _ = soundfile.read(PROJECT / "recordings/jfk/jfk.flac", dtype="float32")
-    found = ends([np.asarray(samples, np.float32)])
+    pieces: list[Samples] = [np.asarray(samples, np.float32)]
+    found = ends(pieces)
     assert [round(known / RATE_HZ, 1) for _, known in found] == [2.7, 4.8, 8.0]
 
 
