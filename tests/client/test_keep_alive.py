@@ -13,6 +13,7 @@ from earshot import StreamOptions
 from tests.support import fake_recognizer
 from tests.support.fake_recognizer import CHUNK_SAMPLES, FIRST, RATE_HZ, noise, texts
 from tests.support.fake_triton import FakeTriton, Tokens, fake_triton
+from tests.support.launcher import wait_for
 
 KEEP = StreamOptions(keep_alive=True)
 # Silence is sent after a third of this.
@@ -121,5 +122,4 @@ def test_a_stream_that_is_forgotten_is_not_kept() -> None:
         stream.send(noise(FIRST))
         del stream
         gc.collect()
-        while fake.seen[-1] != "END answered":
-            wait_for_chunks(fake, 1)
+        wait_for(lambda: fake.seen[-1] == "END answered", timeout_s=10)
