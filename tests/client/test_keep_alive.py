@@ -116,7 +116,9 @@ def test_an_error_of_the_silence_is_raised_by_the_next_call() -> None:
 
 
 def test_a_stream_that_is_forgotten_is_not_kept() -> None:
-    with fake_triton(PARAMETERS) as fake, earshot.connect(fake.url) as client:
+    # END must arrive within the idle time, also on a busy machine.
+    patient = {**PARAMETERS, "sequence_idle_ms": "3000"}
+    with fake_triton(patient) as fake, earshot.connect(fake.url) as client:
         fake.answer.set()
         stream = client.stream(sample_rate_hz=RATE_HZ, options=KEEP)
         stream.send(noise(FIRST))
