@@ -13,6 +13,7 @@ from earshot import StreamOptions
 from tests.support import fake_recognizer
 from tests.support.fake_recognizer import CHUNK_SAMPLES, FIRST, RATE_HZ, noise, texts
 from tests.support.fake_triton import FakeTriton, Tokens, fake_triton
+from tests.support.launcher import wait_for
 
 KEEP = StreamOptions(keep_alive=True)
 # Silence is sent after a third of this.
@@ -115,11 +116,12 @@ def test_an_error_of_the_silence_is_raised_by_the_next_call() -> None:
 
 
 def test_a_stream_that_is_forgotten_is_not_kept() -> None:
-    with fake_triton(PARAMETERS) as fake, earshot.connect(fake.url) as client:
+    # END must arrive within the idle time, also on a busy machine.
+    patient = {**PARAMETERS, "sequence_idle_ms": "3000"}
+    with fake_triton(patient) as fake, earshot.connect(fake.url) as client:
         fake.answer.set()
         stream = client.stream(sample_rate_hz=RATE_HZ, options=KEEP)
         stream.send(noise(FIRST))
         del stream
         gc.collect()
-        while fake.seen[-1] != "END answered":
-            wait_for_chunks(fake, 1)
+        wait_for(lambda: fake.seen[-1] == "END answered", timeout_s=10)

@@ -152,6 +152,22 @@ def test_a_stream_that_the_server_has_dropped_goes_on(server: FakeRecognizer) ->
 
 
 @pytest.mark.triton
+def test_the_acknowledged_position_is_that_of_the_audio(server: FakeRecognizer) -> None:
+    with (
+        earshot.connect(server.url) as client,
+        client.stream(sample_rate_hz=RATE_HZ) as stream,
+    ):
+        assert stream.acknowledged_s == 0
+        stream.send(AUDIO[: FIRST + 100])
+        assert stream.acknowledged_s == FIRST / RATE_HZ
+        stream.finalize()  # sends silence, which does not count
+        assert stream.acknowledged_s == pytest.approx((FIRST + 100) / RATE_HZ, abs=0.08)
+        stream.send(AUDIO[FIRST + 100 :])
+        stream.finish()
+        assert stream.acknowledged_s == stream.duration_s == 1
+
+
+@pytest.mark.triton
 @both_clients
 def test_it_gives_up_in_time_and_keeps_the_text(
     server: FakeRecognizer, proxy: TcpProxy, run: Run
