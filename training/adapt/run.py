@@ -141,7 +141,7 @@ class Training:
             Stopped: `stop` was set.
         """
         progress = self.trainer.progress
-        task = bar.add_task("training", total=self.hours, completed=progress.audio_hours)
+        task = bar.add_task("training", total=self.hours)
 
         def after_step(report: StepReport) -> None:
             loss = f"training (loss {report.transducer:.2f} per token)"
