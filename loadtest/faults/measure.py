@@ -188,4 +188,7 @@ def _serving(options: LoadOptions) -> Generator[_Served]:
         try:
             yield _Served(launcher, ready["url"])
         finally:
-            launcher.send_signal(signal.SIGINT)  # SIGTERM would wait for streams that never end
+            launcher.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                launcher.wait(1)
+            launcher.terminate()  # now it does not wait for streams that never end
