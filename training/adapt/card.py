@@ -6,7 +6,7 @@ from pathlib import Path
 
 from training.adapt.merge import RECORD
 from training.adapt.recordings import Split
-from training.adapt.settings import Settings, sha256_of
+from training.adapt.settings import ADAPTER, Settings, sha256_of
 from training.evaluate import Score
 from training.train import Progress
 
@@ -30,8 +30,8 @@ def write_card(outcome: Outcome, folder: Path) -> None:
     (folder / "README.md").write_text(_card(outcome))
     figures = json.dumps(_figures(outcome), indent=2) + "\n"
     (folder / RECORD).write_text(figures)
-    if outcome.settings.adapter_name:
-        (folder / outcome.settings.adapter_name / RECORD).write_text(figures)
+    if not outcome.settings.full:
+        (folder / ADAPTER / RECORD).write_text(figures)
 
 
 def _figures(outcome: Outcome) -> dict[str, object]:
@@ -39,7 +39,6 @@ def _figures(outcome: Outcome) -> dict[str, object]:
     return {
         "base": str(settings.checkpoint),
         "base_sha256": sha256_of(settings.checkpoint / "model.safetensors"),
-        "adapter": settings.adapter_name,
         "rank": None if settings.full else settings.rank,
         "learning_rate": settings.peak_rate,
         "updates": outcome.progress.steps,

@@ -25,7 +25,7 @@ from training.adapt.recordings import (
     recordings_to_read,
     split,
 )
-from training.adapt.settings import Settings
+from training.adapt.settings import ADAPTER, Settings
 from training.batches import draw_round
 from training.evaluate import Score, read_test_set, score
 from training.features import Utterance
@@ -207,12 +207,16 @@ def write_candidate(settings: Settings, base: Base, training: Training) -> None:
     folder = settings.candidate
     shutil.rmtree(folder, ignore_errors=True)
     if training.adapted is not None:
-        training.adapted.save_pretrained(str(folder / "adapter"))
-        (folder / "adapter" / "README.md").unlink()
-        for file in (folder / "adapter").iterdir():
-            file.chmod(0o644)
+        _write_adapter(training.adapted, folder / ADAPTER)
         model = merged(training.adapted)
     write_checkpoint(model, base.processor, folder)
+
+
+def _write_adapter(adapted: PeftModel, folder: Path) -> None:
+    adapted.save_pretrained(str(folder))
+    (folder / "README.md").unlink()  # peft's template; the card lies beside the checkpoint
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 def _measure(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from training.adapt.errors import CannotAdapt
 
+ADAPTER = "adapter"
+"""Folder of the adapter alone, inside the result."""
 DEFAULT_PASSES = 6.0
 DEFAULT_RANK = 16
 ADAPTER_RATE, FULL_RATE = 2e-3, 3e-4
@@ -44,11 +46,6 @@ class Settings:
     def candidate(self) -> Path:
         """Return the folder of the result before it is measured."""
         return self.work / "candidate"
-
-    @property
-    def adapter_name(self) -> str | None:
-        """Return the folder of the adapter inside the result, or None without one."""
-        return None if self.full else "adapter"
 
     def claim(self) -> None:
         """Reserve the work folder for these settings.
