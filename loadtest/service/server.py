@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -18,10 +19,6 @@ from loadtest.service.metrics import cpu_s_by_model, read_metrics
 
 READY = re.compile(r"ready: gRPC (?P<url>\S+), metrics (?P<metrics_url>\S+),")
 """The line of `python -m server` that names its addresses."""
-
-
-_DRAIN_S = 1
-"""Streams that nobody ends, as those of a measurement that was broken off, need no more."""
 
 
 class ServerEnded(Exception):
@@ -56,10 +53,11 @@ def serving(repository: Path, *flags: str) -> Generator[ServerProcess]:
     Raises:
         ServerEnded: The server ended before it was ready; its own message is on stderr.
     """
-    arguments = ["--repository", str(repository), "--grpc-port", "0", "--metrics-port", "0"]
-    arguments += ["--drain-s", str(_DRAIN_S), *flags]
+    arguments = ["--repository", str(repository), "--grpc-port", "0", "--metrics-port", "0", *flags]
     command = [sys.executable, "-m", "server", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=_obey_interrupts
+    ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         addresses = READY.match(line)
@@ -69,9 +67,16 @@ def serving(repository: Path, *flags: str) -> Generator[ServerProcess]:
         try:
             yield ServerProcess(process.pid, addresses["url"], addresses["metrics_url"])
         finally:
-            # Not SIGINT, which a command in the background of a script ignores, and so its server.
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # SIGTERM would wait for streams that never end
             process.wait()
+
+
+def _obey_interrupts() -> None:
+    """Let a process be interrupted that a command in the background of a script has started.
+
+    Such a command ignores SIGINT, and what it starts inherits that.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def free_port() -> int:
