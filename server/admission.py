@@ -27,7 +27,7 @@ INTERVAL_S = 0.5
 _LEAST_WINDOW_S = 1.0
 _LEAST_BUSY = 0.05
 """Below, the two times are too close to each other to compare."""
-_GROWTH = 2.0
+_GROWTH = 1.5
 """Per window: streams that have just begun do not show in the times yet."""
 _TIMEOUT_S = 5.0
 _SAMPLE = re.compile(

@@ -48,7 +48,7 @@ def overload(
 ) -> None:
     """Offer more live streams than fit; show that those that are admitted stay in time.
 
-    Refused users come back after some 2 s. Exit codes: 0 the admitted streams stay in time and the
+    Refused users come back after some 5 s. Exit codes: 0 the admitted streams stay in time and the
     others are refused within 100 ms (both p99), 1 otherwise, 2 usage or no server.
     """
     import earshot

@@ -16,7 +16,7 @@ from loadtest.audio.scripts import Script
 from loadtest.live.samples import FELL_BEHIND_S, FinishedStream
 from loadtest.service.connection import connect_async
 
-RETRY_S = 2.0
+RETRY_S = 5.0
 """Mean time until a refused user comes back."""
 
 
