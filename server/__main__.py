@@ -73,7 +73,7 @@ def serve(
         typer.Option(
             min=0.05,
             help="Refuse new streams with which chunks would take longer than this share of their "
-            "length (such as 0.3); off by default.",
+            "length (such as 0.15); off by default.",
         ),
     ] = None,
     drain_s: Annotated[

@@ -35,7 +35,7 @@ def overload(
     chunk_share: Annotated[
         float,
         typer.Option(min=0.05, help="--chunk-share of the server, if it is started here."),
-    ] = 0.3,
+    ] = 0.15,
     model: Model = None,
     arrival_s: Annotated[
         float, typer.Option(min=0, help="Time in which they arrive, one by one.")
