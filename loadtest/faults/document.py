@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-from pydantic import TypeAdapter, ValidationError
+from typing import ClassVar, Literal
 
 from loadtest.result.document import Conditions
-from loadtest.result.files import write_whole
+from loadtest.result.stored import Stored
 
 SCHEMA = 1
 
@@ -35,30 +32,12 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class FaultsResult:
+class FaultsResult(Stored):
     """All faults of a run."""
+
+    NOUN: ClassVar[str] = "faults"
 
     schema: int
     kind: Literal["faults"]
     faults: list[Fault]
     conditions: Conditions
-
-    def write(self, path: Path) -> None:
-        """Write the document."""
-        write_whole(path, _adapter.dump_json(self, indent=1).decode() + "\n")
-
-    @classmethod
-    def from_json(cls, path: Path) -> FaultsResult:
-        """Read a document.
-
-        Raises:
-            OSError: The file cannot be read.
-            ValueError: It is not the document of the faults.
-        """
-        try:
-            return _adapter.validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise ValueError(f"{path} is not the result of faults: {error}") from error
-
-
-_adapter = TypeAdapter(FaultsResult)

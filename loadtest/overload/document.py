@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-from pydantic import TypeAdapter, ValidationError
+from typing import ClassVar, Literal
 
 from loadtest.result.document import Conditions, Latency
-from loadtest.result.files import write_whole
+from loadtest.result.stored import Stored
 
 SCHEMA = 1
 
@@ -26,8 +23,10 @@ class Second:
 
 
 @dataclass(frozen=True)
-class OverloadResult:
+class OverloadResult(Stored):
     """An overload and its verdict."""
+
+    NOUN: ClassVar[str] = "an overload"
 
     schema: int
     kind: Literal["overload"]
@@ -57,23 +56,3 @@ class OverloadResult:
     seconds: list[Second]
     """From the first arrival."""
     conditions: Conditions
-
-    def write(self, path: Path) -> None:
-        """Write the document."""
-        write_whole(path, _adapter.dump_json(self, indent=1).decode() + "\n")
-
-    @classmethod
-    def from_json(cls, path: Path) -> OverloadResult:
-        """Read a document.
-
-        Raises:
-            OSError: The file cannot be read.
-            ValueError: It is not the document of an overload.
-        """
-        try:
-            return _adapter.validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise ValueError(f"{path} is not the result of an overload: {error}") from error
-
-
-_adapter = TypeAdapter(OverloadResult)

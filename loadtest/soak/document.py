@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-from pydantic import TypeAdapter, ValidationError
+from typing import ClassVar, Literal
 
 from loadtest.result.document import Conditions, Latency
-from loadtest.result.files import write_whole
-from loadtest.result.invalid import reason
+from loadtest.result.stored import Stored
 
 SCHEMA = 1
 MIB = 2**20
@@ -53,8 +49,10 @@ class Streams:
 
 
 @dataclass(frozen=True)
-class SoakResult:
+class SoakResult(Stored):
     """A soak and its verdict."""
+
+    NOUN: ClassVar[str] = "a soak"
 
     schema: int
     kind: Literal["soak"]
@@ -78,26 +76,6 @@ class SoakResult:
     def settled(self) -> Reading:
         """Return the first reading of the warm server."""
         return settled(self.readings, self.hold_s)
-
-    def write(self, path: Path) -> None:
-        """Write the document."""
-        write_whole(path, _adapter.dump_json(self, indent=1).decode() + "\n")
-
-    @classmethod
-    def from_json(cls, path: Path) -> SoakResult:
-        """Read a document.
-
-        Raises:
-            OSError: The file cannot be read.
-            ValueError: It is not the document of a soak.
-        """
-        try:
-            return _adapter.validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise ValueError(f"{path} is not the result of a soak: {reason(error)}") from error
-
-
-_adapter = TypeAdapter(SoakResult)
 
 
 def settled(readings: list[Reading], hold_s: float) -> Reading:
