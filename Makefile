@@ -50,7 +50,7 @@ COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) MODE=$(GPU_MODE) CH
   METRICS_PORT=$(METRICS_PORT) GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
 
 .PHONY: help env demo export serve live test test-all parity demo-model adapt lint types clean FORCE
-.PHONY: engines overhead offline capacity loadtest selftest baseline
+.PHONY: engines overhead offline capacity loadtest overload faults fuzz soak selftest baseline
 .PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
 help: ## Print this help
