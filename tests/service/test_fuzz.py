@@ -142,6 +142,8 @@ async def _live(
         except earshot.ServerBusy:
             await asyncio.sleep(0.5)
             continue
+        except earshot.StreamClosed:  # the client: the senders have failed, and their error comes
+            return
         except earshot.EarshotError as error:
             text = f"{type(error).__name__}: {error}"[:300]
         outcome.checked += 1

@@ -84,9 +84,9 @@ def _wrong_sequence(request: Any, random: np.random.Generator) -> None:
     parameters = request.parameters
     which = random.integers(5)
     if which == 0:
-        del parameters["sequence_id"]
+        parameters.pop("sequence_id", None)
     elif which == 1:
-        del parameters["sequence_start"]
+        parameters.pop("sequence_start", None)
     elif which == 2:
         parameters["sequence_id"].string_param = "x" * int(random.integers(1, 300))
     elif which == 3:
