@@ -152,7 +152,7 @@ soak: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for an hour, with strea
 	$(BIN)/python -m loadtest soak --streams $(STREAMS) \
 	  $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL)
 
-overload: $(READY) $(EXPORTED) ## Offer twice what two cores carry; those who are admitted stay in time
+overload: $(READY) $(EXPORTED) ## Offer more than the cores carry; those who are admitted stay in time
 	$(BIN)/python -m loadtest overload --users 320 --repository $(REPOSITORY)
 
 faults: $(READY) $(EXPORTED) ## Kill, freeze and drain a server under live streams

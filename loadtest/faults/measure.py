@@ -121,8 +121,12 @@ class _Outcome:
 
 
 def _wait(launcher: subprocess.Popen[str]) -> tuple[str, float]:
-    """Return the last line of a launcher, and when it has ended."""
-    _, errors = launcher.communicate(timeout=_LIMIT_S)
+    """Return the last line of a launcher, and when it has ended; kill it if it goes on."""
+    try:
+        _, errors = launcher.communicate(timeout=_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        launcher.kill()
+        errors = f"went on for {_LIMIT_S:g} s"
     return (errors.strip().splitlines() or [""])[-1], time.monotonic()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,13 +95,11 @@ def _seconds(tally: Tally, live: Sequence[int], began_s: float) -> list[Second]:
     chunks: dict[int, list[float]] = {}
     for due_s, ms in tally.chunks:
         chunks.setdefault(int(due_s - began_s), []).append(ms)
-    refused = np.bincount([max(0, int(at_s - began_s)) for at_s, _ in tally.refusals] or [0])
-    if not tally.refusals:
-        refused[:] = 0
+    refused = Counter(int(at_s - began_s) for at_s, _ in tally.refusals)
     return [
         Second(
             count,
-            int(refused[second]) if second < len(refused) else 0,
+            refused[second],
             round(float(np.percentile(chunks.get(second, [0.0]), 99)), 1),
         )
         for second, count in enumerate(live)
