@@ -140,15 +140,15 @@ class Admission:
         waiting = {model: int(float(count)) for model, count in _WAITING.findall(metrics)}
         live = live_streams(self._folder)
         for ensemble in self._ensembles:
+            first, instances = next(iter(ensemble.stages.items()))
             now = Reading(
                 at_s,
                 values.get((ensemble.name, "sum"), 0.0) / 1e6,
                 round(values.get((ensemble.name, "count"), 0.0)),
-                live[ensemble.stages[0]],
+                live[first],
                 sum(waiting.get(stage, 0) for stage in ensemble.stages),
             )
             streams = self._limits[ensemble.name].update(now)
             if streams is not None:
-                each = math.ceil(streams / ensemble.first_stage_instances)
-                write_limit(self._folder, ensemble.stages[0], each)
+                write_limit(self._folder, first, math.ceil(streams / instances))
                 self._observe(ensemble.name, streams)

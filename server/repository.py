@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,17 @@ class Ensemble:
     max_batch_size: int
     max_streams: int
     """0 for whole files."""
-    instances: int = 1
-    """The largest number of instances of a stage."""
-    stages: tuple[str, ...] = ()
-    """Its models; the first takes the audio."""
-    first_stage_instances: int = 1
+    stages: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The instances of its models; the first of these takes the audio."""
     chunk_ms: int = 0
     """0 for whole files."""
     checkpoint: str = ""
     precision: str = ""
+
+    @property
+    def instances(self) -> int:
+        """Return the largest number of instances of a stage."""
+        return max(self.stages.values(), default=1)
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,7 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             name,
             config.max_batch_size,
             min((limits[member] for member in _members(config) if member in limits), default=0),
-            instances=max(
-                (instances[member] for member in _members(config) if member in instances), default=1
-            ),
-            stages=tuple(_members(config)),
-            first_stage_instances=instances.get(_members(config)[0], 1) if _members(config) else 1,
+            stages={member: instances.get(member, 1) for member in _members(config)},
             chunk_ms=int(config.parameters["chunk_ms"].string_value or 0),
             checkpoint=config.parameters["checkpoint"].string_value,
             precision=config.parameters["precision"].string_value,

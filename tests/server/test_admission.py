@@ -84,8 +84,7 @@ def test_the_limit_follows_triton_s_metrics(tmp_path: Path) -> None:
         "asr_streaming",
         16,
         64,
-        stages=("features", "encoder"),
-        first_stage_instances=2,
+        stages={"features": 2, "encoder": 1},
         chunk_ms=560,
     )
     seen: list[int] = []
