@@ -52,3 +52,8 @@ class StageSpec:
         """Return the states that the model keeps for a stream, those of members in their order."""
         own = () if self.state is None else (self.state,)
         return own + tuple(state for member in self.members for state in member.states)
+
+    @property
+    def has_loop(self) -> bool:
+        """Return whether the model decodes, in a loop whose length depends on the speech."""
+        return self.role == "decoder" or any(member.has_loop for member in self.members)

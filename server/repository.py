@@ -21,13 +21,14 @@ ONNXRUNTIME = "onnxruntime"
 TORCH = "torch"
 TENSORRT = "tensorrt"
 TENSORRT_RTX = "tensorrt-rtx"
-"""Engines that are built here for other machines' GPUs."""
 BUNDLED_BACKENDS = {
     folder.parent.name: folder.parent
     for folder in (Path(__file__).parent / "backends").glob("*/model.py")
 }
 EXPORT_HINT = "export the models first (see `python -m export --help`)"
 
+_ENGINE_FILES = {TORCH: "model.pt2", TENSORRT_RTX: "model.engine"}
+"""Files that a version folder of the bundled backend must hold, by runtime."""
 # Files that a version folder must hold, by backend.
 _MODEL_FILES = {
     "earshot_detokenizer": "tokenizer.json",
@@ -37,6 +38,7 @@ _MODEL_FILES = {
 _BACKENDS = {
     ONNXRUNTIME: {*BUNDLED_BACKENDS, "python"},
     TORCH: {*BUNDLED_BACKENDS, "python"},
+    TENSORRT_RTX: {*BUNDLED_BACKENDS, "python"},
     TENSORRT: {*BUNDLED_BACKENDS, "python", "tensorrt"},
 }
 
@@ -103,11 +105,6 @@ def _runtime(repository: Path) -> str:
         if (folder / "config.pbtxt").is_file():
             config = _read_config(folder, TENSORRT)
             runtime = config.parameters["runtime"].string_value
-            if config.platform == "ensemble" and runtime == TENSORRT_RTX:
-                raise BadRepository(
-                    f"{folder.name} in {repository} was exported for {runtime}, which this server "
-                    f"does not serve; export it for one of {', '.join(_BACKENDS)}"
-                )
             if config.platform == "ensemble" and runtime in _BACKENDS:
                 runtimes[runtime] = folder.name
     if len(runtimes) > 1:
@@ -158,8 +155,7 @@ def _check_model(folder: Path, config: Any, runtime: str) -> None:
 
 def _model_file(config: Any, backend: str) -> str | None:
     if backend == "earshot":
-        on_torch = config.parameters["runtime"].string_value == "torch"
-        return "model.pt2" if on_torch else "model.onnx"
+        return _ENGINE_FILES.get(config.parameters["runtime"].string_value, "model.onnx")
     return _MODEL_FILES.get(backend)
 
 

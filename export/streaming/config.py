@@ -2,7 +2,8 @@
 
 Each stage has two: `config.pbtxt` serves TensorRT plans with Triton's implicit state, and
 `configs/onnxruntime.pbtxt` (selected with `--model-config-name=onnxruntime`) serves ONNX files with
-the bundled backend. An export for torch writes `configs/torch.pbtxt` instead of the latter.
+the bundled backend. An export for torch writes `configs/torch.pbtxt` instead of the latter, one for
+TensorRT for RTX `configs/tensorrt-rtx.pbtxt`.
 Detokenizer and ensemble are the same for all. The fused recognizer is for the bundled backend only.
 """
 
@@ -17,8 +18,13 @@ from export.spec import StageSpec
 from export.streaming import tensorrt_config
 from export.streaming.spec import RECOGNIZER, StreamingSpec
 
-_RUNTIMES = {"onnxruntime": ("ONNX Runtime", "KIND_CPU"), "torch": ("torch", "KIND_MODEL")}
+_RUNTIMES = {
+    "onnxruntime": ("ONNX Runtime", "KIND_CPU"),
+    "torch": ("torch", "KIND_MODEL"),
+    "tensorrt-rtx": ("TensorRT for RTX", "KIND_MODEL"),
+}
 """Title and instance kind of each runtime of the bundled backend."""
+_ON_GPU = ("torch", "tensorrt-rtx")
 _CANDIDATES = 16_384
 """Each takes about a kilobyte of memory."""
 _THREADS = 1
@@ -60,14 +66,15 @@ def _header(title: str) -> str:
 
 def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
     serving = spec.serving
-    instances = serving.encoder_instances if stage.role in ("encoder", RECOGNIZER) else 1
     parameters = {
-        "max_streams": str(_slots(stage, spec, instances)),
+        "max_streams": str(pool_slots(stage, spec)),
         "state_rows": ", ".join(str(state.rows) for state in stage.states),
         "intra_op_threads": str(_THREADS),
     }
-    if spec.runtime == "torch":
-        parameters |= {"runtime": "torch", "device": "auto"}
+    if spec.runtime in _ON_GPU:
+        # TensorRT for RTX has nothing to run on a CPU.
+        device = "auto" if spec.runtime == "torch" else "cuda"
+        parameters |= {"runtime": spec.runtime, "device": device}
     values, length = stage.inputs
     parameters |= {"length_input": length.name, "length_of": values.name}
     parameters["length_output"] = next(
@@ -86,21 +93,26 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
             _sequence_batching(serving, _QUEUE_DELAY_MS[stage.role]),
-            f"instance_group [ {{ kind: {kind} count: {instances} }} ]",
+            f"instance_group [ {{ kind: {kind} count: {_instances(stage, spec)} }} ]",
             _parameters(parameters),
         ]
     )
 
 
-def _slots(stage: StageSpec, spec: StreamingSpec, instances: int) -> int:
+def _instances(stage: StageSpec, spec: StreamingSpec) -> int:
+    return spec.serving.encoder_instances if stage.role in ("encoder", RECOGNIZER) else 1
+
+
+def pool_slots(stage: StageSpec, spec: StreamingSpec) -> int:
     """Return the slots of one instance; Triton gives each new stream to the one with the fewest.
 
     A pool in host memory takes no memory until it is used, so each instance can have slots for all
     streams, and another stage refuses a stream too many. A pool on a GPU is allocated as a whole,
     and a model that is the only stage has to count, so the instances share the streams.
     """
-    shared = spec.runtime == "torch" or stage.members
-    return -(-spec.serving.max_streams // instances) if shared else spec.serving.max_streams
+    if spec.runtime in _ON_GPU or stage.members:
+        return -(-spec.serving.max_streams // _instances(stage, spec))
+    return spec.serving.max_streams
 
 
 def _tensorrt(stage: StageSpec, serving: Serving) -> str:
@@ -121,7 +133,7 @@ def _tensorrt(stage: StageSpec, serving: Serving) -> str:
 def _detokenizer(spec: StreamingSpec) -> str:
     stage = spec.detokenizer
     # A recognizer on a GPU is so fast that it would wait for a single process.
-    instances = spec.serving.encoder_instances if spec.runtime == "torch" else 1
+    instances = spec.serving.encoder_instances if spec.runtime in _ON_GPU else 1
     return "\n".join(
         [
             _header("Tokens to text. Stateless: the decoder passes on the context."),

@@ -1,8 +1,8 @@
-"""Run the programs of one exported stage on the CPU, with its state pools."""
+"""Run the parts of one exported model on the CPU, with its state pools."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,28 +13,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.formats.onnx_file import TORCH_DTYPES
-from export.formats.torch_file import END, MODEL, ROUNDS_FILE
+from export.formats.parts import END, MODEL, ROUNDS_PART
+from export.formats.torch_file import SUFFIX
 from export.spec import StageSpec
 
+Function = Callable[..., tuple[Tensor, ...]]
+OpenPart = Callable[[str], Function]
+"""Opens the part of that name."""
 
-class TorchStage:
-    """One exported model and the pools of its streams' states.
 
-    Args:
-        path: that of a `model.onnx`, as for the other runtimes; the programs lie beside it.
-    """
+class PooledStage:
+    """One exported model and the pools of its streams' states."""
 
-    def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
-        folder = path.parent
+    def __init__(self, open_part: OpenPart, spec: StageSpec, streams: int) -> None:
         self.spec = spec
-        self._model = _load(folder / MODEL)
+        self._model = open_part(MODEL)
         self._pools = [
             torch.zeros(streams * state.rows, state.width, dtype=TORCH_DTYPES[state.dtype])
             for state in spec.states
         ]
-        self._loop = (folder / ROUNDS_FILE).exists()
+        self._loop = spec.has_loop
         if self._loop:
-            self._rounds, self._end = _load(folder / ROUNDS_FILE), _load(folder / END)
+            self._rounds, self._end = open_part(ROUNDS_PART), open_part(END)
 
     @torch.inference_mode()
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> list[NDArray[Any]]:
@@ -61,6 +61,11 @@ class TorchStage:
             *loop_state, pending = self._rounds(*values)
             values = (*values[: -len(loop_state)], *loop_state)
         return self._end(*values)
+
+
+def open_torch_stage(path: Path, spec: StageSpec, streams: int) -> PooledStage:
+    """Open the programs of torch.export that lie where the other runtimes have `path`."""
+    return PooledStage(lambda part: _load(path.with_name(part + SUFFIX)), spec, streams)
 
 
 @lru_cache(maxsize=9)
