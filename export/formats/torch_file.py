@@ -20,15 +20,18 @@ from export.spec import StageSpec, TensorSpec
 from export.stages.decoder import Decoder
 from export.stages.encoder import Encoder
 from export.stages.fused_encoder import FusedEncoder
+from export.stages.layout import AdapterLayout, StateLayout
 from export.stages.looped import ROUNDS, AfterLoop, BeforeLoop, Rounds, fewest_rounds
 from export.stages.state import PooledStages, Stage
 
-FORMAT = 1
+FORMAT = 2
 MODEL, ROUNDS_FILE, END = "model.pt2", "rounds.pt2", "end.pt2"
 DESCRIPTION = "earshot.json"
 
 
-def export_torch(stages: Sequence[Stage], spec: StageSpec, folder: Path, precision: str) -> None:
+def export_torch(
+    stages: Sequence[Stage], spec: StageSpec, folder: Path, precision: str, adapter_rank: int = 0
+) -> None:
     """Write `stages`, run in a row, as the model `spec` into `folder`.
 
     An encoder is written as a `FusedEncoder`.
@@ -38,28 +41,26 @@ def export_torch(stages: Sequence[Stage], spec: StageSpec, folder: Path, precisi
     stage, new values [B, U, width] and their rows int64 [B, U]. A decoder's loop is
     cut (see `export.stages.looped`): `model.pt2` runs up to it, `rounds.pt2` runs a
     few rounds of it, `end.pt2` completes the chunk.
+
+    With adapters of rank `adapter_rank`, `model.pt2` also takes their pools and the slots of the
+    streams' adapters; see `PooledStages`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stages = [FusedEncoder(stage) if isinstance(stage, Encoder) else stage for stage in stages]
-    arguments = _example_arguments(stages, spec.inputs)
+    arguments, shapes = _examples(stages, spec, adapter_rank)
     *before, last = stages
-    description = _description(stages, spec, precision)
+    description = _description(stages, spec, precision, adapter_rank)
     with torch.no_grad(), silenced():
         if not isinstance(last, Decoder):
-            _save(
-                PooledStages(stages),
-                arguments,
-                _shapes(arguments, len(stages)),
-                folder / MODEL,
-                description,
-            )
+            whole = PooledStages(stages, adapter_rank)
+            _save(whole, arguments, shapes, folder / MODEL, description)
             return
-        opening = BeforeLoop(before, last).eval()
-        _save(opening, arguments, _shapes(arguments, len(stages)), folder / MODEL, description)
+        opening = BeforeLoop(before, last, adapter_rank).eval()
+        _save(opening, arguments, shapes, folder / MODEL, description)
         loop_values = opening(*arguments)[: -2 * len(before) or None]
         batched = tuple({0: Dim("batch")} for _ in loop_values)
-        _save(Rounds(last), loop_values, batched, folder / ROUNDS_FILE, {})
-        _save(AfterLoop(last), loop_values, batched, folder / END, {})
+        _save(Rounds(last, adapter_rank), loop_values, batched, folder / ROUNDS_FILE, {})
+        _save(AfterLoop(last, adapter_rank), loop_values, batched, folder / END, {})
 
 
 def _save(
@@ -71,23 +72,29 @@ def _save(
     torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(description)})
 
 
-def _example_arguments(stages: Sequence[Stage], inputs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
-    pools = [
-        torch.zeros(
-            3 * stage.layout.rows, stage.layout.width, dtype=TORCH_DTYPES[stage.layout.dtype]
-        )
-        for stage in stages
-    ]
-    return *map(example, inputs), *pools, torch.tensor([0, 2])
+def _examples(
+    stages: Sequence[Stage], spec: StageSpec, adapter_rank: int
+) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """Return arguments of the model, and the free axes of each."""
+    batch, slots = {0: Dim("batch")}, torch.tensor([0, 2])
+    found: list[tuple[Tensor, dict[int, Any]]] = [(example(x), batch) for x in spec.inputs]
+    for index, layout in enumerate(stage.layout for stage in stages):
+        pool = torch.zeros(3 * layout.rows, layout.width, dtype=TORCH_DTYPES[layout.dtype])
+        found.append((pool, {0: Dim(f"pool_rows_{index}")}))
+    found.append((slots, batch))
+    plans = [plan for stage in stages if (plan := stage.adapter_plan(adapter_rank))]
+    for index, plan in enumerate(plans):
+        pool = torch.zeros(3 * plan.layout.rows, plan.layout.width, dtype=plan.dtype)
+        found.append((pool, {0: Dim(f"adapter_rows_{index}")}))
+    if plans:
+        found.append((slots, batch))
+    arguments, shapes = zip(*found, strict=True)
+    return arguments, shapes
 
 
-def _shapes(arguments: tuple[Tensor, ...], pools: int) -> tuple[dict[int, Any], ...]:
-    batch = {0: Dim("batch")}
-    inputs = [batch] * (len(arguments) - pools - 1)
-    return *inputs, *({0: Dim(f"pool_rows_{pool}")} for pool in range(pools)), batch
-
-
-def _description(stages: Sequence[Stage], spec: StageSpec, precision: str) -> dict[str, Any]:
+def _description(
+    stages: Sequence[Stage], spec: StageSpec, precision: str, adapter_rank: int
+) -> dict[str, Any]:
     """Return the facts that the backend needs and cannot read from the program."""
     last = stages[-1]
     rounds = fewest_rounds(last) if isinstance(last, Decoder) else 0
@@ -96,16 +103,20 @@ def _description(stages: Sequence[Stage], spec: StageSpec, precision: str) -> di
         "precision": precision,
         "inputs": [_tensor(tensor) for tensor in spec.inputs],
         "outputs": [_tensor(tensor) for tensor in spec.outputs],
-        "pools": [
-            {
-                "rows": stage.layout.rows,
-                "width": stage.layout.width,
-                "dtype": _dtype_name(stage.layout.dtype),
-            }
-            for stage in stages
+        "pools": [_pool(stage.layout) for stage in stages],
+        "adapter_pools": [
+            _pool(plan.layout) for stage in stages if (plan := stage.adapter_plan(adapter_rank))
         ],
         # Runs of rounds.pt2 before the first check for the end of the loop; 0 without a loop.
         "runs_of_rounds": -(-rounds // ROUNDS),
+    }
+
+
+def _pool(layout: StateLayout | AdapterLayout) -> dict[str, Any]:
+    return {
+        "rows": layout.rows,
+        "width": layout.width,
+        "dtype": _dtype_name(layout.dtype),
     }
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.formats.onnx_file import TORCH_DTYPES
+from export.formats.onnx_stage import PackedAdapters
 from export.formats.torch_file import END, MODEL, ROUNDS_FILE
-from export.spec import StageSpec
+from export.spec import ADAPTED, StageSpec
 
 
 class TorchStage:
@@ -22,11 +23,15 @@ class TorchStage:
 
     Args:
         path: that of a `model.onnx`, as for the other runtimes; the programs lie beside it.
+        adapters: run the model with these, if it takes any.
     """
 
-    def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
-        folder = path.parent
+    def __init__(
+        self, path: Path, spec: StageSpec, streams: int, adapters: PackedAdapters | None = None
+    ) -> None:
         self.spec = spec
+        self._adapters = adapters if spec.adapters else None
+        folder = path.parent if self._adapters is None else path.parent / ADAPTED
         self._model = _load(folder / MODEL)
         self._pools = [
             torch.zeros(streams * state.rows, state.width, dtype=TORCH_DTYPES[state.dtype])
@@ -41,7 +46,7 @@ class TorchStage:
         """Process one chunk of the streams in `slots` [B]; return the stage's outputs [B, ...]."""
         tensors = [torch.from_numpy(values) for values in inputs]
         at = torch.from_numpy(slots)
-        results = self._model(*tensors, *self._pools, at)
+        results = self._model(*tensors, *self._pools, at, *self._adapters_of(slots))
         states = len(self._pools)
         if self._loop:
             # The decoder's update comes after its loop, those of the other stages before it.
@@ -54,6 +59,17 @@ class TorchStage:
             values, rows = updates[2 * index : 2 * index + 2]
             self._pools[index][at[:, None] * state.rows + rows] = values
         return [output.numpy() for output in outputs]
+
+    def _adapters_of(self, slots: NDArray[np.int64]) -> list[Tensor]:
+        if self._adapters is None:
+            return []
+        pools = [torch.from_numpy(self._adapters.pools[role]) for role in self.spec.adapters]
+        dtypes = (TORCH_DTYPES[layout.dtype] for layout in self.spec.adapters.values())
+        slots = self._adapters.slots[slots]
+        return [
+            *(pool.to(dtype) for pool, dtype in zip(pools, dtypes, strict=True)),
+            torch.from_numpy(slots),
+        ]
 
     def _close(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         pending = True

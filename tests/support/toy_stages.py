@@ -48,4 +48,5 @@ def summer_chunks(
             [np.full((1, CHUNK_SAMPLES), value, np.float32) for _, value in entries],
             [np.array([[length]], np.int32) for _ in entries],
         ],
+        adapters=[""] * len(entries),
     )

@@ -16,7 +16,7 @@ from . import fused_ops as fused_ops  # Registers the operations that programs n
 from .errors import BadStage
 from .spec import StageSpec, TensorSpec
 
-FORMAT = 1
+FORMAT = 2
 _MODEL, _ROUNDS, _END = "model.pt2", "rounds.pt2", "end.pt2"
 _DESCRIPTION = "earshot.json"
 
@@ -25,7 +25,7 @@ Function = Callable[..., tuple[torch.Tensor, ...]]
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """The state of one stage: `rows` rows of `width` values per stream."""
+    """The state, or the adapters, of one stage: `rows` rows of `width` values for each."""
 
     rows: int
     width: int
@@ -48,6 +48,8 @@ class Program:
 
     model: Function
     pools: tuple[PoolSpec, ...]
+    adapter_pools: tuple[PoolSpec, ...]
+    """Of a program for streams with adapters, which also takes their pools and ADAPTER_SLOTS."""
     loop: Loop | None
 
 
@@ -68,12 +70,19 @@ def open_program(folder: Path, spec: StageSpec, device: torch.device) -> Program
         )
     _check(spec, "input", spec.inputs, description["inputs"])
     _check(spec, "output", spec.outputs, description["outputs"])
-    pools = tuple(
-        PoolSpec(pool["rows"], pool["width"], getattr(torch, pool["dtype"]))
-        for pool in description["pools"]
-    )
     runs = int(description["runs_of_rounds"])
-    return Program(model, pools, _open_loop(folder, spec, device, runs) if runs else None)
+    return Program(
+        model,
+        _pools(description["pools"]),
+        _pools(description["adapter_pools"]),
+        _open_loop(folder, spec, device, runs) if runs else None,
+    )
+
+
+def _pools(description: list[dict[str, Any]]) -> tuple[PoolSpec, ...]:
+    return tuple(
+        PoolSpec(pool["rows"], pool["width"], getattr(torch, pool["dtype"])) for pool in description
+    )
 
 
 def _open_loop(folder: Path, spec: StageSpec, device: torch.device, runs: int) -> Loop:
