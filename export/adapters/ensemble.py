@@ -17,31 +17,32 @@ from safetensors.numpy import save_file
 from export.errors import UnsupportedOption
 from export.pbtxt import parameter_list
 from export.spec import ADAPTED_CONTRACT_VERSION, CONTRACT_VERSION, served_name
-from export.streaming.spec import ENSEMBLE, StreamingSpec
+from export.streaming.spec import ENSEMBLE
 
 WEIGHTS = "adapter.safetensors"
 
 
 def write_ensemble(
     folder: Path,
-    repository: Path,
-    spec: StreamingSpec,
+    base: Path,
+    base_sha256: str,
     name: str,
     parts: Mapping[str, NDArray[np.float32]],
 ) -> Path:
     """Write the adapter `name` into `folder`; return its version folder.
 
     Args:
-        repository: holds the recognizer `spec` that the adapter changes.
+        base: folder of the ensemble of the recognizer that the adapter changes.
+        base_sha256: hash of the weights of that recognizer.
         parts: the rows of the adapter, by the role of the stage that they change.
     """
     ensemble = served_name(name, ENSEMBLE)
     version = folder / ensemble / "1"
     version.mkdir(parents=True)
-    base = (repository / spec.ensemble.name / "config.pbtxt").read_text(encoding="utf-8")
-    config = _adapted(base, spec.ensemble.name, ensemble, name)
+    config = (base / "config.pbtxt").read_text(encoding="utf-8")
+    config = _adapted(config, base.name, ensemble, name)
     (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
-    save_file(dict(parts), version / WEIGHTS, {"base_sha256": spec.checkpoint_sha256})
+    save_file(dict(parts), version / WEIGHTS, {"base_sha256": base_sha256})
     (version / WEIGHTS).chmod(0o644)
     return version
 

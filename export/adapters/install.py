@@ -62,7 +62,8 @@ def install_adapter(
         [recording.samples for recording in load_recordings()],
     )
     built = new.add([served_name(name, ENSEMBLE)])
-    version = write_ensemble(built, new.repository, base.spec, name, parts)
+    ensemble = new.repository / base.spec.ensemble.name
+    version = write_ensemble(built, ensemble, loaded.sha256, name, parts)
     manifest = {
         "adapter": name,
         "base": base.spec.ensemble.name,

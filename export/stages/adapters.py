@@ -44,12 +44,13 @@ class Projection:
     def change(self, values: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """Return what the adapters add to the outputs for `values` [B * frames, inputs].
 
-        `down` is [B, inputs, parts * rank] and `up` is [B, parts, rank, outputs].
+        `down` is [B, inputs, parts * rank] and `up` is [B, parts, rank, outputs], without the axis
+        of the parts if there is one.
         """
-        parts, rank = len(self.names), up.shape[2]
+        parts, rank = len(self.names), up.shape[-2]
         low = values.reshape(-1, self.frames, self.inputs) @ down
         if parts == 1:
-            return (low @ up[:, 0]).reshape(-1, self.outputs)
+            return (low @ up).reshape(-1, self.outputs)
         apart = low.reshape(-1, self.frames, parts, rank).transpose(1, 2)
         return (apart @ up).transpose(1, 2).reshape(-1, parts * self.outputs)
 
@@ -103,7 +104,7 @@ class AdapterPlan:
         return down, up
 
     def gather(self, projection: Projection, pool: Tensor, first_row: Tensor) -> LowRank:
-        """Return `down` [B, inputs, parts * rank] and `up` [B, parts, rank, outputs].
+        """Return the matrices of each stream for `Projection.change`.
 
         Args:
             first_row: the first row in `pool` of each stream's adapter, int64 [B, 1].
@@ -115,7 +116,7 @@ class AdapterPlan:
         up = self._gather(pool, first_row + up_row, up_size)
         return (
             down.reshape(-1, projection.inputs, parts * self.rank),
-            up.reshape(-1, parts, self.rank, projection.outputs),
+            up.reshape(-1, *([parts] if parts > 1 else []), self.rank, projection.outputs),
         )
 
     def _gather(self, pool: Tensor, first_row: Tensor, size: int) -> Tensor:

@@ -17,8 +17,6 @@ from export.stages.state import PooledStages, Stage, run_in_a_row
 
 ROUNDS = 4
 """Rounds of one run of `Rounds`: enough to make the cost of its launch small."""
-_INPUTS = len(DecoderInputs._fields) - 1
-"""Tensors of `DecoderInputs` before the matrices of adapters."""
 
 
 class BeforeLoop(nn.Module):
@@ -52,13 +50,13 @@ class _AtLoop(nn.Module):
     def __init__(self, decoder: Decoder, adapter_rank: int = 0) -> None:
         super().__init__()
         self.decoder = decoder
-        matrices = 2 * len(decoder.projections()) if adapter_rank else 0
-        self._ends = _INPUTS, _INPUTS + matrices
+        self._matrices = 2 * len(decoder.projections()) if adapter_rank else 0
 
     def _split(self, values: tuple[Tensor, ...]) -> tuple[DecoderInputs, tuple[Tensor, ...]]:
         """Return the inputs of the decoder and the loop's state."""
-        inputs, matrices = self._ends
-        return DecoderInputs(*values[:inputs], values[inputs:matrices]), values[matrices:]
+        encoded, length, frames_before, context, *rest = values
+        matrices, loop_state = tuple(rest[: self._matrices]), tuple(rest[self._matrices :])
+        return DecoderInputs(encoded, length, frames_before, context, matrices), loop_state
 
 
 class Rounds(_AtLoop):

@@ -12,8 +12,24 @@ from safetensors.numpy import save_file
 
 from server.backends.earshot.earshot_runtime.adapter_files import AdapterFiles
 from server.backends.earshot.earshot_runtime.adapters import StreamAdapters
-from server.backends.earshot.earshot_runtime.errors import AdaptersFull, BadAdapter, UnknownAdapter
-from server.backends.earshot.earshot_runtime.spec import AdapterSpec
+from server.backends.earshot.earshot_runtime.chunks import Outcome
+from server.backends.earshot.earshot_runtime.engines import open_engine
+from server.backends.earshot.earshot_runtime.errors import (
+    AdaptersFull,
+    BadAdapter,
+    BadStage,
+    ChunkError,
+    UnknownAdapter,
+)
+from server.backends.earshot.earshot_runtime.sequences import SequenceStage
+from server.backends.earshot.earshot_runtime.spec import AdapterSpec, StageSpec
+from tests.support.toy_repository import (
+    adapted_summer_graph,
+    save,
+    summer_graph,
+    write_toy_repository,
+)
+from tests.support.toy_stages import model_config, summer_chunks
 
 ROWS, WIDTH, CAPACITY, STREAMS = 3, 4, 2, 8
 SPEC = AdapterSpec(CAPACITY, ("encoder",), (ROWS,), "asr_streaming", "abc")
@@ -153,3 +169,82 @@ def test_a_damaged_file(tmp_path: Path, adapters: StreamAdapters) -> None:
     with pytest.raises(BadAdapter, match="'tavern' cannot be read") as refusal:
         adapters.assign(0, "tavern", [0])
     assert str(tmp_path) not in str(refusal.value), "clients do not learn the server's paths"
+
+
+TOY = {
+    "adapters": "2",
+    "adapter_parts": "summer",
+    "adapter_rows": "1",
+    "adapter_ensembles": "toy_streaming",
+    "adapter_base": "abc",
+}
+
+
+def toy_spec(repository: Path, parameters: dict[str, str]) -> StageSpec:
+    config = model_config(repository, "summer")
+    added = {name: {"string_value": value} for name, value in parameters.items()}
+    return StageSpec.from_model_config(config | {"parameters": config["parameters"] | added})
+
+
+@pytest.fixture
+def summer(tmp_path: Path) -> SequenceStage:
+    """A stage whose adapters add their value to each sum: clinic 10, court 20."""
+    repository = write_toy_repository(tmp_path)
+    folder = repository / "summer" / "1"
+    (folder / "adapted").mkdir()
+    save(adapted_summer_graph(), folder / "adapted" / "model.onnx")
+    for name, value in {"clinic": 10.0, "court": 20.0}.items():
+        path = repository / f"{name}_toy_streaming" / "1" / "adapter.safetensors"
+        path.parent.mkdir(parents=True)
+        save_file({"summer": np.full((1, 1), value, np.float32)}, path, {"base_sha256": "abc"})
+    spec = toy_spec(repository, TOY)
+    assert spec.adapters is not None
+    engine = open_engine(folder, spec)
+    files = AdapterFiles(repository, spec.adapters)
+    return SequenceStage(spec, engine, StreamAdapters(files, engine, 2, STREAMS))
+
+
+def sums(outcomes: list[Outcome]) -> list[float]:
+    for outcome in outcomes:
+        assert not isinstance(outcome, ChunkError), outcome
+    return [float(outcome[0].item()) for outcome in outcomes]
+
+
+def test_a_batch_of_streams_with_adapters_and_without(summer: SequenceStage) -> None:
+    start = summer_chunks(
+        (1, 1.0), (2, 1.0), (3, 1.0), flags="SSS", adapters=["court", "", "clinic"]
+    )
+    assert sums(summer.process(start, 0.0)) == [28.0, 8.0, 18.0]
+    # Later chunks do not name the adapter again; other streams have other places in the batch.
+    assert sums(summer.process(summer_chunks((3, 1.0), (1, 1.0)), 0.0)) == [36.0, 56.0]
+    assert sums(summer.process(summer_chunks((2, 1.0)), 0.0)) == [16.0]
+    metrics = summer.metrics()
+    assert metrics["earshot_adapter_streams", (("adapter", "court"),)] == 1
+    assert metrics["earshot_live_streams", ()] == 3
+    assert metrics["earshot_loaded_adapters_total", ()] == 2
+
+
+def test_an_unknown_adapter_fails_its_stream_alone(summer: SequenceStage) -> None:
+    chunks = summer_chunks((1, 1.0), (2, 1.0), flags="SS", adapters=["tavern", "clinic"])
+    refused, answered = summer.process(chunks, 0.0)
+    assert isinstance(refused, UnknownAdapter)
+    assert "it has clinic, court" in str(refused)
+    assert sums([answered]) == [18.0]
+    assert summer.slots.live == 1
+    assert summer.metrics()["earshot_refused_streams_total", (("reason", "invalid"),)] == 1
+
+
+@pytest.mark.parametrize("left_out", ["adapter_rows", "adapter_base", "adapter_ensembles"])
+def test_a_config_that_lacks_a_part(tmp_path: Path, left_out: str) -> None:
+    repository = write_toy_repository(tmp_path)
+    with pytest.raises(BadStage, match=r"summer: the parameter adapters needs adapter_parts"):
+        toy_spec(repository, {name: value for name, value in TOY.items() if name != left_out})
+
+
+def test_a_graph_without_pools_for_adapters(tmp_path: Path) -> None:
+    repository = write_toy_repository(tmp_path)
+    folder = repository / "summer" / "1"
+    (folder / "adapted").mkdir()
+    save(summer_graph(), folder / "adapted" / "model.onnx")
+    with pytest.raises(BadStage, match="has 0 pools of adapters, the config needs 1"):
+        open_engine(folder, toy_spec(repository, TOY))

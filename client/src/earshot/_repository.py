@@ -157,7 +157,7 @@ class Repository:
         ensemble = served_name(name, STREAMING)
         if self._states().get(ensemble, ("", ""))[0] != READY_STATE:
             return 0
-        live = _StageStreams(_fetch(metrics_url), self._members([ensemble]))
+        live = StageStreams(_fetch(metrics_url), self._members([ensemble]))
         if not live.streams:
             raise UnsupportedServer(
                 f"{metrics_url} has no earshot_live_streams of '{name or UNNAMED}', so the end of "
@@ -259,7 +259,7 @@ class Repository:
         return connect_error(failure, self._target, timeout_s)
 
 
-class _StageStreams:
+class StageStreams:
     """The open streams of some stages, which adapters share with their base."""
 
     def __init__(self, metrics: str, stages: set[str]) -> None:
