@@ -13,7 +13,6 @@ from pathlib import Path
 import earshot
 import numpy as np
 import pytest
-from earshot._handshake import require_streaming
 from earshot._sync import open_repository
 
 from export.adapters import install
@@ -22,16 +21,13 @@ from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import load_checkpoint
 from export.errors import UnsupportedCheckpoint, UnsupportedOption
 from export.install import replacing
-from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
-from export.streaming.export import export_streaming
 from export.streaming.reference import transcribe
 from server.launch import Triton, running
-from tests.support.adapters import write_random_adapter
+from tests.support.adapters import write_merged, write_random_adapter
+from tests.support.project import ADAPTED_CHUNK_MS, ADAPTER_RANK, Exported
 from tests.support.workers import made_once, shared_folder
-from training.adapt.merge import merge
 
-CHUNK_MS, RANK = 320, 2
 SECONDS, UTTERANCES = 4, 4
 BASE, CLINIC, COURT = "", "clinic", "court"
 Tokens = list[int]
@@ -51,7 +47,7 @@ def adapters(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     def made(seed: int, name: str) -> Path:
         return made_once(
             folder / name,
-            lambda path: write_random_adapter(random_checkpoint, path, seed, RANK),
+            lambda path: write_random_adapter(random_checkpoint, path, seed, ADAPTER_RANK),
         )
 
     return {name: made(seed, name) for seed, name in enumerate((CLINIC, COURT), start=1)}
@@ -59,26 +55,22 @@ def adapters(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def repository(
+    exported: Exported,
     random_checkpoint: Path,
     adapters: dict[str, Path],
     utterances: list[np.ndarray],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The random checkpoint with two adapters, which the gate has compared on some utterances."""
+    chosen = [
+        replace(recording, samples=samples)
+        for recording, samples in zip(load_recordings(), utterances, strict=False)
+    ]
 
-    def export(path: Path) -> None:
-        options = ExportOptions(
-            str(random_checkpoint),
-            path,
-            chunk_ms=CHUNK_MS,
-            serving=Serving(max_streams=64, encoder_instances=1, adapters=4, adapter_rank=RANK),
-            compare=False,
-        )
-        with replacing(path) as new:
-            export_streaming(load_checkpoint(options.checkpoint), options, new, lambda step: None)
-        speech = [replace(r, samples=r.samples[: SECONDS * SAMPLE_RATE_HZ]) for r in chosen]
+    def make(path: Path) -> None:
+        shutil.copytree(exported(ADAPTED_CHUNK_MS), path)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(install, "load_recordings", lambda: speech)
+            patch.setattr(install, "load_recordings", lambda: chosen)
             for name, folder in adapters.items():
                 with replacing(path) as new:
                     parity = install_adapter(
@@ -86,8 +78,7 @@ def repository(
                     )
                 assert parity.chain_token_difference == parity.alone_token_difference == 0
 
-    chosen = load_recordings()[:UTTERANCES]
-    return made_once(shared_folder(tmp_path_factory, "adapted") / "models", export)
+    return made_once(shared_folder(tmp_path_factory, "adapted") / "models", make)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +92,8 @@ def expected(
     checkpoints = {BASE: random_checkpoint}
     for name, adapter in adapters.items():
         checkpoints[name] = tmp_path_factory.mktemp("merged") / name
-        merge(random_checkpoint, adapter, checkpoints[name])
-    lookahead = CHUNK_MS // 80 - 1
+        write_merged(random_checkpoint, adapter, checkpoints[name])
+    lookahead = ADAPTED_CHUNK_MS // 80 - 1
     found = {
         name: [
             result.tokens
@@ -114,11 +105,15 @@ def expected(
     return found
 
 
-@pytest.fixture
-def triton(repository: Path, tmp_path: Path) -> Iterator[Triton]:
-    """Serves a copy of the repository, to which adapters may be added."""
-    shutil.copytree(repository, tmp_path / "models")
-    with running(tmp_path / "models", model_control=True) as triton:
+@pytest.fixture(scope="module")
+def models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository, to which adapters may be added."""
+    return shutil.copytree(repository, tmp_path_factory.mktemp("served") / "models")
+
+
+@pytest.fixture(scope="module")
+def triton(models: Path) -> Iterator[Triton]:
+    with running(models, model_control=True) as triton:
         yield triton
 
 
@@ -193,21 +188,21 @@ def _come_and_go(
     triton: Triton,
     utterances: list[np.ndarray],
     expected: dict[str, list[Tokens]],
-    repository: Path,
+    models: Path,
     count: int,
 ) -> None:
     """More adapters than the stages hold in memory, each loaded, used and retired under traffic."""
     with (
-        open_repository(triton.grpc_url) as models,
+        open_repository(triton.grpc_url) as control,
         traffic(triton.grpc_url, utterances, expected) as right,
     ):
         for number in range(count):
-            name, like = f"shop{number}", (CLINIC, COURT)[number % 2]
-            add(repository, name, like)
-            models.load(name)
+            name, like = f"shop{number}of{count}", (CLINIC, COURT)[number % 2]
+            add(models, name, like)
+            control.load(name)
             tokens = asyncio.run(tokens_of(triton.grpc_url, name, utterances[0]))
             assert tokens == expected[like][0]
-            models.retire(name, triton.metrics_url, 0.0, 10.0, lambda live: None)
+            control.retire(name, triton.metrics_url, 0.0, 10.0, lambda live: None)
             with pytest.raises(earshot.UnsupportedServer, match=f"no model '{name}'"):
                 earshot.connect(triton.grpc_url, model=name)
     assert all(right)
@@ -219,9 +214,9 @@ def test_adapters_come_and_go_under_live_streams(
     triton: Triton,
     utterances: list[np.ndarray],
     expected: dict[str, list[Tokens]],
-    tmp_path: Path,
+    models: Path,
 ) -> None:
-    _come_and_go(triton, utterances, expected, tmp_path / "models", 6)
+    _come_and_go(triton, utterances, expected, models, 6)
 
 
 @pytest.mark.slow
@@ -230,19 +225,21 @@ def test_fifty_adapters_come_and_go_under_live_streams(
     triton: Triton,
     utterances: list[np.ndarray],
     expected: dict[str, list[Tokens]],
-    tmp_path: Path,
+    models: Path,
 ) -> None:
-    _come_and_go(triton, utterances, expected, tmp_path / "models", 50)
+    _come_and_go(triton, utterances, expected, models, 50)
 
 
 @pytest.mark.triton
-def test_an_adapter_whose_files_are_gone(triton: Triton, tmp_path: Path) -> None:
-    with earshot.connect(triton.grpc_url, model=CLINIC) as client:
-        info = require_streaming(client.served)
-        assert (info.adapter, info.model) == (CLINIC, "random")
-        (tmp_path / "models" / "clinic_asr_streaming" / "1" / "adapter.safetensors").unlink()
+def test_an_adapter_whose_files_are_gone(triton: Triton, models: Path) -> None:
+    add(models, "gone", CLINIC)
+    with open_repository(triton.grpc_url) as control:
+        control.load("gone")
+    with earshot.connect(triton.grpc_url, model="gone") as client:
+        assert client.info.adapter == "gone"
+        shutil.rmtree(models / "gone_asr_streaming")
         with (
-            pytest.raises(earshot.ServerFailed, match="no adapter 'clinic'; it has court: install"),
+            pytest.raises(earshot.ServerFailed, match="no adapter 'gone'; it has clinic, court: "),
             client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream,
         ):
             stream.send(np.zeros(SAMPLE_RATE_HZ, np.float32))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from training.adapt.base import add_adapter, load_base
+from training.adapt.base import add_adapter, load_base, merged
 from training.adapt.merge import RECORD
 from training.adapt.settings import sha256_of
 
@@ -30,4 +32,13 @@ def write_random_adapter(
     save_file(weights, folder / "adapter_model.safetensors")
     record = {"base_sha256": sha256_of(checkpoint / "model.safetensors")}
     (folder / RECORD).write_text(json.dumps(record))
+    return folder
+
+
+def write_merged(checkpoint: Path, adapter: Path, folder: Path) -> Path:
+    """Write the checkpoint with the adapter merged by peft, in float32."""
+    base = load_base(checkpoint)
+    adapted = PeftModel.from_pretrained(cast(Any, base.model), str(adapter))
+    merged(adapted).save_pretrained(str(folder))
+    base.processor.save_pretrained(str(folder))
     return folder
