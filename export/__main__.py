@@ -127,6 +127,17 @@ def main(
     max_batch_size: Annotated[
         int, typer.Option(min=1, help="Streams in one batch, at most.")
     ] = Serving.max_batch_size,
+    adapters: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Adapters that may be in memory at once, beside the checkpoint itself (see "
+            "`python -m export.adapters`); others are read when a stream needs them.",
+        ),
+    ] = Serving.adapters,
+    adapter_rank: Annotated[
+        int, typer.Option(min=1, help="Largest rank of an adapter.")
+    ] = Serving.adapter_rank,
 ) -> None:
     """Export a recognizer to ONNX files and Triton configs, and check that it equals the original.
 
@@ -149,6 +160,8 @@ def main(
                 max_streams=max_streams,
                 max_batch_size=max_batch_size,
                 encoder_instances=instances,
+                adapters=adapters,
+                adapter_rank=adapter_rank,
             ),
             offline_serving=OfflineServing(encoder_instances=instances),
         )
@@ -233,6 +246,11 @@ def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
         raise UnsupportedOption(
             f"{checkpoint.name} is a {checkpoint.architecture}, which recognizes whole utterances "
             "only; use --mode offline"
+        )
+    if options.serving.adapters and not checkpoint.streams:
+        raise UnsupportedOption(
+            f"--adapters is for live streams, and {checkpoint.name} recognizes whole utterances "
+            "only; leave it out"
         )
     if options.mode == "streaming":
         return

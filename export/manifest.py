@@ -63,7 +63,8 @@ def write_manifest(
         runtime_facts: entries that only this runtime has.
     """
     # All files: a large model keeps its weights in a file beside the graph.
-    files = sorted(file for model in spec.models for file in folder.glob(f"{model}/1/*"))
+    found = (file for model in spec.models for file in folder.glob(f"{model}/1/**/*"))
+    files = sorted(file for file in found if file.is_file())
     manifest: dict[str, Any] = {
         "checkpoint": {
             "name": checkpoint.name,

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from loadtest.adapters.commands import adapters
 from loadtest.capacity.commands import capacity, hold
 from loadtest.compare import agreement, baseline, offline, overhead
 from loadtest.endpointing.commands import endpointing
@@ -28,6 +29,7 @@ app.command()(hold)
 app.command()(soak)
 app.command()(overload)
 app.command()(faults)
+app.command()(adapters)
 app.command("generator")(generator.generator)
 app.command("overhead")(overhead.overhead)
 app.command("selftest")(checks.selftest)

@@ -57,6 +57,8 @@ class Ensemble:
     """0 for whole files."""
     checkpoint: str = ""
     precision: str = ""
+    adapter: str = ""
+    """Of an ensemble that shares the stages of another one, which this adapter changes."""
 
     @property
     def instances(self) -> int:
@@ -76,6 +78,7 @@ class Repository:
     budget: Budget | None = None
     """GPU memory; for TensorRT only."""
     ensembles: tuple[Ensemble, ...] = ()
+    """Those with stages of their own; adapters add nothing to them but names."""
     batch_bytes: int = 0
     """Bytes of inputs and outputs of the largest batch of any model with fixed shapes."""
 
@@ -91,7 +94,9 @@ def read_repository(path: Path) -> Repository:
     configs = {folder.name: _read_config(folder, runtime) for folder in folders}
     for folder in folders:
         _check_model(folder, configs[folder.name], runtime)
-    ensembles = _ensembles(configs)
+    every = _ensembles(configs)
+    _check_adapters(path, every, configs)
+    ensembles = tuple(ensemble for ensemble in every if not ensemble.adapter)
     streams = sum(ensemble.max_streams for ensemble in ensembles)
     budget = read_budget(path, configs, streams) if runtime == TENSORRT else None
     size = _batch_bytes(configs)
@@ -179,10 +184,25 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             chunk_ms=int(config.parameters["chunk_ms"].string_value or 0),
             checkpoint=config.parameters["checkpoint"].string_value,
             precision=config.parameters["precision"].string_value,
+            adapter=config.parameters["adapter"].string_value,
         )
         for name, config in configs.items()
         if config.platform == "ensemble"
     )
+
+
+def _check_adapters(
+    path: Path, ensembles: tuple[Ensemble, ...], configs: Mapping[str, Any]
+) -> None:
+    """Refuse an adapter whose stages would ignore it, so that its clients got the base."""
+    for ensemble in ensembles:
+        stages = (configs[stage] for stage in ensemble.stages if stage in configs)
+        takes = [stage.name for stage in stages if "adapters" in stage.parameters]
+        if ensemble.adapter and not takes:
+            raise BadRepository(
+                f"{ensemble.name} in {path} is an adapter, and {', '.join(ensemble.stages)} were "
+                "exported without adapters: export them again with --adapters, or remove it"
+            )
 
 
 def _members(config: Any) -> list[str]:

@@ -25,16 +25,18 @@ SUFFIX = ".pt2"
 DESCRIPTION = "earshot.json"
 
 
-def export_torch(stages: Sequence[Stage], spec: StageSpec, folder: Path, precision: str) -> None:
+def export_torch(
+    stages: Sequence[Stage], spec: StageSpec, folder: Path, precision: str, adapter_rank: int = 0
+) -> None:
     """Write the parts of `stages`, run in a row, as the model `spec` into `folder`.
 
     An encoder is written as a `FusedEncoder`. `model.pt2` also holds the description.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stages = [FusedEncoder(stage) if isinstance(stage, Encoder) else stage for stage in stages]
-    description = description_of(stages, spec, precision)
+    description = description_of(stages, spec, precision, adapter_rank)
     with silenced():
-        for part in parts_of(stages, spec):
+        for part in parts_of(stages, spec, adapter_rank):
             _save(part, folder, description if part.name == MODEL else {})
 
 

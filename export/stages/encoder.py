@@ -33,6 +33,7 @@ from torch.nn import functional
 
 from export.audio import SUBSAMPLING
 from export.errors import UnsupportedOption
+from export.stages.adapters import Adapters, Projection, project
 from export.stages.layers import FeedForward, as_linear, in_type_of, joined, scaled
 from export.stages.layout import StateLayout
 from export.stages.state import Stage, State, Update, whole_division
@@ -147,6 +148,7 @@ class _Context:
     """int64 [B, H, T, past + T]: row of the relative-position table for each query and key."""
     mask: Tensor
     """float32 [B, 1, 1, past + T]: 0 for valid keys, else `_MASKED`."""
+    adapters: Adapters | None
 
 
 class Encoder(Stage):
@@ -170,7 +172,21 @@ class Encoder(Stage):
         )
         self.projector = model.encoder_projector
 
-    def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
+    def projections(self) -> tuple[Projection, ...]:
+        """See `Stage.projections`."""
+        frames = self.dims.frames
+        layers = [layer for layer in self.layers if isinstance(layer, Layer)]
+        found = [
+            projection
+            for index, layer in enumerate(layers)
+            for projection in layer.projections(f"encoder.layers.{index}")
+        ]
+        last = Projection(self.projector, ("encoder_projector",), self._encoded_size, frames)
+        return *found, last
+
+    def step(
+        self, *inputs: Tensor, state: State, adapters: Adapters | None = None
+    ) -> tuple[tuple[Tensor, ...], Update]:
         """Encode one chunk; see the class and module for shapes and state."""
         mel, mel_length = inputs
         small = state.read(0, self.dims.small_rows).flatten(1)
@@ -178,14 +194,14 @@ class Encoder(Stage):
         position, filled = position.float(), filled.float()
         encoded_length = self.encoded_length(mel_length)
         hidden, *stem_tails = self.subsampling(mel, mel_length, filled > 0, *tails[:3])
-        context = self._context(position, filled, encoded_length)
+        context = self._context(position, filled, encoded_length, adapters)
         conv_tails: list[Tensor] = []
         new_rows: list[Tensor] = []
         for index, (layer, tail) in enumerate(zip(self.layers, tails[3:], strict=True)):
             hidden, tail, keys_and_values = layer(hidden, tail, self._past(state, index), context)
             conv_tails.append(tail)
             new_rows.append(keys_and_values)
-        encoded = self.projector(in_type_of(self.projector, hidden)).float()
+        encoded = project(self.projector, in_type_of(self.projector, hidden), adapters).float()
         encoded = encoded.reshape(-1, self.dims.frames, self._encoded_size)
         counters = (x.to(small.dtype) for x in self._next_counters(position, filled))
         padding = torch.zeros_like(small[:, : self.dims.small_sizes[-1]])
@@ -211,7 +227,9 @@ class Encoder(Stage):
         keys, values = state.read(start, count), state.read(start + count, count)
         return keys.reshape(shape), values.reshape(shape)
 
-    def _context(self, position: Tensor, filled: Tensor, encoded_length: Tensor) -> _Context:
+    def _context(
+        self, position: Tensor, filled: Tensor, encoded_length: Tensor, adapters: Adapters | None
+    ) -> _Context:
         """Return relative distance and mask of every key; a ring block of age 1 is the newest."""
         dims = self.dims
         block = torch.arange(dims.ring_blocks, device=position.device)
@@ -226,7 +244,7 @@ class Encoder(Stage):
         valid = torch.cat([past_valid, frame < encoded_length], dim=1)
         mask = torch.where(valid, 0.0, _MASKED)
         distance = distance.expand(-1, dims.num_attention_heads, -1, -1)
-        return _Context(distance=distance, mask=mask[:, None, None])
+        return _Context(distance=distance, mask=mask[:, None, None], adapters=adapters)
 
     def _next_counters(self, position: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
         blocks = self.dims.ring_blocks
@@ -322,13 +340,22 @@ class Layer(nn.Module):
 
         The residual stream `hidden` is float32: it grows with depth, and LayerNorm squares it.
         """
-        hidden = hidden + self.feed_forward1(hidden)
+        hidden = hidden + self.feed_forward1(hidden, context.adapters)
         attended, new_rows = self.attention(self.norm_self_att(hidden), past, context)
         hidden = hidden + attended
         convolved, tail = self.convolution(self.norm_conv(hidden), tail)
         hidden = hidden + convolved
-        hidden = hidden + self.feed_forward2(hidden)
+        hidden = hidden + self.feed_forward2(hidden, context.adapters)
         return self.norm_out(hidden), tail, new_rows
+
+    def projections(self, name: str) -> list[Projection]:
+        """Return the layers that adapters change; `name` is that of the block."""
+        frames = self.attention.dims.frames
+        return [
+            *self.feed_forward1.projections(f"{name}.feed_forward1", frames),
+            *self.attention.projections(f"{name}.self_attn"),
+            *self.feed_forward2.projections(f"{name}.feed_forward2", frames),
+        ]
 
 
 class Attention(nn.Module):
@@ -353,7 +380,7 @@ class Attention(nn.Module):
         """[B * T, D] -> the same shape and the new ring rows [B, 2H, T * head_dim]."""
         dims = self.dims
         heads, shape = dims.num_attention_heads, (-1, dims.frames, 3, dims.num_attention_heads)
-        projected = self.projection(in_type_of(self.projection, hidden))
+        projected = project(self.projection, in_type_of(self.projection, hidden), context.adapters)
         projected = projected.reshape(*shape, dims.head_dim)
         query, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
         past_keys, past_values = past
@@ -369,7 +396,17 @@ class Attention(nn.Module):
         attended = past_weights @ past_values + weights @ values
         new_rows = torch.stack([keys, values], dim=1).reshape(-1, 2 * heads, dims.row_width)
         flat = attended.transpose(1, 2).reshape(-1, dims.hidden_size)
-        return self.output(flat).float(), new_rows
+        return project(self.output, flat, context.adapters).float(), new_rows
+
+    def projections(self, name: str) -> list[Projection]:
+        """Return the layers that adapters change; `name` is that of the attention."""
+        dims = self.dims
+        joint = tuple(f"{name}.{part}_proj" for part in "qkv")
+        scales = (dims.head_dim**-0.5, 1.0, 1.0)
+        return [
+            Projection(self.projection, joint, dims.hidden_size, dims.frames, scales),
+            Projection(self.output, (f"{name}.o_proj",), dims.hidden_size, dims.frames),
+        ]
 
 
 class Convolution(nn.Module):

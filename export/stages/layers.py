@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.stages.adapters import Adapters, Projection, project
+
+OF_FEED_FORWARD = 0.5
+
 
 class FeedForward(nn.Module):
     """Half a feed-forward step; the factor 0.5 is part of the second projection."""
@@ -16,12 +20,21 @@ class FeedForward(nn.Module):
         self.norm = norm
         self.linear1 = feed_forward.linear1
         self.activation = feed_forward.activation
-        self.linear2 = scaled(feed_forward.linear2, 0.5)
+        self.linear2 = scaled(feed_forward.linear2, OF_FEED_FORWARD)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, adapters: Adapters | None = None) -> Tensor:
         """[B * T, D] float32 -> the same."""
         normed = in_type_of(self.linear1, self.norm(hidden))
-        return self.linear2(self.activation(self.linear1(normed))).float()
+        activated = self.activation(project(self.linear1, normed, adapters))
+        return project(self.linear2, activated, adapters).float()
+
+    def projections(self, name: str, frames: int) -> list[Projection]:
+        """Return the layers that adapters change; `name` is that of the step in the checkpoint."""
+        hidden, inner = self.linear1.in_features, self.linear1.out_features
+        return [
+            Projection(self.linear1, (f"{name}.linear1",), inner, frames),
+            Projection(self.linear2, (f"{name}.linear2",), hidden, frames, (OF_FEED_FORWARD,)),
+        ]
 
 
 def in_type_of(linear: nn.Linear, values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from export.pbtxt import parameter_list as _parameters
 from export.pbtxt import tensor_list as _tensors
 from export.spec import StageSpec
 from export.streaming import tensorrt_config
-from export.streaming.spec import RECOGNIZER, StreamingSpec
+from export.streaming.spec import ENSEMBLE, RECOGNIZER, StreamingSpec
 
 _RUNTIMES = {
     "onnxruntime": ("ONNX Runtime", "KIND_CPU"),
@@ -82,6 +82,8 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
     )
     if values.name in MAX_ABS:
         parameters |= {"bounded_inputs": values.name, "max_abs": str(MAX_ABS[values.name])}
+    if stage.adapters:
+        parameters |= _adapter_parameters(stage, spec)
     # The backend chooses its device: Triton refuses KIND_GPU on a machine without a GPU.
     title, kind = _RUNTIMES[spec.runtime]
     return "\n".join(
@@ -97,6 +99,17 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
             _parameters(parameters),
         ]
     )
+
+
+def _adapter_parameters(stage: StageSpec, spec: StreamingSpec) -> dict[str, str]:
+    """Return the number and size of adapters in a pool, and which of them fit."""
+    return {
+        "adapters": str(spec.serving.adapters),
+        "adapter_parts": ", ".join(stage.adapters),
+        "adapter_rows": ", ".join(str(layout.rows) for layout in stage.adapters.values()),
+        "adapter_ensembles": ENSEMBLE,
+        "adapter_base": spec.checkpoint_sha256,
+    }
 
 
 def _instances(stage: StageSpec, spec: StreamingSpec) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 from export.checkpoint import Checkpoint
 from export.formats.onnx_file import write_onnx
 from export.formats.onnx_stage import open_session
-from export.formats.parts import MODEL, Part, description_of, parts_of
+from export.formats.parts import BATCH, MODEL, Part, description_of, parts_of
 from export.formats.pooled_stage import Function, PooledStage
 from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import file_sha256, write_manifest
@@ -166,7 +166,7 @@ def _profile(part: Part, engine: StageSpec, spec: StreamingSpec) -> Profile:
     dims = {
         name: tuple(tensor.shape[1:]) for name, tensor in zip(names, part.arguments, strict=True)
     }
-    pools = names[-1 - part.pools : -1] if part.pools else []
+    pools = [name for name, axis in zip(names, part.axes, strict=True) if axis != BATCH]
     shapes = {
         name: (slots * state.rows, state.width)
         for name, state in zip(pools, engine.states if pools else (), strict=True)

@@ -29,6 +29,14 @@ def test_only_the_first_request_starts_and_waits_for_a_place() -> None:
     assert list(second.raw_input_contents) == [chunk.audio, b"\x02\0\0\0"]
 
 
+def test_the_first_request_names_the_adapter() -> None:
+    writer = RequestWriter(1, chunk_samples=2, queue_s=1, ensemble="asr", adapter="clinic")
+    chunk = Chunk(bytes(8), 2, last=False)
+    first, second = writer.write(chunk, first=True), writer.write(chunk, first=False)
+    assert first.parameters["adapter"].string_param == "clinic"
+    assert "adapter" not in second.parameters
+
+
 def test_the_last_request_ends() -> None:
     writer = RequestWriter(1, chunk_samples=2, queue_s=1, ensemble="asr")
     only = writer.write(Chunk(bytes(8), 1, last=True), first=True)

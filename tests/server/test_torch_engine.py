@@ -175,7 +175,7 @@ def test_a_program_of_another_format_is_refused(recognizer: Recognizer, tmp_path
             if entry.filename.endswith("earshot.json"):
                 content = json.dumps(json.loads(content) | {"format": 0}).encode()
             new.writestr(entry, content)
-    with pytest.raises(BadStage, match="has format 0, expected 1"):
+    with pytest.raises(BadStage, match="has format 0, expected 2"):
         open_torch(tmp_path, recognizer.backend_spec)
 
 

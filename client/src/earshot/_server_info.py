@@ -10,6 +10,8 @@ from ._errors import UnsupportedServer
 STREAMING = "asr_streaming"
 OFFLINE = "asr_offline"
 CONTRACT_VERSION = "1"
+ADAPTED_CONTRACT_VERSION = "2"
+"""Of a recognizer with the parameter `adapter`, which a stream names to the server as it starts."""
 
 
 def served_name(name: str, role: str) -> str:
@@ -40,6 +42,8 @@ class ServerInfo:
     """The server drops a stream that sends nothing for this long."""
     name: str = ""
     """Name of the recognizer; "" is the unnamed one."""
+    adapter: str = ""
+    """The adapter that makes the recognizer of its checkpoint; "" for the checkpoint itself."""
 
     @property
     def ensemble(self) -> str:
@@ -92,7 +96,7 @@ def read_server_info(
 ) -> ServerInfo:
     """Parse the parameters of a streaming model config; raise UnsupportedServer."""
     read = _Parameters(served_name(name, STREAMING), parameters)
-    read.check_contract()
+    version = read.check_contract(CONTRACT_VERSION, ADAPTED_CONTRACT_VERSION)
     info = ServerInfo(
         url=url,
         server=server,
@@ -107,6 +111,7 @@ def read_server_info(
         max_streams=read.number("max_streams"),
         sequence_idle_ms=read.number("sequence_idle_ms"),
         name=name,
+        adapter=read.text("adapter") if version == ADAPTED_CONTRACT_VERSION else "",
     )
     if info.lead_samples >= info.chunk_samples:
         raise UnsupportedServer(
@@ -121,7 +126,7 @@ def read_offline_info(
 ) -> OfflineInfo:
     """Parse the parameters of an offline model config; raise UnsupportedServer."""
     read = _Parameters(served_name(name, OFFLINE), parameters)
-    read.check_contract()
+    read.check_contract(CONTRACT_VERSION)
     return OfflineInfo(
         url=url,
         server=server,
@@ -143,13 +148,15 @@ class _Parameters:
     model: str
     values: Mapping[str, str]
 
-    def check_contract(self) -> None:
+    def check_contract(self, *known: str) -> str:
+        """Return the version of the contract; raise UnsupportedServer if it is not known."""
         version = self.text("contract_version")
-        if version != CONTRACT_VERSION:
+        if version not in known:
             raise UnsupportedServer(
-                f"the server has contract version {version}, this client {CONTRACT_VERSION}: "
+                f"the server has contract version {version}, this client {' and '.join(known)}: "
                 "install the client of the same release as the server"
             )
+        return version
 
     def text(self, name: str) -> str:
         try:

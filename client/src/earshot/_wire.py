@@ -30,7 +30,13 @@ class RequestWriter:
     """
 
     def __init__(
-        self, stream_id: int, chunk_samples: int, queue_s: float, ensemble: str, tag: str = ""
+        self,
+        stream_id: int,
+        chunk_samples: int,
+        queue_s: float,
+        ensemble: str,
+        tag: str = "",
+        adapter: str = "",
     ) -> None:
         start = _pb.ModelInferRequest(model_name=ensemble, id=tag)
         start.inputs.add(name="AUDIO", datatype="FP32", shape=[1, chunk_samples])
@@ -40,6 +46,8 @@ class RequestWriter:
         start.parameters["sequence_start"].bool_param = True
         # Triton queues a START without limit unless the request itself sets a timeout.
         start.parameters["timeout"].int64_param = round(queue_s * 1e6)
+        if adapter:
+            start.parameters["adapter"].string_param = adapter
         self._start = start
         self._silence = bytes(4 * chunk_samples)
 

@@ -15,7 +15,7 @@ def open_engine(folder: Path, spec: StageSpec) -> Engine:
     if spec.runtime == "onnxruntime":
         from .onnx_engine import OnnxEngine
 
-        return OnnxEngine(folder / "model.onnx", spec)
+        return OnnxEngine(folder, spec)
     if spec.runtime == "torch":
         from .torch_engine import open_torch
 

@@ -14,7 +14,7 @@ import torch
 from .errors import BadStage
 from .spec import StageSpec, TensorSpec
 
-FORMAT = 1
+FORMAT = 2
 MODEL, ROUNDS, END = "model", "rounds", "end"
 """The parts of a model, and the stems of their files; see `export/formats/parts.py`."""
 
@@ -23,7 +23,7 @@ Function = Callable[..., tuple[torch.Tensor, ...]]
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """The state of one stage: `rows` rows of `width` values per stream."""
+    """The state, or the adapters, of one stage: `rows` rows of `width` values for each."""
 
     rows: int
     width: int
@@ -46,6 +46,8 @@ class Program:
 
     model: Function
     pools: tuple[PoolSpec, ...]
+    adapter_pools: tuple[PoolSpec, ...]
+    """Of a program for streams with adapters, which also takes their pools and ADAPTER_SLOTS."""
     loop: Loop | None
 
 
@@ -68,13 +70,16 @@ def compose(
         )
     _check(spec, "input", spec.inputs, description["inputs"], path)
     _check(spec, "output", spec.outputs, description["outputs"], path)
-    pools = tuple(
-        PoolSpec(pool["rows"], pool["width"], getattr(torch, pool["dtype"]))
-        for pool in description["pools"]
-    )
+    pools, adapter_pools = _pools(description["pools"]), _pools(description["adapter_pools"])
     runs = int(description["runs_of_rounds"])
     loop = Loop(open_part(ROUNDS), open_part(END), runs) if runs else None
-    return Program(open_part(MODEL), pools, loop)
+    return Program(open_part(MODEL), pools, adapter_pools, loop)
+
+
+def _pools(description: list[dict[str, Any]]) -> tuple[PoolSpec, ...]:
+    return tuple(
+        PoolSpec(pool["rows"], pool["width"], getattr(torch, pool["dtype"])) for pool in description
+    )
 
 
 def read_description(text: str, spec: StageSpec, path: Path) -> dict[str, Any]:
