@@ -85,7 +85,7 @@ class ExportOptions:
     """Compare streaming models with `transformers`. Else the manifest records no comparison."""
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         _check_precision(self.runtime, self.precision)
         frames_per_chunk(self.chunk_ms)
         if self.gpus != GPUS and self.runtime != "tensorrt-rtx":
@@ -106,7 +106,7 @@ class ExportOptions:
         return frames_per_chunk(self.chunk_ms)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     """Refuse a name that Triton, the file system or the client could confuse with another."""
     if name == UNNAMED or (name and not _NAME.fullmatch(name)):
         raise UnsupportedOption(
