@@ -237,6 +237,36 @@ def head(
     console.print(table)
 
 
+@app.command("head-text")
+def head_text(
+    checkpoint: Annotated[Path, typer.Argument(help="Whose transcripts to use.")],
+    data: Annotated[Path, typer.Option(help="Folder with manifest.tsv and recordings.")],
+    label: Annotated[list[str], typer.Option(help="Column of the manifest; repeatable.")],
+    test: Annotated[
+        list[Path] | None, typer.Option(help="Folder with a manifest to measure on; repeatable.")
+    ] = None,
+    lookahead: Annotated[
+        int, typer.Option(help="Frames of 80 ms that the encoder sees ahead.")
+    ] = DEFAULT_LOOKAHEAD,
+) -> None:
+    """Measure what labels by transcripts get right, to stand beside heads."""
+    from training.adapt.errors import AdaptError
+    from training.head.text import score_texts
+
+    console = Console(stderr=True)
+    try:
+        sets = score_texts(checkpoint, data, test or [], label, lookahead, console)
+    except AdaptError as error:
+        console.print(str(error), soft_wrap=True, markup=False)
+        raise typer.Exit(error.exit_code) from None
+    table = Table("set", "head", "keywords", "bag of words", title=f"transcripts of {checkpoint}")
+    for scores in sets:
+        for keywords, words in zip(scores.keywords, scores.words, strict=True):
+            shares = (f"{keywords.accuracy:.1%}", f"{words.accuracy:.1%}")
+            table.add_row(scores.name, keywords.question.name, *shares)
+    Console().print(table)
+
+
 @app.command("gpu-bundle")
 def gpu_bundle(
     speech: Speech = Path("../shared/speech"),

@@ -30,6 +30,9 @@ def main(
         str,
         typer.Option(help="Recognizer of the repository to add the heads to, if it has a name."),
     ] = "",
+    head: Annotated[
+        list[str] | None, typer.Option(help="Serve this head only; repeatable. Default: all.")
+    ] = None,
     repository: Annotated[Path, typer.Option(help="Model repository that holds the base.")] = Path(
         "model_repository"
     ),
@@ -43,7 +46,9 @@ def main(
     from export.heads.export import HeadOptions, export_heads
 
     try:
-        options = HeadOptions(tuple(heads), str(checkpoint), name, base, repository)
+        options = HeadOptions(
+            tuple(heads), str(checkpoint), name, base, repository, tuple(head or ())
+        )
         with _console.status("loading the checkpoint") as status:
             loaded = load_checkpoint(options.checkpoint)
 

@@ -39,6 +39,8 @@ class HeadOptions:
     base: str = ""
     """Name of the recognizer whose models it shares."""
     repository: Path = Path("model_repository")
+    only: tuple[str, ...] = ()
+    """Names of the heads to serve, in this order; none for all."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -61,7 +63,7 @@ def export_heads(options: HeadOptions, checkpoint: Checkpoint, report: Report) -
     files = [read_heads(folder) for folder in options.folders]
     base = read_base(options.repository, options.base)
     _require_same_weights(options, checkpoint, base, files)
-    heads = joined(files)
+    heads = joined(files, options.only)
     stage = Heads([head.weights for head in heads])
     spec = _spec(options, base, heads, stage)
     with replacing(options.repository) as new:

@@ -73,8 +73,12 @@ def read_heads(folder: Path) -> HeadFiles:
 _PARTS = ("query", "query_bias", "weight", "bias")
 
 
-def joined(folders: Sequence[HeadFiles]) -> tuple[Head, ...]:
-    """Return the heads of all folders; raise UnsupportedOption if two have one name."""
+def joined(folders: Sequence[HeadFiles], only: Sequence[str]) -> tuple[Head, ...]:
+    """Return the heads of all folders, or those that `only` names.
+
+    Raises:
+        UnsupportedOption: two heads have one name, or there is none of a name.
+    """
     heads = tuple(head for files in folders for head in files.heads)
     names = [head.name for head in heads]
     for name in names:
@@ -82,4 +86,8 @@ def joined(folders: Sequence[HeadFiles]) -> tuple[Head, ...]:
             raise UnsupportedOption(
                 f"two heads are called '{name}': expected one of each name in one recognizer"
             )
-    return heads
+    known = {head.name: head for head in heads}
+    for name in only:
+        if name not in known:
+            raise UnsupportedOption(f"no head is called '{name}'; there are {', '.join(known)}")
+    return tuple(known[name] for name in only) or heads
