@@ -57,6 +57,26 @@ def read_base(repository: Path, name: str) -> InstalledBase:
     return InstalledBase(spec, parameters, manifest["checkpoint"]["sha256"])
 
 
+def outdated_heads(repository: Path, base: str) -> list[str]:
+    """Return the ensembles that share the models of the ensemble `base`, and no longer fit them."""
+
+    def read(ensemble: str) -> dict[str, Any]:
+        return json.loads((repository / ensemble / "1" / "manifest.json").read_text("utf-8"))
+
+    now = read(base)
+    others = [path.parents[1].name for path in sorted(repository.glob("*/1/manifest.json"))]
+    return [
+        other
+        for other in others
+        if (manifest := read(other)).get("base") == base
+        and (
+            manifest["checkpoint"]["sha256"] != now["checkpoint"]["sha256"]
+            or manifest["chunk_ms"] != now["chunk_ms"]
+            or now["layout"] != "stages"
+        )
+    ]
+
+
 def _spec(
     manifest: Mapping[str, Any], parameters: Mapping[str, str], max_batch_size: int, name: str
 ) -> StreamingSpec:
