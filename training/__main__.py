@@ -215,13 +215,27 @@ def head(
     passes: Annotated[
         int, typer.Option(help="Times that each recording is used.", min=1)
     ] = HEAD_PASSES,
+    variants: Annotated[
+        int,
+        typer.Option(
+            help="Copies of each recording, as from other microphones, to train on as well.", min=0
+        ),
+    ] = 0,
 ) -> None:
     """Train classifiers on a checkpoint's encoder; publish them if they beat the majority."""
     from training.adapt.errors import AdaptError
     from training.head.run import train_heads
 
     settings = HeadSettings(
-        checkpoint, data, output, tuple(label), tuple(test or ()), lookahead, queries, passes
+        checkpoint,
+        data,
+        output,
+        tuple(label),
+        tuple(test or ()),
+        lookahead,
+        queries,
+        passes,
+        variants,
     )
     console = Console(stderr=True)
     try:

@@ -82,6 +82,24 @@ def test_frames_are_computed_once(tmp_path: Path, random_checkpoint: Path) -> No
     assert again == {path: kept[path] for path in again}
 
 
+def test_variants_of_recordings_are_trained_on_as_well(
+    tmp_path: Path, random_checkpoint: Path
+) -> None:
+    data = write_recordings(tmp_path / "data", SOUNDS)
+    output = tmp_path / "sounds"
+    code, said = run_command(
+        random_checkpoint, "--data", data, "--label", "sound", "--variants", 2, "--output", output
+    )
+    assert code == 0, said
+    assert "| variants | 2 of each" in (output / "README.md").read_text()
+    kept = [load_file(path) for path in output.with_name("sounds.work").glob("frames-*")]
+    largest = max(len(frames["counts"]) for frames in kept)
+    trained = [frames["frames"] for frames in kept if len(frames["counts"]) == largest]
+    assert len(trained) == 3
+    assert trained[0].shape == trained[1].shape
+    assert not torch.equal(trained[0], trained[1])
+
+
 def test_a_head_no_better_than_the_majority_is_refused(
     tmp_path: Path, random_checkpoint: Path
 ) -> None:

@@ -69,6 +69,7 @@ python -m export.heads {settings.output} --checkpoint {settings.checkpoint} --na
 | base | `{settings.checkpoint}`, sha256 of its weights `{outcome.base_sha256[:12]}` |
 | trained on | {outcome.trained} recordings of `{settings.data.name}`; \
 no {apart} of them is held out |
+| variants | {settings.variants} of each, as from other microphones |
 | network | {settings.queries} queries for each head, lookahead {settings.lookahead} |
 
 The share of recordings that get the right label, beside that of the most frequent label for all:
@@ -94,7 +95,8 @@ def _command(settings: Settings) -> str:
         f"--data {settings.data}",
         *(f"--label {label}" for label in settings.labels),
         *(f"--test {folder}" for folder in settings.tests),
-        f"--lookahead {settings.lookahead} --queries {settings.queries} --passes {settings.passes}",
+        f"--lookahead {settings.lookahead} --queries {settings.queries} --passes {settings.passes} "
+        f"--variants {settings.variants}",
         f"--output {settings.output}",
     ]
     return " \\\n  ".join([f"python -m training head {settings.checkpoint}", *options])

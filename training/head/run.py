@@ -48,7 +48,7 @@ def train_heads(settings: Settings, console: Console) -> Outcome:
     base_sha256 = sha256_of(settings.checkpoint / "model.safetensors")
     with progress_bar(console) as bar:
         encoder = _Encoder(base, base_sha256, settings, bar)
-        speech, answers = encoder.encode(trained), trained.answers(questions)
+        speech, answers = _to_train_on(encoder, trained, questions)
         heads = _fit(settings, questions, speech, answers, bar)
         measure = _Measure(heads, questions, majority_labels(answers), encoder)
         outcome = Outcome(
@@ -75,8 +75,8 @@ class _Encoder:
     settings: Settings
     bar: Progress
 
-    def encode(self, examples: Examples) -> EncodedRecordings:
-        """Return the frames of all recordings of a part."""
+    def encode(self, examples: Examples, variant: int = 0) -> EncodedRecordings:
+        """Return the frames of all recordings of a part, or of a variant of them."""
         total = len(examples.recordings)
         task = self.bar.add_task("encoder frames", total=total)
         speech = encoded_recordings(
@@ -86,9 +86,22 @@ class _Encoder:
             self.settings.lookahead,
             self.settings.work,
             lambda: self.bar.advance(task),
+            variant,
         )
         self.bar.update(task, completed=total)
         return speech
+
+
+def _to_train_on(
+    encoder: _Encoder, trained: Examples, questions: Sequence[Question]
+) -> tuple[EncodedRecordings, Tensor]:
+    """Return recordings and variants, and the right labels of them all."""
+    variants = range(encoder.settings.variants + 1)
+    speech = [encoder.encode(trained, variant) for variant in variants]
+    answers = trained.answers(questions)
+    return EncodedRecordings(
+        torch.cat([each.frames for each in speech]), torch.cat([each.counts for each in speech])
+    ), answers.repeat(len(speech), 1)
 
 
 def _fit(

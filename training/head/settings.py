@@ -27,6 +27,8 @@ class Settings:
     """Places of an utterance that each head attends to."""
     passes: int = DEFAULT_PASSES
     """Times that each recording is used."""
+    variants: int = 0
+    """Copies of each recording to train on, which sound as from other microphones."""
 
     @property
     def work(self) -> Path:
