@@ -210,6 +210,8 @@ def _export(options: ExportOptions) -> None:
         installed = served_name(options.name, ensemble)
         _console.print(f"[green]installed[/green] {installed} in {options.repository}")
     _warn_of_another_checkpoint(checkpoint, options)
+    if options.mode != "offline":
+        _warn_of_outdated_heads(options)
 
 
 def _export_streaming(
@@ -286,6 +288,21 @@ def _warn_of_another_checkpoint(checkpoint: Checkpoint, options: ExportOptions) 
         _console.print(
             f"warning: {other} in {options.repository} is of another checkpoint "
             f"({exported['name']}) and stays as it was; export it as well, or remove its models",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _warn_of_outdated_heads(options: ExportOptions) -> None:
+    """Warn of heads that were trained on other frames than those of the new encoder."""
+    from export.heads.base import outdated_heads
+
+    installed = served_name(options.name, "asr_streaming")
+    for ensemble in outdated_heads(options.repository, installed):
+        _console.print(
+            f"warning: {ensemble} in {options.repository} has heads for the earlier {installed}, "
+            "whose models it shares: add them again (python -m export.heads), or remove it",
             style="yellow",
             markup=False,
             soft_wrap=True,

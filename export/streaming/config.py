@@ -31,10 +31,10 @@ _THREADS = 1
 """Threads per process: one gives more streams per core than many in one process."""
 _QUEUE_COMMENT = "# Chunks arrive one by one; a short wait makes batches, and batches save CPU."
 _NO_QUEUE_COMMENT = "# Takes all that wait, and never waits for more: converting text is fast."
-_QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2}
+_QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2, "heads": 2}
 """The first stage collects a batch; the others wait only for the rest of a split batch."""
 
-_LENGTHS = ("MEL_LENGTH", "ENCODED_LENGTH", "TOKEN_COUNT")
+_LENGTHS = ("MEL_LENGTH", "ENCODED_LENGTH", "TOKEN_COUNT", "LABELS")
 """Outputs with which a stage passes on that it refused the last chunk of a stream."""
 
 MAX_ABS = {"AUDIO": 8, "MEL": 64}
@@ -54,7 +54,7 @@ def config_files(spec: StreamingSpec) -> dict[str, str]:
         if not stage.members:
             files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec.serving)
         if spec.runtime in _RUNTIMES:
-            files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = _bundled(stage, spec)
+            files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = bundled_config(stage, spec)
     files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
     files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
     return files
@@ -64,7 +64,8 @@ def _header(title: str) -> str:
     return HEADER.format(title=title, source="export/streaming/spec.py")
 
 
-def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
+def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
+    """Return the config of a stage for the bundled backend."""
     serving = spec.serving
     parameters = {
         "max_streams": str(pool_slots(stage, spec)),
