@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from export.stages.adapters import Adapters
 from export.stages.layout import StateLayout
 from export.stages.state import Stage, State, Update, all_rows
 
@@ -58,7 +59,9 @@ class Heads(Stage):
         self.weights = nn.ParameterList(head.weight.flatten(1).T for head in heads)
         self.biases = nn.ParameterList(head.bias for head in heads)
 
-    def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
+    def step(
+        self, *inputs: Tensor, state: State, adapters: Adapters | None = None
+    ) -> tuple[tuple[Tensor, ...], Update]:
         """Add one chunk to the sums, and label the stream; see the class and module."""
         encoded, length = inputs
         scores = self.bounds * torch.tanh(encoded @ self.query + self.query_bias)
