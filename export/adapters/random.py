@@ -35,7 +35,8 @@ def main(
     manifest: dict[str, Any] = json.loads((folder / "1" / "manifest.json").read_text())
     layouts = manifest["dims"].get("adapter")
     if layouts is None:
-        _console.print(f"error: {folder} was exported without --adapters", style="red")
+        message = f"error: {folder} was exported without --adapters"
+        _console.print(message, style="red", soft_wrap=True)
         raise typer.Exit(2)
     random = np.random.default_rng(0)
     with replacing(repository) as new:

@@ -26,20 +26,36 @@ LowRank = tuple[Tensor, Tensor]
 class Projection:
     """A linear layer of a stage that adapters change; it may join layers of the checkpoint."""
 
-    linear: nn.Linear
     names: tuple[str, ...]
     """The layers of the checkpoint that it joins, in the order of its outputs."""
+    inputs: int
     outputs: int
     """Outputs of each of them."""
     frames: int
     """Rows of one stream that it takes at once."""
-    factors: tuple[float, ...] = ()
-    """Constants that are part of its weights, one for each of the layers; 1 if there are none."""
+    factors: tuple[float, ...]
+    """Constants that are part of its weights, one for each of the layers."""
+    dtype: torch.dtype
+    """Type of its weights."""
+
+    @classmethod
+    def of(
+        cls, linear: nn.Linear, *names: str, frames: int, factors: Sequence[float] = ()
+    ) -> Projection:
+        """Describe a layer; factors are 1 if none are given."""
+        return cls(
+            names=names,
+            inputs=linear.in_features,
+            outputs=linear.out_features // len(names),
+            frames=frames,
+            factors=tuple(factors) or (1.0,) * len(names),
+            dtype=linear.weight.dtype,
+        )
 
     @property
-    def inputs(self) -> int:
-        """Return the number of inputs."""
-        return self.linear.in_features
+    def name(self) -> str:
+        """Return the name by which a stage asks for it: that of its first layer."""
+        return self.names[0]
 
     def change(self, values: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """Return what the adapters add to the outputs for `values` [B * frames, inputs].
@@ -58,8 +74,8 @@ class Projection:
 class Adapters(Protocol):
     """The adapters of the streams of a batch."""
 
-    def change(self, linear: nn.Linear, values: Tensor) -> Tensor:
-        """Return what they add to the outputs of a projection for its inputs `values`."""
+    def change(self, name: str, values: Tensor) -> Tensor:
+        """Return what they add to the outputs of the projection `name` for its inputs `values`."""
         ...
 
 
@@ -75,7 +91,7 @@ class AdapterPlan:
         for size in (size for projection in projections for size in self._sizes(projection)):
             self._first_row.append(rows)
             rows += -(-size // self._width)
-        self.dtype = projections[0].linear.weight.dtype
+        self.dtype = projections[0].dtype
         self.layout = AdapterLayout(rows, self._width, _DTYPES[self.dtype])
 
     def pack(self, adapter: Mapping[str, LowRank]) -> Tensor:
@@ -95,8 +111,8 @@ class AdapterPlan:
         parts = len(projection.names)
         down = torch.zeros(projection.inputs, parts, self.rank)
         up = torch.zeros(parts, self.rank, projection.outputs)
-        factors = projection.factors or (1.0,) * parts
-        for part, (name, factor) in enumerate(zip(projection.names, factors, strict=True)):
+        named = zip(projection.names, projection.factors, strict=True)
+        for part, (name, factor) in enumerate(named):
             if name in adapter:
                 its_down, its_up = adapter[name]
                 down[:, part, : len(its_down)] = its_down.T
@@ -142,9 +158,9 @@ class PooledAdapters:
         self._pool = pool
         self._first_row = (slots * plan.layout.rows)[:, None]
 
-    def change(self, linear: nn.Linear, values: Tensor) -> Tensor:
+    def change(self, name: str, values: Tensor) -> Tensor:
         """See `Adapters.change`."""
-        projection = next(p for p in self.plan.projections if p.linear is linear)
+        projection = next(p for p in self.plan.projections if p.name == name)
         return projection.change(values, *self._gather(projection))
 
     def gathered(self) -> tuple[Tensor, ...]:
@@ -165,14 +181,14 @@ class GatheredAdapters:
         self._projections = projections
         self._matrices = matrices
 
-    def change(self, linear: nn.Linear, values: Tensor) -> Tensor:
+    def change(self, name: str, values: Tensor) -> Tensor:
         """See `Adapters.change`."""
-        index = next(i for i, p in enumerate(self._projections) if p.linear is linear)
+        index = next(i for i, p in enumerate(self._projections) if p.name == name)
         down, up = self._matrices[2 * index : 2 * index + 2]
         return self._projections[index].change(values, down, up)
 
 
-def project(linear: nn.Linear, values: Tensor, adapters: Adapters | None) -> Tensor:
-    """Return the outputs of a projection, changed by the streams' adapters if there are any."""
+def project(linear: nn.Linear, values: Tensor, adapters: Adapters | None, name: str) -> Tensor:
+    """Return the outputs of the projection `name`, changed by adapters if there are any."""
     outputs = linear(values)
-    return outputs if adapters is None else outputs + adapters.change(linear, values)
+    return outputs if adapters is None else outputs + adapters.change(name, values)

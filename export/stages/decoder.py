@@ -26,8 +26,11 @@ from export.stages.adapters import (
     project,
 )
 from export.stages.layout import CONTEXT_TOKENS, StateLayout
-from export.stages.predictor import Predictor
+from export.stages.predictor import PROJECTOR, Predictor
 from export.stages.state import Stage, State, Update, all_rows
+
+HEAD = "joint.head"
+"""Name of the last layer of the joint network in the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,9 @@ class Decoder(Stage):
 
     def projections(self) -> tuple[Projection, ...]:
         """See `Stage.projections`."""
-        projector, head = self.predictor.projector, self.head
         return (
-            Projection(projector, ("decoder.decoder_projector",), projector.out_features, 1),
-            Projection(head, ("joint.head",), head.out_features, 1),
+            Projection.of(self.predictor.projector, PROJECTOR, frames=1),
+            Projection.of(self.head, HEAD, frames=1),
         )
 
     def step(
@@ -163,7 +165,7 @@ class Decoder(Stage):
         Softmax and its sum are float32 in every precision.
         """
         joined = self.activation(frame + predictor[:, : self.dims.decoder_hidden_size])
-        logits = project(self.head, joined.to(self.head.weight.dtype), adapters).float()
+        logits = project(self.head, joined.to(self.head.weight.dtype), adapters, HEAD).float()
         best, token = logits.max(dim=1)
         # Not logsumexp: TensorRT sums the bare exponentials, which overflow at logits of 89.
         return token, -(logits - best[:, None]).exp().sum(dim=1).log()

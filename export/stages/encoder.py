@@ -38,6 +38,8 @@ from export.stages.layers import FeedForward, as_linear, in_type_of, joined, sca
 from export.stages.layout import StateLayout
 from export.stages.state import Stage, State, Update, whole_division
 
+PROJECTOR = "encoder_projector"
+"""Name of the last layer in the checkpoint."""
 _MASKED = -1e30
 """Added to the score of a masked key; finite, so that no row can become NaN."""
 
@@ -168,20 +170,16 @@ class Encoder(Stage):
         self.subsampling = _Subsampling(model.encoder, self.dims)
         positions = _relative_positions(model.encoder, self.dims)
         self.layers = nn.ModuleList(
-            Layer(layer, self.dims, positions) for layer in model.encoder.layers
+            Layer(layer, self.dims, positions, f"encoder.layers.{index}")
+            for index, layer in enumerate(model.encoder.layers)
         )
         self.projector = model.encoder_projector
 
     def projections(self) -> tuple[Projection, ...]:
         """See `Stage.projections`."""
-        frames = self.dims.frames
         layers = [layer for layer in self.layers if isinstance(layer, Layer)]
-        found = [
-            projection
-            for index, layer in enumerate(layers)
-            for projection in layer.projections(f"encoder.layers.{index}")
-        ]
-        last = Projection(self.projector, ("encoder_projector",), self._encoded_size, frames)
+        found = [projection for layer in layers for projection in layer.projections()]
+        last = Projection.of(self.projector, PROJECTOR, frames=self.dims.frames)
         return *found, last
 
     def step(
@@ -201,7 +199,8 @@ class Encoder(Stage):
             hidden, tail, keys_and_values = layer(hidden, tail, self._past(state, index), context)
             conv_tails.append(tail)
             new_rows.append(keys_and_values)
-        encoded = project(self.projector, in_type_of(self.projector, hidden), adapters).float()
+        hidden = in_type_of(self.projector, hidden)
+        encoded = project(self.projector, hidden, adapters, PROJECTOR).float()
         encoded = encoded.reshape(-1, self.dims.frames, self._encoded_size)
         counters = (x.to(small.dtype) for x in self._next_counters(position, filled))
         padding = torch.zeros_like(small[:, : self.dims.small_sizes[-1]])
@@ -323,14 +322,18 @@ def _subsampled(length: Tensor) -> Tensor:
 class Layer(nn.Module):
     """One Conformer block: half feed-forward, attention, convolution, half feed-forward."""
 
-    def __init__(self, layer: Any, dims: EncoderDims, positions: Tensor) -> None:
+    def __init__(self, layer: Any, dims: EncoderDims, positions: Tensor, name: str) -> None:
         super().__init__()
-        self.feed_forward1 = FeedForward(layer.norm_feed_forward1, layer.feed_forward1)
+        self.feed_forward1 = FeedForward(
+            layer.norm_feed_forward1, layer.feed_forward1, f"{name}.feed_forward1"
+        )
         self.norm_self_att = layer.norm_self_att
-        self.attention = Attention(layer.self_attn, dims, positions)
+        self.attention = Attention(layer.self_attn, dims, positions, f"{name}.self_attn")
         self.norm_conv = layer.norm_conv
         self.convolution = Convolution(layer.conv, dims)
-        self.feed_forward2 = FeedForward(layer.norm_feed_forward2, layer.feed_forward2)
+        self.feed_forward2 = FeedForward(
+            layer.norm_feed_forward2, layer.feed_forward2, f"{name}.feed_forward2"
+        )
         self.norm_out = layer.norm_out
 
     def forward(
@@ -348,22 +351,24 @@ class Layer(nn.Module):
         hidden = hidden + self.feed_forward2(hidden, context.adapters)
         return self.norm_out(hidden), tail, new_rows
 
-    def projections(self, name: str) -> list[Projection]:
-        """Return the layers that adapters change; `name` is that of the block."""
+    def projections(self) -> list[Projection]:
+        """Return the layers that adapters change."""
         frames = self.attention.dims.frames
         return [
-            *self.feed_forward1.projections(f"{name}.feed_forward1", frames),
-            *self.attention.projections(f"{name}.self_attn"),
-            *self.feed_forward2.projections(f"{name}.feed_forward2", frames),
+            *self.feed_forward1.projections(frames),
+            *self.attention.projections(),
+            *self.feed_forward2.projections(frames),
         ]
 
 
 class Attention(nn.Module):
     """Multi-head attention with Transformer-XL relative positions over the ring and the chunk."""
 
-    def __init__(self, attention: Any, dims: EncoderDims, positions: Tensor) -> None:
+    def __init__(self, attention: Any, dims: EncoderDims, positions: Tensor, name: str) -> None:
         super().__init__()
         self.dims = dims
+        self.projected = tuple(f"{name}.{part}_proj" for part in "qkv")
+        self.combined = f"{name}.o_proj"
         heads, head_dim = dims.num_attention_heads, dims.head_dim
         query = scaled(attention.q_proj, head_dim**-0.5)
         self.projection = joined([query, attention.k_proj, attention.v_proj])
@@ -380,7 +385,8 @@ class Attention(nn.Module):
         """[B * T, D] -> the same shape and the new ring rows [B, 2H, T * head_dim]."""
         dims = self.dims
         heads, shape = dims.num_attention_heads, (-1, dims.frames, 3, dims.num_attention_heads)
-        projected = project(self.projection, in_type_of(self.projection, hidden), context.adapters)
+        hidden = in_type_of(self.projection, hidden)
+        projected = project(self.projection, hidden, context.adapters, self.projected[0])
         projected = projected.reshape(*shape, dims.head_dim)
         query, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
         past_keys, past_values = past
@@ -396,16 +402,15 @@ class Attention(nn.Module):
         attended = past_weights @ past_values + weights @ values
         new_rows = torch.stack([keys, values], dim=1).reshape(-1, 2 * heads, dims.row_width)
         flat = attended.transpose(1, 2).reshape(-1, dims.hidden_size)
-        return project(self.output, flat, context.adapters).float(), new_rows
+        combined = project(self.output, flat, context.adapters, self.combined)
+        return combined.float(), new_rows
 
-    def projections(self, name: str) -> list[Projection]:
-        """Return the layers that adapters change; `name` is that of the attention."""
-        dims = self.dims
-        joint = tuple(f"{name}.{part}_proj" for part in "qkv")
-        scales = (dims.head_dim**-0.5, 1.0, 1.0)
+    def projections(self) -> list[Projection]:
+        """Return the layers that adapters change."""
+        frames, scales = self.dims.frames, [self.dims.head_dim**-0.5, 1.0, 1.0]
         return [
-            Projection(self.projection, joint, dims.hidden_size, dims.frames, scales),
-            Projection(self.output, (f"{name}.o_proj",), dims.hidden_size, dims.frames),
+            Projection.of(self.projection, *self.projected, frames=frames, factors=scales),
+            Projection.of(self.output, self.combined, frames=frames),
         ]
 
 

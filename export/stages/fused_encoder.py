@@ -8,7 +8,6 @@ bias of content and with that of position, which saves two passes.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from export.errors import UnsupportedOption
 from export.stages.adapters import Adapters, Projection, project
-from export.stages.encoder import Attention, Convolution, Encoder, EncoderDims, Layer
+from export.stages.encoder import PROJECTOR, Attention, Convolution, Encoder, EncoderDims, Layer
 from export.stages.layers import FeedForward, in_type_of
 from export.stages.state import PooledState, State, Update
 from server.backends.earshot.earshot_runtime import fused_ops
@@ -48,19 +47,8 @@ class FusedEncoder(Encoder):
             _FusedLayer(layer, norm, self.dims)
             for layer, norm in zip(layers, following, strict=True)
         )
-        self._projections = self._own_projections(encoder)
-
-    def _own_projections(self, encoder: Encoder) -> tuple[Projection, ...]:
-        """Return those of `encoder`, with the layers that take their place here."""
-        pairs = zip(encoder.layers, self.layers, strict=True)
-        own = {
-            cast(Layer, layer).attention.projection: cast(_FusedLayer, fused).attention.projection
-            for layer, fused in pairs
-        }
-        return tuple(
-            replace(projection, linear=own.get(projection.linear, projection.linear))
-            for projection in encoder.projections()
-        )
+        # Of layers with the same inputs and outputs as those that take their place here.
+        self._projections = encoder.projections()
 
     def projections(self) -> tuple[Projection, ...]:
         """See `Stage.projections`."""
@@ -87,7 +75,7 @@ class FusedEncoder(Encoder):
             )
             conv_tails.append(tail)
             rows.append(new_rows)
-        encoded = project(self.projector, normed, adapters).float()
+        encoded = project(self.projector, normed, adapters, PROJECTOR).float()
         encoded = encoded.reshape(-1, self.dims.frames, encoded.shape[1])
         position, filled = position.float(), filled.float()
         next_counters = (x.to(small.dtype) for x in self._next_counters(position, filled))
@@ -136,12 +124,13 @@ class _Branch(nn.Module):
     def __init__(self, feed_forward: FeedForward) -> None:
         super().__init__()
         self.linear1, self.linear2 = feed_forward.linear1, feed_forward.linear2
+        self.names = feed_forward.names
         self.activation = feed_forward.activation
 
     def forward(self, normed: Tensor, adapters: Adapters | None) -> Tensor:
         """[B * T, D] -> the same."""
-        activated = self.activation(project(self.linear1, normed, adapters))
-        return project(self.linear2, activated, adapters)
+        activated = self.activation(project(self.linear1, normed, adapters, self.names[0]))
+        return project(self.linear2, activated, adapters, self.names[1])
 
 
 class _FusedAttention(nn.Module):
@@ -151,6 +140,7 @@ class _FusedAttention(nn.Module):
         super().__init__()
         self.dims = dims
         self.projection = _two_queries(attention)
+        self.projected, self.combined = attention.projected, attention.combined
         keys = attention.position_keys.detach()
         self.position_keys = nn.Buffer(
             nn.functional.pad(keys, (0, -keys.shape[2] % _ALIGNED)).contiguous()
@@ -170,7 +160,7 @@ class _FusedAttention(nn.Module):
         heads = dims.num_attention_heads
         projected = self.projection(normed)
         if adapters is not None:
-            change = adapters.change(self.projection, normed)
+            change = adapters.change(self.projected[0], normed)
             # Both queries change alike.
             projected = projected + torch.cat([change[:, : dims.hidden_size], change], dim=1)
         projected = projected.view(-1, 4, heads, dims.head_dim)
@@ -187,7 +177,7 @@ class _FusedAttention(nn.Module):
         )
         keys_and_values = projected.view(-1, dims.frames, 4, heads, dims.head_dim)[:, :, 2:]
         new_rows = keys_and_values.permute(0, 2, 3, 1, 4).reshape(-1, 2 * heads, dims.row_width)
-        return project(self.output, attended, adapters), new_rows
+        return project(self.output, attended, adapters, self.combined), new_rows
 
 
 def _two_queries(attention: Attention) -> nn.Linear:

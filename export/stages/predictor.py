@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from export.stages.adapters import Adapters, project
 from export.stages.layers import in_type_of
 
+PROJECTOR = "decoder.decoder_projector"
+"""Name of the last layer in the checkpoint."""
+
 
 class Predictor(nn.Module):
     """One step of the LSTM prediction network, its state flat: output, then h and c per layer."""
@@ -35,14 +38,15 @@ class Predictor(nn.Module):
             into_gates = in_type_of(gates, torch.cat([inputs.float(), hidden], dim=1))
             inputs, cell = lstm_cell(gates(into_gates).float(), cell)
             cells += [inputs, cell]
-        output = project(self.projector, in_type_of(self.projector, inputs), adapters).float()
+        inputs = in_type_of(self.projector, inputs)
+        output = project(self.projector, inputs, adapters, PROJECTOR).float()
         return torch.cat([output, *cells], dim=1)
 
     def changed(self, state: Tensor, adapters: Adapters) -> Tensor:
         """Return a state [B, (1 + 2 * layers) * H] of the base with the adapters' change."""
         output, *cells = state.split(self.hidden_size, dim=1)
         inputs = in_type_of(self.projector, cells[-2])
-        return torch.cat([output + adapters.change(self.projector, inputs), *cells], dim=1)
+        return torch.cat([output + adapters.change(PROJECTOR, inputs), *cells], dim=1)
 
 
 def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

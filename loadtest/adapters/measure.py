@@ -105,7 +105,7 @@ class _Run:
             retired=retired,
             live_streams=self._plan.streams,
             live_failures=failures + more_failures,
-            levels=_compared(levels),
+            levels=compared(levels),
             conditions=found,
         )
 
@@ -201,10 +201,10 @@ class _Run:
             command += ["--base", self._options.model]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise NoAdapters(done.stderr.strip().splitlines()[-1])
+            raise NoAdapters(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
 
 
-def _compared(levels: Sequence[Level]) -> list[Level]:
+def compared(levels: Sequence[Level]) -> list[Level]:
     """Return the levels with the ratio of streams per core to those without adapters."""
     without = [level.total_cpu_ms_per_stream_s for level in levels if not level.adapters]
     base = sum(without) / len(without)

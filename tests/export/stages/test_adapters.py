@@ -128,11 +128,11 @@ def test_what_an_adapter_adapts_is_served(model: Any) -> None:
 
 def test_matrices_that_fill_no_whole_row() -> None:
     """A head with 65 outputs of rank 2: 130 values in rows of 128."""
-    head = Projection(nn.Linear(64, 65, bias=False), ("head",), 65, frames=1)
+    head = Projection.of(nn.Linear(64, 65, bias=False), "head", frames=1)
     plan = AdapterPlan([head], rank=2)
     assert (plan.layout.rows, plan.layout.width) == (3, 128)
     down, up = torch.randn(1, 64), torch.randn(65, 1)
     pool = torch.cat([torch.randn(3, 128), plan.pack({"head": (down, up)})])
     values = torch.randn(2, 64)
-    change = PooledAdapters(plan, pool, torch.tensor([1, 1])).change(head.linear, values)
+    change = PooledAdapters(plan, pool, torch.tensor([1, 1])).change("head", values)
     torch.testing.assert_close(change, values @ down.T @ up.T)
