@@ -25,7 +25,7 @@ pytestmark = pytest.mark.triton
 
 CHUNK_MS = 320
 STREAMS = 8
-SECONDS = 9
+SECONDS = 6
 
 
 @pytest.fixture
