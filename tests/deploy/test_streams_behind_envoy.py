@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import earshot
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -26,6 +27,7 @@ from tests.support.fake_recognizer import (
     texts,
     write_repository,
 )
+from tests.support.tcp_proxy import tcp_proxy
 
 pytestmark = pytest.mark.triton
 
@@ -53,9 +55,9 @@ class Replica:
 
 def test_no_word_is_lost_while_replicas_come_drain_and_die(tmp_path: Path) -> None:
     samples = noise(CHUNKS * CHUNK_SAMPLES)
-    names = ("added", "dying", "draining")
     repositories = {
-        name: write_repository(tmp_path / name, tmp_path / f"{name}.log") for name in names
+        name: write_repository(tmp_path / name, tmp_path / f"{name}.log")
+        for name in ("added", "dying", "draining")
     }
     with (
         running(repositories["added"]) as added,
@@ -64,12 +66,15 @@ def test_no_word_is_lost_while_replicas_come_drain_and_die(tmp_path: Path) -> No
         running(repositories["draining"]) as draining,
         envoy(tmp_path, [dying.grpc_url, draining.grpc_url]) as proxy,
     ):
-        replicas = [
-            Replica(triton, FakeRecognizer(triton.grpc_url, tmp_path / f"{name}.log"))
-            for name, triton in zip(names, (added, dying, draining), strict=True)
-        ]
-        said = asyncio.run(_live_through(proxy, *replicas, samples))
-    assert said == [expected_words(samples)] * len(said)
+        asyncio.run(
+            _live_through(
+                proxy,
+                Replica(added, FakeRecognizer(added.grpc_url, tmp_path / "added.log")),
+                Replica(dying, FakeRecognizer(dying.grpc_url, tmp_path / "dying.log")),
+                Replica(draining, FakeRecognizer(draining.grpc_url, tmp_path / "draining.log")),
+                samples,
+            )
+        )
 
 
 async def _live_through(
@@ -78,7 +83,7 @@ async def _live_through(
     dying: Replica,
     draining: Replica,
     samples: npt.NDArray[np.float32],
-) -> list[list[str]]:
+) -> None:
     parts = np.array_split(samples, 4)
     async with connect_async(proxy.url) as client:
         streams = _open(client, STREAMS)
@@ -103,7 +108,25 @@ async def _live_through(
         transcripts = await asyncio.gather(*(stream.finish() for stream in streams + late))
         assert sum(len(stream.resumptions) for stream in streams + late) == lost
         assert await asyncio.to_thread(draining.triton.process.wait, 30) == 0
-        return [texts(transcript.words) for transcript in transcripts]
+        for transcript in transcripts:
+            assert texts(transcript.words) == expected_words(samples)
+
+
+def test_streams_of_a_node_that_vanishes_are_carried_on(tmp_path: Path) -> None:
+    samples = noise(CHUNKS * CHUNK_SAMPLES)
+    repository = write_repository(tmp_path / "models", tmp_path / "log")
+    with (
+        running(repository) as triton,
+        tcp_proxy(triton.grpc_url) as node,
+        envoy(tmp_path, [node.url]) as proxy,
+        earshot.connect(proxy.url) as client,
+        client.stream(sample_rate_hz=RATE_HZ) as stream,
+    ):
+        stream.send(samples[: len(samples) // 2])
+        node.silence()  # new connections reach the server again
+        stream.send(samples[len(samples) // 2 :])
+        assert texts(stream.finish().words) == expected_words(samples)
+        assert len(stream.resumptions) == 1
 
 
 def _open(client: AsyncClient, count: int) -> list[AsyncStream]:
