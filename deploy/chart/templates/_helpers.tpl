@@ -25,3 +25,23 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: { drop: [ALL] }
 {{- end }}
+
+{{/* Nodes with the GPU of the values, and leave to run on them. */}}
+{{- define "earshot.gpuNodes" -}}
+{{- if .Values.gpu.enabled -}}
+{{- with .Values.gpu.product -}}
+nodeSelector: { nvidia.com/gpu.product: {{ . }} }
+{{ end -}}
+tolerations: [{ key: nvidia.com/gpu, operator: Exists, effect: NoSchedule }]
+{{- end }}
+{{- end }}
+
+{{/* Resources of a container that uses one GPU, if there are any. */}}
+{{- define "earshot.resources" -}}
+requests: {{- toYaml .Values.server.resources.requests | nindent 2 }}
+limits:
+  {{- toYaml .Values.server.resources.limits | nindent 2 }}
+  {{- if .Values.gpu.enabled }}
+  {{ .Values.gpu.resource }}: 1
+  {{- end }}
+{{- end }}
