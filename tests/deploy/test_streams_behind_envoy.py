@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from tests.support.fake_recognizer import (
     texts,
     write_repository,
 )
+from tests.support.launcher import wait_for
+from tests.support.proxies import free_port
 from tests.support.tcp_proxy import tcp_proxy
 
 pytestmark = pytest.mark.triton
@@ -127,6 +130,68 @@ def test_streams_of_a_node_that_vanishes_are_carried_on(tmp_path: Path) -> None:
         stream.send(samples[len(samples) // 2 :])
         assert texts(stream.finish().words) == expected_words(samples)
         assert len(stream.resumptions) == 1
+
+
+def test_streams_keep_their_replicas_while_envoy_is_replaced(tmp_path: Path) -> None:
+    samples = noise(CHUNKS * CHUNK_SAMPLES)
+    folders = [tmp_path / name for name in ("old", "new")]
+    for folder in folders:
+        folder.mkdir()
+    repository = write_repository(tmp_path / "models", tmp_path / "log")
+    port = free_port()
+    with (
+        running(repository) as one,
+        running(repository) as other,
+        envoy(folders[0], replicas := [one.grpc_url, other.grpc_url], port=port) as old,
+        earshot.connect(old.url) as client,
+        client.stream(sample_rate_hz=RATE_HZ) as stream,
+    ):
+        first, *rest = np.array_split(samples, CHUNKS)
+        stream.send(first)
+        with envoy(folders[1], replicas, port=port) as new:
+            old.drain()
+            for piece in rest:
+                stream.send(piece)
+                time.sleep(0.15)
+            wait_for(lambda: old.connections() == 0)
+            assert new.connections() == 1
+            assert texts(stream.finish().words) == expected_words(samples)
+    assert stream.resumptions == ()
+
+
+def test_a_canary_takes_a_share_of_the_streams_and_is_withdrawn(tmp_path: Path) -> None:
+    """The rehearsal of docs/platform.md: nothing of this is seen by a caller."""
+    samples = noise(CHUNKS * CHUNK_SAMPLES)
+    half = len(samples) // 2
+    repositories = {
+        name: write_repository(tmp_path / name, tmp_path / f"{name}.log")
+        for name in ("stable", "canary")
+    }
+    with (
+        running(repositories["stable"]) as stable,
+        running(repositories["canary"]) as canary,
+        envoy(tmp_path, [stable.grpc_url]) as proxy,
+        earshot.connect(proxy.url) as client,
+    ):
+        recognizer = FakeRecognizer(canary.grpc_url, tmp_path / "canary.log")
+        before = client.stream(sample_rate_hz=RATE_HZ)
+        before.send(samples[:half])
+        proxy.route_to([stable.grpc_url, canary.grpc_url])
+        proxy.wait_for_health(canary.grpc_url, healthy=True)
+        during = [client.stream(sample_rate_hz=RATE_HZ) for _ in range(3 * STREAMS)]
+        for stream in during:
+            stream.send(samples[:half])
+        share = len(recognizer.streams_left_open())
+        canary.process.terminate()
+        after = [client.stream(sample_rate_hz=RATE_HZ) for _ in range(STREAMS)]
+        for stream in after:
+            stream.send(samples[:half])
+        assert 0 < share == len(recognizer.streams_left_open()) < len(during)
+        for stream in (before, *during, *after):
+            stream.send(samples[half:])
+            assert texts(stream.finish().words) == expected_words(samples)
+            assert stream.resumptions == ()
+        assert canary.process.wait(timeout_s=30) == 0
 
 
 def _open(client: AsyncClient, count: int) -> list[AsyncStream]:

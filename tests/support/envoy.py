@@ -46,8 +46,16 @@ class Envoy:
         wanted = "healthy" if healthy else "/failed_active_hc"
         wait_for(lambda: f"replicas::{replica}::health_flags::{wanted}" in self._hosts())
 
-    def counter(self, name: str) -> int:
-        """Return the value of one of Envoy's counters, such as `cluster.replicas.upstream_rq`."""
+    def drain(self) -> None:
+        """Tell clients to connect again, as the chart does before an Envoy stops."""
+        request = urllib.request.Request(
+            f"{self.admin_url}/drain_listeners?graceful&skip_exit", method="POST"
+        )
+        urllib.request.urlopen(request, timeout=5).close()
+
+    def connections(self) -> int:
+        """Return how many connections of clients are open."""
+        name = "http.streams.downstream_cx_active"
         return int(self._ask(f"stats?filter=^{name}$").rpartition(":")[2])
 
     def _hosts(self) -> list[str]:
@@ -60,14 +68,20 @@ class Envoy:
 
 
 @contextmanager
-def envoy(folder: Path, replicas: Sequence[str], *options: str) -> Iterator[Envoy]:
-    """Start Envoy before `replicas`, configured by the chart with `options` of helm."""
-    [ports, log] = [free_port() for _ in range(3)], folder / "envoy.log"
-    listen, metrics, admin = ports
+def envoy(
+    folder: Path, replicas: Sequence[str], *options: str, port: int | None = None
+) -> Iterator[Envoy]:
+    """Start Envoy before `replicas`, configured by the chart with `options` of helm.
+
+    Several may listen on the same port, as behind a Service.
+    """
+    listen, metrics, admin = ports = port or free_port(), free_port(), free_port()
+    log = folder / "envoy.log"
     config = folder / "envoy.yaml"
     config.write_text(yaml.safe_dump(_local(_chart_config(folder, *options), folder, *ports)))
     _write_replicas(folder, replicas)
     command = [_program(), "-c", str(config), "--concurrency", "1", "--disable-hot-restart"]
+    command += ["--drain-time-s", "2"]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as it:
         url = f"{_HOST}:{listen}"
         running = Envoy(url, f"http://{_HOST}:{admin}", f"http://{_HOST}:{metrics}/metrics", folder)
