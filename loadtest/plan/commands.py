@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,11 +13,13 @@ from rich.table import Table
 
 from loadtest.options import Json, exiting_on
 from loadtest.plan.capacity import CapacityPlan, Demand, NoPlan, make_plan, newest_result
-from loadtest.plan.day import Day, SimulatedDay, simulate
 from loadtest.plan.plot import plot_day
 from loadtest.plan.values import chart_values, scaling_of
 from loadtest.result.document import CapacityResult
 from loadtest.result.files import RESULTS, write_whole
+
+if TYPE_CHECKING:
+    from loadtest.plan.day import SimulatedDay
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def _plan(path: Path, demand: Demand, day: Path | None) -> _Planned:
     made = make_plan(CapacityResult.from_json(path), demand)
     simulated = None
     if day is not None:
+        from loadtest.plan.day import Day, simulate  # numpy, which other plans need not wait for
+
         sustained = int(made.streams_per_unit_measured)
         simulated = simulate(Day.from_json(day), demand.streams, sustained, scaling_of(made))
     return _Planned(str(path), made, simulated)

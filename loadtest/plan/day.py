@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from loadtest.plan.fleet import Fleet, Scaling
+from loadtest.plan.fleet import Fleet
+from loadtest.plan.scaling import Scaling
 from loadtest.result.invalid import reason
 
 _STEP_S = 5.0

@@ -9,28 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-TOLERANCE = 0.1
-"""By how much the mean load must miss the threshold before Kubernetes acts."""
+from loadtest.plan.scaling import TOLERANCE, Scaling
+
 _SCALE_DOWN_EVERY_S = 300.0
 _SCALE_DOWN_SHARE = 0.1
 _SCALE_UP_EVERY_S = 60.0
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """What the chart's values say about the number of replicas."""
-
-    min_replicas: int
-    max_replicas: int
-    streams_per_replica: int
-    """Planned; a replica takes more than that, up to what was measured."""
-    threshold: int
-    """Mean streams per replica that the scaling aims at."""
-    start_s: float = 180.0
-    """From the decision to the first stream of a replica."""
-    drain_s: float = 900.0
-    scale_down_s: float = 1800.0
-    """How long fewer replicas must have been enough before one goes."""
 
 
 def _no_streams() -> npt.NDArray[np.int64]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loadtest.plan.day import SimulatedDay
+if TYPE_CHECKING:
+    from loadtest.plan.day import SimulatedDay
 
 
 def plot_day(day: SimulatedDay, title: str, unit: str, capacity: int, path: Path) -> None:

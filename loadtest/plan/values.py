@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from loadtest.plan.capacity import CapacityPlan
-from loadtest.plan.fleet import TOLERANCE, Scaling
+from loadtest.plan.scaling import TOLERANCE, Scaling
 
 _SMALLEST = 2
 """Replicas that are always there: one of them may fail, or be replaced."""

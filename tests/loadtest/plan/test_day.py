@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from loadtest.plan.day import Burst, Day, simulate
-from loadtest.plan.fleet import Fleet, Scaling
+from loadtest.plan.fleet import Fleet
+from loadtest.plan.scaling import Scaling
 from tests.support.plan_command import run
 from tests.support.project import PROJECT
 from tests.support.sample_results import gpu_result
