@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import earshot
+import grpc
 import numpy as np
 import pytest
+from earshot._grpc import TOKEN_HEADER
 
 from server.access import Access, read_access
 from server.launch import running
@@ -122,6 +124,18 @@ def test_each_key_has_its_own_limit_of_new_streams(guarded: Guarded) -> None:
             client.transcribe(audio, sample_rate_hz=16000)
     with earshot.connect(guarded.proxy.url, **guarded.credentials(CLINIC)) as client:
         client.transcribe(audio, sample_rate_hz=16000)
+
+
+def test_messages_have_a_limit(guarded: Guarded) -> None:
+    """That of a replica is 2 GB; a file of any length comes in pieces that are shorter."""
+    channel_credentials = grpc.ssl_channel_credentials(
+        guarded.authority.pem, guarded.client.key_pem, guarded.client.pem
+    )
+    with grpc.secure_channel(guarded.proxy.url, channel_credentials) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        key = ((TOKEN_HEADER, CLINIC),)
+        with pytest.raises(grpc.RpcError, match="Payload Too Large"):
+            call(bytes(3 << 20), timeout=10, metadata=key)
 
 
 def test_keys_come_and_go_without_a_restart(guarded: Guarded) -> None:

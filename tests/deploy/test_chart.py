@@ -59,6 +59,13 @@ def test_references_lead_somewhere(objects: list[Object]) -> None:
         if thing["kind"] in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
             selector = _selector(thing)
             assert any(selector.items() <= each.items() for each in labels), thing["metadata"]
+    services = [thing for thing in objects if thing["kind"] == "Service"]
+    for monitor in (thing for thing in objects if thing["kind"] == "ServiceMonitor"):
+        found = [
+            s for s in services if _selector(monitor).items() <= s["metadata"]["labels"].items()
+        ]
+        assert [port["name"] for port in found[0]["spec"]["ports"]][-1:] == ["metrics"]
+        assert len(found) == 1
     for pod in filter(None, map(_pod, objects)):
         volumes = {volume["name"] for volume in pod["volumes"]}
         assert {m["name"] for c in pod["containers"] for m in c["volumeMounts"]} == volumes
