@@ -13,7 +13,8 @@ from loadtest.endpointing.commands import endpointing
 from loadtest.faults.commands import faults
 from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
 from loadtest.overload.commands import overload
-from loadtest.report import page, plan, table
+from loadtest.plan.commands import plan
+from loadtest.report import page, table
 from loadtest.selftest import checks, generator
 from loadtest.soak.commands import soak
 
@@ -36,7 +37,7 @@ app.command("selftest")(checks.selftest)
 app.command("offline")(offline.main)
 app.command("report")(page.main)
 app.command("table")(table.main)
-app.command("plan")(plan.main)
+app.command()(plan)
 app.command("baseline")(baseline.main)
 app.command("agreement")(agreement.main)
 app.command()(endpointing)
