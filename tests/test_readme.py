@@ -149,7 +149,11 @@ def test_every_make_line_is_understood(line: str) -> None:
     subprocess.run([make, "--dry-run", *arguments], cwd=PROJECT, check=True, capture_output=True)
 
 
-MODELS = {"asr_offline": OFFLINE, "orders_asr_streaming": PARAMETERS}
+MODELS = {
+    "asr_offline": OFFLINE,
+    "orders_asr_streaming": PARAMETERS,
+    "clinic_asr_streaming": PARAMETERS,
+}
 """What the pages name, beside the recognizer without a name."""
 
 
