@@ -76,18 +76,19 @@ def _examples(
     stages: Sequence[Stage], spec: StageSpec, adapter_rank: int
 ) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
     """Return arguments of the model, and the free axes of each."""
-    batch, slots = {0: Dim("batch")}, torch.tensor([0, 2])
+    batch = {0: Dim("batch")}
     found: list[tuple[Tensor, dict[int, Any]]] = [(example(x), batch) for x in spec.inputs]
     for index, layout in enumerate(stage.layout for stage in stages):
         pool = torch.zeros(3 * layout.rows, layout.width, dtype=TORCH_DTYPES[layout.dtype])
         found.append((pool, {0: Dim(f"pool_rows_{index}")}))
-    found.append((slots, batch))
+    found.append((torch.tensor([0, 2]), batch))
     plans = [plan for stage in stages if (plan := stage.adapter_plan(adapter_rank))]
     for index, plan in enumerate(plans):
         pool = torch.zeros(3 * plan.layout.rows, plan.layout.width, dtype=plan.dtype)
         found.append((pool, {0: Dim(f"adapter_rows_{index}")}))
     if plans:
-        found.append((slots, batch))
+        # Not the same tensor as above, which would be traced as one input.
+        found.append((torch.tensor([0, 2]), batch))
     arguments, shapes = zip(*found, strict=True)
     return arguments, shapes
 
