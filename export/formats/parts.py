@@ -70,18 +70,18 @@ def _arguments(
     stages: Sequence[Stage], spec: StageSpec, adapter_rank: int
 ) -> tuple[tuple[Tensor, ...], tuple[str, ...]]:
     """Return arguments of MODEL, and what the first axis of each counts."""
-    slots = torch.tensor([0, 2])
     found: list[tuple[Tensor, str]] = [(example(tensor), BATCH) for tensor in spec.inputs]
     for index, layout in enumerate(stage.layout for stage in stages):
         pool = torch.zeros(3 * layout.rows, layout.width, dtype=TORCH_DTYPES[layout.dtype])
         found.append((pool, f"pool_rows_{index}"))
-    found.append((slots, BATCH))
+    found.append((torch.tensor([0, 2]), BATCH))
     plans = [plan for stage in stages if (plan := stage.adapter_plan(adapter_rank))]
     for index, plan in enumerate(plans):
         pool = torch.zeros(3 * plan.layout.rows, plan.layout.width, dtype=plan.dtype)
         found.append((pool, f"adapter_rows_{index}"))
     if plans:
-        found.append((slots, BATCH))
+        # Not the same tensor as above, which would be traced as one input.
+        found.append((torch.tensor([0, 2]), BATCH))
     arguments, axes = zip(*found, strict=True)
     return arguments, axes
 

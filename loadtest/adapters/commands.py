@@ -31,11 +31,11 @@ COUNTS = "1,10,100,300"
 def adapters(
     repository: Repository = DEFAULT_REPOSITORY,
     model: Model = None,
-    streams: Annotated[int, typer.Option(min=1, help="Live streams of each level.")] = 64,
+    streams: Annotated[int, typer.Option(min=1, help="Live streams of each level.")] = 96,
     counts: Annotated[
         str, typer.Option(help="Adapters over which the streams of each level are spread.")
     ] = COUNTS,
-    hold_s: Annotated[float, typer.Option(min=2, help="Length of each level.")] = 25.0,
+    hold_s: Annotated[float, typer.Option(min=2, help="Length of each level.")] = 20.0,
     retired: Annotated[
         int, typer.Option(min=1, help="Adapters that are retired again under live streams.")
     ] = 50,

@@ -205,9 +205,11 @@ def summer(tmp_path: Path) -> SequenceStage:
 
 
 def sums(outcomes: list[Outcome]) -> list[float]:
+    values: list[float] = []
     for outcome in outcomes:
         assert not isinstance(outcome, ChunkError), outcome
-    return [float(outcome[0].item()) for outcome in outcomes]
+        values.append(float(outcome[0].item()))
+    return values
 
 
 def test_a_batch_of_streams_with_adapters_and_without(summer: SequenceStage) -> None:

@@ -205,6 +205,7 @@ def _come_and_go(
             control.retire(name, triton.metrics_url, 0.0, 10.0, lambda live: None)
             with pytest.raises(earshot.UnsupportedServer, match=f"no model '{name}'"):
                 earshot.connect(triton.grpc_url, model=name)
+            shutil.rmtree(models / f"{name}_asr_streaming")
     assert all(right)
     assert len(right) > count
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import earshot
+import numpy as np
 import pytest
 
 from loadtest.adapters.document import AdaptersResult, Level
 from loadtest.adapters.measure import NoAdapters, Plan, compared, measure
+from loadtest.compare.saturate import saturate
 from loadtest.options import LoadOptions
 from loadtest.result.document import Latency
+from loadtest.service.server import ServerProcess
+from tests.support import fake_recognizer
+from tests.support.fake_triton import fake_triton
 from tests.support.project import ADAPTED_CHUNK_MS, PROJECT, Exported
 
 LEVEL = Level(
@@ -30,6 +37,15 @@ def test_levels_are_compared_with_those_without_adapters() -> None:
     last = replace(LEVEL, total_cpu_ms_per_stream_s=7.0)
     ratios = [level.streams_per_core_ratio for level in compared([LEVEL, dear, last])]
     assert ratios == [1.2, 0.75, 0.857]
+
+
+def test_the_cpu_time_of_an_adapter_is_not_that_of_its_base() -> None:
+    parameters = fake_recognizer.PARAMETERS | {"contract_version": "2", "adapter": "clinic"}
+    with fake_triton(None, models={"clinic_asr_streaming": parameters}) as fake:
+        server = ServerProcess(0, fake.url, "")
+        speech = np.zeros(16000, np.float32)
+        with pytest.raises(earshot.UnsupportedServer, match="'clinic' is an adapter and shares"):
+            asyncio.run(saturate(server, speech, 1, 1.0, "clinic"))
 
 
 def options(repository: Path) -> LoadOptions:
