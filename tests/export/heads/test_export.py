@@ -87,6 +87,7 @@ def test_streamed_labels_equal_those_of_the_whole_recording(
     stage = Heads([head.weights for head in heads])
     frames = torch.randn(sum(cuts), WIDTH)
     state = torch.zeros(1, stage.layout.size)
+    labels, likely = torch.zeros(0), torch.zeros(0)
     for start, valid in zip(np.cumsum([0, *cuts]), cuts, strict=False):
         # What lies behind the end of a recording must not count.
         chunk = torch.full((1, FRAMES, WIDTH), 7.0)
@@ -182,6 +183,9 @@ def test_heads_of_other_weights_or_chunks_are_refused(
     twice = write_random_heads(tmp_path / "c", random_checkpoint, WIDTH, FRAMES - 1)
     options = HeadOptions((twice, twice), str(random_checkpoint), "orders", "", repository)
     with pytest.raises(UnsupportedOption, match="two heads are called 'size'"):
+        export_heads(options, checkpoint, silent)
+    options = HeadOptions((twice,), str(random_checkpoint), "orders", "", repository, ("age",))
+    with pytest.raises(UnsupportedOption, match="no head is called 'age'; there are size, native"):
         export_heads(options, checkpoint, silent)
 
 
