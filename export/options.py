@@ -19,7 +19,7 @@ LAYOUTS = ("stages", "fused")
 PRECISIONS = {
     "onnxruntime": ("fp32", "int8"),
     "tensorrt": ("fp32", "fp16", "bf16", "fp8"),
-    "tensorrt-rtx": ("fp32", "fp16", "bf16", "fp8"),
+    "tensorrt-rtx": ("fp32", "fp16", "bf16"),
     "torch": ("fp32", "fp16", "bf16"),
 }
 """Precisions that each runtime supports."""
@@ -94,10 +94,8 @@ class ExportOptions:
         frames_per_chunk(self.chunk_ms)
         if self.gpus != GPUS and self.runtime != "tensorrt-rtx":
             raise UnsupportedOption(f"--gpu is for --runtime tensorrt-rtx, not for {self.runtime}")
-        if self.layout == "fused" and self.runtime.startswith("tensorrt"):
-            raise UnsupportedOption(
-                f"--layout fused is for onnxruntime and torch, not for {self.runtime}"
-            )
+        if self.layout == "fused" and self.runtime == "tensorrt":
+            raise UnsupportedOption("--layout fused is for the other runtimes, not for tensorrt")
         if self.layout == "fused" and self.precision == "int8":
             raise UnsupportedOption(
                 "int8 is for an encoder in a model of its own, which the fused layout does not "

@@ -59,6 +59,11 @@ class StageSpec:
         return own + tuple(state for member in self.members for state in member.states)
 
     @property
+    def has_loop(self) -> bool:
+        """Return whether the model decodes, in a loop whose length depends on the speech."""
+        return self.role == "decoder" or any(member.has_loop for member in self.members)
+
+    @property
     def adapters(self) -> dict[str, AdapterLayout]:
         """Return the parts of an adapter that change the model, by the role of its stage."""
         own = {} if self.adapter is None else {self.role: self.adapter}

@@ -8,12 +8,13 @@ import typer
 
 from loadtest.adapters.commands import adapters
 from loadtest.capacity.commands import capacity, hold
-from loadtest.compare import agreement, baseline, offline, overhead
+from loadtest.compare import agreement, baseline, heads, offline, overhead
 from loadtest.endpointing.commands import endpointing
 from loadtest.faults.commands import faults
 from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
 from loadtest.overload.commands import overload
-from loadtest.report import page, plan, table
+from loadtest.plan.commands import plan
+from loadtest.report import page, table
 from loadtest.selftest import checks, generator
 from loadtest.soak.commands import soak
 
@@ -36,10 +37,11 @@ app.command("selftest")(checks.selftest)
 app.command("offline")(offline.main)
 app.command("report")(page.main)
 app.command("table")(table.main)
-app.command("plan")(plan.main)
+app.command()(plan)
 app.command("baseline")(baseline.main)
 app.command("agreement")(agreement.main)
 app.command()(endpointing)
+app.command()(heads.heads)
 app.command()(gpu_bundle)
 app.command()(gpu_report)
 app.command()(gpu_tokens)

@@ -109,6 +109,29 @@ def _export(
     program.save(path)
 
 
+def write_onnx(
+    module: nn.Module,
+    arguments: tuple[Tensor, ...],
+    shapes: tuple[dict[int, Any], ...],
+    path: Path,
+    opset: int,
+) -> None:
+    """Write a module to `path` with inputs IN_0, IN_1, ...; `shapes` are their free axes."""
+    with torch.no_grad(), silenced():
+        program = torch.onnx.export(
+            module,
+            arguments,
+            dynamo=True,
+            opset_version=opset,
+            input_names=[f"IN_{index}" for index in range(len(arguments))],
+            dynamic_shapes=(shapes,),
+            verbose=False,
+        )
+    assert program is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program.save(path)
+
+
 def quantize_encoder(path: Path) -> None:
     """Replace the matrix products of an ONNX file by int8 ones, with dynamic activation scales.
 

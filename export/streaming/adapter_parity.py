@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.checkpoint import Checkpoint
 from export.formats.onnx_stage import OnnxStage, PackedAdapters
-from export.formats.torch_stage import TorchStage
+from export.formats.pooled_stage import open_torch_stage
 from export.parity import Comparison, Parity, evaluate
 from export.streaming.chain import Chain
 from export.streaming.reference import transcribe
@@ -71,5 +71,5 @@ def check_adapters(
 
 
 def _chain(folder: Path, spec: StreamingSpec, adapters: PackedAdapters) -> Chain:
-    stage = TorchStage if spec.runtime == "torch" else OnnxStage
+    stage = open_torch_stage if spec.runtime == "torch" else OnnxStage
     return Chain(folder, spec, len(adapters.slots), partial(stage, adapters=adapters))

@@ -8,8 +8,8 @@ from pathlib import Path
 from export.checkpoint import Checkpoint
 from export.formats.onnx_file import export_onnx, quantize_encoder
 from export.formats.onnx_stage import OnnxStage
+from export.formats.pooled_stage import open_torch_stage
 from export.formats.torch_file import export_torch
-from export.formats.torch_stage import TorchStage
 from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
 from export.options import ExportOptions, Report
@@ -93,7 +93,7 @@ def export_streaming(
     if options.compare:
         report("comparing with transformers on real speech")
         utterances = [recording.samples for recording in load_recordings()]
-        open_stage = TorchStage if options.runtime == "torch" else OnnxStage
+        open_stage = open_torch_stage if options.runtime == "torch" else OnnxStage
         parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
         if options.serving.adapters:
             report("comparing streams without an adapter beside those that have one")

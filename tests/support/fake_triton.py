@@ -65,6 +65,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.arrived = threading.Semaphore(0)
         self.seen: list[str] = []
         self.headers: list[dict[str, str]] = []
+        """The headers of each chunk."""
+        self.answer_headers: tuple[tuple[str, str], ...] = ()
+        """What comes before the answer to a chunk."""
         self.ids: list[str] = []
         """The id of the request of each chunk."""
         self.pieces: list[tuple[int, int]] = []
@@ -116,6 +119,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.seen.append(f"{chunk} arrived")
         self.arrived.release()
         self.answer.wait()
+        context.send_initial_metadata(self.answer_headers)
         self.seen.append(f"{chunk} {'answered' if context.is_active() else 'cancelled'}")
         stream = request.parameters["sequence_id"].int64_param
         index = self.chunks[stream]

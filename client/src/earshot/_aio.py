@@ -392,7 +392,10 @@ class AsyncStream:
             raise self._session.time_out(call)
         if self._in_flight.cancelled():
             raise self._session.close_error()
-        return self._in_flight.result()
+        reply, metadata = self._in_flight.result()
+        if call.starts:
+            call.sequence.stay(metadata)
+        return reply
 
 
 class _Connection:
@@ -464,10 +467,12 @@ class _Connection:
         answer = await _answer(ask(READY_REQUEST, timeout=self.timeouts.connect_s))
         self.servers.checked(server, answer if isinstance(answer, grpc.RpcError) else None)
 
-    async def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> Any:
-        """Send one request of a sequence; return the reply."""
+    async def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> tuple[Any, Any]:
+        """Send one request of a sequence; return the reply and the metadata before it."""
         infer = self._stub(sequence.server).ModelInfer
-        return await infer(request, timeout=wire_s, metadata=sequence.metadata)
+        call = infer(request, timeout=wire_s, metadata=sequence.metadata)
+        reply = await call
+        return reply, await call.initial_metadata()
 
     def abandon(self, session: Session, in_flight: asyncio.Future[Any] | None) -> None:
         """Close a stream and end it on its servers, in the background."""

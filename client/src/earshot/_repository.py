@@ -108,13 +108,7 @@ class Repository:
     def unload(self, name: str) -> None:
         """Unload a recognizer at once and return when it is gone; open streams break off."""
         ensembles = self._loaded(name)
-        states = self._states()
-        others = [
-            model
-            for other in recognizers(states)
-            for model in self._ensembles(other, states)
-            if model not in ensembles and states[model][0] == READY_STATE
-        ]
+        others = self._other_ensembles(ensembles)
         models = [*ensembles, *sorted(self._members(ensembles) - self._members(others))]
         self._unload(models)
 
@@ -153,11 +147,16 @@ class Repository:
         self.unload(name)
 
     def live_streams(self, name: str, metrics_url: str) -> int:
-        """Return the number of open streams: that of the stage with the most."""
+        """Return the number of open streams: that of the stage with the most.
+
+        Stages that other loaded recognizers use, too, count only if it has no others.
+        """
         ensemble = served_name(name, STREAMING)
         if self._states().get(ensemble, ("", ""))[0] != READY_STATE:
             return 0
-        live = StageStreams(_fetch(metrics_url), self._members([ensemble]))
+        members = self._members([ensemble])
+        own = members - self._members(self._other_ensembles([ensemble]))
+        live = StageStreams(_fetch(metrics_url), own or members)
         if not live.streams:
             raise UnsupportedServer(
                 f"{metrics_url} has no earshot_live_streams of '{name or UNNAMED}', so the end of "
@@ -209,6 +208,16 @@ class Repository:
                 f"{known}: export it there with `python -m export --name`"
             )
         return there
+
+    def _other_ensembles(self, ensembles: list[str]) -> list[str]:
+        """Return the loaded ensembles that are not among `ensembles`."""
+        states = self._states()
+        return [
+            model
+            for other in recognizers(states)
+            for model in self._ensembles(other, states)
+            if model not in ensembles and states[model][0] == READY_STATE
+        ]
 
     def _unload(self, models: list[str]) -> None:
         for model in models:

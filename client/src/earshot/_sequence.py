@@ -6,7 +6,7 @@ A stream is one sequence, unless its server goes: then another one carries it on
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,9 @@ from ._wire import RequestWriter
 
 STREAM_HEADER = "earshot-stream"
 TAG_HEADER = "x-request-id"
+REPLICA_HEADER = "earshot-replica"
+"""Names the server of a stream behind a proxy: the proxy sets it in the first answer, and sends the
+chunks that carry it to the same server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,8 @@ class TritonSequence:
     ) -> None:
         # 0 means "no sequence" to Triton; 63 bits, because its parameter is a signed integer.
         self.id = secrets.randbits(63) or 1
-        # A proxy in front of several servers uses the first one to send all chunks to the same
-        # server, and writes the second one to its log.
+        # A proxy that knows no REPLICA_HEADER can choose the server by the first one; it writes
+        # the second one to its log.
         self.metadata = ((STREAM_HEADER, str(self.id)), (TAG_HEADER, tag))
         self.info = info
         self.server = server
@@ -87,6 +90,10 @@ class TritonSequence:
             deadline_s += self._timeouts.queue_s
         request = self._writer.write(chunk, first=first)
         return Call(self, chunk, request, deadline_s, deadline_s + self.idle_s, index)
+
+    def stay(self, answer: Iterable[tuple[str, Any]] | None) -> None:
+        """Send what follows to the server that the metadata of the first answer names, if any."""
+        self.metadata += tuple(pair for pair in answer or () if pair[0] == REPLICA_HEADER)
 
     def end(self) -> Any | None:
         """Return the request that frees the sequence, if it may be open on its server."""

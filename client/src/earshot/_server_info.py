@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,15 @@ ADAPTED_CONTRACT_VERSION = "2"
 def served_name(name: str, role: str) -> str:
     """Return Triton's name for a model of a recognizer; "" is the unnamed recognizer."""
     return f"{name}_{role}" if name else role
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classifier that a recognizer runs on every stream, beside the transcription."""
+
+    name: str
+    labels: tuple[str, ...]
+    """The labels that it chooses from."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class ServerInfo:
     """Name of the recognizer; "" is the unnamed one."""
     adapter: str = ""
     """The adapter that makes the recognizer of its checkpoint; "" for the checkpoint itself."""
+    heads: tuple[Head, ...] = ()
+    """Its classifiers; most recognizers have none."""
 
     @property
     def ensemble(self) -> str:
@@ -112,6 +124,7 @@ def read_server_info(
         sequence_idle_ms=read.number("sequence_idle_ms"),
         name=name,
         adapter=read.text("adapter") if version == ADAPTED_CONTRACT_VERSION else "",
+        heads=read.heads(),
     )
     if info.lead_samples >= info.chunk_samples:
         raise UnsupportedServer(
@@ -176,6 +189,16 @@ class _Parameters:
                 f"parameter {name!r} of {self.model} must ascend, not {self.text(name)!r}"
             )
         return numbers
+
+    def heads(self) -> tuple[Head, ...]:
+        """Return the heads of the recognizer; none if the config does not mention any."""
+        text = self.values.get("heads", "{}")
+        try:
+            return tuple(Head(name, tuple(labels)) for name, labels in json.loads(text).items())
+        except (ValueError, AttributeError, TypeError):
+            raise UnsupportedServer(
+                f"parameter 'heads' of {self.model} must be a JSON object of lists, not {text!r}"
+            ) from None
 
     def _whole(self, name: str, text: str, at_least: int) -> int:
         if not text.isdecimal() or int(text) < at_least:

@@ -476,7 +476,10 @@ class Stream:
     def _send(self, call: Call) -> Any:
         try:
             self._in_flight = self._connection.infer(call.sequence, call.request, call.wire_s)
-            return self._in_flight.result(timeout=call.deadline_s)
+            reply = self._in_flight.result(timeout=call.deadline_s)
+            if call.starts:
+                call.sequence.stay(self._in_flight.initial_metadata())
+            return reply
         except grpc.FutureTimeoutError as error:
             raise self._session.time_out(call) from error
         except (grpc.RpcError, ValueError) as error:

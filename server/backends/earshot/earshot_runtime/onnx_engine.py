@@ -37,13 +37,13 @@ class OnnxEngine:
         self.outputs: Arrays = _allocate(spec.outputs, spec.max_batch)
         self._slots = np.zeros(spec.max_batch, np.int64)
         self._states = [StatePool(state, streams, spec.max_batch) for state in graph.states]
-        self._base = _BoundGraph(graph, self._bind)
+        self._base = BoundGraph(graph, self._bind)
         self._adapted = self._base
         self._adapter_slots = np.zeros(spec.max_batch, np.int64)
         self._adapter_pools: list[AdapterPool] = []
         if spec.adapters is not None:
             adapted = open_graph(folder / _ADAPTED / _FILE, spec, adapted=True)
-            self._adapted = _BoundGraph(adapted, self._bind_with_adapters)
+            self._adapted = BoundGraph(adapted, self._bind_with_adapters)
             self._adapter_pools = [
                 AdapterPool(name, spec.adapters.capacity, rows, width)
                 for (name, width), rows in zip(
@@ -90,7 +90,7 @@ class OnnxEngine:
             pool.bind(binding)
 
 
-class _BoundGraph:
+class BoundGraph:
     """A graph, and the arrays of each size of a batch, which `bind` binds to it."""
 
     def __init__(self, graph: Graph, bind: Callable[[ort.IOBinding, int], None]) -> None:

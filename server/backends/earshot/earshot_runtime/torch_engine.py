@@ -21,9 +21,10 @@ from torch import Tensor
 from .adapters import NONE, AdapterSlots
 from .engine import Arrays
 from .errors import BadStage
+from .program import Program
 from .slots import Slots
 from .spec import StageSpec, TensorSpec
-from .torch_program import Program, open_program
+from .torch_program import open_program
 
 # Sizes that a batch is padded to. Below eight rows a GPU is equally fast; above, a padding of a
 # third at most costs less than recording more sizes.

@@ -1,4 +1,4 @@
-"""`python -m loadtest plan --streams 5000`: GPUs, or machines, for a number of streams.
+"""Plan GPUs, or machines, for a number of streams.
 
 A unit is the hardware of the result: one GPU, or the whole machine if there was none. The
 arithmetic is a division and two additions; what matters is that the plan lists its assumptions.
@@ -6,19 +6,12 @@ arithmetic is a division and two additions; what matters is that the plan lists 
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
-from rich.console import Console
-from rich.table import Table
-
-from loadtest.options import Json, exiting_on
 from loadtest.result.document import CapacityResult, Conditions
-from loadtest.result.files import RESULTS, of_kind
+from loadtest.result.files import of_kind
 
 LONG_HOLD_S = 60.0
 
@@ -58,37 +51,6 @@ class CapacityPlan:
     cost_per_stream_hour: float | None
     """Cost of one stream at the peak, spare units included."""
     assumptions: list[str]
-
-
-def main(
-    streams: Annotated[
-        int, typer.Option(min=0, help="Streams that are live at the same time, at the peak.")
-    ],
-    results: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Capacity results. Default: the newest in loadtest/results."),
-    ] = None,
-    headroom: Annotated[
-        float, typer.Option(help="Share of each unit that stays free, from 0 to below 1.")
-    ] = 0.2,
-    spare: Annotated[int, typer.Option(min=0, help="Units that may fail at the peak.")] = 1,
-    price_per_hour: Annotated[
-        float | None,
-        typer.Option(min=0, help="Price of one unit (GPU or machine), in any currency."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Turn measured capacity into GPUs, replicas and cost."""
-    demand = Demand(streams, headroom, spare, price_per_hour)
-    with exiting_on(OSError, ValueError, NoPlan):
-        paths = results or [newest_result(RESULTS)]
-        plans = {str(path): make_plan(CapacityResult.from_json(path), demand) for path in paths}
-    if as_json:
-        documents = [{"result": path, **asdict(plan)} for path, plan in plans.items()]
-        print(json.dumps({"demand": asdict(demand), "plans": documents}, indent=2))
-    else:
-        for path, plan in plans.items():
-            _print(path, plan, demand)
 
 
 def newest_result(folder: Path) -> Path:
@@ -208,26 +170,3 @@ def _weaknesses(result: CapacityResult) -> list[str]:
             f"no level was held for longer than {held_s:.0f} s: that is a short measurement"
         )
     return weak
-
-
-def _print(path: str, plan: CapacityPlan, demand: Demand) -> None:
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    measured = f"{plan.streams_per_unit_measured:,.4g}"
-    table.add_row(f"streams per {plan.unit}, measured", measured)
-    table.add_row(f"streams per {plan.unit}, with headroom", f"{plan.streams_per_unit_planned:,}")
-    table.add_row(f"{plan.unit}s for the streams", f"{plan.units_for_the_streams:,}")
-    table.add_row("spare", f"{plan.spare_units:,}")
-    table.add_row(f"replicas, one per {plan.unit}", f"[bold]{plan.replicas:,}")
-    if plan.cost_per_hour is not None:
-        table.add_row("cost per hour", f"{plan.cost_per_hour:,.2f}")
-    if plan.cost_per_stream_hour is not None:
-        table.add_row("cost per stream-hour", f"[bold]{plan.cost_per_stream_hour:.5f}")
-    console = Console()
-    title = f"{demand.streams:,} live streams, from {path}"
-    console.print(title, highlight=False, markup=False, soft_wrap=True)
-    console.print(table)
-    console.print("Assumed:")
-    for assumption in plan.assumptions:
-        console.print(f"  - {assumption}", highlight=False, markup=False)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from loadtest.report.plan import Demand, NoPlan, make_plan, newest_result
-from tests.support.project import PROJECT
+from loadtest.plan.capacity import Demand, NoPlan, make_plan, newest_result
+from tests.support.plan_command import run
 from tests.support.sample_results import capacity_result, gpu_result, invalid_result, level
 
 
@@ -152,14 +150,3 @@ def test_mistakes_of_the_user_end_with_2(tmp_path: Path) -> None:
     missing = run(str(tmp_path / "none.json"), "--streams", "10")
     assert (missing.returncode, "none.json" in missing.stderr) == (2, True)
     assert run(str(tmp_path / "invalid.json")).returncode == 2  # --streams is missing
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "loadtest", "plan", *arguments],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "TERM": "dumb"},
-    )

@@ -1,0 +1,1 @@
+"""From a measured capacity to replicas, the values of the chart, and a day simulated with them."""

@@ -1,0 +1,194 @@
+"""The chart, as far as it can be checked without a cluster."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.helm import CHART, KUBERNETES, render, run_helm
+from tests.support.project import help_of
+
+VALUES = ("values.yaml", "values-gpu.yaml", "values-cpu.yaml")
+FOREIGN = ("keda.sh/", "monitoring.coreos.com/")
+"""Groups of objects whose schemas are not those of Kubernetes."""
+
+Object = dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=VALUES)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    return render("--values", str(CHART / request.param))
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_helm_finds_no_fault(values: str) -> None:
+    done = run_helm("lint", "--strict", str(CHART), "--values", str(CHART / values))
+    assert done.returncode == 0, done.stdout
+
+
+def test_kubernetes_takes_every_object(objects: list[Object]) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    checked = [thing for thing in objects if not thing["apiVersion"].startswith(FOREIGN)]
+    for thing in checked:
+        kubernetes_validate.validate(thing, KUBERNETES, strict=True)
+    assert len(checked) > 8
+
+
+def test_containers_are_confined(objects: list[Object]) -> None:
+    pods = [pod for thing in objects if (pod := _pod(thing))]
+    assert pods
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]
+
+
+def test_references_lead_somewhere(objects: list[Object]) -> None:
+    """Selectors find pods, and volumes are those of the containers' mounts."""
+    labels = [thing["spec"]["template"]["metadata"]["labels"] for thing in objects if _pod(thing)]
+    for thing in objects:
+        if thing["kind"] in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
+            selector = _selector(thing)
+            assert any(selector.items() <= each.items() for each in labels), thing["metadata"]
+    services = [thing for thing in objects if thing["kind"] == "Service"]
+    for monitor in (thing for thing in objects if thing["kind"] == "ServiceMonitor"):
+        found = [
+            s for s in services if _selector(monitor).items() <= s["metadata"]["labels"].items()
+        ]
+        assert [port["name"] for port in found[0]["spec"]["ports"]][-1:] == ["metrics"]
+        assert len(found) == 1
+    for pod in filter(None, map(_pod, objects)):
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        assert {m["name"] for c in pod["containers"] for m in c["volumeMounts"]} == volumes
+
+
+def test_a_pod_outlives_its_drain(objects: list[Object]) -> None:
+    [replicas] = [
+        thing
+        for thing in objects
+        if thing["metadata"]["name"] == "earshot-replicas" and thing["kind"] == "Deployment"
+    ]
+    pod = replicas["spec"]["template"]["spec"]
+    [drain] = [arg for arg in pod["containers"][0]["args"] if arg.startswith("--drain-s=")]
+    assert pod["terminationGracePeriodSeconds"] > int(drain.partition("=")[2])
+
+
+def test_the_server_has_the_options_that_it_is_given() -> None:
+    objects = render("--values", str(CHART / "values-gpu.yaml"))
+    given = {
+        (arg.partition("=")[0])
+        for pod in filter(None, map(_pod, objects))
+        for container in pod["containers"]
+        if container["name"] == "triton"
+        for arg in container["args"]
+    }
+    assert len(given) == 7
+    assert given <= set(re.findall(r"--[a-z-]+", help_of("server")))
+
+
+def test_scaling_leaves_the_count_to_keda() -> None:
+    def replicas(*options: str) -> int | None:
+        [deployment] = [
+            thing
+            for thing in render("--show-only", "templates/replicas.yaml", *options)
+            if thing["kind"] == "Deployment"
+        ]
+        return deployment["spec"].get("replicas")
+
+    assert replicas() is None
+    assert replicas("--set", "scaling.enabled=false") == 2
+
+
+def test_a_canary_gets_new_streams_beside_the_others() -> None:
+    objects = render("--set", "canary.replicas=1,canary.path=next")
+    stable, canary = (
+        thing
+        for thing in objects
+        if thing["metadata"]["name"].startswith("earshot-replicas")
+        and thing["kind"] == "Deployment"
+    )
+    [service] = [
+        thing
+        for thing in objects
+        if thing["kind"] == "Service" and thing["metadata"]["name"] == "earshot-replicas"
+    ]
+    for deployment in (stable, canary):
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert service["spec"]["selector"].items() <= labels.items()
+    assert (
+        not stable["spec"]["selector"]["matchLabels"].items()
+        <= canary["spec"]["template"]["metadata"]["labels"].items()
+    )
+    assert "--repository=/models/next" in _pod(canary)["containers"][0]["args"]
+
+
+REFUSED = {
+    "models.claim=": "models.claim",
+    "models.chunkMs=500": "models.chunkMs",
+    "gpu.resource=amd.com/gpu": "gpu.resource",
+    "server.chunkShare=0.01": "server.chunkShare",
+    "scaling.minReplica=3": "minReplica is not allowed",
+    "scaling.minReplicas=20": "expected minReplicas at most maxReplicas, got 20 and 10",
+    "scaling.threshold=900": "expected a threshold of at most streamsPerReplica",
+    "monitoring.enabled=false": "scaling.enabled needs monitoring.enabled",
+    "envoy.tls.clientCertificates=true": "needs envoy.tls.secret",
+    "envoy.keysSecret=keys": "keys travel in the clear",
+    "canary.replicas=1": "canary.replicas needs canary.tag or canary.path",
+    "gpu.enabled=false,models.build.enabled=true": "engines are built on the GPU",
+}
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED.items(), ids=REFUSED)
+def test_values_that_cannot_work_are_refused_in_words(values: str, message: str) -> None:
+    done = run_helm(
+        "template", "earshot", str(CHART), "--kube-version", KUBERNETES, "--set", values
+    )
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_every_value_is_in_the_schema() -> None:
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert _paths(values) == _schema_paths(schema) - {"global"}
+
+
+def _paths(values: Object, prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        nested = isinstance(value, dict) and name not in OPEN
+        found |= _paths(value, f"{path}.") if nested else {path}
+    return found
+
+
+OPEN = ("requests", "limits", "labels", "dashboardLabels", "annotations", "global")
+"""Values that hold what Kubernetes takes."""
+
+
+def _schema_paths(schema: Object, prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, value in schema["properties"].items():
+        path = f"{prefix}{name}"
+        nested = "properties" in value and name not in OPEN
+        found |= _schema_paths(value, f"{path}.") if nested else {path}
+    return found
+
+
+def _pod(thing: Object) -> Object:
+    return thing.get("spec", {}).get("template", {}).get("spec", {})
+
+
+def _selector(thing: Object) -> Object:
+    spec = thing["spec"]
+    selector = spec.get("selector") or spec.get("podSelector")
+    return selector.get("matchLabels", selector)
