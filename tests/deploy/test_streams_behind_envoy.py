@@ -159,6 +159,21 @@ def test_streams_keep_their_replicas_while_envoy_is_replaced(tmp_path: Path) -> 
     assert stream.resumptions == ()
 
 
+def test_callers_are_told_when_there_is_no_replica(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "models", tmp_path / "log")
+    with (
+        running(repository) as triton,
+        envoy(tmp_path, [triton.grpc_url]) as proxy,
+        earshot.connect(proxy.url) as client,
+    ):
+        triton.process.terminate()
+        proxy.wait_for_health(triton.grpc_url, healthy=False)
+        with pytest.raises(earshot.ConnectionFailed, match="no healthy upstream"):
+            client.stream(sample_rate_hz=RATE_HZ).send(noise(CHUNK_SAMPLES))
+        with pytest.raises(earshot.ConnectionFailed, match="no healthy upstream"):
+            earshot.connect(proxy.url)
+
+
 def test_a_canary_takes_a_share_of_the_streams_and_is_withdrawn(tmp_path: Path) -> None:
     """The rehearsal of docs/platform.md: nothing of this is seen by a caller."""
     samples = noise(CHUNKS * CHUNK_SAMPLES)

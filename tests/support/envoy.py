@@ -47,11 +47,14 @@ class Envoy:
         wait_for(lambda: f"replicas::{replica}::health_flags::{wanted}" in self._hosts())
 
     def drain(self) -> None:
-        """Tell clients to connect again, as the chart does before an Envoy stops."""
-        request = urllib.request.Request(
-            f"{self.admin_url}/drain_listeners?graceful&skip_exit", method="POST"
-        )
-        urllib.request.urlopen(request, timeout=5).close()
+        """Do what the chart does before an Envoy stops, without the wait for its end."""
+        objects = render("--show-only", "templates/envoy.yaml")
+        [deployment] = [thing for thing in objects if thing["kind"] == "Deployment"]
+        [container] = deployment["spec"]["template"]["spec"]["containers"]
+        *shell, script = container["lifecycle"]["preStop"]["exec"]["command"]
+        port = self.admin_url.rpartition(":")[2]
+        script, _, _ = script.replace("9901", port).partition(" sleep")
+        subprocess.run([*shell, script], check=True, timeout=10)
 
     def connections(self) -> int:
         """Return how many connections of clients are open."""

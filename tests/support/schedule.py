@@ -23,6 +23,7 @@ LONGEST_FIRST = (
     "tests/export",
     "tests/server/test_launch.py",
     "tests/server/test_tensorrt.py",
+    "tests/deploy",
     "tests/loadtest",
     "tests/release",
 )

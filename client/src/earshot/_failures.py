@@ -26,7 +26,7 @@ _NO_CONNECTION = re.compile(
     r"failed to connect|errors resolving|name resolution|socket closed|connection (reset|refused)"
     r"|recvmsg|broken pipe|goaway|ping timeout|keepalive|endpoint closing|handshake"
     # From a proxy that has no server behind it.
-    r"|http2 header with status: 50[23]",
+    r"|http2 header with status: 50[23]|no healthy upstream|upstream connect error",
     re.IGNORECASE,
 )
 # A connection that was there has ended; a request may or may not have arrived.
