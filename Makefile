@@ -19,6 +19,7 @@ HOLD_S ?= 60
 SPEECH ?= ../shared/speech
 RECORDINGS ?= recordings
 DATA ?=
+LABELS ?=
 OUTPUT ?=
 # On a GPU machine (deploy/README.md). Both containers are of this tag: a plan loads in no other.
 NVIDIA_TAG ?= 26.11-py3
@@ -49,7 +50,7 @@ COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) MODE=$(GPU_MODE) CH
   GPU_PRECISION=$(GPU_PRECISION) MAX_STREAMS=$(GPU_STREAMS) GRPC_PORT=$(GRPC_PORT) \
   METRICS_PORT=$(METRICS_PORT) GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
 
-.PHONY: help env demo export serve live test test-all parity demo-model adapt lint types clean FORCE
+.PHONY: help env demo export serve live test test-all parity demo-model adapt head lint types clean FORCE
 .PHONY: engines overhead offline capacity loadtest overload faults fuzz platform soak selftest baseline
 .PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
@@ -60,7 +61,7 @@ help: ## Print this help
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT METRICS_PORT"
 	@echo "  MODEL_CONTROL NAME PYTHON SPEECH RECORDINGS"
-	@echo "of the adaptation: CHECKPOINT DATA OUTPUT"
+	@echo "of the adaptation and of heads: CHECKPOINT DATA OUTPUT; of heads: LABELS"
 	@echo "of the load test: URL MODEL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES"
 	@echo "of the baseline: URL MODEL RECORDINGS SETS OUTPUT; of the overhead: MODEL"
 	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312; of engines: GPUS"
@@ -124,6 +125,12 @@ demo-model: $(READY) ## Train the demo model from recordings (hours; may be stop
 adapt: $(READY) ## Adapt CHECKPOINT to the recordings in DATA; a custom model in OUTPUT
 	@test -n "$(DATA)" -a -n "$(OUTPUT)" || { echo "make adapt DATA=recordings-of-yours OUTPUT=build/clinic" >&2; exit 2; }
 	$(BIN)/python -m training adapt $(CHECKPOINT) --data $(DATA) --output $(OUTPUT)
+
+head: $(READY) ## Train classifiers on CHECKPOINT's encoder, for the columns LABELS of DATA; in OUTPUT
+	@test -n "$(DATA)" -a -n "$(LABELS)" -a -n "$(OUTPUT)" || \
+	  { echo 'make head DATA=recordings-of-yours LABELS="column column" OUTPUT=build/orders' >&2; exit 2; }
+	$(BIN)/python -m training head $(CHECKPOINT) --data $(DATA) $(addprefix --label ,$(LABELS)) \
+	  --output $(OUTPUT)
 
 overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
 	$(BIN)/python -m loadtest overhead --repository $(REPOSITORY) $(ONE_MODEL)

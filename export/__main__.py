@@ -51,6 +51,10 @@ class Mode(StrEnum):
     both = "both"
 
 
+_ON_GPU = (Runtime.torch, Runtime.tensorrt_rtx)
+"""Runtimes of the bundled backend that run on a GPU, where one process is enough."""
+
+
 class Precision(StrEnum):
     """Arithmetic; int8 is for onnxruntime, half for GPUs, fp8 for both kinds of TensorRT."""
 
@@ -80,8 +84,8 @@ def main(
     runtime: Annotated[
         Runtime,
         typer.Option(
-            help="onnxruntime for CPUs, tensorrt for GPUs, torch for GPUs without it; tensorrt-rtx "
-            "builds engines for other machines' GPUs, which nothing here serves yet."
+            help="onnxruntime for CPUs; torch for GPUs; tensorrt for GPUs, built and served in "
+            "NVIDIA's containers; tensorrt-rtx for the GPUs that --gpu names, built on any machine."
         ),
     ] = Runtime.onnxruntime,
     layout: Annotated[
@@ -91,8 +95,8 @@ def main(
         Precision,
         typer.Option(
             help="onnxruntime: fp32, or int8 (faster on CPUs; may change a few tokens, depending "
-            "on the batch). tensorrt and tensorrt-rtx: fp32, fp16, bf16, or fp8 (needs "
-            "nvidia-modelopt). torch: fp32, fp16, bf16."
+            "on the batch). tensorrt: fp32, fp16, bf16, or fp8 (needs nvidia-modelopt). "
+            "torch and tensorrt-rtx: fp32, fp16, bf16."
         ),
     ] = Precision.fp32,
     gpu: Annotated[
@@ -116,20 +120,31 @@ def main(
         int | None,
         typer.Option(
             min=1,
-            help="Processes of the encoder or fused recognizer, with torch of the detokenizer too; "
-            "by default 2, with torch 1.",
+            help="Processes of the encoder or fused recognizer; with torch and tensorrt-rtx of the "
+            "detokenizer too, and 1 by default instead of 2.",
         ),
     ] = None,
     max_batch_size: Annotated[
         int, typer.Option(min=1, help="Streams in one batch, at most.")
     ] = Serving.max_batch_size,
+    adapters: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Adapters that may be in memory at once, beside the checkpoint itself (see "
+            "`python -m export.adapters`); others are read when a stream needs them.",
+        ),
+    ] = Serving.adapters,
+    adapter_rank: Annotated[
+        int, typer.Option(min=1, help="Largest rank of an adapter.")
+    ] = Serving.adapter_rank,
 ) -> None:
     """Export a recognizer to ONNX files and Triton configs, and check that it equals the original.
 
     The stages are compared with transformers on the recordings of this repository before anything
     is installed; if they differ, the old model repository stays as it was.
     """
-    instances = encoder_instances or (1 if runtime is Runtime.torch else 2)
+    instances = encoder_instances or (1 if runtime in _ON_GPU else 2)
     try:
         options = ExportOptions(
             checkpoint=checkpoint,
@@ -145,6 +160,8 @@ def main(
                 max_streams=max_streams,
                 max_batch_size=max_batch_size,
                 encoder_instances=instances,
+                adapters=adapters,
+                adapter_rank=adapter_rank,
             ),
             offline_serving=OfflineServing(encoder_instances=instances),
         )
@@ -193,6 +210,8 @@ def _export(options: ExportOptions) -> None:
         installed = served_name(options.name, ensemble)
         _console.print(f"[green]installed[/green] {installed} in {options.repository}")
     _warn_of_another_checkpoint(checkpoint, options)
+    if options.mode != "offline":
+        _warn_of_outdated_heads(options)
 
 
 def _export_streaming(
@@ -200,8 +219,10 @@ def _export_streaming(
 ) -> Parity:
     if options.runtime.startswith("tensorrt"):
         from export.tensorrt.export import export_tensorrt
+        from export.tensorrt.export_rtx import export_rtx
 
-        return export_tensorrt(checkpoint, options, new, report)
+        export = export_rtx if options.runtime == "tensorrt-rtx" else export_tensorrt
+        return export(checkpoint, options, new, report)
     from export.streaming.export import export_streaming
 
     parity = export_streaming(checkpoint, options, new, report)
@@ -227,6 +248,11 @@ def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
         raise UnsupportedOption(
             f"{checkpoint.name} is a {checkpoint.architecture}, which recognizes whole utterances "
             "only; use --mode offline"
+        )
+    if options.serving.adapters and not checkpoint.streams:
+        raise UnsupportedOption(
+            f"--adapters is for live streams, and {checkpoint.name} recognizes whole utterances "
+            "only; leave it out"
         )
     if options.mode == "streaming":
         return
@@ -262,6 +288,21 @@ def _warn_of_another_checkpoint(checkpoint: Checkpoint, options: ExportOptions) 
         _console.print(
             f"warning: {other} in {options.repository} is of another checkpoint "
             f"({exported['name']}) and stays as it was; export it as well, or remove its models",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _warn_of_outdated_heads(options: ExportOptions) -> None:
+    """Warn of heads that were trained on other frames than those of the new encoder."""
+    from export.heads.base import outdated_heads
+
+    installed = served_name(options.name, "asr_streaming")
+    for ensemble in outdated_heads(options.repository, installed):
+        _console.print(
+            f"warning: {ensemble} in {options.repository} has heads for the earlier {installed}, "
+            "whose models it shares: add them again (python -m export.heads), or remove it",
             style="yellow",
             markup=False,
             soft_wrap=True,

@@ -14,10 +14,17 @@ from typing import Any, Protocol
 import onnx
 
 from export.checkpoint import Checkpoint
-from export.parity import Parity
 from export.spec import CONTRACT_VERSION, StageSpec
 
 _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+class Comparison(Protocol):
+    """What a comparison with the original found."""
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Return the entries for the manifest."""
+        ...
 
 
 class ModelSpec(Protocol):
@@ -53,7 +60,7 @@ def write_manifest(
     folder: Path,
     checkpoint: Checkpoint,
     spec: ModelSpec,
-    parity: Parity | None,
+    parity: Comparison | None,
     seconds: float,
     runtime_facts: Mapping[str, Any] | None = None,
 ) -> None:
@@ -63,7 +70,8 @@ def write_manifest(
         runtime_facts: entries that only this runtime has.
     """
     # All files: a large model keeps its weights in a file beside the graph.
-    files = sorted(file for model in spec.models for file in folder.glob(f"{model}/1/*"))
+    found = (file for model in spec.models for file in folder.glob(f"{model}/1/**/*"))
+    files = sorted(file for file in found if file.is_file())
     manifest: dict[str, Any] = {
         "checkpoint": {
             "name": checkpoint.name,

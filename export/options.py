@@ -19,7 +19,7 @@ LAYOUTS = ("stages", "fused")
 PRECISIONS = {
     "onnxruntime": ("fp32", "int8"),
     "tensorrt": ("fp32", "fp16", "bf16", "fp8"),
-    "tensorrt-rtx": ("fp32", "fp16", "bf16", "fp8"),
+    "tensorrt-rtx": ("fp32", "fp16", "bf16"),
     "torch": ("fp32", "fp16", "bf16"),
 }
 """Precisions that each runtime supports."""
@@ -44,6 +44,10 @@ class Serving:
     encoder_instances: int = 2
     """Processes of the encoder or of the fused recognizer. One core each gives the best throughput
     per core on CPUs."""
+    adapters: int = 0
+    """Adapters that a process holds in memory at once; 0 if the models take none."""
+    adapter_rank: int = 16
+    """Largest rank of an adapter; smaller ones cost as much."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +89,35 @@ class ExportOptions:
     """Compare streaming models with `transformers`. Else the manifest records no comparison."""
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         _check_precision(self.runtime, self.precision)
         frames_per_chunk(self.chunk_ms)
         if self.gpus != GPUS and self.runtime != "tensorrt-rtx":
             raise UnsupportedOption(f"--gpu is for --runtime tensorrt-rtx, not for {self.runtime}")
-        if self.layout == "fused" and self.runtime.startswith("tensorrt"):
-            raise UnsupportedOption(
-                f"--layout fused is for onnxruntime and torch, not for {self.runtime}"
-            )
+        if self.layout == "fused" and self.runtime == "tensorrt":
+            raise UnsupportedOption("--layout fused is for the other runtimes, not for tensorrt")
         if self.layout == "fused" and self.precision == "int8":
             raise UnsupportedOption(
                 "int8 is for an encoder in a model of its own, which the fused layout does not "
                 "have; use --layout stages"
+            )
+        if self.serving.adapters:
+            self._check_adapters()
+
+    def _check_adapters(self) -> None:
+        if self.runtime.startswith("tensorrt"):
+            raise UnsupportedOption(
+                f"--adapters is for onnxruntime and torch: an engine of {self.runtime} has the "
+                "weights of one model; export each custom model as a checkpoint of its own"
+            )
+        if self.precision == "int8":
+            raise UnsupportedOption(
+                "--adapters needs the weights that the adapters were trained beside, not int8 "
+                "ones; leave out --precision"
+            )
+        if self.mode in ("offline", "both"):
+            raise UnsupportedOption(
+                f"--adapters is for live streams, not for --mode {self.mode}: add --mode streaming"
             )
 
     @property
@@ -106,7 +126,7 @@ class ExportOptions:
         return frames_per_chunk(self.chunk_ms)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     """Refuse a name that Triton, the file system or the client could confuse with another."""
     if name == UNNAMED or (name and not _NAME.fullmatch(name)):
         raise UnsupportedOption(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 
 from export.spec import StageSpec, TensorSpec
@@ -54,6 +55,14 @@ def parameter_list(parameters: Mapping[str, str]) -> str:
         for key, value in parameters.items()
     )
     return entries + "\n"
+
+
+def read_parameters(config: str) -> dict[str, str]:
+    """Return the `parameters` of a config that `parameter_list` has written."""
+    return {key: json.loads(value) for key, value in _PARAMETER.findall(config)}
+
+
+_PARAMETER = re.compile(r'^parameters { key: "(.+?)" value: { string_value: (".*") } }$', re.M)
 
 
 def _quoted(text: str) -> str:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.stages.layout import StateLayout
+from export.stages.layout import AdapterLayout, StateLayout
 
 CONTRACT_VERSION = "1"
+ADAPTED_CONTRACT_VERSION = "2"
+"""Of ensembles whose clients have to name an adapter when a stream starts."""
+ADAPTED = "adapted"
+"""Folder, beside the files of a model, of the same with adapters."""
 
 
 def served_name(name: str, role: str) -> str:
@@ -32,7 +36,7 @@ class StageSpec:
     """A model of the ensemble.
 
     `state` is `None` for a model without state between chunks, and for a model that consists of
-    others, its `members` in a row.
+    others, its `members` in a row; `adapter` is `None` for a model that adapters do not change.
     """
 
     role: str
@@ -41,6 +45,7 @@ class StageSpec:
     state: StateLayout | None = None
     prefix: str = ""
     members: tuple[StageSpec, ...] = ()
+    adapter: AdapterLayout | None = None
 
     @property
     def name(self) -> str:
@@ -52,3 +57,16 @@ class StageSpec:
         """Return the states that the model keeps for a stream, those of members in their order."""
         own = () if self.state is None else (self.state,)
         return own + tuple(state for member in self.members for state in member.states)
+
+    @property
+    def has_loop(self) -> bool:
+        """Return whether the model decodes, in a loop whose length depends on the speech."""
+        return self.role == "decoder" or any(member.has_loop for member in self.members)
+
+    @property
+    def adapters(self) -> dict[str, AdapterLayout]:
+        """Return the parts of an adapter that change the model, by the role of its stage."""
+        own = {} if self.adapter is None else {self.role: self.adapter}
+        return own | {
+            role: layout for member in self.members for role, layout in member.adapters.items()
+        }

@@ -6,8 +6,9 @@ import sys
 
 import typer
 
+from loadtest.adapters.commands import adapters
 from loadtest.capacity.commands import capacity, hold
-from loadtest.compare import agreement, baseline, offline, overhead
+from loadtest.compare import agreement, baseline, heads, offline, overhead
 from loadtest.endpointing.commands import endpointing
 from loadtest.faults.commands import faults
 from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
@@ -29,6 +30,7 @@ app.command()(hold)
 app.command()(soak)
 app.command()(overload)
 app.command()(faults)
+app.command()(adapters)
 app.command("generator")(generator.generator)
 app.command("overhead")(overhead.overhead)
 app.command("selftest")(checks.selftest)
@@ -39,6 +41,7 @@ app.command()(plan)
 app.command("baseline")(baseline.main)
 app.command("agreement")(agreement.main)
 app.command()(endpointing)
+app.command()(heads.heads)
 app.command()(gpu_bundle)
 app.command()(gpu_report)
 app.command()(gpu_tokens)

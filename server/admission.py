@@ -1,7 +1,7 @@
 """Limit the open streams by how long chunks take, so that the open streams stay in time.
 
 Slots say how many streams fit into memory, not how many the cores carry. That shows in the time
-from a chunk's arrival to its text, which Triton counts for every chunk of an ensemble. While work
+from a chunk's arrival to its text, which Triton counts for every chunk and stage. While work
 waits for work, that time is `idle / (1 - busy)`: `idle` is what a chunk takes on an idle server,
 and `busy` the share of what the cores can do. So two times tell how busy the server is, and its
 load tells with how many streams it would be as busy as it may be. Concurrency limits of the Vegas
@@ -44,7 +44,7 @@ Observe = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Reading:
-    """Sums since the start of the server over all chunks of an ensemble, and its state now."""
+    """Sums since the server's start over all chunks of a first stage, and its state now."""
 
     at_s: float
     total_s: float
@@ -58,7 +58,7 @@ class Reading:
 
 @dataclass
 class StreamLimit:
-    """The number of streams that one ensemble may hold."""
+    """The number of streams that a first stage may hold."""
 
     chunk_s: float
     chunk_share: float
@@ -120,10 +120,14 @@ class Admission:
         self._metrics_url = metrics_url
         self._folder = folder
         self._observe = observe
-        self._ensembles = [ensemble for ensemble in ensembles if ensemble.chunk_ms]
+        self._sharing: dict[str, list[Ensemble]] = {}
+        """Ensembles by their first stage, which a recognizer with heads shares with its base."""
+        for ensemble in ensembles:
+            if ensemble.chunk_ms:
+                self._sharing.setdefault(next(iter(ensemble.stages)), []).append(ensemble)
         self._limits = {
-            ensemble.name: StreamLimit(ensemble.chunk_ms / 1000, chunk_share)
-            for ensemble in self._ensembles
+            stage: StreamLimit(sharing[0].chunk_ms / 1000, chunk_share)
+            for stage, sharing in self._sharing.items()
         }
 
     def measure(self) -> None:
@@ -139,16 +143,18 @@ class Admission:
         values = {(model, kind): float(value) for kind, model, value in _SAMPLE.findall(metrics)}
         waiting = {model: int(float(count)) for model, count in _WAITING.findall(metrics)}
         live = live_streams(self._folder)
-        for ensemble in self._ensembles:
+        for first, sharing in self._sharing.items():
+            stages = {stage for ensemble in sharing for stage in ensemble.stages}
             now = Reading(
                 at_s,
-                values.get((ensemble.name, "sum"), 0.0) / 1e6,
-                round(values.get((ensemble.name, "count"), 0.0)),
-                live[ensemble.stages[0]],
-                sum(waiting.get(stage, 0) for stage in ensemble.stages),
+                # Of the stages, not of the ensembles: adapters have ensembles of their own.
+                sum(values.get((stage, "sum"), 0.0) for stage in stages) / 1e6,
+                round(values.get((first, "count"), 0.0)),
+                live[first],
+                sum(waiting.get(stage, 0) for stage in stages),
             )
-            streams = self._limits[ensemble.name].update(now)
+            streams = self._limits[first].update(now)
             if streams is not None:
-                each = math.ceil(streams / ensemble.first_stage_instances)
-                write_limit(self._folder, ensemble.stages[0], each)
-                self._observe(ensemble.name, streams)
+                write_limit(self._folder, first, math.ceil(streams / sharing[0].stages[first]))
+                for ensemble in sharing:
+                    self._observe(ensemble.name, streams)

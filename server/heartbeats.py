@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .backends.earshot.earshot_runtime.counts import LIVE_STREAMS
+from .backends.earshot.earshot_runtime.counts import FAILED_CHUNKS, LIVE_STREAMS
 
 _SILENT_S = 1.5
 """A process without a heartbeat for so long stands still, if it also does nothing."""
@@ -43,6 +43,26 @@ def live_streams(folder: Path) -> Counter[str]:
             if name == LIVE_STREAMS[0]:
                 live[beat["model"]] += value
     return live
+
+
+class Work:
+    """Sees which instances have worked well between two looks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def look(self) -> Counter[str]:
+        """Return how many instances of each stage have run batches without a failed chunk."""
+        before, self._seen = self._seen, {}
+        proven: Counter[str] = Counter()
+        for beat in read_heartbeats(self._folder):
+            failed = sum(value for name, _, value in beat["metrics"] if name == FAILED_CHUNKS[0])
+            self._seen[beat["instance"]] = (beat["batches"], failed)
+            batches_before, failed_before = before.get(beat["instance"], (0, 0))
+            if beat["batches"] > batches_before and failed == failed_before:
+                proven[beat["model"]] += 1
+        return proven
 
 
 def _is_working(pid: int) -> bool:

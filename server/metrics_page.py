@@ -40,6 +40,9 @@ _CHUNKS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.24, 0.32, 0.56, 0.84, 1.12, 2.24)
 """Chunks last 0.08, 0.16, 0.32, 0.56 or 1.12 s, and one that takes longer than it lasts is late."""
 _DESCRIPTIONS = {
     "earshot_live_streams": "Streams that hold a slot of the state pool",
+    "earshot_adapter_streams": "Streams that have an adapter, by adapter",
+    "earshot_adapters": "Adapters in memory",
+    "earshot_loaded_adapters": "Adapters that were read into memory",
     "earshot_slots": "Streams that the state pool can hold",
     "earshot_started_streams": "Streams that have got a slot",
     "earshot_refused_streams": "Streams that have got none, by reason",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ ONNXRUNTIME = "onnxruntime"
 TORCH = "torch"
 TENSORRT = "tensorrt"
 TENSORRT_RTX = "tensorrt-rtx"
-"""Engines that are built here for other machines' GPUs."""
 BUNDLED_BACKENDS = {
     folder.parent.name: folder.parent
     for folder in (Path(__file__).parent / "backends").glob("*/model.py")
 }
 EXPORT_HINT = "export the models first (see `python -m export --help`)"
 
+_ENGINE_FILES = {TORCH: "model.pt2", TENSORRT_RTX: "model.engine"}
+"""Files that a version folder of the bundled backend must hold, by runtime."""
 # Files that a version folder must hold, by backend.
 _MODEL_FILES = {
     "earshot_detokenizer": "tokenizer.json",
@@ -37,6 +38,7 @@ _MODEL_FILES = {
 _BACKENDS = {
     ONNXRUNTIME: {*BUNDLED_BACKENDS, "python"},
     TORCH: {*BUNDLED_BACKENDS, "python"},
+    TENSORRT_RTX: {*BUNDLED_BACKENDS, "python"},
     TENSORRT: {*BUNDLED_BACKENDS, "python", "tensorrt"},
 }
 
@@ -49,15 +51,19 @@ class Ensemble:
     max_batch_size: int
     max_streams: int
     """0 for whole files."""
-    instances: int = 1
-    """The largest number of instances of a stage."""
-    stages: tuple[str, ...] = ()
-    """Its models; the first takes the audio."""
-    first_stage_instances: int = 1
+    stages: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The instances of its models; the first of these takes the audio."""
     chunk_ms: int = 0
     """0 for whole files."""
     checkpoint: str = ""
     precision: str = ""
+    adapter: str = ""
+    """Of an ensemble that shares the stages of another one, which this adapter changes."""
+
+    @property
+    def instances(self) -> int:
+        """Return the largest number of instances of a stage."""
+        return max(self.stages.values(), default=1)
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Repository:
     budget: Budget | None = None
     """GPU memory; for TensorRT only."""
     ensembles: tuple[Ensemble, ...] = ()
+    """Those with stages of their own; adapters add nothing to them but names."""
     batch_bytes: int = 0
     """Bytes of inputs and outputs of the largest batch of any model with fixed shapes."""
 
@@ -87,7 +94,9 @@ def read_repository(path: Path) -> Repository:
     configs = {folder.name: _read_config(folder, runtime) for folder in folders}
     for folder in folders:
         _check_model(folder, configs[folder.name], runtime)
-    ensembles = _ensembles(configs)
+    every = _ensembles(configs)
+    _check_adapters(path, every, configs)
+    ensembles = tuple(ensemble for ensemble in every if not ensemble.adapter)
     streams = sum(ensemble.max_streams for ensemble in ensembles)
     budget = read_budget(path, configs, streams) if runtime == TENSORRT else None
     size = _batch_bytes(configs)
@@ -101,11 +110,6 @@ def _runtime(repository: Path) -> str:
         if (folder / "config.pbtxt").is_file():
             config = _read_config(folder, TENSORRT)
             runtime = config.parameters["runtime"].string_value
-            if config.platform == "ensemble" and runtime == TENSORRT_RTX:
-                raise BadRepository(
-                    f"{folder.name} in {repository} was exported for {runtime}, which this server "
-                    f"does not serve; export it for one of {', '.join(_BACKENDS)}"
-                )
             if config.platform == "ensemble" and runtime in _BACKENDS:
                 runtimes[runtime] = folder.name
     if len(runtimes) > 1:
@@ -156,8 +160,7 @@ def _check_model(folder: Path, config: Any, runtime: str) -> None:
 
 def _model_file(config: Any, backend: str) -> str | None:
     if backend == "earshot":
-        on_torch = config.parameters["runtime"].string_value == "torch"
-        return "model.pt2" if on_torch else "model.onnx"
+        return _ENGINE_FILES.get(config.parameters["runtime"].string_value, "model.onnx")
     return _MODEL_FILES.get(backend)
 
 
@@ -177,18 +180,29 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             name,
             config.max_batch_size,
             min((limits[member] for member in _members(config) if member in limits), default=0),
-            instances=max(
-                (instances[member] for member in _members(config) if member in instances), default=1
-            ),
-            stages=tuple(_members(config)),
-            first_stage_instances=instances.get(_members(config)[0], 1) if _members(config) else 1,
+            stages={member: instances.get(member, 1) for member in _members(config)},
             chunk_ms=int(config.parameters["chunk_ms"].string_value or 0),
             checkpoint=config.parameters["checkpoint"].string_value,
             precision=config.parameters["precision"].string_value,
+            adapter=config.parameters["adapter"].string_value,
         )
         for name, config in configs.items()
         if config.platform == "ensemble"
     )
+
+
+def _check_adapters(
+    path: Path, ensembles: tuple[Ensemble, ...], configs: Mapping[str, Any]
+) -> None:
+    """Refuse an adapter whose stages would ignore it, so that its clients got the base."""
+    for ensemble in ensembles:
+        stages = (configs[stage] for stage in ensemble.stages if stage in configs)
+        takes = [stage.name for stage in stages if "adapters" in stage.parameters]
+        if ensemble.adapter and not takes:
+            raise BadRepository(
+                f"{ensemble.name} in {path} is an adapter, and {', '.join(ensemble.stages)} were "
+                "exported without adapters: export them again with --adapters, or remove it"
+            )
 
 
 def _members(config: Any) -> list[str]:

@@ -14,6 +14,8 @@ from .heartbeats import read_heartbeats, standstill
 POLL_S = 0.25
 _HELD_UP_S = 4 * POLL_S
 """After so long between two looks the machine is too busy to judge anybody."""
+_LOOKS_PER_LISTING = 8
+"""A tritonserver has hundreds of threads, and each lists the processes that it has started."""
 _STUB = "triton_python_backend_stub"
 
 
@@ -31,6 +33,8 @@ class StageWatch:
         self._server_pid = server_pid
         self._heartbeats = heartbeats
         self._instances: dict[int, str] = {}
+        self._children: set[int] = set()
+        self._looks = 0
         self._suspects: set[str] = set()
         self._looked_s = time.monotonic()
         self.look()
@@ -46,8 +50,11 @@ class StageWatch:
         return min(confirmed, default=None) if not held_up else None
 
     def _problems(self, now_s: float) -> Iterator[str]:
+        if self._looks % _LOOKS_PER_LISTING == 0:
+            self._children = set(_list_children(self._server_pid))
+        self._looks += 1
         living: set[int] = set()
-        for process in _children(self._server_pid):
+        for process in filter(None, map(_read, self._children)):
             if process.state == "Z":
                 # Triton waits for the processes that it ends itself; this one ended by itself.
                 yield f"{self._name(process.pid)} {_how(process.exit_status)}"
@@ -70,14 +77,11 @@ class StageWatch:
         return f"the process of {self._instances.get(pid, 'a stage')} ({pid})"
 
 
-def _children(parent: int) -> Iterator[_Process]:
+def _list_children(parent: int) -> Iterator[int]:
     """Yield the child processes of `parent`, dead ones that it has not waited for included."""
     for task in Path(f"/proc/{parent}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            for pid in map(int, task.read_text().split()):
-                process = _read(pid)
-                if process is not None:
-                    yield process
+            yield from map(int, task.read_text().split())
 
 
 def _read(pid: int) -> _Process | None:

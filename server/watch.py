@@ -11,6 +11,7 @@ from types import FrameType
 from .admission import INTERVAL_S, Admission
 from .canary import Canary
 from .errors import Unhealthy
+from .heartbeats import Work
 from .launch import Triton
 from .stages import POLL_S, StageWatch
 
@@ -86,6 +87,7 @@ def _canaries(triton: Triton) -> Generator[list[str]]:
                 triton.access,
                 _PATIENCE_S,
                 triton.metrics.observe_canary,
+                Work(triton.heartbeats),
             )
         ) as canary:
             while not failures and not stopping.wait(_CANARY_S):

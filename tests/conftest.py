@@ -6,12 +6,15 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.project import (
+    ADAPTED_CHUNK_MS,
+    ADAPTER_RANK,
     OFFLINE_NAMES,
     PROJECT,
     Exported,
@@ -66,17 +69,22 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Export the random checkpoint for a chunk, once per session: chunk_ms -> repository."""
+    """Export the random checkpoint for a chunk, once per session: chunk_ms -> repository.
+
+    With `ADAPTED_CHUNK_MS` it takes adapters.
+    """
     from export.checkpoint import load_checkpoint
     from export.install import replacing
     from export.options import ExportOptions, Serving
     from export.streaming.export import export_streaming
 
     folder = shared_folder(tmp_path_factory, "exported")
-    serving = Serving(max_streams=256, sequence_idle_ms=10_000, encoder_instances=2)
+    plain = Serving(max_streams=256, sequence_idle_ms=10_000, encoder_instances=2)
+    adapted = replace(plain, adapters=4, adapter_rank=ADAPTER_RANK)
 
     def repository(chunk_ms: int) -> Path:
         def export(path: Path) -> None:
+            serving = adapted if chunk_ms == ADAPTED_CHUNK_MS else plain
             options = ExportOptions(
                 str(random_checkpoint), path, chunk_ms=chunk_ms, serving=serving
             )

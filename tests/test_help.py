@@ -32,7 +32,7 @@ def run(*arguments: str) -> tuple[int, set[str]]:
     return done.returncode, {name.partition(".")[0] for name in imported}
 
 
-@pytest.mark.parametrize("module", ["export", "server", "loadtest", "training"])
+@pytest.mark.parametrize("module", ["export", "export.adapters", "server", "loadtest", "training"])
 def test_help_imports_nothing_heavy(module: str) -> None:
     code, imported = run(module, "--help")
     assert code == 0

@@ -149,9 +149,17 @@ def test_every_make_line_is_understood(line: str) -> None:
     subprocess.run([make, "--dry-run", *arguments], cwd=PROJECT, check=True, capture_output=True)
 
 
+MODELS = {
+    "asr_offline": OFFLINE,
+    "orders_asr_streaming": PARAMETERS,
+    "clinic_asr_streaming": PARAMETERS,
+}
+"""What the pages name, beside the recognizer without a name."""
+
+
 @pytest.fixture(scope="module")
 def fake() -> Iterator[FakeTriton]:
-    with fake_triton(PARAMETERS, models={"asr_offline": OFFLINE}) as fake:
+    with fake_triton(PARAMETERS, models=MODELS) as fake:
         fake.recognize = recognize_numbers
         fake.answer.set()
         yield fake

@@ -19,6 +19,9 @@ from training.adapt.settings import (
     FULL_RATE,
     Settings,
 )
+from training.head.settings import DEFAULT_LOOKAHEAD, DEFAULT_QUERIES
+from training.head.settings import DEFAULT_PASSES as HEAD_PASSES
+from training.head.settings import Settings as HeadSettings
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, help=__doc__)
 
@@ -185,6 +188,97 @@ def merge(
     except AdaptError as error:
         Console(stderr=True).print(str(error), soft_wrap=True, markup=False)
         raise typer.Exit(error.exit_code) from None
+
+
+@app.command()
+def head(
+    checkpoint: Annotated[Path, typer.Argument(help="The base, in transformers format.")],
+    data: Annotated[Path, typer.Option(help="Folder with manifest.tsv and recordings.")],
+    label: Annotated[
+        list[str],
+        typer.Option(
+            help="Column of the manifest, one head each; repeatable. Values joined by | "
+            "do not exclude each other."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="New folder for the heads.")],
+    test: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder with a manifest to measure the result on; repeatable."),
+    ] = None,
+    lookahead: Annotated[
+        int, typer.Option(help="Frames of 80 ms that the served encoder sees ahead.")
+    ] = DEFAULT_LOOKAHEAD,
+    queries: Annotated[
+        int, typer.Option(help="Places of an utterance that a head attends to.", min=1)
+    ] = DEFAULT_QUERIES,
+    passes: Annotated[
+        int, typer.Option(help="Times that each recording is used.", min=1)
+    ] = HEAD_PASSES,
+    variants: Annotated[
+        int,
+        typer.Option(
+            help="Copies of each recording, as from other microphones, to train on as well.", min=0
+        ),
+    ] = 0,
+) -> None:
+    """Train classifiers on a checkpoint's encoder; publish them if they beat the majority."""
+    from training.adapt.errors import AdaptError
+    from training.head.run import train_heads
+
+    settings = HeadSettings(
+        checkpoint,
+        data,
+        output,
+        tuple(label),
+        tuple(test or ()),
+        lookahead,
+        queries,
+        passes,
+        variants,
+    )
+    console = Console(stderr=True)
+    try:
+        outcome = train_heads(settings, console)
+    except AdaptError as error:
+        console.print(str(error), soft_wrap=True, markup=False)
+        raise typer.Exit(error.exit_code) from None
+    table = Table("set", "head", "one label for all", "head right", title=str(output))
+    for name, scores in {"held out": outcome.held_out, **outcome.tests}.items():
+        for score in scores:
+            shares = (f"{score.majority_accuracy:.1%}", f"{score.accuracy:.1%}")
+            table.add_row(name, score.question.name, *shares)
+    console.print(table)
+
+
+@app.command("head-text")
+def head_text(
+    checkpoint: Annotated[Path, typer.Argument(help="Whose transcripts to use.")],
+    data: Annotated[Path, typer.Option(help="Folder with manifest.tsv and recordings.")],
+    label: Annotated[list[str], typer.Option(help="Column of the manifest; repeatable.")],
+    test: Annotated[
+        list[Path] | None, typer.Option(help="Folder with a manifest to measure on; repeatable.")
+    ] = None,
+    lookahead: Annotated[
+        int, typer.Option(help="Frames of 80 ms that the encoder sees ahead.")
+    ] = DEFAULT_LOOKAHEAD,
+) -> None:
+    """Measure what labels by transcripts get right, to stand beside heads."""
+    from training.adapt.errors import AdaptError
+    from training.head.text import score_texts
+
+    console = Console(stderr=True)
+    try:
+        sets = score_texts(checkpoint, data, test or [], label, lookahead, console)
+    except AdaptError as error:
+        console.print(str(error), soft_wrap=True, markup=False)
+        raise typer.Exit(error.exit_code) from None
+    table = Table("set", "head", "keywords", "bag of words", title=f"transcripts of {checkpoint}")
+    for scores in sets:
+        for keywords, words in zip(scores.keywords, scores.words, strict=True):
+            shares = (f"{keywords.accuracy:.1%}", f"{words.accuracy:.1%}")
+            table.add_row(scores.name, keywords.question.name, *shares)
+    Console().print(table)
 
 
 @app.command("gpu-bundle")

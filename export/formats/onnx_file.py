@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from export.spec import StageSpec, TensorSpec
+from export.stages.layout import AdapterLayout
 from export.stages.state import FlatStage, PooledStages, Stage
 
 OPSET = 20
@@ -23,15 +24,21 @@ TORCH_DTYPES = {
     "BF16": torch.bfloat16,
     "INT32": torch.int32,
 }
+ADAPTER_SLOTS = "ADAPTER_SLOTS"
 _BATCH = Dim("batch")
 
 
-def export_onnx(stages: Sequence[Stage], spec: StageSpec, path: Path) -> None:
+def export_onnx(
+    stages: Sequence[Stage], spec: StageSpec, path: Path, adapter_rank: int = 0
+) -> None:
     """Write `stages`, run in a row, to `path`; batch and pool size are the only free axes.
 
     Graph inputs: the stage's own, `POOL` float32 [slots * rows, width], `SLOTS` int64 [B].
     Graph outputs: the stage's own, `UPDATE` float32 [B, U, width], `UPDATE_ROWS` int64 [B, U].
     Several stages have a pool and an update each, named `POOL_ENCODER` and so on.
+
+    With adapters of rank `adapter_rank` the graph also takes `ADAPTER_POOL` float32 [adapters *
+    rows, width], one for each stage that has any, and `ADAPTER_SLOTS` int64 [B].
     """
     suffixes = state_suffixes(spec)
     states: dict[str, tuple[Tensor, Any]] = {
@@ -42,13 +49,27 @@ def export_onnx(stages: Sequence[Stage], spec: StageSpec, path: Path) -> None:
         for stage, suffix in zip(stages, suffixes, strict=True)
     }
     states["SLOTS"] = (torch.tensor([0, 2]), _BATCH)
+    if adapter_rank:
+        states |= {
+            name: (torch.zeros(3 * layout.rows, layout.width), Dim(f"rows_of_{name.lower()}"))
+            for name, layout in adapter_pools(spec).items()
+        }
+        states[ADAPTER_SLOTS] = (torch.tensor([0, 2]), _BATCH)
     updates = [name + suffix for suffix in suffixes for name in ("UPDATE", "UPDATE_ROWS")]
-    _export(PooledStages(stages), spec, states, updates, OPSET, path)
+    _export(PooledStages(stages, adapter_rank), spec, states, updates, OPSET, path)
 
 
 def state_suffixes(spec: StageSpec) -> list[str]:
     """Return the suffixes of the names of a graph's state tensors, one for each of its states."""
     return [f"_{member.role.upper()}" for member in spec.members] or [""]
+
+
+def adapter_pools(spec: StageSpec) -> dict[str, AdapterLayout]:
+    """Return the pools of adapters of a graph, by the names of its inputs."""
+    return {
+        f"ADAPTER_POOL_{role.upper()}" if spec.members else "ADAPTER_POOL": layout
+        for role, layout in spec.adapters.items()
+    }
 
 
 def export_flat_onnx(stage: Stage, spec: StageSpec, path: Path, opset: int) -> None:
@@ -81,6 +102,29 @@ def _export(
             input_names=[*(tensor.name for tensor in spec.inputs), *states],
             output_names=[*(tensor.name for tensor in spec.outputs), *updates],
             dynamic_shapes=(tuple(shapes),),
+            verbose=False,
+        )
+    assert program is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program.save(path)
+
+
+def write_onnx(
+    module: nn.Module,
+    arguments: tuple[Tensor, ...],
+    shapes: tuple[dict[int, Any], ...],
+    path: Path,
+    opset: int,
+) -> None:
+    """Write a module to `path` with inputs IN_0, IN_1, ...; `shapes` are their free axes."""
+    with torch.no_grad(), silenced():
+        program = torch.onnx.export(
+            module,
+            arguments,
+            dynamo=True,
+            opset_version=opset,
+            input_names=[f"IN_{index}" for index in range(len(arguments))],
+            dynamic_shapes=(shapes,),
             verbose=False,
         )
     assert program is not None

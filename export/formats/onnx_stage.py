@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,18 +11,38 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.formats.onnx_file import state_suffixes
-from export.spec import StageSpec
+from export.formats.onnx_file import ADAPTER_SLOTS, adapter_pools, state_suffixes
+from export.spec import ADAPTED, StageSpec
 
 Arrays = list[NDArray[Any]]
 
 
-class OnnxStage:
-    """An ONNX file and the pools of its streams' states."""
+@dataclass(frozen=True)
+class PackedAdapters:
+    """Adapters of the streams of a chain, as the stages take them."""
 
-    def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
+    pools: Mapping[str, NDArray[np.float32]]
+    """[adapters * rows, width], by the role of the stage that they change."""
+    slots: NDArray[np.int64]
+    """The adapter of each stream, [streams]."""
+
+
+class OnnxStage:
+    """An ONNX file and the pools of its streams' states.
+
+    Args:
+        path: that of the `model.onnx` without adapters.
+        adapters: run the model with these, if it takes any.
+    """
+
+    def __init__(
+        self, path: Path, spec: StageSpec, streams: int, adapters: PackedAdapters | None = None
+    ) -> None:
         self.spec = spec
-        self._session = open_session(path)
+        self._adapters = adapters if spec.adapters else None
+        self._session = open_session(
+            path if self._adapters is None else path.parent / ADAPTED / path.name
+        )
         self.pools = [
             np.zeros((streams, state.rows, state.width), dtype=np.float32) for state in spec.states
         ]
@@ -34,6 +55,10 @@ class OnnxStage:
         for suffix, pool in zip(state_suffixes(self.spec), self.pools, strict=True):
             feed["POOL" + suffix] = pool.reshape(-1, pool.shape[2])
         feed["SLOTS"] = slots
+        if self._adapters is not None:
+            names = zip(adapter_pools(self.spec), self.spec.adapters, strict=True)
+            feed |= {name: self._adapters.pools[role] for name, role in names}
+            feed[ADAPTER_SLOTS] = self._adapters.slots[slots]
         results = cast(Arrays, self._session.run(None, feed))
         outputs, updates = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
         for pool, update, rows in zip(self.pools, updates[::2], updates[1::2], strict=True):

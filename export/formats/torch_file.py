@@ -12,110 +12,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
-from export.formats.onnx_file import TORCH_DTYPES, example, silenced
-from export.spec import StageSpec, TensorSpec
-from export.stages.decoder import Decoder
+from export.formats.onnx_file import silenced
+from export.formats.parts import MODEL, Part, description_of, parts_of
+from export.spec import StageSpec
 from export.stages.encoder import Encoder
 from export.stages.fused_encoder import FusedEncoder
-from export.stages.looped import ROUNDS, AfterLoop, BeforeLoop, Rounds, fewest_rounds
-from export.stages.state import PooledStages, Stage
+from export.stages.state import Stage
 
-FORMAT = 1
-MODEL, ROUNDS_FILE, END = "model.pt2", "rounds.pt2", "end.pt2"
+SUFFIX = ".pt2"
 DESCRIPTION = "earshot.json"
 
 
-def export_torch(stages: Sequence[Stage], spec: StageSpec, folder: Path, precision: str) -> None:
-    """Write `stages`, run in a row, as the model `spec` into `folder`.
+def export_torch(
+    stages: Sequence[Stage], spec: StageSpec, folder: Path, precision: str, adapter_rank: int = 0
+) -> None:
+    """Write the parts of `stages`, run in a row, as the model `spec` into `folder`.
 
-    An encoder is written as a `FusedEncoder`.
-
-    `model.pt2` takes the inputs of `spec`, a pool float [slots * rows, width] for each stage
-    and SLOTS int64 [B]. Without a decoder it returns the outputs of `spec` and then, for each
-    stage, new values [B, U, width] and their rows int64 [B, U]. A decoder's loop is
-    cut (see `export.stages.looped`): `model.pt2` runs up to it, `rounds.pt2` runs a
-    few rounds of it, `end.pt2` completes the chunk.
+    An encoder is written as a `FusedEncoder`. `model.pt2` also holds the description.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stages = [FusedEncoder(stage) if isinstance(stage, Encoder) else stage for stage in stages]
-    arguments = _example_arguments(stages, spec.inputs)
-    *before, last = stages
-    description = _description(stages, spec, precision)
-    with torch.no_grad(), silenced():
-        if not isinstance(last, Decoder):
-            _save(
-                PooledStages(stages),
-                arguments,
-                _shapes(arguments, len(stages)),
-                folder / MODEL,
-                description,
-            )
-            return
-        opening = BeforeLoop(before, last).eval()
-        _save(opening, arguments, _shapes(arguments, len(stages)), folder / MODEL, description)
-        loop_values = opening(*arguments)[: -2 * len(before) or None]
-        batched = tuple({0: Dim("batch")} for _ in loop_values)
-        _save(Rounds(last), loop_values, batched, folder / ROUNDS_FILE, {})
-        _save(AfterLoop(last), loop_values, batched, folder / END, {})
+    description = description_of(stages, spec, precision, adapter_rank)
+    with silenced():
+        for part in parts_of(stages, spec, adapter_rank):
+            _save(part, folder, description if part.name == MODEL else {})
 
 
-def _save(
-    module: nn.Module, arguments: tuple[Tensor, ...], shapes: Any, path: Path, description: Any
-) -> None:
-    program: ExportedProgram = torch.export.export(
-        module.eval(), arguments, dynamic_shapes=(shapes,), strict=False
-    )
-    torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(description)})
-
-
-def _example_arguments(stages: Sequence[Stage], inputs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
-    pools = [
-        torch.zeros(
-            3 * stage.layout.rows, stage.layout.width, dtype=TORCH_DTYPES[stage.layout.dtype]
+def _save(part: Part, folder: Path, description: Any) -> None:
+    with torch.no_grad():
+        program: ExportedProgram = torch.export.export(
+            part.module, part.arguments, dynamic_shapes=(part.shapes,), strict=False
         )
-        for stage in stages
-    ]
-    return *map(example, inputs), *pools, torch.tensor([0, 2])
-
-
-def _shapes(arguments: tuple[Tensor, ...], pools: int) -> tuple[dict[int, Any], ...]:
-    batch = {0: Dim("batch")}
-    inputs = [batch] * (len(arguments) - pools - 1)
-    return *inputs, *({0: Dim(f"pool_rows_{pool}")} for pool in range(pools)), batch
-
-
-def _description(stages: Sequence[Stage], spec: StageSpec, precision: str) -> dict[str, Any]:
-    """Return the facts that the backend needs and cannot read from the program."""
-    last = stages[-1]
-    rounds = fewest_rounds(last) if isinstance(last, Decoder) else 0
-    return {
-        "format": FORMAT,
-        "precision": precision,
-        "inputs": [_tensor(tensor) for tensor in spec.inputs],
-        "outputs": [_tensor(tensor) for tensor in spec.outputs],
-        "pools": [
-            {
-                "rows": stage.layout.rows,
-                "width": stage.layout.width,
-                "dtype": _dtype_name(stage.layout.dtype),
-            }
-            for stage in stages
-        ],
-        # Runs of rounds.pt2 before the first check for the end of the loop; 0 without a loop.
-        "runs_of_rounds": -(-rounds // ROUNDS),
-    }
-
-
-def _tensor(tensor: TensorSpec) -> dict[str, Any]:
-    return {
-        "name": tensor.name,
-        "dtype": _dtype_name(tensor.dtype),
-        "dims": list(tensor.dims),
-    }
-
-
-def _dtype_name(triton_name: str) -> str:
-    return str(TORCH_DTYPES[triton_name]).removeprefix("torch.")
+    path = folder / f"{part.name}{SUFFIX}"
+    torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(description)})

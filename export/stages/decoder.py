@@ -18,9 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 
+from export.stages.adapters import (
+    Adapters,
+    GatheredAdapters,
+    PooledAdapters,
+    Projection,
+    project,
+)
 from export.stages.layout import CONTEXT_TOKENS, StateLayout
-from export.stages.predictor import Predictor
+from export.stages.predictor import PROJECTOR, Predictor
 from export.stages.state import Stage, State, Update, all_rows
+
+HEAD = "joint.head"
+"""Name of the last layer of the joint network in the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class DecoderInputs(NamedTuple):
     """Frames of the stream before this chunk, [B, 1]."""
     context: Tensor
     """The last tokens before this chunk plus one, [B, CONTEXT_TOKENS]."""
+    adapters: tuple[Tensor, ...] = ()
+    """The matrices of the streams' adapters, if there are any; see `PooledAdapters.gathered`."""
 
 
 class Decoder(Stage):
@@ -99,22 +111,36 @@ class Decoder(Stage):
         with torch.no_grad():
             return self.predictor(blank, zero)
 
-    def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
+    def projections(self) -> tuple[Projection, ...]:
+        """See `Stage.projections`."""
+        return (
+            Projection.of(self.predictor.projector, PROJECTOR, frames=1),
+            Projection.of(self.head, HEAD, frames=1),
+        )
+
+    def step(
+        self, *inputs: Tensor, state: State, adapters: Adapters | None = None
+    ) -> tuple[tuple[Tensor, ...], Update]:
         """Decode one chunk; see the class and module for shapes and state."""
-        decoder_inputs, predictor = self.begin(*inputs, state=state)
-        result = self._decode(decoder_inputs.encoded, decoder_inputs.length, predictor)
+        decoder_inputs, predictor = self.begin(*inputs, state=state, adapters=adapters)
+        return self.finish(decoder_inputs, self._decode(decoder_inputs, predictor))
 
-        return self.finish(decoder_inputs, result)
-
-    def begin(self, *inputs: Tensor, state: State) -> tuple[DecoderInputs, Tensor]:
+    def begin(
+        self, *inputs: Tensor, state: State, adapters: Adapters | None = None
+    ) -> tuple[DecoderInputs, Tensor]:
         """Return the inputs of the search, and the predictor's state [B, P] at its start."""
         encoded, encoded_length = inputs
         parts = [1, 1, CONTEXT_TOKENS, self.start.shape[1]]
         started, frames_before, context, predictor = state.read(0, 1)[:, 0].split(parts, dim=1)
-        predictor = torch.where(started > 0, predictor, self.start)
-        return DecoderInputs(
-            encoded, encoded_length[:, 0].to(torch.int64), frames_before, context
-        ), predictor
+        # Once for all rounds of the search, which use them again and again.
+        matrices = adapters.gathered() if isinstance(adapters, PooledAdapters) else ()
+        start = self.start
+        if matrices:
+            start = start.expand(encoded.shape[0], -1)
+            start = self.predictor.changed(start, GatheredAdapters(self.projections(), matrices))
+        predictor = torch.where(started > 0, predictor, start)
+        length = encoded_length[:, 0].to(torch.int64)
+        return DecoderInputs(encoded, length, frames_before, context, matrices), predictor
 
     def finish(
         self, inputs: DecoderInputs, result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -131,27 +157,30 @@ class Decoder(Stage):
         previous = context.to(torch.int32) - 1
         return (tokens, absolute, logprobs, count[:, None], previous), update
 
-    def _joint(self, frame: Tensor, predictor: Tensor) -> tuple[Tensor, Tensor]:
+    def _joint(
+        self, frame: Tensor, predictor: Tensor, adapters: Adapters | None
+    ) -> tuple[Tensor, Tensor]:
         """Return the most likely token int64 [B] at encoder frame `frame` [B, D], and its logprob.
 
         Softmax and its sum are float32 in every precision.
         """
         joined = self.activation(frame + predictor[:, : self.dims.decoder_hidden_size])
-        logits = self.head(joined.to(self.head.weight.dtype)).float()
+        logits = project(self.head, joined.to(self.head.weight.dtype), adapters, HEAD).float()
         best, token = logits.max(dim=1)
         # Not logsumexp: TensorRT sums the bare exponentials, which overflow at logits of 89.
         return token, -(logits - best[:, None]).exp().sum(dim=1).log()
 
     def _decode(
-        self, encoded: Tensor, length: Tensor, predictor: Tensor
+        self, inputs: DecoderInputs, predictor: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Run the greedy loop; return predictor state, tokens, frames, logprobs, count [B]."""
+        encoded, length, _, _, matrices = inputs
 
         def unfinished(frame: Tensor, *_: Tensor) -> Tensor:
             return (frame < length).any()
 
         def advance(*loop_state: Tensor) -> tuple[Tensor, ...]:
-            return self.advance(encoded, length, loop_state)
+            return self.advance(encoded, length, loop_state, matrices)
 
         loop_state = while_loop(unfinished, advance, self.before_loop(encoded, length, predictor))
         _, _, predictor, tokens, frames, logprobs, count = loop_state
@@ -178,20 +207,29 @@ class Decoder(Stage):
         )
 
     def advance(
-        self, encoded: Tensor, length: Tensor, loop_state: tuple[Tensor, ...]
+        self,
+        encoded: Tensor,
+        length: Tensor,
+        loop_state: tuple[Tensor, ...],
+        matrices: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, ...]:
-        """Run one round: each stream emits a token, goes to the next frame, or stays at the end."""
+        """Run one round: each stream emits a token, goes to the next frame, or stays at the end.
+
+        `matrices` are those of the streams' adapters, if there are any.
+        """
+        adapters = GatheredAdapters(self.projections(), matrices) if matrices else None
         frame, symbols, predictor, tokens, frames, logprobs, count = loop_state
         dims = self.dims
         column = torch.arange(dims.max_tokens, device=encoded.device)[None]
         at = frame.clamp(max=dims.frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
-        token, logprob = self._joint(encoded.gather(1, at)[:, 0], predictor)
+        token, logprob = self._joint(encoded.gather(1, at)[:, 0], predictor, adapters)
         emits = (frame < length) & (token != dims.blank_token_id)
         here = emits[:, None] & (column == count[:, None])
         tokens = torch.where(here, token[:, None].to(torch.int32), tokens)
         frames = torch.where(here, frame[:, None].to(torch.int32), frames)
         logprobs = torch.where(here, logprob[:, None], logprobs)
-        predictor = torch.where(emits[:, None], self.predictor(token, predictor), predictor)
+        after = self.predictor(token, predictor, adapters)
+        predictor = torch.where(emits[:, None], after, predictor)
         symbols = torch.where(emits, symbols + 1, torch.zeros_like(symbols))
         advances = ~emits | (symbols >= dims.max_symbols_per_step)
         symbols = torch.where(advances, torch.zeros_like(symbols), symbols)

@@ -33,10 +33,13 @@ from torch.nn import functional
 
 from export.audio import SUBSAMPLING
 from export.errors import UnsupportedOption
+from export.stages.adapters import Adapters, Projection, project
 from export.stages.layers import FeedForward, as_linear, in_type_of, joined, scaled
 from export.stages.layout import StateLayout
 from export.stages.state import Stage, State, Update, whole_division
 
+PROJECTOR = "encoder_projector"
+"""Name of the last layer in the checkpoint."""
 _MASKED = -1e30
 """Added to the score of a masked key; finite, so that no row can become NaN."""
 
@@ -147,6 +150,7 @@ class _Context:
     """int64 [B, H, T, past + T]: row of the relative-position table for each query and key."""
     mask: Tensor
     """float32 [B, 1, 1, past + T]: 0 for valid keys, else `_MASKED`."""
+    adapters: Adapters | None
 
 
 class Encoder(Stage):
@@ -166,11 +170,21 @@ class Encoder(Stage):
         self.subsampling = _Subsampling(model.encoder, self.dims)
         positions = _relative_positions(model.encoder, self.dims)
         self.layers = nn.ModuleList(
-            Layer(layer, self.dims, positions) for layer in model.encoder.layers
+            Layer(layer, self.dims, positions, f"encoder.layers.{index}")
+            for index, layer in enumerate(model.encoder.layers)
         )
         self.projector = model.encoder_projector
 
-    def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
+    def projections(self) -> tuple[Projection, ...]:
+        """See `Stage.projections`."""
+        layers = [layer for layer in self.layers if isinstance(layer, Layer)]
+        found = [projection for layer in layers for projection in layer.projections()]
+        last = Projection.of(self.projector, PROJECTOR, frames=self.dims.frames)
+        return *found, last
+
+    def step(
+        self, *inputs: Tensor, state: State, adapters: Adapters | None = None
+    ) -> tuple[tuple[Tensor, ...], Update]:
         """Encode one chunk; see the class and module for shapes and state."""
         mel, mel_length = inputs
         small = state.read(0, self.dims.small_rows).flatten(1)
@@ -178,14 +192,15 @@ class Encoder(Stage):
         position, filled = position.float(), filled.float()
         encoded_length = self.encoded_length(mel_length)
         hidden, *stem_tails = self.subsampling(mel, mel_length, filled > 0, *tails[:3])
-        context = self._context(position, filled, encoded_length)
+        context = self._context(position, filled, encoded_length, adapters)
         conv_tails: list[Tensor] = []
         new_rows: list[Tensor] = []
         for index, (layer, tail) in enumerate(zip(self.layers, tails[3:], strict=True)):
             hidden, tail, keys_and_values = layer(hidden, tail, self._past(state, index), context)
             conv_tails.append(tail)
             new_rows.append(keys_and_values)
-        encoded = self.projector(in_type_of(self.projector, hidden)).float()
+        hidden = in_type_of(self.projector, hidden)
+        encoded = project(self.projector, hidden, adapters, PROJECTOR).float()
         encoded = encoded.reshape(-1, self.dims.frames, self._encoded_size)
         counters = (x.to(small.dtype) for x in self._next_counters(position, filled))
         padding = torch.zeros_like(small[:, : self.dims.small_sizes[-1]])
@@ -211,7 +226,9 @@ class Encoder(Stage):
         keys, values = state.read(start, count), state.read(start + count, count)
         return keys.reshape(shape), values.reshape(shape)
 
-    def _context(self, position: Tensor, filled: Tensor, encoded_length: Tensor) -> _Context:
+    def _context(
+        self, position: Tensor, filled: Tensor, encoded_length: Tensor, adapters: Adapters | None
+    ) -> _Context:
         """Return relative distance and mask of every key; a ring block of age 1 is the newest."""
         dims = self.dims
         block = torch.arange(dims.ring_blocks, device=position.device)
@@ -226,7 +243,7 @@ class Encoder(Stage):
         valid = torch.cat([past_valid, frame < encoded_length], dim=1)
         mask = torch.where(valid, 0.0, _MASKED)
         distance = distance.expand(-1, dims.num_attention_heads, -1, -1)
-        return _Context(distance=distance, mask=mask[:, None, None])
+        return _Context(distance=distance, mask=mask[:, None, None], adapters=adapters)
 
     def _next_counters(self, position: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
         blocks = self.dims.ring_blocks
@@ -305,14 +322,18 @@ def _subsampled(length: Tensor) -> Tensor:
 class Layer(nn.Module):
     """One Conformer block: half feed-forward, attention, convolution, half feed-forward."""
 
-    def __init__(self, layer: Any, dims: EncoderDims, positions: Tensor) -> None:
+    def __init__(self, layer: Any, dims: EncoderDims, positions: Tensor, name: str) -> None:
         super().__init__()
-        self.feed_forward1 = FeedForward(layer.norm_feed_forward1, layer.feed_forward1)
+        self.feed_forward1 = FeedForward(
+            layer.norm_feed_forward1, layer.feed_forward1, f"{name}.feed_forward1"
+        )
         self.norm_self_att = layer.norm_self_att
-        self.attention = Attention(layer.self_attn, dims, positions)
+        self.attention = Attention(layer.self_attn, dims, positions, f"{name}.self_attn")
         self.norm_conv = layer.norm_conv
         self.convolution = Convolution(layer.conv, dims)
-        self.feed_forward2 = FeedForward(layer.norm_feed_forward2, layer.feed_forward2)
+        self.feed_forward2 = FeedForward(
+            layer.norm_feed_forward2, layer.feed_forward2, f"{name}.feed_forward2"
+        )
         self.norm_out = layer.norm_out
 
     def forward(
@@ -322,21 +343,32 @@ class Layer(nn.Module):
 
         The residual stream `hidden` is float32: it grows with depth, and LayerNorm squares it.
         """
-        hidden = hidden + self.feed_forward1(hidden)
+        hidden = hidden + self.feed_forward1(hidden, context.adapters)
         attended, new_rows = self.attention(self.norm_self_att(hidden), past, context)
         hidden = hidden + attended
         convolved, tail = self.convolution(self.norm_conv(hidden), tail)
         hidden = hidden + convolved
-        hidden = hidden + self.feed_forward2(hidden)
+        hidden = hidden + self.feed_forward2(hidden, context.adapters)
         return self.norm_out(hidden), tail, new_rows
+
+    def projections(self) -> list[Projection]:
+        """Return the layers that adapters change."""
+        frames = self.attention.dims.frames
+        return [
+            *self.feed_forward1.projections(frames),
+            *self.attention.projections(),
+            *self.feed_forward2.projections(frames),
+        ]
 
 
 class Attention(nn.Module):
     """Multi-head attention with Transformer-XL relative positions over the ring and the chunk."""
 
-    def __init__(self, attention: Any, dims: EncoderDims, positions: Tensor) -> None:
+    def __init__(self, attention: Any, dims: EncoderDims, positions: Tensor, name: str) -> None:
         super().__init__()
         self.dims = dims
+        self.projected = tuple(f"{name}.{part}_proj" for part in "qkv")
+        self.combined = f"{name}.o_proj"
         heads, head_dim = dims.num_attention_heads, dims.head_dim
         query = scaled(attention.q_proj, head_dim**-0.5)
         self.projection = joined([query, attention.k_proj, attention.v_proj])
@@ -353,7 +385,8 @@ class Attention(nn.Module):
         """[B * T, D] -> the same shape and the new ring rows [B, 2H, T * head_dim]."""
         dims = self.dims
         heads, shape = dims.num_attention_heads, (-1, dims.frames, 3, dims.num_attention_heads)
-        projected = self.projection(in_type_of(self.projection, hidden))
+        hidden = in_type_of(self.projection, hidden)
+        projected = project(self.projection, hidden, context.adapters, self.projected[0])
         projected = projected.reshape(*shape, dims.head_dim)
         query, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
         past_keys, past_values = past
@@ -369,7 +402,16 @@ class Attention(nn.Module):
         attended = past_weights @ past_values + weights @ values
         new_rows = torch.stack([keys, values], dim=1).reshape(-1, 2 * heads, dims.row_width)
         flat = attended.transpose(1, 2).reshape(-1, dims.hidden_size)
-        return self.output(flat).float(), new_rows
+        combined = project(self.output, flat, context.adapters, self.combined)
+        return combined.float(), new_rows
+
+    def projections(self) -> list[Projection]:
+        """Return the layers that adapters change."""
+        frames, scales = self.dims.frames, [self.dims.head_dim**-0.5, 1.0, 1.0]
+        return [
+            Projection.of(self.projection, *self.projected, frames=frames, factors=scales),
+            Projection.of(self.output, self.combined, frames=frames),
+        ]
 
 
 class Convolution(nn.Module):

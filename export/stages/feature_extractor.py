@@ -25,6 +25,7 @@ from export.audio import (
     TAIL_SAMPLES,
     WINDOW_SAMPLES,
 )
+from export.stages.adapters import Adapters
 from export.stages.layout import StateLayout
 from export.stages.state import Stage, State, Update, all_rows, whole_division
 
@@ -63,7 +64,9 @@ class FeatureExtractor(Stage):
         self.right_blocks = nn.Buffer(right.flatten())
         self.left_blocks = nn.Buffer(left_reversed.flatten())
 
-    def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
+    def step(
+        self, *inputs: Tensor, state: State, adapters: Adapters | None = None
+    ) -> tuple[tuple[Tensor, ...], Update]:
         """Extract the features of one chunk; see the class and module for shapes and state."""
         audio, audio_length = inputs
         tail_and_flag = state.read(0, 1)[:, 0]

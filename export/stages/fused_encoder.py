@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import UnsupportedOption
-from export.stages.encoder import Attention, Convolution, Encoder, EncoderDims, Layer
+from export.stages.adapters import Adapters, Projection, project
+from export.stages.encoder import PROJECTOR, Attention, Convolution, Encoder, EncoderDims, Layer
 from export.stages.layers import FeedForward, in_type_of
 from export.stages.state import PooledState, State, Update
 from server.backends.earshot.earshot_runtime import fused_ops
@@ -46,8 +47,16 @@ class FusedEncoder(Encoder):
             _FusedLayer(layer, norm, self.dims)
             for layer, norm in zip(layers, following, strict=True)
         )
+        # Of layers with the same inputs and outputs as those that take their place here.
+        self._projections = encoder.projections()
 
-    def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
+    def projections(self) -> tuple[Projection, ...]:
+        """See `Stage.projections`."""
+        return self._projections
+
+    def step(
+        self, *inputs: Tensor, state: State, adapters: Adapters | None = None
+    ) -> tuple[tuple[Tensor, ...], Update]:
         """Encode one chunk; see `Encoder.step`."""
         assert isinstance(state, PooledState)
         mel, mel_length = inputs
@@ -61,10 +70,12 @@ class FusedEncoder(Encoder):
         conv_tails: list[Tensor] = []
         for index, (layer, tail) in enumerate(zip(self.layers, tails[3:], strict=True)):
             start = self.dims.first_ring_row(index)
-            hidden, normed, tail, new_rows = layer(hidden, normed, tail, counters, state, start)
+            hidden, normed, tail, new_rows = layer(
+                hidden, normed, tail, counters, state, start, adapters
+            )
             conv_tails.append(tail)
             rows.append(new_rows)
-        encoded = self.projector(normed).float()
+        encoded = project(self.projector, normed, adapters, PROJECTOR).float()
         encoded = encoded.reshape(-1, self.dims.frames, encoded.shape[1])
         position, filled = position.float(), filled.float()
         next_counters = (x.to(small.dtype) for x in self._next_counters(position, filled))
@@ -95,14 +106,15 @@ class _FusedLayer(nn.Module):
         counters: Tensor,
         state: PooledState,
         start: int,
+        adapters: Adapters | None,
     ) -> tuple[Tensor, ...]:
         """Return residual stream, normed stream, next convolution tail and new ring rows."""
-        hidden, normed = _add(hidden, self.feed_forward1(normed), self.norm_self_att)
-        attended, new_rows = self.attention(normed, counters, state, start)
+        hidden, normed = _add(hidden, self.feed_forward1(normed, adapters), self.norm_self_att)
+        attended, new_rows = self.attention(normed, counters, state, start, adapters)
         hidden, normed = _add(hidden, attended, self.norm_conv)
         convolved, tail = self.convolution(normed, tail)
         hidden, normed = _add(hidden, convolved, self.norm_feed_forward2)
-        hidden, normed = _add(hidden, self.feed_forward2(normed), *self.last_norms)
+        hidden, normed = _add(hidden, self.feed_forward2(normed, adapters), *self.last_norms)
         return hidden, normed, tail, new_rows
 
 
@@ -112,11 +124,13 @@ class _Branch(nn.Module):
     def __init__(self, feed_forward: FeedForward) -> None:
         super().__init__()
         self.linear1, self.linear2 = feed_forward.linear1, feed_forward.linear2
+        self.names = feed_forward.names
         self.activation = feed_forward.activation
 
-    def forward(self, normed: Tensor) -> Tensor:
+    def forward(self, normed: Tensor, adapters: Adapters | None) -> Tensor:
         """[B * T, D] -> the same."""
-        return self.linear2(self.activation(self.linear1(normed)))
+        activated = self.activation(project(self.linear1, normed, adapters, self.names[0]))
+        return project(self.linear2, activated, adapters, self.names[1])
 
 
 class _FusedAttention(nn.Module):
@@ -126,6 +140,7 @@ class _FusedAttention(nn.Module):
         super().__init__()
         self.dims = dims
         self.projection = _two_queries(attention)
+        self.projected, self.combined = attention.projected, attention.combined
         keys = attention.position_keys.detach()
         self.position_keys = nn.Buffer(
             nn.functional.pad(keys, (0, -keys.shape[2] % _ALIGNED)).contiguous()
@@ -133,12 +148,22 @@ class _FusedAttention(nn.Module):
         self.output = attention.output
 
     def forward(
-        self, normed: Tensor, counters: Tensor, state: PooledState, start: int
+        self,
+        normed: Tensor,
+        counters: Tensor,
+        state: PooledState,
+        start: int,
+        adapters: Adapters | None,
     ) -> tuple[Tensor, Tensor]:
         """[B * T, D] -> the same shape and the new ring rows [B, 2H, T * head_dim]."""
         dims = self.dims
         heads = dims.num_attention_heads
-        projected = self.projection(normed).view(-1, 4, heads, dims.head_dim)
+        projected = self.projection(normed)
+        if adapters is not None:
+            change = adapters.change(self.projected[0], normed)
+            # Both queries change alike.
+            projected = projected + torch.cat([change[:, : dims.hidden_size], change], dim=1)
+        projected = projected.view(-1, 4, heads, dims.head_dim)
         by_distance = torch.bmm(projected[:, 1].transpose(0, 1), self.position_keys)
         attended = fused_ops.attend(
             projected,
@@ -152,7 +177,7 @@ class _FusedAttention(nn.Module):
         )
         keys_and_values = projected.view(-1, dims.frames, 4, heads, dims.head_dim)[:, :, 2:]
         new_rows = keys_and_values.permute(0, 2, 3, 1, 4).reshape(-1, 2 * heads, dims.row_width)
-        return self.output(attended), new_rows
+        return project(self.output, attended, adapters, self.combined), new_rows
 
 
 def _two_queries(attention: Attention) -> nn.Linear:

@@ -7,21 +7,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.stages.adapters import Adapters, Projection, project
+
+OF_FEED_FORWARD = 0.5
+
 
 class FeedForward(nn.Module):
     """Half a feed-forward step; the factor 0.5 is part of the second projection."""
 
-    def __init__(self, norm: nn.Module, feed_forward: Any) -> None:
+    def __init__(self, norm: nn.Module, feed_forward: Any, name: str = "") -> None:
+        """Take the weights of a step; adapters know it by its `name` in the checkpoint."""
         super().__init__()
+        self.name = name
         self.norm = norm
         self.linear1 = feed_forward.linear1
         self.activation = feed_forward.activation
-        self.linear2 = scaled(feed_forward.linear2, 0.5)
+        self.linear2 = scaled(feed_forward.linear2, OF_FEED_FORWARD)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, adapters: Adapters | None = None) -> Tensor:
         """[B * T, D] float32 -> the same."""
         normed = in_type_of(self.linear1, self.norm(hidden))
-        return self.linear2(self.activation(self.linear1(normed))).float()
+        activated = self.activation(project(self.linear1, normed, adapters, self.names[0]))
+        return project(self.linear2, activated, adapters, self.names[1]).float()
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Return the names of the two layers in the checkpoint."""
+        return f"{self.name}.linear1", f"{self.name}.linear2"
+
+    def projections(self, frames: int) -> list[Projection]:
+        """Return the layers that adapters change, for `frames` rows of each stream."""
+        first, second = self.names
+        return [
+            Projection.of(self.linear1, first, frames=frames),
+            Projection.of(self.linear2, second, frames=frames, factors=[OF_FEED_FORWARD]),
+        ]
 
 
 def in_type_of(linear: nn.Linear, values: Tensor) -> Tensor:

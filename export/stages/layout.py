@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 CONTEXT_TOKENS = 8
 """Tokens before the chunk that the decoder passes to the detokenizer, which is stateless."""
+ADAPTER_COLUMNS = 64
+"""A row of an adapter has so many values for each of its ranks. Nearly all layers are multiples of
+it, so that their matrices fill whole rows, and one row is large enough to be copied fast."""
 DTYPE_BYTES = {"FP32": 4, "FP16": 2, "BF16": 2}
 
 
@@ -38,3 +41,13 @@ class StateLayout:
     def replaced_rows(self) -> int:
         """Return the number of rows before the rings, which every step replaces."""
         return self.rows - self.rings * self.ring_blocks
+
+
+@dataclass(frozen=True)
+class AdapterLayout:
+    """Shape of one adapter in a stage: `rows` rows of `width` values, all zero for the base."""
+
+    rows: int
+    width: int
+    dtype: str = "FP32"
+    """Triton's name of the type, which is that of the weights."""

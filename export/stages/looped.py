@@ -13,63 +13,72 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from export.stages.decoder import Decoder, DecoderInputs
-from export.stages.state import PooledStages, PooledState, Stage
+from export.stages.state import PooledStages, Stage, run_in_a_row
 
 ROUNDS = 4
 """Rounds of one run of `Rounds`: enough to make the cost of its launch small."""
-INPUTS = len(DecoderInputs._fields)
 
 
 class BeforeLoop(nn.Module):
-    """`(*inputs, *pools, SLOTS) -> (*values, *updates)` of all stages up to the decoder's loop.
+    """`arguments of PooledStages -> (*values, *updates)` of all stages up to the decoder's loop.
 
     `values` are the `DecoderInputs` and the loop's state, flat. Each stage has an update, except
     the decoder, whose state changes after the loop.
     """
 
-    def __init__(self, stages: Sequence[Stage], decoder: Decoder) -> None:
+    def __init__(self, stages: Sequence[Stage], decoder: Decoder, adapter_rank: int = 0) -> None:
         super().__init__()
-        self.stages = PooledStages(stages)
+        self.stages = PooledStages([*stages, decoder], adapter_rank)
         self.decoder = decoder
 
-    def forward(self, *inputs_pools_and_slots: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Run the module; see the class."""
-        *inputs, pool, slots = inputs_pools_and_slots
-        values, updates = self.stages.run(*inputs, slots)
-        state = PooledState(pool, slots, self.decoder.layout)
-        decoder_inputs, predictor = self.decoder.begin(*values, state=state)
+        inputs, (*before, last) = self.stages.bind(arguments)
+        values, updates = run_in_a_row(inputs, before)
+        decoder_inputs, predictor = self.decoder.begin(
+            *values, state=last.state, adapters=last.adapters
+        )
+        *flat, matrices = decoder_inputs
         encoded, length = decoder_inputs.encoded, decoder_inputs.length
         loop_state = self.decoder.before_loop(encoded, length, predictor)
-        return *decoder_inputs, *loop_state, *updates
+        return *flat, *matrices, *loop_state, *updates
 
 
-class Rounds(nn.Module):
-    """`values -> (*loop_state, PENDING)`: some rounds, and whether a stream is still unfinished."""
+class _AtLoop(nn.Module):
+    """A module whose arguments are the `values` of `BeforeLoop`."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, adapter_rank: int = 0) -> None:
         super().__init__()
         self.decoder = decoder
+        self._matrices = 2 * len(decoder.projections()) if adapter_rank else 0
+
+    def _split(self, values: tuple[Tensor, ...]) -> tuple[DecoderInputs, tuple[Tensor, ...]]:
+        """Return the inputs of the decoder and the loop's state."""
+        encoded, length, frames_before, context, *rest = values
+        matrices, loop_state = tuple(rest[: self._matrices]), tuple(rest[self._matrices :])
+        return DecoderInputs(encoded, length, frames_before, context, matrices), loop_state
+
+
+class Rounds(_AtLoop):
+    """`values -> (*loop_state, PENDING)`: some rounds, and whether a stream is still unfinished."""
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Run the rounds; PENDING is one bool."""
-        inputs, loop_state = DecoderInputs(*values[:INPUTS]), values[INPUTS:]
+        inputs, loop_state = self._split(values)
         for _ in range(ROUNDS):
-            loop_state = self.decoder.advance(inputs.encoded, inputs.length, loop_state)
+            loop_state = self.decoder.advance(
+                inputs.encoded, inputs.length, loop_state, inputs.adapters
+            )
         return *loop_state, (loop_state[0] < inputs.length).any()
 
 
-class AfterLoop(nn.Module):
+class AfterLoop(_AtLoop):
     """`values -> (*outputs, UPDATE, UPDATE_ROWS)` of the decoder."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__()
-        self.decoder = decoder
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Run the module; see the class."""
-        _, _, predictor, tokens, frames, logprobs, count = values[INPUTS:]
-        result = (predictor, tokens, frames, logprobs, count)
-        outputs, update = self.decoder.finish(DecoderInputs(*values[:INPUTS]), result)
+        inputs, (_, _, predictor, tokens, frames, logprobs, count) = self._split(values)
+        outputs, update = self.decoder.finish(inputs, (predictor, tokens, frames, logprobs, count))
         return *outputs, update.values, update.rows
 
 

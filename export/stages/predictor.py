@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.stages.adapters import Adapters, project
 from export.stages.layers import in_type_of
+
+PROJECTOR = "decoder.decoder_projector"
+"""Name of the last layer in the checkpoint."""
 
 
 class Predictor(nn.Module):
@@ -23,7 +27,7 @@ class Predictor(nn.Module):
             _lstm_gates(decoder.lstm, layer) for layer in range(self.num_layers)
         )
 
-    def forward(self, token: Tensor, state: Tensor) -> Tensor:
+    def forward(self, token: Tensor, state: Tensor, adapters: Adapters | None = None) -> Tensor:
         """Token int64 [B], state float32 [B, (1 + 2 * layers) * H] -> next state."""
         parts = state.split(self.hidden_size, dim=1)
         inputs = self.embedding(token)
@@ -34,8 +38,15 @@ class Predictor(nn.Module):
             into_gates = in_type_of(gates, torch.cat([inputs.float(), hidden], dim=1))
             inputs, cell = lstm_cell(gates(into_gates).float(), cell)
             cells += [inputs, cell]
-        output = self.projector(in_type_of(self.projector, inputs)).float()
+        inputs = in_type_of(self.projector, inputs)
+        output = project(self.projector, inputs, adapters, PROJECTOR).float()
         return torch.cat([output, *cells], dim=1)
+
+    def changed(self, state: Tensor, adapters: Adapters) -> Tensor:
+        """Return a state [B, (1 + 2 * layers) * H] of the base with the adapters' change."""
+        output, *cells = state.split(self.hidden_size, dim=1)
+        inputs = in_type_of(self.projector, cells[-2])
+        return torch.cat([output + adapters.change(PROJECTOR, inputs), *cells], dim=1)
 
 
 def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

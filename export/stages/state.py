@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from export.stages.adapters import AdapterPlan, Adapters, PooledAdapters, Projection
 from export.stages.layout import StateLayout
 
 
@@ -90,9 +91,20 @@ class Stage(nn.Module):
 
     layout: StateLayout
 
-    def step(self, *inputs: Tensor, state: State) -> tuple[tuple[Tensor, ...], Update]:
+    def step(
+        self, *inputs: Tensor, state: State, adapters: Adapters | None = None
+    ) -> tuple[tuple[Tensor, ...], Update]:
         """Process one chunk of a batch of streams."""
         raise NotImplementedError
+
+    def projections(self) -> tuple[Projection, ...]:
+        """Return the layers that adapters change; a stage need not have any."""
+        return ()
+
+    def adapter_plan(self, rank: int) -> AdapterPlan | None:
+        """Return where the matrices of an adapter lie; None if the stage or `rank` has none."""
+        projections = self.projections() if rank else ()
+        return AdapterPlan(projections, rank) if projections else None
 
 
 class FlatStage(nn.Module):
@@ -115,27 +127,64 @@ class PooledStages(nn.Module):
 
     One pool for each stage; each update is a pair: new values [B, U, width] and the rows int64
     [B, U] of each stream that they belong to. Outputs of a stage are the inputs of the next.
+
+    With adapters of rank `adapter_rank`, the pools of adapters of those stages that have any, and
+    the slots of the streams' adapters there, follow SLOTS.
     """
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage], adapter_rank: int = 0) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
+        self._plans = [stage.adapter_plan(adapter_rank) for stage in stages]
 
-    def forward(self, *inputs_pools_and_slots: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Process one chunk; see the class."""
-        values, updates = self.run(*inputs_pools_and_slots)
+        values, updates = run_in_a_row(*self.bind(arguments))
         return *values, *updates
 
-    def run(self, *inputs_pools_and_slots: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """Return outputs and updates separately."""
-        *rest, slots = inputs_pools_and_slots
+    def bind(self, arguments: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[BoundStage]]:
+        """Return the inputs, and each stage with its state and its streams' adapters."""
+        arguments, adapters = self._split_off_adapters(arguments)
+        *rest, slots = arguments
         inputs = len(rest) - len(self.stages)
-        values, updates = tuple(rest[:inputs]), list[Tensor]()
-        for stage, pool in zip(self.stages, rest[inputs:], strict=True):
-            assert isinstance(stage, Stage)
-            values, update = stage.step(*values, state=PooledState(pool, slots, stage.layout))
-            updates += [update.values, update.rows]
-        return values, updates
+        stages = [
+            BoundStage(cast(Stage, stage), pool, slots, its_adapters)
+            for stage, pool, its_adapters in zip(self.stages, rest[inputs:], adapters, strict=True)
+        ]
+        return tuple(rest[:inputs]), stages
+
+    def _split_off_adapters(
+        self, arguments: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], list[PooledAdapters | None]]:
+        pools = sum(plan is not None for plan in self._plans)
+        if not pools:
+            return arguments, [None] * len(self._plans)
+        *rest, slots = arguments
+        left = iter(rest[-pools:])
+        adapters = [plan and PooledAdapters(plan, next(left), slots) for plan in self._plans]
+        return rest[:-pools], adapters
+
+
+class BoundStage:
+    """A stage with the state and the adapters of the streams of a batch."""
+
+    def __init__(
+        self, stage: Stage, pool: Tensor, slots: Tensor, adapters: PooledAdapters | None
+    ) -> None:
+        self.stage = stage
+        self.state = PooledState(pool, slots, stage.layout)
+        self.adapters = adapters
+
+
+def run_in_a_row(
+    values: tuple[Tensor, ...], stages: Sequence[BoundStage]
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """Return the outputs of the last stage for `values`, and the updates of all."""
+    updates: list[Tensor] = []
+    for bound in stages:
+        values, update = bound.stage.step(*values, state=bound.state, adapters=bound.adapters)
+        updates += [update.values, update.rows]
+    return values, updates
 
 
 def all_rows(layout: StateLayout, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.stages.decoder import Decoder
+from export.stages.decoder import Decoder, DecoderInputs
 from export.stages.layers import in_type_of
 from export.stages.predictor import Predictor, lstm_cell
 
@@ -34,8 +34,9 @@ class UnrolledDecoder(Decoder):
         del self.predictor
 
     def _decode(
-        self, encoded: Tensor, length: Tensor, predictor: Tensor
+        self, inputs: DecoderInputs, predictor: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        encoded, length = inputs.encoded, inputs.length
         output, *cells = predictor.split(self.dims.decoder_hidden_size, dim=1)
         tokens: list[Tensor] = []
         silent: list[Tensor] = []

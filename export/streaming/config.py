@@ -2,7 +2,8 @@
 
 Each stage has two: `config.pbtxt` serves TensorRT plans with Triton's implicit state, and
 `configs/onnxruntime.pbtxt` (selected with `--model-config-name=onnxruntime`) serves ONNX files with
-the bundled backend. An export for torch writes `configs/torch.pbtxt` instead of the latter.
+the bundled backend. An export for torch writes `configs/torch.pbtxt` instead of the latter, one for
+TensorRT for RTX `configs/tensorrt-rtx.pbtxt`.
 Detokenizer and ensemble are the same for all. The fused recognizer is for the bundled backend only.
 """
 
@@ -15,20 +16,25 @@ from export.pbtxt import parameter_list as _parameters
 from export.pbtxt import tensor_list as _tensors
 from export.spec import StageSpec
 from export.streaming import tensorrt_config
-from export.streaming.spec import RECOGNIZER, StreamingSpec
+from export.streaming.spec import ENSEMBLE, RECOGNIZER, StreamingSpec
 
-_RUNTIMES = {"onnxruntime": ("ONNX Runtime", "KIND_CPU"), "torch": ("torch", "KIND_MODEL")}
+_RUNTIMES = {
+    "onnxruntime": ("ONNX Runtime", "KIND_CPU"),
+    "torch": ("torch", "KIND_MODEL"),
+    "tensorrt-rtx": ("TensorRT for RTX", "KIND_MODEL"),
+}
 """Title and instance kind of each runtime of the bundled backend."""
+_ON_GPU = ("torch", "tensorrt-rtx")
 _CANDIDATES = 16_384
 """Each takes about a kilobyte of memory."""
 _THREADS = 1
 """Threads per process: one gives more streams per core than many in one process."""
 _QUEUE_COMMENT = "# Chunks arrive one by one; a short wait makes batches, and batches save CPU."
 _NO_QUEUE_COMMENT = "# Takes all that wait, and never waits for more: converting text is fast."
-_QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2}
+_QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2, "heads": 2}
 """The first stage collects a batch; the others wait only for the rest of a split batch."""
 
-_LENGTHS = ("MEL_LENGTH", "ENCODED_LENGTH", "TOKEN_COUNT")
+_LENGTHS = ("MEL_LENGTH", "ENCODED_LENGTH", "TOKEN_COUNT", "LABELS")
 """Outputs with which a stage passes on that it refused the last chunk of a stream."""
 
 MAX_ABS = {"AUDIO": 8, "MEL": 64}
@@ -48,7 +54,7 @@ def config_files(spec: StreamingSpec) -> dict[str, str]:
         if not stage.members:
             files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec.serving)
         if spec.runtime in _RUNTIMES:
-            files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = _bundled(stage, spec)
+            files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = bundled_config(stage, spec)
     files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
     files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
     return files
@@ -58,16 +64,18 @@ def _header(title: str) -> str:
     return HEADER.format(title=title, source="export/streaming/spec.py")
 
 
-def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
+def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
+    """Return the config of a stage for the bundled backend."""
     serving = spec.serving
-    instances = serving.encoder_instances if stage.role in ("encoder", RECOGNIZER) else 1
     parameters = {
-        "max_streams": str(_slots(stage, spec, instances)),
+        "max_streams": str(pool_slots(stage, spec)),
         "state_rows": ", ".join(str(state.rows) for state in stage.states),
         "intra_op_threads": str(_THREADS),
     }
-    if spec.runtime == "torch":
-        parameters |= {"runtime": "torch", "device": "auto"}
+    if spec.runtime in _ON_GPU:
+        # TensorRT for RTX has nothing to run on a CPU.
+        device = "auto" if spec.runtime == "torch" else "cuda"
+        parameters |= {"runtime": spec.runtime, "device": device}
     values, length = stage.inputs
     parameters |= {"length_input": length.name, "length_of": values.name}
     parameters["length_output"] = next(
@@ -75,6 +83,8 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
     )
     if values.name in MAX_ABS:
         parameters |= {"bounded_inputs": values.name, "max_abs": str(MAX_ABS[values.name])}
+    if stage.adapters:
+        parameters |= _adapter_parameters(stage, spec)
     # The backend chooses its device: Triton refuses KIND_GPU on a machine without a GPU.
     title, kind = _RUNTIMES[spec.runtime]
     return "\n".join(
@@ -86,21 +96,37 @@ def _bundled(stage: StageSpec, spec: StreamingSpec) -> str:
             _tensors("input", stage.inputs),
             _tensors("output", stage.outputs),
             _sequence_batching(serving, _QUEUE_DELAY_MS[stage.role]),
-            f"instance_group [ {{ kind: {kind} count: {instances} }} ]",
+            f"instance_group [ {{ kind: {kind} count: {_instances(stage, spec)} }} ]",
             _parameters(parameters),
         ]
     )
 
 
-def _slots(stage: StageSpec, spec: StreamingSpec, instances: int) -> int:
+def _adapter_parameters(stage: StageSpec, spec: StreamingSpec) -> dict[str, str]:
+    """Return the number and size of adapters in a pool, and which of them fit."""
+    return {
+        "adapters": str(spec.serving.adapters),
+        "adapter_parts": ", ".join(stage.adapters),
+        "adapter_rows": ", ".join(str(layout.rows) for layout in stage.adapters.values()),
+        "adapter_ensembles": ENSEMBLE,
+        "adapter_base": spec.checkpoint_sha256,
+    }
+
+
+def _instances(stage: StageSpec, spec: StreamingSpec) -> int:
+    return spec.serving.encoder_instances if stage.role in ("encoder", RECOGNIZER) else 1
+
+
+def pool_slots(stage: StageSpec, spec: StreamingSpec) -> int:
     """Return the slots of one instance; Triton gives each new stream to the one with the fewest.
 
     A pool in host memory takes no memory until it is used, so each instance can have slots for all
     streams, and another stage refuses a stream too many. A pool on a GPU is allocated as a whole,
     and a model that is the only stage has to count, so the instances share the streams.
     """
-    shared = spec.runtime == "torch" or stage.members
-    return -(-spec.serving.max_streams // instances) if shared else spec.serving.max_streams
+    if spec.runtime in _ON_GPU or stage.members:
+        return -(-spec.serving.max_streams // _instances(stage, spec))
+    return spec.serving.max_streams
 
 
 def _tensorrt(stage: StageSpec, serving: Serving) -> str:
@@ -121,7 +147,7 @@ def _tensorrt(stage: StageSpec, serving: Serving) -> str:
 def _detokenizer(spec: StreamingSpec) -> str:
     stage = spec.detokenizer
     # A recognizer on a GPU is so fast that it would wait for a single process.
-    instances = spec.serving.encoder_instances if spec.runtime == "torch" else 1
+    instances = spec.serving.encoder_instances if spec.runtime in _ON_GPU else 1
     return "\n".join(
         [
             _header("Tokens to text. Stateless: the decoder passes on the context."),

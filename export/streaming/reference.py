@@ -27,6 +27,41 @@ class ReferenceResult:
     token_frames: list[int]
 
 
+@dataclass(frozen=True)
+class EncodedReference:
+    """Frames of the reference model for one utterance, as in `ReferenceResult`."""
+
+    mel: NDArray[np.float32]
+    encoded: NDArray[np.float32]
+
+
+@torch.inference_mode()
+def encode(
+    checkpoint: Checkpoint, utterances: Sequence[NDArray[np.float32]], lookahead: int
+) -> list[EncodedReference]:
+    """Run the encoder over whole utterances of samples [N], 16 kHz mono, one by one."""
+    results: list[EncodedReference] = []
+    for samples in utterances:
+        features = checkpoint.processor.feature_extractor(
+            [samples], sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt"
+        )
+        mel_frames = int(features.attention_mask[0].sum())
+        _allow_length(checkpoint.model, mel_frames)
+        encoded = checkpoint.model.get_audio_features(
+            input_features=features.input_features,
+            attention_mask=features.attention_mask,
+            num_lookahead_tokens=lookahead,
+        )
+        valid_frames = int(encoded.attention_mask[0].sum())
+        results.append(
+            EncodedReference(
+                mel=features.input_features[0, :mel_frames].numpy(),
+                encoded=encoded.pooler_output[0, :valid_frames].numpy(),
+            )
+        )
+    return results
+
+
 def transcribe(
     checkpoint: Checkpoint, utterances: Sequence[NDArray[np.float32]], lookahead: int
 ) -> list[ReferenceResult]:

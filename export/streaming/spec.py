@@ -20,7 +20,7 @@ from export.audio import (
 )
 from export.options import Serving
 from export.spec import CONTRACT_VERSION, StageSpec, TensorSpec
-from export.stages.layout import CONTEXT_TOKENS, StateLayout
+from export.stages.layout import CONTEXT_TOKENS, AdapterLayout, StateLayout
 
 ENSEMBLE = "asr_streaming"
 DETOKENIZER = "detokenizer"
@@ -45,6 +45,10 @@ class StreamingSpec:
     serving: Serving = field(default_factory=Serving)
     name: str = ""
     """Prefix of the models' names, where a repository holds several recognizers."""
+    checkpoint_sha256: str = ""
+    encoder_adapter: AdapterLayout | None = None
+    """None, as the next one, if the models take no adapters."""
+    decoder_adapter: AdapterLayout | None = None
 
     @property
     def frames(self) -> int:
@@ -110,13 +114,21 @@ class StreamingSpec:
             StageSpec(
                 "feature_extractor", self.audio, self.mel, self.feature_state, prefix=self.name
             ),
-            StageSpec("encoder", self.mel, self.encoded, self.encoder_state, prefix=self.name),
+            StageSpec(
+                "encoder",
+                self.mel,
+                self.encoded,
+                self.encoder_state,
+                prefix=self.name,
+                adapter=self.encoder_adapter,
+            ),
             StageSpec(
                 "decoder",
                 self.encoded,
                 (*self.tokens, self.previous_tokens),
                 self.decoder_state,
                 prefix=self.name,
+                adapter=self.decoder_adapter,
             ),
         )
 
@@ -176,14 +188,22 @@ class StreamingSpec:
     @property
     def manifest(self) -> dict[str, Any]:
         """Return the entries of the manifest about the sizes of the models."""
+        adapters = {
+            role: asdict(layout)
+            for engine in self.engines
+            for role, layout in engine.adapters.items()
+        }
+        serving = {"adapters": self.serving.adapters, "adapter_rank": self.serving.adapter_rank}
         return {
             "chunk_ms": self.chunk_ms,
             "layout": self.layout,
+            **(serving if adapters else {}),
             "dims": {
                 "frames_per_chunk": self.frames,
                 "num_mel_bins": self.num_mel_bins,
                 "encoded_size": self.encoded_size,
                 "max_tokens": self.max_tokens,
                 "state": {stage.name: asdict(stage.state) for stage in self.stages if stage.state},
+                **({"adapter": adapters} if adapters else {}),
             },
         }

@@ -37,7 +37,7 @@ _TORCH_DTYPES = {
     trt.DataType.INT32: torch.int32,
 }
 _KEPT = (trt.ILogger.Severity.WARNING, trt.ILogger.Severity.ERROR)
-_PLAN = "model.engine" if IS_RTX else "model.plan"
+_SUFFIX = ".engine" if IS_RTX else ".plan"
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ def tensorrt_version() -> str:
 def build_engine(
     onnx: Path, spec: StageSpec, profiles: Sequence[Profile], target: Target
 ) -> EngineFacts:
-    """Build the engine beside the ONNX file of a flat or an offline stage.
+    """Build the engine beside an ONNX file of a model.
 
     Args:
-        onnx: the file; it has passed `check_graph`.
-        profiles: the shapes that Triton will send, in the order of its config.
+        onnx: the file; that of a flat or an offline stage has passed `check_graph`.
+        profiles: the shapes that it will be run with; for Triton in the order of its config.
         target: named GPUs for TensorRT for RTX, else the GPU of this machine.
 
     Raises:
@@ -105,7 +105,7 @@ def build_engine(
     plan: Any = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildFailed(f"{spec.name}: TensorRT built no engine\n{_end_of_log()}")
-    _write_atomically(onnx.with_name(_PLAN), memoryview(plan))
+    _write_atomically(onnx.with_suffix(_SUFFIX), memoryview(plan))
     if isinstance(target, ThisGpu):
         # Any, because the signatures of TensorRT's bindings do not declare buffers and sequences.
         timings: Any = config.get_timing_cache().serialize()
@@ -139,7 +139,7 @@ def _parse(parser: trt.OnnxParser, onnx: Path, spec: StageSpec) -> None:
 
 def _config(builder: trt.Builder, spec: StageSpec, target: Target) -> trt.IBuilderConfig:
     config = builder.create_builder_config()
-    workspace = UTTERANCE_WORKSPACE_BYTES if spec.state is None else CHUNK_WORKSPACE_BYTES
+    workspace = CHUNK_WORKSPACE_BYTES if spec.states else UTTERANCE_WORKSPACE_BYTES
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     # TF32 would cost log-mel, and the float32 parts of a half graph, 13 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -166,7 +166,7 @@ def _device_memory(plan: Any) -> int:
 
 def _profile(builder: trt.Builder, shapes: Profile) -> trt.IOptimizationProfile:
     profile = builder.create_optimization_profile()
-    for name in shapes.rows:
+    for name in shapes.names:
         profile.set_shape(name, *shapes.shapes(name))
     return profile
 
@@ -216,9 +216,10 @@ def open_offline_engine(path: Path, spec: StageSpec, lengths: Sequence[int]) -> 
 def _loaded(path: Path) -> trt.ICudaEngine:
     """Load the plan beside the ONNX file `path`."""
     _LOG.lines.clear()
-    engine: Any = trt.Runtime(_LOG).deserialize_cuda_engine(path.with_name(_PLAN).read_bytes())
+    plan = path.with_suffix(_SUFFIX)
+    engine: Any = trt.Runtime(_LOG).deserialize_cuda_engine(plan.read_bytes())
     if engine is None:
-        raise BuildFailed(f"{path.with_name(_PLAN)} does not load here\n{_end_of_log()}")
+        raise BuildFailed(f"{plan} does not load here\n{_end_of_log()}")
     return engine
 
 

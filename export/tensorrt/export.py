@@ -1,7 +1,6 @@
-"""Export a streaming checkpoint to TensorRT, or to TensorRT for RTX without a GPU.
+"""Export a streaming checkpoint to TensorRT, for the GPU of this machine and for Triton's backend.
 
-The steps are graphs, graph gate, numerics, engines and verification. Engines for GPUs that are not
-here cannot run here: their graphs are compared with the original instead, in ONNX Runtime or torch.
+The steps are graphs, graph gate, numerics, engines and verification.
 
 Checks that need no GPU come first: the graph gate takes a second, the numerics of half precision a
 minute, the build of an engine many minutes.
@@ -26,18 +25,19 @@ from export.options import ExportOptions, Report
 from export.parity import Parity
 from export.recordings import load_recordings
 from export.stages.state import Stage
+from export.streaming.chain import OpenStage
 from export.streaming.config import config_files
 from export.streaming.export import spec_of
-from export.streaming.parity import check_parity
 from export.streaming.reference import transcribe
 from export.streaming.spec import StreamingSpec
+from export.tensorrt.flat import open_onnx
 from export.tensorrt.fp8 import modelopt_python, quantize_encoder_fp8
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.numerics import Numerics, long_utterances, measure
 from export.tensorrt.profiles import chunk_profiles
 from export.tensorrt.stages import rescaled_stages
-from export.tensorrt.targets import Target, ThisGpu, manifest_entry, target_of
-from export.tensorrt.verify import reference_of, verify_engines
+from export.tensorrt.targets import Target, manifest_entry, target_of
+from export.tensorrt.verify import verify_engines
 
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "fp8": 20}
 """Convolution supports bf16 from opset 22 on."""
@@ -71,12 +71,8 @@ def export_tensorrt(
     facts |= _build(folder, spec, target, report)
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.detokenizer.name, checkpoint)
-    if isinstance(target, ThisGpu):
-        report("comparing engines with ONNX and transformers on real speech")
-        parity = _verify(checkpoint, folder, spec, stages, speech, facts)
-    else:
-        report("comparing the engines' graphs with transformers on real speech")
-        parity = check_parity(checkpoint, folder, spec, speech, reference_of(stages, spec))
+    report("comparing engines with ONNX and transformers on real speech")
+    parity = _verify(checkpoint, folder, spec, stages, speech, facts)
     seconds = time.monotonic() - began
     write_manifest(folder, checkpoint, spec, parity, seconds, {manifest_entry(spec.runtime): facts})
     return parity
@@ -110,15 +106,16 @@ def half_numerics(
     stages: Sequence[Stage],
     spec: StreamingSpec,
     speech: Sequence[NDArray[np.float32]],
+    open_exported: OpenStage = open_onnx,
 ) -> Numerics:
-    """Measure half precision on minutes of speech with chained state.
+    """Measure half precision on minutes of speech with chained state; see `measure`.
 
     Raises:
         ParityFailed: half precision overflows, or comes near it.
     """
     utterances = long_utterances(speech, LONG_STREAMS)
     references = transcribe(checkpoint, utterances, lookahead=spec.frames - 1)
-    return measure(folder, stages, spec, utterances, references)
+    return measure(folder, stages, spec, utterances, references, open_exported)
 
 
 def _build(folder: Path, spec: StreamingSpec, target: Target, report: Report) -> dict[str, Any]:

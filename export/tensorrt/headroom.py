@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +34,30 @@ NEAR = _LIMIT / HEADROOM / 4
 _TARGET = _LIMIT / 64
 
 
-def with_headroom(
+def headroom_factors(
     stages: Stages, spec: StreamingSpec, utterances: Sequence[NDArray[np.float32]]
-) -> tuple[Stages, dict[str, float]]:
-    """Return float32 stages whose large outputs are rescaled, and the factors by module.
+) -> dict[str, float]:
+    """Return the factors of the layers whose outputs are too large, by module.
 
     Args:
+        stages: in float32, without a loop, whose steps a hook cannot look into.
         utterances: real speech, samples [N] at 16 kHz.
     """
     largest = _largest_outputs(stages, spec, utterances)
-    factors = {name: _factor(value) for name, value in largest.items() if value > NEAR}
+    return {name: _factor(value) for name, value in largest.items() if value > NEAR}
+
+
+def rescale(stages: Stages, spec: StreamingSpec, factors: Mapping[str, float]) -> Stages:
+    """Return float32 stages in which the layers that `factors` names are rescaled."""
     if not factors:
-        return stages, factors
+        return stages
     rescaled = copy.deepcopy(stages)
     for stage_spec, stage in zip(spec.stages, rescaled, strict=True):
         for name, linear in rescalable(stage).items():
             factor = factors.get(f"{stage_spec.role}.{name}")
             if factor is not None:
                 stage.set_submodule(name, RescaledLinear(linear, factor))
-    return rescaled, factors
+    return rescaled
 
 
 def _factor(largest: float) -> float:
@@ -83,7 +89,9 @@ def _largest_outputs(
         return open_torch(by_name[stage.name], stage, streams)
 
     try:
-        Chain(Path(), spec, len(utterances), open_stage).transcribe(utterances)
+        Chain(Path(), replace(spec, layout="stages"), len(utterances), open_stage).transcribe(
+            utterances
+        )
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from export.errors import ParityFailed
 from export.parity import token_difference
 from export.spec import StageSpec
 from export.stages.state import Stage
-from export.streaming.chain import Chain
+from export.streaming.chain import Chain, OpenStage
 from export.streaming.reference import ReferenceResult
 from export.streaming.spec import StreamingSpec
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
@@ -102,11 +102,13 @@ def measure(
     spec: StreamingSpec,
     utterances: Sequence[NDArray[np.float32]],
     references: Sequence[ReferenceResult],
+    open_exported: OpenStage = open_onnx,
 ) -> Numerics:
     """Run half stages over `utterances` [N], 16 kHz, chunk by chunk, and compare the tokens.
 
     Args:
         folder: the folder of their ONNX files.
+        open_exported: opens these files.
 
     Raises:
         ParityFailed: a half tensor overflows or comes near it; the message names its operator.
@@ -117,7 +119,8 @@ def measure(
         return open_torch(by_name[stage.name], stage, streams)
 
     with ModuleTracker() as modules, _HalfRanges(modules) as ranges:
-        results = Chain(Path(), spec, len(utterances), open_stage).transcribe(utterances)
+        apart = replace(spec, layout="stages")
+        results = Chain(Path(), apart, len(utterances), open_stage).transcribe(utterances)
     bf16 = spec.precision == "bf16"
     dtype = torch.bfloat16 if bf16 else torch.float16
     limit = torch.finfo(dtype).max
@@ -125,19 +128,20 @@ def measure(
     return Numerics(
         audio_seconds=round(sum(map(len, utterances)) / SAMPLE_RATE_HZ, 2),
         token_difference=token_difference([r.tokens for r in results], references),
-        onnx_token_difference=None if bf16 else _of_onnx(folder, spec, utterances, references),
+        onnx_token_difference=None
+        if bf16
+        else _of_onnx(Chain(folder, spec, len(utterances), open_exported), utterances, references),
         largest=dict(sorted(ranges.largest.items(), key=lambda item: -item[1])),
         limit=limit,
     )
 
 
 def _of_onnx(
-    folder: Path,
-    spec: StreamingSpec,
+    exported: Chain,
     utterances: Sequence[NDArray[np.float32]],
     references: Sequence[ReferenceResult],
 ) -> float:
-    results = Chain(folder, spec, len(utterances), open_onnx).transcribe(utterances)
+    results = exported.transcribe(utterances)
     return token_difference([result.tokens for result in results], references)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from export.offline.spec import OfflineSpec
 from export.spec import StageSpec
@@ -23,9 +23,19 @@ class Profile:
     rows: Mapping[str, Dims]
     """Shape of each input without the batch, by name."""
     max_batch_size: int
+    pools: Mapping[str, Dims] = field(default_factory=dict[str, Dims])
+    """Whole shape of each input that is a pool of states, by name."""
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of all inputs."""
+        return [*self.rows, *self.pools]
 
     def shapes(self, name: str) -> tuple[Dims, Dims, Dims]:
         """Return the smallest shape of an input, the one to tune for, and the largest."""
+        if name in self.pools:
+            shape = self.pools[name]
+            return shape, shape, shape
         one, most = (1, *self.rows[name]), (self.max_batch_size, *self.rows[name])
         return one, most, most
 

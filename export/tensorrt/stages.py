@@ -1,8 +1,8 @@
-"""Streaming stages in the form that TensorRT takes: half precision, and no loop."""
+"""Streaming stages in the forms that TensorRT takes: half precision, with and without a loop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from export.options import ExportOptions
 from export.stages.half import DTYPES, Stages, half_stages
 from export.stages.unrolled_decoder import UnrolledDecoder
 from export.streaming.export import build_stages, spec_of
-from export.tensorrt.headroom import with_headroom
+from export.tensorrt.headroom import headroom_factors, rescale
 
 
 def tensorrt_stages(checkpoint: Checkpoint, frames: int, precision: str) -> Stages:
@@ -33,5 +33,17 @@ def rescaled_stages(
     factors: dict[str, float] = {}
     if DTYPES[options.precision][0] == "FP16":
         spec = spec_of(checkpoint, stages, replace(options, precision="fp32"))
-        stages, factors = with_headroom(stages, spec, speech)
+        factors = headroom_factors(stages, spec, speech)
+        stages = rescale(stages, spec, factors)
     return half_stages(stages, options.precision), factors
+
+
+def looped_stages(
+    checkpoint: Checkpoint, options: ExportOptions, factors: Mapping[str, float]
+) -> Stages:
+    """Return the stages with the decoder's loop, and the factors of `rescaled_stages`."""
+    stages = build_stages(checkpoint, options.frames)
+    spec = spec_of(checkpoint, stages, replace(options, precision="fp32"))
+    # The one layer that has another name there.
+    named = {name.replace(".stepped.", ".predictor."): value for name, value in factors.items()}
+    return half_stages(rescale(stages, spec, named), options.precision)

@@ -19,7 +19,7 @@ from loadtest.options import LoadOptions
 from loadtest.result.document import Conditions
 from loadtest.result.machine import cpu_model, now, this_command, usable_cores
 
-GPU_RUNTIMES = ("torch", "tensorrt")
+GPU_RUNTIMES = ("torch", "tensorrt", "tensorrt-rtx")
 """Runtimes that use a GPU if there is one."""
 
 
@@ -92,7 +92,7 @@ def _versions(info: ServerInfo, local: bool) -> dict[str, str]:
     versions = {server: server_version, "python": platform.python_version()}
     # The packages installed here tell nothing about a server elsewhere.
     packages = {"earshot": "earshot-client", "locust": "locust"}
-    if local and info.runtime in ("onnxruntime", "torch"):
+    if local and info.runtime in ("onnxruntime", "torch", "tensorrt-rtx"):
         packages[info.runtime] = info.runtime
     for name, package in packages.items():
         with contextlib.suppress(PackageNotFoundError):

@@ -76,12 +76,20 @@ async def saturate(
 
     Raises:
         StreamsFailed: A stream failed.
-        earshot.EarshotError: The server cannot be reached, or has no such model.
+        earshot.EarshotError: The server cannot be reached, has no such model, or serves it as an
+            adapter, whose processes are those of its base.
     """
     # asyncio's client does not run in a process that gevent has patched.
+    import earshot
+
     from loadtest.service.connection import connect_async
 
     async with connect_async(server.url, model) as client:
+        if client.info.adapter:
+            raise earshot.UnsupportedServer(
+                f"'{client.info.name}' is an adapter and shares the processes of its base, whose "
+                "CPU time would count: measure the base, or use `python -m loadtest adapters`"
+            )
         counts, name = [0], client.info.name
         tasks = [
             asyncio.create_task(_send_without_pause(client, speech, index, counts))

@@ -113,7 +113,8 @@ def test_each_parameter_is_needed(missing: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("contract_version", "2", "has contract version 2, this client 1"),
+        ("contract_version", "3", "has contract version 3, this client 1 and 2"),
+        ("contract_version", "2", "no parameter 'adapter'"),
         ("chunk_samples", "1280.5", "must be a whole number of at least 1, not '1280.5'"),
         ("max_streams", "0", "at least 1"),
         ("lead_samples", "1280", "must be less than chunk_samples"),

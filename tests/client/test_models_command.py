@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import earshot
 import pytest
 from earshot._cli import app
+from earshot._repository import StageStreams
 from typer.testing import CliRunner
 
 from tests.support import fake_recognizer
@@ -79,3 +80,22 @@ def test_metrics_of_a_runtime_that_does_not_count_streams(fake: FakeTriton) -> N
     with metrics(other) as url:
         message = message_of(fake, "retire", "clinic_v1", "--metrics-url", url)
     assert "has no earshot_live_streams of 'clinic_v1'" in message
+
+
+def test_streams_of_adapters_are_counted_apart() -> None:
+    """All stages count all streams; those that adapters change also by adapter."""
+    text = """
+earshot_live_streams{instance="f_0",model="feature_extractor"} 9
+earshot_live_streams{instance="e_0",model="encoder"} 5
+earshot_live_streams{instance="e_1",model="encoder"} 4
+earshot_live_streams{instance="e_0",model="court_encoder"} 7
+earshot_adapters{instance="e_0",model="encoder"} 2
+earshot_adapters{instance="e_1",model="encoder"} 2
+earshot_adapter_streams{adapter="clinic",instance="e_0",model="encoder"} 2
+earshot_adapter_streams{adapter="clinic",instance="e_1",model="encoder"} 1
+earshot_adapter_streams{adapter="coffee",instance="e_1",model="encoder"} 1
+"""
+    live = StageStreams(text, {"feature_extractor", "encoder"})
+    assert [live.of_adapter(name) for name in ("clinic", "coffee", "tavern")] == [3, 1, 0]
+    assert live.of_adapter("") == 5
+    assert StageStreams(text, {"court_encoder"}).of_adapter("") == 7

@@ -83,7 +83,8 @@ def test_a_server_that_goes_behind_its_proxy(tmp_path: Path, proxy: Proxy) -> No
         with fake_triton(fake_recognizer.PARAMETERS) as fake:
             fake.answer.set()
             url = running.enter_context(proxy(fake.url, tmp_path, ""))
-            client = running.enter_context(earshot.connect(url))
+            timeouts = earshot.Timeouts(resume_s=1)
+            client = running.enter_context(earshot.connect(url, timeouts=timeouts))
             stream = client.stream(sample_rate_hz=RATE_HZ)
             stream.send(noise(FIRST))
         with pytest.raises(earshot.StreamLost):

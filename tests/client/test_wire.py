@@ -6,9 +6,9 @@ import struct
 from typing import Any
 
 import pytest
-from earshot import Token, UnsupportedServer
+from earshot import Head, Label, Token, UnsupportedServer
 from earshot._chunker import Chunk
-from earshot._wire import RequestWriter, read_reply
+from earshot._wire import RequestWriter, read_labels, read_reply
 from tritonclient.grpc import service_pb2
 
 # The generated protobuf classes carry no types.
@@ -27,6 +27,14 @@ def test_only_the_first_request_starts_and_waits_for_a_place() -> None:
     assert set(second.parameters) == {"sequence_id"}
     assert [tuple(tensor.shape) for tensor in second.inputs] == [(1, 2), (1, 1)]
     assert list(second.raw_input_contents) == [chunk.audio, b"\x02\0\0\0"]
+
+
+def test_the_first_request_names_the_adapter() -> None:
+    writer = RequestWriter(1, chunk_samples=2, queue_s=1, ensemble="asr", adapter="clinic")
+    chunk = Chunk(bytes(8), 2, last=False)
+    first, second = writer.write(chunk, first=True), writer.write(chunk, first=False)
+    assert first.parameters["adapter"].string_param == "clinic"
+    assert "adapter" not in second.parameters
 
 
 def test_the_last_request_ends() -> None:
@@ -95,3 +103,26 @@ def test_a_reply_that_breaks_the_contract_is_refused(
 def test_text_without_tokens_breaks_the_contract() -> None:
     with pytest.raises(UnsupportedServer):
         read_reply(reply("abc", []))
+
+
+HEADS = (Head("size", ("", "small", "large")), Head("native", ("no", "yes")))
+
+
+def test_each_head_has_its_label() -> None:
+    labelled = reply(
+        "", [], LABELS=struct.pack("<2i", 2, 0), LABEL_PROBS=struct.pack("<2f", 0.5, 1)
+    )
+    assert read_labels(labelled, HEADS) == {"size": Label("large", 0.5), "native": Label("no", 1)}
+
+
+def test_a_recognizer_without_heads_labels_nothing() -> None:
+    assert read_labels(reply("", []), ()) == {}
+
+
+@pytest.mark.parametrize("labels", [(3, 0), (-2, -2)], ids=["unknown", "failed"])
+def test_labels_that_no_head_has_break_the_contract(labels: tuple[int, int]) -> None:
+    broken = reply("", [], LABELS=struct.pack("<2i", *labels), LABEL_PROBS=struct.pack("<2f", 1, 1))
+    with pytest.raises(UnsupportedServer):
+        read_labels(broken, HEADS)
+    with pytest.raises(UnsupportedServer):
+        read_labels(reply("", []), HEADS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from server.admission import INTERVAL_S, Admission, Reading, StreamLimit
+from server.backends.earshot.earshot_runtime.counts import LIVE_STREAMS
 from server.backends.earshot.earshot_runtime.limit import read_limit, write_limit
 from server.launch import running
 from server.repository import Ensemble
@@ -84,24 +86,45 @@ def test_the_limit_follows_triton_s_metrics(tmp_path: Path) -> None:
         "asr_streaming",
         16,
         64,
-        stages=("features", "encoder"),
-        first_stage_instances=2,
+        stages={"features": 2, "encoder": 1},
         chunk_ms=560,
     )
     seen: list[int] = []
     admission = Admission("", [ensemble], tmp_path, 0.3, lambda _, streams: seen.append(streams))
     assert read_limit(tmp_path, "features") is None
     for second in range(4):
-        labels = '{model="asr_streaming",version="1"}'
+        features, encoder = '{model="features",version="1"}', '{model="encoder",version="1"}'
         lines = [
-            f"nv_inference_request_summary_us_count{labels} {100 * second}",
-            f"nv_inference_request_summary_us_sum{labels} {100 * second * 1e6 * IDLE_S}",
-            'nv_inference_request_summary_us_sum{model="encoder",version="1"} 5',
+            f"nv_inference_request_summary_us_count{features} {100 * second}",
+            f"nv_inference_request_summary_us_sum{features} {25 * second * 1e6 * IDLE_S}",
+            f"nv_inference_request_summary_us_sum{encoder} {75 * second * 1e6 * IDLE_S}",
+            'nv_inference_request_summary_us_sum{model="asr_streaming",version="1"} 5',
             'nv_inference_pending_request_count{model="encoder",version="1"} 0',
         ]
         admission.decide("\n".join(lines), float(second))
     assert read_limit(tmp_path, "features") == -(-seen[-1] // 2)
     assert seen[-1] == 28 + 18  # half of the load, and what fits without batching
+
+
+def test_ensembles_that_share_a_stage_share_its_limit(tmp_path: Path) -> None:
+    """A recognizer with heads is idle, while chunks of its base wait at a stage of both."""
+    base = Ensemble("zeta", 16, 64, stages={"features": 1, "encoder": 1}, chunk_ms=560)
+    stages = {"features": 1, "encoder": 1, "heads": 1}
+    heads = Ensemble("orders", 16, 64, stages=stages, chunk_ms=560)
+    admission = Admission("", [base, heads], tmp_path, 0.3)
+    beat = {"model": "features", "metrics": [[LIVE_STREAMS[0], {}, 100]]}
+    (tmp_path / "features.json").write_text(json.dumps(beat))
+    for second in range(4):
+        labels = '{model="features",version="1"}'
+        lines = [
+            f"nv_inference_request_summary_us_count{labels} {100 * second}",
+            f"nv_inference_request_summary_us_sum{labels} {100 * second * 1e6 * IDLE_S}",
+            'nv_inference_pending_request_count{model="encoder",version="1"} 3',
+        ]
+        admission.decide("\n".join(lines), float(second))
+    limit = read_limit(tmp_path, "features")
+    assert limit is not None
+    assert limit > 100
 
 
 @pytest.mark.triton

@@ -14,7 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from server.backends.earshot.earshot_runtime.heartbeat import INTERVAL_S
 from server.canary import Canary
+from server.heartbeats import Work
 from server.launch import Triton, running
 from server.metrics_page import StageCollector
 from tests.support.launcher import wait_for
@@ -52,9 +54,27 @@ def test_the_page_tells_what_happens(toy_repository: Path) -> None:
             urllib.request.urlopen(triton.metrics_url + "/other", timeout=5)
 
 
+@pytest.mark.triton
+def test_instances_that_have_worked_need_no_canary_of_their_own(toy_repository: Path) -> None:
+    config = toy_repository / "summer" / "configs" / "onnxruntime.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    with running(toy_repository) as triton, closing(_canary(triton)) as canary:
+        started: list[float] = []
+        for _ in range(3):
+            assert canary.failure() is None
+            time.sleep(2 * INTERVAL_S)  # until the heartbeats say so
+            started.append(_read(triton, "earshot_started_streams_total"))
+        assert started == [2, 3, 5]  # all; one, for both have worked; all, for one has not
+
+
 def _canary(triton: Triton) -> Canary:
     return Canary(
-        triton.grpc_url, triton.ensembles, triton.access, 10.0, triton.metrics.observe_canary
+        triton.grpc_url,
+        triton.ensembles,
+        triton.access,
+        10.0,
+        triton.metrics.observe_canary,
+        Work(triton.heartbeats),
     )
 
 

@@ -79,3 +79,30 @@ def test_each_ensemble_adds_its_own_capacity(toy_repository: Path) -> None:
     config = (toy_repository / "toy_streaming" / "configs" / "onnxruntime.pbtxt").read_text()
     write_config(toy_repository, "second_toy", config.replace("toy_streaming", "second_toy"))
     assert read_repository(toy_repository).max_streams == 2 * MAX_STREAMS
+
+
+def _add_adapter(repository: Path, name: str) -> None:
+    folder = repository / "toy_streaming"
+    text = (folder / "configs" / "onnxruntime.pbtxt").read_text()
+    text = text.replace('name: "toy_streaming"', f'name: "{name}_toy_streaming"')
+    text += f'parameters {{ key: "adapter" value: {{ string_value: "{name}" }} }}'
+    write_config(repository, f"{name}_toy_streaming", text)
+
+
+def test_adapters_share_the_streams_of_their_base(toy_repository: Path) -> None:
+    config = toy_repository / "accumulator" / "configs" / "onnxruntime.pbtxt"
+    config.write_text(
+        config.read_text() + 'parameters { key: "adapters" value: { string_value: "4" } }'
+    )
+    for number in range(300):
+        _add_adapter(toy_repository, f"clinic{number}")
+    repository = read_repository(toy_repository)
+    assert repository.max_streams == MAX_STREAMS
+    assert [ensemble.name for ensemble in repository.ensembles] == ["toy_streaming"]
+    assert len(repository.models) == 303
+
+
+def test_an_adapter_whose_base_takes_none_is_refused(toy_repository: Path) -> None:
+    _add_adapter(toy_repository, "clinic")
+    with pytest.raises(BadRepository, match=r"clinic_toy_streaming .* exported without adapters"):
+        read_repository(toy_repository)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from server.backends.earshot.earshot_runtime.adapters import AdapterSlots
 from server.backends.earshot.earshot_runtime.chunks import Outcome, rounds
 from server.backends.earshot.earshot_runtime.endings import FAILED, REFUSED
 from server.backends.earshot.earshot_runtime.engines import open_engine
@@ -21,7 +22,7 @@ from server.backends.earshot.earshot_runtime.errors import (
     ServerFull,
     UnknownStream,
 )
-from server.backends.earshot.earshot_runtime.onnx_engine import OnnxEngine
+from server.backends.earshot.earshot_runtime.onnx_engine import BoundGraph, OnnxEngine
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
 from server.backends.earshot.earshot_runtime.slots import Slots
 from server.backends.earshot.earshot_runtime.spec import StageSpec
@@ -164,7 +165,7 @@ def test_audio_ends_with_a_short_chunk(stage: SequenceStage) -> None:
 
 def test_batches_up_to_16_are_warm_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
-    monkeypatch.setattr(OnnxEngine, "_run", lambda engine, batch: batches.append(batch))
+    monkeypatch.setattr(BoundGraph, "run", lambda graph, batch: batches.append(batch))
     repository = write_toy_repository(tmp_path)
     config = repository / "summer" / "configs" / "onnxruntime.pbtxt"
     for max_batch in (64, 5):
@@ -178,7 +179,7 @@ def test_a_run_that_fails_fails_its_batch_only(
 ) -> None:
     stage.process(summer_chunks((1, 1.0), (2, 1.0), (3, 1.0), flags="SSS"), 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(OnnxEngine, "_run", _out_of_memory)
+        patch.setattr(BoundGraph, "run", _out_of_memory)
         outcomes = stage.process(summer_chunks((1, 5.0), (2, 5.0), (4, 5.0), flags="-ES"), 0.0)
     assert all(isinstance(outcome, RunFailed) for outcome in outcomes)
     assert str(outcomes[0]).startswith("the engine failed on a batch of 3 (RuntimeError)")
@@ -192,8 +193,10 @@ def test_outputs_that_are_not_finite_fail_alone(
 ) -> None:
     run = OnnxEngine.run
 
-    def run_with_nan(engine: OnnxEngine, slots: Slots, starts: np.ndarray) -> None:
-        run(engine, slots, starts)
+    def run_with_nan(
+        engine: OnnxEngine, slots: Slots, starts: np.ndarray, adapters: AdapterSlots | None
+    ) -> None:
+        run(engine, slots, starts, adapters)
         engine.outputs["SUM"][1] = np.nan
 
     with monkeypatch.context() as patch:
@@ -206,7 +209,7 @@ def test_outputs_that_are_not_finite_fail_alone(
     assert 2 not in stage.slots
 
 
-def _out_of_memory(engine: OnnxEngine, batch: int) -> None:
+def _out_of_memory(graph: BoundGraph, batch: int) -> None:
     raise RuntimeError("out of memory")
 
 

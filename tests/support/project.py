@@ -20,6 +20,9 @@ DEMO_CHECKPOINT = PROJECT / "checkpoints" / "demo"
 Exported = Callable[[int], Path]
 """chunk_ms -> model repository of the random checkpoint."""
 
+ADAPTED_CHUNK_MS, ADAPTER_RANK = 320, 2
+"""The chunk of that repository which takes adapters, and their largest rank."""
+
 OFFLINE_KINDS = ("streaming", "ctc", "rnnt", "tdt")
 """Kinds of checkpoints that can recognize whole utterances."""
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import export.spec
 from export.checkpoint import load_checkpoint
 from export.formats.torch_file import export_torch
 from export.options import ExportOptions, Serving
+from export.spec import ADAPTED
 from export.stages.half import half_stages
 from export.stages.state import PooledStages
 from export.streaming.export import build_stages, spec_of
 from export.streaming.spec import StreamingSpec
-from server.backends.earshot.earshot_runtime.spec import SequenceSpec, StageSpec, TensorSpec
+from server.backends.earshot.earshot_runtime.spec import (
+    AdapterSpec,
+    SequenceSpec,
+    StageSpec,
+    TensorSpec,
+)
 from tests.support.checkpoints import write_random_checkpoint
+from tests.support.project import ADAPTER_RANK
 
 CHUNK_MS, FRAMES = 320, 4
 STREAMS = 12
@@ -25,7 +34,7 @@ STREAMS = 12
 class Recognizer:
     """The fused stages of a checkpoint that emits as many tokens as it may, and their export."""
 
-    def __init__(self, folder: Path, precision: str = "fp32") -> None:
+    def __init__(self, folder: Path, precision: str = "fp32", adapters: int = 0) -> None:
         checkpoint = load_checkpoint(str(write_random_checkpoint(folder / "c", blank_bias=-4.0)))
         options = ExportOptions(
             checkpoint.name,
@@ -33,12 +42,18 @@ class Recognizer:
             runtime="torch",
             precision=precision,
             layout="fused",
-            serving=Serving(max_streams=STREAMS, max_batch_size=10),
+            serving=Serving(
+                max_streams=STREAMS, max_batch_size=10, adapters=adapters, adapter_rank=ADAPTER_RANK
+            ),
         )
         self.stages = half_stages(build_stages(checkpoint, FRAMES), precision)
         self.spec: StreamingSpec = spec_of(checkpoint, self.stages, options)
         self.folder = folder / "recognizer"
+        self.adapters = adapters
         export_torch(self.stages, self.spec.recognizer, self.folder, precision)
+        if adapters:
+            adapted = self.folder / ADAPTED
+            export_torch(self.stages, self.spec.recognizer, adapted, precision, ADAPTER_RANK)
 
     @property
     def backend_spec(self) -> StageSpec:
@@ -60,18 +75,32 @@ class Recognizer:
             max_length=None,
             length_step=1,
             sequence=SequenceSpec(STREAMS, (), 10.0),
+            adapters=self._adapter_spec,
         )
 
-    def expected(self, audio: np.ndarray, lengths: np.ndarray) -> list[list[np.ndarray]]:
-        """Return the stages' own outputs for each chunk [K, B, C], in one batch."""
+    @property
+    def _adapter_spec(self) -> AdapterSpec | None:
+        layouts = self.spec.recognizer.adapters
+        rows = tuple(layout.rows for layout in layouts.values())
+        return AdapterSpec(self.adapters, tuple(layouts), rows, "", "") if layouts else None
+
+    def expected(
+        self, audio: np.ndarray, lengths: np.ndarray, adapters: Sequence[Tensor] = ()
+    ) -> list[list[np.ndarray]]:
+        """Return the stages' own outputs for each chunk [K, B, C], in one batch.
+
+        Args:
+            adapters: pools of adapters, and the slots of the streams' adapters there.
+        """
         batch = audio.shape[1]
-        stages = PooledStages(self.stages).eval()
+        stages = PooledStages(self.stages, ADAPTER_RANK if adapters else 0).eval()
         pools = [torch.zeros(batch * s.layout.rows, s.layout.width) for s in self.stages]
         slots = torch.arange(batch)
         answers: list[list[np.ndarray]] = []
         for chunk, length in zip(audio, lengths, strict=True):
             with torch.inference_mode():
-                results = stages(torch.tensor(chunk), torch.tensor(length[:, None]), *pools, slots)
+                inputs = torch.tensor(chunk), torch.tensor(length[:, None])
+                results = stages(*inputs, *pools, slots, *adapters)
             outputs, updates = results[:5], results[5:]
             for pool, stage, values, rows in zip(
                 pools, self.stages, updates[::2], updates[1::2], strict=True

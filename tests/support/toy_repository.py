@@ -163,6 +163,30 @@ def summer_graph() -> onnx.GraphProto:
     )
 
 
+def adapted_summer_graph() -> onnx.GraphProto:
+    """`summer` with adapters of one value, which is added to every SUM."""
+    graph = summer_graph()
+    for node in graph.node:
+        if node.output[0] == "SUM":
+            node.output[0] = "sum_of_base"
+    node = helper.make_node
+    adapted = [
+        node("Gather", ["ADAPTER_POOL", "ADAPTER_SLOTS"], ["change"], axis=0),
+        node("Add", ["sum_of_base", "change"], ["SUM"]),
+    ]
+    at = next(i for i, node in enumerate(graph.node) if node.output[0] == "UPDATE")
+    nodes = [*graph.node[:at], *adapted, *graph.node[at:]]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.input.extend(
+        [
+            helper.make_tensor_value_info("ADAPTER_POOL", TensorProto.FLOAT, ["adapters", 1]),
+            helper.make_tensor_value_info("ADAPTER_SLOTS", TensorProto.INT64, ["batch"]),
+        ]
+    )
+    return graph
+
+
 def stateless_summer_graph() -> onnx.GraphProto:
     """The inputs and outputs of `summer` without its state: no stage of this backend."""
     return helper.make_graph(

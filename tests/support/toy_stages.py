@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from tests.support.toy_repository import CHUNK_SAMPLES
 _pb: Any = model_config_pb2
 
 
-def model_config(repository: Path, model: str) -> dict[str, Any]:
+def model_config(repository: Path, model: str, runtime: str = "onnxruntime") -> dict[str, Any]:
     """A model's config as Triton hands it to a backend."""
-    text = (repository / model / "configs" / "onnxruntime.pbtxt").read_text()
+    text = (repository / model / "configs" / f"{runtime}.pbtxt").read_text()
     config = text_format.Parse(text, _pb.ModelConfig())
     return json_format.MessageToDict(config, preserving_proto_field_name=True)
 
@@ -33,7 +34,10 @@ def sequence_stage(repository: Path, model: str = "summer") -> SequenceStage:
 
 
 def summer_chunks(
-    *entries: tuple[int, float], flags: str = "", length: int = CHUNK_SAMPLES
+    *entries: tuple[int, float],
+    flags: str = "",
+    length: int = CHUNK_SAMPLES,
+    adapters: Sequence[str] = (),
 ) -> Chunks:
     """Chunks of (stream, value of every sample) for `summer`.
 
@@ -48,4 +52,5 @@ def summer_chunks(
             [np.full((1, CHUNK_SAMPLES), value, np.float32) for _, value in entries],
             [np.array([[length]], np.int32) for _ in entries],
         ],
+        adapters=list(adapters) or [""] * len(entries),
     )

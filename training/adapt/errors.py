@@ -1,8 +1,8 @@
-"""Errors of an adaptation; the command prints their message without a traceback.
+"""Errors of an adaptation, or of training heads; commands print their message, no traceback.
 
 AdaptError
 ├── CannotAdapt   the input does not fit (exit code 2)
-├── NotBetter     the result has no lower word error rate, and is not published (exit code 1)
+├── NotBetter     the result is no better than what was there, and not published (exit code 1)
 └── Stopped       a signal ended the training, whose state is saved (exit code 130)
 """
 
@@ -14,13 +14,13 @@ class AdaptError(Exception):
 
 
 class CannotAdapt(AdaptError):
-    """Checkpoint, recordings or folders are not what an adaptation needs."""
+    """Checkpoint, recordings or folders are not what the training needs."""
 
     exit_code = 2
 
 
 class NotBetter(AdaptError):
-    """The adapted checkpoint gets as many words wrong as its base, or more."""
+    """The adapted checkpoint gets no fewer words wrong, or a head no more recordings right."""
 
 
 class Stopped(AdaptError):

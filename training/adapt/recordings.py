@@ -6,7 +6,7 @@ files that it names.
 
 import csv
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,18 +54,9 @@ def read_recordings(folder: Path) -> list[Recording]:
         CannotAdapt: it is missing or malformed, or names files or words that are not there.
     """
     manifest = folder / "manifest.tsv"
-    if not manifest.is_file():
-        raise CannotAdapt(
-            f"expected {manifest} with the tab-separated columns file, transcript and, if known, "
-            "speaker; there is no such file"
-        )
-    _check_rows(manifest)
+    check_manifest(manifest, REQUIRED_COLUMNS)
     recordings = read_manifest(folder)
-    missing = [str(r.path) for r in recordings if not r.path.is_file()]
-    if missing:
-        raise CannotAdapt(
-            f"{manifest} names {len(missing)} files that do not exist: {_some(missing)}"
-        )
+    require_files(manifest, recordings)
     silent = [r.path.name for r in recordings if not r.text]
     if silent:
         raise CannotAdapt(
@@ -75,17 +66,26 @@ def read_recordings(folder: Path) -> list[Recording]:
     return recordings
 
 
-def _check_rows(manifest: Path) -> None:
+def check_manifest(manifest: Path, columns: Sequence[str]) -> None:
+    """Refuse a manifest that lacks one of `columns`, or has lines of other lengths.
+
+    Raises:
+        CannotAdapt: it is missing or malformed.
+    """
+    if not manifest.is_file():
+        raise CannotAdapt(
+            f"expected {manifest} with the tab-separated columns {_listed(columns)} and, if known, "
+            "speaker; there is no such file"
+        )
     try:
         with manifest.open(encoding="utf-8", newline="") as lines:
             header, *rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise CannotAdapt(f"expected {manifest} as UTF-8 text in columns: {error}") from error
-    lacking = [name for name in REQUIRED_COLUMNS if name not in header]
-    if lacking:
+    if not set(columns) <= set(header):
         raise CannotAdapt(
-            f"expected the tab-separated columns {' and '.join(REQUIRED_COLUMNS)} in the first "
-            f"line of {manifest}, got {header}"
+            f"expected the tab-separated columns {_listed(columns)} in the first line of "
+            f"{manifest}, got {header}"
         )
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
@@ -93,6 +93,19 @@ def _check_rows(manifest: Path) -> None:
                 f"{manifest}, line {number}: expected {len(header)} columns separated by tabs, "
                 f"got {len(row)}"
             )
+
+
+def require_files(manifest: Path, recordings: Sequence[Recording]) -> None:
+    """Refuse a manifest that names files that are not there; raise CannotAdapt."""
+    missing = [str(r.path) for r in recordings if not r.path.is_file()]
+    if missing:
+        raise CannotAdapt(
+            f"{manifest} names {len(missing)} files that do not exist: {_some(missing)}"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _some(names: list[str]) -> str:

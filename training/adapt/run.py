@@ -52,7 +52,7 @@ def adapt(settings: Settings, console: Console, stop: threading.Event) -> Outcom
     base = load_base(settings.checkpoint)
     parts = split(read_recordings(settings.data))
     settings.claim()
-    with _bar(console) as bar:
+    with progress_bar(console) as bar:
         speech = _prepare(parts, settings.work / "features", bar)
         before = score("held out", base.model, base.tokenizer, speech.held_out, base.lookahead)
         console.print(f"held-out recordings: {before.words} words, WER {before.wer:.1%}")
@@ -79,7 +79,8 @@ def adapt(settings: Settings, console: Console, stop: threading.Event) -> Outcom
     return outcome
 
 
-def _bar(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """Return a display of tasks with their share and times."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

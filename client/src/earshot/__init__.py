@@ -22,7 +22,7 @@ from ._errors import (
 )
 from ._handshake import Served
 from ._pcm import Pcm
-from ._server_info import OfflineInfo, ServerInfo
+from ._server_info import Head, OfflineInfo, ServerInfo
 from ._source import AudioSource
 from ._stream_options import StreamOptions
 from ._sync import Client, Stream, connect
@@ -30,6 +30,7 @@ from ._timeouts import Timeouts
 from ._transcript import (
     ChunkResult,
     FailedSpan,
+    Label,
     Resumption,
     Token,
     Transcript,
@@ -49,7 +50,9 @@ __all__ = [
     "ConnectionFailed",
     "EarshotError",
     "FailedSpan",
+    "Head",
     "InvalidAudio",
+    "Label",
     "MessageTooLarge",
     "OfflineInfo",
     "Pcm",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +34,12 @@ _ALIVE = (READY_STATE, "LOADING", "UNLOADING")
 
 # Triton's message for a fixed set of models.
 _NO_CONTROL = re.compile(r"load / unload is not allowed")
-_LIVE = re.compile(r"^earshot_live_streams\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
-_MODEL_LABEL = re.compile(r'\bmodel="(?P<model>[^"]*)"')
+_SAMPLE = re.compile(
+    r"^earshot_(?P<metric>live_streams|adapter_streams|adapters)"
+    r"\{(?P<labels>[^}]*)\} (?P<value>\S+)$",
+    re.MULTILINE,
+)
+_LABEL = re.compile(r'\b(?P<name>model|adapter)="(?P<value>[^"]*)"')
 
 # The generated protobuf classes carry no types.
 _pb: Any = service_pb2
@@ -103,13 +108,7 @@ class Repository:
     def unload(self, name: str) -> None:
         """Unload a recognizer at once and return when it is gone; open streams break off."""
         ensembles = self._loaded(name)
-        states = self._states()
-        others = [
-            model
-            for other in recognizers(states)
-            for model in self._ensembles(other, states)
-            if model not in ensembles and states[model][0] == READY_STATE
-        ]
+        others = self._other_ensembles(ensembles)
         models = [*ensembles, *sorted(self._members(ensembles) - self._members(others))]
         self._unload(models)
 
@@ -148,22 +147,22 @@ class Repository:
         self.unload(name)
 
     def live_streams(self, name: str, metrics_url: str) -> int:
-        """Return the number of open streams: that of the stage with the most."""
+        """Return the number of open streams: that of the stage with the most.
+
+        Stages that other loaded recognizers use, too, count only if it has no others.
+        """
         ensemble = served_name(name, STREAMING)
         if self._states().get(ensemble, ("", ""))[0] != READY_STATE:
             return 0
         members = self._members([ensemble])
-        live: dict[str, float] = {}
-        for sample in _LIVE.finditer(_fetch(metrics_url)):
-            label = _MODEL_LABEL.search(sample["labels"])
-            if label and label["model"] in members:
-                live[label["model"]] = live.get(label["model"], 0) + float(sample["value"])
-        if not live:
+        own = members - self._members(self._other_ensembles([ensemble]))
+        live = StageStreams(_fetch(metrics_url), own or members)
+        if not live.streams:
             raise UnsupportedServer(
                 f"{metrics_url} has no earshot_live_streams of '{name or UNNAMED}', so the end of "
                 "its last stream is unknown; `earshot models unload` unloads it at once"
             )
-        return round(max(live.values()))
+        return live.of_adapter(self._parameters(ensemble).get("adapter", ""))
 
     def _answered(self, ensemble: str) -> int:
         """Return the number of answered requests, because files have no streams to count."""
@@ -176,9 +175,7 @@ class Repository:
     def _status(self, name: str, role: str, state: str, reason: str) -> ModelStatus:
         parameters: dict[str, str] = {}
         if state == READY_STATE:
-            request = _pb.ModelConfigRequest(name=served_name(name, role))
-            config = self._call("ModelConfig", request).config
-            parameters = {key: value.string_value for key, value in config.parameters.items()}
+            parameters = self._parameters(served_name(name, role))
         return ModelStatus(
             name=name or UNNAMED,
             mode="streaming" if role == STREAMING else "offline",
@@ -188,6 +185,10 @@ class Repository:
             precision=parameters.get("precision", ""),
             chunk_ms=parameters.get("chunk_ms", ""),
         )
+
+    def _parameters(self, ensemble: str) -> dict[str, str]:
+        config = self._call("ModelConfig", _pb.ModelConfigRequest(name=ensemble)).config
+        return {key: value.string_value for key, value in config.parameters.items()}
 
     def _loaded(self, name: str) -> list[str]:
         """Return the loaded ensembles of a recognizer; raise UnsupportedServer if there is none."""
@@ -207,6 +208,16 @@ class Repository:
                 f"{known}: export it there with `python -m export --name`"
             )
         return there
+
+    def _other_ensembles(self, ensembles: list[str]) -> list[str]:
+        """Return the loaded ensembles that are not among `ensembles`."""
+        states = self._states()
+        return [
+            model
+            for other in recognizers(states)
+            for model in self._ensembles(other, states)
+            if model not in ensembles and states[model][0] == READY_STATE
+        ]
 
     def _unload(self, models: list[str]) -> None:
         for model in models:
@@ -255,6 +266,41 @@ class Repository:
         if failure.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT):
             return UnsupportedServer(f"{self._target} refused the request: {details}")
         return connect_error(failure, self._target, timeout_s)
+
+
+class StageStreams:
+    """The open streams of some stages, which adapters share with their base."""
+
+    def __init__(self, metrics: str, stages: set[str]) -> None:
+        self.streams: Counter[str] = Counter()
+        """By stage."""
+        self._adapted: Counter[tuple[str, str]] = Counter()
+        """By stage and adapter."""
+        self._tell_adapters: set[str] = set()
+        """Stages that know the adapter of a stream."""
+        for sample in _SAMPLE.finditer(metrics):
+            labels = {label["name"]: label["value"] for label in _LABEL.finditer(sample["labels"])}
+            stage, count = labels.get("model", ""), round(float(sample["value"]))
+            if stage not in stages:
+                continue
+            if sample["metric"] == "live_streams":
+                self.streams[stage] += count
+            elif sample["metric"] == "adapters":
+                self._tell_adapters.add(stage)
+            else:
+                self._adapted[stage, labels["adapter"]] += count
+
+    def of_adapter(self, adapter: str) -> int:
+        """Return the streams of an adapter, or those without one; that of the stage with most."""
+        if adapter:
+            return max(
+                (count for key, count in self._adapted.items() if key[1] == adapter), default=0
+            )
+        others = Counter[str]()
+        for (stage, _), count in self._adapted.items():
+            others[stage] += count
+        stages = self._tell_adapters or set(self.streams)
+        return max(self.streams[stage] - others[stage] for stage in stages)
 
 
 def _fetch(metrics_url: str) -> str:

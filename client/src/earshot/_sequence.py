@@ -76,7 +76,7 @@ class TritonSequence:
         """After this time without a request, the server drops the sequence by itself."""
         self._timeouts = timeouts
         self._writer = RequestWriter(
-            self.id, info.chunk_samples, timeouts.queue_s, info.ensemble, tag
+            self.id, info.chunk_samples, timeouts.queue_s, info.ensemble, tag, info.adapter
         )
         self.is_open = False
         """Whether it may have a slot on its server."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,11 +11,22 @@ from ._errors import UnsupportedServer
 STREAMING = "asr_streaming"
 OFFLINE = "asr_offline"
 CONTRACT_VERSION = "1"
+ADAPTED_CONTRACT_VERSION = "2"
+"""Of a recognizer with the parameter `adapter`, which a stream names to the server as it starts."""
 
 
 def served_name(name: str, role: str) -> str:
     """Return Triton's name for a model of a recognizer; "" is the unnamed recognizer."""
     return f"{name}_{role}" if name else role
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classifier that a recognizer runs on every stream, beside the transcription."""
+
+    name: str
+    labels: tuple[str, ...]
+    """The labels that it chooses from."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,10 @@ class ServerInfo:
     """The server drops a stream that sends nothing for this long."""
     name: str = ""
     """Name of the recognizer; "" is the unnamed one."""
+    adapter: str = ""
+    """The adapter that makes the recognizer of its checkpoint; "" for the checkpoint itself."""
+    heads: tuple[Head, ...] = ()
+    """Its classifiers; most recognizers have none."""
 
     @property
     def ensemble(self) -> str:
@@ -92,7 +108,7 @@ def read_server_info(
 ) -> ServerInfo:
     """Parse the parameters of a streaming model config; raise UnsupportedServer."""
     read = _Parameters(served_name(name, STREAMING), parameters)
-    read.check_contract()
+    version = read.check_contract(CONTRACT_VERSION, ADAPTED_CONTRACT_VERSION)
     info = ServerInfo(
         url=url,
         server=server,
@@ -107,6 +123,8 @@ def read_server_info(
         max_streams=read.number("max_streams"),
         sequence_idle_ms=read.number("sequence_idle_ms"),
         name=name,
+        adapter=read.text("adapter") if version == ADAPTED_CONTRACT_VERSION else "",
+        heads=read.heads(),
     )
     if info.lead_samples >= info.chunk_samples:
         raise UnsupportedServer(
@@ -121,7 +139,7 @@ def read_offline_info(
 ) -> OfflineInfo:
     """Parse the parameters of an offline model config; raise UnsupportedServer."""
     read = _Parameters(served_name(name, OFFLINE), parameters)
-    read.check_contract()
+    read.check_contract(CONTRACT_VERSION)
     return OfflineInfo(
         url=url,
         server=server,
@@ -143,13 +161,15 @@ class _Parameters:
     model: str
     values: Mapping[str, str]
 
-    def check_contract(self) -> None:
+    def check_contract(self, *known: str) -> str:
+        """Return the version of the contract; raise UnsupportedServer if it is not known."""
         version = self.text("contract_version")
-        if version != CONTRACT_VERSION:
+        if version not in known:
             raise UnsupportedServer(
-                f"the server has contract version {version}, this client {CONTRACT_VERSION}: "
+                f"the server has contract version {version}, this client {' and '.join(known)}: "
                 "install the client of the same release as the server"
             )
+        return version
 
     def text(self, name: str) -> str:
         try:
@@ -169,6 +189,16 @@ class _Parameters:
                 f"parameter {name!r} of {self.model} must ascend, not {self.text(name)!r}"
             )
         return numbers
+
+    def heads(self) -> tuple[Head, ...]:
+        """Return the heads of the recognizer; none if the config does not mention any."""
+        text = self.values.get("heads", "{}")
+        try:
+            return tuple(Head(name, tuple(labels)) for name, labels in json.loads(text).items())
+        except (ValueError, AttributeError, TypeError):
+            raise UnsupportedServer(
+                f"parameter 'heads' of {self.model} must be a JSON object of lists, not {text!r}"
+            ) from None
 
     def _whole(self, name: str, text: str, at_least: int) -> int:
         if not text.isdecimal() or int(text) < at_least:

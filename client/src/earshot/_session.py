@@ -26,8 +26,8 @@ from ._sequence import Call, TritonSequence, require_same_chunks
 from ._server_info import ServerInfo
 from ._stream_options import StreamOptions
 from ._timeouts import Timeouts
-from ._transcript import ChunkResult, Resumption, Token, Transcript
-from ._wire import read_reply
+from ._transcript import ChunkResult, Label, Resumption, Token, Transcript
+from ._wire import read_labels, read_reply
 
 _Error = TypeVar("_Error", bound=EarshotError)
 
@@ -61,6 +61,7 @@ class Session:
         self._reader = PcmReader(form, info.sample_rate_hz)
         self._segmenter = Segmenter(info, options)
         self._assembler = Assembler(info.frame_ms, keep=options.keep_transcript)
+        self._labels: dict[str, Label] = {}
         self._undelivered: list[ChunkResult] = []
         self._error: EarshotError | None = None
         self._history = History(info, CONTEXT_S if timeouts.resume_s else 0.0)
@@ -147,6 +148,7 @@ class Session:
             self._closed = self.finished = True
             call.sequence.ended()
         tokens = self.read(call, reply)
+        self._labels = self._read_labels(call, reply)
         if self._seam is not None:
             tokens = self._seam.join(tokens)
             self._seam = None if self._seam.is_done else self._seam
@@ -170,12 +172,19 @@ class Session:
             self.tag,
             self._lag.answered(sent_s, received_s, self.duration_s, resumed=resumed is not None),
             resumed,
+            self._labels,
         )
 
     def read(self, call: Call, reply: Any) -> tuple[Token, ...]:
         """Return the tokens of a reply, with frames from the start of the stream."""
         try:
             return call.sequence.place(read_reply(reply)[1])
+        except EarshotError as error:
+            raise self._with_transcript(error) from error.__cause__
+
+    def _read_labels(self, call: Call, reply: Any) -> dict[str, Label]:
+        try:
+            return read_labels(reply, call.sequence.info.heads)
         except EarshotError as error:
             raise self._with_transcript(error) from error.__cause__
 
@@ -270,7 +279,12 @@ class Session:
     def transcript(self) -> Transcript:
         """Return the transcript so far."""
         transcript = self._assembler.transcript(self.duration_s)
-        return replace(transcript, utterances=self._segmenter.ended, warnings=self._reader.warnings)
+        return replace(
+            transcript,
+            utterances=self._segmenter.ended,
+            warnings=self._reader.warnings,
+            labels=self._labels,
+        )
 
     def check_open(self) -> None:
         """Raise StreamClosed if the stream is closed, or the error that has ended it meanwhile."""

@@ -7,7 +7,8 @@ spoken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,15 @@ class Word:
     emitted with the next word, both times are those of the part with the most letters."""
     confidence: float
     """Geometric mean of the probabilities of its tokens, so that words of any length compare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What one head of the recognizer takes a stream for, by all of its audio so far."""
+
+    text: str
+    """One of the labels of the head, which `ServerInfo.heads` lists."""
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,8 @@ class ChunkResult:
     0 if the caller had to wait for audio. It grows without bound on a path that is too slow."""
     resumed: Resumption | None = None
     """Set if this is the first result after the stream lost its server."""
+    labels: Mapping[str, Label] = field(default_factory=dict[str, Label], hash=False)
+    """The label of each head, by its name; empty for a recognizer without heads."""
 
     @property
     def is_final(self) -> bool:
@@ -118,3 +130,5 @@ class Transcript:
     """What is doubtful about the audio: it is truncated, or its channels cancel each other."""
     utterances: tuple[Utterance, ...] = ()
     """The utterances that have ended; always empty without `StreamOptions.endpoint_ms`."""
+    labels: Mapping[str, Label] = field(default_factory=dict[str, Label], hash=False)
+    """The label of each head, by its name; empty for a recognizer without heads."""

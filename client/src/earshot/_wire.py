@@ -7,6 +7,7 @@ objects, so that a chunk costs a few microseconds and both clients share the cod
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +17,8 @@ from tritonclient.grpc import service_pb2
 
 from ._chunker import Chunk
 from ._errors import UnsupportedServer
-from ._transcript import Token
+from ._server_info import Head
+from ._transcript import Label, Token
 
 # The generated protobuf classes carry no types.
 _pb: Any = service_pb2
@@ -30,7 +32,13 @@ class RequestWriter:
     """
 
     def __init__(
-        self, stream_id: int, chunk_samples: int, queue_s: float, ensemble: str, tag: str = ""
+        self,
+        stream_id: int,
+        chunk_samples: int,
+        queue_s: float,
+        ensemble: str,
+        tag: str = "",
+        adapter: str = "",
     ) -> None:
         start = _pb.ModelInferRequest(model_name=ensemble, id=tag)
         start.inputs.add(name="AUDIO", datatype="FP32", shape=[1, chunk_samples])
@@ -40,6 +48,8 @@ class RequestWriter:
         start.parameters["sequence_start"].bool_param = True
         # Triton queues a START without limit unless the request itself sets a timeout.
         start.parameters["timeout"].int64_param = round(queue_s * 1e6)
+        if adapter:
+            start.parameters["adapter"].string_param = adapter
         self._start = start
         self._silence = bytes(4 * chunk_samples)
 
@@ -70,10 +80,7 @@ def piece_request(ensemble: str, samples: npt.NDArray[np.float32], bucket_sample
 def read_reply(reply: Any) -> tuple[str, tuple[Token, ...]]:
     """Return TEXT and the tokens of a ModelInferResponse; raise UnsupportedServer."""
     try:
-        tensors = {
-            tensor.name: raw
-            for tensor, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
-        }
+        tensors = _tensors(reply)
         text = _string(tensors["TEXT"])
         count = int.from_bytes(tensors["TOKEN_COUNT"], "little")
         if not count and not text:
@@ -91,6 +98,31 @@ def read_reply(reply: Any) -> tuple[str, tuple[Token, ...]]:
     ends = accumulate(lengths)
     pieces = (text[end - length : end] for end, length in zip(ends, lengths, strict=True))
     return text, tuple(map(Token, ids, pieces, frames, logprobs))
+
+
+def read_labels(reply: Any, heads: Sequence[Head]) -> dict[str, Label]:
+    """Return the label of each head in a ModelInferResponse; raise UnsupportedServer."""
+    if not heads:
+        return {}
+    try:
+        tensors = _tensors(reply)
+        chosen = _row(tensors["LABELS"], len(heads), "i")
+        likely = _row(tensors["LABEL_PROBS"], len(heads), "f")
+        if min(chosen) < 0:
+            raise ValueError(f"LABELS {chosen}: the heads failed on the last chunk")
+        return {
+            head.name: Label(head.labels[label], probability)
+            for head, label, probability in zip(heads, chosen, likely, strict=True)
+        }
+    except (KeyError, IndexError, ValueError, struct.error) as error:
+        raise UnsupportedServer(f"a reply breaks the contract: {error!r}") from error
+
+
+def _tensors(reply: Any) -> dict[str, bytes]:
+    return {
+        tensor.name: raw
+        for tensor, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
+    }
 
 
 def _copy(request: Any) -> Any:

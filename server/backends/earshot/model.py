@@ -15,9 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
+from earshot_runtime.adapter_files import AdapterFiles
+from earshot_runtime.adapters import StreamAdapters
 from earshot_runtime.chunks import Chunks, Outcome
+from earshot_runtime.engine import Engine
 from earshot_runtime.engines import open_engine
-from earshot_runtime.errors import ChunkError, NotFinite, RunFailed, Saturated, ServerFull
+from earshot_runtime.errors import (
+    AdaptersFull,
+    ChunkError,
+    NotFinite,
+    RunFailed,
+    Saturated,
+    ServerFull,
+)
 from earshot_runtime.graph import open_graph
 from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
 from earshot_runtime.housekeeping import Housekeeper
@@ -28,6 +38,8 @@ from earshot_runtime.utterances import Array, UtteranceStage
 
 START = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
+ADAPTER = "adapter"
+"""Parameter of the request that starts a stream; the client takes it from the ensemble's config."""
 
 
 class TritonPythonModel:
@@ -45,7 +57,9 @@ class TritonPythonModel:
             self._utterances = UtteranceStage(self._spec, graph)
             metrics = self._utterances.metrics
         else:
-            self._streams = SequenceStage(self._spec, open_engine(folder, self._spec))
+            engine = open_engine(folder, self._spec)
+            adapters = self._open_adapters(folder.parents[1], engine)
+            self._streams = SequenceStage(self._spec, engine, adapters)
             metrics = self._streams.metrics
             self._housekeeper = Housekeeper(self._streams.slots, self._lock)
             self._housekeeper.start()
@@ -90,6 +104,13 @@ class TritonPythonModel:
             self._housekeeper.stop()
         gc.collect()
 
+    def _open_adapters(self, repository: Path, engine: Engine) -> StreamAdapters | None:
+        spec, sequence = self._spec.adapters, self._spec.sequence
+        if spec is None or sequence is None:
+            return None
+        files = AdapterFiles(repository, spec)
+        return StreamAdapters(files, engine, spec.capacity, sequence.max_streams)
+
     def _read_inputs(self, requests: list[pb_utils.InferenceRequest]) -> list[list[Array]]:
         get = pb_utils.get_input_tensor_by_name
         return [
@@ -108,7 +129,17 @@ class TritonPythonModel:
                 [get(request, tensor.name).as_numpy() for request in requests]
                 for tensor in self._spec.inputs
             ],
+            adapters=[
+                self._read_adapter(request) if flag & START else ""
+                for request, flag in zip(requests, flags, strict=True)
+            ],
         )
+
+    def _read_adapter(self, request: pb_utils.InferenceRequest) -> str:
+        """Return the adapter that a stream asks for when it starts."""
+        if self._spec.adapters is None:
+            return ""
+        return str(json.loads(request.parameters() or "{}").get(ADAPTER, ""))
 
     def _log(self, request: pb_utils.InferenceRequest, failure: ChunkError) -> None:
         """Log a failure of this server's own, with the tag that the client gave the stream."""
@@ -128,7 +159,7 @@ class TritonPythonModel:
 
 
 def _code(error: ChunkError) -> int:
-    if isinstance(error, (Saturated, ServerFull)):
+    if isinstance(error, (AdaptersFull, Saturated, ServerFull)):
         return pb_utils.TritonError.UNAVAILABLE
     if isinstance(error, (NotFinite, RunFailed)):
         return pb_utils.TritonError.INTERNAL

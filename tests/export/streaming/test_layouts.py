@@ -17,7 +17,7 @@ from export.__main__ import _require_possible, _warn_of_another_checkpoint
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import UnsupportedOption
 from export.formats.onnx_file import TORCH_DTYPES
-from export.formats.torch_stage import TorchStage
+from export.formats.pooled_stage import open_torch_stage
 from export.install import replacing
 from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
@@ -204,7 +204,7 @@ def test_a_program_in_16_bits_recognizes_tokens(random_checkpoint: Path, tmp_pat
     manifest = tmp_path / "r" / "asr_streaming" / "1" / "manifest.json"
     assert json.loads(manifest.read_text())["parity"] is None
     spec = _spec(random_checkpoint, "torch", "fused", "fp16")
-    results = Chain(tmp_path / "r", spec, len(speech), TorchStage).transcribe(speech)
+    results = Chain(tmp_path / "r", spec, len(speech), open_torch_stage).transcribe(speech)
     assert sum(len(result.tokens) for result in results) > 3
 
 

@@ -46,7 +46,7 @@ def test_without_tensorrt_the_error_names_the_container() -> None:
             r"bf16 needs sm80 or newer, got --gpu sm75 \(T4, RTX 20\)",
         ),
         (["--runtime=onnxruntime", "--gpu=sm89"], "--gpu is for --runtime tensorrt-rtx"),
-        (["--runtime=tensorrt-rtx", "--layout=fused"], "fused is for onnxruntime and torch"),
+        (["--runtime=tensorrt-rtx", "--precision=fp8"], "has no precision fp8; choose one of fp32"),
     ],
 )
 def test_gpus_that_cannot_be_built_for_are_refused(options: list[str], message: str) -> None:

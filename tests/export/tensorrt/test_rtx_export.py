@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from export.tensorrt.engine import tensorrt_version
-from server.errors import BadRepository
+from export.tensorrt.export_rtx import onnx_function
+from server.backends.earshot.earshot_runtime.engines import open_engine
+from server.backends.earshot.earshot_runtime.errors import BadStage
+from server.backends.earshot.earshot_runtime.rtx_program import open_with
+from server.backends.earshot.earshot_runtime.spec import StageSpec
+from server.backends.earshot.earshot_runtime.torch_engine import TorchEngine
 from server.repository import read_repository
 from tests.support.project import PROJECT
+from tests.support.toy_stages import model_config
+
+ENGINES = ["feature_extractor", "encoder", "decoder", "decoder/rounds", "decoder/end"]
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +41,17 @@ def test_every_stage_has_an_engine_and_a_place_in_the_manifest(repository: Path)
     facts = manifest["tensorrt_rtx"]
     assert facts["gpus"] == ["sm89", "sm120"]
     assert facts["version"] == tensorrt_version()
-    assert set(facts["engines"]) == {"feature_extractor", "encoder", "decoder"}
-    for stage, engine in facts["engines"].items():
-        assert engine["plan_bytes"] == (repository / stage / "1" / "model.engine").stat().st_size
-        assert engine["layers"] > 100
-        assert engine["source_sha256"] == manifest["files"][f"{stage}/1/model.onnx"]
-        assert f"{stage}/1/model.engine" in manifest["files"]
+    assert set(facts["engines"]) == set(ENGINES)
+    for name, engine in facts["engines"].items():
+        stage, _, part = name.partition("/")
+        path = repository / stage / "1" / f"{part or 'model'}.engine"
+        assert engine["plan_bytes"] == path.stat().st_size
+        assert engine["layers"] > 30
+        relative = path.relative_to(repository)
+        assert engine["source_sha256"] == manifest["files"][str(relative.with_suffix(".onnx"))]
+        assert str(relative) in manifest["files"]
+    rounds = facts["engines"]["decoder/rounds"]
+    assert rounds["layers"] < 1000, "a round is short, whatever the length of a chunk"
     assert manifest["parity"]["chain_token_difference"] == 0
 
 
@@ -43,14 +59,10 @@ def test_the_table_lists_every_engine(repository: Path, tmp_path: Path) -> None:
     record = tmp_path / "record.json"
     command = [sys.executable, "-m", "export.tensorrt.table", str(repository), f"--record={record}"]
     printed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert printed.stdout.count("160 ms") == 3
+    assert printed.stdout.count("160 ms") == len(ENGINES)
     written = json.loads(record.read_text())
     assert written["gpus"] == ["sm89", "sm120"]
-    assert [row["graph"] for row in written["engines"]] == [
-        "feature_extractor",
-        "encoder",
-        "decoder",
-    ]
+    assert [row["graph"] for row in written["engines"]] == ENGINES
 
 
 def test_a_repository_without_engines_has_no_table(tmp_path: Path) -> None:
@@ -60,8 +72,49 @@ def test_a_repository_without_engines_has_no_table(tmp_path: Path) -> None:
     assert "no engines in" in result.stderr
 
 
-def test_the_server_says_that_it_does_not_serve_them(repository: Path) -> None:
-    with pytest.raises(
-        BadRepository, match="exported for tensorrt-rtx, which this server does not"
-    ):
-        read_repository(repository)
+def test_the_server_serves_them_on_their_gpus_only(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_repository(repository).runtime == "tensorrt-rtx"
+    spec = _spec(repository, "encoder")
+    folder = repository / "encoder" / "1"
+    if not torch.cuda.is_available():
+        with pytest.raises(BadStage, match=r"sm89, sm120 need such a GPU, and torch .* sees none"):
+            open_engine(folder, spec)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    with pytest.raises(BadStage, match=r"H100 is sm90: .* --runtime torch if TensorRT for RTX"):
+        open_engine(folder, spec)
+
+
+def test_the_configs_pools_are_those_of_the_engines(repository: Path) -> None:
+    """The engines of the graphs run here, in ONNX Runtime, with the pools of the configs."""
+    for stage in ("feature_extractor", "encoder", "decoder"):
+        folder = repository / stage / "1"
+        spec = _spec(repository, stage)
+        program = open_with(
+            folder, spec, lambda part, folder=folder: onnx_function(folder / f"{part}.onnx")
+        )
+        engine = TorchEngine(program, spec, torch.device("cpu"))
+        engine.run(np.array([0, 5]), np.array([True, True]))
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        ("ICudaEngine", ["create_runtime_config", "create_execution_context", "get_tensor_mode"]),
+        ("IRuntimeConfig", ["create_runtime_cache", "set_runtime_cache"]),
+        ("IRuntimeCache", ["serialize", "deserialize"]),
+        ("IExecutionContext", ["set_input_shape", "set_tensor_address", "execute_async_v3"]),
+        ("DynamicShapesKernelSpecializationStrategy", ["EAGER"]),
+    ],
+)
+def test_the_bindings_have_what_the_backend_calls(owner: str, names: list[str]) -> None:
+    """No engine can run here, so that a misspelt name would be found by the first user."""
+    bindings = import_module("tensorrt_rtx_bindings")
+    assert not [name for name in names if not hasattr(getattr(bindings, owner), name)]
+
+
+def _spec(repository: Path, stage: str) -> StageSpec:
+    return StageSpec.from_model_config(model_config(repository, stage, "tensorrt-rtx"))

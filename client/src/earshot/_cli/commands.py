@@ -253,6 +253,13 @@ def _describe(served: Served) -> dict[str, Any]:
     parameters["name"] = parameters["name"] or UNNAMED
     parameters["streaming"] = served.streaming is not None
     parameters["offline"] = served.offline is not None
+    # Most recognizers have neither.
+    if not parameters.get("adapter"):
+        parameters.pop("adapter", None)
+    heads = served.streaming.heads if served.streaming else ()
+    parameters.pop("heads", None)
+    if heads:
+        parameters["heads"] = {head.name: list(head.labels) for head in heads}
     if served.offline:
         parameters["buckets_ms"] = list(served.offline.buckets_ms)
     return parameters

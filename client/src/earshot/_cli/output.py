@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from .._files import STDIN, display_name
 from .._server_info import OfflineInfo, ServerInfo
-from .._transcript import Transcript, Word
+from .._transcript import Label, Transcript, Word
 from .inputs import Recording
 from .subtitles import srt, vtt
 
@@ -87,12 +87,25 @@ def report(
             }
             for span in transcript.failed
         ],
+        **_report_labels(transcript.labels),
         "warnings": list(transcript.warnings),
         "duration_s": round(transcript.duration_s, 3),
         "audio_s_per_s": round(transcript.duration_s / seconds, 2),
         "model": info.model,
         "mode": "streaming" if streaming else "offline",
         **({"chunk_ms": info.chunk_ms} if streaming else {}),
+    }
+
+
+def _report_labels(labels: Mapping[str, Label]) -> dict[str, Any]:
+    """Return the entry for the labels; without heads there is none."""
+    if not labels:
+        return {}
+    return {
+        "labels": {
+            head: {"label": label.text, "probability": round(label.probability, 4)}
+            for head, label in labels.items()
+        }
     }
 
 

@@ -23,6 +23,8 @@ class Chunks:
     starts: list[bool]
     ends: list[bool]
     inputs: list[list[npt.NDArray[Any]]]
+    adapters: list[str]
+    """The adapter that each stream asks for when it starts; "" for none, and later."""
 
     def __len__(self) -> int:
         return len(self.streams)
@@ -34,6 +36,7 @@ class Chunks:
             [self.starts[i] for i in indices],
             [self.ends[i] for i in indices],
             [[column[i] for i in indices] for column in self.inputs],
+            [self.adapters[i] for i in indices],
         )
 
 

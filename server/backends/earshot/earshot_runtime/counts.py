@@ -7,19 +7,24 @@ from collections.abc import Mapping
 
 from .checks import Errors
 from .chunks import Chunks
-from .errors import ChunkError, NotFinite, RunFailed, Saturated, ServerFull
+from .errors import AdaptersFull, ChunkError, NotFinite, RunFailed, Saturated, ServerFull
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
 """The name of a metric, and the labels that it has beside those of its process."""
 Values = Mapping[Sample, float]
 
 LIVE_STREAMS: Sample = ("earshot_live_streams", ())
+ADAPTER_STREAMS = "earshot_adapter_streams"
 STARTED: Sample = ("earshot_started_streams_total", ())
 REFUSED_CHUNKS: Sample = ("earshot_refused_chunks_total", ())
 FAILED_CHUNKS: Sample = ("earshot_failed_chunks_total", ())
 BATCH_SECONDS = "earshot_batch_seconds"
 _INVALID = "invalid"
-_REASONS: dict[type[ChunkError], str] = {ServerFull: "full", Saturated: "saturated"}
+_REASONS: dict[type[ChunkError], str] = {
+    ServerFull: "full",
+    AdaptersFull: "adapters",
+    Saturated: "saturated",
+}
 _BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.56, 1.12, 2.24)
 """Around the lengths of chunks, 80 to 1120 ms: a batch that takes longer than one is late."""
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .adapters import AdapterSlots
 from .slots import Slots
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -26,10 +27,22 @@ class Engine(Protocol):
         """Return arrays [max_batch, *dims] in the config's order; a run fills the first rows."""
         ...
 
-    def run(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
+    def run(
+        self,
+        slots: Slots,
+        starts: npt.NDArray[np.bool_],
+        adapters: AdapterSlots | None = None,
+    ) -> None:
         """Advance the streams in `slots` [B] by one chunk, those in `starts` from a zero state.
 
         An error of the library underneath is passed on. The streams then stay as they were, except
         for those that start.
+
+        Args:
+            adapters: the slot of each stream's adapter; None if no stream has one.
         """
+        ...
+
+    def store_adapter(self, slot: int, rows: list[npt.NDArray[np.float32]]) -> None:
+        """See `AdapterPools.store_adapter`."""
         ...

@@ -15,11 +15,16 @@ def open_engine(folder: Path, spec: StageSpec) -> Engine:
     if spec.runtime == "onnxruntime":
         from .onnx_engine import OnnxEngine
 
-        return OnnxEngine(folder / "model.onnx", spec)
+        return OnnxEngine(folder, spec)
     if spec.runtime == "torch":
         from .torch_engine import open_torch
 
         return open_torch(folder, spec)
+    if spec.runtime == "tensorrt-rtx":
+        from .rtx_program import open_rtx
+
+        return open_rtx(folder, spec)
     raise BadStage(
-        f"{spec.model}: parameter 'runtime' must be onnxruntime or torch, not '{spec.runtime}'"
+        f"{spec.model}: parameter 'runtime' must be onnxruntime, torch or tensorrt-rtx, not "
+        f"'{spec.runtime}'"
     )

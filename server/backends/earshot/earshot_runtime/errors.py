@@ -6,6 +6,9 @@ StageError
     ├── InvalidChunk      audio out of bounds, impossible length, audio after the end
     ├── UnknownStream     no state is held for this correlation id
     ├── ServerFull        every slot of the pool holds a live stream
+    ├── AdaptersFull      every slot for adapters holds one that a live stream has
+    ├── UnknownAdapter    there is no adapter of the name that a stream asks for
+    ├── BadAdapter        the adapter cannot be read, or does not fit the model
     ├── Saturated         the engine is too busy for another stream
     ├── NotFinite         the stage computed NaN or infinity for the chunk
     └── RunFailed         the engine failed on the batch
@@ -39,6 +42,18 @@ class UnknownStream(ChunkError):
 
 class ServerFull(ChunkError):
     """A stream cannot start because all slots are taken."""
+
+
+class AdaptersFull(ChunkError):
+    """A stream cannot start because there is no room for its adapter."""
+
+
+class UnknownAdapter(ChunkError):
+    """A stream asks for an adapter that is not installed."""
+
+
+class BadAdapter(ChunkError):
+    """A stream asks for an adapter that this model cannot use."""
 
 
 class Saturated(ChunkError):

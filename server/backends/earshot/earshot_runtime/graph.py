@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from .adapter_pool import ADAPTER_POOL, ADAPTER_SLOTS
 from .errors import BadStage
 from .spec import StageSpec, TensorSpec
 from .state import POOL, SLOTS, UPDATE, UPDATE_ROWS, StateSpec
@@ -34,10 +35,16 @@ class Graph:
 
     session: ort.InferenceSession
     states: tuple[StateSpec, ...]
+    adapter_widths: Mapping[str, int]
+    """Width of each pool of adapters, by the name of the graph's input."""
 
 
-def open_graph(path: Path, spec: StageSpec) -> Graph:
-    """Load `path` for the CPU, or raise BadStage if graph and config contradict each other."""
+def open_graph(path: Path, spec: StageSpec, *, adapted: bool = False) -> Graph:
+    """Load `path` for the CPU, or raise BadStage if graph and config contradict each other.
+
+    Args:
+        adapted: it is the graph for streams with adapters.
+    """
     try:
         session = ort.InferenceSession(
             path, _session_options(spec), providers=["CPUExecutionProvider"]
@@ -46,6 +53,7 @@ def open_graph(path: Path, spec: StageSpec) -> Graph:
         raise BadStage(f"{spec.model}: cannot load {path}: {error}") from error
     inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
     slots = inputs.pop(SLOTS, None)
+    widths = _pop_adapters(path, spec, inputs, adapted)
     suffixes = [name.removeprefix(POOL) for name in inputs if name.startswith(POOL)]
     pools = [inputs.pop(POOL + suffix) for suffix in suffixes]
     updates = [
@@ -62,7 +70,23 @@ def open_graph(path: Path, spec: StageSpec) -> Graph:
             f"of them where it has not: it has {len(pools)} for {len(rows)}; export the model again"
         )
     states = tuple(map(partial(_state, spec), suffixes, rows, pools, updates))
-    return Graph(session, states)
+    return Graph(session, states, widths)
+
+
+def _pop_adapters(
+    path: Path, spec: StageSpec, inputs: dict[str, TensorSpec], adapted: bool
+) -> dict[str, int]:
+    """Remove the inputs for adapters; return the widths of their pools."""
+    names = [name for name in inputs if name.startswith(ADAPTER_POOL)]
+    widths = {name: inputs.pop(name).dims[0] for name in names}
+    slots = inputs.pop(ADAPTER_SLOTS, None)
+    expected = len(spec.adapters.rows) if spec.adapters and adapted else 0
+    if len(widths) != expected or (slots is not None) != adapted:
+        raise BadStage(
+            f"{spec.model}: {path} has {len(widths)} pools of adapters, the config needs "
+            f"{expected}; export the model again"
+        )
+    return widths
 
 
 def _session_options(spec: StageSpec) -> ort.SessionOptions:

@@ -51,6 +51,7 @@ class Heartbeat:
         self._metrics = metrics
         self._slowest_s = slowest_s
         self._busy_since_s: float | None = None
+        self._batches = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
 
@@ -72,6 +73,7 @@ class Heartbeat:
         try:
             yield
         finally:
+            self._batches += 1
             self._busy_since_s = None
             self._slowest_s = max(self._slowest_s, time.monotonic() - began_s)
 
@@ -86,6 +88,7 @@ class Heartbeat:
             "pid": os.getpid(),
             "beat_s": time.monotonic(),
             "busy_since_s": self._busy_since_s,
+            "batches": self._batches,
             "patience_s": max(_LEAST_PATIENCE_S, _PATIENCE_BATCHES * self._slowest_s),
             "metrics": [
                 [name, dict(labels), value] for (name, labels), value in self._metrics().items()

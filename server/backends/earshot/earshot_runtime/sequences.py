@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .adapters import AdapterSlots, StreamAdapters
 from .checks import Arrays, AudioEnds, ContentChecks, Errors, reject_outputs
 from .chunks import Chunks, Outcome, rounds
-from .counts import LIVE_STREAMS, Counts, Sample
+from .counts import ADAPTER_STREAMS, LIVE_STREAMS, Counts, Sample
 from .endings import Endings
 from .engine import Engine
 from .errors import ChunkError, RunFailed, Saturated
@@ -25,11 +26,15 @@ class SequenceStage:
     the stream, here and in the later stages, and a refused START leaves it closed.
     """
 
-    def __init__(self, spec: StageSpec, engine: Engine) -> None:
+    def __init__(
+        self, spec: StageSpec, engine: Engine, adapters: StreamAdapters | None = None
+    ) -> None:
+        """Serve `spec` on `engine`; a stage that adapters change has `adapters`."""
         sequence = spec.sequence
         assert sequence is not None
         self.slots = SlotTable(sequence.max_streams, sequence.max_idle_s)
         self._engine = engine
+        self._adapters = adapters
         self._inputs = engine.inputs
         self._content = ContentChecks(spec)
         self._most_streams: int | None = None
@@ -67,6 +72,17 @@ class SequenceStage:
             LIVE_STREAMS: self.slots.live,
             ("earshot_slots", ()): self.slots.capacity,
             ("earshot_expired_streams_total", ()): self.slots.expired_total,
+            **self._adapter_metrics(),
+        }
+
+    def _adapter_metrics(self) -> dict[Sample, float]:
+        if self._adapters is None:
+            return {}
+        live = self._adapters.live(self.slots.taken)
+        return {
+            ("earshot_adapters", ()): self._adapters.in_memory,
+            ("earshot_loaded_adapters_total", ()): self._adapters.loaded_total,
+            **{(ADAPTER_STREAMS, (("adapter", name),)): count for name, count in live.items()},
         }
 
     def _process_round(self, chunks: Chunks, now_s: float) -> list[Outcome]:
@@ -96,19 +112,25 @@ class SequenceStage:
         errors: Errors = {}
         for row, (stream, starts) in enumerate(zip(chunks.streams, chunks.starts, strict=True)):
             try:
-                slots[row] = self._open(stream, now_s) if starts else self.slots.find(stream, now_s)
+                if starts:
+                    slots[row] = self._open(stream, now_s, chunks.adapters[row])
+                else:
+                    slots[row] = self.slots.find(stream, now_s)
             except ChunkError as error:
                 errors[row] = error
         return slots, errors
 
-    def _open(self, stream: int, now_s: float) -> int:
+    def _open(self, stream: int, now_s: float, adapter: str) -> int:
         most = self._most_streams
         if most is not None and self.slots.live >= most and stream not in self.slots:
             raise Saturated(
                 "this server is saturated: with another stream the chunks of the open ones would "
                 "come late; start the stream again later or on another server"
             )
-        return self.slots.open(stream, now_s)
+        slot = self.slots.open(stream, now_s)
+        if self._adapters is not None:
+            self._adapters.assign(slot, adapter, self.slots.taken)
+        return slot
 
     def _reject(self, batch: int, slots: Slots, starts: npt.NDArray[np.bool_]) -> Errors:
         inputs = self._filled_inputs(batch)
@@ -130,11 +152,18 @@ class SequenceStage:
         """Run the first rows of the inputs, one per slot, and store the updated state."""
         batch = len(slots)
         try:
-            self._engine.run(slots, starts)
+            self._engine.run(slots, starts, self._adapters_of(slots))
         except Exception as error:  # the engines' libraries share no base class of exceptions
             return RunFailed.of(error, batch)
         self._audio_ends.store(self._filled_inputs(batch), slots)
         return None
+
+    def _adapters_of(self, slots: Slots) -> AdapterSlots | None:
+        """Return the adapter of each stream; None if no stream has one."""
+        if self._adapters is None:
+            return None
+        adapters = self._adapters.of(slots)
+        return adapters if adapters.any() else None
 
     def _close(self, chunks: Chunks, errors: Errors) -> None:
         for row, stream in enumerate(chunks.streams):

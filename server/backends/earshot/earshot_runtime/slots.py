@@ -38,6 +38,11 @@ class SlotTable:
         """Return the number of open streams."""
         return len(self._slot_of)
 
+    @property
+    def taken(self) -> list[int]:
+        """Return the slots of all open streams; any thread may ask."""
+        return list(self._slot_of.values())
+
     def __contains__(self, stream: int) -> bool:
         return stream in self._slot_of
 

@@ -53,6 +53,22 @@ class SequenceSpec:
 
 
 @dataclass(frozen=True)
+class AdapterSpec:
+    """The adapters that a stage takes."""
+
+    capacity: int
+    """Adapters in memory at once."""
+    parts: tuple[str, ...]
+    """Names of the tensors of an adapter's file, one for each pool."""
+    rows: tuple[int, ...]
+    """Rows of each of them."""
+    ensemble: str
+    """End of the names of the folders of adapters."""
+    base: str
+    """Hash of the weights that the adapters were installed beside."""
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """The parts of the model config that a stage uses."""
 
@@ -77,6 +93,8 @@ class StageSpec:
     """The length of `length_of` must be a multiple of this number."""
     sequence: SequenceSpec | None
     """None for a stage without state, which takes whole utterances."""
+    adapters: AdapterSpec | None = None
+    """None for a stage that adapters do not change."""
 
     @property
     def full_length(self) -> int:
@@ -106,6 +124,7 @@ class StageSpec:
             max_length=parameters.optional_count("max_length"),
             length_step=parameters.count("length_step", default=1),
             sequence=_sequence(model, config, parameters),
+            adapters=_adapters(model, parameters),
         )
         _check(spec)
         return spec
@@ -178,6 +197,25 @@ def _sequence(
         state_rows=parameters.counts("state_rows"),
         max_idle_s=int(batching["max_sequence_idle_microseconds"]) / 1e6,
     )
+
+
+def _adapters(model: str, parameters: _Parameters) -> AdapterSpec | None:
+    capacity = parameters.optional_count("adapters")
+    if capacity is None:
+        return None
+    spec = AdapterSpec(
+        capacity,
+        parameters.names("adapter_parts"),
+        parameters.counts("adapter_rows"),
+        parameters.text("adapter_ensembles") or "",
+        parameters.text("adapter_base") or "",
+    )
+    if not (spec.parts and spec.ensemble and spec.base) or len(spec.parts) != len(spec.rows):
+        raise BadStage(
+            f"{model}: the parameter adapters needs adapter_parts, as many adapter_rows, "
+            "adapter_ensembles and adapter_base; export the model again"
+        )
+    return spec
 
 
 def _check(spec: StageSpec) -> None:

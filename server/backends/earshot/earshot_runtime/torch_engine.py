@@ -18,15 +18,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .adapters import NONE, AdapterSlots
 from .engine import Arrays
 from .errors import BadStage
+from .program import Program
 from .slots import Slots
 from .spec import StageSpec, TensorSpec
-from .torch_program import Program, open_program
+from .torch_program import open_program
 
 # Sizes that a batch is padded to. Below eight rows a GPU is equally fast; above, a padding of a
 # third at most costs less than recording more sizes.
 _STEPS = (2, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+
+_ADAPTED = "adapted"
 
 Recorded = Callable[[], None]
 
@@ -37,7 +41,8 @@ def open_torch(folder: Path, spec: StageSpec) -> TorchEngine:
     torch.set_num_threads(spec.intra_op_threads)
     # Convolutions would round float32 to 10 bits on a GPU unless told otherwise.
     torch.backends.cudnn.allow_tf32 = False
-    return TorchEngine(open_program(folder, spec, device), spec, device)
+    adapted = open_program(folder / _ADAPTED, spec, device) if spec.adapters else None
+    return TorchEngine(open_program(folder, spec, device), spec, device, adapted)
 
 
 def _device(spec: StageSpec) -> torch.device:
@@ -64,7 +69,14 @@ def batch_sizes(max_batch: int) -> list[int]:
 class TorchEngine:
     """Implements `Engine`; padding writes to one slot more than there are streams."""
 
-    def __init__(self, program: Program, spec: StageSpec, device: torch.device) -> None:
+    def __init__(
+        self,
+        program: Program,
+        spec: StageSpec,
+        device: torch.device,
+        adapted: Program | None = None,
+    ) -> None:
+        """Record `program` and, for batches in which a stream has an adapter, `adapted`."""
         assert spec.sequence is not None
         streams = spec.sequence.max_streams
         self.device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
@@ -73,7 +85,7 @@ class TorchEngine:
         self._scratch = streams
         self._recorder = _CudaRecorder() if device.type == "cuda" else Plain()
         rows = self._sizes[-1]
-        self._in = _Mirror([*spec.inputs, _SLOTS], rows, device)
+        self._in = _Mirror([*spec.inputs, _SLOTS, _ADAPTER_SLOTS], rows, device)
         self._out = _Mirror([*spec.outputs, _PENDING], rows, device)
         self._starting = _Mirror([_SLOTS], rows, device)
         self.inputs: Arrays = self._in.arrays(spec.inputs)
@@ -84,8 +96,13 @@ class TorchEngine:
                 torch.zeros((streams + 1) * pool.rows, pool.width, dtype=pool.dtype, device=device)
                 for pool in program.pools
             ]
-            # The largest first: the sizes share memory, and it is then large enough at once.
-            self._batches = {size: self._record(size) for size in reversed(self._sizes)}
+            capacity = spec.adapters.capacity if spec.adapters else 0
+            self._adapter_pools = [
+                torch.zeros((capacity + 1) * pool.rows, pool.width, dtype=pool.dtype, device=device)
+                for pool in (adapted.adapter_pools if adapted else ())
+            ]
+            self._base = self._record_all(program)
+            self._adapted = self._record_all(adapted) if adapted else self._base
             for pool in self._pools:
                 pool.zero_()
 
@@ -97,17 +114,22 @@ class TorchEngine:
         free, total = torch.cuda.mem_get_info()
         return total - free
 
-    def run(self, slots: Slots, starts: npt.NDArray[np.bool_]) -> None:
+    def run(
+        self, slots: Slots, starts: npt.NDArray[np.bool_], adapters: AdapterSlots | None = None
+    ) -> None:
         """See `Engine.run`."""
         batch = len(slots)
         size = self._sizes[bisect_left(self._sizes, batch)]
         self._in.host[_SLOTS.name][:batch] = slots
         self._in.host[_SLOTS.name][batch:size] = self._scratch
+        self._in.host[_ADAPTER_SLOTS.name][:size] = NONE
+        if adapters is not None:
+            self._in.host[_ADAPTER_SLOTS.name][:batch] = adapters
         for array in self.inputs.values():
             array[batch:size] = 0
         with torch.inference_mode(), self._recorder.stream():
             self._clear(slots[starts])
-            recorded = self._batches[size]
+            recorded = (self._base if adapters is None else self._adapted)[size]
             recorded.first()
             self._recorder.wait()
             while self._out.host[_PENDING.name][0]:
@@ -124,8 +146,22 @@ class TorchEngine:
         for pool, spec in zip(self._pools, self._program.pools, strict=True):
             pool.view(-1, spec.rows * spec.width).index_fill_(0, index, 0)
 
-    def _record(self, size: int) -> _Batch:
-        return _Batch(self._program, self._pools, self._in, self._out, size, self._recorder)
+    def store_adapter(self, slot: int, rows: list[npt.NDArray[np.float32]]) -> None:
+        """See `AdapterPools.store_adapter`."""
+        with torch.inference_mode(), self._recorder.stream():
+            for pool, part in zip(self._adapter_pools, rows, strict=True):
+                pool[slot * len(part) : (slot + 1) * len(part)] = torch.from_numpy(part)
+            self._recorder.wait()
+
+    def _record_all(self, program: Program) -> dict[int, _Batch]:
+        # The largest first: the sizes share memory, and it is then large enough at once.
+        return {size: self._record(program, size) for size in reversed(self._sizes)}
+
+    def _record(self, program: Program, size: int) -> _Batch:
+        adapters = self._adapter_pools if program.adapter_pools else []
+        return _Batch(
+            program, self._pools, adapters, self._in, self._out, size, recorder=self._recorder
+        )
 
 
 class _Batch:
@@ -135,13 +171,16 @@ class _Batch:
         self,
         program: Program,
         pools: list[Tensor],
+        adapter_pools: list[Tensor],
         inputs: _Mirror,
         outputs: _Mirror,
         size: int,
+        *,
         recorder: Recorder,
     ) -> None:
         self._program = program
         self._pools = pools
+        self._adapter_pools = adapter_pools
         self._in, self._out = inputs, outputs
         self._size = size
         self._carried: tuple[Tensor, ...] = ()
@@ -150,8 +189,11 @@ class _Batch:
         self.more: Recorded = recorder.record(self._more) if program.loop else _nothing
 
     def _first(self) -> None:
-        *inputs, self._slots = self._in.to_device(self._size)
-        results = self._program.model(*inputs, *self._pools, self._slots)
+        *inputs, self._slots, adapter_slots = self._in.to_device(self._size)
+        arguments = [*inputs, *self._pools, self._slots]
+        if self._adapter_pools:
+            arguments += [*self._adapter_pools, adapter_slots]
+        results = self._program.model(*arguments)
         loop = self._program.loop
         pools = len(self._pools) - (1 if loop else 0)
         values, updates = results[: len(results) - 2 * pools], results[len(results) - 2 * pools :]
@@ -232,6 +274,7 @@ class _Mirror:
 
 
 _SLOTS = TensorSpec("SLOTS", np.dtype(np.int64), ())
+_ADAPTER_SLOTS = TensorSpec("ADAPTER_SLOTS", np.dtype(np.int64), ())
 # int64 and one per row, only so that it is a tensor like the others.
 _PENDING = TensorSpec("PENDING", np.dtype(np.int64), ())
 

@@ -1,8 +1,8 @@
-"""Run the programs of one exported stage on the CPU, with its state pools."""
+"""Run the parts of one exported model on the CPU, with its state pools."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,35 +13,47 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.formats.onnx_file import TORCH_DTYPES
-from export.formats.torch_file import END, MODEL, ROUNDS_FILE
-from export.spec import StageSpec
+from export.formats.onnx_stage import PackedAdapters
+from export.formats.parts import END, MODEL, ROUNDS_PART
+from export.formats.torch_file import SUFFIX
+from export.spec import ADAPTED, StageSpec
+
+Function = Callable[..., tuple[Tensor, ...]]
+OpenPart = Callable[[str], Function]
+"""Opens the part of that name."""
 
 
-class TorchStage:
+class PooledStage:
     """One exported model and the pools of its streams' states.
 
     Args:
-        path: that of a `model.onnx`, as for the other runtimes; the programs lie beside it.
+        adapters: run the model with these; its parts are then those that take adapters.
     """
 
-    def __init__(self, path: Path, spec: StageSpec, streams: int) -> None:
-        folder = path.parent
+    def __init__(
+        self,
+        open_part: OpenPart,
+        spec: StageSpec,
+        streams: int,
+        adapters: PackedAdapters | None = None,
+    ) -> None:
         self.spec = spec
-        self._model = _load(folder / MODEL)
+        self._adapters = adapters
+        self._model = open_part(MODEL)
         self._pools = [
             torch.zeros(streams * state.rows, state.width, dtype=TORCH_DTYPES[state.dtype])
             for state in spec.states
         ]
-        self._loop = (folder / ROUNDS_FILE).exists()
+        self._loop = spec.has_loop
         if self._loop:
-            self._rounds, self._end = _load(folder / ROUNDS_FILE), _load(folder / END)
+            self._rounds, self._end = open_part(ROUNDS_PART), open_part(END)
 
     @torch.inference_mode()
     def step(self, inputs: Sequence[NDArray[Any]], slots: NDArray[np.int64]) -> list[NDArray[Any]]:
         """Process one chunk of the streams in `slots` [B]; return the stage's outputs [B, ...]."""
         tensors = [torch.from_numpy(values) for values in inputs]
         at = torch.from_numpy(slots)
-        results = self._model(*tensors, *self._pools, at)
+        results = self._model(*tensors, *self._pools, at, *self._adapters_of(slots))
         states = len(self._pools)
         if self._loop:
             # The decoder's update comes after its loop, those of the other stages before it.
@@ -55,12 +67,36 @@ class TorchStage:
             self._pools[index][at[:, None] * state.rows + rows] = values
         return [output.numpy() for output in outputs]
 
+    def _adapters_of(self, slots: NDArray[np.int64]) -> list[Tensor]:
+        if self._adapters is None:
+            return []
+        pools = [torch.from_numpy(self._adapters.pools[role]) for role in self.spec.adapters]
+        dtypes = (TORCH_DTYPES[layout.dtype] for layout in self.spec.adapters.values())
+        slots = self._adapters.slots[slots]
+        return [
+            *(pool.to(dtype) for pool, dtype in zip(pools, dtypes, strict=True)),
+            torch.from_numpy(slots),
+        ]
+
     def _close(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         pending = True
         while pending:
             *loop_state, pending = self._rounds(*values)
             values = (*values[: -len(loop_state)], *loop_state)
         return self._end(*values)
+
+
+def open_torch_stage(
+    path: Path, spec: StageSpec, streams: int, adapters: PackedAdapters | None = None
+) -> PooledStage:
+    """Open the programs of torch.export that lie where the other runtimes have `path`.
+
+    Args:
+        adapters: run the model with these, if it takes any.
+    """
+    adapters = adapters if spec.adapters else None
+    folder = path.parent if adapters is None else path.parent / ADAPTED
+    return PooledStage(lambda part: _load(folder / f"{part}{SUFFIX}"), spec, streams, adapters)
 
 
 @lru_cache(maxsize=9)

@@ -1,0 +1,1 @@
+"""Adapters beside an exported recognizer: read, checked against `transformers`, installed."""

@@ -1,0 +1,65 @@
+"""Write an adapter as an ensemble of its own, which shares the stages of its base.
+
+An ensemble costs no process. It makes an adapter a model like any other: Triton loads, unloads and
+counts it, and clients choose it by name. They read the parameter `adapter` from its config and name
+it to the stages when a stream starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from export.errors import UnsupportedOption
+from export.pbtxt import parameter_list
+from export.spec import ADAPTED_CONTRACT_VERSION, CONTRACT_VERSION, served_name
+from export.streaming.spec import ENSEMBLE
+
+WEIGHTS = "adapter.safetensors"
+
+
+def write_ensemble(
+    folder: Path,
+    base: Path,
+    base_sha256: str,
+    name: str,
+    parts: Mapping[str, NDArray[np.float32]],
+) -> Path:
+    """Write the adapter `name` into `folder`; return its version folder.
+
+    Args:
+        base: folder of the ensemble of the recognizer that the adapter changes.
+        base_sha256: hash of the weights of that recognizer.
+        parts: the rows of the adapter, by the role of the stage that they change.
+    """
+    ensemble = served_name(name, ENSEMBLE)
+    version = folder / ensemble / "1"
+    version.mkdir(parents=True)
+    config = (base / "config.pbtxt").read_text(encoding="utf-8")
+    config = _adapted(config, base.name, ensemble, name)
+    (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
+    save_file(dict(parts), version / WEIGHTS, {"base_sha256": base_sha256})
+    (version / WEIGHTS).chmod(0o644)
+    return version
+
+
+def _adapted(config: str, base: str, ensemble: str, name: str) -> str:
+    """Return the config of the base's ensemble under another name, and with the adapter's."""
+    for old, new in (
+        (f'name: "{base}"\n', f'name: "{ensemble}"\n'),
+        # Clients that do not know of adapters would get the base: they refuse this version.
+        (
+            parameter_list({"contract_version": CONTRACT_VERSION}),
+            parameter_list({"contract_version": ADAPTED_CONTRACT_VERSION, "adapter": name}),
+        ),
+    ):
+        if config.count(old) != 1:
+            raise UnsupportedOption(
+                f"expected {old!r} once in the config of {base}: export it again"
+            )
+        config = config.replace(old, new)
+    return config

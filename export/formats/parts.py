@@ -1,0 +1,126 @@
+"""Cut a model of the bundled backend's pool into parts that can be recorded as CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from export.formats.onnx_file import TORCH_DTYPES, example
+from export.spec import StageSpec, TensorSpec
+from export.stages.decoder import Decoder
+from export.stages.layout import AdapterLayout, StateLayout
+from export.stages.looped import ROUNDS, AfterLoop, BeforeLoop, Rounds, fewest_rounds
+from export.stages.state import PooledStages, Stage
+
+FORMAT = 2
+MODEL, ROUNDS_PART, END = "model", "rounds", "end"
+BATCH = "batch"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module of a model, with example arguments."""
+
+    name: str
+    """MODEL, ROUNDS_PART or END, and the stem of its file."""
+    module: nn.Module
+    arguments: tuple[Tensor, ...]
+    axes: tuple[str, ...]
+    """What the first axis of each argument counts, which is free: BATCH, or the rows of a pool."""
+
+    @property
+    def shapes(self) -> tuple[dict[int, Any], ...]:
+        """Return the free axes of the arguments, for `torch.export`."""
+        return tuple({0: Dim(axis)} for axis in self.axes)
+
+
+def parts_of(stages: Sequence[Stage], spec: StageSpec, adapter_rank: int = 0) -> list[Part]:
+    """Return the parts of `stages`, run in a row, as the model `spec`.
+
+    MODEL takes the inputs of `spec`, a pool float [slots * rows, width] for each stage
+    and SLOTS int64 [B]. Without a decoder it is the only part, and returns the outputs of `spec`
+    and then, for each stage, new values [B, U, width] and their rows int64 [B, U]. A decoder's loop
+    is cut (see `export.stages.looped`): MODEL runs up to it, ROUNDS_PART runs a few rounds of it,
+    END completes the chunk.
+
+    With adapters of rank `adapter_rank`, MODEL also takes their pools and the slots of the
+    streams' adapters; see `PooledStages`.
+    """
+    arguments, axes = _arguments(stages, spec, adapter_rank)
+    *before, last = stages
+    if not isinstance(last, Decoder):
+        return [Part(MODEL, PooledStages(stages, adapter_rank).eval(), arguments, axes)]
+    opening = BeforeLoop(before, last, adapter_rank).eval()
+    with torch.no_grad():
+        values = opening(*arguments)[: -2 * len(before) or None]
+    batched = (BATCH,) * len(values)
+    return [
+        Part(MODEL, opening, arguments, axes),
+        Part(ROUNDS_PART, Rounds(last, adapter_rank).eval(), values, batched),
+        Part(END, AfterLoop(last, adapter_rank).eval(), values, batched),
+    ]
+
+
+def _arguments(
+    stages: Sequence[Stage], spec: StageSpec, adapter_rank: int
+) -> tuple[tuple[Tensor, ...], tuple[str, ...]]:
+    """Return arguments of MODEL, and what the first axis of each counts."""
+    found: list[tuple[Tensor, str]] = [(example(tensor), BATCH) for tensor in spec.inputs]
+    for index, layout in enumerate(stage.layout for stage in stages):
+        pool = torch.zeros(3 * layout.rows, layout.width, dtype=TORCH_DTYPES[layout.dtype])
+        found.append((pool, f"pool_rows_{index}"))
+    found.append((torch.tensor([0, 2]), BATCH))
+    plans = [plan for stage in stages if (plan := stage.adapter_plan(adapter_rank))]
+    for index, plan in enumerate(plans):
+        pool = torch.zeros(3 * plan.layout.rows, plan.layout.width, dtype=plan.dtype)
+        found.append((pool, f"adapter_rows_{index}"))
+    if plans:
+        # Not the same tensor as above, which would be traced as one input.
+        found.append((torch.tensor([0, 2]), BATCH))
+    arguments, axes = zip(*found, strict=True)
+    return arguments, axes
+
+
+def description_of(
+    stages: Sequence[Stage], spec: StageSpec, precision: str, adapter_rank: int = 0
+) -> dict[str, Any]:
+    """Return the facts that the backend needs and cannot read from the parts."""
+    last = stages[-1]
+    rounds = fewest_rounds(last) if isinstance(last, Decoder) else 0
+    return {
+        "format": FORMAT,
+        "precision": precision,
+        "inputs": [_tensor(tensor) for tensor in spec.inputs],
+        "outputs": [_tensor(tensor) for tensor in spec.outputs],
+        "pools": [_pool(stage.layout) for stage in stages],
+        "adapter_pools": [
+            _pool(plan.layout) for stage in stages if (plan := stage.adapter_plan(adapter_rank))
+        ],
+        # Runs of ROUNDS_PART before the first check for the end of the loop; 0 without a loop.
+        "runs_of_rounds": -(-rounds // ROUNDS),
+    }
+
+
+def _pool(layout: StateLayout | AdapterLayout) -> dict[str, Any]:
+    return {
+        "rows": layout.rows,
+        "width": layout.width,
+        "dtype": _dtype_name(layout.dtype),
+    }
+
+
+def _tensor(tensor: TensorSpec) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "dtype": _dtype_name(tensor.dtype),
+        "dims": list(tensor.dims),
+    }
+
+
+def _dtype_name(triton_name: str) -> str:
+    return str(TORCH_DTYPES[triton_name]).removeprefix("torch.")

@@ -1,0 +1,1 @@
+"""Export heads: classifiers on the encoder's frames, served beside the decoder of a recognizer."""

@@ -1,0 +1,110 @@
+"""Add heads to a recognizer of a repository: one stage, and an ensemble that shares the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.checkpoint import Checkpoint
+from export.errors import UnsupportedOption
+from export.formats.onnx_file import export_onnx
+from export.heads.base import InstalledBase, read_base
+from export.heads.config import config_files
+from export.heads.files import Head, HeadFiles, joined, read_heads
+from export.heads.parity import HeadParity, check_heads
+from export.heads.spec import HeadsSpec
+from export.install import replacing, write_configs
+from export.manifest import file_sha256, write_manifest
+from export.options import UNNAMED, Report, check_name
+from export.recordings import load_recordings
+from export.stages.heads import Heads
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """Everything that a user chooses for one export of heads.
+
+    Raises:
+        UnsupportedOption: the name cannot be served, or is that of the base.
+    """
+
+    folders: tuple[Path, ...]
+    """Heads, as `python -m training head` writes them."""
+    checkpoint: str
+    """The local folder of the base's checkpoint."""
+    name: str
+    """Name of the recognizer that has the heads."""
+    base: str = ""
+    """Name of the recognizer whose models it shares."""
+    repository: Path = Path("model_repository")
+    only: tuple[str, ...] = ()
+    """Names of the heads to serve, in this order; none for all."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.name == self.base:
+            raise UnsupportedOption(
+                f"--name '{self.name or UNNAMED}' is the recognizer that the heads are added to, "
+                "which stays as it is: choose another name"
+            )
+
+
+def export_heads(options: HeadOptions, checkpoint: Checkpoint, report: Report) -> HeadParity:
+    """Build the stage and the ensemble, compare with `transformers`, and install both.
+
+    Raises:
+        UnsupportedCheckpoint: a folder holds no heads.
+        UnsupportedOption: the heads are of another encoder than the base.
+        ParityFailed: the result differs from the original; nothing was installed.
+    """
+    began = time.monotonic()
+    files = [read_heads(folder) for folder in options.folders]
+    base = read_base(options.repository, options.base)
+    _require_same_weights(options, checkpoint, base, files)
+    heads = joined(files, options.only)
+    stage = Heads([head.weights for head in heads])
+    spec = _spec(options, base, heads, stage)
+    with replacing(options.repository) as new:
+        folder = new.add(spec.models)
+        report(f"{len(heads)} heads to ONNX")
+        export_onnx([stage], spec.stage, folder / spec.stage.name / "1" / "model.onnx")
+        write_configs(folder, config_files(spec))
+        report("comparing with transformers on real speech")
+        utterances = [recording.samples for recording in load_recordings()]
+        parity = check_heads(checkpoint, heads, folder, options.repository, spec, utterances)
+        write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
+    return parity
+
+
+def _spec(
+    options: HeadOptions, base: InstalledBase, heads: Sequence[Head], stage: Heads
+) -> HeadsSpec:
+    labels = {head.name: head.labels for head in heads}
+    return HeadsSpec(options.name, base.spec, base.parameters, labels, stage.layout)
+
+
+def _require_same_weights(
+    options: HeadOptions, checkpoint: Checkpoint, base: InstalledBase, files: Sequence[HeadFiles]
+) -> None:
+    """Refuse heads whose frames are not those of the served encoder."""
+    if base.checkpoint_sha256 != checkpoint.sha256:
+        raise UnsupportedOption(
+            f"{base.spec.ensemble.name} in {options.repository} was exported from other weights "
+            f"than those of {options.checkpoint}: export them first with `python -m export`"
+        )
+    found = file_sha256(Path(options.checkpoint) / "model.safetensors")
+    for heads in files:
+        if heads.base_sha256 != found:
+            raise UnsupportedOption(
+                f"{heads.folder} was trained on weights with sha256 {heads.base_sha256[:12]}, "
+                f"those of {options.checkpoint} have {found[:12]}: train it on these "
+                "(python -m training head)"
+            )
+        if heads.lookahead + 1 != base.spec.frames:
+            raise UnsupportedOption(
+                f"{heads.folder} was trained with lookahead {heads.lookahead}, the chunks of "
+                f"{base.spec.chunk_ms} ms of {base.spec.ensemble.name} have "
+                f"{base.spec.frames - 1}: train it with --lookahead {base.spec.frames - 1}"
+            )

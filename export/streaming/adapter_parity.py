@@ -1,0 +1,75 @@
+"""Compare streams that have adapters with `transformers`, the adapters merged into its weights.
+
+The streams of all adapters, and of none, run in the same batches, as they do when they are served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.checkpoint import Checkpoint
+from export.formats.onnx_stage import OnnxStage, PackedAdapters
+from export.formats.pooled_stage import open_torch_stage
+from export.parity import Comparison, Parity, evaluate
+from export.streaming.chain import Chain
+from export.streaming.reference import transcribe
+from export.streaming.spec import StreamingSpec
+
+Parts = Mapping[str, NDArray[np.float32]]
+"""An adapter: its rows [rows, width] by the role of the stage that they change."""
+
+
+def no_adapter(spec: StreamingSpec) -> Parts:
+    """Return the adapter that changes nothing."""
+    return {
+        role: np.zeros((layout.rows, layout.width), np.float32)
+        for engine in spec.engines
+        for role, layout in engine.adapters.items()
+    }
+
+
+def check_adapters(
+    merged: Sequence[Checkpoint],
+    adapters: Sequence[Parts],
+    folder: Path,
+    spec: StreamingSpec,
+    utterances: Sequence[NDArray[np.float32]],
+) -> Parity:
+    """Compare the stages in `folder` with the reference, each utterance with each adapter.
+
+    Args:
+        merged: the checkpoint that each of `adapters` is merged into.
+
+    Raises:
+        ParityFailed: the message names the difference.
+    """
+    lookahead = spec.frames - 1
+    references = [
+        result
+        for checkpoint in merged
+        for result in transcribe(checkpoint, utterances, lookahead=lookahead)
+    ]
+    speech = [samples for _ in merged for samples in utterances]
+    packed = PackedAdapters(
+        pools={role: np.concatenate([parts[role] for parts in adapters]) for role in adapters[0]},
+        slots=np.repeat(np.arange(len(adapters)), len(utterances)),
+    )
+    together = _chain(folder, spec, packed).transcribe(speech)
+    alone = [
+        _chain(
+            folder, spec, PackedAdapters(packed.pools, packed.slots[index : index + 1])
+        ).transcribe([samples])[0]
+        for index, samples in enumerate(speech)
+    ]
+    comparison = Comparison(references=references, together=together, alone=alone)
+    return evaluate(comparison, speech, spec.precision)
+
+
+def _chain(folder: Path, spec: StreamingSpec, adapters: PackedAdapters) -> Chain:
+    stage = open_torch_stage if spec.runtime == "torch" else OnnxStage
+    return Chain(folder, spec, len(adapters.slots), partial(stage, adapters=adapters))

@@ -1,0 +1,1 @@
+"""Measure what many adapters in one engine cost."""

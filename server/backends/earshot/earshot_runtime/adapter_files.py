@@ -1,0 +1,87 @@
+"""Read the adapters that are installed in the model repository."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from .errors import BadAdapter, UnknownAdapter
+from .spec import AdapterSpec
+
+_WEIGHTS = Path("1", "adapter.safetensors")
+# The name comes from a client: it must not lead out of the repository.
+_NAME = re.compile(r"[a-z0-9_]+")
+_MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """One version of an adapter's file; another one of the same name is another adapter."""
+
+    name: str
+    path: Path
+    inode: int
+    modified_ns: int
+
+
+class AdapterFiles:
+    """The adapters of one stage: files `<name>_<ensemble>/1/adapter.safetensors`."""
+
+    def __init__(self, repository: Path, spec: AdapterSpec) -> None:
+        self._repository = repository
+        self._spec = spec
+
+    def find(self, name: str) -> AdapterFile:
+        """Return the file of an adapter as it is now, or raise UnknownAdapter."""
+        path = self._repository / f"{name}_{self._spec.ensemble}" / _WEIGHTS
+        try:
+            if not _NAME.fullmatch(name):
+                raise FileNotFoundError(name)
+            status = path.stat()
+        except OSError:
+            raise UnknownAdapter(
+                f"this server has no adapter '{name}'; it has {self._listed()}: install it there "
+                "with `python -m export.adapters`"
+            ) from None
+        return AdapterFile(name, path, status.st_ino, status.st_mtime_ns)
+
+    def read(self, file: AdapterFile) -> list[npt.NDArray[np.float32]]:
+        """Return the adapter's rows [rows, width] for each pool, or raise BadAdapter."""
+        try:
+            with safe_open(file.path, "np") as tensors:
+                base = (tensors.metadata() or {}).get("base_sha256", "")
+                if base != self._spec.base:
+                    raise BadAdapter(
+                        f"the adapter '{file.name}' was installed beside other weights "
+                        f"({base[:12]}) than this server has ({self._spec.base[:12]}): install it "
+                        "again with `python -m export.adapters`"
+                    )
+                read = [tensors.get_tensor(part) for part in self._spec.parts]
+        except (OSError, SafetensorError) as error:
+            raise BadAdapter(f"the adapter '{file.name}' cannot be read: {error}") from error
+        return [self._checked(file, *pair) for pair in zip(read, self._spec.rows, strict=True)]
+
+    def _checked(
+        self, file: AdapterFile, rows: npt.NDArray[Any], count: int
+    ) -> npt.NDArray[np.float32]:
+        if rows.dtype != np.float32 or rows.shape[0] != count or not np.isfinite(rows).all():
+            raise BadAdapter(
+                f"the adapter '{file.name}' does not fit this model: expected {count} rows of "
+                f"finite float32, got {rows.dtype} {list(rows.shape)}; install it again"
+            )
+        return rows
+
+    def _listed(self) -> str:
+        suffix = f"_{self._spec.ensemble}"
+        names = sorted(
+            path.parents[1].name.removesuffix(suffix)
+            for path in self._repository.glob(f"*{suffix}/{_WEIGHTS}")
+        )
+        more = [f"{len(names) - _MOST_LISTED} more"] if len(names) > _MOST_LISTED else []
+        return ", ".join(names[:_MOST_LISTED] + more) or "none"

@@ -1,0 +1,37 @@
+"""Keep the adapters in memory in a pool, and bind it to the graph of a stage.
+
+A stage with adapters has a second graph with two more inputs:
+
+    ADAPTER_POOL   (adapters * rows, width)   the matrices of all adapters, `rows` rows each
+    ADAPTER_SLOTS  (B,) int64                 the adapter of each stream of the batch
+
+A graph that holds several stages in a row has a pool for each that adapters change, named as those
+of states are. The first adapter is zero and changes nothing. As with states, a page of memory is
+taken when an adapter is first written to it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from .binding import bind_input
+
+ADAPTER_POOL, ADAPTER_SLOTS = "ADAPTER_POOL", "ADAPTER_SLOTS"
+
+
+class AdapterPool:
+    """The part of all adapters that changes one stage of a graph."""
+
+    def __init__(self, name: str, capacity: int, rows: int, width: int) -> None:
+        self._name = name
+        self._pool = np.zeros((capacity + 1, rows, width), np.float32)
+
+    def bind(self, binding: ort.IOBinding) -> None:
+        """Bind the graph's input."""
+        bind_input(binding, self._name, self._pool.reshape(-1, self._pool.shape[-1]))
+
+    def store(self, slot: int, rows: npt.NDArray[np.float32]) -> None:
+        """Write an adapter [rows, width] into a slot."""
+        self._pool[slot] = rows

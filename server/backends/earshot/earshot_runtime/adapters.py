@@ -1,0 +1,127 @@
+"""Give each stream the adapter that it asks for, and keep those in use in the engine's pools.
+
+A pool has a limited number of slots. An adapter is read when a stream needs it and stays until
+another one needs its slot: then the one goes that no open stream has and that was asked for least
+recently. Slot 0 is zero, for streams without an adapter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Collection
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .adapter_files import AdapterFile, AdapterFiles
+from .errors import AdaptersFull
+from .slots import Slots
+
+AdapterSlots = npt.NDArray[np.int64]
+NONE = 0
+"""The slot of the adapter that changes nothing."""
+
+
+class AdapterPools(Protocol):
+    """The part of an engine that holds adapters."""
+
+    def store_adapter(self, slot: int, rows: list[npt.NDArray[np.float32]]) -> None:
+        """Write the rows [rows, width] of an adapter into a slot of each pool."""
+        ...
+
+
+class AdapterTable:
+    """Assigns slots 1 to `capacity` to adapters."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._slot_of: OrderedDict[AdapterFile, int] = OrderedDict()
+        """The least recently used first."""
+        self._free = list(range(capacity, 0, -1))
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def find(self, adapter: AdapterFile) -> int | None:
+        """Return the slot of an adapter that is in memory, which counts as a use."""
+        slot = self._slot_of.get(adapter)
+        if slot is not None:
+            self._slot_of.move_to_end(adapter)
+        return slot
+
+    def take(self, in_use: Collection[int]) -> int:
+        """Return a free slot, or that of the least recently used adapter outside `in_use`."""
+        if self._free:
+            return self._free.pop()
+        for adapter, slot in self._slot_of.items():
+            if slot not in in_use:
+                del self._slot_of[adapter]
+                return slot
+        raise AdaptersFull(
+            f"this server holds {self.capacity} adapters at once, and open streams have all of "
+            "them: start the stream again later or on another server, or export the models with "
+            "more --adapters"
+        )
+
+    def put(self, adapter: AdapterFile, slot: int) -> None:
+        """Note that an adapter is in a slot that was taken."""
+        self._slot_of[adapter] = slot
+
+    def names(self) -> dict[int, str]:
+        """Return the names of the adapters in memory, by slot."""
+        return {slot: adapter.name for adapter, slot in list(self._slot_of.items())}
+
+
+class StreamAdapters:
+    """Know the adapter of each open stream of a stage."""
+
+    def __init__(
+        self, files: AdapterFiles, pools: AdapterPools, capacity: int, streams: int
+    ) -> None:
+        self.loaded_total = 0
+        self._files = files
+        self._pools = pools
+        self._table = AdapterTable(capacity)
+        self._of_stream = np.zeros(streams, np.int64)
+
+    def assign(self, slot: int, name: str, open_slots: Collection[int]) -> None:
+        """Give the stream that starts in `slot` an adapter; "" stands for none.
+
+        Args:
+            open_slots: those of all open streams, whose adapters stay in memory.
+
+        Raises:
+            ChunkError: the adapter is not there, cannot be read, or there is no room for it.
+        """
+        self._of_stream[slot] = NONE
+        if name:
+            in_use = set(self._of_stream[list(open_slots)].tolist())
+            self._of_stream[slot] = self._loaded(name, in_use)
+
+    def _loaded(self, name: str, in_use: Collection[int]) -> int:
+        file = self._files.find(name)
+        found = self._table.find(file)
+        if found is not None:
+            return found
+        rows = self._files.read(file)
+        slot = self._table.take(in_use)
+        self._pools.store_adapter(slot, rows)
+        self._table.put(file, slot)
+        self.loaded_total += 1
+        return slot
+
+    def of(self, slots: Slots) -> AdapterSlots:
+        """Return the adapter's slot of each stream."""
+        return self._of_stream[slots]
+
+    def live(self, open_slots: Collection[int]) -> Counter[str]:
+        """Return the number of open streams of each adapter that has any."""
+        names = self._table.names()
+        used = self._of_stream[list(open_slots)].tolist()
+        return Counter(names[slot] for slot in used if slot in names)
+
+    @property
+    def in_memory(self) -> int:
+        """Return the number of adapters in memory."""
+        return len(self._table)
