@@ -51,7 +51,7 @@ COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) MODE=$(GPU_MODE) CH
   METRICS_PORT=$(METRICS_PORT) GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
 
 .PHONY: help env demo export serve live test test-all parity demo-model adapt head lint types clean FORCE
-.PHONY: engines overhead offline capacity loadtest overload faults fuzz soak selftest baseline
+.PHONY: engines overhead offline capacity loadtest overload faults fuzz platform soak selftest baseline
 .PHONY: gpu-build gpu-up gpu-verify gpu-capacity gpu-down gpu-bundle gpu-report
 
 help: ## Print this help
@@ -154,6 +154,9 @@ loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails i
 
 fuzz: $(READY) ## 10,000 malformed requests to every model, while live streams check their text
 	$(BIN)/python -m pytest -m slow tests/service/test_fuzz.py -s
+
+platform: $(READY) ## Play 60 live streams through Envoy while replicas come, drain and die
+	$(BIN)/python -m pytest -m slow tests/deploy/test_text_behind_envoy.py -s
 
 soak: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for an hour, with streams that stall and vanish
 	$(BIN)/python -m loadtest soak --streams $(STREAMS) \

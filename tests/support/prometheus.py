@@ -20,6 +20,9 @@ from tests.support.helm import render
 from tests.support.launcher import wait_for
 from tests.support.proxies import free_port
 
+_LABELS = {"namespace": "default"}
+"""What the Prometheus operator adds: the namespace, for `helm template` this one."""
+
 
 def program(name: str) -> str:
     """Return the path of `prometheus` or `promtool`; skip the test if it is missing."""
@@ -67,7 +70,7 @@ def prometheus(
         },
         "rule_files": [str(path) for path in write_rules(folder, *options)],
         "scrape_configs": [
-            {"job_name": job, "static_configs": [{"targets": list(hosts)}]}
+            {"job_name": job, "static_configs": [{"targets": list(hosts), "labels": _LABELS}]}
             for job, hosts in targets.items()
         ],
     }
