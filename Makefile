@@ -35,7 +35,7 @@ READY := $(VENV)/.ready
 OFFLINE := build/offline
 KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/.exported
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
 
 # Compute capabilities of the GPUs that `make engines` builds for; it needs none of them.
 GPUS ?= sm80,sm86,sm89,sm120

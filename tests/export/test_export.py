@@ -38,8 +38,10 @@ def test_manifest_describes_the_export(exported: Exported, random_checkpoint: Pa
     assert manifest["parity"]["chain_token_difference"] == 0
     assert manifest["parity"]["alone_token_difference"] == 0
     assert sorted(manifest["files"]) == [
+        "decoder/1/adapted/model.onnx",
         "decoder/1/model.onnx",
         "detokenizer/1/tokenizer.json",
+        "encoder/1/adapted/model.onnx",
         "encoder/1/model.onnx",
         "feature_extractor/1/model.onnx",
     ]

@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from export.tensorrt.export_rtx import onnx_function, write_parts
 from server.backends.earshot.earshot_runtime import torch_engine
 from server.backends.earshot.earshot_runtime.errors import BadStage
-from server.backends.earshot.earshot_runtime.rtx_program import open_with
 from server.backends.earshot.earshot_runtime.torch_engine import (
     TorchEngine,
     batch_sizes,
@@ -33,35 +31,14 @@ def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
-@pytest.fixture(
-    scope="module", params=["cpu", "recorded", "rtx", pytest.param("cuda", marks=NEEDS_GPU)]
-)
+@pytest.fixture(scope="module", params=["cpu", "recorded", pytest.param("cuda", marks=NEEDS_GPU)])
 def engine(request: pytest.FixtureRequest, recognizer: Recognizer) -> TorchEngine:
-    """On a CPU; with recordings that work like CUDA graphs; with TensorRT's graphs; on a GPU."""
-    if request.param == "rtx":
-        return _on_graphs_of_engines(recognizer)
+    """On a CPU; there with recordings that work like CUDA graphs; on a GPU."""
     device = "cuda" if request.param == "cuda" else "cpu"
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "recorded":
             patch.setattr(torch_engine, "Plain", CpuRecorder)
         return open_torch(recognizer.folder, replace(recognizer.backend_spec, device=device))
-
-
-def _on_graphs_of_engines(recognizer: Recognizer) -> TorchEngine:
-    """Return the engine with the graphs of TensorRT's engines, in ONNX Runtime on the CPU."""
-    write_parts(
-        recognizer.folder.parent,
-        recognizer.stages,
-        recognizer.spec.recognizer,
-        recognizer.spec,
-        {"gpus": ["sm89"]},
-        lambda step: None,
-    )
-    folder = recognizer.folder / "1"
-    program = open_with(
-        folder, recognizer.backend_spec, lambda part: onnx_function(folder / f"{part}.onnx")
-    )
-    return TorchEngine(program, recognizer.backend_spec, torch.device("cpu"))
 
 
 def _run(

@@ -47,7 +47,7 @@ AT_ONCE = 8
 PATIENT = Timeouts(queue_s=60, chunk_s=60, finish_s=60, resume_s=120)
 SEAM_S = 1.0
 CHUNK_MS = int(os.environ.get("EARSHOT_CHUNK_MS", "560"))
-LIVE_STREAMS = 40
+LIVE_STREAMS = 100
 LIVE_S = 40
 KILL_AFTER_S = 20.0
 

@@ -88,16 +88,30 @@ def test_the_server_serves_them_on_their_gpus_only(
         open_engine(folder, spec)
 
 
-def test_the_configs_pools_are_those_of_the_engines(repository: Path) -> None:
-    """The engines of the graphs run here, in ONNX Runtime, with the pools of the configs."""
-    for stage in ("feature_extractor", "encoder", "decoder"):
-        folder = repository / stage / "1"
-        spec = _spec(repository, stage)
-        program = open_with(
-            folder, spec, lambda part, folder=folder: onnx_function(folder / f"{part}.onnx")
-        )
-        engine = TorchEngine(program, spec, torch.device("cpu"))
-        engine.run(np.array([0, 5]), np.array([True, True]))
+@pytest.mark.parametrize("stage", ["feature_extractor", "encoder", "decoder"])
+def test_the_backend_runs_the_parts_of_a_stage(repository: Path, stage: str) -> None:
+    """With the engines' graphs in their place, in ONNX Runtime: the batch changes no stream."""
+    together, apart = (_engine(repository, stage) for _ in range(2))
+    slots = np.array([7, 0, 3])
+    chance = np.random.default_rng(5)
+    for step in range(3):
+        values, length = together.inputs.values()
+        values[:3] = chance.normal(0, 0.1, values[:3].shape)
+        length[:3] = values.shape[1]
+        rows = [array[:3].copy() for array in together.inputs.values()]
+        together.run(slots, np.full(3, step == 0))
+        for row, slot in enumerate(slots):
+            for array, mine in zip(apart.inputs.values(), rows, strict=True):
+                array[0] = mine[row]
+            apart.run(np.array([slot]), np.array([step == 0]))
+            for one, three in zip(apart.outputs.values(), together.outputs.values(), strict=True):
+                np.testing.assert_allclose(one[0], three[row], atol=1e-4)
+
+
+def _engine(repository: Path, stage: str) -> TorchEngine:
+    folder, spec = repository / stage / "1", _spec(repository, stage)
+    program = open_with(folder, spec, lambda part: onnx_function(folder / f"{part}.onnx"))
+    return TorchEngine(program, spec, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
