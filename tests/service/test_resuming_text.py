@@ -108,7 +108,11 @@ def test_a_cut_changes_at_most_one_word_of_a_hundred(
 def test_live_streams_go_on_after_kill_9(
     repository: Path, speech: list[np.ndarray], service_of: Callable[[Triton], Service]
 ) -> None:
-    live = [samples[: LIVE_S * SAMPLE_RATE_HZ] for samples in speech[:LIVE_STREAMS]]
+    length = LIVE_S * SAMPLE_RATE_HZ
+    beginnings, ends = zip(
+        *((samples[:length], samples[-length:]) for samples in speech), strict=True
+    )
+    live = [*beginnings, *ends][:LIVE_STREAMS]
     endpoints = choose_endpoints("127.0.0.1", grpc_port=None, metrics_port=None, http_port=None)
     undisturbed: list[Transcript] = []
     jobs: list[Future[list[Disturbed]]] = []
@@ -144,7 +148,9 @@ async def _transcribe_live(url: str, speech: list[np.ndarray]) -> list[Disturbed
             return Disturbed(await stream.finish(), stream.resumptions)
 
     async with connect_async(url, timeouts=PATIENT) as client:
-        return await asyncio.gather(*(transcribe(client, samples) for samples in speech))
+        return await asyncio.gather(
+            *(transcribe(client, samples) for samples in speech), strict=True
+        )
 
 
 def _judge(
