@@ -89,9 +89,10 @@ def test_sixty_four_files_at_once_share_batches(
     lengths = random.integers(SECOND * least_s + 1, SECOND * most_s, 8 * FILES_AT_ONCE)
     starts = random.integers(0, len(samples) - SECOND * most_s, 8 * FILES_AT_ONCE)
     files = [samples[at : at + length] for at, length in zip(starts, lengths, strict=True)]
+    time.sleep(2 * heartbeat.INTERVAL_S)  # rows and runs come with the next heartbeat
     before = {name: one_service.counter(metric) for name, metric in counters.items()}
     one_service.transcribe(files, at_once=FILES_AT_ONCE)
-    time.sleep(2 * heartbeat.INTERVAL_S)  # rows and runs come with the next heartbeat
+    time.sleep(2 * heartbeat.INTERVAL_S)
     grown = {
         name: one_service.counter(metric)["encoder_offline"] - before[name]["encoder_offline"]
         for name, metric in counters.items()

@@ -148,9 +148,7 @@ async def _transcribe_live(url: str, speech: list[np.ndarray]) -> list[Disturbed
             return Disturbed(await stream.finish(), stream.resumptions)
 
     async with connect_async(url, timeouts=PATIENT) as client:
-        return await asyncio.gather(
-            *(transcribe(client, samples) for samples in speech), strict=True
-        )
+        return await asyncio.gather(*(transcribe(client, samples) for samples in speech))
 
 
 def _judge(
