@@ -211,7 +211,7 @@ def _export(options: ExportOptions) -> None:
         _console.print(f"[green]installed[/green] {installed} in {options.repository}")
     _warn_of_another_checkpoint(checkpoint, options)
     if options.mode != "offline":
-        _warn_of_outdated_heads(options)
+        _warn_of_outdated(options)
 
 
 def _export_streaming(
@@ -294,15 +294,16 @@ def _warn_of_another_checkpoint(checkpoint: Checkpoint, options: ExportOptions) 
         )
 
 
-def _warn_of_outdated_heads(options: ExportOptions) -> None:
-    """Warn of heads that were trained on other frames than those of the new encoder."""
-    from export.heads.base import outdated_heads
+def _warn_of_outdated(options: ExportOptions) -> None:
+    """Warn of heads and adapters that were made for the weights before."""
+    from export.shared import outdated
+    from export.streaming.spec import ENSEMBLE
 
-    installed = served_name(options.name, "asr_streaming")
-    for ensemble in outdated_heads(options.repository, installed):
+    installed = served_name(options.name, ENSEMBLE)
+    for ensemble, command in outdated(options.repository, installed).items():
         _console.print(
-            f"warning: {ensemble} in {options.repository} has heads for the earlier {installed}, "
-            "whose models it shares: add them again (python -m export.heads), or remove it",
+            f"warning: {ensemble} in {options.repository} was made for the earlier {installed}, "
+            f"whose models it shares: install it again ({command}), or remove it",
             style="yellow",
             markup=False,
             soft_wrap=True,

@@ -97,7 +97,7 @@ def read_repository(path: Path) -> Repository:
     every = _ensembles(configs)
     _check_adapters(path, every, configs)
     ensembles = tuple(ensemble for ensemble in every if not ensemble.adapter)
-    streams = sum(ensemble.max_streams for ensemble in ensembles)
+    streams = sum({next(iter(e.stages), e.name): e.max_streams for e in ensembles}.values())
     budget = read_budget(path, configs, streams) if runtime == TENSORRT else None
     size = _batch_bytes(configs)
     return Repository(path.resolve(), tuple(configs), streams, runtime, budget, ensembles, size)

@@ -20,6 +20,7 @@ from export.manifest import file_sha256
 from export.options import Report, check_name
 from export.parity import Parity
 from export.recordings import load_recordings
+from export.shared import require_free
 from export.spec import served_name
 from export.streaming.adapter_parity import check_adapters, no_adapter
 from export.streaming.spec import ENSEMBLE
@@ -44,8 +45,10 @@ def install_adapter(
         UnsupportedOption: the base does not take the adapter, or the name is taken.
         ParityFailed: the adapter gives other tokens than the merged checkpoint.
     """
+    if not name:
+        raise UnsupportedOption("an adapter needs a --name, such as clinic")
     check_name(name)
-    _require_free(new.repository, name)
+    require_free(new.repository, name, "adapter")
     adapter = read_adapter(folder)
     require_base(adapter, checkpoint, folder)
     report("loading the checkpoint")
@@ -69,6 +72,7 @@ def install_adapter(
         "base": base.spec.ensemble.name,
         "checkpoint": {"name": loaded.name, "sha256": loaded.sha256},
         "rank": adapter.rank,
+        "adapter_rank": base.rank,
         "files": {WEIGHTS: file_sha256(version / WEIGHTS)},
         "parity": parity.as_dict(),
         "installed_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -76,17 +80,6 @@ def install_adapter(
     text = json.dumps(manifest, indent=2) + "\n"
     (version / "manifest.json").write_text(text, encoding="utf-8")
     return parity
-
-
-def _require_free(repository: Path, name: str) -> None:
-    """Refuse the name of a recognizer; an adapter of the same name is replaced."""
-    if not name:
-        raise UnsupportedOption("an adapter needs a --name, such as clinic")
-    version = repository / served_name(name, ENSEMBLE) / "1"
-    if version.exists() and not (version / WEIGHTS).is_file():
-        raise UnsupportedOption(
-            f"{repository} has a recognizer '{name}' that is not an adapter; choose another --name"
-        )
 
 
 def _pack(adapter: Adapter, base: Base) -> Mapping[str, NDArray[np.float32]]:

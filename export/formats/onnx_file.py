@@ -92,21 +92,15 @@ def _export(
 ) -> None:
     """Write `module`; `states` maps each state input to an example and its free first axis."""
     tensors = [example(tensor) for tensor in spec.inputs]
-    shapes = [*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in states.values())]
-    with torch.no_grad(), silenced():
-        program = torch.onnx.export(
-            module.eval(),
-            (*tensors, *(example for example, _ in states.values())),
-            dynamo=True,
-            opset_version=opset,
-            input_names=[*(tensor.name for tensor in spec.inputs), *states],
-            output_names=[*(tensor.name for tensor in spec.outputs), *updates],
-            dynamic_shapes=(tuple(shapes),),
-            verbose=False,
-        )
-    assert program is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    program.save(path)
+    write_onnx(
+        module.eval(),
+        (*tensors, *(value for value, _ in states.values())),
+        (*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in states.values())),
+        path,
+        opset,
+        input_names=[*(tensor.name for tensor in spec.inputs), *states],
+        output_names=[*(tensor.name for tensor in spec.outputs), *updates],
+    )
 
 
 def write_onnx(
@@ -115,15 +109,19 @@ def write_onnx(
     shapes: tuple[dict[int, Any], ...],
     path: Path,
     opset: int,
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str] | None = None,
 ) -> None:
-    """Write a module to `path` with inputs IN_0, IN_1, ...; `shapes` are their free axes."""
+    """Write a module to `path`; `shapes` are the free axes of its arguments."""
     with torch.no_grad(), silenced():
         program = torch.onnx.export(
             module,
             arguments,
             dynamo=True,
             opset_version=opset,
-            input_names=[f"IN_{index}" for index in range(len(arguments))],
+            input_names=input_names,
+            output_names=output_names,
             dynamic_shapes=(shapes,),
             verbose=False,
         )

@@ -43,7 +43,12 @@ def read_base(repository: Path, name: str) -> InstalledBase:
             f"{repository} has no recognizer '{name or UNNAMED}' to add heads to ({error}): export "
             "it first with `python -m export`, or choose another with --base"
         ) from error
-    if "base" in manifest:
+    if "adapter" in manifest:
+        raise UnsupportedOption(
+            f"{folder.name} is an adapter, and heads are trained on the frames of a checkpoint: "
+            f"add them to {manifest['base']}"
+        )
+    if "heads" in manifest:
         raise UnsupportedOption(
             f"{folder.name} has heads itself: add all of them to {manifest['base']} in one command"
         )
@@ -55,26 +60,6 @@ def read_base(repository: Path, name: str) -> InstalledBase:
     parameters = read_parameters(config)
     spec = _spec(manifest, parameters, int(_found(r"^max_batch_size: (\d+)", config)), name)
     return InstalledBase(spec, parameters, manifest["checkpoint"]["sha256"])
-
-
-def outdated_heads(repository: Path, base: str) -> list[str]:
-    """Return the ensembles that share the models of the ensemble `base`, and no longer fit them."""
-
-    def read(ensemble: str) -> dict[str, Any]:
-        return json.loads((repository / ensemble / "1" / "manifest.json").read_text("utf-8"))
-
-    now = read(base)
-    others = [path.parents[1].name for path in sorted(repository.glob("*/1/manifest.json"))]
-    return [
-        other
-        for other in others
-        if (manifest := read(other)).get("base") == base
-        and (
-            manifest["checkpoint"]["sha256"] != now["checkpoint"]["sha256"]
-            or manifest["chunk_ms"] != now["chunk_ms"]
-            or now["layout"] != "stages"
-        )
-    ]
 
 
 def _spec(

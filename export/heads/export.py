@@ -19,6 +19,7 @@ from export.install import replacing, write_configs
 from export.manifest import file_sha256, write_manifest
 from export.options import UNNAMED, Report, check_name
 from export.recordings import load_recordings
+from export.shared import require_free
 from export.stages.heads import Heads
 
 
@@ -60,6 +61,7 @@ def export_heads(options: HeadOptions, checkpoint: Checkpoint, report: Report) -
         ParityFailed: the result differs from the original; nothing was installed.
     """
     began = time.monotonic()
+    require_free(options.repository, options.name, "heads")
     files = [read_heads(folder) for folder in options.folders]
     base = read_base(options.repository, options.base)
     _require_same_weights(options, checkpoint, base, files)

@@ -73,9 +73,9 @@ def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
         "intra_op_threads": str(_THREADS),
     }
     if spec.runtime in _ON_GPU:
-        # TensorRT for RTX has nothing to run on a CPU.
-        device = "auto" if spec.runtime == "torch" else "cuda"
-        parameters |= {"runtime": spec.runtime, "device": device}
+        parameters["runtime"] = spec.runtime
+    if spec.runtime == "torch":
+        parameters["device"] = "auto"
     values, length = stage.inputs
     parameters |= {"length_input": length.name, "length_of": values.name}
     parameters["length_output"] = next(
@@ -108,6 +108,7 @@ def _adapter_parameters(stage: StageSpec, spec: StreamingSpec) -> dict[str, str]
         "adapters": str(spec.serving.adapters),
         "adapter_parts": ", ".join(stage.adapters),
         "adapter_rows": ", ".join(str(layout.rows) for layout in stage.adapters.values()),
+        "adapter_widths": ", ".join(str(layout.width) for layout in stage.adapters.values()),
         "adapter_ensembles": ENSEMBLE,
         "adapter_base": spec.checkpoint_sha256,
     }

@@ -105,7 +105,8 @@ def write_parts(
     parts = parts_of(members, engine)
     for part in parts:
         path = version / f"{part.name}.onnx"
-        write_onnx(part.module, part.arguments, part.shapes, path, OPSETS[spec.precision])
+        opset, names = OPSETS[spec.precision], _input_names(part)
+        write_onnx(part.module, part.arguments, part.shapes, path, opset, input_names=names)
     description = description_of(members, engine, spec.precision) | description
     (version / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return parts
@@ -162,7 +163,7 @@ def _build(
 def _profile(part: Part, engine: StageSpec, spec: StreamingSpec) -> Profile:
     """Return the shapes of a part: any batch, and pools as large as the backend makes them."""
     slots = pool_slots(engine, spec) + 1  # Padding has a slot of its own.
-    names = [f"IN_{index}" for index in range(len(part.arguments))]
+    names = _input_names(part)
     dims = {
         name: tuple(tensor.shape[1:]) for name, tensor in zip(names, part.arguments, strict=True)
     }
@@ -173,3 +174,7 @@ def _profile(part: Part, engine: StageSpec, spec: StreamingSpec) -> Profile:
     }
     rows = {name: shape for name, shape in dims.items() if name not in shapes}
     return Profile(rows, spec.serving.max_batch_size, shapes)
+
+
+def _input_names(part: Part) -> list[str]:
+    return [f"IN_{index}" for index in range(len(part.arguments))]

@@ -54,3 +54,37 @@ def test_without_a_proxy_there_is_no_header(fake: FakeTriton) -> None:
     fake.answer_headers = ()
     stream_once(fake.url)
     assert all(HEADER not in headers for headers in fake.headers)
+
+
+HURRIED = earshot.Timeouts(queue_s=0.1, chunk_s=0.2, resume_s=0, close_s=5)
+
+
+def give_up(fake: FakeTriton) -> None:
+    with earshot.connect(fake.url, timeouts=HURRIED) as client:
+        stream = client.stream(sample_rate_hz=RATE_HZ)
+        with pytest.raises(earshot.ChunkTimeout):
+            stream.send(noise(FIRST))
+        stream.close()
+        fake.answer.set()
+
+
+def give_up_async(fake: FakeTriton) -> None:
+    async def give_up() -> None:
+        async with earshot.connect_async(fake.url, timeouts=HURRIED) as client:
+            stream = client.stream(sample_rate_hz=RATE_HZ)
+            with pytest.raises(earshot.ChunkTimeout):
+                await stream.send(noise(FIRST))
+            stream.close()
+            fake.answer.set()
+
+    asyncio.run(give_up())
+
+
+@pytest.mark.parametrize("late", [give_up, give_up_async])
+def test_the_end_of_a_stream_whose_first_answer_is_late_goes_to_its_replica(
+    fake: FakeTriton, late: Callable[[FakeTriton], None]
+) -> None:
+    """Elsewhere it would free nothing."""
+    fake.answer.clear()
+    late(fake)
+    assert [headers.get(HEADER) for headers in fake.headers] == [None, "MTAuMC4wLjE6ODAwMQ=="]

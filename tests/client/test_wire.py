@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 import pytest
-from earshot import Head, Label, Token, UnsupportedServer
+from earshot import Head, Label, ServerFailed, Token, UnsupportedServer
 from earshot._chunker import Chunk
 from earshot._wire import RequestWriter, read_labels, read_reply
 from tritonclient.grpc import service_pb2
@@ -119,10 +119,21 @@ def test_a_recognizer_without_heads_labels_nothing() -> None:
     assert read_labels(reply("", []), ()) == {}
 
 
-@pytest.mark.parametrize("labels", [(3, 0), (-2, -2)], ids=["unknown", "failed"])
-def test_labels_that_no_head_has_break_the_contract(labels: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ((3, 0), UnsupportedServer, "breaks the contract"),
+        ((-2, -2), ServerFailed, "the heads failed on the last chunk"),
+    ],
+)
+def test_labels_that_no_head_has(
+    labels: tuple[int, int], error: type[Exception], message: str
+) -> None:
     broken = reply("", [], LABELS=struct.pack("<2i", *labels), LABEL_PROBS=struct.pack("<2f", 1, 1))
-    with pytest.raises(UnsupportedServer):
+    with pytest.raises(error, match=message):
         read_labels(broken, HEADS)
-    with pytest.raises(UnsupportedServer):
+
+
+def test_a_reply_without_labels_breaks_the_contract() -> None:
+    with pytest.raises(UnsupportedServer, match="breaks the contract"):
         read_labels(reply("", []), HEADS)

@@ -83,7 +83,7 @@ def test_a_base_that_is_no_folder(tmp_path: Path) -> None:
 def test_the_name_of_another_recognizer(tmp_path: Path) -> None:
     (tmp_path / "models" / "clinic_asr_streaming" / "1").mkdir(parents=True)
     with (
-        pytest.raises(UnsupportedOption, match="'clinic' that is not an adapter"),
+        pytest.raises(UnsupportedOption, match="'clinic' of another kind"),
         replacing(tmp_path / "models") as new,
     ):
         install_adapter(tmp_path, tmp_path, new, "", "clinic", lambda step: None)

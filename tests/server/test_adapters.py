@@ -32,7 +32,7 @@ from tests.support.toy_repository import (
 from tests.support.toy_stages import model_config, summer_chunks
 
 ROWS, WIDTH, CAPACITY, STREAMS = 3, 4, 2, 8
-SPEC = AdapterSpec(CAPACITY, ("encoder",), (ROWS,), "asr_streaming", "abc")
+SPEC = AdapterSpec(CAPACITY, ("encoder",), ((ROWS, WIDTH),), "asr_streaming", "abc")
 
 
 class Pools:
@@ -46,11 +46,17 @@ class Pools:
         self.slots[slot] = float(values[0, 0])
 
 
-def install(repository: Path, name: str, value: float, base: str = "abc", rows: int = ROWS) -> Path:
+def install(
+    repository: Path,
+    name: str,
+    value: float,
+    base: str = "abc",
+    shape: tuple[int, int] = (ROWS, WIDTH),
+) -> Path:
     path = repository / f"{name}_asr_streaming" / "1" / "adapter.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
-    values = np.full((rows, WIDTH), value, np.float32)
+    values = np.full(shape, value, np.float32)
     save_file({"encoder": values, "decoder": values}, new, {"base_sha256": base})
     new.replace(path)
     return path
@@ -148,17 +154,23 @@ def test_no_adapter_is_there(tmp_path: Path, pools: Pools) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "rows", "value", "message"),
+    ("base", "shape", "value", "message"),
     [
-        ("abd", ROWS, 1.0, "installed beside other weights"),
-        ("abc", ROWS + 1, 1.0, "expected 3 rows of finite float32"),
-        ("abc", ROWS, np.nan, "expected 3 rows of finite float32"),
+        ("abd", (ROWS, WIDTH), 1.0, "installed beside other weights"),
+        ("abc", (ROWS + 1, WIDTH), 1.0, r"expected finite float32 \[3, 4\]"),
+        ("abc", (ROWS, WIDTH * 2), 1.0, r"\[3, 4\], got float32 \[3, 8\]; install it again"),
+        ("abc", (ROWS, WIDTH), np.nan, r"expected finite float32 \[3, 4\]"),
     ],
 )
 def test_one_that_does_not_fit(
-    tmp_path: Path, adapters: StreamAdapters, base: str, rows: int, value: float, message: str
+    tmp_path: Path,
+    adapters: StreamAdapters,
+    base: str,
+    shape: tuple[int, int],
+    value: float,
+    message: str,
 ) -> None:
-    install(tmp_path, "tavern", value, base, rows)
+    install(tmp_path, "tavern", value, base, shape)
     with pytest.raises(BadAdapter, match=message):
         adapters.assign(0, "tavern", [0])
     assert adapters.in_memory == 0
@@ -171,10 +183,21 @@ def test_a_damaged_file(tmp_path: Path, adapters: StreamAdapters) -> None:
     assert str(tmp_path) not in str(refusal.value), "clients do not learn the server's paths"
 
 
+def test_a_file_that_is_gone_when_it_is_read(tmp_path: Path) -> None:
+    files = AdapterFiles(tmp_path, SPEC)
+    path = install(tmp_path, "tavern", 1.0)
+    found = files.find("tavern")
+    path.unlink()
+    with pytest.raises(BadAdapter, match="'tavern' cannot be read") as refusal:
+        files.read(found)
+    assert str(tmp_path) not in str(refusal.value), "clients do not learn the server's paths"
+
+
 TOY = {
     "adapters": "2",
     "adapter_parts": "summer",
     "adapter_rows": "1",
+    "adapter_widths": "1",
     "adapter_ensembles": "toy_streaming",
     "adapter_base": "abc",
 }
@@ -236,7 +259,9 @@ def test_an_unknown_adapter_fails_its_stream_alone(summer: SequenceStage) -> Non
     assert summer.metrics()["earshot_refused_streams_total", (("reason", "invalid"),)] == 1
 
 
-@pytest.mark.parametrize("left_out", ["adapter_rows", "adapter_base", "adapter_ensembles"])
+@pytest.mark.parametrize(
+    "left_out", ["adapter_rows", "adapter_widths", "adapter_base", "adapter_ensembles"]
+)
 def test_a_config_that_lacks_a_part(tmp_path: Path, left_out: str) -> None:
     repository = write_toy_repository(tmp_path)
     with pytest.raises(BadStage, match=r"summer: the parameter adapters needs adapter_parts"):
@@ -248,5 +273,5 @@ def test_a_graph_without_pools_for_adapters(tmp_path: Path) -> None:
     folder = repository / "summer" / "1"
     (folder / "adapted").mkdir()
     save(summer_graph(), folder / "adapted" / "model.onnx")
-    with pytest.raises(BadStage, match="has 0 pools of adapters, the config needs 1"):
+    with pytest.raises(BadStage, match=r"widths \[\], the config needs \[1\]"):
         open_engine(folder, toy_spec(repository, TOY))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,15 @@ def test_a_broken_config_is_quoted(toy_repository: Path) -> None:
         read_repository(toy_repository)
 
 
-def test_each_ensemble_adds_its_own_capacity(toy_repository: Path) -> None:
+def test_ensembles_add_the_capacity_of_stages_of_their_own(toy_repository: Path) -> None:
     config = (toy_repository / "toy_streaming" / "configs" / "onnxruntime.pbtxt").read_text()
-    write_config(toy_repository, "second_toy", config.replace("toy_streaming", "second_toy"))
+    second = config.replace("toy_streaming", "second_toy")
+    write_config(toy_repository, "second_toy", second)
+    assert read_repository(toy_repository).max_streams == MAX_STREAMS, "both have the same stages"
+    shutil.copytree(toy_repository / "summer", toy_repository / "second_summer")
+    stage = (toy_repository / "summer" / "configs" / "onnxruntime.pbtxt").read_text()
+    write_config(toy_repository, "second_summer", stage.replace('"summer"', '"second_summer"'))
+    write_config(toy_repository, "second_toy", second.replace('"summer"', '"second_summer"'))
     assert read_repository(toy_repository).max_streams == 2 * MAX_STREAMS
 
 

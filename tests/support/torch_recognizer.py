@@ -81,8 +81,8 @@ class Recognizer:
     @property
     def _adapter_spec(self) -> AdapterSpec | None:
         layouts = self.spec.recognizer.adapters
-        rows = tuple(layout.rows for layout in layouts.values())
-        return AdapterSpec(self.adapters, tuple(layouts), rows, "", "") if layouts else None
+        shapes = tuple((layout.rows, layout.width) for layout in layouts.values())
+        return AdapterSpec(self.adapters, tuple(layouts), shapes, "", "") if layouts else None
 
     def expected(
         self, audio: np.ndarray, lengths: np.ndarray, adapters: Sequence[Tensor] = ()

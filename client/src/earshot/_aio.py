@@ -392,10 +392,7 @@ class AsyncStream:
             raise self._session.time_out(call)
         if self._in_flight.cancelled():
             raise self._session.close_error()
-        reply, metadata = self._in_flight.result()
-        if call.starts:
-            call.sequence.stay(metadata)
-        return reply
+        return self._in_flight.result()
 
 
 class _Connection:
@@ -467,12 +464,14 @@ class _Connection:
         answer = await _answer(ask(READY_REQUEST, timeout=self.timeouts.connect_s))
         self.servers.checked(server, answer if isinstance(answer, grpc.RpcError) else None)
 
-    async def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> tuple[Any, Any]:
-        """Send one request of a sequence; return the reply and the metadata before it."""
+    async def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> Any:
+        """Send one request of a sequence; return the reply."""
         infer = self._stub(sequence.server).ModelInfer
         call = infer(request, timeout=wire_s, metadata=sequence.metadata)
         reply = await call
-        return reply, await call.initial_metadata()
+        if not sequence.is_placed:
+            sequence.stay(await call.initial_metadata())
+        return reply
 
     def abandon(self, session: Session, in_flight: asyncio.Future[Any] | None) -> None:
         """Close a stream and end it on its servers, in the background."""

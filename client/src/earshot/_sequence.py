@@ -80,6 +80,8 @@ class TritonSequence:
         )
         self.is_open = False
         """Whether it may have a slot on its server."""
+        self.is_placed = False
+        """Whether its first answer has come, which may name the server behind a proxy."""
 
     def write(self, chunk: Chunk, index: int) -> Call:
         """Return the call for the chunk of this number in the stream."""
@@ -93,7 +95,9 @@ class TritonSequence:
 
     def stay(self, answer: Iterable[tuple[str, Any]] | None) -> None:
         """Send what follows to the server that the metadata of the first answer names, if any."""
-        self.metadata += tuple(pair for pair in answer or () if pair[0] == REPLICA_HEADER)
+        if not self.is_placed:
+            self.is_placed = True
+            self.metadata += tuple(pair for pair in answer or () if pair[0] == REPLICA_HEADER)
 
     def end(self) -> Any | None:
         """Return the request that frees the sequence, if it may be open on its server."""

@@ -148,13 +148,14 @@ class Session:
             self._closed = self.finished = True
             call.sequence.ended()
         tokens = self.read(call, reply)
-        self._labels = self._read_labels(call, reply)
         if self._seam is not None:
             tokens = self._seam.join(tokens)
             self._seam = None if self._seam.is_done else self._seam
         self._history.add(call.chunk, tokens)
         tokens = self._segmenter.place(tokens)
         words = self._assembler.add(tokens)
+        with self._adding_transcript():
+            self._labels = read_labels(reply, call.sequence.info.heads)
         if self._segmenter.completed:
             words += self._assembler.finish()
         if resumed is not None:
@@ -177,14 +178,14 @@ class Session:
 
     def read(self, call: Call, reply: Any) -> tuple[Token, ...]:
         """Return the tokens of a reply, with frames from the start of the stream."""
-        try:
+        with self._adding_transcript():
             return call.sequence.place(read_reply(reply)[1])
-        except EarshotError as error:
-            raise self._with_transcript(error) from error.__cause__
 
-    def _read_labels(self, call: Call, reply: Any) -> dict[str, Label]:
+    @contextmanager
+    def _adding_transcript(self) -> Generator[None]:
+        """Add the transcript so far to an error of the block."""
         try:
-            return read_labels(reply, call.sequence.info.heads)
+            yield
         except EarshotError as error:
             raise self._with_transcript(error) from error.__cause__
 

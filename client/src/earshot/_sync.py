@@ -477,7 +477,7 @@ class Stream:
         try:
             self._in_flight = self._connection.infer(call.sequence, call.request, call.wire_s)
             reply = self._in_flight.result(timeout=call.deadline_s)
-            if call.starts:
+            if not call.sequence.is_placed:
                 call.sequence.stay(self._in_flight.initial_metadata())
             return reply
         except grpc.FutureTimeoutError as error:
@@ -601,7 +601,10 @@ class _Connection:
                 else:
                     ended.set_result(None)
 
-            def end(_: Any) -> None:
+            def end(first: Any) -> None:
+                if first is not None and not sequence.is_placed:
+                    # The answer to START came too late for the stream, not for its END.
+                    sequence.stay(first.initial_metadata())
                 send(answered)
 
             if in_flight is None:

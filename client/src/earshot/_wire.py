@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
 from ._chunker import Chunk
-from ._errors import UnsupportedServer
+from ._errors import ServerFailed, UnsupportedServer
 from ._server_info import Head
 from ._transcript import Label, Token
 
@@ -101,7 +101,12 @@ def read_reply(reply: Any) -> tuple[str, tuple[Token, ...]]:
 
 
 def read_labels(reply: Any, heads: Sequence[Head]) -> dict[str, Label]:
-    """Return the label of each head in a ModelInferResponse; raise UnsupportedServer."""
+    """Return the label of each head in a ModelInferResponse.
+
+    Raises:
+        ServerFailed: The heads failed on the chunk.
+        UnsupportedServer: The reply breaks the contract.
+    """
     if not heads:
         return {}
     try:
@@ -109,7 +114,7 @@ def read_labels(reply: Any, heads: Sequence[Head]) -> dict[str, Label]:
         chosen = _row(tensors["LABELS"], len(heads), "i")
         likely = _row(tensors["LABEL_PROBS"], len(heads), "f")
         if min(chosen) < 0:
-            raise ValueError(f"LABELS {chosen}: the heads failed on the last chunk")
+            raise ServerFailed("the heads failed on the last chunk; the server's log says why")
         return {
             head.name: Label(head.labels[label], probability)
             for head, label, probability in zip(heads, chosen, likely, strict=True)

@@ -91,7 +91,8 @@ class TritonPythonModel:
 
     def _process(self, requests: list[pb_utils.InferenceRequest]) -> Sequence[Outcome]:
         if self._spec.sequence is None:
-            return self._utterances.process(self._read_inputs(requests))
+            with self._heartbeat.batch():
+                return self._utterances.process(self._read_inputs(requests))
         chunks = self._read_chunks(requests)
         most = read_limit(self._messages, self._spec.model) if any(chunks.starts) else None
         with self._heartbeat.batch(), self._lock:

@@ -18,10 +18,10 @@ from export.errors import ParityFailed, UnsupportedCheckpoint, UnsupportedOption
 from export.formats.onnx_file import export_onnx
 from export.formats.onnx_stage import OnnxStage
 from export.heads.__main__ import main
-from export.heads.base import outdated_heads
 from export.heads.export import HeadOptions, export_heads
 from export.heads.files import read_heads
 from export.heads.parity import probabilities
+from export.shared import outdated
 from export.spec import StageSpec, TensorSpec
 from export.stages.heads import Heads
 from export.stages.state import FlatStage
@@ -70,10 +70,12 @@ def test_heads_are_installed_beside_the_base_which_stays(
     assert list(manifest["heads"]) == ["size", "native", "other size", "other native"]
     assert manifest["base"] == "asr_streaming"
     assert manifest["parity"]["labels"] > 100
-    assert outdated_heads(repository, "asr_streaming") == []
+    assert outdated(repository, "asr_streaming") == {}
     base = repository / "asr_streaming/1/manifest.json"
     base.write_text(base.read_text().replace('"chunk_ms": 320', '"chunk_ms": 560'))
-    assert outdated_heads(repository, "asr_streaming") == ["orders_asr_streaming"]
+    assert outdated(repository, "asr_streaming") == {
+        "orders_asr_streaming": "python -m export.heads"
+    }
     again = CliRunner().invoke(app, [*arguments, "--base", "orders", "--name", "more"])
     assert again.exit_code == 2
     assert "has heads itself" in again.output

@@ -16,7 +16,8 @@ from export.tensorrt.engine import tensorrt_version
 from export.tensorrt.export_rtx import onnx_function
 from server.backends.earshot.earshot_runtime.engines import open_engine
 from server.backends.earshot.earshot_runtime.errors import BadStage
-from server.backends.earshot.earshot_runtime.rtx_program import open_with
+from server.backends.earshot.earshot_runtime.program import compose
+from server.backends.earshot.earshot_runtime.rtx_program import read_engines
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.torch_engine import TorchEngine
 from server.repository import read_repository
@@ -110,7 +111,10 @@ def test_the_backend_runs_the_parts_of_a_stage(repository: Path, stage: str) -> 
 
 def _engine(repository: Path, stage: str) -> TorchEngine:
     folder, spec = repository / stage / "1", _spec(repository, stage)
-    program = open_with(folder, spec, lambda part: onnx_function(folder / f"{part}.onnx"))
+    description = read_engines(folder, spec)
+    program = compose(
+        spec, folder, description, lambda part: onnx_function(folder / f"{part}.onnx")
+    )
     return TorchEngine(program, spec, torch.device("cpu"))
 
 

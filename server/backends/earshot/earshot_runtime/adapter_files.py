@@ -63,17 +63,21 @@ class AdapterFiles:
                         "again with `python -m export.adapters`"
                     )
                 read = [tensors.get_tensor(part) for part in self._spec.parts]
-        except (OSError, SafetensorError) as error:
+        except OSError as error:  # its own message has the path
+            raise BadAdapter(
+                f"the adapter '{file.name}' cannot be read: {error.strerror}"
+            ) from error
+        except SafetensorError as error:
             raise BadAdapter(f"the adapter '{file.name}' cannot be read: {error}") from error
-        return [self._checked(file, *pair) for pair in zip(read, self._spec.rows, strict=True)]
+        return [self._checked(file, *pair) for pair in zip(read, self._spec.shapes, strict=True)]
 
     def _checked(
-        self, file: AdapterFile, rows: npt.NDArray[Any], count: int
+        self, file: AdapterFile, rows: npt.NDArray[Any], shape: tuple[int, int]
     ) -> npt.NDArray[np.float32]:
-        if rows.dtype != np.float32 or rows.shape[0] != count or not np.isfinite(rows).all():
+        if rows.dtype != np.float32 or rows.shape != shape or not np.isfinite(rows).all():
             raise BadAdapter(
-                f"the adapter '{file.name}' does not fit this model: expected {count} rows of "
-                f"finite float32, got {rows.dtype} {list(rows.shape)}; install it again"
+                f"the adapter '{file.name}' does not fit this model: expected finite float32 "
+                f"{list(shape)}, got {rows.dtype} {list(rows.shape)}; install it again"
             )
         return rows
 

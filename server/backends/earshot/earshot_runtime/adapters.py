@@ -38,6 +38,7 @@ class AdapterTable:
         self.capacity = capacity
         self._slot_of: OrderedDict[AdapterFile, int] = OrderedDict()
         """The least recently used first."""
+        self._names: dict[int, str] = {}
         self._free = list(range(capacity, 0, -1))
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class AdapterTable:
             return self._free.pop()
         for adapter, slot in self._slot_of.items():
             if slot not in in_use:
-                del self._slot_of[adapter]
+                del self._slot_of[adapter], self._names[slot]
                 return slot
         raise AdaptersFull(
             f"this server holds {self.capacity} adapters at once, and open streams have all of "
@@ -67,10 +68,11 @@ class AdapterTable:
     def put(self, adapter: AdapterFile, slot: int) -> None:
         """Note that an adapter is in a slot that was taken."""
         self._slot_of[adapter] = slot
+        self._names[slot] = adapter.name
 
     def names(self) -> dict[int, str]:
-        """Return the names of the adapters in memory, by slot."""
-        return {slot: adapter.name for adapter, slot in list(self._slot_of.items())}
+        """Return the names of the adapters in memory, by slot; any thread may call this."""
+        return self._names.copy()  # at once, unlike a copy of `_slot_of`, whose keys have a hash
 
 
 class StreamAdapters:

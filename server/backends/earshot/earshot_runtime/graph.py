@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,8 +35,8 @@ class Graph:
 
     session: ort.InferenceSession
     states: tuple[StateSpec, ...]
-    adapter_widths: Mapping[str, int]
-    """Width of each pool of adapters, by the name of the graph's input."""
+    adapter_pools: tuple[str, ...]
+    """Names of the inputs that are pools of adapters."""
 
 
 def open_graph(path: Path, spec: StageSpec, *, adapted: bool = False) -> Graph:
@@ -53,7 +53,7 @@ def open_graph(path: Path, spec: StageSpec, *, adapted: bool = False) -> Graph:
         raise BadStage(f"{spec.model}: cannot load {path}: {error}") from error
     inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
     slots = inputs.pop(SLOTS, None)
-    widths = _pop_adapters(path, spec, inputs, adapted)
+    adapter_pools = _pop_adapters(path, spec, inputs, adapted)
     suffixes = [name.removeprefix(POOL) for name in inputs if name.startswith(POOL)]
     pools = [inputs.pop(POOL + suffix) for suffix in suffixes]
     updates = [
@@ -70,23 +70,24 @@ def open_graph(path: Path, spec: StageSpec, *, adapted: bool = False) -> Graph:
             f"of them where it has not: it has {len(pools)} for {len(rows)}; export the model again"
         )
     states = tuple(map(partial(_state, spec), suffixes, rows, pools, updates))
-    return Graph(session, states, widths)
+    return Graph(session, states, adapter_pools)
 
 
 def _pop_adapters(
     path: Path, spec: StageSpec, inputs: dict[str, TensorSpec], adapted: bool
-) -> dict[str, int]:
-    """Remove the inputs for adapters; return the widths of their pools."""
-    names = [name for name in inputs if name.startswith(ADAPTER_POOL)]
-    widths = {name: inputs.pop(name).dims[0] for name in names}
+) -> tuple[str, ...]:
+    """Remove the inputs for adapters; return the names of their pools."""
+    names = tuple(name for name in inputs if name.startswith(ADAPTER_POOL))
+    widths = [inputs.pop(name).dims[0] for name in names]
     slots = inputs.pop(ADAPTER_SLOTS, None)
-    expected = len(spec.adapters.rows) if spec.adapters and adapted else 0
-    if len(widths) != expected or (slots is not None) != adapted:
+    shapes = spec.adapters.shapes if spec.adapters and adapted else ()
+    expected = [width for _, width in shapes]
+    if widths != expected or (slots is not None) != adapted:
         raise BadStage(
-            f"{spec.model}: {path} has {len(widths)} pools of adapters, the config needs "
+            f"{spec.model}: {path} has pools of adapters of the widths {widths}, the config needs "
             f"{expected}; export the model again"
         )
-    return widths
+    return names
 
 
 def _session_options(spec: StageSpec) -> ort.SessionOptions:

@@ -45,10 +45,8 @@ class OnnxEngine:
             adapted = open_graph(folder / _ADAPTED / _FILE, spec, adapted=True)
             self._adapted = BoundGraph(adapted, self._bind_with_adapters)
             self._adapter_pools = [
-                AdapterPool(name, spec.adapters.capacity, rows, width)
-                for (name, width), rows in zip(
-                    adapted.adapter_widths.items(), spec.adapters.rows, strict=True
-                )
+                AdapterPool(name, spec.adapters.capacity, *shape)
+                for name, shape in zip(adapted.adapter_pools, spec.adapters.shapes, strict=True)
             ]
         for bound in {self._base, self._adapted}:
             bound.warm_up(spec.max_batch)

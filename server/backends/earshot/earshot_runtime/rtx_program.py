@@ -7,7 +7,7 @@ are compiled here at first use, and kept in files beside the engines where these
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from .errors import BadStage
-from .program import Program, compose, read_description
+from .program import compose, read_description
 from .spec import StageSpec
 from .torch_engine import TorchEngine
 
@@ -30,7 +30,7 @@ def open_rtx(folder: Path, spec: StageSpec) -> TorchEngine:
         BadStage: there is no GPU, it is none of those that the engines were built for, or
             TensorRT for RTX is not installed or refuses them.
     """
-    description = _read(folder, spec)
+    description = read_engines(folder, spec)
     _require_gpu(spec, description["gpus"])
     parts: dict[str, _Part] = {}
 
@@ -45,14 +45,8 @@ def open_rtx(folder: Path, spec: StageSpec) -> TorchEngine:
     return engine
 
 
-def open_with(
-    folder: Path, spec: StageSpec, open_part: Callable[[str], Callable[..., Any]]
-) -> Program:
-    """Return the program in `folder` with other functions in place of the engines."""
-    return compose(spec, folder / DESCRIPTION, _read(folder, spec), open_part)
-
-
-def _read(folder: Path, spec: StageSpec) -> dict[str, Any]:
+def read_engines(folder: Path, spec: StageSpec) -> dict[str, Any]:
+    """Return the description that lies beside the engines in `folder`."""
     path = folder / DESCRIPTION
     return read_description(path.read_text() if path.exists() else "", spec, path)
 
@@ -137,7 +131,7 @@ class _Part:
 
     def keep_kernels(self) -> None:
         """Write the kernels that were compiled to a file, if the folder can be written."""
-        new = self._cache.with_suffix(".new")
+        new = self._cache.with_suffix(f".{os.getpid()}")  # each instance writes its own
         with contextlib.suppress(OSError):
             new.write_bytes(memoryview(self._kernels.serialize()))
             new.replace(self._cache)

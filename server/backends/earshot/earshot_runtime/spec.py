@@ -60,8 +60,8 @@ class AdapterSpec:
     """Adapters in memory at once."""
     parts: tuple[str, ...]
     """Names of the tensors of an adapter's file, one for each pool."""
-    rows: tuple[int, ...]
-    """Rows of each of them."""
+    shapes: tuple[tuple[int, int], ...]
+    """Rows and width of each of them."""
     ensemble: str
     """End of the names of the folders of adapters."""
     base: str
@@ -203,19 +203,15 @@ def _adapters(model: str, parameters: _Parameters) -> AdapterSpec | None:
     capacity = parameters.optional_count("adapters")
     if capacity is None:
         return None
-    spec = AdapterSpec(
-        capacity,
-        parameters.names("adapter_parts"),
-        parameters.counts("adapter_rows"),
-        parameters.text("adapter_ensembles") or "",
-        parameters.text("adapter_base") or "",
-    )
-    if not (spec.parts and spec.ensemble and spec.base) or len(spec.parts) != len(spec.rows):
+    parts = parameters.names("adapter_parts")
+    rows, widths = parameters.counts("adapter_rows"), parameters.counts("adapter_widths")
+    ensemble, base = parameters.text("adapter_ensembles"), parameters.text("adapter_base")
+    if not (parts and ensemble and base) or not len(parts) == len(rows) == len(widths):
         raise BadStage(
-            f"{model}: the parameter adapters needs adapter_parts, as many adapter_rows, "
-            "adapter_ensembles and adapter_base; export the model again"
+            f"{model}: the parameter adapters needs adapter_parts, as many adapter_rows and "
+            "adapter_widths, adapter_ensembles and adapter_base; export the model again"
         )
-    return spec
+    return AdapterSpec(capacity, parts, tuple(zip(rows, widths, strict=True)), ensemble, base)
 
 
 def _check(spec: StageSpec) -> None:
