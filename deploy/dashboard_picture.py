@@ -37,8 +37,8 @@ def main(
     draw(prometheus, output, minutes, rate_s)
 
 
-def draw(prometheus: str, output: Path, minutes: float, rate_s: int) -> None:
-    """Draw the last `minutes` of every panel that has data to one picture."""
+def draw(prometheus: str, output: Path, minutes: float, rate_s: int) -> list[str]:
+    """Draw the last `minutes` of every panel that has data to one picture; return their titles."""
     panels: list[Panel] = json.loads(DASHBOARD.read_text())["panels"]
     source = _Source(prometheus, minutes, rate_s)
     found = [(panel, lines) for panel in panels if (lines := list(source.lines(panel)))]
@@ -53,6 +53,7 @@ def draw(prometheus: str, output: Path, minutes: float, rate_s: int) -> None:
         _KINDS[panel["type"]](each, panel, lines)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=80)
+    return [panel["title"] for panel, _ in found]
 
 
 class _Source:

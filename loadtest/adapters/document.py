@@ -46,6 +46,10 @@ class AdaptersResult(Stored):
 
     schema: int
     kind: Literal["adapters"]
+    adapter_rank: int
+    """The rank that the models were exported for, which every adapter costs."""
+    adapter_slots: int
+    """Adapters that a process holds at once."""
     adapter_bytes: int
     """Of the file of one adapter."""
     memory_bytes_per_adapter: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,11 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 
 from loadtest.adapters.document import SCHEMA, AdaptersResult, Changes, Level
-from loadtest.adapters.streams import live_streams
 from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio, load_clips
 from loadtest.audio.scripts import load_speech
 from loadtest.capacity.conditions import conditions
 from loadtest.live.check import latency_of
+from loadtest.live.streams import live_streams
 from loadtest.options import LoadOptions
 from loadtest.service.connection import connect, connect_async
 from loadtest.service.server import ServerProcess, serving
@@ -82,9 +83,14 @@ class _Run:
         self._plan = plan
         self._say = say
         self._speech: Audio = load_speech(options.speech)
+        base = f"{options.model}_{_ENSEMBLE}" if options.model else _ENSEMBLE
+        self._exported = json.loads((repository / base / "1" / "manifest.json").read_text())
         self._names = [f"random_{number}" for number in range(plan.most)]
 
     async def measure(self) -> AdaptersResult:
+        with connect(self._server.url, self._options.model) as client:
+            clips = load_clips(self._options.speech)
+            found = conditions(client.info, self._options, clips, 0)
         levels = [await self._level(0)]
         before = self._memory_bytes()
         loaded, failures = await self._load()
@@ -93,12 +99,11 @@ class _Run:
         grown = self._memory_bytes() - before
         levels.append(await self._level(0))
         retired, more_failures = await self._retire()
-        with connect(self._server.url, self._options.model) as client:
-            clips = load_clips(self._options.speech)
-            found = conditions(client.info, self._options, clips, 0)
         return AdaptersResult(
             schema=SCHEMA,
             kind="adapters",
+            adapter_rank=self._exported["adapter_rank"],
+            adapter_slots=self._exported["adapters"],
             adapter_bytes=self._file(self._names[0]).stat().st_size,
             memory_bytes_per_adapter=round(grown / self._plan.most),
             loaded=loaded,

@@ -7,19 +7,17 @@ is the cost of its heads.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import ClassVar, Literal
 
 import earshot
-import psutil
 
-from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio
-from loadtest.audio.scripts import loop_from
+from loadtest.audio.recordings import Audio
 from loadtest.compare.saturate import StreamsFailed
-from loadtest.result.machine import cpu_model, now, this_command
+from loadtest.live.streams import live_streams
+from loadtest.result.machine import cpu_model, now, this_command, usable_cores
 from loadtest.result.stored import Stored
 from loadtest.service.connection import connect_async
 from loadtest.service.server import ServerProcess
@@ -37,7 +35,6 @@ class RecognizerCost:
     labels: int
     """Of all heads."""
     chunks: int
-    """With those of the warm-up."""
     late_chunks: int
     """Answered more than a chunk after they were due; many of them mean an overloaded machine."""
     cpu_ms_per_stream_s: dict[str, float]
@@ -120,40 +117,19 @@ async def _hold(
     hold_s: float,
     sums: _Sums,
 ) -> None:
-    tasks = [
-        asyncio.create_task(_live(client, speech, index, streams, sums)) for index in range(streams)
-    ]
-    await asyncio.sleep(WARM_UP_S)
-    before, began_s = server.cpu_s(), time.monotonic()
-    await asyncio.sleep(hold_s)
-    after, took_s = server.cpu_s(), time.monotonic() - began_s
-    failed = [task.exception() for task in tasks if task.done()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    if failed:
-        raise StreamsFailed(f"{len(failed)} of {streams} streams failed: {failed[0]}")
-    sums.stream_s += streams * took_s
+    chunk_s = client.info.chunk_ms / 1000
+    async with live_streams(server.url, [client.info.name or None], speech, streams) as tally:
+        await asyncio.sleep(WARM_UP_S)
+        first, before = len(tally.latencies_ms), server.cpu_s()
+        await asyncio.sleep(hold_s)
+        latencies_ms, after = tally.latencies_ms[first:], server.cpu_s()
+    if tally.failures:
+        raise StreamsFailed(f"{len(tally.failures)} streams failed: {tally.failures[0]}")
+    sums.chunks += len(latencies_ms)
+    sums.late_chunks += sum(latency_ms > 1000 * chunk_s for latency_ms in latencies_ms)
+    sums.stream_s += len(latencies_ms) * chunk_s
     for name, used_s in after.items():
         sums.cpu_s[name] = sums.cpu_s.get(name, 0.0) + used_s - before.get(name, 0.0)
-
-
-async def _live(
-    client: earshot.AsyncClient, speech: Audio, index: int, streams: int, sums: _Sums
-) -> None:
-    """Send a chunk whenever one would have been spoken; streams begin spread over a chunk."""
-    chunk = client.info.chunk_samples
-    chunk_s = client.info.chunk_ms / 1000
-    due_s = time.monotonic() + chunk_s * index / streams
-    position = index * 7919
-    async with client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
-        while True:
-            await asyncio.sleep(due_s - time.monotonic())
-            await stream.send(loop_from(speech, position, chunk))
-            sums.chunks += 1
-            sums.late_chunks += time.monotonic() > due_s + chunk_s
-            position += chunk
-            due_s += chunk_s
 
 
 def _result(
@@ -172,7 +148,7 @@ def _result(
         precision=info.precision,
         chunk_ms=info.chunk_ms,
         cpu_model=cpu_model(),
-        cpu_cores=psutil.cpu_count() or 1,
+        cpu_cores=usable_cores(),
         versions={"server": info.server, "onnxruntime": version("onnxruntime")},
         command=this_command(),
         started_at=started_at,

@@ -43,6 +43,7 @@ def measure(options: LoadOptions, users: int, arrival_s: float) -> OverloadResul
         with connect(served.url, served.model) as client:
             info = client.info
             references = record_reference(client, scripts, lambda done: None)
+        found = conditions(info, served, clips, 0)
         comparer = TranscriptComparer(scripts, references, allowed_change(served, info.precision))
         tally, began_s = Tally(), time.monotonic()
         live = asyncio.run(
@@ -76,7 +77,7 @@ def measure(options: LoadOptions, users: int, arrival_s: float) -> OverloadResul
             transcripts_compared=texts.compared,
             transcripts_different=texts.different,
             seconds=_seconds(tally, live, began_s),
-            conditions=conditions(info, served, clips, 0),
+            conditions=found,
         )
 
 

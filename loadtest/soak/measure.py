@@ -55,6 +55,7 @@ def measure(options: LoadOptions, streams: int, every_s: float, say: Say) -> Soa
             vanishing = _vanishing(streams, info)
             say("recording the reference transcripts")
             references = record_reference(client, scripts, lambda done: None)
+        found = conditions(info, served, clips, 0)
         comparer = TranscriptComparer(scripts, references, allowed_change(served, info.precision))
         processes = processes_behind(int(info.url.rpartition(":")[2])) if is_local(info.url) else []
         pinned = replace(served, model=info.name or None)
@@ -90,7 +91,7 @@ def measure(options: LoadOptions, streams: int, every_s: float, say: Say) -> Soa
             transcripts_compared=texts.compared,
             transcripts_different=texts.different,
             readings=readings,
-            conditions=conditions(info, served, clips, 0),
+            conditions=found,
         )
 
 

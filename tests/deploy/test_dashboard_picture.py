@@ -6,6 +6,7 @@ EARSHOT_PICTURE names the picture to write; without it, a temporary one.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from earshot import AsyncClient, connect_async
 
-from deploy.dashboard_picture import draw
+from deploy.dashboard_picture import DASHBOARD, draw
 from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import load_checkpoint
 from export.install import replacing
@@ -57,7 +58,9 @@ def test_every_panel_is_drawn(tmp_path: Path) -> None:
         planned = ("--set", "scaling.streamsPerReplica=40,scaling.threshold=32,models.chunkMs=560")
         with prometheus(tmp_path, targets, *planned) as watching:
             asyncio.run(_work(proxy, servers))
-            draw(watching.url, picture, PARTS * PART_S / 60, rate_s=5)
+            drawn = draw(watching.url, picture, PARTS * PART_S / 60, rate_s=5)
+    titles = {panel["title"] for panel in json.loads(DASHBOARD.read_text())["panels"]}
+    assert titles - set(drawn) == {"GPU"}, "all but what this machine lacks"
     assert picture.stat().st_size > 10_000
 
 

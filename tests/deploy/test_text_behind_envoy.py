@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,11 @@ from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import load_checkpoint
 from export.install import replacing
 from export.options import ExportOptions, Serving
-from export.recordings import load_recordings
 from export.streaming.export import export_streaming
 from server.errors import TritonDied
 from server.launch import Triton, running
 from tests.support.envoy import Envoy, envoy
+from tests.support.long_speech import streams_of_speech
 from tests.support.metrics import metric
 from tests.support.parity_record import record
 from tests.support.project import DEMO_CHECKPOINT
@@ -79,7 +78,7 @@ def test_no_word_of_sixty_streams_is_lost(tmp_path: Path, speech_folder: Path) -
     options = ExportOptions(checkpoint.name, folder, chunk_ms=CHUNK_MS, serving=serving)
     with replacing(folder) as new:
         export_streaming(checkpoint, options, new, lambda step: None)
-    live = _speech(speech_folder)
+    live = streams_of_speech(speech_folder, STREAMS, STREAM_S)
     with (
         running(folder) as added,
         pytest.raises(TritonDied),
@@ -92,19 +91,6 @@ def test_no_word_of_sixty_streams_is_lost(tmp_path: Path, speech_folder: Path) -
         replicas = Replicas(proxy, dying, draining, added)
         ended, seen = asyncio.run(_play(proxy.url, live, replicas))
         _judge(service, undisturbed, ended, seen)
-
-
-def _speech(folder: Path) -> list[np.ndarray]:
-    recordings = load_recordings(folder)
-    chance = random.Random(1)
-
-    def stream() -> np.ndarray:
-        parts: list[np.ndarray] = []
-        while sum(map(len, parts)) < STREAM_S * SAMPLE_RATE_HZ:
-            parts.append(chance.choice(recordings).samples)
-        return np.concatenate(parts)[: STREAM_S * SAMPLE_RATE_HZ]
-
-    return [stream() for _ in range(STREAMS)]
 
 
 def _live(server: Triton) -> int:

@@ -26,11 +26,11 @@ from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import load_checkpoint
 from export.install import replacing
 from export.options import ExportOptions, Serving
-from export.recordings import load_recordings
 from export.streaming.export import export_streaming
 from server.errors import TritonDied
 from server.launch import Triton, running
 from server.ports import choose_endpoints
+from tests.support.long_speech import streams_of_speech
 from tests.support.parity_record import record
 from tests.support.project import DEMO_CHECKPOINT
 from tests.support.streaming_service import Service
@@ -73,17 +73,7 @@ def service_of() -> Callable[[Triton], Service]:
 
 @pytest.fixture(scope="module")
 def speech(speech_folder: Path) -> list[np.ndarray]:
-    """Join the recordings in random order to streams of a minute."""
-    recordings = load_recordings(speech_folder)
-    chance = random.Random(1)
-
-    def stream() -> np.ndarray:
-        parts: list[np.ndarray] = []
-        while sum(map(len, parts)) < STREAM_S * SAMPLE_RATE_HZ:
-            parts.append(chance.choice(recordings).samples)
-        return np.concatenate(parts)[: STREAM_S * SAMPLE_RATE_HZ]
-
-    return [stream() for _ in range(STREAMS)]
+    return streams_of_speech(speech_folder, STREAMS, STREAM_S)
 
 
 @dataclass(frozen=True)

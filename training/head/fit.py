@@ -15,7 +15,7 @@ WEIGHT_DECAY = 0.05
 MASKED_SHARE = 0.15
 """Share of the frames that a step does not see, so that no head depends on single frames."""
 UNKNOWN = -1
-"""Answer of a recording that a head does not learn from."""
+"""Answer of a recording of another set, whose label no recording of `--data` has."""
 
 
 def fit(
@@ -54,8 +54,5 @@ def steps_of(recordings: int, passes: int) -> int:
 
 def _loss(logits: list[Tensor], answers: Tensor) -> Tensor:
     return torch.stack(
-        [
-            functional.cross_entropy(each, answers[:, head], ignore_index=UNKNOWN)
-            for head, each in enumerate(logits)
-        ]
+        [functional.cross_entropy(each, answers[:, head]) for head, each in enumerate(logits)]
     ).sum()

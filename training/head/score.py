@@ -21,7 +21,7 @@ class HeadScore:
     counts: tuple[tuple[int, ...], ...]
     """Recordings by right label (rows) and the head's label (columns)."""
     unknown: int
-    """Recordings whose right label was not in the training part; they count as wrong."""
+    """Recordings whose right label none of `--data` has; they count as wrong."""
     majority: int
     """Recordings that have the most frequent label of the training part."""
 

@@ -44,7 +44,7 @@ class Settings:
         """Refuse to write over a result.
 
         Raises:
-            CannotAdapt: the output exists, or a column is named twice.
+            CannotAdapt: the output exists, or a column or the name of a test set is given twice.
         """
         if self.output.exists():
             raise CannotAdapt(
@@ -53,3 +53,9 @@ class Settings:
             )
         if len(set(self.labels)) < len(self.labels):
             raise CannotAdapt(f"expected each --label once, got {', '.join(self.labels)}")
+        tests = [folder.name for folder in self.tests]
+        if len(set(tests)) < len(tests):
+            raise CannotAdapt(
+                f"expected --test folders with different last names, got {', '.join(tests)}: the "
+                "figures are by that name"
+            )

@@ -21,7 +21,6 @@ from training.adapt.run import progress_bar
 from training.decode import BATCH_SIZE, transcribe
 from training.features import Utterance, log_mel, read_audio
 from training.head.examples import Examples, Question, questions_of, read_examples, split_examples
-from training.head.fit import UNKNOWN
 from training.head.score import HeadScore, majority_labels, score_labels
 
 FEWEST_TIMES = 2
@@ -129,7 +128,7 @@ class WordClassifier:
         optimizer = torch.optim.AdamW(weights, RATE, weight_decay=WEIGHT_DECAY)
         for _ in range(STEPS):
             losses = [
-                functional.cross_entropy(layer(occurs), answers[:, head], ignore_index=UNKNOWN)
+                functional.cross_entropy(layer(occurs), answers[:, head])
                 for head, layer in enumerate(layers)
             ]
             optimizer.zero_grad()

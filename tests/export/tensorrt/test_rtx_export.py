@@ -111,10 +111,8 @@ def test_the_backend_runs_the_parts_of_a_stage(repository: Path, stage: str) -> 
 
 def _engine(repository: Path, stage: str) -> TorchEngine:
     folder, spec = repository / stage / "1", _spec(repository, stage)
-    description = read_engines(folder, spec)
-    program = compose(
-        spec, folder, description, lambda part: onnx_function(folder / f"{part}.onnx")
-    )
+    parts = {path.stem: onnx_function(path) for path in folder.glob("*.onnx")}
+    program = compose(spec, folder, read_engines(folder, spec), parts.__getitem__)
     return TorchEngine(program, spec, torch.device("cpu"))
 
 

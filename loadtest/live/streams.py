@@ -16,7 +16,7 @@ from loadtest.audio.scripts import loop_from
 from loadtest.service.connection import connect_async
 
 STREAM_S = 8.0
-"""Streams end and begin all the time, so that adapters change places."""
+"""Streams end and begin all the time."""
 
 
 @dataclass
@@ -42,6 +42,8 @@ async def live_streams(
     try:
         yield tally
     finally:
+        # A user goes on for ever: one that has ended has failed in a way of its own.
+        tally.failures += [repr(task.exception()) for task in tasks if task.done()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
