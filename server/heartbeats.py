@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,12 @@ def standstill(beat: dict[str, Any], now_s: float) -> str | None:
 
 def live_streams(folder: Path) -> Counter[str]:
     """Return the open streams of each stage that has any."""
+    return _open_streams(read_heartbeats(folder))
+
+
+def _open_streams(beats: Iterable[dict[str, Any]]) -> Counter[str]:
     live: Counter[str] = Counter()
-    for beat in read_heartbeats(folder):
+    for beat in beats:
         for name, _, value in beat["metrics"]:
             if name == LIVE_STREAMS[0]:
                 live[beat["model"]] += value
@@ -63,6 +68,25 @@ class Work:
             if beat["batches"] > batches_before and failed == failed_before:
                 proven[beat["model"]] += 1
         return proven
+
+
+class Idleness:
+    """Sees for how long no stage has had a stream, or has begun or ended a batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: object = None
+        self._since_s = time.monotonic()
+
+    def look(self) -> float:
+        """Return the seconds between the last look that saw work and this one."""
+        beats = list(read_heartbeats(self._folder))
+        seen = [(beat["instance"], beat["batches"]) for beat in beats]
+        busy = any(beat["busy_since_s"] for beat in beats) or any(_open_streams(beats).values())
+        if busy or seen != self._seen:
+            self._since_s = time.monotonic()
+        self._seen = seen
+        return time.monotonic() - self._since_s
 
 
 def _is_working(pid: int) -> bool:

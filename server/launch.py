@@ -15,6 +15,7 @@ from .access import OPEN, Access
 from .backend_directory import make_backend_directory
 from .command import triton_command, triton_environment
 from .errors import BadRepository, TritonDied
+from .heartbeats import Idleness
 from .local_client import open_client
 from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models
@@ -29,6 +30,9 @@ from .workspace import BACKENDS, HEARTBEATS, record_launcher, shm_prefix, worksp
 _POLL_S = 0.1
 DRAIN_S = 60.0
 """How long open streams may go on after a request to stop."""
+EXIT_S = 15.0
+"""tritonserver ends some 4 s after its last stream, but once in thousands of ends it has not ended:
+after so long without work it is killed."""
 
 # Called with the number of loaded models and the number of all models.
 Progress = Callable[[int, int], None]
@@ -69,7 +73,13 @@ class Triton:
         """
         self.metrics.draining.set(1)
         self.process.terminate()
-        return self.process.wait(deadline_s) == 0
+        idleness = Idleness(self.heartbeats)
+        deadline_s += time.monotonic()
+        while self.process.wait(_POLL_S) is None and time.monotonic() < deadline_s:
+            if self.budget is None and idleness.look() > EXIT_S:
+                self.process.kill()
+                return True
+        return self.process.exit_code == 0
 
     def check_state_pool(self) -> None:
         """Raise TritonDied if states have gone to host memory; without TensorRT, do nothing."""

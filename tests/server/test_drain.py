@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
+from server.launch import running
 from tests.support.launcher import ROOT, Started, process_group, started, wait_for
 from tests.support.toy_streams import Stream, constant
 
@@ -50,6 +52,16 @@ def test_a_drain_has_a_deadline(toy_repository: Path) -> None:
         _, messages = server.launcher.communicate(timeout=30)
         assert server.launcher.returncode == 0
         assert "still open after 1 s" in messages
+
+
+def test_a_server_that_has_no_work_and_does_not_end_is_killed(
+    toy_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.launch.EXIT_S", 2)
+    with running(toy_repository) as triton:
+        os.kill(triton.process.pid, signal.SIGSTOP)
+        assert triton.drain(60)
+        assert triton.process.wait(10) == -signal.SIGKILL
 
 
 def test_a_second_sigterm_stops_at_once(toy_repository: Path) -> None:
