@@ -78,6 +78,10 @@ class Adapters(Protocol):
         """Return what they add to the outputs of the projection `name` for its inputs `values`."""
         ...
 
+    def gathered(self) -> tuple[Tensor, ...]:
+        """Return the matrices of all projections, two for each, for code that uses them often."""
+        ...
+
 
 class AdapterPlan:
     """Where the matrices of each projection lie in an adapter of rank `rank`."""
@@ -164,7 +168,7 @@ class PooledAdapters:
         return projection.change(values, *self._gather(projection))
 
     def gathered(self) -> tuple[Tensor, ...]:
-        """Return the matrices of all projections, two for each, for code that uses them often."""
+        """See `Adapters.gathered`."""
         return tuple(
             matrix for projection in self.plan.projections for matrix in self._gather(projection)
         )
@@ -177,15 +181,19 @@ class GatheredAdapters:
     """Adapters whose matrices have been gathered."""
 
     def __init__(self, projections: Sequence[Projection], matrices: Sequence[Tensor]) -> None:
-        """Take the matrices that `PooledAdapters.gathered` returned."""
+        """Take the matrices that `Adapters.gathered` returned."""
         self._projections = projections
-        self._matrices = matrices
+        self._matrices = tuple(matrices)
 
     def change(self, name: str, values: Tensor) -> Tensor:
         """See `Adapters.change`."""
         index = next(i for i, p in enumerate(self._projections) if p.name == name)
         down, up = self._matrices[2 * index : 2 * index + 2]
         return self._projections[index].change(values, down, up)
+
+    def gathered(self) -> tuple[Tensor, ...]:
+        """See `Adapters.gathered`."""
+        return self._matrices
 
 
 def project(linear: nn.Linear, values: Tensor, adapters: Adapters | None, name: str) -> Tensor:
