@@ -31,8 +31,8 @@ class Projection:
     inputs: int
     outputs: int
     """Outputs of each of them."""
-    frames: int
-    """Rows of one stream that it takes at once."""
+    frames: int | None
+    """Rows of one stream that it takes at once; None if their number is free."""
     factors: tuple[float, ...]
     """Constants that are part of its weights, one for each of the layers."""
     dtype: torch.dtype
@@ -40,7 +40,7 @@ class Projection:
 
     @classmethod
     def of(
-        cls, linear: nn.Linear, *names: str, frames: int, factors: Sequence[float] = ()
+        cls, linear: nn.Linear, *names: str, frames: int | None, factors: Sequence[float] = ()
     ) -> Projection:
         """Describe a layer; factors are 1 if none are given."""
         return cls(
@@ -64,10 +64,11 @@ class Projection:
         of the parts if there is one.
         """
         parts, rank = len(self.names), up.shape[-2]
-        low = values.reshape(-1, self.frames, self.inputs) @ down
+        rows = (down.shape[0], -1) if self.frames is None else (-1, self.frames)
+        low = values.reshape(*rows, self.inputs) @ down
         if parts == 1:
             return (low @ up).reshape(-1, self.outputs)
-        apart = low.reshape(-1, self.frames, parts, rank).transpose(1, 2)
+        apart = low.reshape(*rows, parts, rank).transpose(1, 2)
         return (apart @ up).transpose(1, 2).reshape(-1, parts * self.outputs)
 
 
@@ -194,6 +195,19 @@ class GatheredAdapters:
     def gathered(self) -> tuple[Tensor, ...]:
         """See `Adapters.gathered`."""
         return self._matrices
+
+
+class AdaptedModule(nn.Module):
+    """A module with linear layers that adapters may change."""
+
+    def projections(self) -> tuple[Projection, ...]:
+        """Return the layers that adapters change; a module need not have any."""
+        return ()
+
+    def adapter_plan(self, rank: int) -> AdapterPlan | None:
+        """Return where the matrices of an adapter lie; None if the module or `rank` has none."""
+        projections = self.projections() if rank else ()
+        return AdapterPlan(projections, rank) if projections else None
 
 
 def project(linear: nn.Linear, values: Tensor, adapters: Adapters | None, name: str) -> Tensor:

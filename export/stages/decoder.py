@@ -106,7 +106,7 @@ class Decoder(Stage):
             return self.predictor(blank, zero)
 
     def projections(self) -> tuple[Projection, ...]:
-        """See `Stage.projections`."""
+        """See `AdaptedModule.projections`."""
         return (
             Projection.of(self.predictor.projector, PROJECTOR, frames=1),
             Projection.of(self.head, HEAD, frames=1),
