@@ -132,7 +132,7 @@ def main(
         typer.Option(
             min=0,
             help="Adapters that may be in memory at once, beside the checkpoint itself (see "
-            "`python -m export.adapters`); others are read when a stream needs them.",
+            "`python -m export.adapters`); others are read when a stream or a file needs them.",
         ),
     ] = Serving.adapters,
     adapter_rank: Annotated[
