@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
-from server.backends.earshot.earshot_runtime.adapted_utterances import open_adapted
-from server.backends.earshot.earshot_runtime.adapter_files import AdapterFile
+from server.backends.earshot.earshot_runtime.adapter_files import AdapterFile, AdapterFiles
+from server.backends.earshot.earshot_runtime.adapters import LoadedAdapters
 from server.backends.earshot.earshot_runtime.chunks import Outcome
 from server.backends.earshot.earshot_runtime.errors import (
     BadAdapter,
@@ -22,7 +22,7 @@ from server.backends.earshot.earshot_runtime.errors import (
     InvalidChunk,
     UnknownAdapter,
 )
-from server.backends.earshot.earshot_runtime.graph import open_graph
+from server.backends.earshot.earshot_runtime.onnx_utterances import OnnxUtterances
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.utterances import Utterances, UtteranceStage, packed
 from tests.support.toy_repository import save
@@ -90,8 +90,11 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stage(repository: Path) -> UtteranceStage:
-    spec, folder = StageSpec.from_model_config(CONFIG), repository / "sums" / "1"
-    return UtteranceStage(spec, open_graph(folder / "model.onnx", spec), open_adapted(folder, spec))
+    spec = StageSpec.from_model_config(CONFIG)
+    assert spec.adapters is not None
+    engine = OnnxUtterances(repository / "sums" / "1" / "model.onnx", spec)
+    files = AdapterFiles(repository, spec.adapters)
+    return UtteranceStage(spec, engine, LoadedAdapters(files, engine, CAPACITY))
 
 
 def request(length: int, rows: int = 1) -> list[np.ndarray]:
@@ -164,16 +167,15 @@ def test_nothing_runs_if_all_are_refused(stage: UtteranceStage, repository: Path
 def test_a_stage_that_adapters_do_not_change(repository: Path) -> None:
     """Like the feature extractor, which gets the same parameters as the stages after it."""
     spec = replace(StageSpec.from_model_config(CONFIG), adapters=None)
-    folder = repository / "sums" / "1"
-    assert open_adapted(folder, spec) is None
-    stage = UtteranceStage(spec, open_graph(folder / "model.onnx", spec))
+    stage = UtteranceStage(spec, OnnxUtterances(repository / "sums" / "1" / "model.onnx", spec))
     assert sums(stage.process([request(8)], ["clinic"])) == [8]
 
 
 def test_a_repository_without_the_second_graph(repository: Path) -> None:
-    (repository / "sums" / "1" / "adapted" / "model.onnx").unlink()
+    folder = repository / "sums" / "1"
+    (folder / "adapted" / "model.onnx").unlink()
     with pytest.raises(BadStage, match=r"cannot load .*adapted"):
-        open_adapted(repository / "sums" / "1", StageSpec.from_model_config(CONFIG))
+        OnnxUtterances(folder / "model.onnx", StageSpec.from_model_config(CONFIG))
 
 
 @given(st.lists(st.tuples(st.integers(1, 16), st.integers(0, 5)), max_size=40), st.integers(1, 4))

@@ -238,8 +238,7 @@ def summer(tmp_path: Path) -> SequenceStage:
     assert spec.adapters is not None
     engine = open_engine(folder, spec)
     files = AdapterFiles(repository, spec.adapters)
-    adapters = StreamAdapters(LoadedAdapters(files, engine, 2), STREAMS)
-    return SequenceStage(spec, engine, adapters)
+    return SequenceStage(spec, engine, LoadedAdapters(files, engine, 2))
 
 
 def sums(outcomes: list[Outcome]) -> list[float]:

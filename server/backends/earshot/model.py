@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
-from earshot_runtime.adapted_utterances import open_adapted
 from earshot_runtime.adapter_files import AdapterFiles
-from earshot_runtime.adapters import LoadedAdapters, StreamAdapters
+from earshot_runtime.adapters import AdapterPools, LoadedAdapters
 from earshot_runtime.chunks import Chunks, Outcome
-from earshot_runtime.engine import Engine
-from earshot_runtime.engines import open_engine
+from earshot_runtime.engines import open_engine, open_utterance_engine
 from earshot_runtime.errors import (
     AdaptersFull,
     ChunkError,
@@ -29,13 +27,13 @@ from earshot_runtime.errors import (
     Saturated,
     ServerFull,
 )
-from earshot_runtime.graph import open_graph
 from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
 from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.limit import read_limit
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
-from earshot_runtime.utterances import Array, UtteranceStage
+from earshot_runtime.utterance_engine import Array
+from earshot_runtime.utterances import UtteranceStage
 
 START = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
@@ -55,9 +53,9 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self._housekeeper = None
         if self._spec.sequence is None:
-            graph = open_graph(folder / "model.onnx", self._spec)
-            adapted = open_adapted(folder, self._spec)
-            self._utterances = UtteranceStage(self._spec, graph, adapted)
+            utterances = open_utterance_engine(folder, self._spec)
+            adapters = self._open_adapters(folder.parents[1], utterances)
+            self._utterances = UtteranceStage(self._spec, utterances, adapters)
             metrics = self._utterances.metrics
         else:
             engine = open_engine(folder, self._spec)
@@ -109,12 +107,9 @@ class TritonPythonModel:
             self._housekeeper.stop()
         gc.collect()
 
-    def _open_adapters(self, repository: Path, engine: Engine) -> StreamAdapters | None:
-        spec, sequence = self._spec.adapters, self._spec.sequence
-        if spec is None or sequence is None:
-            return None
-        loaded = LoadedAdapters(AdapterFiles(repository, spec), engine, spec.capacity)
-        return StreamAdapters(loaded, sequence.max_streams)
+    def _open_adapters(self, repository: Path, pools: AdapterPools) -> LoadedAdapters | None:
+        spec = self._spec.adapters
+        return spec and LoadedAdapters(AdapterFiles(repository, spec), pools, spec.capacity)
 
     def _read_inputs(self, requests: list[pb_utils.InferenceRequest]) -> list[list[Array]]:
         get = pb_utils.get_input_tensor_by_name

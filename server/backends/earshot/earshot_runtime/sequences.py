@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .adapters import AdapterSlots, StreamAdapters
+from .adapters import AdapterSlots, LoadedAdapters, StreamAdapters
 from .checks import Arrays, AudioEnds, ContentChecks, Errors, reject_outputs
 from .chunks import Chunks, Outcome, rounds
 from .counts import LIVE_STREAMS, Counts, Sample
@@ -27,14 +27,14 @@ class SequenceStage:
     """
 
     def __init__(
-        self, spec: StageSpec, engine: Engine, adapters: StreamAdapters | None = None
+        self, spec: StageSpec, engine: Engine, adapters: LoadedAdapters | None = None
     ) -> None:
         """Serve `spec` on `engine`; a stage that adapters change has `adapters`."""
         sequence = spec.sequence
         assert sequence is not None
         self.slots = SlotTable(sequence.max_streams, sequence.max_idle_s)
         self._engine = engine
-        self._adapters = adapters
+        self._adapters = adapters and StreamAdapters(adapters, sequence.max_streams)
         self._inputs = engine.inputs
         self._content = ContentChecks(spec)
         self._most_streams: int | None = None

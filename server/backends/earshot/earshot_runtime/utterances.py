@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .adapted_utterances import AdaptedUtterances
 from .adapter_files import AdapterFile
-from .adapters import NONE, AdapterSlots
+from .adapters import NONE, AdapterSlots, LoadedAdapters
 from .checks import ContentChecks, reject_length, reject_outputs
 from .chunks import Outcome, Rows
 from .counts import Sample
 from .errors import ChunkError, RunFailed
-from .graph import Graph
 from .spec import StageSpec
-
-Array = npt.NDArray[Any]
+from .utterance_engine import Array, UtteranceEngine
 
 _MOST_ROWS = 16
 """More rows in a run save no time and take more memory."""
@@ -54,15 +49,15 @@ class UtteranceStage:
     """Answers requests; `runs` and `rows` count the runs of the graph and their rows."""
 
     def __init__(
-        self, spec: StageSpec, graph: Graph, adapted: AdaptedUtterances | None = None
+        self, spec: StageSpec, engine: UtteranceEngine, adapters: LoadedAdapters | None = None
     ) -> None:
-        """Serve `spec` on `graph`; a stage that adapters change has `adapted`, too."""
+        """Serve `spec` on `engine`; a stage that adapters change has `adapters`."""
         self.runs = 0
         self.rows = 0
         self._spec = spec
-        self._session = graph.session
-        self._adapted = adapted
-        self._most_adapters = adapted.loaded.capacity if adapted else _MOST_ROWS
+        self._engine = engine
+        self._adapters = adapters
+        self._most_adapters = adapters.capacity if adapters else _MOST_ROWS
         self._content = ContentChecks(spec)
         names = [tensor.name for tensor in spec.inputs]
         # Never None here: a spec without them and without state is refused.
@@ -77,7 +72,7 @@ class UtteranceStage:
         inputs: list[Array] = [np.zeros((1, 1), np.int32) for _ in self._spec.inputs]
         inputs[self._values] = np.zeros((1, *shape), tensor.dtype)
         self._compute([Utterances(inputs, 0)], None)
-        if self._adapted is not None:
+        if self._adapters is not None:
             self._compute([Utterances(inputs, 0)], np.zeros(1, np.int64))
 
     def process(
@@ -106,14 +101,14 @@ class UtteranceStage:
         return {
             ("earshot_runs_total", ()): self.runs,
             ("earshot_rows_total", ()): self.rows,
-            **(self._adapted.loaded.metrics() if self._adapted else {}),
+            **(self._adapters.metrics() if self._adapters else {}),
         }
 
     def _accept(self, inputs: list[Array], name: str) -> Utterances:
         """Return the request with its adapter, or raise ChunkError."""
         if error := self._reject(inputs):
             raise error
-        adapter = self._adapted.loaded.find(name) if name and self._adapted else None
+        adapter = self._adapters.find(name) if name and self._adapters else None
         return Utterances(inputs, int(inputs[self._length].max()), adapter)
 
     def _reject(self, inputs: list[Array]) -> ChunkError | None:
@@ -135,10 +130,23 @@ class UtteranceStage:
     def _load_adapters(
         self, requests: Mapping[int, Utterances]
     ) -> tuple[dict[int, int], dict[int, ChunkError]]:
-        """Return the slot of each request's adapter, and errors of those that have none."""
-        if self._adapted is None:
-            return dict.fromkeys(requests, NONE), {}
-        return self._adapted.load({key: request.adapter for key, request in requests.items()})
+        """Return the slot of each request's adapter, or the error of one that cannot be read.
+
+        There is room for all of a run, and any of them may make room after it.
+        """
+        slots: dict[int, int] = {}
+        errors: dict[int, ChunkError] = {}
+        for key, request in requests.items():
+            try:
+                slots[key] = self._loaded(request.adapter, in_use=set(slots.values()))
+            except ChunkError as error:
+                errors[key] = error
+        return slots, errors
+
+    def _loaded(self, adapter: AdapterFile | None, in_use: set[int]) -> int:
+        if adapter is None or self._adapters is None:
+            return NONE
+        return self._adapters.load(adapter, in_use)
 
     def _run_rows(self, requests: list[Utterances], slots: AdapterSlots | None) -> list[Outcome]:
         rows = sum(request.rows for request in requests)
@@ -163,17 +171,13 @@ class UtteranceStage:
         Args:
             slots: that of each row's adapter; None if no row has one.
         """
-        feed = {
-            tensor.name: np.concatenate([request.inputs[index] for request in requests])
-            for index, tensor in enumerate(self._spec.inputs)
-            if index != self._values
-        }
-        feed[self._spec.inputs[self._values].name] = self._padded(requests)
-        names = [tensor.name for tensor in self._spec.outputs]
-        if slots is not None and self._adapted is not None:
-            return self._adapted.run(names, feed, slots)
-        outputs: Any = self._session.run(names, feed)
-        return outputs
+        inputs = [
+            self._padded(requests)
+            if index == self._values
+            else np.concatenate([request.inputs[index] for request in requests])
+            for index in range(len(self._spec.inputs))
+        ]
+        return self._engine.run(inputs, slots)
 
     def _padded(self, requests: list[Utterances]) -> Array:
         """Return the values of all requests, cut or padded with zeros to the longest utterance."""
