@@ -73,7 +73,7 @@ $(READY): pyproject.toml constraints.txt client/pyproject.toml
 	  f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "setting up $(VENV) (about 1.7 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable '.[export,tensorrt-rtx,server,loadtest,baseline,training,dev]' --editable './client[av]'
+	@$(PIP) --editable '.[export,tensorrt-rtx,server,loadtest,baseline,training,dev]' --editable './client[av,otel]'
 	@touch $@
 
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core
