@@ -19,9 +19,10 @@ from ._format import AudioFormat
 from ._joiner import Joiner
 from ._pcm import Pcm, PcmReader, Samples
 from ._server_info import OfflineInfo
+from ._span import Headers
 from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
-from ._tracing import Headers, start_span
+from ._tracing import start_span
 from ._transcript import FailedSpan, Token, Transcript
 from ._wire import piece_request, read_reply
 

@@ -13,8 +13,8 @@ from typing import Any
 from ._chunker import Chunk
 from ._errors import UnsupportedServer
 from ._server_info import ServerInfo
+from ._span import ClientSpan, Headers
 from ._timeouts import Timeouts
-from ._tracing import ClientSpan, Headers
 from ._transcript import Token
 from ._wire import RequestWriter
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ._tracing import TRACE_EVERY
+from ._span import TRACE_EVERY
 
 SHORTEST_ENDPOINT_MS = 100
 LONGEST_TAG = 128

@@ -35,9 +35,9 @@ from ._server_info import OfflineInfo, ServerInfo
 from ._servers import READY_REQUEST, Servers
 from ._session import CLIENT_CLOSED, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
+from ._span import Headers
 from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
-from ._tracing import Headers
 from ._transcript import ChunkResult, Resumption, Transcript
 
 
