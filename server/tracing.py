@@ -7,15 +7,16 @@ clients choose, and send the context of few chunks. Of the others the server cho
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from .errors import BadTracing
 
-TRACE_EVERY = 100
+TRACE_EVERY = 1000
 MAX_TRACE_EVERY = 2**31 - 1
-SERVICE = "earshot"
+_SERVICE = "earshot"
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class Tracing:
             )
 
     def flags(self) -> list[str]:
-        """Return Triton's flags."""
+        """Return Triton's flags; OTEL_RESOURCE_ATTRIBUTES adds to the attributes here."""
         settings = {
             "mode": "opentelemetry",
             "level": "TIMESTAMPS",
             "rate": self.every,
             "opentelemetry,url": self.url,
-            "opentelemetry,resource=service.name": SERVICE,
+            "opentelemetry,resource=service.name": os.environ.get("OTEL_SERVICE_NAME", _SERVICE),
             # In a pod, its name.
             "opentelemetry,resource=service.instance.id": socket.gethostname(),
         }
