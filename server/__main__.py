@@ -102,8 +102,9 @@ def serve(
     otlp_url: Annotated[
         str | None,
         typer.Option(
+            envvar="EARSHOT_OTLP_URL",
             help="Send traces to this OpenTelemetry collector (OTLP over HTTP), such as "
-            "http://collector:4318/v1/traces; off by default."
+            "http://collector:4318/v1/traces; off by default.",
         ),
     ] = None,
     trace_every: Annotated[

@@ -15,12 +15,15 @@ VALUES = ("values.yaml", "values-gpu.yaml", "values-cpu.yaml")
 FOREIGN = ("keda.sh/", "monitoring.coreos.com/")
 """Groups of objects whose schemas are not those of Kubernetes."""
 
+TRACED = ("--set", "tracing.url=http://collector.monitoring:4318/v1/traces")
+
 Object = dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=VALUES)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
-    return render("--values", str(CHART / request.param))
+    traced = TRACED if request.param == "values-gpu.yaml" else ()
+    return render("--values", str(CHART / request.param), *traced)
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -83,7 +86,7 @@ def test_a_pod_outlives_its_drain(objects: list[Object]) -> None:
 
 
 def test_the_server_has_the_options_that_it_is_given() -> None:
-    objects = render("--values", str(CHART / "values-gpu.yaml"))
+    objects = render("--values", str(CHART / "values-gpu.yaml"), *TRACED)
     given = {
         (arg.partition("=")[0])
         for pod in filter(None, map(_pod, objects))
@@ -91,8 +94,24 @@ def test_the_server_has_the_options_that_it_is_given() -> None:
         if container["name"] == "triton"
         for arg in container["args"]
     }
-    assert len(given) == 7
+    assert len(given) == 9
     assert given <= set(re.findall(r"--[a-z-]+", help_of("server")))
+
+
+def test_replicas_reach_the_collector_of_traces_and_nothing_else() -> None:
+    def egress(*options: str) -> list[Object]:
+        [policy] = [
+            thing
+            for thing in render("--show-only", "templates/network.yaml", *options)
+            if thing["metadata"]["name"] == "earshot-replicas"
+        ]
+        return policy["spec"].get("egress", [])
+
+    assert egress() == []
+    collectors, names = egress(*TRACED)
+    [peer] = collectors["to"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    assert {port["port"] for port in names["ports"]} == {53}
 
 
 def test_scaling_leaves_the_count_to_keda() -> None:
@@ -143,6 +162,7 @@ REFUSED = {
     "envoy.tls.clientCertificates=true": "needs envoy.tls.secret",
     "envoy.keysSecret=keys": "keys travel in the clear",
     "canary.replicas=1": "canary.replicas needs canary.tag or canary.path",
+    "tracing.url=collector:4318": "tracing.url",
     "gpu.enabled=false,models.build.enabled=true": "engines are built on the GPU",
 }
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
@@ -15,7 +13,7 @@ from server.errors import BadTracing
 from server.launch import running
 from server.tracing import Tracing
 from tests.support.project import PROJECT
-from tests.support.toy_repository import CHUNK_SAMPLES
+from tests.support.toy_streams import Stream, constant
 from tests.support.traces import collector
 
 CONTEXT = "00-0000000000000000000000000abc0123-00000000000000d4-00"
@@ -32,9 +30,10 @@ def test_one_request_in_so_many_is_traced_and_all_that_carry_a_context(
         running(toy_repository, tracing=Tracing(received.url, every=3)) as triton,
         grpcclient.InferenceServerClient(triton.grpc_url) as client,
     ):
-        for chunk in range(6):
-            _infer(client, start=chunk == 0, headers={})
-        _infer(client, end=True, headers={"traceparent": CONTEXT})
+        stream = Stream(client)
+        for _ in range(6):
+            stream.send(constant(0.0)).result(timeout=10)
+        stream.send(constant(0.0), end=True, headers={"traceparent": CONTEXT}).result(timeout=10)
     roots = [span for span in received.spans if span.name == "InferRequest"]
     assert [span.parent_id for span in roots] == ["", "", "00000000000000d4"]
     assert roots[2].trace_id == "0000000000000000000000000abc0123"
@@ -42,21 +41,6 @@ def test_one_request_in_so_many_is_traced_and_all_that_carry_a_context(
         *("InferRequest", "toy_streaming", "summer", "accumulator", "compute")
     }
     assert received.spans[0].resource["service.version"] == "1.2"
-
-
-def _infer(client: grpcclient.InferenceServerClient, **options: Any) -> None:
-    audio = grpcclient.InferInput("AUDIO", [1, CHUNK_SAMPLES], "FP32")
-    audio.set_data_from_numpy(np.zeros((1, CHUNK_SAMPLES), np.float32))
-    length = grpcclient.InferInput("AUDIO_LENGTH", [1, 1], "INT32")
-    length.set_data_from_numpy(np.array([[CHUNK_SAMPLES]], np.int32))
-    client.infer(
-        "toy_streaming",
-        [audio, length],
-        sequence_id=17,
-        sequence_start=options.pop("start", False),
-        sequence_end=options.pop("end", False),
-        **options,
-    )
 
 
 @pytest.mark.parametrize(
