@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
+from tests.support.custom_resources import check_custom_resource
 from tests.support.helm import CHART, KUBERNETES, render, run_helm
 from tests.support.project import help_of
 
@@ -26,6 +29,11 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
     return render("--values", str(CHART / request.param), *traced)
 
 
+@pytest.fixture(scope="module")
+def objects_by_kind() -> dict[str, Object]:
+    return {thing["kind"]: thing for thing in render()}
+
+
 @pytest.mark.parametrize("values", VALUES)
 def test_helm_finds_no_fault(values: str) -> None:
     done = run_helm("lint", "--strict", str(CHART), "--values", str(CHART / values))
@@ -38,6 +46,45 @@ def test_kubernetes_takes_every_object(objects: list[Object]) -> None:
     for thing in checked:
         kubernetes_validate.validate(thing, KUBERNETES, strict=True)
     assert len(checked) > 8
+
+
+def test_operators_take_their_objects(objects: list[Object]) -> None:
+    checked = [thing for thing in objects if thing["apiVersion"].startswith(FOREIGN)]
+    for thing in checked:
+        check_custom_resource(thing)
+    assert {"ServiceMonitor", "PrometheusRule"} <= {thing["kind"] for thing in checked}
+
+
+FAULTS = {
+    "a field that does not exist": ("ScaledObject", "spec.minReplicas", 2),
+    "a value that is none of those": ("ScaledObject", "spec.fallback.behavior", "static!"),
+    "a string for a number": ("ScaledObject", "spec.maxReplicaCount", "10"),
+    "a number for a string": ("ScaledObject", "spec.triggers.0.metadata.threshold", 640),
+    "a field of Kubernetes that does not exist": (
+        *("ScaledObject", "spec.advanced.horizontalPodAutoscalerConfig.behavior.scaleup", {}),
+    ),
+    "no selector": ("ServiceMonitor", "spec.selector", None),
+    "a time without unit": ("ServiceMonitor", "spec.endpoints.0.interval", "15"),
+    "a rule without expression": ("PrometheusRule", "spec.groups.0.rules.0.expr", None),
+}
+
+
+@pytest.mark.parametrize(("kind", "path", "value"), FAULTS.values(), ids=FAULTS)
+def test_operators_refuse_objects_with_a_fault(
+    objects_by_kind: dict[str, Object], kind: str, path: str, value: Any
+) -> None:
+    thing = copy.deepcopy(objects_by_kind[kind])
+    check_custom_resource(thing)
+    *parents, name = path.split(".")
+    parent: Any = thing
+    for key in parents:
+        parent = parent[int(key) if key.isdecimal() else key]
+    if value is None:
+        del parent[name]
+    else:
+        parent[name] = value
+    with pytest.raises(jsonschema.ValidationError):
+        check_custom_resource(thing)
 
 
 def test_containers_are_confined(objects: list[Object]) -> None:
