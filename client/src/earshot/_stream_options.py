@@ -23,8 +23,8 @@ class StreamOptions:
     tag              a name for the stream, in ASCII: results and errors have it, requests carry it
                      as their id and as the header `x-request-id`, for the logs of servers and
                      proxies; "" stands for a random one
-    trace_every      of a stream whose span OpenTelemetry records, one chunk in so many, the first
-                     among them, is traced through the stages of the server
+    trace_every      of a stream or file whose span OpenTelemetry samples, one chunk or piece in so
+                     many, the first among them, is traced through the stages of the server
     """
 
     endpoint_ms: int | None = None
