@@ -141,7 +141,7 @@ class Recognition:
 
     @contextmanager
     def keeping_text(self) -> Generator[None, None, None]:
-        """Attach the transcript so far to an error that ends the recording early."""
+        """Attach the transcript so far to an error that ends the recording early; end its span."""
         try:
             yield
         except BaseException as error:
