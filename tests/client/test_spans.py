@@ -20,6 +20,7 @@ from tests.support.fake_triton import OFFLINE, FakeTriton, fake_triton
 from tests.support.traces import recorded
 
 FIVE_CHUNKS = FIRST + 4 * CHUNK_SAMPLES
+SILENCE = np.zeros(100 * RATE_HZ, np.float32)
 TAGGED = StreamOptions(tag="call-17", trace_every=2)
 
 
@@ -139,15 +140,28 @@ def test_a_span_tells_where_its_stream_went_on(fake: FakeTriton) -> None:
     assert carriers == [0, 2, 4, 6]
 
 
-def test_a_file_is_a_span_and_pieces_carry_it() -> None:
+def transcribe(url: str) -> None:
+    with earshot.connect(url) as client:
+        client.transcribe(SILENCE, sample_rate_hz=RATE_HZ, options=TAGGED, at_once=1)
+
+
+def transcribe_async(url: str) -> None:
+    async def transcribe() -> None:
+        async with earshot.connect_async(url) as client:
+            await client.transcribe(SILENCE, sample_rate_hz=RATE_HZ, options=TAGGED, at_once=1)
+
+    asyncio.run(transcribe())
+
+
+@pytest.mark.parametrize("transcribe", [transcribe, transcribe_async])
+def test_a_file_is_a_span_and_pieces_carry_it(transcribe: Callable[[str], None]) -> None:
     headers: list[Mapping[str, str]] = []
     with fake_triton(None, models={"asr_offline": OFFLINE}) as fake:
         fake.recognize = lambda piece: (
             headers.append(dict(piece.context.invocation_metadata())) or []
         )
-        with recorded() as recording, earshot.connect(fake.url) as client:
-            silence = np.zeros(100 * RATE_HZ, np.float32)
-            client.transcribe(silence, sample_rate_hz=RATE_HZ, options=TAGGED, at_once=1)
+        with recorded() as recording:
+            transcribe(fake.url)
     [span] = recording.spans
     assert span.name == "transcribe asr_offline"
     assert attributes(span)["earshot.audio_s"] == 100
