@@ -57,6 +57,9 @@ class OfflineServing:
     max_batch_size: int = 32
     encoder_instances: int = 2
     """Processes of the encoder. One core each gives the best throughput per core on CPUs."""
+    adapters: int = 0
+    """See `Serving`, as for the next one."""
+    adapter_rank: int = 16
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,6 @@ class ExportOptions:
             raise UnsupportedOption(
                 "--adapters needs the weights that the adapters were trained beside, not int8 "
                 "ones; leave out --precision"
-            )
-        if self.mode in ("offline", "both"):
-            raise UnsupportedOption(
-                f"--adapters is for live streams, not for --mode {self.mode}: add --mode streaming"
             )
 
     @property

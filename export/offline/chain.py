@@ -49,18 +49,25 @@ class OfflineChain:
         )
 
     def transcribe(
-        self, utterances: Sequence[Samples], *, together: bool = True
+        self,
+        utterances: Sequence[Samples],
+        *,
+        together: bool = True,
+        adapters: NDArray[np.int64] | None = None,
     ) -> list[OfflineResult]:
         """Transcribe utterances of samples [N], padded to buckets.
 
         Args:
             together: transcribes them in batches, padded to the bucket of the longest utterance;
                 otherwise one by one.
+            adapters: the slot of each utterance's adapter, for stages that take them.
         """
         size = _MOST_ROWS if together else 1
         results: list[OfflineResult] = []
         for start in range(0, len(utterances), size):
-            results += self._batch(utterances[start : start + size])
+            end = start + size
+            slots = () if adapters is None else (adapters[start:end],)
+            results += self._batch(utterances[start:end], slots)
         return results
 
     def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -73,10 +80,13 @@ class OfflineChain:
         decoded = self.decoder(*self._padded(encoded, self.spec.stages[2]))
         return [self._tokens(decoded, row)[0] for row in range(len(encoded))]
 
-    def _batch(self, utterances: Sequence[Samples]) -> list[OfflineResult]:
-        mel, mel_lengths = self.feature_extractor(*self._padded(utterances, self.spec.stages[0]))
-        encoded, lengths = self.encoder(mel, mel_lengths)
-        decoded = self.decoder(encoded, lengths)
+    def _batch(
+        self, utterances: Sequence[Samples], slots: tuple[NDArray[np.int64], ...]
+    ) -> list[OfflineResult]:
+        inputs = self._padded(utterances, self.spec.stages[0])
+        mel, mel_lengths = self.feature_extractor(*inputs, *slots)
+        encoded, lengths = self.encoder(mel, mel_lengths, *slots)
+        decoded = self.decoder(encoded, lengths, *slots)
         return [
             OfflineResult(
                 mel[row, : mel_lengths[row, 0]],

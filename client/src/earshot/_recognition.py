@@ -24,7 +24,7 @@ from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
 from ._tracing import start_span
 from ._transcript import FailedSpan, Token, Transcript
-from ._wire import piece_request, read_reply
+from ._wire import address_piece, piece_request, read_reply
 
 PIECES_AT_ONCE = 8
 """Pieces that are under way at a time by default: enough to fill a batch."""
@@ -131,7 +131,7 @@ class Recognition:
         """Send `call` and later pieces to another recognizer, if it takes the same pieces."""
         if info is not None and _framing(info) == _framing(self._info):
             self._info = info
-            call.request.model_name = info.ensemble
+            address_piece(call.request, info)
 
     def done(self, call: PieceCall) -> float:
         """Mark `call` as done; return the seconds of audio that are done."""
@@ -177,7 +177,8 @@ class Recognition:
             for samples in map(self._info.bucket_samples, self._info.buckets_ms)
             if samples >= piece.samples.size
         )
-        request = piece_request(self._info.ensemble, piece.samples, bucket)
+        request = piece_request(piece.samples, bucket)
+        address_piece(request, self._info)
         trace = self._span.headers(len(self._calls))
         call = PieceCall(
             request, piece.start_sample, piece.end_sample, piece.overlap_samples, trace

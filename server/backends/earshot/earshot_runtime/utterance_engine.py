@@ -1,0 +1,31 @@
+"""Declare the engine of a stage without state, which takes whole utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .adapters import AdapterSlots
+
+Array = npt.NDArray[Any]
+
+
+class UtteranceEngine(Protocol):
+    """Runs utterances that are padded to the longest of them."""
+
+    def run(self, inputs: Sequence[Array], adapters: AdapterSlots | None = None) -> list[Array]:
+        """Return the outputs [rows, ...] for the inputs [rows, ...], both in the config's order.
+
+        An error of the library underneath is passed on.
+
+        Args:
+            adapters: the slot of each row's adapter; None if no row has one.
+        """
+        ...
+
+    def store_adapter(self, slot: int, rows: list[npt.NDArray[np.float32]]) -> None:
+        """See `AdapterPools.store_adapter`."""
+        ...
