@@ -56,7 +56,14 @@ class OfflineServing:
 
     max_batch_size: int = 32
     encoder_instances: int = 2
-    """Processes of the encoder. One core each gives the best throughput per core on CPUs."""
+    """Processes of the encoder, or of the fused recognizer. One core each gives the best
+    throughput per core on CPUs."""
+
+
+def offline_serving(runtime: str, encoder_instances: int) -> OfflineServing:
+    """Return the settings for a runtime: a GPU takes larger batches than a core."""
+    largest = 256 if runtime == "torch" else OfflineServing.max_batch_size
+    return OfflineServing(largest, encoder_instances)
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,8 @@ class ExportOptions:
     runtime: str = "onnxruntime"
     """A key of `PRECISIONS`."""
     precision: str = "fp32"
-    layout: str = "stages"
-    """One of `LAYOUTS`."""
+    layout: str | None = None
+    """Of live streams: one of `LAYOUTS`; None for stages."""
     gpus: tuple[str, ...] = GPUS
     """For `tensorrt-rtx` only: compute capabilities of the GPUs that one engine is built for."""
     name: str = ""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -101,7 +102,11 @@ def open_utterance_program(path: Path, spec: StageSpec) -> Callable[..., list[ND
 
     @torch.inference_mode()
     def run(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        values = model(*map(torch.from_numpy, inputs))
+        rows = len(inputs[0])
+        # As in the backend: programs are traced for two rows or more.
+        values = model(
+            *(torch.from_numpy(np.resize(x, (max(2, rows), *x.shape[1:]))) for x in inputs)
+        )
         if loop is not None:
             rounds, end = loop
             pending: Any = True
@@ -109,7 +114,7 @@ def open_utterance_program(path: Path, spec: StageSpec) -> Callable[..., list[ND
                 *loop_state, pending = rounds(*values)
                 values = (*values[: -len(loop_state)], *loop_state)
             values = end(*values)
-        return [value.numpy() for value in values]
+        return [value[:rows].numpy() for value in values]
 
     return run
 

@@ -1,13 +1,16 @@
-"""Export an offline model: stages, ONNX files, configs, comparison, manifest."""
+"""Export an offline model: stages, ONNX or torch files, configs, comparison, manifest."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedCheckpoint
 from export.formats.offline_onnx_file import export_offline_onnx
 from export.formats.onnx_file import quantize_encoder
+from export.formats.onnx_stage import open_stateless
+from export.formats.utterance_program import export_utterance_program, open_utterance_program
 from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
 from export.offline.config import config_files
@@ -76,7 +79,7 @@ def spec_of(checkpoint: Checkpoint, options: ExportOptions) -> OfflineSpec:
 def export_offline(
     checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    """Build the offline models of `checkpoint`, for ONNX Runtime, to be installed.
+    """Build the offline models of `checkpoint`, for ONNX Runtime or torch, to be installed.
 
     Args:
         new: collects the models; other models of its repository stay as they are.
@@ -89,16 +92,28 @@ def export_offline(
     began = time.monotonic()
     spec = spec_of(checkpoint, options)
     stages = build_stages(checkpoint, spec)
-    folder = new.add(spec.models)
-    report("offline stages to ONNX")
-    export_offline_onnx(folder, stages, spec.stages, spec.max_mel_frames)
-    if options.precision == "int8":
-        report("quantizing the encoder")
-        quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")
+    folder = new.add(spec.models, spec.obsolete_models)
+    _write_engines(folder, stages, spec, report)
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.detokenizer.name, checkpoint)
     report("comparing with transformers on real speech")
     utterances = [recording.samples for recording in load_recordings()]
-    parity = check_offline_parity(checkpoint, folder, spec, utterances)
+    open_stage = open_utterance_program if spec.fused else open_stateless
+    parity = check_offline_parity(checkpoint, folder, spec, utterances, open_stage)
     write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
+
+
+def _write_engines(folder: Path, stages: Stages, spec: OfflineSpec, report: Report) -> None:
+    if spec.fused:
+        report("recognizer to a program of torch.export")
+        version = folder / spec.recognizer.name / "1"
+        export_utterance_program(
+            stages, spec.recognizer, version, spec.precision, spec.max_mel_frames
+        )
+        return
+    report("offline stages to ONNX")
+    export_offline_onnx(folder, stages, spec.stages, spec.max_mel_frames)
+    if spec.precision == "int8":
+        report("quantizing the encoder")
+        quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")

@@ -4,8 +4,8 @@ As in `export.stages.looped`, the caller runs more rounds while an utterance is 
 token is lost, and a round after the end changes nothing.
 
 While an RNN-T emits blanks, the output of its predictor stays the same. So a round looks at several
-frames at once and goes to the first that emits a token: the tokens are those of the loop over single
-frames, and there are about as many rounds as tokens (cf. label-looping, Bataev et al. 2024,
+frames at once and goes to the first that emits a token: the tokens are those of the loop over
+single frames, and there are about as many rounds as tokens (cf. label-looping, Bataev et al. 2024,
 arXiv 2406.06220). A TDT skips frames by itself, and a round is one step of its loop.
 """
 
@@ -88,15 +88,19 @@ class BeforeLoop(nn.Module):
             (encoded.shape[0], columns), -1, dtype=torch.int32, device=encoded.device
         )
         zero = torch.zeros_like(length)
-        return encoded, length, *LoopState(
-            frame=zero,
-            steps=zero.clone(),
-            symbols=zero.clone(),
-            predictor=self.start.expand(encoded.shape[0], -1).clone(),
-            tokens=nothing,
-            token_frames=nothing.clone(),
-            logprobs=nothing.to(encoded.dtype),
-            count=zero.clone(),
+        return (
+            encoded,
+            length,
+            *LoopState(
+                frame=zero,
+                steps=zero.clone(),
+                symbols=zero.clone(),
+                predictor=self.start.expand(encoded.shape[0], -1).clone(),
+                tokens=nothing,
+                token_frames=nothing.clone(),
+                logprobs=nothing.to(encoded.dtype),
+                count=zero.clone(),
+            ),
         )
 
 
