@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-from export.audio import HOP_SAMPLES, SUBSAMPLING
+from export.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, SUBSAMPLING
 from export.formats.onnx_file import silenced
 from export.formats.parts import BATCH, END, FORMAT, MODEL, ROUNDS_PART, Part, tensor_entry
 from export.formats.torch_file import SUFFIX, save_part
@@ -51,8 +51,9 @@ def export_utterance_program(
         "outputs": [tensor_entry(tensor) for tensor in spec.outputs],
         "pools": [],
         "adapter_pools": [],
-        # Runs of ROUNDS_PART for each second of audio, before the first check for the end.
-        "runs_of_rounds": len(parts) - 1 and 1,
+        # Runs of ROUNDS_PART for the longest utterance, before the first check for the end: one
+        # for each second of its audio.
+        "runs_of_rounds": max_mel_frames * HOP_SAMPLES // SAMPLE_RATE_HZ if len(parts) > 1 else 0,
     }
     with silenced():
         for part in parts:

@@ -76,6 +76,8 @@ def _torch(stage: StageSpec, spec: OfflineSpec) -> str:
         "max_run_length": str(_MOST_AUDIO_S * SAMPLE_RATE_HZ),
     }
     # The backend chooses its device: Triton refuses KIND_GPU on a machine without a GPU.
+    if spec.ctc_blank is None:
+        parameters["length_output"] = "TOKEN_COUNT"
     instances = spec.serving.encoder_instances
     return "\n".join(
         [

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from server.backends.earshot.earshot_runtime.chunks import Outcome, Rows
 from server.backends.earshot.earshot_runtime.errors import BadStage, ChunkError, InvalidChunk
-from server.backends.earshot.earshot_runtime.graph import open_graph
+from server.backends.earshot.earshot_runtime.onnx_utterances import OnnxUtterances
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.utterances import Utterances, UtteranceStage, packed
 from tests.support.toy_repository import save
@@ -83,7 +83,7 @@ def graph_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stage(graph_path: Path) -> UtteranceStage:
     spec = StageSpec.from_model_config(config())
-    return UtteranceStage(spec, open_graph(graph_path, spec))
+    return UtteranceStage(spec, OnnxUtterances(graph_path, spec))
 
 
 def request(value: float, length: int, size: int = 16, rows: int = 1) -> list[np.ndarray]:
@@ -139,7 +139,7 @@ def test_runs_hold_every_request_once_and_none_that_is_much_shorter(
     requests = {
         key: Utterances([np.zeros((rows, 1))], length) for key, (length, rows) in enumerate(sizes)
     }
-    runs = packed(requests)
+    runs = packed(requests, lambda _: 16)
     assert sorted(key for run in runs for key in run) == list(requests)
     for run in runs:
         lengths = [requests[key].length for key in run]
@@ -152,7 +152,7 @@ def test_runs_hold_every_request_once_and_none_that_is_much_shorter(
 @pytest.mark.parametrize("size", [0, 41])
 def test_stages_behind_the_first_have_a_longest_input(graph_path: Path, size: int) -> None:
     spec = StageSpec.from_model_config(config(lengths="", max_length="40"))
-    stage = UtteranceStage(spec, open_graph(graph_path, spec))
+    stage = UtteranceStage(spec, OnnxUtterances(graph_path, spec))
     good, refused = stage.process([request(1, 40, size=40), request(1, 0, size=size)])
     assert answers([good])[0][0] == 40
     assert str(refused) == f"AUDIO has a length of {size}, which must lie in 1..40"

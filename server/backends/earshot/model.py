@@ -19,7 +19,7 @@ from earshot_runtime.adapter_files import AdapterFiles
 from earshot_runtime.adapters import StreamAdapters
 from earshot_runtime.chunks import Chunks, Outcome
 from earshot_runtime.engine import Engine
-from earshot_runtime.engines import open_engine
+from earshot_runtime.engines import open_engine, open_utterance_engine
 from earshot_runtime.errors import (
     AdaptersFull,
     ChunkError,
@@ -28,13 +28,13 @@ from earshot_runtime.errors import (
     Saturated,
     ServerFull,
 )
-from earshot_runtime.graph import open_graph
 from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
 from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.limit import read_limit
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import StageSpec
-from earshot_runtime.utterances import Array, UtteranceStage
+from earshot_runtime.utterance_engine import Array
+from earshot_runtime.utterances import UtteranceStage
 
 START = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
@@ -53,8 +53,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self._housekeeper = None
         if self._spec.sequence is None:
-            graph = open_graph(folder / "model.onnx", self._spec)
-            self._utterances = UtteranceStage(self._spec, graph)
+            self._utterances = UtteranceStage(self._spec, open_utterance_engine(folder, self._spec))
             metrics = self._utterances.metrics
         else:
             engine = open_engine(folder, self._spec)

@@ -7,6 +7,7 @@ from pathlib import Path
 from .engine import Engine
 from .errors import BadStage
 from .spec import StageSpec
+from .utterance_engine import UtteranceEngine
 
 
 def open_engine(folder: Path, spec: StageSpec) -> Engine:
@@ -28,3 +29,14 @@ def open_engine(folder: Path, spec: StageSpec) -> Engine:
         f"{spec.model}: parameter 'runtime' must be onnxruntime, torch or tensorrt-rtx, not "
         f"'{spec.runtime}'"
     )
+
+
+def open_utterance_engine(folder: Path, spec: StageSpec) -> UtteranceEngine:
+    """Return the engine for whole utterances, for the files in `folder`, or raise BadStage."""
+    if spec.runtime == "torch":
+        from .torch_utterances import open_torch_utterances
+
+        return open_torch_utterances(folder, spec)
+    from .onnx_utterances import OnnxUtterances
+
+    return OnnxUtterances(folder / "model.onnx", spec)

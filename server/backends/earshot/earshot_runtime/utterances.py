@@ -7,26 +7,21 @@ other utterances in the run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .checks import ContentChecks, reject_length, reject_outputs
 from .chunks import Outcome, Rows
 from .counts import Sample
 from .errors import ChunkError, RunFailed
-from .graph import Graph
 from .spec import StageSpec
+from .utterance_engine import Array, UtteranceEngine
 
-Array = npt.NDArray[Any]
-
-_MOST_ROWS = 16
-"""More rows in a run save no time and take more memory."""
-_FULL_ROWS = 8
-"""A run of fewer rows takes further utterances, at the cost of more padding."""
+_FULL = 0.5
+"""A run with a smaller share of the rows that it may have takes further utterances, at the cost of
+more padding."""
 _LEAST_SHARE = 0.7
 """Shortest utterance of a full run, as a share of the longest."""
 _LEAST_SHARE_TO_FILL = 0.5
@@ -49,11 +44,11 @@ class Utterances:
 class UtteranceStage:
     """Answers requests; `runs` and `rows` count the runs of the graph and their rows."""
 
-    def __init__(self, spec: StageSpec, graph: Graph) -> None:
+    def __init__(self, spec: StageSpec, engine: UtteranceEngine) -> None:
         self.runs = 0
         self.rows = 0
         self._spec = spec
-        self._session = graph.session
+        self._engine = engine
         self._content = ContentChecks(spec)
         names = [tensor.name for tensor in spec.inputs]
         # Never None here: a spec without them and without state is refused.
@@ -79,7 +74,7 @@ class UtteranceStage:
                 accepted[index] = Utterances(inputs, int(inputs[self._length].max()))
             else:
                 outcomes[index] = error
-        for run in packed(accepted):
+        for run in packed(accepted, self._engine.most_rows):
             outcomes |= zip(run, self._run([accepted[index] for index in run]), strict=True)
         return [outcomes[index] for index in range(len(requests))]
 
@@ -102,7 +97,7 @@ class UtteranceStage:
         rows = sum(request.rows for request in requests)
         try:
             outputs = self._compute(requests)
-        except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        except Exception as error:  # exceptions of the libraries share no base class
             return [RunFailed.of(error, rows)] * len(requests)
         self.runs += 1
         self.rows += rows
@@ -117,14 +112,14 @@ class UtteranceStage:
 
     def _compute(self, requests: list[Utterances]) -> list[Array]:
         """Return the outputs for all rows of the requests, in order."""
-        feed = {
-            tensor.name: np.concatenate([request.inputs[index] for request in requests])
-            for index, tensor in enumerate(self._spec.inputs)
-            if index != self._values
-        }
-        feed[self._spec.inputs[self._values].name] = self._padded(requests)
-        outputs: Any = self._session.run([tensor.name for tensor in self._spec.outputs], feed)
-        return outputs
+        return self._engine.run(
+            [
+                self._padded(requests)
+                if index == self._values
+                else np.concatenate([request.inputs[index] for request in requests])
+                for index in range(len(self._spec.inputs))
+            ]
+        )
 
     def _padded(self, requests: list[Utterances]) -> Array:
         """Return the values of all requests, cut or padded with zeros to the longest utterance."""
@@ -143,14 +138,19 @@ class UtteranceStage:
         return padded
 
 
-def packed(requests: dict[int, Utterances]) -> list[list[int]]:
-    """Return the keys of `requests` in runs of similar lengths, the longest utterances first."""
+def packed(requests: dict[int, Utterances], most_rows: Callable[[int], int]) -> list[list[int]]:
+    """Return the keys of `requests` in runs of similar lengths, the longest utterances first.
+
+    Args:
+        most_rows: returns the rows that a run should have at most, for the longest of them.
+    """
     runs: list[list[int]] = []
     longest = rows = 0
     for key in sorted(requests, key=lambda key: -requests[key].length):
         request = requests[key]
-        share = _LEAST_SHARE_TO_FILL if rows < _FULL_ROWS else _LEAST_SHARE
-        fits = request.length >= share * longest and rows + request.rows <= _MOST_ROWS
+        most = most_rows(longest)
+        share = _LEAST_SHARE_TO_FILL if rows < _FULL * most else _LEAST_SHARE
+        fits = request.length >= share * longest and rows + request.rows <= most
         if not runs or not fits:
             runs.append([])
             longest, rows = request.length, 0

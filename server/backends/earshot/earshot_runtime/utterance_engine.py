@@ -1,0 +1,25 @@
+"""Declare the engine of a stage without state, which takes whole utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class UtteranceEngine(Protocol):
+    """Runs utterances that are padded to the longest of them."""
+
+    def most_rows(self, length: int) -> int:
+        """Return how many utterances of this length a run should have, at most."""
+        ...
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Return the outputs [rows, ...] for the inputs [rows, ...], both in the config's order.
+
+        An error of the library underneath is passed on.
+        """
+        ...
