@@ -243,7 +243,9 @@ def _export_offline(
         return export_offline_tensorrt(checkpoint, options, new, report)
     from export.offline.export import export_offline
 
-    return export_offline(checkpoint, options, new, report)
+    parity = export_offline(checkpoint, options, new, report)
+    assert parity is not None
+    return parity
 
 
 def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:

@@ -93,7 +93,7 @@ class ExportOptions:
     serving: Serving = Serving()
     offline_serving: OfflineServing = OfflineServing()
     compare: bool = True
-    """Compare streaming models with `transformers`. Else the manifest records no comparison."""
+    """Compare the models with `transformers`. Else the manifest records no comparison."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -67,9 +67,9 @@ async def _measure(
     random.Random(0).shuffle(order)
     async with grpcclient.InferenceServerClient(server.url) as client:
         await _send_all(client, info, order[:at_once], at_once)
-        before, began = _snapshot(server, info.name), time.monotonic()
+        before, began = snapshot(server, info.name), time.monotonic()
         await _send_all(client, info, order, at_once)
-        after, wall_s = _snapshot(server, info.name), time.monotonic() - began
+        after, wall_s = snapshot(server, info.name), time.monotonic() - began
     grown = {
         name: {key: value - before[name].get(key, 0.0) for key, value in values.items()}
         for name, values in after.items()
@@ -84,7 +84,8 @@ async def _measure(
     )
 
 
-def _snapshot(server: ServerProcess, name: str) -> dict[str, dict[str, float]]:
+def snapshot(server: ServerProcess, name: str) -> dict[str, dict[str, float]]:
+    """Return the counters of the server so far, by name and stage of the recognizer `name`."""
     counters = {
         "cpu_s": server.cpu_s(),
         "requests": server.counter("nv_inference_count"),
@@ -109,12 +110,12 @@ async def _send_all(
 
     async def send(samples: Audio) -> None:
         async with gate:
-            await client.infer(info.ensemble, _inputs(samples, info))
+            await client.infer(info.ensemble, file_inputs(samples, info))
 
     await asyncio.gather(*map(send, files))
 
 
-def _inputs(samples: Audio, info: earshot.OfflineInfo) -> list[InferInput]:
+def file_inputs(samples: Audio, info: earshot.OfflineInfo) -> list[InferInput]:
     """Return AUDIO, padded with zeros to its bucket, and AUDIO_LENGTH."""
     buckets = map(info.bucket_samples, info.buckets_ms)
     bucket = next(size for size in buckets if size >= len(samples))

@@ -53,5 +53,5 @@ def test_a_failed_export_fails_every_step_that_needs_it(
             models.repository(MODEL, time.monotonic())
     assert len(calls) == 1
     with pytest.raises(StepFailed):
-        models.reference(time.monotonic())
+        models.reference(MODEL, time.monotonic())
     assert len(calls) == 2
