@@ -65,8 +65,8 @@ def test_the_client_gets_the_words_times_and_confidences_of_onnx_runtime(
     )
     assert len(torch) > 10
     assert [word.text for word in torch] == [word.text for word in onnx]
-    assert [(word.start_s, word.end_s) for word in torch] == [
-        (word.start_s, word.end_s) for word in onnx
+    assert [(word.start_ms, word.end_ms) for word in torch] == [
+        (word.start_ms, word.end_ms) for word in onnx
     ]
     confidences = [word.confidence for word in onnx]
     assert [word.confidence for word in torch] == pytest.approx(confidences, abs=1e-3)
