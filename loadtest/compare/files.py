@@ -101,7 +101,9 @@ def files(
         **summary(done, seconds),
         "files_at_once": files_at_once,
         "processes": processes,
-        "checkpoint": info.checkpoint,
+        "checkpoint": info.model,
+        "runtime": info.runtime,
+        "precision": info.precision,
         "rows_per_run": {
             name: round((after["rows"][name] - before["rows"].get(name, 0.0)) / runs, 1)
             for name, count in after["runs"].items()

@@ -9,7 +9,7 @@ multiplied by their position keys in one product over the rows of all utterances
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class FusedOfflineEncoder(nn.Module):
 
     def forward(self, mel: Tensor, mel_length: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a batch of utterances; see the class."""
-        linear = cast(nn.Linear, self.subsampling.linear)
+        linear = self.subsampling.linear
         frames = self.subsampling(in_type_of(linear, mel), mel_length)
         length = encoder_frames(mel_length, self.causal is not None)
         context = _context(frames, length, self.causal)

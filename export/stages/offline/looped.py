@@ -44,7 +44,7 @@ class LoopState(NamedTuple):
     """int32 [B, M + 1]"""
     logprobs: Tensor
     """float32 [B, M + 1]"""
-    count: Tensor
+    token_count: Tensor
     """int64 [B]"""
 
 
@@ -99,7 +99,7 @@ class BeforeLoop(nn.Module):
                 tokens=nothing,
                 token_frames=nothing.clone(),
                 logprobs=nothing.to(encoded.dtype),
-                count=zero.clone(),
+                token_count=zero.clone(),
             ),
         )
 
@@ -137,7 +137,7 @@ class Rounds(nn.Module):
         chosen = logits.gather(1, here.expand(-1, 1, logits.shape[2]))[:, 0]
         best, token = chosen[:, : decoder.vocab_size].max(dim=1)
         logprob = best - chosen[:, : decoder.vocab_size].logsumexp(dim=1)
-        column = torch.where(emitted, state.count, state.tokens.shape[1] - 1)[:, None]
+        column = torch.where(emitted, state.token_count, state.tokens.shape[1] - 1)[:, None]
         frame = state.frame + skipped
         advance, symbols = self._move(chosen, emitted, skipped, state.symbols)
         after = decoder.predictor(token, state.predictor)
@@ -149,7 +149,7 @@ class Rounds(nn.Module):
             tokens=state.tokens.scatter(1, column, token[:, None].to(torch.int32)),
             token_frames=state.token_frames.scatter(1, column, frame[:, None].to(torch.int32)),
             logprobs=state.logprobs.scatter(1, column, logprob[:, None]),
-            count=state.count + emitted.to(torch.int64),
+            token_count=state.token_count + emitted.to(torch.int64),
         )
 
     def _logits(self, encoded: Tensor, at: Tensor, predictor: Tensor) -> Tensor:
@@ -181,4 +181,4 @@ class AfterLoop(nn.Module):
         state = LoopState(*values[2:])
         rows = (state.tokens[:, :-1], state.token_frames[:, :-1], state.logprobs[:, :-1])
         # Outputs of a program may not share memory with its inputs.
-        return *(values.clone() for values in rows), state.count[:, None].to(torch.int32)
+        return *(values.clone() for values in rows), state.token_count[:, None].to(torch.int32)

@@ -29,7 +29,7 @@ from .torch_engine import batch_sizes
 from .torch_program import open_program
 from .utterance_engine import Array
 
-_RECORDED_SHARE = 1 / 32
+_RECORDED_SHARE = 1 / 8
 """Of the audio of the largest run: up to here a run is recorded from its beginning."""
 _PADDING = -1
 """Behind the last token of an utterance, in each output."""
