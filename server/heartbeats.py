@@ -12,7 +12,7 @@ from typing import Any
 
 from .backends.earshot.earshot_runtime.counts import FAILED_CHUNKS, LIVE_STREAMS
 
-_SILENT_S = 1.5
+_SILENT_S = 1.25
 """A process without a heartbeat for so long stands still, if it also does nothing."""
 _STARVED_S = 5.0
 """One that works, or waits for a core or a disk, may only be slow: others may have taken them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -44,6 +45,7 @@ class TritonProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._pidfd = os.pidfd_open(self._popen.pid)
 
     @property
     def pid(self) -> int:
@@ -62,10 +64,12 @@ class TritonProcess:
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the end; return the exit code, or None if `timeout_s` has passed before."""
-        try:
-            return self._popen.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+        if self.exit_code is None:
+            # Popen.wait with a timeout looks twenty times a second.
+            ended = select.poll()
+            ended.register(self._pidfd, select.POLLIN)
+            ended.poll(None if timeout_s is None else 1000 * timeout_s)
+        return self.exit_code
 
     def hide_shared_memory(self) -> None:
         """Keep other users of the machine from the shared memory of the models loaded so far."""
@@ -107,4 +111,5 @@ class TritonProcess:
     def _clear(self) -> None:
         self.kill()
         self._popen.wait()
+        os.close(self._pidfd)
         clear_shared_memory(self._shm_prefix)

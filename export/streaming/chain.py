@@ -26,6 +26,10 @@ class StreamResult:
     token_frames: list[int] = field(default_factory=list)
 
 
+Piece = tuple[NDArray[np.float32], int]
+"""A chunk or a part of frames, zero-padded to its full length, and its valid length."""
+
+
 class RunningStage(Protocol):
     """A stage in any runtime, with the state of its streams."""
 
@@ -66,8 +70,12 @@ class Chain:
 
         Mel and encoder frames are collected in the layout `stages` only.
         """
-        results = [StreamResult() for _ in utterances]
-        for values, slots in _batches(_chunked(utterances, self.spec.chunk_samples)):
+        return self.transcribe_chunks(chunked(utterances, self.spec.chunk_samples))
+
+    def transcribe_chunks(self, streams: Sequence[Sequence[Piece]]) -> list[StreamResult]:
+        """Transcribe streams that are in chunks already, in one batch."""
+        results = [StreamResult() for _ in streams]
+        for values, slots in _batches(streams):
             for spec, stage in zip(self.spec.engines, self.stages, strict=True):
                 values = stage.step(values, slots)
                 kind = _COLLECTED.get(spec.role)
@@ -101,10 +109,7 @@ _COLLECTED = {"feature_extractor": "mel", "encoder": "encoded"}
 """Stages whose frames are collected, with the field of `StreamResult`."""
 
 
-Piece = tuple[NDArray[np.float32], int]
-
-
-def _chunked(utterances: Sequence[NDArray[np.float32]], chunk_samples: int) -> list[list[Piece]]:
+def chunked(utterances: Sequence[NDArray[np.float32]], chunk_samples: int) -> list[list[Piece]]:
     """Return streams as the client sends them: lead, audio, zeros up to a whole chunk."""
     streams: list[list[Piece]] = []
     for samples in utterances:

@@ -21,7 +21,7 @@ from pathlib import Path
 from .counts import Values
 
 FOLDER_VARIABLE = "EARSHOT_HEARTBEATS"
-INTERVAL_S = 0.25
+INTERVAL_S = 0.5
 _LEAST_PATIENCE_S = 5.0
 """Shorter, and a machine whose cores are all taken would end a server that is merely slow."""
 _PATIENCE_BATCHES = 10.0
