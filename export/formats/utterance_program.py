@@ -43,7 +43,7 @@ def export_utterance_program(
         max_mel_frames: number of mel frames of the longest utterance.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = _parts(stages, precision, max_mel_frames)
+    parts = utterance_parts(stages, precision, max_mel_frames)
     description = {
         "format": FORMAT,
         "precision": precision,
@@ -60,7 +60,8 @@ def export_utterance_program(
             save_part(part, folder, description if part.name == MODEL else {})
 
 
-def _parts(stages: Stages, precision: str, max_mel_frames: int) -> list[Part]:
+def utterance_parts(stages: Stages, precision: str, max_mel_frames: int) -> list[Part]:
+    """Return the parts of `stages`, run in a row, in `precision`; see `export_utterance_program`."""
     _, dtype = DTYPES[precision]
     feature_extractor, encoder, decoder = stages
     fused = FusedOfflineEncoder(to_half(encoder, dtype))

@@ -57,7 +57,7 @@ class Case:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(kind, marks=[] if kind in ("ctc", "rnnt") else pytest.mark.slow)
+        pytest.param(kind, marks=[] if kind == "rnnt" else pytest.mark.slow)
         for kind in OFFLINE_KINDS
     ],
 )
