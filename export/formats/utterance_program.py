@@ -61,7 +61,7 @@ def export_utterance_program(
 
 
 def utterance_parts(stages: Stages, precision: str, max_mel_frames: int) -> list[Part]:
-    """Return the parts of `stages`, run in a row, in `precision`; see `export_utterance_program`."""
+    """Return the parts of `stages` in `precision`; see `export_utterance_program`."""
     _, dtype = DTYPES[precision]
     feature_extractor, encoder, decoder = stages
     fused = FusedOfflineEncoder(to_half(encoder, dtype))

@@ -108,13 +108,12 @@ def test_the_encoder_computes_what_that_of_the_other_runtimes_does(checkpoint: C
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_is_finite_with_nothing_to_recognize_beside_speech(
+def test_half_precision_outputs_float32_that_is_finite_beside_silence(
     checkpoint: Checkpoint, precision: str
 ) -> None:
+    """No key of an utterance without frames is valid: its rows must not become NaN, and spread."""
     audio, lengths = batch_of(utterances())
     lengths[1] = 0
     outputs, _ = run(modules_of(checkpoint, precision), (audio, lengths))
-    alone, _ = run(modules_of(checkpoint, precision), (audio[:1], lengths[:1]))
     assert all(bool(output.isfinite().all()) for output in outputs)
-    assert all(output.dtype in (torch.int32, torch.float32) for output in outputs)
-    assert outputs[0].shape[1] == alone[0].shape[1]
+    assert {output.dtype for output in outputs} == {torch.int32, torch.float32}
