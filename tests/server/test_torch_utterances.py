@@ -163,6 +163,7 @@ def test_a_run_holds_no_more_than_fits(case: Case, engine: TorchUtterances) -> N
     narrow = replace(case.spec, max_run_length=2 * LONG)
     engine = TorchUtterances(case.program, narrow, torch.device("cpu"), Plain())
     assert [engine.most_rows(length) for length in (SHORT, LONG)] == [2, 2]
+    assert len(run(engine, case.utterances)[0]) == len(case.utterances)
 
 
 @pytest.mark.parametrize(
