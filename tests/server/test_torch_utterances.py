@@ -47,7 +47,10 @@ class Case:
     """A recognizer for torch, and utterances of several lengths with what the original says."""
 
     folder: Path
+    exported: StageSpec
+    """With the lengths of the export."""
     spec: StageSpec
+    """With `SHORT` and `LONG` instead of these."""
     program: Program
     utterances: list[np.ndarray]
     references: list[ReferenceResult]
@@ -69,8 +72,9 @@ def case(
     kind: str = request.param
     model = served_name(OFFLINE_NAMES.get(kind, ""), "recognizer_offline")
     repository = exported_offline_torch(kind)
+    exported = stage_spec(repository, model, "torch")
     spec = replace(
-        stage_spec(repository, model, "torch"),
+        exported,
         lengths=(SHORT, LONG),
         run_lengths=(SHORT, LONG),
         max_run_length=8 * LONG,
@@ -81,6 +85,7 @@ def case(
     utterances = [samples[:most] for samples, most in zip(speech, lengths, strict=True)]
     return Case(
         folder=repository / model / "1",
+        exported=exported,
         spec=spec,
         program=open_program(repository / model / "1", spec, torch.device("cpu")),
         utterances=utterances,
@@ -181,15 +186,20 @@ def test_runs_in_which_an_utterance_does_not_fit_are_refused(case: Case, changes
 
 
 def test_a_program_moves_to_its_device_as_a_whole(case: Case) -> None:
-    """Meta tensors take the place of a GPU's: they have no data, so nothing may read them."""
+    """Meta tensors take the place of a GPU's: they have no data, so nothing may read them.
+
+    The shortest and the longest runs of the export are no special cases for the program.
+    """
     program = open_program(case.folder, case.spec, torch.device("meta"))
-    audio = torch.empty(5, LONG, device="meta")
-    lengths = torch.empty(5, 1, dtype=torch.int32, device="meta")
-    with torch.inference_mode(), OnOneDevice("meta"):
-        values = program.model(audio, lengths)
-        if program.loop is not None:
-            *state, pending = program.loop.rounds(*values)
-            assert pending.is_meta
-            values = program.loop.end(*values[: -len(state)], *state)
-    assert len(values) == len(case.spec.outputs)
-    assert all(len(value) == 5 and value.is_meta for value in values)
+    shapes = [(rows, length) for rows in (2, 96) for length in case.exported.run_lengths[::14]]
+    for rows, length in shapes:
+        audio = torch.empty(rows, length, device="meta")
+        lengths = torch.empty(rows, 1, dtype=torch.int32, device="meta")
+        with torch.inference_mode(), OnOneDevice("meta"):
+            values = program.model(audio, lengths)
+            if program.loop is not None:
+                *state, pending = program.loop.rounds(*values)
+                assert pending.is_meta
+                values = program.loop.end(*values[: -len(state)], *state)
+        assert len(values) == len(case.spec.outputs)
+        assert all(len(value) == rows and value.is_meta for value in values)
