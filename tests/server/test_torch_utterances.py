@@ -32,7 +32,7 @@ from tests.support.project import (
     OfflineCheckpoint,
 )
 
-SHORT, LONG = 32 * 1280, 104 * 1280
+SHORT, LONG = 24 * 1280, 56 * 1280
 """Lengths that runs are padded to."""
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 RECORDERS: dict[str, type[Recorder]] = {
@@ -140,8 +140,8 @@ def test_any_number_of_rows_of_any_lengths_matches_the_original(
     case: Case, engine: TorchUtterances
 ) -> None:
     """Each run follows another one whose remains must do no harm."""
-    assert sum(len(reference.tokens) for reference in case.references) > 30
-    for rows in ([0, 1, 2, 3, 4], [3], [1, 3], [4, 0], [0, 1, 2, 3, 4] * 4, [2]):
+    assert sum(len(reference.tokens) for reference in case.references) > 20
+    for rows in ([0, 1, 2, 3, 4], [3], [1, 3], [0, 1, 2, 3, 4] * 2, [2]):
         outputs = run(engine, [case.utterances[row] for row in rows])
         assert all(len(output) == len(rows) for output in outputs)
         for index, row in enumerate(rows):
@@ -163,12 +163,13 @@ def test_log_probabilities_do_not_depend_on_the_batch(case: Case, engine: TorchU
     np.testing.assert_allclose(together[column][0, :count], alone[column][0, :count], atol=2e-4)
 
 
-def test_a_run_holds_no_more_than_fits(case: Case, engine: TorchUtterances) -> None:
-    assert [engine.most_rows(length) for length in (1, SHORT, SHORT + 1, LONG)] == [8, 8, 8, 8]
+def test_a_run_holds_no_more_than_fits(case: Case) -> None:
     narrow = replace(case.spec, max_run_length=2 * LONG)
     engine = TorchUtterances(case.program, narrow, torch.device("cpu"), Plain())
     assert [engine.most_rows(length) for length in (SHORT, LONG)] == [2, 2]
-    assert len(run(engine, case.utterances)[0]) == len(case.utterances)
+    outputs = run(engine, case.utterances)
+    for row, reference in enumerate(case.references):
+        assert tokens_of(outputs, row, case.blank) == expected_of(reference)
 
 
 @pytest.mark.parametrize(
