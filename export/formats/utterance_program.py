@@ -22,11 +22,17 @@ from export.stages.offline.decoder import CtcDecoder, TransducerDecoder
 from export.stages.offline.encoder import OfflineEncoder
 from export.stages.offline.feature_extractor import OfflineFeatureExtractor
 from export.stages.offline.fused_encoder import FusedOfflineEncoder
-from export.stages.offline.looped import AfterLoop, BeforeLoop, CtcRecognizer, Rounds
+from export.stages.offline.looped import (
+    AfterLoop,
+    BeforeLoop,
+    CtcRecognizer,
+    LoopState,
+    Rounds,
+)
 
 _EXAMPLE_HOPS = 13 * SUBSAMPLING
-_ENCODED, _TABLES = 0, slice(6, 9)
-"""Places of the tensors with a time axis among the values of the loop."""
+_VALUES = ("encoded", "length", *LoopState._fields)
+"""Names of the values that the loop works on."""
 
 Stages = tuple[OfflineFeatureExtractor, OfflineEncoder, CtcDecoder | TransducerDecoder]
 
@@ -84,14 +90,14 @@ def utterance_parts(stages: Stages, precision: str, max_mel_frames: int) -> list
     with torch.no_grad():
         values: tuple[Tensor, ...] = model(*arguments)
     frames = Dim("frames", min=2, max=max_mel_frames)
-    seconds: list[Any] = [None] * len(values)
-    seconds[_ENCODED] = frames
-    seconds[_TABLES] = [decoder.max_symbols * frames + 1] * 3
-    batched = (BATCH,) * len(values)
+    columns = decoder.max_symbols * frames + 1
+    free: dict[str, Any] = dict.fromkeys(("tokens", "token_frames", "logprobs"), columns)
+    free["encoded"] = frames
+    seconds, batched = tuple(map(free.get, _VALUES)), (BATCH,) * len(_VALUES)
     return [
         first,
         *(
-            Part(name, module, values, batched, tuple(seconds))
+            Part(name, module, values, batched, seconds)
             for name, module in zip((ROUNDS_PART, END), rest, strict=True)
         ),
     ]

@@ -93,7 +93,9 @@ def case(
 def engine(request: pytest.FixtureRequest, case: Case) -> TorchUtterances:
     """On a CPU; there with recordings that work like CUDA graphs; on a GPU."""
     device = torch.device("cuda:0" if request.param == "cuda" else "cpu")
-    program = open_program(case.folder, case.spec, device)
+    program = case.program
+    if device.type == "cuda":
+        program = open_program(case.folder, case.spec, device)
     if program.loop:
         # Too few rounds for these utterances, so that more are needed.
         program = replace(program, loop=replace(program.loop, runs=1))
