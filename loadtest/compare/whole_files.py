@@ -120,11 +120,18 @@ async def _send_all(
     gate = asyncio.Semaphore(at_once)
 
     async def send(info: earshot.OfflineInfo, samples: Audio) -> None:
-        parameters = {"adapter": info.adapter} if info.adapter else None
         async with gate:
-            await client.infer(info.ensemble, file_inputs(samples, info), parameters=parameters)
+            await infer_file(client, info, file_inputs(samples, info))
 
     await asyncio.gather(*(send(*one) for one in work))
+
+
+async def infer_file(
+    client: grpcclient.InferenceServerClient, info: earshot.OfflineInfo, inputs: list[InferInput]
+) -> None:
+    """Send a file to a recognizer, which may be an adapter, and wait for the answer."""
+    parameters = {"adapter": info.adapter} if info.adapter else None
+    await client.infer(info.ensemble, inputs, parameters=parameters)
 
 
 def file_inputs(samples: Audio, info: earshot.OfflineInfo) -> list[InferInput]:
