@@ -50,12 +50,12 @@ CONFIG = {
         for key, value in (ADAPTED | {"length_input": "AUDIO_LENGTH", "length_of": "AUDIO"}).items()
     },
 }
-NO_NAME = 0.25
-"""What the graph with adapters adds beside them, so that tests see which one has run."""
+MARK = 0.25
+"""The graph with adapters adds it to each sum, so that tests see which graph has run."""
 
 
 def write_graph(path: Path, *, adapted: bool) -> None:
-    """Write the sum of each row; with adapters, their one value and `NO_NAME` are added to it."""
+    """Write the sum of each row; with adapters, their one value and MARK are added to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     floats, ints = TensorProto.FLOAT, TensorProto.INT64
     info = helper.make_tensor_value_info
@@ -64,7 +64,7 @@ def write_graph(path: Path, *, adapted: bool) -> None:
     constants = [helper.make_tensor("axis", ints, [1], [1])]
     if adapted:
         inputs += [info("ADAPTER_POOL", floats, ["a", 1]), info("ADAPTER_SLOTS", ints, ["b"])]
-        constants.append(helper.make_tensor("extra", floats, [1], [NO_NAME]))
+        constants.append(helper.make_tensor("extra", floats, [1], [MARK]))
         nodes += [
             helper.make_node("Gather", ["ADAPTER_POOL", "ADAPTER_SLOTS"], ["change"]),
             helper.make_node("Sum", ["sum", "change", "extra"], ["SUM"]),
@@ -136,7 +136,7 @@ def test_more_adapters_than_there_is_room_for(stage: UtteranceStage) -> None:
 
 def test_the_least_recently_used_one_makes_room(stage: UtteranceStage) -> None:
     for name in ("clinic", "court", "clinic", "coffee", "clinic"):
-        assert sums(stage.process([request(8)], [name])) == [8 + NO_NAME + VALUES[name]]
+        assert sums(stage.process([request(8)], [name])) == [8 + MARK + VALUES[name]]
     assert stage.metrics()["earshot_loaded_adapters_total", ()] == 3
     stage.process([request(8)], ["court"])
     assert stage.metrics()["earshot_loaded_adapters_total", ()] == 4

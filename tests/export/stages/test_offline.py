@@ -26,7 +26,7 @@ from tests.support.project import OFFLINE_KINDS, OfflineCheckpoint, OfflineRefer
 
 LONGEST_S = 12
 Run = Callable[..., Any]
-ADAPTED_S = 3
+ADAPTED_S = 2
 RANK = 4
 
 
