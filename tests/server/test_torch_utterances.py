@@ -32,7 +32,7 @@ from tests.support.project import (
     OfflineCheckpoint,
 )
 
-SHORT, LONG = 32 * 1280, 104 * 1280
+SHORT, LONG = 24 * 1280, 56 * 1280
 """Lengths that runs are padded to."""
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 RECORDERS: dict[str, type[Recorder]] = {
@@ -47,7 +47,10 @@ class Case:
     """A recognizer for torch, and utterances of several lengths with what the original says."""
 
     folder: Path
+    exported: StageSpec
+    """With the lengths of the export."""
     spec: StageSpec
+    """With `SHORT` and `LONG` instead of these."""
     program: Program
     utterances: list[np.ndarray]
     references: list[ReferenceResult]
@@ -69,8 +72,9 @@ def case(
     kind: str = request.param
     model = served_name(OFFLINE_NAMES.get(kind, ""), "recognizer_offline")
     repository = exported_offline_torch(kind)
+    exported = stage_spec(repository, model, "torch")
     spec = replace(
-        stage_spec(repository, model, "torch"),
+        exported,
         lengths=(SHORT, LONG),
         run_lengths=(SHORT, LONG),
         max_run_length=8 * LONG,
@@ -81,6 +85,7 @@ def case(
     utterances = [samples[:most] for samples, most in zip(speech, lengths, strict=True)]
     return Case(
         folder=repository / model / "1",
+        exported=exported,
         spec=spec,
         program=open_program(repository / model / "1", spec, torch.device("cpu")),
         utterances=utterances,
@@ -135,8 +140,8 @@ def test_any_number_of_rows_of_any_lengths_matches_the_original(
     case: Case, engine: TorchUtterances
 ) -> None:
     """Each run follows another one whose remains must do no harm."""
-    assert sum(len(reference.tokens) for reference in case.references) > 30
-    for rows in ([0, 1, 2, 3, 4], [3], [1, 3], [4, 0], [0, 1, 2, 3, 4] * 4, [2]):
+    assert sum(len(reference.tokens) for reference in case.references) > 20
+    for rows in ([0, 1, 2, 3, 4], [3], [1, 3], [0, 1, 2, 3, 4] * 2, [2]):
         outputs = run(engine, [case.utterances[row] for row in rows])
         assert all(len(output) == len(rows) for output in outputs)
         for index, row in enumerate(rows):
@@ -158,11 +163,13 @@ def test_log_probabilities_do_not_depend_on_the_batch(case: Case, engine: TorchU
     np.testing.assert_allclose(together[column][0, :count], alone[column][0, :count], atol=2e-4)
 
 
-def test_a_run_holds_no_more_than_fits(case: Case, engine: TorchUtterances) -> None:
-    assert [engine.most_rows(length) for length in (1, SHORT, SHORT + 1, LONG)] == [8, 8, 8, 8]
+def test_a_run_holds_no_more_than_fits(case: Case) -> None:
     narrow = replace(case.spec, max_run_length=2 * LONG)
     engine = TorchUtterances(case.program, narrow, torch.device("cpu"), Plain())
     assert [engine.most_rows(length) for length in (SHORT, LONG)] == [2, 2]
+    outputs = run(engine, case.utterances)
+    for row, reference in enumerate(case.references):
+        assert tokens_of(outputs, row, case.blank) == expected_of(reference)
 
 
 @pytest.mark.parametrize(
@@ -180,15 +187,20 @@ def test_runs_in_which_an_utterance_does_not_fit_are_refused(case: Case, changes
 
 
 def test_a_program_moves_to_its_device_as_a_whole(case: Case) -> None:
-    """Meta tensors take the place of a GPU's: they have no data, so nothing may read them."""
+    """Meta tensors take the place of a GPU's: they have no data, so nothing may read them.
+
+    The shortest and the longest runs of the export are no special cases for the program.
+    """
     program = open_program(case.folder, case.spec, torch.device("meta"))
-    audio = torch.empty(5, LONG, device="meta")
-    lengths = torch.empty(5, 1, dtype=torch.int32, device="meta")
-    with torch.inference_mode(), OnOneDevice("meta"):
-        values = program.model(audio, lengths)
-        if program.loop is not None:
-            *state, pending = program.loop.rounds(*values)
-            assert pending.is_meta
-            values = program.loop.end(*values[: -len(state)], *state)
-    assert len(values) == len(case.spec.outputs)
-    assert all(len(value) == 5 and value.is_meta for value in values)
+    shapes = [(rows, length) for rows in (2, 96) for length in case.exported.run_lengths[::14]]
+    for rows, length in shapes:
+        audio = torch.empty(rows, length, device="meta")
+        lengths = torch.empty(rows, 1, dtype=torch.int32, device="meta")
+        with torch.inference_mode(), OnOneDevice("meta"):
+            values = program.model(audio, lengths)
+            if program.loop is not None:
+                *state, pending = program.loop.rounds(*values)
+                assert pending.is_meta
+                values = program.loop.end(*values[: -len(state)], *state)
+        assert len(values) == len(case.spec.outputs)
+        assert all(len(value) == rows and value.is_meta for value in values)

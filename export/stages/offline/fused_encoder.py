@@ -23,6 +23,9 @@ from export.stages.state import whole_division
 MASKED = -3e4
 """Added to the score of a masked key: finite in half precision too, so that no row becomes NaN."""
 
+_SPARE = 8
+"""Unused columns on both sides of the position keys; rows of products stay aligned with eight."""
+
 
 @dataclass(frozen=True)
 class _Context:
@@ -109,7 +112,9 @@ class _FusedAttention(nn.Module):
         self.heads, self.head_dim = attention.heads, attention.head_dim
         self.max_frames = attention.max_frames
         self.projection = two_queries(attention)
-        self.position_keys = attention.position_keys
+        # A table that is wider than any part of it: else the program would be traced for all
+        # lengths but the longest.
+        self.position_keys = nn.Buffer(functional.pad(attention.position_keys, (_SPARE, _SPARE)))
         self.output = attention.output
 
     def forward(self, normed: Tensor, context: _Context) -> Tensor:
@@ -131,7 +136,8 @@ class _FusedAttention(nn.Module):
         Columns of the product are distances, `T - 1` first, so key `j` of query `i` is in column
         `T - 1 - i + j`: rows that are one column shorter are shifted by one, without a copy.
         """
-        nearest = slice(self.max_frames - frames, self.max_frames + frames)
+        middle = _SPARE + self.max_frames
+        nearest = slice(middle - frames, middle + frames)
         by_distance = torch.bmm(queries.transpose(0, 1), self.position_keys[:, :, nearest])
         flat = by_distance.view(self.heads, batch, 2 * frames * frames)
         moved = flat[:, :, frames - 1 : frames - 1 + frames * (2 * frames - 1)]

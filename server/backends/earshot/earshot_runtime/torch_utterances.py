@@ -53,8 +53,9 @@ class TorchUtterances:
     ) -> None:
         self.device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         self._program, self._spec, self._recorder = program, spec, recorder
-        self._sizes, self._lengths = batch_sizes(spec.max_batch), spec.run_lengths
-        self._most = _require_runs(spec, self._sizes[0])
+        sizes = batch_sizes(spec.max_batch)
+        self._lengths, self._most = spec.run_lengths, _require_runs(spec, sizes[0])
+        self._sizes = [size for size in sizes if size * self._lengths[0] <= self._most]
         names = [tensor.name for tensor in spec.outputs]
         self._count = names.index(spec.length_output) if spec.length_output else None
         self._audio = Mirror([_AUDIO], self._most, device)
@@ -136,7 +137,7 @@ class TorchUtterances:
         return self._lengths[bisect_left(self._lengths, length)]
 
     def _longest(self, size: int) -> int:
-        """Return the longest length of a run with so many rows."""
+        """Return the longest length of a run with so many rows; there is one for all sizes."""
         return max(length for length in self._lengths if size * length <= self._most)
 
     def _start(self, size: int, length: int) -> _Start:
