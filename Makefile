@@ -28,6 +28,7 @@ GPU_PRECISION ?= fp16
 PYTHON312 ?= $(shell python3.12 -c 'import sys; print(sys.base_prefix)' 2>/dev/null)
 GPU_PYTHON ?= $(BIN)/python
 GPU_REPORT ?=
+OTLP_URL ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,7 +49,7 @@ GPU_MODELS := $(notdir $(CHECKPOINT))-$(GPU_MODE)-$(CHUNK_MS)ms-$(GPU_PRECISION)
 GPU_ENSEMBLE := asr_$(if $(filter offline,$(GPU_MODE)),offline,streaming)
 COMPOSE := NVIDIA_TAG=$(NVIDIA_TAG) CHECKPOINT=$(CHECKPOINT) MODE=$(GPU_MODE) CHUNK_MS=$(CHUNK_MS) \
   GPU_PRECISION=$(GPU_PRECISION) MAX_STREAMS=$(GPU_STREAMS) GRPC_PORT=$(GRPC_PORT) \
-  METRICS_PORT=$(METRICS_PORT) GPU_MODELS=$(GPU_MODELS) docker compose --file deploy/compose.yaml
+  METRICS_PORT=$(METRICS_PORT) GPU_MODELS=$(GPU_MODELS) OTLP_URL=$(OTLP_URL) docker compose --file deploy/compose.yaml
 
 .PHONY: help env demo export serve live test test-all parity demo-model adapt head lint types clean FORCE
 .PHONY: engines overhead offline capacity loadtest overload faults fuzz platform soak selftest baseline
@@ -64,7 +65,7 @@ help: ## Print this help
 	@echo "of the adaptation and of heads: CHECKPOINT DATA OUTPUT; of heads: LABELS"
 	@echo "of the load test: URL MODEL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES"
 	@echo "of the baseline: URL MODEL RECORDINGS SETS OUTPUT; of the overhead: MODEL"
-	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312; of engines: GPUS"
+	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312 OTLP_URL; of engines: GPUS"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -73,7 +74,7 @@ $(READY): pyproject.toml constraints.txt client/pyproject.toml
 	  f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "setting up $(VENV) (about 1.7 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --editable '.[export,tensorrt-rtx,server,loadtest,baseline,training,dev]' --editable './client[av]'
+	@$(PIP) --editable '.[export,tensorrt-rtx,server,loadtest,baseline,training,dev]' --editable './client[av,otel]'
 	@touch $@
 
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core

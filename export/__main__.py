@@ -15,7 +15,7 @@ from rich.console import Console
 from export.audio import SUPPORTED_CHUNK_MS
 from export.errors import ExportError, GateFailed, UnsupportedOption
 from export.options import GPUS, ExportOptions, Serving, offline_serving
-from export.spec import served_name
+from export.spec import OFFLINE, STREAMING, served_name
 from export.tensorrt.targets import target_of
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def main(
         typer.Option(
             min=0,
             help="Adapters that may be in memory at once, beside the checkpoint itself (see "
-            "`python -m export.adapters`); others are read when a stream needs them.",
+            "`python -m export.adapters`); others are read when a stream or a file needs them.",
         ),
     ] = Serving.adapters,
     adapter_rank: Annotated[
@@ -167,7 +167,11 @@ def main(
                 adapters=adapters,
                 adapter_rank=adapter_rank,
             ),
-            offline_serving=offline_serving(runtime.value, instances),
+            offline_serving=replace(
+                offline_serving(runtime.value, instances),
+                adapters=adapters,
+                adapter_rank=adapter_rank,
+            ),
         )
         if options.runtime.startswith("tensorrt"):
             target_of(options)
@@ -200,22 +204,23 @@ def _export(options: ExportOptions) -> None:
             status.update(step)
             _console.print(f"  {step}")
 
-        ensembles: list[str] = []
+        installed: list[str] = []
         with replacing(options.repository) as new:
             if options.mode != "offline":
                 _print_parity(_export_streaming(checkpoint, options, new, report))
-                ensembles.append(
-                    f"asr_streaming ({options.chunk_ms} ms chunks, {options.precision})"
+                installed.append(
+                    f"{served_name(options.name, STREAMING)} ({options.chunk_ms} ms chunks, "
+                    f"{options.precision})"
                 )
             if options.mode != "streaming":
                 _print_parity(_export_offline(checkpoint, options, new, report))
-                ensembles.append(f"asr_offline (whole utterances, {options.precision})")
-    for ensemble in ensembles:
-        installed = served_name(options.name, ensemble)
-        _console.print(f"[green]installed[/green] {installed} in {options.repository}")
+                installed.append(
+                    f"{served_name(options.name, OFFLINE)} (whole utterances, {options.precision})"
+                )
+    for ensemble in installed:
+        _console.print(f"[green]installed[/green] {ensemble} in {options.repository}")
     _warn_of_another_checkpoint(checkpoint, options)
-    if options.mode != "offline":
-        _warn_of_outdated(options)
+    _warn_of_outdated(options)
 
 
 def _export_streaming(
@@ -255,11 +260,6 @@ def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
             f"{checkpoint.name} is a {checkpoint.architecture}, which recognizes whole utterances "
             "only; use --mode offline"
         )
-    if options.serving.adapters and not checkpoint.streams:
-        raise UnsupportedOption(
-            f"--adapters is for live streams, and {checkpoint.name} recognizes whole utterances "
-            "only; leave it out"
-        )
     if options.mode == "streaming":
         return
     if options.runtime.startswith("tensorrt") and options.precision != "fp32":
@@ -281,9 +281,7 @@ def _warn_of_another_checkpoint(checkpoint: Checkpoint, options: ExportOptions) 
     """
     if options.mode == "both":
         return
-    other = served_name(
-        options.name, "asr_offline" if options.mode == "streaming" else "asr_streaming"
-    )
+    other = served_name(options.name, OFFLINE if options.mode == "streaming" else STREAMING)
     manifest = options.repository / other / "1" / "manifest.json"
     if not manifest.is_file():
         return
@@ -301,17 +299,17 @@ def _warn_of_another_checkpoint(checkpoint: Checkpoint, options: ExportOptions) 
 def _warn_of_outdated(options: ExportOptions) -> None:
     """Warn of heads and adapters that were made for the weights before."""
     from export.shared import outdated
-    from export.streaming.spec import ENSEMBLE
 
-    installed = served_name(options.name, ENSEMBLE)
-    for ensemble, command in outdated(options.repository, installed).items():
-        _console.print(
-            f"warning: {ensemble} in {options.repository} was made for the earlier {installed}, "
-            f"whose models it shares: install it again ({command}), or remove it",
-            style="yellow",
-            markup=False,
-            soft_wrap=True,
-        )
+    modes = {STREAMING: options.mode != "offline", OFFLINE: options.mode != "streaming"}
+    for installed in (served_name(options.name, role) for role, has in modes.items() if has):
+        for ensemble, command in outdated(options.repository, installed).items():
+            _console.print(
+                f"warning: {ensemble} in {options.repository} was made for the earlier "
+                f"{installed}, whose models it shares: install it again ({command}), or remove it",
+                style="yellow",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _print_parity(parity: Parity) -> None:

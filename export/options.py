@@ -58,6 +58,9 @@ class OfflineServing:
     encoder_instances: int = 2
     """Processes of the encoder, or of the fused recognizer. One core each gives the best
     throughput per core on CPUs."""
+    adapters: int = 0
+    """See `Serving`, as for the next one."""
+    adapter_rank: int = 16
 
 
 def offline_serving(runtime: str, encoder_instances: int) -> OfflineServing:
@@ -117,14 +120,15 @@ class ExportOptions:
                 f"--adapters is for onnxruntime and torch: an engine of {self.runtime} has the "
                 "weights of one model; export each custom model as a checkpoint of its own"
             )
+        if self.runtime == "torch" and self.mode in ("offline", "both"):
+            raise UnsupportedOption(
+                f"--adapters with --runtime torch is for live streams, not for --mode {self.mode}: "
+                "add --mode streaming, or use --runtime onnxruntime"
+            )
         if self.precision == "int8":
             raise UnsupportedOption(
                 "--adapters needs the weights that the adapters were trained beside, not int8 "
                 "ones; leave out --precision"
-            )
-        if self.mode in ("offline", "both"):
-            raise UnsupportedOption(
-                f"--adapters is for live streams, not for --mode {self.mode}: add --mode streaming"
             )
 
     @property

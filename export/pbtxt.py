@@ -57,6 +57,29 @@ def parameter_list(parameters: Mapping[str, str]) -> str:
     return entries + "\n"
 
 
+def adapter_parameters(
+    stage: StageSpec, capacity: int, ensemble: str, base_sha256: str
+) -> dict[str, str]:
+    """Return the parameters of a stage about its adapters; none if it takes none.
+
+    Args:
+        capacity: adapters in memory at once.
+        ensemble: end of the names of the adapters' ensembles.
+        base_sha256: hash of the weights that they are installed beside.
+    """
+    if not stage.adapters:
+        return {}
+    layouts = stage.adapters.values()
+    return {
+        "adapters": str(capacity),
+        "adapter_parts": ", ".join(stage.adapters),
+        "adapter_rows": ", ".join(str(layout.rows) for layout in layouts),
+        "adapter_widths": ", ".join(str(layout.width) for layout in layouts),
+        "adapter_ensembles": ensemble,
+        "adapter_base": base_sha256,
+    }
+
+
 def read_parameters(config: str) -> dict[str, str]:
     """Return the `parameters` of a config that `parameter_list` has written."""
     return {key: json.loads(value) for key, value in _PARAMETER.findall(config)}

@@ -6,9 +6,60 @@ import json
 from pathlib import Path
 from typing import Any
 
-from export.errors import UnsupportedOption
-from export.spec import served_name
-from export.streaming.spec import ENSEMBLE
+from export.checkpoint import Checkpoint
+from export.errors import UnsupportedCheckpoint, UnsupportedOption
+from export.manifest import file_sha256
+from export.spec import ENSEMBLES, served_name
+
+
+def read_base(repository: Path, ensemble: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the manifest of an ensemble whose models are to be shared.
+
+    Raises:
+        UnsupportedOption: it is missing, shares those of another one itself, or was exported from
+            other weights than those of `checkpoint`.
+    """
+    manifest = _manifest(repository / ensemble)
+    if not manifest:
+        raise UnsupportedOption(
+            f"{repository} has no recognizer {ensemble}: export it first with `python -m export`, "
+            "or choose another with --base"
+        )
+    if "base" in manifest:
+        raise UnsupportedOption(
+            f"{ensemble} has no models of its own, but shares those of {manifest['base']}: choose "
+            "that one with --base, and add to it in one command what is to be served together"
+        )
+    exported = manifest["checkpoint"]
+    if exported["sha256"] != checkpoint.sha256:
+        raise UnsupportedOption(
+            f"{ensemble} in {repository} was exported from other weights ({exported['name']}) "
+            f"than {checkpoint.name}; choose another --base, or export {checkpoint.name}"
+        )
+    return manifest
+
+
+def require_trained_on(folder: Path, base_sha256: str, checkpoint: Path) -> None:
+    """Refuse an adapter or heads that were trained beside other weights than `checkpoint`'s.
+
+    Args:
+        folder: holds the adapter or the heads.
+        base_sha256: hash of the `model.safetensors` that they were trained beside.
+
+    Raises:
+        UnsupportedCheckpoint: they were.
+    """
+    try:
+        found = file_sha256(checkpoint / "model.safetensors")
+    except OSError as error:
+        raise UnsupportedCheckpoint(
+            f"expected the folder of the checkpoint that {folder} was trained beside: {error}"
+        ) from error
+    if found != base_sha256:
+        raise UnsupportedCheckpoint(
+            f"{folder} was trained beside weights with sha256 {base_sha256[:12]}, those of "
+            f"{checkpoint} have {found[:12]}: train it anew beside this checkpoint"
+        )
 
 
 def require_free(repository: Path, name: str, kind: str) -> None:
@@ -17,11 +68,12 @@ def require_free(repository: Path, name: str, kind: str) -> None:
     Args:
         kind: the entry that only the manifests of its kind have, `adapter` or `heads`.
     """
-    folder = repository / served_name(name, ENSEMBLE)
-    if folder.exists() and kind not in _manifest(folder):
-        raise UnsupportedOption(
-            f"{repository} has a recognizer '{name}' of another kind; choose another --name"
-        )
+    for role in ENSEMBLES:
+        folder = repository / served_name(name, role)
+        if folder.exists() and kind not in _manifest(folder):
+            raise UnsupportedOption(
+                f"{repository} has a recognizer '{name}' of another kind; choose another --name"
+            )
 
 
 def outdated(repository: Path, base: str) -> dict[str, str]:

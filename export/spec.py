@@ -6,10 +6,14 @@ ONNX files and the Triton configs are written from them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from export.stages.layout import AdapterLayout, StateLayout
 
+STREAMING, OFFLINE = ENSEMBLES = ("asr_streaming", "asr_offline")
+"""Roles of the models that clients call: live streams, and whole files."""
 CONTRACT_VERSION = "1"
 ADAPTED_CONTRACT_VERSION = "2"
 """Of ensembles whose clients have to name an adapter when a stream starts."""
@@ -70,3 +74,8 @@ class StageSpec:
         return own | {
             role: layout for member in self.members for role, layout in member.adapters.items()
         }
+
+
+def adapter_sizes(models: Iterable[StageSpec]) -> dict[str, dict[str, Any]]:
+    """Return the layouts of the parts of an adapter by their roles, for a manifest."""
+    return {role: asdict(layout) for model in models for role, layout in model.adapters.items()}

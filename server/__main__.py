@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from .access import read_access
 from .errors import TritonDied, UserError
 from .ports import MAX_PORT
+from .tracing import MAX_TRACE_EVERY, TRACE_EVERY, Tracing
 
 if TYPE_CHECKING:
     from .launch import Triton
@@ -98,6 +99,23 @@ def serve(
         Path | None,
         typer.Option(help="PEM file; clients then need a certificate signed by one of these."),
     ] = None,
+    otlp_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EARSHOT_OTLP_URL",
+            help="Send traces to this OpenTelemetry collector (OTLP over HTTP), such as "
+            "http://collector:4318/v1/traces; off by default.",
+        ),
+    ] = None,
+    trace_every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_TRACE_EVERY,
+            help="Trace one in so many of the requests that carry no trace context; 0: none. Those "
+            "that carry one are always traced.",
+        ),
+    ] = TRACE_EVERY,
 ) -> None:
     """Serve a model repository with the embedded Triton or, for TensorRT, in NVIDIA's container.
 
@@ -120,6 +138,7 @@ def serve(
     access.check(host, model_control=model_control, http=http_port is not None)
     for warning in access.warnings(host):
         _console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    tracing = None if otlp_url is None else Tracing(otlp_url, trace_every)
     from .launch import running  # gRPC and numpy: --help and bad options do not wait for them
     from .watch import stop_on_sigterm, watch
 
@@ -136,6 +155,7 @@ def serve(
             model_control=model_control,
             drain_s=drain_s,
             access=access,
+            tracing=tracing,
             progress=lambda loaded, models: bar.update(task, completed=loaded, total=models),
         )
         with server as triton:

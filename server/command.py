@@ -11,6 +11,7 @@ from .backends.earshot.earshot_runtime.heartbeat import FOLDER_VARIABLE
 from .locate import TritonInstall
 from .ports import LOOPBACK, Endpoints
 from .repository import BUNDLED_BACKENDS, Repository
+from .tracing import Tracing
 
 # Room for two batches of one stage: one that runs and one that forms. With less, the shared memory
 # region grows while the server is in use.
@@ -42,6 +43,7 @@ def triton_command(
     model_control: bool,
     drain_s: float,
     access_flags: Sequence[str] = (),
+    tracing: Tracing | None = None,
 ) -> list[str]:
     """Return the full command.
 
@@ -49,6 +51,7 @@ def triton_command(
         model_control: lets clients load and unload models.
         drain_s: how long tritonserver serves open streams after SIGTERM.
         access_flags: the flags of `Access`.
+        tracing: sends traces to a collector; by default there are none.
     """
     return [
         str(install.binary),
@@ -68,6 +71,7 @@ def triton_command(
         ),
         *_shared_memory_flags(repository, shm_prefix),
         *access_flags,
+        *(tracing.flags() if tracing else []),
     ]
 
 

@@ -8,6 +8,7 @@ ServerError
 │   ├── BadEndpoint           a host or port that the server cannot listen on
 │   ├── NoServer              no server of this machine listens on the port
 │   ├── BadAccess             certificates, tokens or keys that cannot be used together
+│   ├── BadTracing            no URL that traces can be sent to
 │   └── PortInUse             another process listens there
 └── TritonDied            tritonserver ended, or did not become ready in time; exits with 1
     └── Unhealthy             a stage is dead, hangs or fails
@@ -46,6 +47,10 @@ class NoServer(UserError):
 
 class BadAccess(UserError):
     """Certificates, tokens or keys are missing, unreadable, or contradict other options."""
+
+
+class BadTracing(UserError):
+    """Traces cannot be sent to this URL."""
 
 
 class PortInUse(UserError):

@@ -24,6 +24,7 @@ from .ports import LOOPBACK, Endpoints, choose_endpoints
 from .process import TritonProcess
 from .repository import Ensemble, Repository, read_repository
 from .tensorrt import Budget, require_state_pool
+from .tracing import Tracing
 from .warm_up import warm_up, warm_up_files
 from .workspace import BACKENDS, HEARTBEATS, record_launcher, shm_prefix, workspace
 
@@ -106,6 +107,7 @@ def running(
     model_control: bool = False,
     drain_s: float = DRAIN_S,
     access: Access = OPEN,
+    tracing: Tracing | None = None,
     ready_timeout_s: float = 300.0,
     progress: Progress = lambda loaded, models: None,
 ) -> Generator[Triton]:
@@ -119,6 +121,7 @@ def running(
         model_control: lets clients load and unload models.
         drain_s: the longest drain; a killed launcher's server also ends after this time.
         access: what callers have to show; nothing by default.
+        tracing: sends traces to a collector; by default there are none.
 
     Raises:
         UserError: the server cannot be started as requested; nothing has been started.
@@ -148,6 +151,7 @@ def running(
             model_control=model_control,
             drain_s=drain_s,
             access=access,
+            tracing=tracing,
         ) as process,
         _raising_triton_died(process),
     ):
@@ -184,6 +188,7 @@ def _start(
     model_control: bool,
     drain_s: float,
     access: Access,
+    tracing: Tracing | None,
 ) -> TritonProcess:
     backends = make_backend_directory(folder / BACKENDS, install, repository.runtime)
     prefix = shm_prefix(folder)
@@ -197,6 +202,7 @@ def _start(
             model_control=model_control,
             drain_s=drain_s,
             access_flags=access.flags(folder, http=endpoints.http_port is not None),
+            tracing=tracing,
         ),
         triton_environment(install, _heartbeats(folder)),
         log_path or folder / "triton.log",

@@ -145,18 +145,25 @@ def offline_checkpoint(
 def exported_offline(
     offline_checkpoint: OfflineCheckpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> ExportedOffline:
-    """Export a random checkpoint for whole utterances, once per session: kind -> repository."""
+    """Export a random checkpoint for whole utterances, once per session: kind -> repository.
+
+    That of the kind `streaming` takes adapters.
+    """
     from export.checkpoint import load_checkpoint
     from export.install import replacing
     from export.offline.export import export_offline
-    from export.options import ExportOptions
+    from export.options import ExportOptions, OfflineServing
 
     folder = shared_folder(tmp_path_factory, "exported_offline")
 
     def repository(kind: str) -> Path:
         def export(path: Path) -> None:
+            adapters = 4 if kind == "streaming" else 0
             options = ExportOptions(
-                str(offline_checkpoint(kind)), path, name=OFFLINE_NAMES.get(kind, "")
+                str(offline_checkpoint(kind)),
+                path,
+                name=OFFLINE_NAMES.get(kind, ""),
+                offline_serving=OfflineServing(adapters=adapters, adapter_rank=ADAPTER_RANK),
             )
             with replacing(path) as new:
                 export_offline(load_checkpoint(options.checkpoint), options, new, lambda step: None)

@@ -58,12 +58,13 @@ def _install(adapter: Path, checkpoint: Path, repository: Path, base: str, name:
             status.update(step)
             _console.print(f"  {step}")
 
-        parity = install_adapter(adapter, checkpoint, new, base, name, report)
-    _console.print(
-        f"  {parity.audio_seconds:.0f} s of speech with the adapter and without, "
-        f"{parity.reference_tokens} reference tokens: {parity.chain_token_difference:.2%} differ"
-    )
-    _console.print(f"[green]installed[/green] {name} in {repository}")
+        found = install_adapter(adapter, checkpoint, new, base, name, report)
+    for ensemble, parity in found.items():
+        _console.print(
+            f"[green]installed[/green] {ensemble} in {repository}: {parity.audio_seconds:.0f} s of "
+            f"speech with the adapter and without, {parity.reference_tokens} reference tokens, "
+            f"{parity.chain_token_difference:.2%} differ"
+        )
 
 
 if __name__ == "__main__":

@@ -2,22 +2,19 @@
 
 An ensemble costs no process. It makes an adapter a model like any other: Triton loads, unloads and
 counts it, and clients choose it by name. They read the parameter `adapter` from its config and name
-it to the stages when a stream starts.
+it to the stages when a stream starts, and with every piece of a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from export.errors import UnsupportedOption
+from export.formats.packed_adapters import Parts
 from export.pbtxt import parameter_list
 from export.spec import ADAPTED_CONTRACT_VERSION, CONTRACT_VERSION, served_name
-from export.streaming.spec import ENSEMBLE
 
 WEIGHTS = "adapter.safetensors"
 
@@ -25,18 +22,20 @@ WEIGHTS = "adapter.safetensors"
 def write_ensemble(
     folder: Path,
     base: Path,
+    role: str,
     base_sha256: str,
     name: str,
-    parts: Mapping[str, NDArray[np.float32]],
+    parts: Parts,
 ) -> Path:
     """Write the adapter `name` into `folder`; return its version folder.
 
     Args:
         base: folder of the ensemble of the recognizer that the adapter changes.
+        role: that of the ensemble, `asr_streaming` or `asr_offline`.
         base_sha256: hash of the weights of that recognizer.
         parts: the rows of the adapter, by the role of the stage that they change.
     """
-    ensemble = served_name(name, ENSEMBLE)
+    ensemble = served_name(name, role)
     version = folder / ensemble / "1"
     version.mkdir(parents=True)
     config = (base / "config.pbtxt").read_text(encoding="utf-8")

@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from export.adapters.base import Base, read_base
+from export.adapters.base import Base, read_bases
 from export.adapters.ensemble import WEIGHTS, write_ensemble
-from export.adapters.peft_format import Adapter, merge, read_adapter, require_base
-from export.checkpoint import load_checkpoint
+from export.adapters.peft_format import Adapter, merge, read_adapter
+from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import UnsupportedOption
 from export.install import Replacement
 from export.manifest import file_sha256
 from export.options import Report, check_name
 from export.parity import Parity
 from export.recordings import load_recordings
-from export.shared import require_free
-from export.spec import served_name
-from export.streaming.adapter_parity import check_adapters, no_adapter
-from export.streaming.spec import ENSEMBLE
+from export.shared import require_free, require_trained_on
+from export.spec import ENSEMBLES, served_name
 
 
 def install_adapter(
     folder: Path, checkpoint: Path, new: Replacement, base_name: str, name: str, report: Report
-) -> Parity:
-    """Build the ensemble of the adapter in `folder`, to be installed as `name`.
+) -> dict[str, Parity]:
+    """Build the ensembles of the adapter in `folder`, to be installed as `name`.
+
+    There is one for live streams, one for whole files, or both, as the base has them.
 
     Args:
         checkpoint: the adapter's base.
-        new: collects the ensemble; its repository holds the exported base.
+        new: collects the ensembles; its repository holds the exported base.
         base_name: name of the base in that repository; "" for the unnamed recognizer.
         report: is called with the name of each step as it begins.
 
     Returns:
-        The comparison with `transformers`, of base and adapter in the same batches.
+        The comparison with `transformers`, of base and adapter in the same batches, by ensemble.
 
     Raises:
         UnsupportedCheckpoint: the adapter is damaged, or of another base.
@@ -50,28 +46,39 @@ def install_adapter(
     check_name(name)
     require_free(new.repository, name, "adapter")
     adapter = read_adapter(folder)
-    require_base(adapter, checkpoint, folder)
+    require_trained_on(folder, adapter.base_sha256, checkpoint)
     report("loading the checkpoint")
     loaded = load_checkpoint(str(checkpoint))
-    base = read_base(loaded, new.repository, base_name)
-    parts = _pack(adapter, base)
+    bases = read_bases(loaded, new.repository, base_name)
+    for base in bases:
+        _require_fitting(adapter, base)
     merged = merge(loaded, adapter)
-    report("comparing with transformers on real speech")
-    parity = check_adapters(
-        [loaded, merged],
-        [no_adapter(base.spec), parts],
-        new.repository,
-        base.spec,
-        [recording.samples for recording in load_recordings()],
-    )
-    built = new.add([served_name(name, ENSEMBLE)])
-    ensemble = new.repository / base.spec.ensemble.name
-    version = write_ensemble(built, ensemble, loaded.sha256, name, parts)
+    ensembles = {served_name(name, base.role): base for base in bases}
+    earlier = {served_name(name, role) for role in ENSEMBLES} - ensembles.keys()
+    built = new.add(list(ensembles), sorted(earlier))
+    utterances = [recording.samples for recording in load_recordings()]
+    found: dict[str, Parity] = {}
+    for ensemble, base in ensembles.items():
+        report(f"{ensemble}: comparing with transformers on real speech")
+        parts = base.pack(adapter.layers)
+        found[ensemble] = base.compare(
+            [loaded, merged], [base.pack({}), parts], utterances=utterances
+        )
+        version = write_ensemble(
+            built, new.repository / base.ensemble, base.role, loaded.sha256, name, parts
+        )
+        _write_manifest(version, name, base, loaded, adapter.rank, found[ensemble])
+    return found
+
+
+def _write_manifest(
+    version: Path, name: str, base: Base, checkpoint: Checkpoint, rank: int, parity: Parity
+) -> None:
     manifest = {
         "adapter": name,
-        "base": base.spec.ensemble.name,
-        "checkpoint": {"name": loaded.name, "sha256": loaded.sha256},
-        "rank": adapter.rank,
+        "base": base.ensemble,
+        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
+        "rank": rank,
         "adapter_rank": base.rank,
         "files": {WEIGHTS: file_sha256(version / WEIGHTS)},
         "parity": parity.as_dict(),
@@ -79,14 +86,13 @@ def install_adapter(
     }
     text = json.dumps(manifest, indent=2) + "\n"
     (version / "manifest.json").write_text(text, encoding="utf-8")
-    return parity
 
 
-def _pack(adapter: Adapter, base: Base) -> Mapping[str, NDArray[np.float32]]:
-    """Return the rows of the adapter, by the role of the stage that they change."""
+def _require_fitting(adapter: Adapter, base: Base) -> None:
+    """Refuse an adapter of a larger rank, or of other layers, than the base takes."""
     if adapter.rank > base.rank:
         raise UnsupportedOption(
-            f"the adapter has rank {adapter.rank}, and {base.spec.ensemble.name} takes ranks up to "
+            f"the adapter has rank {adapter.rank}, and {base.ensemble} takes ranks up to "
             f"{base.rank}: export it again with --adapter-rank {adapter.rank}"
         )
     known = {
@@ -101,4 +107,3 @@ def _pack(adapter: Adapter, base: Base) -> Mapping[str, NDArray[np.float32]]:
             f"({', '.join(unknown[:3])}); merge it (`python -m training merge`) and export the "
             "result"
         )
-    return {role: plan.pack(adapter.layers).numpy() for role, plan in base.plans.items()}

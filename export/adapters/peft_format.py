@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -89,26 +88,6 @@ def _layers(folder: Path, weights: Mapping[str, torch.Tensor], scale: float) -> 
         )
         for name in names
     }
-
-
-def require_base(adapter: Adapter, checkpoint: Path, folder: Path) -> None:
-    """Refuse an adapter that was trained beside other weights than those of `checkpoint`.
-
-    Raises:
-        UnsupportedCheckpoint: it was.
-    """
-    try:
-        with (checkpoint / "model.safetensors").open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UnsupportedCheckpoint(
-            f"expected the folder of the checkpoint that {folder} was trained beside: {error}"
-        ) from error
-    if found != adapter.base_sha256:
-        raise UnsupportedCheckpoint(
-            f"{folder} was trained beside weights with sha256 {adapter.base_sha256[:12]}, those of "
-            f"{checkpoint} have {found[:12]}: adapt this checkpoint anew"
-        )
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ few words, and they are not compared with `transformers`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +16,9 @@ import typer
 from rich.console import Console
 
 from export.adapters.ensemble import write_ensemble
+from export.formats.packed_adapters import Parts
 from export.install import replacing
-from export.spec import served_name
-from export.streaming.spec import ENSEMBLE
+from export.spec import ENSEMBLES, served_name
 
 _DEVIATION = 1e-3
 _console = Console(stderr=True)
@@ -31,25 +32,35 @@ def main(
     base: Annotated[str, typer.Option(help="Name of that recognizer, if it has one.")] = "",
 ) -> None:
     """Install random adapters, named random_0 and so on, beside the recognizer `base`."""
-    folder = repository / served_name(base, ENSEMBLE)
-    manifest: dict[str, Any] = json.loads((folder / "1" / "manifest.json").read_text())
-    layouts = manifest["dims"].get("adapter")
-    if layouts is None:
-        message = f"error: {folder} was exported without --adapters"
+    manifests = {role: _manifest(repository / served_name(base, role)) for role in ENSEMBLES}
+    adapted = {role: found for role, found in manifests.items() if "adapters" in found}
+    if not adapted:
+        message = f"error: {repository} has no recognizer '{base}' that takes --adapters"
         _console.print(message, style="red", soft_wrap=True)
         raise typer.Exit(2)
     random = np.random.default_rng(0)
+    names = [f"random_{number}" for number in range(count)]
     with replacing(repository) as new:
-        names = [f"random_{number}" for number in range(count)]
-        built = new.add([served_name(name, ENSEMBLE) for name in names])
-        for name in names:
-            parts = {
-                role: _DEVIATION
-                * random.standard_normal((layout["rows"], layout["width"]), dtype=np.float32)
-                for role, layout in layouts.items()
-            }
-            write_ensemble(built, folder, manifest["checkpoint"]["sha256"], name, parts)
+        for role, manifest in adapted.items():
+            built = new.add([served_name(name, role) for name in names])
+            folder, sha256 = repository / served_name(base, role), manifest["checkpoint"]["sha256"]
+            for name in names:
+                parts = _random_parts(random, manifest["dims"]["adapter"])
+                write_ensemble(built, folder, role, sha256, name, parts)
     _console.print(f"installed {count} random adapters in {repository}")
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "1" / "manifest.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _random_parts(random: np.random.Generator, layouts: Mapping[str, Any]) -> Parts:
+    return {
+        role: _DEVIATION
+        * random.standard_normal((layout["rows"], layout["width"]), dtype=np.float32)
+        for role, layout in layouts.items()
+    }
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,19 +11,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from export.formats.onnx_file import ADAPTER_SLOTS, adapter_pools, state_suffixes
+from export.formats.packed_adapters import PackedAdapters
 from export.spec import ADAPTED, StageSpec
 
 Arrays = list[NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class PackedAdapters:
-    """Adapters of the streams of a chain, as the stages take them."""
-
-    pools: Mapping[str, NDArray[np.float32]]
-    """[adapters * rows, width], by the role of the stage that they change."""
-    slots: NDArray[np.int64]
-    """The adapter of each stream, [streams]."""
 
 
 class OnnxStage:

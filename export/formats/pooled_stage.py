@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.formats.onnx_file import TORCH_DTYPES
-from export.formats.onnx_stage import PackedAdapters
+from export.formats.packed_adapters import PackedAdapters
 from export.formats.parts import END, MODEL, ROUNDS_PART
 from export.formats.torch_file import SUFFIX
 from export.spec import ADAPTED, StageSpec

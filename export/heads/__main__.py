@@ -10,8 +10,7 @@ import typer
 from rich.console import Console
 
 from export.errors import ExportError, GateFailed
-from export.spec import served_name
-from export.streaming.spec import ENSEMBLE
+from export.spec import STREAMING, served_name
 
 _console = Console(stderr=True)
 
@@ -68,7 +67,7 @@ def main(
         f"{parity.chain_label_difference:.2%} differ, probabilities by up to "
         f"{parity.chain_max_difference:.1g}"
     )
-    _console.print(f"[green]installed[/green] {served_name(name, ENSEMBLE)} in {repository}")
+    _console.print(f"[green]installed[/green] {served_name(name, STREAMING)} in {repository}")
 
 
 def _print_error(message: str) -> None:

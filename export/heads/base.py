@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint import Checkpoint
 from export.errors import UnsupportedOption
-from export.options import UNNAMED, Serving
+from export.options import Serving
 from export.pbtxt import read_parameters
-from export.spec import served_name
+from export.shared import read_base
+from export.spec import STREAMING, served_name
 from export.stages.layout import StateLayout
-from export.streaming.spec import ENSEMBLE, StreamingSpec
+from export.streaming.spec import StreamingSpec
 
 
 @dataclass(frozen=True)
@@ -24,42 +25,25 @@ class InstalledBase:
     spec: StreamingSpec
     parameters: Mapping[str, str]
     """What its ensemble tells clients."""
-    checkpoint_sha256: str
-    """Hash of the weights that it was exported from, as `Checkpoint.sha256`."""
 
 
-def read_base(repository: Path, name: str) -> InstalledBase:
+def installed_base(repository: Path, name: str, checkpoint: Checkpoint) -> InstalledBase:
     """Read the recognizer `name`, "" for the one without a name.
 
     Raises:
-        UnsupportedOption: it is missing, or none that heads can be added to.
+        UnsupportedOption: it is missing, of another checkpoint, or none that heads can be added to.
     """
-    folder = repository / served_name(name, ENSEMBLE)
-    try:
-        manifest = json.loads((folder / "1" / "manifest.json").read_text("utf-8"))
-        config = (folder / "config.pbtxt").read_text("utf-8")
-    except OSError as error:
-        raise UnsupportedOption(
-            f"{repository} has no recognizer '{name or UNNAMED}' to add heads to ({error}): export "
-            "it first with `python -m export`, or choose another with --base"
-        ) from error
-    if "adapter" in manifest:
-        raise UnsupportedOption(
-            f"{folder.name} is an adapter, and heads are trained on the frames of a checkpoint: "
-            f"add them to {manifest['base']}"
-        )
-    if "heads" in manifest:
-        raise UnsupportedOption(
-            f"{folder.name} has heads itself: add all of them to {manifest['base']} in one command"
-        )
+    folder = repository / served_name(name, STREAMING)
+    manifest = read_base(repository, folder.name, checkpoint)
     if manifest["runtime"] != "onnxruntime" or manifest["layout"] != "stages":
         raise UnsupportedOption(
             f"{folder.name} is for {manifest['runtime']} in the layout {manifest['layout']}; heads "
             "are for onnxruntime and need the layout stages, whose encoder is a model of its own"
         )
+    config = (folder / "config.pbtxt").read_text("utf-8")
     parameters = read_parameters(config)
     spec = _spec(manifest, parameters, int(_found(r"^max_batch_size: (\d+)", config)), name)
-    return InstalledBase(spec, parameters, manifest["checkpoint"]["sha256"])
+    return InstalledBase(spec, parameters)
 
 
 def _spec(

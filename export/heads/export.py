@@ -10,16 +10,16 @@ from pathlib import Path
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedOption
 from export.formats.onnx_file import export_onnx
-from export.heads.base import InstalledBase, read_base
+from export.heads.base import InstalledBase, installed_base
 from export.heads.config import config_files
 from export.heads.files import Head, HeadFiles, joined, read_heads
 from export.heads.parity import HeadParity, check_heads
 from export.heads.spec import HeadsSpec
 from export.install import replacing, write_configs
-from export.manifest import file_sha256, write_manifest
+from export.manifest import write_manifest
 from export.options import UNNAMED, Report, check_name
 from export.recordings import load_recordings
-from export.shared import require_free
+from export.shared import require_free, require_trained_on
 from export.stages.heads import Heads
 
 
@@ -56,15 +56,17 @@ def export_heads(options: HeadOptions, checkpoint: Checkpoint, report: Report) -
     """Build the stage and the ensemble, compare with `transformers`, and install both.
 
     Raises:
-        UnsupportedCheckpoint: a folder holds no heads.
-        UnsupportedOption: the heads are of another encoder than the base.
+        UnsupportedCheckpoint: a folder holds no heads, or heads of other weights.
+        UnsupportedOption: the heads are for other chunks than those of the base.
         ParityFailed: the result differs from the original; nothing was installed.
     """
     began = time.monotonic()
     require_free(options.repository, options.name, "heads")
     files = [read_heads(folder) for folder in options.folders]
-    base = read_base(options.repository, options.base)
-    _require_same_weights(options, checkpoint, base, files)
+    base = installed_base(options.repository, options.base, checkpoint)
+    for trained in files:
+        require_trained_on(trained.folder, trained.base_sha256, Path(options.checkpoint))
+        _require_lookahead(trained, base)
     heads = joined(files, options.only)
     stage = Heads([head.weights for head in heads])
     spec = _spec(options, base, heads, stage)
@@ -87,26 +89,10 @@ def _spec(
     return HeadsSpec(options.name, base.spec, base.parameters, labels, stage.layout)
 
 
-def _require_same_weights(
-    options: HeadOptions, checkpoint: Checkpoint, base: InstalledBase, files: Sequence[HeadFiles]
-) -> None:
-    """Refuse heads whose frames are not those of the served encoder."""
-    if base.checkpoint_sha256 != checkpoint.sha256:
+def _require_lookahead(heads: HeadFiles, base: InstalledBase) -> None:
+    if heads.lookahead + 1 != base.spec.frames:
         raise UnsupportedOption(
-            f"{base.spec.ensemble.name} in {options.repository} was exported from other weights "
-            f"than those of {options.checkpoint}: export them first with `python -m export`"
+            f"{heads.folder} was trained with lookahead {heads.lookahead}, the chunks of "
+            f"{base.spec.chunk_ms} ms of {base.spec.ensemble.name} have {base.spec.frames - 1}: "
+            f"train it with --lookahead {base.spec.frames - 1}"
         )
-    found = file_sha256(Path(options.checkpoint) / "model.safetensors")
-    for heads in files:
-        if heads.base_sha256 != found:
-            raise UnsupportedOption(
-                f"{heads.folder} was trained on weights with sha256 {heads.base_sha256[:12]}, "
-                f"those of {options.checkpoint} have {found[:12]}: train it on these "
-                "(python -m training head)"
-            )
-        if heads.lookahead + 1 != base.spec.frames:
-            raise UnsupportedOption(
-                f"{heads.folder} was trained with lookahead {heads.lookahead}, the chunks of "
-                f"{base.spec.chunk_ms} ms of {base.spec.ensemble.name} have "
-                f"{base.spec.frames - 1}: train it with --lookahead {base.spec.frames - 1}"
-            )

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from export.spec import StageSpec, TensorSpec
+from export.spec import STREAMING, StageSpec, TensorSpec
 from export.stages.layout import StateLayout
-from export.streaming.spec import ENSEMBLE, StreamingSpec
+from export.streaming.spec import StreamingSpec
 
 STAGE = "heads"
 
@@ -60,7 +60,7 @@ class HeadsSpec:
     def ensemble(self) -> StageSpec:
         """Return the model that clients call."""
         outputs = (*self.base.ensemble.outputs, *self.outputs)
-        return StageSpec(ENSEMBLE, self.base.ensemble.inputs, outputs, prefix=self.name)
+        return StageSpec(STREAMING, self.base.ensemble.inputs, outputs, prefix=self.name)
 
     @property
     def steps(self) -> tuple[StageSpec, ...]:

@@ -51,18 +51,25 @@ class OfflineChain:
         ]
 
     def transcribe(
-        self, utterances: Sequence[Samples], *, together: bool = True
+        self,
+        utterances: Sequence[Samples],
+        *,
+        together: bool = True,
+        adapters: NDArray[np.int64] | None = None,
     ) -> list[OfflineResult]:
         """Transcribe utterances of samples [N], padded to buckets.
 
         Args:
             together: transcribes them in batches, padded to the bucket of the longest utterance;
                 otherwise one by one.
+            adapters: the slot of each utterance's adapter, for stages that take them.
         """
         size = _MOST_ROWS if together else 1
         results: list[OfflineResult] = []
         for start in range(0, len(utterances), size):
-            results += self._batch(utterances[start : start + size])
+            end = start + size
+            slots = () if adapters is None else (adapters[start:end],)
+            results += self._batch(utterances[start:end], slots)
         return results
 
     def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -77,14 +84,16 @@ class OfflineChain:
         decoded = decoder(*self._padded(encoded, self.spec.stages[2]))
         return [self._tokens(decoded, row)[0] for row in range(len(encoded))]
 
-    def _batch(self, utterances: Sequence[Samples]) -> list[OfflineResult]:
+    def _batch(
+        self, utterances: Sequence[Samples], slots: tuple[NDArray[np.int64], ...]
+    ) -> list[OfflineResult]:
         values: Sequence[NDArray[Any]] = self._padded(utterances, self.spec.engines[0])
         frames: list[Sequence[NDArray[Any]]] = []
         *before, last = self.stages
         for stage in before:
-            values = stage(*values)
+            values = stage(*values, *slots)
             frames.append(values)
-        decoded = last(*values)
+        decoded = last(*values, *slots)
         return [
             OfflineResult(
                 *self._tokens(decoded, row),

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from export.audio import HOP_SAMPLES, SAMPLE_RATE_HZ
 from export.offline.spec import OfflineSpec
-from export.pbtxt import HEADER, ensemble_step, parameter_list, tensor_list
-from export.spec import StageSpec
+from export.pbtxt import HEADER, adapter_parameters, ensemble_step, parameter_list, tensor_list
+from export.spec import OFFLINE, StageSpec
 
 _QUEUE_DELAY_MS = {
     "recognizer_offline": 20,
@@ -114,7 +114,8 @@ def _stage_parameters(stage: StageSpec, spec: OfflineSpec) -> dict[str, str]:
     else:
         # Nobody who calls the stage by name makes it allocate more than the longest bucket needs.
         parameters["max_length"] = str(max(spec.lengths(stage.inputs)))
-    return parameters
+    adapters = spec.serving.adapters
+    return parameters | adapter_parameters(stage, adapters, OFFLINE, spec.checkpoint_sha256)
 
 
 def _tensorrt(stage: StageSpec, spec: OfflineSpec) -> str:

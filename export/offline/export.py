@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedCheckpoint
-from export.formats.offline_onnx_file import export_offline_onnx
+from export.formats.offline_onnx_file import export_adapted_onnx, export_offline_onnx
 from export.formats.onnx_file import quantize_encoder
 from export.formats.onnx_stage import open_stateless
+from export.formats.packed_adapters import no_adapter
 from export.formats.utterance_program import export_utterance_program, open_utterance_program
 from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
+from export.offline.adapter_parity import check_adapters
 from export.offline.config import config_files
 from export.offline.parity import check_offline_parity
 from export.offline.reference import lookahead_of
@@ -73,6 +76,18 @@ def spec_of(checkpoint: Checkpoint, options: ExportOptions) -> OfflineSpec:
         precision=options.precision,
         serving=options.offline_serving,
         name=options.name,
+        checkpoint_sha256=checkpoint.sha256,
+    )
+
+
+def with_adapters(spec: OfflineSpec, stages: Stages) -> OfflineSpec:
+    """Return `spec` with the layouts of the adapters that the stages take, if it asks for any."""
+    rank = spec.serving.adapter_rank if spec.serving.adapters else 0
+    _, encoder, decoder = (stage.adapter_plan(rank) for stage in stages)
+    return replace(
+        spec,
+        encoder_adapter=encoder and encoder.layout,
+        decoder_adapter=decoder and decoder.layout,
     )
 
 
@@ -95,6 +110,7 @@ def export_offline(
     began = time.monotonic()
     spec = spec_of(checkpoint, options)
     stages = build_stages(checkpoint, spec)
+    spec = with_adapters(spec, stages)
     folder = new.add(spec.models, spec.obsolete_models)
     _write_engines(folder, stages, spec, report)
     write_configs(folder, config_files(spec))
@@ -105,6 +121,9 @@ def export_offline(
         utterances = [recording.samples for recording in load_recordings()]
         open_stage = open_utterance_program if spec.fused else open_stateless
         parity = check_offline_parity(checkpoint, folder, spec, utterances, open_stage)
+        if spec.serving.adapters:
+            report("comparing files without an adapter beside those that have one")
+            check_adapters([checkpoint], [no_adapter(spec.stages)], folder, spec, utterances)
     write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
 
@@ -119,6 +138,10 @@ def _write_engines(folder: Path, stages: Stages, spec: OfflineSpec, report: Repo
         return
     report("offline stages to ONNX")
     export_offline_onnx(folder, stages, spec.stages, spec.max_mel_frames)
+    if spec.serving.adapters:
+        report("offline stages with adapters to ONNX")
+        rank = spec.serving.adapter_rank
+        export_adapted_onnx(folder, stages, spec.stages, spec.max_mel_frames, rank)
     if spec.precision == "int8":
         report("quantizing the encoder")
         quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")

@@ -10,10 +10,10 @@ from typing import Any
 
 from export.audio import FRAME_MS, FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE_HZ
 from export.options import OfflineServing
-from export.spec import CONTRACT_VERSION, StageSpec, TensorSpec
+from export.spec import CONTRACT_VERSION, OFFLINE, StageSpec, TensorSpec, adapter_sizes
+from export.stages.layout import AdapterLayout
 from export.stages.offline.encoder import encoder_frames
 
-ENSEMBLE = "asr_offline"
 RECOGNIZER = "recognizer_offline"
 BUCKETS_MS = (2000, 4000, 8000, 15000, 30000)
 """Lengths that clients pad audio to; the last is the longest utterance in one piece."""
@@ -39,6 +39,10 @@ class OfflineSpec:
     serving: OfflineServing = field(default_factory=OfflineServing)
     name: str = ""
     """Prefix of the models' names, where a repository holds several recognizers."""
+    checkpoint_sha256: str = ""
+    encoder_adapter: AdapterLayout | None = None
+    """None, as the next one, if the stage takes no adapters."""
+    decoder_adapter: AdapterLayout | None = None
 
     @property
     def buckets_samples(self) -> tuple[int, ...]:
@@ -128,8 +132,20 @@ class OfflineSpec:
         decoded = self.tokens if self.ctc_blank is None else self.labels
         return (
             StageSpec("feature_extractor_offline", self.audio, self.mel, prefix=self.name),
-            StageSpec("encoder_offline", self.mel, self.encoded, prefix=self.name),
-            StageSpec("decoder_offline", self.encoded, decoded, prefix=self.name),
+            StageSpec(
+                "encoder_offline",
+                self.mel,
+                self.encoded,
+                prefix=self.name,
+                adapter=self.encoder_adapter,
+            ),
+            StageSpec(
+                "decoder_offline",
+                self.encoded,
+                decoded,
+                prefix=self.name,
+                adapter=self.decoder_adapter,
+            ),
         )
 
     @property
@@ -159,7 +175,7 @@ class OfflineSpec:
     def ensemble(self) -> StageSpec:
         """Return the model that clients call."""
         outputs = (*self.text, *self.tokens)
-        return StageSpec(ENSEMBLE, self.audio, outputs, prefix=self.name)
+        return StageSpec(OFFLINE, self.audio, outputs, prefix=self.name)
 
     @property
     def models(self) -> list[str]:
@@ -189,7 +205,14 @@ class OfflineSpec:
     @property
     def manifest(self) -> dict[str, Any]:
         """Return the entries of the manifest about the sizes of the models."""
+        adapters = adapter_sizes(self.stages)
+        serving = {"adapters": self.serving.adapters, "adapter_rank": self.serving.adapter_rank}
         return {
             "buckets_ms": list(self.buckets_ms),
-            "dims": {"num_mel_bins": self.num_mel_bins, "encoded_size": self.encoded_size},
+            **(serving if adapters else {}),
+            "dims": {
+                "num_mel_bins": self.num_mel_bins,
+                "encoded_size": self.encoded_size,
+                **({"adapter": adapters} if adapters else {}),
+            },
         }

@@ -31,8 +31,8 @@ class Projection:
     inputs: int
     outputs: int
     """Outputs of each of them."""
-    frames: int
-    """Rows of one stream that it takes at once."""
+    frames: int | None
+    """Rows of one stream that it takes at once; None if their number is free."""
     factors: tuple[float, ...]
     """Constants that are part of its weights, one for each of the layers."""
     dtype: torch.dtype
@@ -40,7 +40,7 @@ class Projection:
 
     @classmethod
     def of(
-        cls, linear: nn.Linear, *names: str, frames: int, factors: Sequence[float] = ()
+        cls, linear: nn.Linear, *names: str, frames: int | None, factors: Sequence[float] = ()
     ) -> Projection:
         """Describe a layer; factors are 1 if none are given."""
         return cls(
@@ -64,10 +64,11 @@ class Projection:
         of the parts if there is one.
         """
         parts, rank = len(self.names), up.shape[-2]
-        low = values.reshape(-1, self.frames, self.inputs) @ down
+        rows = (down.shape[0], -1) if self.frames is None else (-1, self.frames)
+        low = values.reshape(*rows, self.inputs) @ down
         if parts == 1:
             return (low @ up).reshape(-1, self.outputs)
-        apart = low.reshape(-1, self.frames, parts, rank).transpose(1, 2)
+        apart = low.reshape(*rows, parts, rank).transpose(1, 2)
         return (apart @ up).transpose(1, 2).reshape(-1, parts * self.outputs)
 
 
@@ -76,6 +77,10 @@ class Adapters(Protocol):
 
     def change(self, name: str, values: Tensor) -> Tensor:
         """Return what they add to the outputs of the projection `name` for its inputs `values`."""
+        ...
+
+    def gathered(self) -> tuple[Tensor, ...]:
+        """Return the matrices of all projections, two for each, for code that uses them often."""
         ...
 
 
@@ -164,7 +169,7 @@ class PooledAdapters:
         return projection.change(values, *self._gather(projection))
 
     def gathered(self) -> tuple[Tensor, ...]:
-        """Return the matrices of all projections, two for each, for code that uses them often."""
+        """See `Adapters.gathered`."""
         return tuple(
             matrix for projection in self.plan.projections for matrix in self._gather(projection)
         )
@@ -177,15 +182,32 @@ class GatheredAdapters:
     """Adapters whose matrices have been gathered."""
 
     def __init__(self, projections: Sequence[Projection], matrices: Sequence[Tensor]) -> None:
-        """Take the matrices that `PooledAdapters.gathered` returned."""
+        """Take the matrices that `Adapters.gathered` returned."""
         self._projections = projections
-        self._matrices = matrices
+        self._matrices = tuple(matrices)
 
     def change(self, name: str, values: Tensor) -> Tensor:
         """See `Adapters.change`."""
         index = next(i for i, p in enumerate(self._projections) if p.name == name)
         down, up = self._matrices[2 * index : 2 * index + 2]
         return self._projections[index].change(values, down, up)
+
+    def gathered(self) -> tuple[Tensor, ...]:
+        """See `Adapters.gathered`."""
+        return self._matrices
+
+
+class AdaptedModule(nn.Module):
+    """A module with linear layers that adapters may change."""
+
+    def projections(self) -> tuple[Projection, ...]:
+        """Return the layers that adapters change; a module need not have any."""
+        return ()
+
+    def adapter_plan(self, rank: int) -> AdapterPlan | None:
+        """Return where the matrices of an adapter lie; None if the module or `rank` has none."""
+        projections = self.projections() if rank else ()
+        return AdapterPlan(projections, rank) if projections else None
 
 
 def project(linear: nn.Linear, values: Tensor, adapters: Adapters | None, name: str) -> Tensor:

@@ -18,13 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 
-from export.stages.adapters import (
-    Adapters,
-    GatheredAdapters,
-    PooledAdapters,
-    Projection,
-    project,
-)
+from export.stages.adapters import Adapters, GatheredAdapters, Projection, project
 from export.stages.layout import CONTEXT_TOKENS, StateLayout
 from export.stages.predictor import PROJECTOR, Predictor
 from export.stages.state import Stage, State, Update, all_rows
@@ -79,7 +73,7 @@ class DecoderInputs(NamedTuple):
     context: Tensor
     """The last tokens before this chunk plus one, [B, CONTEXT_TOKENS]."""
     adapters: tuple[Tensor, ...] = ()
-    """The matrices of the streams' adapters, if there are any; see `PooledAdapters.gathered`."""
+    """The matrices of the streams' adapters, if there are any; see `Adapters.gathered`."""
 
 
 class Decoder(Stage):
@@ -112,7 +106,7 @@ class Decoder(Stage):
             return self.predictor(blank, zero)
 
     def projections(self) -> tuple[Projection, ...]:
-        """See `Stage.projections`."""
+        """See `AdaptedModule.projections`."""
         return (
             Projection.of(self.predictor.projector, PROJECTOR, frames=1),
             Projection.of(self.head, HEAD, frames=1),
@@ -133,7 +127,7 @@ class Decoder(Stage):
         parts = [1, 1, CONTEXT_TOKENS, self.start.shape[1]]
         started, frames_before, context, predictor = state.read(0, 1)[:, 0].split(parts, dim=1)
         # Once for all rounds of the search, which use them again and again.
-        matrices = adapters.gathered() if isinstance(adapters, PooledAdapters) else ()
+        matrices = () if adapters is None else adapters.gathered()
         start = self.start
         if matrices:
             start = start.expand(encoded.shape[0], -1)

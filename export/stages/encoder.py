@@ -176,7 +176,7 @@ class Encoder(Stage):
         self.projector = model.encoder_projector
 
     def projections(self) -> tuple[Projection, ...]:
-        """See `Stage.projections`."""
+        """See `AdaptedModule.projections`."""
         layers = [layer for layer in self.layers if isinstance(layer, Layer)]
         found = [projection for layer in layers for projection in layer.projections()]
         last = Projection.of(self.projector, PROJECTOR, frames=self.dims.frames)

@@ -15,7 +15,7 @@ OF_FEED_FORWARD = 0.5
 class FeedForward(nn.Module):
     """Half a feed-forward step; the factor 0.5 is part of the second projection."""
 
-    def __init__(self, norm: nn.Module, feed_forward: Any, name: str = "") -> None:
+    def __init__(self, norm: nn.Module, feed_forward: Any, name: str) -> None:
         """Take the weights of a step; adapters know it by its `name` in the checkpoint."""
         super().__init__()
         self.name = name
@@ -35,8 +35,8 @@ class FeedForward(nn.Module):
         """Return the names of the two layers in the checkpoint."""
         return f"{self.name}.linear1", f"{self.name}.linear2"
 
-    def projections(self, frames: int) -> list[Projection]:
-        """Return the layers that adapters change, for `frames` rows of each stream."""
+    def projections(self, frames: int | None) -> list[Projection]:
+        """Return the layers that adapters change; see `Projection.frames`."""
         first, second = self.names
         return [
             Projection.of(self.linear1, first, frames=frames),

@@ -20,7 +20,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from export.stages.adapters import AdapterPlan, Adapters, PooledAdapters, Projection
+from export.stages.adapters import AdaptedModule, Adapters, PooledAdapters
 from export.stages.layout import StateLayout
 
 
@@ -86,7 +86,7 @@ class PooledState:
         return self.pool.index_select(0, rows.flatten()).reshape(*rows.shape, -1)
 
 
-class Stage(nn.Module):
+class Stage(AdaptedModule):
     """A pure function `(inputs, state) -> (outputs, update)` of one chunk of every stream."""
 
     layout: StateLayout
@@ -96,15 +96,6 @@ class Stage(nn.Module):
     ) -> tuple[tuple[Tensor, ...], Update]:
         """Process one chunk of a batch of streams."""
         raise NotImplementedError
-
-    def projections(self) -> tuple[Projection, ...]:
-        """Return the layers that adapters change; a stage need not have any."""
-        return ()
-
-    def adapter_plan(self, rank: int) -> AdapterPlan | None:
-        """Return where the matrices of an adapter lie; None if the stage or `rank` has none."""
-        projections = self.projections() if rank else ()
-        return AdapterPlan(projections, rank) if projections else None
 
 
 class FlatStage(nn.Module):

@@ -5,7 +5,7 @@ The streams of all adapters, and of none, run in the same batches, as they do wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,24 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.checkpoint import Checkpoint
-from export.formats.onnx_stage import OnnxStage, PackedAdapters
+from export.formats.onnx_stage import OnnxStage
+from export.formats.packed_adapters import PackedAdapters, Parts
 from export.formats.pooled_stage import open_torch_stage
 from export.parity import Comparison, Parity, evaluate
 from export.streaming.chain import Chain
 from export.streaming.reference import transcribe
 from export.streaming.spec import StreamingSpec
-
-Parts = Mapping[str, NDArray[np.float32]]
-"""An adapter: its rows [rows, width] by the role of the stage that they change."""
-
-
-def no_adapter(spec: StreamingSpec) -> Parts:
-    """Return the adapter that changes nothing."""
-    return {
-        role: np.zeros((layout.rows, layout.width), np.float32)
-        for engine in spec.engines
-        for role, layout in engine.adapters.items()
-    }
 
 
 def check_adapters(
@@ -55,10 +44,7 @@ def check_adapters(
         for result in transcribe(checkpoint, utterances, lookahead=lookahead)
     ]
     speech = [samples for _ in merged for samples in utterances]
-    packed = PackedAdapters(
-        pools={role: np.concatenate([parts[role] for parts in adapters]) for role in adapters[0]},
-        slots=np.repeat(np.arange(len(adapters)), len(utterances)),
-    )
+    packed = PackedAdapters.of_each(adapters, len(utterances))
     together = _chain(folder, spec, packed).transcribe(speech)
     alone = [
         _chain(

@@ -10,13 +10,13 @@ Detokenizer and ensemble are the same for all. The fused recognizer is for the b
 from __future__ import annotations
 
 from export.options import Serving
-from export.pbtxt import HEADER
+from export.pbtxt import HEADER, adapter_parameters
 from export.pbtxt import ensemble_step as _step
 from export.pbtxt import parameter_list as _parameters
 from export.pbtxt import tensor_list as _tensors
-from export.spec import StageSpec
+from export.spec import STREAMING, StageSpec
 from export.streaming import tensorrt_config
-from export.streaming.spec import ENSEMBLE, RECOGNIZER, StreamingSpec
+from export.streaming.spec import RECOGNIZER, StreamingSpec
 
 _RUNTIMES = {
     "onnxruntime": ("ONNX Runtime", "KIND_CPU"),
@@ -83,8 +83,7 @@ def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
     )
     if values.name in MAX_ABS:
         parameters |= {"bounded_inputs": values.name, "max_abs": str(MAX_ABS[values.name])}
-    if stage.adapters:
-        parameters |= _adapter_parameters(stage, spec)
+    parameters |= adapter_parameters(stage, serving.adapters, STREAMING, spec.checkpoint_sha256)
     # The backend chooses its device: Triton refuses KIND_GPU on a machine without a GPU.
     title, kind = _RUNTIMES[spec.runtime]
     return "\n".join(
@@ -100,18 +99,6 @@ def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
             _parameters(parameters),
         ]
     )
-
-
-def _adapter_parameters(stage: StageSpec, spec: StreamingSpec) -> dict[str, str]:
-    """Return the number and size of adapters in a pool, and which of them fit."""
-    return {
-        "adapters": str(spec.serving.adapters),
-        "adapter_parts": ", ".join(stage.adapters),
-        "adapter_rows": ", ".join(str(layout.rows) for layout in stage.adapters.values()),
-        "adapter_widths": ", ".join(str(layout.width) for layout in stage.adapters.values()),
-        "adapter_ensembles": ENSEMBLE,
-        "adapter_base": spec.checkpoint_sha256,
-    }
 
 
 def _instances(stage: StageSpec, spec: StreamingSpec) -> int:

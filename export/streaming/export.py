@@ -8,6 +8,7 @@ from pathlib import Path
 from export.checkpoint import Checkpoint
 from export.formats.onnx_file import export_onnx, quantize_encoder
 from export.formats.onnx_stage import OnnxStage
+from export.formats.packed_adapters import no_adapter
 from export.formats.pooled_stage import open_torch_stage
 from export.formats.torch_file import export_torch
 from export.install import Replacement, write_configs, write_tokenizer
@@ -21,7 +22,7 @@ from export.stages.encoder import Encoder
 from export.stages.feature_extractor import FeatureExtractor
 from export.stages.half import Stages, half_stages
 from export.stages.state import Stage
-from export.streaming.adapter_parity import check_adapters, no_adapter
+from export.streaming.adapter_parity import check_adapters
 from export.streaming.config import config_files
 from export.streaming.parity import check_parity
 from export.streaming.spec import StreamingSpec
@@ -97,7 +98,7 @@ def export_streaming(
         parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
         if options.serving.adapters:
             report("comparing streams without an adapter beside those that have one")
-            check_adapters([checkpoint], [no_adapter(spec)], folder, spec, utterances)
+            check_adapters([checkpoint], [no_adapter(spec.engines)], folder, spec, utterances)
     write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
 

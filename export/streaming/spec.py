@@ -19,10 +19,9 @@ from export.audio import (
     frames_per_chunk,
 )
 from export.options import Serving
-from export.spec import CONTRACT_VERSION, StageSpec, TensorSpec
+from export.spec import CONTRACT_VERSION, STREAMING, StageSpec, TensorSpec, adapter_sizes
 from export.stages.layout import CONTEXT_TOKENS, AdapterLayout, StateLayout
 
-ENSEMBLE = "asr_streaming"
 DETOKENIZER = "detokenizer"
 RECOGNIZER = "recognizer"
 
@@ -166,7 +165,7 @@ class StreamingSpec:
     def ensemble(self) -> StageSpec:
         """Return the model that clients call."""
         outputs = (*self.text, *self.tokens)
-        return StageSpec(ENSEMBLE, self.audio, outputs, prefix=self.name)
+        return StageSpec(STREAMING, self.audio, outputs, prefix=self.name)
 
     @property
     def client_parameters(self) -> dict[str, str]:
@@ -188,11 +187,7 @@ class StreamingSpec:
     @property
     def manifest(self) -> dict[str, Any]:
         """Return the entries of the manifest about the sizes of the models."""
-        adapters = {
-            role: asdict(layout)
-            for engine in self.engines
-            for role, layout in engine.adapters.items()
-        }
+        adapters = adapter_sizes(self.engines)
         serving = {"adapters": self.serving.adapters, "adapter_rank": self.serving.adapter_rank}
         return {
             "chunk_ms": self.chunk_ms,

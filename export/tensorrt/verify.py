@@ -20,15 +20,13 @@ from numpy.typing import NDArray
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ExportError, GateFailed, ParityFailed, UnsupportedOption
 from export.formats.onnx_stage import Arrays
-from export.offline.spec import ENSEMBLE as OFFLINE
 from export.options import ExportOptions
 from export.parity import Parity
 from export.recordings import load_recordings
-from export.spec import StageSpec, served_name
+from export.spec import OFFLINE, STREAMING, StageSpec, served_name
 from export.stages.state import Stage
 from export.streaming.chain import Chain, OpenStage, RunningStage
 from export.streaming.parity import check_parity
-from export.streaming.spec import ENSEMBLE as STREAMING
 from export.streaming.spec import StreamingSpec
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
 from export.tensorrt.stages import tensorrt_stages

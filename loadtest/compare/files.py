@@ -153,7 +153,7 @@ async def _send(load: FilesLoad) -> FilesDone:
     import tritonclient.grpc.aio as grpcclient
 
     from loadtest.audio.recordings import SAMPLE_RATE_HZ, load_clips
-    from loadtest.compare.whole_files import file_inputs
+    from loadtest.compare.whole_files import file_inputs, infer_file
 
     clips = [clip.samples for clip in load_clips(load.recordings)]
     longest = load.info.longest_samples
@@ -171,7 +171,7 @@ async def _send(load: FilesLoad) -> FilesDone:
         while time.monotonic() < load.ends_s:
             audio_s, inputs = order.choice(prepared)
             began_s = time.monotonic()
-            await client.infer(load.info.ensemble, inputs)
+            await infer_file(client, load.info, inputs)
             ended_s = time.monotonic()
             if load.begins_s <= ended_s <= load.ends_s:
                 done.append((audio_s, 1000 * (ended_s - began_s)))

@@ -54,6 +54,14 @@ def main(
     ] = RECORDINGS,
     files_at_once: Annotated[int, typer.Option(min=1, help="Files in flight.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="How often every file is sent.")] = 3,
+    adapters: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Then send the files to so many adapters of the recognizer in turn: random_0 and "
+            "so on, as `python -m export.adapters.random` installs them.",
+        ),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Compare audio seconds per second and core of the service with those of transformers."""
@@ -68,9 +76,19 @@ def main(
         files = [clip.samples for clip in load_clips(recordings)]
         with serving(repository) as server, console.status("sending files to the service"):
             service = send_files(server, files, files_at_once, rounds, model)
+            names = [f"random_{number}" for number in range(adapters)]
+            adapted = (
+                send_files(server, files, files_at_once, rounds, model, names) if names else None
+            )
     with console.status("running transformers"):
         original = run_original(checkpoint, files, batches=(1, 4, 8, 16), threads=(1, 2))
     report = _report(service, original, [len(file) / SAMPLE_RATE_HZ for file in files])
+    if adapted is not None:
+        report["adapters"] = {
+            "adapters": adapters,
+            **_figures(adapted),
+            "ratio_per_core": round(_per_core(adapted) / _per_core(service), 2),
+        }
     if as_json:
         print(json.dumps(report, indent=2))
     else:
@@ -81,22 +99,12 @@ def _report(
     service: ServiceRun, original: Sequence[OriginalRun], files_s: Sequence[float]
 ) -> dict[str, Any]:
     audio_s = sum(files_s)
-    per_core = service.audio_s / sum(service.cpu_s.values())
     best = max(audio_s / run.cpu_s for run in original)
     return {
         "files": len(files_s),
         "audio_s": round(audio_s, 1),
         "longest_file_s": round(max(files_s), 1),
-        "service": {
-            "files_at_once": service.files_at_once,
-            "audio_s_per_core_s": round(per_core, 1),
-            "audio_s_per_wall_s": round(service.audio_s / service.wall_s, 1),
-            "cpu_ms_per_audio_s": _rounded(
-                {name: 1000 * used / service.audio_s for name, used in service.cpu_s.items()}
-            ),
-            "mean_batch": _rounded(service.mean_batch),
-            "mean_run": _rounded(service.mean_run),
-        },
+        "service": _figures(service),
         "transformers": [
             {
                 **{key: round(value, 2) for key, value in asdict(run).items()},
@@ -105,11 +113,28 @@ def _report(
             }
             for run in original
         ],
-        "ratio_per_core": round(per_core / best, 2),
+        "ratio_per_core": round(_per_core(service) / best, 2),
         "cores": psutil.cpu_count(),
         "machine": cpu_model(),
         "versions": {name: version(name) for name in ("onnxruntime", "torch", "transformers")},
     }
+
+
+def _figures(run: ServiceRun) -> dict[str, Any]:
+    return {
+        "files_at_once": run.files_at_once,
+        "audio_s_per_core_s": round(_per_core(run), 1),
+        "audio_s_per_wall_s": round(run.audio_s / run.wall_s, 1),
+        "cpu_ms_per_audio_s": _rounded(
+            {name: 1000 * used / run.audio_s for name, used in run.cpu_s.items()}
+        ),
+        "mean_batch": _rounded(run.mean_batch),
+        "mean_run": _rounded(run.mean_run),
+    }
+
+
+def _per_core(run: ServiceRun) -> float:
+    return run.audio_s / sum(run.cpu_s.values())
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:
@@ -123,6 +148,8 @@ def _print(report: dict[str, Any]) -> None:
     table.add_column("per wall s", justify="right")
     service = report["service"]
     rows = [(f"service, {service['files_at_once']} files at once", service)]
+    if adapted := report.get("adapters"):
+        rows.append((f"service, {adapted['adapters']} adapters", adapted))
     rows += [
         (f"transformers, batch {run['batch']}, {run['threads']} thread(s)", run)
         for run in report["transformers"]

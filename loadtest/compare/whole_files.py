@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import earshot
 import numpy as np
@@ -16,6 +17,9 @@ from tritonclient.grpc import InferInput
 from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio
 from loadtest.service.server import ServerProcess
 from loadtest.service.stages import by_stage
+
+Work = tuple[earshot.OfflineInfo, Audio]
+"""A recognizer, and the file that it gets."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,12 @@ class ServiceRun:
 
 
 def send_files(
-    server: ServerProcess, files: Sequence[Audio], at_once: int, rounds: int, model: str | None
+    server: ServerProcess,
+    files: Sequence[Audio],
+    at_once: int,
+    rounds: int,
+    model: str | None,
+    adapters: Sequence[str] = (),
 ) -> ServiceRun:
     """Send `files` in random order, each `rounds` times, `at_once` at a time.
 
@@ -43,40 +52,45 @@ def send_files(
         at_once: Files in flight.
         rounds: How often every file is sent.
         model: Recognizer to use, as for `earshot.connect`.
+        adapters: Recognizers that share its models, and get the files in turn in its place.
 
     Raises:
         earshot.EarshotError: The server cannot be reached, or lacks such a recognizer.
     """
-    with earshot.connect(server.url, model=model) as client:
+    base = _recognizer(server.url, model)
+    infos = [_recognizer(server.url, adapter) for adapter in adapters] or [base]
+    order = [*files] * rounds
+    random.Random(0).shuffle(order)
+    work = list(zip(cycle(infos), order, strict=False))
+    return asyncio.run(_measure(server, base.name, work, at_once))
+
+
+def _recognizer(url: str, model: str | None) -> earshot.OfflineInfo:
+    with earshot.connect(url, model=model) as client:
         info = client.offline
     if info is None:
         raise earshot.UnsupportedServer(
             "expected a recognizer of whole files: export with --mode offline or --mode both"
         )
-    return asyncio.run(_measure(server, info, files, at_once, rounds))
+    return info
 
 
 async def _measure(
-    server: ServerProcess,
-    info: earshot.OfflineInfo,
-    files: Sequence[Audio],
-    at_once: int,
-    rounds: int,
+    server: ServerProcess, recognizer: str, work: Sequence[Work], at_once: int
 ) -> ServiceRun:
-    order = [*files] * rounds
-    random.Random(0).shuffle(order)
+    """Send the files of `work`; count what the models of `recognizer` do for them."""
     async with grpcclient.InferenceServerClient(server.url) as client:
-        await _send_all(client, info, order[:at_once], at_once)
-        before, began = snapshot(server, info.name), time.monotonic()
-        await _send_all(client, info, order, at_once)
-        after, wall_s = snapshot(server, info.name), time.monotonic() - began
+        await _send_all(client, work[:at_once], at_once)
+        before, began = snapshot(server, recognizer), time.monotonic()
+        await _send_all(client, work, at_once)
+        after, wall_s = snapshot(server, recognizer), time.monotonic() - began
     grown = {
         name: {key: value - before[name].get(key, 0.0) for key, value in values.items()}
         for name, values in after.items()
     }
     return ServiceRun(
         files_at_once=at_once,
-        audio_s=sum(map(len, order)) / SAMPLE_RATE_HZ,
+        audio_s=sum(len(samples) for _, samples in work) / SAMPLE_RATE_HZ,
         cpu_s=grown["cpu_s"],
         wall_s=wall_s,
         mean_batch=_ratios(grown["requests"], grown["batches"]),
@@ -101,18 +115,23 @@ def _ratios(counts: dict[str, float], batches: dict[str, float]) -> dict[str, fl
 
 
 async def _send_all(
-    client: grpcclient.InferenceServerClient,
-    info: earshot.OfflineInfo,
-    files: Sequence[Audio],
-    at_once: int,
+    client: grpcclient.InferenceServerClient, work: Sequence[Work], at_once: int
 ) -> None:
     gate = asyncio.Semaphore(at_once)
 
-    async def send(samples: Audio) -> None:
+    async def send(info: earshot.OfflineInfo, samples: Audio) -> None:
         async with gate:
-            await client.infer(info.ensemble, file_inputs(samples, info))
+            await infer_file(client, info, file_inputs(samples, info))
 
-    await asyncio.gather(*map(send, files))
+    await asyncio.gather(*(send(*one) for one in work))
+
+
+async def infer_file(
+    client: grpcclient.InferenceServerClient, info: earshot.OfflineInfo, inputs: list[InferInput]
+) -> None:
+    """Send a file to a recognizer, which may be an adapter, and wait for the answer."""
+    parameters = {"adapter": info.adapter} if info.adapter else None
+    await client.infer(info.ensemble, inputs, parameters=parameters)
 
 
 def file_inputs(samples: Audio, info: earshot.OfflineInfo) -> list[InferInput]:

@@ -394,7 +394,8 @@ def test_a_server_that_does_not_stream(fake: FakeTriton) -> None:
     [
         ("buckets_ms", "", "whole number"),
         ("buckets_ms", "2000,1000", "must ascend"),
-        ("contract_version", "2", "contract version 2"),
+        ("contract_version", "3", "contract version 3, this client 1 and 2"),
+        ("contract_version", "2", "no parameter 'adapter'"),
         ("frame_ms", "0", "at least 1"),
     ],
 )

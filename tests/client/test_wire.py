@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from earshot import Head, Label, ServerFailed, Token, UnsupportedServer
 from earshot._chunker import Chunk
-from earshot._wire import RequestWriter, read_labels, read_reply
+from earshot._server_info import read_offline_info
+from earshot._wire import RequestWriter, address_piece, piece_request, read_labels, read_reply
 from tritonclient.grpc import service_pb2
+
+from tests.support.fake_triton import OFFLINE
 
 # The generated protobuf classes carry no types.
 _pb: Any = service_pb2
 
 MAX_TOKENS = 4
+ADAPTED = OFFLINE | {"contract_version": "2", "adapter": "clinic"}
 
 
 def test_only_the_first_request_starts_and_waits_for_a_place() -> None:
@@ -35,6 +41,21 @@ def test_the_first_request_names_the_adapter() -> None:
     first, second = writer.write(chunk, first=True), writer.write(chunk, first=False)
     assert first.parameters["adapter"].string_param == "clinic"
     assert "adapter" not in second.parameters
+
+
+def test_every_piece_names_the_adapter_of_its_recognizer() -> None:
+    request = piece_request(np.ones(2, np.float32), bucket_samples=4)
+    clinic = read_offline_info("url", "triton", ADAPTED, name="clinic")
+    address_piece(request, clinic)
+    assert request.model_name == "clinic_asr_offline"
+    assert request.parameters["adapter"].string_param == "clinic"
+    address_piece(request, replace(clinic, name="clinic_v2", adapter="clinic_v2"))
+    assert request.model_name == "clinic_v2_asr_offline"
+    assert request.parameters["adapter"].string_param == "clinic_v2"
+    address_piece(request, read_offline_info("url", "triton", OFFLINE))
+    assert request.model_name == "asr_offline"
+    assert not request.parameters
+    assert list(request.raw_input_contents) == [struct.pack("<4f", 1, 1, 0, 0), b"\x02\0\0\0"]
 
 
 def test_the_last_request_ends() -> None:

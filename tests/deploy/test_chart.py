@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
+from tests.support.custom_resources import check_custom_resource
 from tests.support.helm import CHART, KUBERNETES, render, run_helm
 from tests.support.project import help_of
 
@@ -15,12 +18,20 @@ VALUES = ("values.yaml", "values-gpu.yaml", "values-cpu.yaml")
 FOREIGN = ("keda.sh/", "monitoring.coreos.com/")
 """Groups of objects whose schemas are not those of Kubernetes."""
 
+TRACED = ("--set", "tracing.url=http://collector.monitoring:4318/v1/traces")
+
 Object = dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=VALUES)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
-    return render("--values", str(CHART / request.param))
+    traced = TRACED if request.param == "values-gpu.yaml" else ()
+    return render("--values", str(CHART / request.param), *traced)
+
+
+@pytest.fixture(scope="module")
+def objects_by_kind() -> dict[str, Object]:
+    return {thing["kind"]: thing for thing in render()}
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -35,6 +46,45 @@ def test_kubernetes_takes_every_object(objects: list[Object]) -> None:
     for thing in checked:
         kubernetes_validate.validate(thing, KUBERNETES, strict=True)
     assert len(checked) > 8
+
+
+def test_operators_take_their_objects(objects: list[Object]) -> None:
+    checked = [thing for thing in objects if thing["apiVersion"].startswith(FOREIGN)]
+    for thing in checked:
+        check_custom_resource(thing)
+    assert {"ServiceMonitor", "PrometheusRule"} <= {thing["kind"] for thing in checked}
+
+
+FAULTS = {
+    "a field that does not exist": ("ScaledObject", "spec.minReplicas", 2),
+    "a value that is none of those": ("ScaledObject", "spec.fallback.behavior", "static!"),
+    "a string for a number": ("ScaledObject", "spec.maxReplicaCount", "10"),
+    "a number for a string": ("ScaledObject", "spec.triggers.0.metadata.threshold", 640),
+    "a field of Kubernetes that does not exist": (
+        *("ScaledObject", "spec.advanced.horizontalPodAutoscalerConfig.behavior.scaleup", {}),
+    ),
+    "no selector": ("ServiceMonitor", "spec.selector", None),
+    "a time without unit": ("ServiceMonitor", "spec.endpoints.0.interval", "15"),
+    "a rule without expression": ("PrometheusRule", "spec.groups.0.rules.0.expr", None),
+}
+
+
+@pytest.mark.parametrize(("kind", "path", "value"), FAULTS.values(), ids=FAULTS)
+def test_operators_refuse_objects_with_a_fault(
+    objects_by_kind: dict[str, Object], kind: str, path: str, value: Any
+) -> None:
+    thing = copy.deepcopy(objects_by_kind[kind])
+    check_custom_resource(thing)
+    *parents, name = path.split(".")
+    parent: Any = thing
+    for key in parents:
+        parent = parent[int(key) if key.isdecimal() else key]
+    if value is None:
+        del parent[name]
+    else:
+        parent[name] = value
+    with pytest.raises(jsonschema.ValidationError):
+        check_custom_resource(thing)
 
 
 def test_containers_are_confined(objects: list[Object]) -> None:
@@ -83,7 +133,7 @@ def test_a_pod_outlives_its_drain(objects: list[Object]) -> None:
 
 
 def test_the_server_has_the_options_that_it_is_given() -> None:
-    objects = render("--values", str(CHART / "values-gpu.yaml"))
+    objects = render("--values", str(CHART / "values-gpu.yaml"), *TRACED)
     given = {
         (arg.partition("=")[0])
         for pod in filter(None, map(_pod, objects))
@@ -91,8 +141,24 @@ def test_the_server_has_the_options_that_it_is_given() -> None:
         if container["name"] == "triton"
         for arg in container["args"]
     }
-    assert len(given) == 7
+    assert len(given) == 9
     assert given <= set(re.findall(r"--[a-z-]+", help_of("server")))
+
+
+def test_replicas_reach_the_collector_of_traces_and_nothing_else() -> None:
+    def egress(*options: str) -> list[Object]:
+        [policy] = [
+            thing
+            for thing in render("--show-only", "templates/network.yaml", *options)
+            if thing["metadata"]["name"] == "earshot-replicas"
+        ]
+        return policy["spec"].get("egress", [])
+
+    assert egress() == []
+    collectors, names = egress(*TRACED)
+    [peer] = collectors["to"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    assert {port["port"] for port in names["ports"]} == {53}
 
 
 def test_scaling_leaves_the_count_to_keda() -> None:
@@ -143,6 +209,7 @@ REFUSED = {
     "envoy.tls.clientCertificates=true": "needs envoy.tls.secret",
     "envoy.keysSecret=keys": "keys travel in the clear",
     "canary.replicas=1": "canary.replicas needs canary.tag or canary.path",
+    "tracing.url=collector:4318": "tracing.url",
     "gpu.enabled=false,models.build.enabled=true": "engines are built on the GPU",
 }
 

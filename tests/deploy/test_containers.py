@@ -78,6 +78,8 @@ def test_the_commands_of_the_containers_exist() -> None:
     options = {word.split("=")[0] for word in engines if word.startswith("--")}
     assert options <= options_of("export")
     assert {"--repository", "--host"} <= options_of("server")
+    for variable in COMPOSE["services"]["triton"]["environment"]:
+        assert variable in help_of("server")
 
 
 def options_of(module: str) -> set[str]:

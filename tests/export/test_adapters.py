@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 
 from export.adapters.ensemble import write_ensemble
 from export.adapters.install import install_adapter
-from export.adapters.peft_format import read_adapter, require_base
+from export.adapters.peft_format import read_adapter
 from export.errors import UnsupportedCheckpoint, UnsupportedOption
 from export.install import replacing
 from export.options import ExportOptions, Serving
+from export.spec import STREAMING
 
 CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "bias": "none"}
 WEIGHTS = {
@@ -74,14 +75,9 @@ def test_a_folder_that_lacks_a_file(tmp_path: Path, missing: str) -> None:
         read_adapter(folder)
 
 
-def test_a_base_that_is_no_folder(tmp_path: Path) -> None:
-    folder = write_adapter(tmp_path / "adapter")
-    with pytest.raises(UnsupportedCheckpoint, match="expected the folder of the checkpoint"):
-        require_base(read_adapter(folder), tmp_path / "nothing", folder)
-
-
-def test_the_name_of_another_recognizer(tmp_path: Path) -> None:
-    (tmp_path / "models" / "clinic_asr_streaming" / "1").mkdir(parents=True)
+@pytest.mark.parametrize("ensemble", ["clinic_asr_streaming", "clinic_asr_offline"])
+def test_the_name_of_another_recognizer(tmp_path: Path, ensemble: str) -> None:
+    (tmp_path / "models" / ensemble / "1").mkdir(parents=True)
     with (
         pytest.raises(UnsupportedOption, match="'clinic' of another kind"),
         replacing(tmp_path / "models") as new,
@@ -94,7 +90,7 @@ def test_the_config_of_a_base_that_was_written_by_hand(tmp_path: Path) -> None:
     base.mkdir()
     (base / "config.pbtxt").write_text('name: "asr_streaming" platform: "ensemble"')
     with pytest.raises(UnsupportedOption, match="in the config of asr_streaming: export it again"):
-        write_ensemble(tmp_path / "new", base, "abc", "clinic", {})
+        write_ensemble(tmp_path / "new", base, STREAMING, "abc", "clinic", {})
 
 
 @pytest.mark.parametrize(
@@ -102,7 +98,7 @@ def test_the_config_of_a_base_that_was_written_by_hand(tmp_path: Path) -> None:
     [
         ({"runtime": "tensorrt"}, "an engine of tensorrt has the weights of one model"),
         ({"precision": "int8"}, "not int8 ones"),
-        ({"mode": "both"}, "for live streams, not for --mode both"),
+        ({"runtime": "torch", "mode": "both"}, "is for live streams, not for --mode both"),
     ],
 )
 def test_exports_that_take_no_adapters(options: dict[str, Any], message: str) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from export.errors import UnsupportedOption
-from export.shared import outdated, require_free
+from export.checkpoint import Checkpoint
+from export.errors import UnsupportedCheckpoint, UnsupportedOption
+from export.manifest import file_sha256
+from export.shared import outdated, read_base, require_free, require_trained_on
 
 OURS, OTHERS = {"checkpoint": {"sha256": "abc"}}, {"checkpoint": {"sha256": "abd"}}
 BASE: dict[str, Any] = OURS | {"chunk_ms": 560, "layout": "stages", "adapter_rank": 8}
@@ -56,3 +58,32 @@ def test_a_name_is_free_for_its_kind_only(tmp_path: Path, kind: str, other: dict
     with pytest.raises(UnsupportedOption, match="'clinic' of another kind"):
         require_free(tmp_path, "clinic", kind)
     require_free(tmp_path, "clinic", {"adapter": "heads", "heads": "adapter"}[kind])
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (None, "has no recognizer clinic_asr_streaming: export it first"),
+        (ADAPTER | OURS, "shares those of asr_streaming: choose that one with --base"),
+        (HEADS | OURS, "shares those of asr_streaming: choose that one with --base"),
+        (BASE | {"checkpoint": {"sha256": "abd", "name": "other"}}, r"other weights \(other\)"),
+    ],
+)
+def test_a_base_whose_models_cannot_be_shared(
+    tmp_path: Path, manifest: dict[str, Any] | None, message: str
+) -> None:
+    ours = Checkpoint("ours", model=None, processor=None, sha256="abc")
+    if manifest is not None:
+        install(tmp_path, "clinic_asr_streaming", manifest)
+    with pytest.raises(UnsupportedOption, match=message):
+        read_base(tmp_path, "clinic_asr_streaming", ours)
+
+
+def test_a_checkpoint_beside_which_something_was_trained(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    trained_on = "9a129edd61ef7bec99f6eebe8eb1a3aa3a9d4b5b4cc43edf0e1bca4ae03d8b6c"
+    with pytest.raises(UnsupportedCheckpoint, match=f"sha256 {trained_on[:12]}, those of"):
+        require_trained_on(tmp_path / "heads", trained_on, tmp_path)
+    with pytest.raises(UnsupportedCheckpoint, match="expected the folder of the checkpoint"):
+        require_trained_on(tmp_path / "heads", trained_on, tmp_path / "nothing")
+    require_trained_on(tmp_path / "heads", file_sha256(tmp_path / "model.safetensors"), tmp_path)

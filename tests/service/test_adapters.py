@@ -1,11 +1,11 @@
-"""Adapters behind a real Triton: mixed streams, names that are not there, coming and going."""
+"""Adapters behind a real Triton, for streams and files: mixed, unknown names, coming and going."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,19 +18,24 @@ from earshot._sync import open_repository
 from export.adapters import install
 from export.adapters.install import install_adapter
 from export.audio import SAMPLE_RATE_HZ
-from export.checkpoint import load_checkpoint
+from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import UnsupportedCheckpoint, UnsupportedOption
 from export.install import replacing
+from export.offline.reference import transcribe as transcribe_files
 from export.recordings import load_recordings
 from export.streaming.reference import transcribe
 from server.launch import Triton, running
 from tests.support.adapters import write_merged, write_random_adapter
-from tests.support.project import ADAPTED_CHUNK_MS, ADAPTER_RANK, Exported
+from tests.support.generations import FIRST, install_first
+from tests.support.project import ADAPTED_CHUNK_MS, ADAPTER_RANK, Exported, ExportedOffline
 from tests.support.workers import made_once, shared_folder
 
 SECONDS, UTTERANCES = 4, 4
-BASE, CLINIC, COURT = "", "clinic", "court"
+BASE, CLINIC, COURT = FIRST, "clinic", "court"
+ENSEMBLES = ("asr_streaming", "asr_offline")
 Tokens = list[int]
+TokensOf = Callable[[str, str, np.ndarray], Awaitable[Tokens]]
+"""URL, name and samples -> tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,7 @@ def adapters(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def repository(
     exported: Exported,
+    exported_offline: ExportedOffline,
     random_checkpoint: Path,
     adapters: dict[str, Path],
     utterances: list[np.ndarray],
@@ -68,39 +74,63 @@ def repository(
     ]
 
     def make(path: Path) -> None:
-        shutil.copytree(exported(ADAPTED_CHUNK_MS), path)
+        path.mkdir()
+        install_first(exported(ADAPTED_CHUNK_MS), exported_offline("streaming"), path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(install, "load_recordings", lambda: chosen)
             for name, folder in adapters.items():
                 with replacing(path) as new:
-                    parity = install_adapter(
+                    found = install_adapter(
                         folder, random_checkpoint, new, BASE, name, lambda step: None
                     )
-                assert parity.chain_token_difference == parity.alone_token_difference == 0
+                assert list(found) == [f"{name}_{role}" for role in ENSEMBLES]
+                for parity in found.values():
+                    assert parity.chain_token_difference == parity.alone_token_difference == 0
 
     return made_once(shared_folder(tmp_path_factory, "adapted") / "models", make)
 
 
 @pytest.fixture(scope="module")
-def expected(
-    random_checkpoint: Path,
-    adapters: dict[str, Path],
-    utterances: list[np.ndarray],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, list[Tokens]]:
-    """The tokens of transformers, with each adapter merged by peft, and without."""
-    checkpoints = {BASE: random_checkpoint}
+def checkpoints(
+    random_checkpoint: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Checkpoint]:
+    """The base, and with each adapter merged by peft."""
+    found = {BASE: load_checkpoint(str(random_checkpoint))}
     for name, adapter in adapters.items():
-        checkpoints[name] = tmp_path_factory.mktemp("merged") / name
-        write_merged(random_checkpoint, adapter, checkpoints[name])
+        folder = tmp_path_factory.mktemp("merged") / name
+        write_merged(random_checkpoint, adapter, folder)
+        found[name] = load_checkpoint(str(folder))
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(
+    checkpoints: dict[str, Checkpoint], utterances: list[np.ndarray]
+) -> dict[str, list[Tokens]]:
+    """The tokens of transformers for streams."""
     lookahead = ADAPTED_CHUNK_MS // 80 - 1
-    found = {
-        name: [
-            result.tokens
-            for result in transcribe(load_checkpoint(str(folder)), utterances, lookahead)
-        ]
-        for name, folder in checkpoints.items()
-    }
+    return differing(
+        {
+            name: [result.tokens for result in transcribe(checkpoint, utterances, lookahead)]
+            for name, checkpoint in checkpoints.items()
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def expected_of_files(
+    checkpoints: dict[str, Checkpoint], utterances: list[np.ndarray]
+) -> dict[str, list[Tokens]]:
+    """The tokens of transformers for whole files."""
+    return differing(
+        {
+            name: [result.tokens for result in transcribe_files(checkpoint, utterances)]
+            for name, checkpoint in checkpoints.items()
+        }
+    )
+
+
+def differing(found: dict[str, list[Tokens]]) -> dict[str, list[Tokens]]:
     assert found[BASE] != found[CLINIC] != found[COURT] != found[BASE]
     return found
 
@@ -119,16 +149,29 @@ def triton(models: Path) -> Iterator[Triton]:
 
 def add(repository: Path, name: str, like: str) -> None:
     """Install a copy of the adapter `like`."""
-    copy = repository / f"{name}_asr_streaming"
-    shutil.copytree(repository / f"{like}_asr_streaming", copy)
-    config = (copy / "config.pbtxt").read_text()
-    config = config.replace(f'"{like}_asr', f'"{name}_asr').replace(f'"{like}"', f'"{name}"')
-    (copy / "config.pbtxt").write_text(config)
+    for role in ENSEMBLES:
+        copy = repository / f"{name}_{role}"
+        shutil.copytree(repository / f"{like}_{role}", copy)
+        config = (copy / "config.pbtxt").read_text()
+        config = config.replace(f'"{like}_asr', f'"{name}_asr').replace(f'"{like}"', f'"{name}"')
+        (copy / "config.pbtxt").write_text(config)
+
+
+def remove(repository: Path, name: str) -> None:
+    for role in ENSEMBLES:
+        shutil.rmtree(repository / f"{name}_{role}")
+
+
+async def tokens_of_file(url: str, name: str, samples: np.ndarray) -> Tokens:
+    async with earshot.connect_async(url, model=name) as client:
+        assert client.served.offline is not None
+        transcript = await client.transcribe(samples, sample_rate_hz=SAMPLE_RATE_HZ)
+    return [token.id for token in transcript.tokens]
 
 
 async def tokens_of(url: str, name: str, samples: np.ndarray) -> Tokens:
     async with (
-        earshot.connect_async(url, model=name or None) as client,
+        earshot.connect_async(url, model=name) as client,
         client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream,
     ):
         for start in range(0, len(samples), SAMPLE_RATE_HZ):
@@ -138,20 +181,29 @@ async def tokens_of(url: str, name: str, samples: np.ndarray) -> Tokens:
 
 @contextmanager
 def traffic(
-    url: str, utterances: Sequence[np.ndarray], expected: dict[str, list[Tokens]]
+    url: str,
+    utterances: Sequence[np.ndarray],
+    expected: dict[str, list[Tokens]],
+    expected_of_files: dict[str, list[Tokens]],
 ) -> Iterator[list[bool]]:
-    """Keep streams of the base and of an adapter under way; provide whether each was right."""
+    """Keep streams and files of base and adapter under way; provide whether each was right."""
     right: list[bool] = []
     stop = threading.Event()
 
-    async def user(name: str, turn: int) -> None:
+    async def user(name: str, recognize: TokensOf, wanted: dict[str, list[Tokens]]) -> None:
+        turn = 0
         while not stop.is_set():
             turn = (turn + 1) % len(utterances)
-            tokens = await tokens_of(url, name, utterances[turn])
-            right.append(tokens == expected[name][turn])
+            tokens = await recognize(url, name, utterances[turn])
+            right.append(tokens == wanted[name][turn])
 
     async def run() -> None:
-        await asyncio.gather(*(user(name, turn) for name in (BASE, COURT) for turn in range(2)))
+        users = [
+            user(name, recognize, wanted)
+            for name in (BASE, COURT)
+            for recognize, wanted in ((tokens_of, expected), (tokens_of_file, expected_of_files))
+        ]
+        await asyncio.gather(*users)
 
     failure: list[Exception] = []
 
@@ -184,28 +236,46 @@ def test_streams_with_adapters_and_without_at_once(
     assert asyncio.run(at_once()) == [expected[name][turn] for name, turn in pairs]
 
 
+@pytest.mark.triton
+def test_sixty_four_files_at_once(
+    triton: Triton, utterances: list[np.ndarray], expected_of_files: dict[str, list[Tokens]]
+) -> None:
+    pairs = [(name, turn) for name in expected_of_files for turn in range(len(utterances))]
+    pairs = (pairs * 64)[:64]
+
+    async def at_once() -> list[Tokens]:
+        url = triton.grpc_url
+        files = [tokens_of_file(url, name, utterances[turn]) for name, turn in pairs]
+        return await asyncio.gather(*files)
+
+    assert asyncio.run(at_once()) == [expected_of_files[name][turn] for name, turn in pairs]
+
+
 def _come_and_go(
     triton: Triton,
     utterances: list[np.ndarray],
     expected: dict[str, list[Tokens]],
+    expected_of_files: dict[str, list[Tokens]],
     models: Path,
     count: int,
 ) -> None:
     """More adapters than the stages hold in memory, each loaded, used and retired under traffic."""
+    url = triton.grpc_url
     with (
-        open_repository(triton.grpc_url) as control,
-        traffic(triton.grpc_url, utterances, expected) as right,
+        open_repository(url) as control,
+        traffic(url, utterances, expected, expected_of_files) as right,
     ):
         for number in range(count):
             name, like = f"shop{number}of{count}", (CLINIC, COURT)[number % 2]
             add(models, name, like)
             control.load(name)
-            tokens = asyncio.run(tokens_of(triton.grpc_url, name, utterances[0]))
-            assert tokens == expected[like][0]
+            assert asyncio.run(tokens_of(url, name, utterances[0])) == expected[like][0]
+            tokens = asyncio.run(tokens_of_file(url, name, utterances[0]))
+            assert tokens == expected_of_files[like][0]
             control.retire(name, triton.metrics_url, 0.0, 10.0, lambda live: None)
             with pytest.raises(earshot.UnsupportedServer, match=f"no model '{name}'"):
-                earshot.connect(triton.grpc_url, model=name)
-            shutil.rmtree(models / f"{name}_asr_streaming")
+                earshot.connect(url, model=name)
+            remove(models, name)
     assert all(right)
     assert len(right) > count
 
@@ -215,9 +285,10 @@ def test_adapters_come_and_go_under_live_streams(
     triton: Triton,
     utterances: list[np.ndarray],
     expected: dict[str, list[Tokens]],
+    expected_of_files: dict[str, list[Tokens]],
     models: Path,
 ) -> None:
-    _come_and_go(triton, utterances, expected, models, 6)
+    _come_and_go(triton, utterances, expected, expected_of_files, models, 6)
 
 
 @pytest.mark.slow
@@ -226,9 +297,10 @@ def test_fifty_adapters_come_and_go_under_live_streams(
     triton: Triton,
     utterances: list[np.ndarray],
     expected: dict[str, list[Tokens]],
+    expected_of_files: dict[str, list[Tokens]],
     models: Path,
 ) -> None:
-    _come_and_go(triton, utterances, expected, models, 50)
+    _come_and_go(triton, utterances, expected, expected_of_files, models, 50)
 
 
 @pytest.mark.triton
@@ -238,20 +310,23 @@ def test_an_adapter_whose_files_are_gone(triton: Triton, models: Path) -> None:
         control.load("gone")
     with earshot.connect(triton.grpc_url, model="gone") as client:
         assert client.info.adapter == "gone"
-        shutil.rmtree(models / "gone_asr_streaming")
-        with (
-            pytest.raises(earshot.ServerFailed, match="no adapter 'gone'; it has clinic, court"),
-            client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream,
-        ):
-            stream.send(np.zeros(SAMPLE_RATE_HZ, np.float32))
+        remove(models, "gone")
+        silence = np.zeros(SAMPLE_RATE_HZ, np.float32)
+        unknown = pytest.raises(
+            earshot.ServerFailed, match="no adapter 'gone'; it has clinic, court: install"
+        )
+        with unknown, client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
+            stream.send(silence)
+        with unknown:
+            client.transcribe(silence, sample_rate_hz=SAMPLE_RATE_HZ)
 
 
 def test_an_old_client_does_not_get_the_base(repository: Path) -> None:
     """Clients refuse another version of the contract than theirs, which was 1."""
-    for name in ("asr_streaming", "clinic_asr_streaming"):
-        config = (repository / name / "config.pbtxt").read_text()
-        version = "2" if name.startswith("clinic") else "1"
-        assert f'"contract_version" value: {{ string_value: "{version}" }}' in config
+    for name, version in ((BASE, "1"), (CLINIC, "2")):
+        configs = [repository / f"{name}_{role}" / "config.pbtxt" for role in ENSEMBLES]
+        for config in (path.read_text() for path in configs):
+            assert f'"contract_version" value: {{ string_value: "{version}" }}' in config
 
 
 @pytest.mark.parametrize(
@@ -259,8 +334,8 @@ def test_an_old_client_does_not_get_the_base(repository: Path) -> None:
     [
         ("", "", UnsupportedOption, "needs a --name"),
         ("Clinic", "", UnsupportedOption, "lower-case letters"),
-        ("clinic", "court_v1", UnsupportedOption, "has no court_v1_asr_streaming, beside which"),
-        ("clinic", "clinic", UnsupportedOption, "was exported without adapters"),
+        ("clinic", "court_v1", UnsupportedOption, "has no recognizer court_v1_asr_streaming"),
+        ("clinic", "court", UnsupportedOption, "shares those of clinic_v1_asr_streaming"),
     ],
 )
 def test_what_cannot_be_installed(

@@ -21,7 +21,8 @@ Exported = Callable[[int], Path]
 """chunk_ms -> model repository of the random checkpoint."""
 
 ADAPTED_CHUNK_MS, ADAPTER_RANK = 320, 2
-"""The chunk of that repository which takes adapters, and their largest rank."""
+"""The chunk of that repository which takes adapters, and their largest rank. Of whole files, the
+checkpoint of the kind `streaming` takes them."""
 
 OFFLINE_KINDS = ("streaming", "ctc", "rnnt", "tdt")
 """Kinds of checkpoints that can recognize whole utterances."""

@@ -42,6 +42,7 @@ class Stream:
         length: int = CHUNK_SAMPLES,
         start: bool | None = None,
         end: bool = False,
+        headers: dict[str, str] | None = None,
     ) -> Future[Answer]:
         """Send one chunk; START is set on the first one by default."""
         start = not self.started if start is None else start
@@ -55,6 +56,7 @@ class Stream:
             sequence_id=self.stream_id,
             sequence_start=start,
             sequence_end=end,
+            headers=headers,
         )
         return answer
 

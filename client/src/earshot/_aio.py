@@ -41,6 +41,7 @@ from ._server_info import OfflineInfo, ServerInfo
 from ._servers import READY_REQUEST, Servers
 from ._session import CLIENT_CLOSED, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
+from ._span import Headers
 from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Resumption, Transcript
@@ -159,7 +160,7 @@ class AsyncClient:
                 timeouts = self._connection.timeouts
                 transcript = await recognize_pieces(
                     self._connection.stub,
-                    Recognition(recognizer, timeouts, form, at_once),
+                    Recognition(recognizer, timeouts, form, at_once, options),
                     source,
                     on_progress,
                     self._offline_again,
@@ -385,7 +386,7 @@ class AsyncStream:
         # Neither a cancelled task nor a deadline may cancel the chunk on the server: all stages
         # must have processed it when the END that follows arrives.
         self._in_flight = asyncio.ensure_future(
-            self._connection.infer(call.sequence, call.request, call.wire_s)
+            self._connection.infer(call.sequence, call.request, call.wire_s, call.trace)
         )
         # Unlike wait_for, wait does not cancel the call at the deadline or with the task.
         if not (await asyncio.wait((self._in_flight,), timeout=call.deadline_s))[0]:
@@ -464,10 +465,12 @@ class _Connection:
         answer = await _answer(ask(READY_REQUEST, timeout=self.timeouts.connect_s))
         self.servers.checked(server, answer if isinstance(answer, grpc.RpcError) else None)
 
-    async def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> Any:
+    async def infer(
+        self, sequence: TritonSequence, request: Any, wire_s: float, trace: Headers = ()
+    ) -> Any:
         """Send one request of a sequence; return the reply."""
         infer = self._stub(sequence.server).ModelInfer
-        call = infer(request, timeout=wire_s, metadata=sequence.metadata)
+        call = infer(request, timeout=wire_s, metadata=sequence.metadata + trace)
         reply = await call
         if not sequence.is_placed:
             sequence.stay(await call.initial_metadata())

@@ -100,6 +100,13 @@ class Exchanger:
 
     def exchange(self, call: Call) -> Steps[ChunkResult]:
         """Take the steps from a chunk to its result; raise an EarshotError if the stream ends."""
+        try:
+            return (yield from self._exchange(call))
+        except EarshotError as error:
+            self._session.span.failed(error)
+            raise
+
+    def _exchange(self, call: Call) -> Steps[ChunkResult]:
         sent_s = time.monotonic()
         cause = ""
         if self._servers.is_check_due(call.sequence.server):

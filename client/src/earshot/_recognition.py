@@ -19,9 +19,12 @@ from ._format import AudioFormat
 from ._joiner import Joiner
 from ._pcm import Pcm, PcmReader, Samples
 from ._server_info import OfflineInfo
+from ._span import Headers
+from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
+from ._tracing import start_span
 from ._transcript import FailedSpan, Token, Transcript
-from ._wire import piece_request, read_reply
+from ._wire import address_piece, piece_request, read_reply
 
 PIECES_AT_ONCE = 8
 """Pieces that are under way at a time by default: enough to fill a batch."""
@@ -42,6 +45,8 @@ class PieceCall:
     start_sample: int
     end_sample: int
     overlap_samples: int
+    trace: Headers = ()
+    """The context of the recording's span, if the server is to trace the piece."""
     attempts: int = 0
     tokens: tuple[Token, ...] = ()
     error: EarshotError | None = None
@@ -65,6 +70,7 @@ class Recognition:
         timeouts: Timeouts,
         form: AudioFormat,
         at_once: int,
+        options: StreamOptions = NO_OPTIONS,
     ) -> None:
         if at_once < 1:
             raise ValueError(f"expected at_once of at least 1, got {at_once}")
@@ -77,6 +83,7 @@ class Recognition:
         self._done_samples = 0
         self._outage_s = timeouts.outage_s
         self._away_since_s: float | None = None
+        self._span = start_span("transcribe", info, options.tag, options.trace_every)
 
     def push(self, piece: Pcm) -> Iterator[PieceCall]:
         """Add audio; yield a call for each piece that it completes. Raise InvalidAudio."""
@@ -124,7 +131,7 @@ class Recognition:
         """Send `call` and later pieces to another recognizer, if it takes the same pieces."""
         if info is not None and _framing(info) == _framing(self._info):
             self._info = info
-            call.request.model_name = info.ensemble
+            address_piece(call.request, info)
 
     def done(self, call: PieceCall) -> float:
         """Mark `call` as done; return the seconds of audio that are done."""
@@ -134,18 +141,22 @@ class Recognition:
 
     @contextmanager
     def keeping_text(self) -> Generator[None, None, None]:
-        """Attach the transcript so far to an error that ends the recording early."""
+        """Attach the transcript so far to an error that ends the recording early; end its span."""
         try:
             yield
-        except EarshotError as error:
-            error.transcript = self.transcript
+        except BaseException as error:
+            if isinstance(error, EarshotError):
+                error.transcript = self.transcript
+            self._end_span(error)
             raise
 
     def finish(self) -> Transcript:
         """Return the transcript with its failed spans; raise an error if all pieces failed."""
         errors = [call.error for call in self._calls if call.error]
         if errors and len(errors) == len(self._calls):
+            self._end_span(errors[0])
             raise errors[0]
+        self._end_span(None)
         return self.transcript
 
     @property
@@ -166,10 +177,19 @@ class Recognition:
             for samples in map(self._info.bucket_samples, self._info.buckets_ms)
             if samples >= piece.samples.size
         )
-        request = piece_request(self._info.ensemble, piece.samples, bucket)
-        call = PieceCall(request, piece.start_sample, piece.end_sample, piece.overlap_samples)
+        request = piece_request(piece.samples, bucket)
+        address_piece(request, self._info)
+        trace = self._span.headers(len(self._calls))
+        call = PieceCall(
+            request, piece.start_sample, piece.end_sample, piece.overlap_samples, trace
+        )
         self._calls.append(call)
         return call
+
+    def _end_span(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._span.failed(error)
+        self._span.end(self._reader.duration_s, len(self._calls))
 
     def _join(self) -> list[Token]:
         joiner = Joiner(self._info.frame_ms)

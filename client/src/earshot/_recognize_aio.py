@@ -97,7 +97,9 @@ class _Sender:
             self._free.release()
 
     async def _send(self, call: PieceCall) -> Any:
-        return await self._infer(call.request, timeout=self._recognition.timeout_s)
+        return await self._infer(
+            call.request, timeout=self._recognition.timeout_s, metadata=call.trace
+        )
 
     async def _attempt(self, call: PieceCall) -> Retry | None:
         """Send `call` once; return how to go on, or None if it is done."""

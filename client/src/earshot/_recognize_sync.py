@@ -104,7 +104,7 @@ class _Sender:
 
     def _attempt(self, call: PieceCall) -> Retry | None:
         """Send `call` once; return how to go on, or None if it is done."""
-        rpc = self._infer(call.request, timeout=self._recognition.timeout_s)
+        rpc = self._infer(call.request, timeout=self._recognition.timeout_s, metadata=call.trace)
         self._under_way.add(rpc)
         if self._stopped.is_set():
             rpc.cancel()

@@ -13,6 +13,7 @@ from typing import Any
 from ._chunker import Chunk
 from ._errors import UnsupportedServer
 from ._server_info import ServerInfo
+from ._span import ClientSpan, Headers
 from ._timeouts import Timeouts
 from ._transcript import Token
 from ._wire import RequestWriter
@@ -39,6 +40,8 @@ class Call:
     reaches the stages after it."""
     index: int
     """The number of the chunk in its stream."""
+    trace: Headers
+    """The context of the stream's span, if the server is to trace the chunk."""
 
     @property
     def starts(self) -> bool:
@@ -59,6 +62,7 @@ class TritonSequence:
         info: ServerInfo,
         timeouts: Timeouts,
         tag: str,
+        span: ClientSpan,
         *,
         server: int,
         first_chunk: int = 0,
@@ -75,6 +79,7 @@ class TritonSequence:
         self.idle_s = info.sequence_idle_ms / 1000
         """After this time without a request, the server drops the sequence by itself."""
         self._timeouts = timeouts
+        self._span = span
         self._writer = RequestWriter(
             self.id, info.chunk_samples, timeouts.queue_s, info.ensemble, tag, info.adapter
         )
@@ -91,7 +96,8 @@ class TritonSequence:
         if first:
             deadline_s += self._timeouts.queue_s
         request = self._writer.write(chunk, first=first)
-        return Call(self, chunk, request, deadline_s, deadline_s + self.idle_s, index)
+        trace = self._span.headers(index)
+        return Call(self, chunk, request, deadline_s, deadline_s + self.idle_s, index, trace)
 
     def stay(self, answer: Iterable[tuple[str, Any]] | None) -> None:
         """Send what follows to the server that the metadata of the first answer names, if any."""

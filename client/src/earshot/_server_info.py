@@ -12,7 +12,8 @@ STREAMING = "asr_streaming"
 OFFLINE = "asr_offline"
 CONTRACT_VERSION = "1"
 ADAPTED_CONTRACT_VERSION = "2"
-"""Of a recognizer with the parameter `adapter`, which a stream names to the server as it starts."""
+"""Of a recognizer with the parameter `adapter`, which clients name to the server when a stream
+starts, and with every piece of a file."""
 
 
 def served_name(name: str, role: str) -> str:
@@ -82,6 +83,8 @@ class OfflineInfo:
     """The lengths that the server batches, ascending; the last is that of the longest piece."""
     name: str = ""
     """Name of the recognizer; "" is the unnamed one."""
+    adapter: str = ""
+    """The adapter that makes the recognizer of its checkpoint; "" for the checkpoint itself."""
 
     @property
     def ensemble(self) -> str:
@@ -108,7 +111,7 @@ def read_server_info(
 ) -> ServerInfo:
     """Parse the parameters of a streaming model config; raise UnsupportedServer."""
     read = _Parameters(served_name(name, STREAMING), parameters)
-    version = read.check_contract(CONTRACT_VERSION, ADAPTED_CONTRACT_VERSION)
+    adapter = read.adapter()
     info = ServerInfo(
         url=url,
         server=server,
@@ -123,7 +126,7 @@ def read_server_info(
         max_streams=read.number("max_streams"),
         sequence_idle_ms=read.number("sequence_idle_ms"),
         name=name,
-        adapter=read.text("adapter") if version == ADAPTED_CONTRACT_VERSION else "",
+        adapter=adapter,
         heads=read.heads(),
     )
     if info.lead_samples >= info.chunk_samples:
@@ -139,7 +142,7 @@ def read_offline_info(
 ) -> OfflineInfo:
     """Parse the parameters of an offline model config; raise UnsupportedServer."""
     read = _Parameters(served_name(name, OFFLINE), parameters)
-    read.check_contract(CONTRACT_VERSION)
+    adapter = read.adapter()
     return OfflineInfo(
         url=url,
         server=server,
@@ -151,6 +154,7 @@ def read_offline_info(
         frame_ms=read.number("frame_ms"),
         buckets_ms=read.ascending("buckets_ms"),
         name=name,
+        adapter=adapter,
     )
 
 
@@ -161,15 +165,15 @@ class _Parameters:
     model: str
     values: Mapping[str, str]
 
-    def check_contract(self, *known: str) -> str:
-        """Return the version of the contract; raise UnsupportedServer if it is not known."""
+    def adapter(self) -> str:
+        """Return the adapter; raise UnsupportedServer if the contract is not known."""
         version = self.text("contract_version")
-        if version not in known:
+        if version not in (CONTRACT_VERSION, ADAPTED_CONTRACT_VERSION):
             raise UnsupportedServer(
-                f"the server has contract version {version}, this client {' and '.join(known)}: "
-                "install the client of the same release as the server"
+                f"the server has contract version {version}, this client {CONTRACT_VERSION} and "
+                f"{ADAPTED_CONTRACT_VERSION}: install the client of the same release as the server"
             )
-        return version
+        return self.text("adapter") if version == ADAPTED_CONTRACT_VERSION else ""
 
     def text(self, name: str) -> str:
         try:

@@ -26,6 +26,7 @@ from ._sequence import Call, TritonSequence, require_same_chunks
 from ._server_info import ServerInfo
 from ._stream_options import StreamOptions
 from ._timeouts import Timeouts
+from ._tracing import start_span
 from ._transcript import ChunkResult, Label, Resumption, Token, Transcript
 from ._wire import read_labels, read_reply
 
@@ -52,7 +53,8 @@ class Session:
         self.tag = options.tag or secrets.token_hex(8)
         self._chosen_tag = options.tag
         self.keep_alive = options.keep_alive
-        self.sequence = TritonSequence(info, timeouts, self.tag, server=server)
+        self.span = start_span("stream", info, self.tag, options.trace_every)
+        self.sequence = TritonSequence(info, timeouts, self.tag, self.span, server=server)
         """The sequence that carries the stream now."""
         self._sequences = [self.sequence]
         self.timeouts = timeouts
@@ -147,6 +149,7 @@ class Session:
         if call.last:
             self._closed = self.finished = True
             call.sequence.ended()
+            self._end_span()
         tokens = self.read(call, reply)
         if self._seam is not None:
             tokens = self._seam.join(tokens)
@@ -160,6 +163,7 @@ class Session:
             words += self._assembler.finish()
         if resumed is not None:
             self.resumptions += (resumed,)
+            self.span.resumed(resumed)
         text = "".join(token.text for token in tokens)
         return ChunkResult(
             call.index,
@@ -199,7 +203,7 @@ class Session:
         self.check_open()
         first_chunk = self._history.first_chunk
         sequence = TritonSequence(
-            info, self.timeouts, self.tag, server=server, first_chunk=first_chunk
+            info, self.timeouts, self.tag, self.span, server=server, first_chunk=first_chunk
         )
         self._sequences.append(sequence)
         return sequence
@@ -255,6 +259,7 @@ class Session:
     def close(self) -> list[TritonSequence]:
         """Close the stream; return the sequences that are to be ended on their servers."""
         self._closed = True
+        self._end_span()
         return list(self._sequences)
 
     @property
@@ -294,6 +299,9 @@ class Session:
             raise error
         if self._closed:
             raise self._with_transcript(StreamClosed("the stream has ended; start a new one"))
+
+    def _end_span(self) -> None:
+        self.span.end(self.duration_s, self._sent)
 
     def _calls(self, chunks: Iterable[Chunk]) -> Iterator[Call]:
         for chunk in chunks:

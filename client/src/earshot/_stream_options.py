@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ._span import TRACE_EVERY
+
 SHORTEST_ENDPOINT_MS = 100
 LONGEST_TAG = 128
 
@@ -21,12 +23,15 @@ class StreamOptions:
     tag              a name for the stream, in ASCII: results and errors have it, requests carry it
                      as their id and as the header `x-request-id`, for the logs of servers and
                      proxies; "" stands for a random one
+    trace_every      of a stream or file whose span OpenTelemetry samples, one chunk or piece in so
+                     many, the first among them, is traced through the stages of the server
     """
 
     endpoint_ms: int | None = None
     keep_alive: bool = False
     keep_transcript: bool = True
     tag: str = ""
+    trace_every: int = TRACE_EVERY
 
     def __post_init__(self) -> None:
         if not (self.tag.isascii() and self.tag.isprintable()) or len(self.tag) > LONGEST_TAG:
@@ -34,6 +39,8 @@ class StreamOptions:
                 f"expected a tag of at most {LONGEST_TAG} printable ASCII characters, got "
                 f"{self.tag!r}"
             )
+        if self.trace_every < 1:
+            raise ValueError(f"expected trace_every of at least 1, got {self.trace_every}")
         if self.endpoint_ms is not None and self.endpoint_ms < SHORTEST_ENDPOINT_MS:
             raise ValueError(
                 f"expected endpoint_ms of at least {SHORTEST_ENDPOINT_MS}, got "

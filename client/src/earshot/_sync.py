@@ -35,6 +35,7 @@ from ._server_info import OfflineInfo, ServerInfo
 from ._servers import READY_REQUEST, Servers
 from ._session import CLIENT_CLOSED, Session
 from ._source import Audio, AudioSource, Progress, ignore_progress, open_source, with_remarks
+from ._span import Headers
 from ._stream_options import NO_OPTIONS, StreamOptions
 from ._timeouts import Timeouts
 from ._transcript import ChunkResult, Resumption, Transcript
@@ -223,7 +224,7 @@ class Client:
                 timeouts = self._connection.timeouts
                 transcript = recognize_pieces(
                     self._connection.stub,
-                    Recognition(recognizer, timeouts, form, at_once),
+                    Recognition(recognizer, timeouts, form, at_once, options),
                     source,
                     on_progress,
                     self._offline_again,
@@ -475,7 +476,9 @@ class Stream:
 
     def _send(self, call: Call) -> Any:
         try:
-            self._in_flight = self._connection.infer(call.sequence, call.request, call.wire_s)
+            self._in_flight = self._connection.infer(
+                call.sequence, call.request, call.wire_s, call.trace
+            )
             reply = self._in_flight.result(timeout=call.deadline_s)
             if not call.sequence.is_placed:
                 call.sequence.stay(self._in_flight.initial_metadata())
@@ -558,12 +561,14 @@ class _Connection:
             lambda call: self.servers.checked(server, call.exception())
         )
 
-    def infer(self, sequence: TritonSequence, request: Any, wire_s: float) -> Any:
+    def infer(
+        self, sequence: TritonSequence, request: Any, wire_s: float, trace: Headers = ()
+    ) -> Any:
         """Send one request of a sequence; return a grpc.Future of the reply."""
         self.home.check()
         self._this_thread.in_grpc = True
         try:
-            return self._infer(sequence, request, timeout=wire_s)
+            return self._infer(sequence, request, wire_s, trace)
         finally:
             self._this_thread.in_grpc = False
             with contextlib.suppress(IndexError):
@@ -630,9 +635,9 @@ class _Connection:
         for channel in tuple(self._channels.values()):
             channel.close()
 
-    def _infer(self, sequence: TritonSequence, request: Any, *, timeout: float) -> Any:
+    def _infer(self, sequence: TritonSequence, request: Any, wire_s: float, trace: Headers) -> Any:
         infer = self._stub(sequence.server).ModelInfer.future
-        return infer(request, timeout=timeout, metadata=sequence.metadata)
+        return infer(request, timeout=wire_s, metadata=sequence.metadata + trace)
 
     def _stub(self, server: int) -> Any:
         """Return the calls of a server, to which a channel is opened when it is first needed."""

@@ -17,11 +17,13 @@ from tritonclient.grpc import service_pb2
 
 from ._chunker import Chunk
 from ._errors import ServerFailed, UnsupportedServer
-from ._server_info import Head
+from ._server_info import Head, OfflineInfo
 from ._transcript import Label, Token
 
 # The generated protobuf classes carry no types.
 _pb: Any = service_pb2
+
+_ADAPTER = "adapter"
 
 
 class RequestWriter:
@@ -49,7 +51,7 @@ class RequestWriter:
         # Triton queues a START without limit unless the request itself sets a timeout.
         start.parameters["timeout"].int64_param = round(queue_s * 1e6)
         if adapter:
-            start.parameters["adapter"].string_param = adapter
+            start.parameters[_ADAPTER].string_param = adapter
         self._start = start
         self._silence = bytes(4 * chunk_samples)
 
@@ -66,15 +68,26 @@ class RequestWriter:
         return self.write(Chunk(self._silence, 0, last=True), first=False)
 
 
-def piece_request(ensemble: str, samples: npt.NDArray[np.float32], bucket_samples: int) -> Any:
-    """Return the ModelInferRequest for `samples` [n], padded with zeros to the bucket."""
-    request = _pb.ModelInferRequest(model_name=ensemble)
+def piece_request(samples: npt.NDArray[np.float32], bucket_samples: int) -> Any:
+    """Return a ModelInferRequest for `samples` [n], padded with zeros to the bucket.
+
+    It has no address yet.
+    """
+    request = _pb.ModelInferRequest()
     request.inputs.add(name="AUDIO", datatype="FP32", shape=[1, bucket_samples])
     request.inputs.add(name="AUDIO_LENGTH", datatype="INT32", shape=[1, 1])
     padded = np.zeros(bucket_samples, dtype="<f4")
     padded[: samples.size] = samples
     request.raw_input_contents.extend((padded.tobytes(), struct.pack("<i", samples.size)))
     return request
+
+
+def address_piece(request: Any, info: OfflineInfo) -> None:
+    """Address a request to a recognizer, whatever its address was before."""
+    request.model_name = info.ensemble
+    request.ClearField("parameters")
+    if info.adapter:
+        request.parameters[_ADAPTER].string_param = info.adapter
 
 
 def read_reply(reply: Any) -> tuple[str, tuple[Token, ...]]:

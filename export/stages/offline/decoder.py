@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 
-from export.stages.predictor import Predictor
+from export.stages.adapters import AdaptedModule, Adapters, GatheredAdapters, Projection, project
+from export.stages.decoder import HEAD
+from export.stages.predictor import PROJECTOR, Predictor
 
 
-class CtcDecoder(nn.Module):
+class CtcDecoder(AdaptedModule):
     """ENCODED float32 [B, T, D], ENCODED_LENGTH int32 [B, 1] -> the best label of every frame.
 
     Outputs: FRAME_TOKENS int32 [B, T], including blanks, blank after the end, and FRAME_LOGPROBS
@@ -43,7 +45,7 @@ class CtcDecoder(nn.Module):
         return token.to(torch.int32), -rest.log()
 
 
-class TransducerDecoder(nn.Module):
+class TransducerDecoder(AdaptedModule):
     """ENCODED float32 [B, T, D], ENCODED_LENGTH int32 [B, 1] -> tokens of the utterance.
 
     Outputs: TOKENS and TOKEN_FRAMES int32 [B, M] and TOKEN_LOGPROBS float32 [B, M], padded with -1;
@@ -74,12 +76,27 @@ class TransducerDecoder(nn.Module):
         with torch.no_grad():
             return self.predictor(torch.tensor([self.blank_token_id]), zero)
 
-    def forward(self, encoded: Tensor, encoded_length: Tensor) -> tuple[Tensor, ...]:
+    def projections(self) -> tuple[Projection, ...]:
+        """See `AdaptedModule.projections`."""
+        return (
+            Projection.of(self.predictor.projector, PROJECTOR, frames=1),
+            Projection.of(self.head, HEAD, frames=1),
+        )
+
+    def forward(
+        self, encoded: Tensor, encoded_length: Tensor, adapters: Adapters | None = None
+    ) -> tuple[Tensor, ...]:
         """Decode a batch of utterances; see the class."""
         batch, frames = encoded.shape[0], encoded.shape[1]
         length = encoded_length[:, 0].to(torch.int64)
         # One column more than there can be tokens: rows that emit nothing write there.
         unused = frames * self.max_symbols
+        start = self.start.expand(batch, -1).clone()
+        gathered = None
+        if adapters is not None:
+            # Once for all rounds of the loop, which use them again and again.
+            gathered = GatheredAdapters(self.projections(), adapters.gathered())
+            start = self.predictor.changed(start, gathered)
 
         def unfinished(frame: Tensor, steps: Tensor, *_: Tensor) -> Tensor:
             return self._goes_on(frame, steps, length).any()
@@ -96,7 +113,8 @@ class TransducerDecoder(nn.Module):
         ) -> tuple[Tensor, ...]:
             at = frame.clamp(max=frames - 1)[:, None, None].expand(-1, 1, encoded.shape[2])
             current = encoded.gather(1, at)[:, 0]
-            logits = self.head(self.activation(current + predictor[:, : self.hidden_size]))
+            joined = self.activation(current + predictor[:, : self.hidden_size])
+            logits = project(self.head, joined, gathered, HEAD)
             labels = logits[:, : self.vocab_size]
             best, token = labels.max(dim=1)
             emits = self._goes_on(frame, steps, length) & (token != self.blank_token_id)
@@ -104,7 +122,8 @@ class TransducerDecoder(nn.Module):
             tokens = tokens.scatter(1, column, token[:, None].to(torch.int32))
             token_frames = token_frames.scatter(1, column, frame[:, None].to(torch.int32))
             logprobs = logprobs.scatter(1, column, (best - labels.logsumexp(dim=1))[:, None])
-            predictor = torch.where(emits[:, None], self.predictor(token, predictor), predictor)
+            after = self.predictor(token, predictor, gathered)
+            predictor = torch.where(emits[:, None], after, predictor)
             advance, symbols = self._advance(logits, emits, symbols)
             count = count + emits.to(count.dtype)
             return (
@@ -124,7 +143,7 @@ class TransducerDecoder(nn.Module):
             zero,
             zero.clone(),
             zero.clone(),
-            self.start.expand(batch, -1).clone(),
+            start,
             nothing,
             nothing.clone(),
             nothing.to(encoded.dtype),

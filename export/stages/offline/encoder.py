@@ -21,6 +21,8 @@ from torch.nn import functional
 
 from export.audio import SUBSAMPLING
 from export.errors import UnsupportedOption
+from export.stages.adapters import AdaptedModule, Adapters, Projection, project
+from export.stages.encoder import PROJECTOR
 from export.stages.layers import FeedForward, as_linear, joined, scaled
 from export.stages.state import whole_division
 
@@ -50,6 +52,7 @@ class _Context:
     """float32 [B, T, 1]: 1 for frames of the utterance, 0 after its end."""
     mask: Tensor
     """float32 [B, 1, 1 or T, T]: 0 for valid keys, else `_MASKED`."""
+    adapters: Adapters | None
 
 
 def encoder_frames(mel_frames: Length, causal: bool) -> Length:
@@ -70,7 +73,7 @@ def _padding(causal: bool) -> tuple[int, int]:
     return (2, 1) if causal else (1, 1)
 
 
-class OfflineEncoder(nn.Module):
+class OfflineEncoder(AdaptedModule):
     """MEL float32 [B, M, n_mels], MEL_LENGTH int32 [B, 1] -> ENCODED [B, T, D], ENCODED_LENGTH.
 
     D is the width of the joint network where there is one: the projection in front of it belongs
@@ -92,7 +95,8 @@ class OfflineEncoder(nn.Module):
         self.max_frames = encoder_frames(max_mel_frames, causal is not None)
         positions = _relative_positions(model.encoder, self.max_frames)
         self.layers = nn.ModuleList(
-            _Layer(layer, config, positions, causal is not None) for layer in model.encoder.layers
+            _Layer(layer, config, positions, causal is not None, f"encoder.layers.{index}")
+            for index, layer in enumerate(model.encoder.layers)
         )
         self.projector = getattr(model, "encoder_projector", None)
 
@@ -101,20 +105,30 @@ class OfflineEncoder(nn.Module):
         """Return D, the width of ENCODED."""
         return self.hidden_size if self.projector is None else self.projector.out_features
 
-    def forward(self, mel: Tensor, mel_length: Tensor) -> tuple[Tensor, Tensor]:
+    def projections(self) -> tuple[Projection, ...]:
+        """See `AdaptedModule.projections`."""
+        layers = [layer for layer in self.layers if isinstance(layer, _Layer)]
+        found = [projection for layer in layers for projection in layer.projections()]
+        if self.projector is not None:
+            found.append(Projection.of(self.projector, PROJECTOR, frames=None))
+        return tuple(found)
+
+    def forward(
+        self, mel: Tensor, mel_length: Tensor, adapters: Adapters | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode a batch of utterances; see the class."""
         hidden = self.subsampling(mel, mel_length)
         length = encoder_frames(mel_length, self.causal is not None)
-        context = self._context(hidden, length)
+        context = self._context(hidden, length, adapters)
         shape = hidden.shape
         hidden = hidden.flatten(0, 1)
         for layer in self.layers:
             hidden = layer(hidden, context)
         if self.projector is not None:
-            hidden = self.projector(hidden)
+            hidden = project(self.projector, hidden, adapters, PROJECTOR)
         return hidden.reshape(shape[0], shape[1], -1), length
 
-    def _context(self, hidden: Tensor, length: Tensor) -> _Context:
+    def _context(self, hidden: Tensor, length: Tensor, adapters: Adapters | None) -> _Context:
         frame = torch.arange(hidden.shape[1], dtype=torch.int32, device=hidden.device)
         valid = frame < length
         attended = valid[:, None]
@@ -123,7 +137,7 @@ class OfflineEncoder(nn.Module):
             behind = chunk[:, None] - chunk
             attended = attended & (behind >= 0) & (behind <= self.causal.left_chunks)
         mask = torch.where(attended, 0.0, _MASKED)[:, None]
-        return _Context(frame, valid.to(hidden.dtype)[..., None], mask)
+        return _Context(frame, valid.to(hidden.dtype)[..., None], mask, adapters)
 
 
 def _require_subsampling(config: Any) -> None:
@@ -181,30 +195,45 @@ def _keep_frames(frames: Tensor, length: Tensor) -> Tensor:
 class _Layer(nn.Module):
     """One Conformer block: half feed-forward, attention, convolution, half feed-forward."""
 
-    def __init__(self, layer: Any, config: Any, positions: Tensor, causal: bool) -> None:
+    def __init__(self, layer: Any, config: Any, positions: Tensor, causal: bool, name: str) -> None:
+        """Take the weights of a block; adapters know it by its `name` in the checkpoint."""
         super().__init__()
-        self.feed_forward1 = FeedForward(layer.norm_feed_forward1, layer.feed_forward1)
+        self.feed_forward1 = FeedForward(
+            layer.norm_feed_forward1, layer.feed_forward1, f"{name}.feed_forward1"
+        )
         self.norm_self_att = layer.norm_self_att
-        self.attention = _Attention(layer.self_attn, config, positions)
+        self.attention = _Attention(layer.self_attn, config, positions, f"{name}.self_attn")
         self.norm_conv = layer.norm_conv
         self.convolution = _Convolution(layer.conv, config, causal)
-        self.feed_forward2 = FeedForward(layer.norm_feed_forward2, layer.feed_forward2)
+        self.feed_forward2 = FeedForward(
+            layer.norm_feed_forward2, layer.feed_forward2, f"{name}.feed_forward2"
+        )
         self.norm_out = layer.norm_out
 
     def forward(self, hidden: Tensor, context: _Context) -> Tensor:
         """[B * T, D] -> the same."""
-        hidden = hidden + self.feed_forward1(hidden)
+        hidden = hidden + self.feed_forward1(hidden, context.adapters)
         hidden = hidden + self.attention(self.norm_self_att(hidden), context)
         hidden = hidden + self.convolution(self.norm_conv(hidden), context)
-        hidden = hidden + self.feed_forward2(hidden)
+        hidden = hidden + self.feed_forward2(hidden, context.adapters)
         return self.norm_out(hidden)
+
+    def projections(self) -> list[Projection]:
+        """Return the layers that adapters change."""
+        return [
+            *self.feed_forward1.projections(frames=None),
+            *self.attention.projections(),
+            *self.feed_forward2.projections(frames=None),
+        ]
 
 
 class _Attention(nn.Module):
     """Multi-head attention with Transformer-XL relative positions over the whole utterance."""
 
-    def __init__(self, attention: Any, config: Any, positions: Tensor) -> None:
+    def __init__(self, attention: Any, config: Any, positions: Tensor, name: str) -> None:
         super().__init__()
+        self.projected = tuple(f"{name}.{part}_proj" for part in "qkv")
+        self.combined = f"{name}.o_proj"
         self.heads = config.num_attention_heads
         self.head_dim = attention.head_dim
         scale = self.head_dim**-0.5
@@ -221,12 +250,22 @@ class _Attention(nn.Module):
         """[B * T, D] -> the same."""
         frames = context.frames.shape[0]
         shape = (-1, frames, 3, self.heads, self.head_dim)
-        query, keys, values = self.projection(hidden).reshape(shape).permute(2, 0, 3, 1, 4).unbind()
+        projected = project(self.projection, hidden, context.adapters, self.projected[0])
+        query, keys, values = projected.reshape(shape).permute(2, 0, 3, 1, 4).unbind()
         content_scores = (query + self.bias_u[:, None]) @ keys.transpose(2, 3)
         by_distance = (query + self.bias_v[:, None]) @ self._position_keys(frames)
         scores = content_scores + _by_key(by_distance) + context.mask
         attended = scores.softmax(dim=3) @ values
-        return self.output(attended.transpose(1, 2).reshape(-1, self.heads * self.head_dim))
+        flat = attended.transpose(1, 2).reshape(-1, self.heads * self.head_dim)
+        return project(self.output, flat, context.adapters, self.combined)
+
+    def projections(self) -> list[Projection]:
+        """Return the layers that adapters change."""
+        scales = [self.head_dim**-0.5, 1.0, 1.0]
+        return [
+            Projection.of(self.projection, *self.projected, frames=None, factors=scales),
+            Projection.of(self.output, self.combined, frames=None),
+        ]
 
     def _position_keys(self, frames: int) -> Tensor:
         """Return the keys of the distances `frames - 1` down to `-frames`: [H, head_dim, 2T]."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.audio import HOP_SAMPLES, LOG_GUARD, WINDOW_SAMPLES
+from export.stages.adapters import AdaptedModule
 from export.stages.feature_extractor import half_window_transform
 from export.stages.state import whole_division
 
@@ -22,7 +23,7 @@ _FEWEST_NORMALIZED_FRAMES = 2
 """One frame has no deviation: the reference divides 0 by 0 there and returns NaN."""
 
 
-class OfflineFeatureExtractor(nn.Module):
+class OfflineFeatureExtractor(AdaptedModule):
     """AUDIO float32 [B, N], AUDIO_LENGTH int32 [B, 1] -> MEL [B, N / 160, n_mels], MEL_LENGTH.
 
     N is a multiple of 160. Frames behind MEL_LENGTH int32 [B, 1] are 0. An utterance that is too

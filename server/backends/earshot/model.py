@@ -16,9 +16,8 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 from earshot_runtime.adapter_files import AdapterFiles
-from earshot_runtime.adapters import StreamAdapters
+from earshot_runtime.adapters import AdapterPools, LoadedAdapters
 from earshot_runtime.chunks import Chunks, Outcome
-from earshot_runtime.engine import Engine
 from earshot_runtime.engines import open_engine, open_utterance_engine
 from earshot_runtime.errors import (
     AdaptersFull,
@@ -39,7 +38,8 @@ from earshot_runtime.utterances import UtteranceStage
 START = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
 ADAPTER = "adapter"
-"""Parameter of the request that starts a stream; the client takes it from the ensemble's config."""
+"""Parameter of the request that starts a stream, and of each with a file; the client takes it from
+the ensemble's config."""
 
 
 class TritonPythonModel:
@@ -53,7 +53,9 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self._housekeeper = None
         if self._spec.sequence is None:
-            self._utterances = UtteranceStage(self._spec, open_utterance_engine(folder, self._spec))
+            utterances = open_utterance_engine(folder, self._spec)
+            adapters = self._open_adapters(folder.parents[1], utterances)
+            self._utterances = UtteranceStage(self._spec, utterances, adapters)
             metrics = self._utterances.metrics
         else:
             engine = open_engine(folder, self._spec)
@@ -91,7 +93,8 @@ class TritonPythonModel:
     def _process(self, requests: list[pb_utils.InferenceRequest]) -> Sequence[Outcome]:
         if self._spec.sequence is None:
             with self._heartbeat.batch():
-                return self._utterances.process(self._read_inputs(requests))
+                adapters = [self._read_adapter(request) for request in requests]
+                return self._utterances.process(self._read_inputs(requests), adapters)
         chunks = self._read_chunks(requests)
         most = read_limit(self._messages, self._spec.model) if any(chunks.starts) else None
         with self._heartbeat.batch(), self._lock:
@@ -104,12 +107,9 @@ class TritonPythonModel:
             self._housekeeper.stop()
         gc.collect()
 
-    def _open_adapters(self, repository: Path, engine: Engine) -> StreamAdapters | None:
-        spec, sequence = self._spec.adapters, self._spec.sequence
-        if spec is None or sequence is None:
-            return None
-        files = AdapterFiles(repository, spec)
-        return StreamAdapters(files, engine, spec.capacity, sequence.max_streams)
+    def _open_adapters(self, repository: Path, pools: AdapterPools) -> LoadedAdapters | None:
+        spec = self._spec.adapters
+        return spec and LoadedAdapters(AdapterFiles(repository, spec), pools, spec.capacity)
 
     def _read_inputs(self, requests: list[pb_utils.InferenceRequest]) -> list[list[Array]]:
         get = pb_utils.get_input_tensor_by_name
@@ -136,7 +136,7 @@ class TritonPythonModel:
         )
 
     def _read_adapter(self, request: pb_utils.InferenceRequest) -> str:
-        """Return the adapter that a stream asks for when it starts."""
+        """Return the adapter that a stream asks for when it starts, or a file at any time."""
         if self._spec.adapters is None:
             return ""
         return str(json.loads(request.parameters() or "{}").get(ADAPTER, ""))

@@ -26,6 +26,7 @@ from export.recordings import load_recordings
 from export.spec import StageSpec, served_name
 from export.streaming import export as streaming_export
 from tests.support.project import (
+    ADAPTER_RANK,
     OFFLINE_KINDS,
     OFFLINE_NAMES,
     Exported,
@@ -90,6 +91,23 @@ def test_every_step_of_the_ensemble_is_fed(repository: Path, spec: OfflineSpec) 
     check_that_every_step_is_fed(repository, spec.ensemble.name)
 
 
+def test_graphs_with_adapters_have_two_more_inputs(
+    exported_offline: ExportedOffline, offline_checkpoint: OfflineCheckpoint
+) -> None:
+    spec = spec_for(offline_checkpoint("streaming"), OFFLINE_NAMES["streaming"])
+    repository = exported_offline("streaming")
+    manifest = json.loads((repository / spec.ensemble.name / "1" / "manifest.json").read_text())
+    sizes = manifest["dims"]["adapter"]
+    for stage in spec.stages[1:]:
+        version = repository / stage.name / "1"
+        graph = onnx.load(version / "adapted" / "model.onnx").graph
+        inputs = free(onnx_tensors(graph.input))
+        assert inputs.pop("ADAPTER_POOL") == ("FP32", (sizes[stage.role]["width"],))
+        assert inputs.pop("ADAPTER_SLOTS") == ("INT64", ())
+        assert inputs == spec_tensors(stage.inputs)
+        assert free(onnx_tensors(graph.output)) == spec_tensors(stage.outputs)
+
+
 def test_onnx_files_match_the_spec(repository: Path, spec: OfflineSpec) -> None:
     """Batch and time are free, everything else is fixed; only a transducer's decoder has a loop."""
     for stage in spec.stages:
@@ -108,22 +126,23 @@ def free(tensors):
     }
 
 
-def test_manifest_describes_the_export(repository: Path, spec: OfflineSpec) -> None:
+def test_manifest_describes_the_export(repository: Path, spec: OfflineSpec, kind: str) -> None:
     manifest = json.loads((repository / spec.ensemble.name / "1" / "manifest.json").read_text())
     assert manifest["checkpoint"]["architecture"] == spec.architecture
     assert manifest["parity"]["reference_tokens"] > 100
     assert manifest["parity"]["chain_token_difference"] == 0
     assert manifest["parity"]["alone_token_difference"] == 0
     assert manifest["buckets_ms"] == [2000, 4000, 8000, 15000, 30000]
-    assert sorted(manifest["files"]) == [
-        served_name(spec.name, file)
-        for file in (
-            "decoder_offline/1/model.onnx",
-            "detokenizer_offline/1/tokenizer.json",
-            "encoder_offline/1/model.onnx",
-            "feature_extractor_offline/1/model.onnx",
-        )
-    ]
+    plain = {
+        "decoder_offline/1/model.onnx",
+        "detokenizer_offline/1/tokenizer.json",
+        "encoder_offline/1/model.onnx",
+        "feature_extractor_offline/1/model.onnx",
+    }
+    adapted = {"decoder_offline/1/adapted/model.onnx", "encoder_offline/1/adapted/model.onnx"}
+    files = plain | adapted if kind == "streaming" else plain
+    assert set(manifest["files"]) == {served_name(spec.name, file) for file in files}
+    assert manifest.get("adapter_rank") == (ADAPTER_RANK if kind == "streaming" else None)
 
 
 def test_any_batch_of_any_length_runs(repository: Path, spec: OfflineSpec) -> None:

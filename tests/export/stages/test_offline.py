@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+from export.adapters.peft_format import Adapter, merge
 from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.offline.export import Stages, build_stages, spec_of
@@ -16,10 +19,15 @@ from export.offline.reference import transcribe
 from export.offline.spec import OfflineSpec
 from export.options import ExportOptions
 from export.recordings import load_recordings
+from export.stages.adapters import LowRank
+from export.stages.offline.adapted import AdaptedStage
 from export.streaming.reference import ReferenceResult
 from tests.support.project import OFFLINE_KINDS, OfflineCheckpoint, OfflineReference
 
 LONGEST_S = 12
+Run = Callable[..., Any]
+ADAPTED_S = 2
+RANK = 4
 
 
 @pytest.fixture(scope="module", params=OFFLINE_KINDS)
@@ -44,7 +52,7 @@ def speech() -> list[np.ndarray]:
 
 @torch.inference_mode()
 def run(
-    stages: tuple[nn.Module, ...], utterances: list[np.ndarray], length: int, blank: int | None
+    stages: Sequence[Run], utterances: list[np.ndarray], length: int, blank: int | None
 ) -> list[ReferenceResult]:
     """Run a batch of utterances, padded with zeros to `length` samples."""
     audio = np.stack([np.pad(samples, (0, length - len(samples))) for samples in utterances])
@@ -112,6 +120,54 @@ def test_padding_and_the_batch_change_nothing(
     [batched, *_] = run(stages, batch, length, spec.ctc_blank)
     assert_same_tokens([batched], [alone])
     np.testing.assert_allclose(batched.encoded, alone.encoded, atol=1e-3)
+
+
+def test_each_utterance_of_a_batch_has_its_own_adapter(
+    checkpoint: Checkpoint, spec: OfflineSpec, stages: Stages, speech: list[np.ndarray]
+) -> None:
+    first, second = random_adapter(stages, 1, RANK), random_adapter(stages, 2, RANK - 1)
+    length = ADAPTED_S * SAMPLE_RATE_HZ
+    batch = [speech[0][:length], speech[1][: length - 9999], speech[2][: length - 999]]
+    mixed = run(adapted(stages, [first, {}, second]), batch, length, spec.ctc_blank)
+    base = run(stages, batch, length, spec.ctc_blank)
+    alone = [
+        run(stages_with(checkpoint, spec, layers), batch, length, spec.ctc_blank)
+        for layers in (first, second)
+    ]
+    assert_same_tokens(mixed, [alone[0][0], base[1], alone[1][2]])
+    assert mixed[0].tokens != base[0].tokens
+    assert mixed[2].tokens != base[2].tokens
+
+
+def random_adapter(stages: Stages, seed: int, rank: int) -> dict[str, LowRank]:
+    random = torch.Generator().manual_seed(seed)
+    return {
+        name: (
+            0.2 * torch.randn(rank, projection.inputs, generator=random),
+            0.2 * torch.randn(projection.outputs, rank, generator=random),
+        )
+        for stage in stages
+        for projection in stage.projections()
+        for name in projection.names
+    }
+
+
+def stages_with(checkpoint: Checkpoint, spec: OfflineSpec, adapter: dict[str, LowRank]) -> Stages:
+    return build_stages(merge(checkpoint, Adapter(adapter, RANK, base_sha256="")), spec)
+
+
+def adapted(stages: Stages, adapters: list[dict[str, LowRank]]) -> list[Run]:
+    """The stages, for a batch in which every utterance has the adapter of its place."""
+    slots = torch.arange(len(adapters))
+    found: list[Run] = []
+    for stage in stages:
+        plan = stage.adapter_plan(RANK)
+        if plan is None:
+            found.append(stage)
+        else:
+            pool = torch.cat([plan.pack(adapter) for adapter in adapters])
+            found.append(partial(AdaptedStage(stage, plan), pool=pool, slots=slots))
+    return found
 
 
 def test_every_end_within_a_frame(

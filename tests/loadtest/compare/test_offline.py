@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.generations import copy_as
+from loadtest.audio.recordings import load_clips
+from loadtest.compare.whole_files import send_files
+from loadtest.service.server import serving
+from server.backends.earshot.earshot_runtime import heartbeat
+from tests.support.generations import FIRST, copy_as
 from tests.support.project import PROJECT, ExportedOffline, OfflineCheckpoint
 
 
@@ -42,3 +48,24 @@ def test_report_compares_the_service_with_transformers(
     # The CPU time counted cannot exceed what the machine had.
     busy = service["audio_s_per_wall_s"] / service["audio_s_per_core_s"]
     assert 0 < busy <= 1.2 * report["cores"]
+
+
+@pytest.mark.slow
+@pytest.mark.triton
+def test_files_are_sent_to_adapters_in_turn(
+    exported_offline: ExportedOffline, tmp_path: Path
+) -> None:
+    repository = shutil.copytree(exported_offline("streaming"), tmp_path / "models")
+    command = [sys.executable, "-m", "export.adapters.random", "--count", "3"]
+    command += ["--repository", str(repository), "--base", FIRST]
+    subprocess.run(command, cwd=PROJECT, check=True, timeout=240)
+    files = [clip.samples for clip in load_clips(PROJECT / "recordings")][:4]
+    names = [f"random_{number}" for number in range(3)]
+    with serving(repository) as server:
+        run = send_files(server, files, at_once=4, rounds=2, model=FIRST, adapters=names)
+        time.sleep(2 * heartbeat.INTERVAL_S)
+        loaded = server.counter("earshot_loaded_adapters_total")
+    assert loaded[f"{FIRST}_decoder_offline"] == 3
+    assert loaded[f"{FIRST}_encoder_offline"] >= 3
+    assert run.audio_s == pytest.approx(2 * sum(map(len, files)) / 16_000)
+    assert {"encoder_offline", "decoder_offline"} < set(run.cpu_s)

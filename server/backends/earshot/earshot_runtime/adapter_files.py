@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class AdapterFiles:
         """Return the adapter's rows [rows, width] for each pool, or raise BadAdapter."""
         try:
             with safe_open(file.path, "np") as tensors:
-                base = (tensors.metadata() or {}).get("base_sha256", "")
+                base = _base_of(tensors)
                 if base != self._spec.base:
                     raise BadAdapter(
                         f"the adapter '{file.name}' was installed beside other weights "
@@ -82,10 +83,24 @@ class AdapterFiles:
         return rows
 
     def _listed(self) -> str:
+        """Return the names of the adapters of this base, or the first of many."""
         suffix = f"_{self._spec.ensemble}"
-        names = sorted(
-            path.parents[1].name.removesuffix(suffix)
-            for path in self._repository.glob(f"*{suffix}/{_WEIGHTS}")
+        paths = sorted(self._repository.glob(f"*{suffix}/{_WEIGHTS}"))
+        # No more files are opened than are listed: anybody may ask for a name that is not there.
+        found = list(islice(filter(self._is_of_this_base, paths), _MOST_LISTED + 1))
+        names = [path.parents[1].name.removesuffix(suffix) for path in found]
+        return (
+            ", ".join([*names[:_MOST_LISTED], *(["..."] if names[_MOST_LISTED:] else [])]) or "none"
         )
-        more = [f"{len(names) - _MOST_LISTED} more"] if len(names) > _MOST_LISTED else []
-        return ", ".join(names[:_MOST_LISTED] + more) or "none"
+
+    def _is_of_this_base(self, path: Path) -> bool:
+        try:
+            with safe_open(path, "np") as tensors:
+                return _base_of(tensors) == self._spec.base
+        except (OSError, SafetensorError):
+            return False
+
+
+def _base_of(tensors: Any) -> str:
+    """Return the hash of the weights that an adapter was installed beside."""
+    return (tensors.metadata() or {}).get("base_sha256", "")

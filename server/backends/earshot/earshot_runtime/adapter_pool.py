@@ -25,12 +25,17 @@ class AdapterPool:
     """The part of all adapters that changes one stage of a graph."""
 
     def __init__(self, name: str, capacity: int, rows: int, width: int) -> None:
-        self._name = name
+        self.name = name
         self._pool = np.zeros((capacity + 1, rows, width), np.float32)
+
+    @property
+    def rows(self) -> npt.NDArray[np.float32]:
+        """Return the graph's input [adapters * rows, width], which is no copy."""
+        return self._pool.reshape(-1, self._pool.shape[-1])
 
     def bind(self, binding: ort.IOBinding) -> None:
         """Bind the graph's input."""
-        bind_input(binding, self._name, self._pool.reshape(-1, self._pool.shape[-1]))
+        bind_input(binding, self.name, self.rows)
 
     def store(self, slot: int, rows: npt.NDArray[np.float32]) -> None:
         """Write an adapter [rows, width] into a slot."""

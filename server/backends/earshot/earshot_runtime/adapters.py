@@ -1,8 +1,8 @@
 """Give each stream the adapter that it asks for, and keep those in use in the engine's pools.
 
-A pool has a limited number of slots. An adapter is read when a stream needs it and stays until
-another one needs its slot: then the one goes that no open stream has and that was asked for least
-recently. Slot 0 is zero, for streams without an adapter.
+A pool has a limited number of slots. An adapter is read when a stream or a file needs it and stays
+until another one needs its slot: then the one goes that is not in use and that was asked for least
+recently. Slot 0 is zero, for streams and files without an adapter.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .adapter_files import AdapterFile, AdapterFiles
+from .counts import ADAPTER_STREAMS, Sample
 from .errors import AdaptersFull
 from .slots import Slots
 
@@ -75,16 +76,56 @@ class AdapterTable:
         return self._names.copy()  # at once, unlike a copy of `_slot_of`, whose keys have a hash
 
 
-class StreamAdapters:
-    """Know the adapter of each open stream of a stage."""
+class LoadedAdapters:
+    """Reads adapters into the pools of an engine when they are needed."""
 
-    def __init__(
-        self, files: AdapterFiles, pools: AdapterPools, capacity: int, streams: int
-    ) -> None:
+    def __init__(self, files: AdapterFiles, pools: AdapterPools, capacity: int) -> None:
+        self.capacity = capacity
         self.loaded_total = 0
         self._files = files
         self._pools = pools
         self._table = AdapterTable(capacity)
+
+    def find(self, name: str) -> AdapterFile:
+        """Return the file of an adapter as it is now, or raise UnknownAdapter."""
+        return self._files.find(name)
+
+    def load(self, file: AdapterFile, in_use: Collection[int]) -> int:
+        """Return the slot of an adapter; if need be, it is read first.
+
+        Args:
+            in_use: slots whose adapters stay in memory.
+
+        Raises:
+            ChunkError: the adapter cannot be read, or there is no room for it.
+        """
+        found = self._table.find(file)
+        if found is not None:
+            return found
+        rows = self._files.read(file)
+        slot = self._table.take(in_use)
+        self._pools.store_adapter(slot, rows)
+        self._table.put(file, slot)
+        self.loaded_total += 1
+        return slot
+
+    def names(self) -> dict[int, str]:
+        """Return the names of the adapters in memory, by slot; any thread may call this."""
+        return self._table.names()
+
+    def metrics(self) -> dict[Sample, float]:
+        """Return the number of adapters in memory, and of those ever read."""
+        return {
+            ("earshot_adapters", ()): len(self._table),
+            ("earshot_loaded_adapters_total", ()): self.loaded_total,
+        }
+
+
+class StreamAdapters:
+    """Know the adapter of each open stream of a stage."""
+
+    def __init__(self, loaded: LoadedAdapters, streams: int) -> None:
+        self._loaded = loaded
         self._of_stream = np.zeros(streams, np.int64)
 
     def assign(self, slot: int, name: str, open_slots: Collection[int]) -> None:
@@ -99,31 +140,18 @@ class StreamAdapters:
         self._of_stream[slot] = NONE
         if name:
             in_use = set(self._of_stream[list(open_slots)].tolist())
-            self._of_stream[slot] = self._loaded(name, in_use)
-
-    def _loaded(self, name: str, in_use: Collection[int]) -> int:
-        file = self._files.find(name)
-        found = self._table.find(file)
-        if found is not None:
-            return found
-        rows = self._files.read(file)
-        slot = self._table.take(in_use)
-        self._pools.store_adapter(slot, rows)
-        self._table.put(file, slot)
-        self.loaded_total += 1
-        return slot
+            self._of_stream[slot] = self._loaded.load(self._loaded.find(name), in_use)
 
     def of(self, slots: Slots) -> AdapterSlots:
         """Return the adapter's slot of each stream."""
         return self._of_stream[slots]
 
-    def live(self, open_slots: Collection[int]) -> Counter[str]:
-        """Return the number of open streams of each adapter that has any."""
-        names = self._table.names()
+    def metrics(self, open_slots: Collection[int]) -> dict[Sample, float]:
+        """Return those of the adapters, and the number of open streams of each that has any."""
+        names = self._loaded.names()
         used = self._of_stream[list(open_slots)].tolist()
-        return Counter(names[slot] for slot in used if slot in names)
-
-    @property
-    def in_memory(self) -> int:
-        """Return the number of adapters in memory."""
-        return len(self._table)
+        live = Counter(names[slot] for slot in used if slot in names)
+        return {
+            **self._loaded.metrics(),
+            **{(ADAPTER_STREAMS, (("adapter", name),)): count for name, count in live.items()},
+        }

@@ -7,7 +7,7 @@ StageError
     ├── UnknownStream     no state is held for this correlation id
     ├── ServerFull        every slot of the pool holds a live stream
     ├── AdaptersFull      every slot for adapters holds one that a live stream has
-    ├── UnknownAdapter    there is no adapter of the name that a stream asks for
+    ├── UnknownAdapter    there is no adapter of the name that a request asks for
     ├── BadAdapter        the adapter cannot be read, or does not fit the model
     ├── Saturated         the engine is too busy for another stream
     ├── NotFinite         the stage computed NaN or infinity for the chunk
@@ -49,11 +49,11 @@ class AdaptersFull(ChunkError):
 
 
 class UnknownAdapter(ChunkError):
-    """A stream asks for an adapter that is not installed."""
+    """A stream or a file asks for an adapter that is not installed."""
 
 
 class BadAdapter(ChunkError):
-    """A stream asks for an adapter that this model cannot use."""
+    """A stream or a file asks for an adapter that this model cannot use."""
 
 
 class Saturated(ChunkError):

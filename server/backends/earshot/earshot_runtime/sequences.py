@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .adapters import AdapterSlots, StreamAdapters
+from .adapters import AdapterSlots, LoadedAdapters, StreamAdapters
 from .checks import Arrays, AudioEnds, ContentChecks, Errors, reject_outputs
 from .chunks import Chunks, Outcome, rounds
-from .counts import ADAPTER_STREAMS, LIVE_STREAMS, Counts, Sample
+from .counts import LIVE_STREAMS, Counts, Sample
 from .endings import Endings
 from .engine import Engine
 from .errors import ChunkError, RunFailed, Saturated
@@ -27,14 +27,14 @@ class SequenceStage:
     """
 
     def __init__(
-        self, spec: StageSpec, engine: Engine, adapters: StreamAdapters | None = None
+        self, spec: StageSpec, engine: Engine, adapters: LoadedAdapters | None = None
     ) -> None:
         """Serve `spec` on `engine`; a stage that adapters change has `adapters`."""
         sequence = spec.sequence
         assert sequence is not None
         self.slots = SlotTable(sequence.max_streams, sequence.max_idle_s)
         self._engine = engine
-        self._adapters = adapters
+        self._adapters = adapters and StreamAdapters(adapters, sequence.max_streams)
         self._inputs = engine.inputs
         self._content = ContentChecks(spec)
         self._most_streams: int | None = None
@@ -72,17 +72,7 @@ class SequenceStage:
             LIVE_STREAMS: self.slots.live,
             ("earshot_slots", ()): self.slots.capacity,
             ("earshot_expired_streams_total", ()): self.slots.expired_total,
-            **self._adapter_metrics(),
-        }
-
-    def _adapter_metrics(self) -> dict[Sample, float]:
-        if self._adapters is None:
-            return {}
-        live = self._adapters.live(self.slots.taken)
-        return {
-            ("earshot_adapters", ()): self._adapters.in_memory,
-            ("earshot_loaded_adapters_total", ()): self._adapters.loaded_total,
-            **{(ADAPTER_STREAMS, (("adapter", name),)): count for name, count in live.items()},
+            **(self._adapters.metrics(self.slots.taken) if self._adapters else {}),
         }
 
     def _process_round(self, chunks: Chunks, now_s: float) -> list[Outcome]:

@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .adapters import AdapterSlots
 from .device import open_device
 from .errors import BadStage
 from .mirror import Mirror
@@ -77,8 +79,13 @@ class TorchUtterances:
         fitting = self._most // self._padded(length)
         return max(size for size in self._sizes if size <= fitting)
 
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
+    def store_adapter(self, slot: int, rows: list[npt.NDArray[np.float32]]) -> None:
+        """Refuse the adapter: a config for torch has no adapters of whole files."""
+        raise NotImplementedError("adapters of whole files are for ONNX Runtime")
+
+    def run(self, inputs: Sequence[Array], adapters: AdapterSlots | None = None) -> list[Array]:
         """See `UtteranceEngine.run`; more rows than fit run one part after the other."""
+        assert adapters is None, "none has been stored"
         audio, lengths = inputs
         most = self.most_rows(audio.shape[1])
         runs = [

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
+
+from .adapters import AdapterSlots
 
 Array = npt.NDArray[Any]
 
@@ -17,9 +20,16 @@ class UtteranceEngine(Protocol):
         """Return how many utterances of this length a run should have, at most."""
         ...
 
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
+    def run(self, inputs: Sequence[Array], adapters: AdapterSlots | None = None) -> list[Array]:
         """Return the outputs [rows, ...] for the inputs [rows, ...], both in the config's order.
 
         An error of the library underneath is passed on.
+
+        Args:
+            adapters: the slot of each row's adapter; None if no row has one.
         """
+        ...
+
+    def store_adapter(self, slot: int, rows: list[npt.NDArray[np.float32]]) -> None:
+        """See `AdapterPools.store_adapter`."""
         ...

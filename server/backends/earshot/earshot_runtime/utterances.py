@@ -7,11 +7,13 @@ other utterances in the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from .adapter_files import AdapterFile
+from .adapters import NONE, AdapterSlots, LoadedAdapters
 from .checks import ContentChecks, reject_length, reject_outputs
 from .chunks import Outcome, Rows
 from .counts import Sample
@@ -34,6 +36,7 @@ class Utterances:
 
     inputs: list[Array]
     length: int
+    adapter: AdapterFile | None = None
 
     @property
     def rows(self) -> int:
@@ -44,11 +47,15 @@ class Utterances:
 class UtteranceStage:
     """Answers requests; `runs` and `rows` count the runs of the graph and their rows."""
 
-    def __init__(self, spec: StageSpec, engine: UtteranceEngine) -> None:
+    def __init__(
+        self, spec: StageSpec, engine: UtteranceEngine, adapters: LoadedAdapters | None = None
+    ) -> None:
+        """Serve `spec` on `engine`; a stage that adapters change has `adapters`."""
         self.runs = 0
         self.rows = 0
         self._spec = spec
         self._engine = engine
+        self._adapters = adapters
         self._content = ContentChecks(spec)
         names = [tensor.name for tensor in spec.inputs]
         # Never None here: a spec without them and without state is refused.
@@ -57,25 +64,35 @@ class UtteranceStage:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """Run once while the model loads, so that an error of the graph appears at once."""
+        """Run once while the model loads, so that an error of a graph appears at once."""
         tensor = self._spec.inputs[self._values]
         shape = [self._spec.length_step if dim < 0 else dim for dim in tensor.dims]
         inputs: list[Array] = [np.zeros((1, 1), np.int32) for _ in self._spec.inputs]
         inputs[self._values] = np.zeros((1, *shape), tensor.dtype)
-        self._compute([Utterances(inputs, 0)])
+        self._compute([Utterances(inputs, 0)], None)
+        if self._adapters is not None:
+            self._compute([Utterances(inputs, 0)], np.zeros(1, np.int64))
 
-    def process(self, requests: Sequence[list[Array]]) -> list[Outcome]:
-        """Return one outcome per request, in order; each request has one array per input."""
+    def process(
+        self, requests: Sequence[list[Array]], adapters: Sequence[str] = ()
+    ) -> list[Outcome]:
+        """Return one outcome per request, in order.
+
+        Args:
+            requests: one array per input for each of them.
+            adapters: the name of the adapter of each, "" for none; by default none has one.
+        """
         outcomes: dict[int, Outcome] = {}
         accepted: dict[int, Utterances] = {}
-        for index, inputs in enumerate(requests):
-            error = self._reject(inputs)
-            if error is None:
-                accepted[index] = Utterances(inputs, int(inputs[self._length].max()))
-            else:
+        names = adapters or [""] * len(requests)
+        for index, (inputs, name) in enumerate(zip(requests, names, strict=True)):
+            try:
+                accepted[index] = self._accept(inputs, name)
+            except ChunkError as error:
                 outcomes[index] = error
-        for run in packed(accepted, self._engine.most_rows):
-            outcomes |= zip(run, self._run([accepted[index] for index in run]), strict=True)
+        most_adapters = self._adapters.capacity if self._adapters else 0
+        for run in packed(accepted, self._engine.most_rows, most_adapters):
+            outcomes |= self._run({index: accepted[index] for index in run})
         return [outcomes[index] for index in range(len(requests))]
 
     def metrics(self) -> dict[Sample, float]:
@@ -83,7 +100,15 @@ class UtteranceStage:
         return {
             ("earshot_runs_total", ()): self.runs,
             ("earshot_rows_total", ()): self.rows,
+            **(self._adapters.metrics() if self._adapters else {}),
         }
+
+    def _accept(self, inputs: list[Array], name: str) -> Utterances:
+        """Return the request with its adapter, or raise ChunkError."""
+        if error := self._reject(inputs):
+            raise error
+        adapter = self._adapters.find(name) if name and self._adapters else None
+        return Utterances(inputs, int(inputs[self._length].max()), adapter)
 
     def _reject(self, inputs: list[Array]) -> ChunkError | None:
         values = inputs[self._values]
@@ -93,10 +118,39 @@ class UtteranceStage:
         errors = self._content.reject(dict(zip(names, inputs, strict=True)))
         return next(iter(errors.values()), None)
 
-    def _run(self, requests: list[Utterances]) -> list[Outcome]:
+    def _run(self, requests: Mapping[int, Utterances]) -> dict[int, Outcome]:
+        """Return the outcome of each request of a run."""
+        slots, errors = self._load_adapters(requests)
+        good = [requests[key] for key in slots]
+        rows = np.repeat(list(slots.values()), [request.rows for request in good])
+        outcomes = self._run_rows(good, rows if rows.any() else None) if good else []
+        return {**errors, **dict(zip(slots, outcomes, strict=True))}
+
+    def _load_adapters(
+        self, requests: Mapping[int, Utterances]
+    ) -> tuple[dict[int, int], dict[int, ChunkError]]:
+        """Return the slot of each request's adapter, or the error of one that cannot be read.
+
+        There is room for all of a run, and any of them may make room after it.
+        """
+        slots: dict[int, int] = {}
+        errors: dict[int, ChunkError] = {}
+        for key, request in requests.items():
+            try:
+                slots[key] = self._loaded(request.adapter, in_use=set(slots.values()))
+            except ChunkError as error:
+                errors[key] = error
+        return slots, errors
+
+    def _loaded(self, adapter: AdapterFile | None, in_use: set[int]) -> int:
+        if adapter is None or self._adapters is None:
+            return NONE
+        return self._adapters.load(adapter, in_use)
+
+    def _run_rows(self, requests: list[Utterances], slots: AdapterSlots | None) -> list[Outcome]:
         rows = sum(request.rows for request in requests)
         try:
-            outputs = self._compute(requests)
+            outputs = self._compute(requests, slots)
         except Exception as error:  # exceptions of the libraries share no base class
             return [RunFailed.of(error, rows)] * len(requests)
         self.runs += 1
@@ -110,16 +164,19 @@ class UtteranceStage:
         errors = reject_outputs(dict(zip(names, piece, strict=True)))
         return next(iter(errors.values()), piece)
 
-    def _compute(self, requests: list[Utterances]) -> list[Array]:
-        """Return the outputs for all rows of the requests, in order."""
-        return self._engine.run(
-            [
-                self._padded(requests)
-                if index == self._values
-                else np.concatenate([request.inputs[index] for request in requests])
-                for index in range(len(self._spec.inputs))
-            ]
-        )
+    def _compute(self, requests: list[Utterances], slots: AdapterSlots | None) -> list[Array]:
+        """Return the outputs for all rows of the requests, in order.
+
+        Args:
+            slots: that of each row's adapter; None if no row has one.
+        """
+        inputs = [
+            self._padded(requests)
+            if index == self._values
+            else np.concatenate([request.inputs[index] for request in requests])
+            for index in range(len(self._spec.inputs))
+        ]
+        return self._engine.run(inputs, slots)
 
     def _padded(self, requests: list[Utterances]) -> Array:
         """Return the values of all requests, cut or padded with zeros to the longest utterance."""
@@ -138,22 +195,28 @@ class UtteranceStage:
         return padded
 
 
-def packed(requests: dict[int, Utterances], most_rows: Callable[[int], int]) -> list[list[int]]:
+def packed(
+    requests: dict[int, Utterances], most_rows: Callable[[int], int], most_adapters: int = 0
+) -> list[list[int]]:
     """Return the keys of `requests` in runs of similar lengths, the longest utterances first.
 
     Args:
         most_rows: returns the rows that a run should have at most, for the longest of them.
+        most_adapters: there is room for so many in memory at once.
     """
     runs: list[list[int]] = []
+    adapters: set[AdapterFile] = set()
     longest = rows = 0
     for key in sorted(requests, key=lambda key: -requests[key].length):
         request = requests[key]
         most = most_rows(longest)
         share = _LEAST_SHARE_TO_FILL if rows < _FULL * most else _LEAST_SHARE
+        own = set() if request.adapter is None else {request.adapter}
         fits = request.length >= share * longest and rows + request.rows <= most
-        if not runs or not fits:
+        if not runs or not fits or len(adapters | own) > most_adapters:
             runs.append([])
-            longest, rows = request.length, 0
+            longest, rows, adapters = request.length, 0, set()
         runs[-1].append(key)
         rows += request.rows
+        adapters |= own
     return runs

@@ -1,0 +1,43 @@
+"""Hold the adapters of a comparison as the exported stages take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.spec import StageSpec
+
+Parts = Mapping[str, NDArray[np.float32]]
+"""An adapter: its rows [rows, width] by the role of the stage that they change."""
+
+
+@dataclass(frozen=True)
+class PackedAdapters:
+    """Adapters of the streams or utterances of a chain."""
+
+    pools: Parts
+    """Rows [adapters * rows, width] of all adapters."""
+    slots: NDArray[np.int64]
+    """The adapter of each stream or utterance, [B]."""
+
+    @classmethod
+    def of_each(cls, adapters: Sequence[Parts], utterances: int) -> PackedAdapters:
+        """Pack adapters, each of which is for so many utterances in a row."""
+        return cls(
+            pools={
+                role: np.concatenate([parts[role] for parts in adapters]) for role in adapters[0]
+            },
+            slots=np.repeat(np.arange(len(adapters)), utterances),
+        )
+
+
+def no_adapter(models: Iterable[StageSpec]) -> Parts:
+    """Return the adapter that changes nothing."""
+    return {
+        role: np.zeros((layout.rows, layout.width), np.float32)
+        for model in models
+        for role, layout in model.adapters.items()
+    }

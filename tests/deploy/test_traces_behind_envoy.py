@@ -1,0 +1,34 @@
+"""Through the deployed Envoy, contexts that their callers have not sampled make no traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tritonclient.grpc import InferenceServerClient
+
+from server.launch import running
+from server.tracing import Tracing
+from tests.support.envoy import envoy
+from tests.support.toy_repository import write_toy_repository
+from tests.support.toy_streams import Stream, constant
+from tests.support.traces import collector
+
+SAMPLED = "00-0000000000000000000000000000e001-00000000000000d4-01"
+NOT_SAMPLED = "00-0000000000000000000000000000e000-00000000000000d4-00"
+
+
+@pytest.mark.triton
+def test_a_context_that_is_not_sampled_ends_at_envoy(tmp_path: Path) -> None:
+    repository = write_toy_repository(tmp_path / "repository")
+    with (
+        collector() as received,
+        running(repository, tracing=Tracing(received.url, every=0)) as triton,
+        envoy(tmp_path, [triton.grpc_url], "--set", f"tracing.url={received.url}") as proxy,
+        InferenceServerClient(proxy.url) as client,
+    ):
+        proxy.wait_for_health(triton.grpc_url, healthy=True)
+        for context in (NOT_SAMPLED, SAMPLED):
+            chunk = Stream(client).send(constant(0.0), end=True, headers={"traceparent": context})
+            chunk.result(timeout=10)
+    assert {span.trace_id for span in received.spans} == {"0000000000000000000000000000e001"}
