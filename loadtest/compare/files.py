@@ -31,9 +31,13 @@ from loadtest.options import (
 )
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Barrier
+
     import earshot
 
-_WARM_UP_S = 3.0
+WARM_UP_S = 3.0
+_START_S = 120.0
+"""For the other processes to start and read their files."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,8 @@ class FilesLoad:
     recordings: Path
     at_once: int
     seed: int
-    begins_s: float
-    """On the monotonic clock, which all processes of a machine share."""
-    ends_s: float
+    seconds: float
+    """Length of the time that counts, which begins after `WARM_UP_S`."""
 
 
 @dataclass(frozen=True)
@@ -79,26 +82,18 @@ def files(
         with serving(repository) as server:
             with earshot.connect(server.url, model=model) as client:
                 info = _require_files(client)
-            begins_s = time.monotonic() + _WARM_UP_S
+            at_once = max(1, files_at_once // processes)
             loads = [
-                FilesLoad(
-                    server.url,
-                    info,
-                    recordings,
-                    max(1, files_at_once // processes),
-                    seed,
-                    begins_s,
-                    begins_s + seconds,
-                )
+                FilesLoad(server.url, info, recordings, at_once, seed, seconds)
                 for seed in range(processes)
             ]
             before = snapshot(server, info.name)
             with console.status("sending files"):
-                done = run_processes(loads)
+                done = summary(run_processes(loads), seconds)
             after = snapshot(server, info.name)
     document = {
         "kind": "files",
-        **summary(done, seconds),
+        **done,
         "files_at_once": files_at_once,
         "processes": processes,
         "checkpoint": info.model,
@@ -138,22 +133,28 @@ def _conditions(recordings: Path) -> dict[str, Any]:
 
 
 def run_processes(loads: Sequence[FilesLoad]) -> list[FilesDone]:
-    """Run each load in a process of its own."""
+    """Run each load in a process of its own; they begin together, when all are ready."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(loads), mp_context=context) as pool:
+    ready = context.Barrier(len(loads))
+    with ProcessPoolExecutor(
+        len(loads), mp_context=context, initializer=_started, initargs=(ready,)
+    ) as pool:
         return list(pool.map(send, loads))
+
+
+def _started(ready: Barrier) -> None:
+    """Keep what a process cannot take with its load."""
+    global _ready
+    _ready = ready
+
+
+_ready: Barrier | None = None
 
 
 def send(load: FilesLoad) -> FilesDone:
     """Keep files in flight until the end of the load, and return those of the time that counts."""
-    return asyncio.run(_send(load))
-
-
-async def _send(load: FilesLoad) -> FilesDone:
-    import tritonclient.grpc.aio as grpcclient
-
     from loadtest.audio.recordings import SAMPLE_RATE_HZ, load_clips
-    from loadtest.compare.whole_files import file_inputs, infer_file
+    from loadtest.compare.whole_files import file_inputs
 
     clips = [clip.samples for clip in load_clips(load.recordings)]
     longest = load.info.longest_samples
@@ -164,16 +165,28 @@ async def _send(load: FilesLoad) -> FilesDone:
     ]
     if not prepared:
         raise ValueError(f"no recording below {load.recordings} is short enough for one piece")
+    assert _ready is not None
+    _ready.wait(_START_S)
+    return asyncio.run(_send(load, prepared))
+
+
+async def _send(load: FilesLoad, prepared: Sequence[tuple[float, list[Any]]]) -> FilesDone:
+    import tritonclient.grpc.aio as grpcclient
+
+    from loadtest.compare.whole_files import infer_file
+
+    begins_s = time.monotonic() + WARM_UP_S
+    ends_s = begins_s + load.seconds
     order = random.Random(load.seed)
     done: list[tuple[float, float]] = []
 
     async def keep_sending(client: grpcclient.InferenceServerClient) -> None:
-        while time.monotonic() < load.ends_s:
+        while time.monotonic() < ends_s:
             audio_s, inputs = order.choice(prepared)
             began_s = time.monotonic()
             await infer_file(client, load.info, inputs)
             ended_s = time.monotonic()
-            if load.begins_s <= ended_s <= load.ends_s:
+            if begins_s <= ended_s <= ends_s:
                 done.append((audio_s, 1000 * (ended_s - began_s)))
 
     async with grpcclient.InferenceServerClient(load.url) as client:
