@@ -206,7 +206,7 @@ gpu-down: ## GPU machine: stop serving; the engines stay
 gpu-bundle: $(READY) ## Pack what a GPU machine without network lacks (PYTHON312=prefix)
 	$(BIN)/python -m loadtest gpu-bundle --python $(PYTHON312)
 
-gpu-report: ## On a GPU machine: tokens, engine times, capacity; call again to go on
+gpu-report: ## On a GPU machine: tokens, engine times, capacity, files; call again to go on
 	$(GPU_PYTHON) -m loadtest gpu-report $(GPU_REPORT)
 
 lint: $(READY) ## ruff: format and rules

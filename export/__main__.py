@@ -14,7 +14,7 @@ from rich.console import Console
 
 from export.audio import SUPPORTED_CHUNK_MS
 from export.errors import ExportError, GateFailed, UnsupportedOption
-from export.options import GPUS, ExportOptions, OfflineServing, Serving
+from export.options import GPUS, ExportOptions, Serving, offline_serving
 from export.spec import OFFLINE, STREAMING, served_name
 from export.tensorrt.targets import target_of
 
@@ -89,8 +89,12 @@ def main(
         ),
     ] = Runtime.onnxruntime,
     layout: Annotated[
-        Layout, typer.Option(help="One model per stage, or one for all: fewer hops per chunk.")
-    ] = Layout.stages,
+        Layout | None,
+        typer.Option(
+            help="Of live streams: one model per stage, the default, or one for all, with fewer "
+            "hops per chunk. Whole files are one model with torch, stages with other runtimes."
+        ),
+    ] = None,
     precision: Annotated[
         Precision,
         typer.Option(
@@ -153,7 +157,7 @@ def main(
             chunk_ms=chunk_ms,
             runtime=runtime.value,
             precision=precision.value,
-            layout=layout.value,
+            layout=layout and layout.value,
             gpus=tuple(gpu.split(",")),
             name=name,
             serving=Serving(
@@ -163,8 +167,10 @@ def main(
                 adapters=adapters,
                 adapter_rank=adapter_rank,
             ),
-            offline_serving=OfflineServing(
-                encoder_instances=instances, adapters=adapters, adapter_rank=adapter_rank
+            offline_serving=replace(
+                offline_serving(runtime.value, instances),
+                adapters=adapters,
+                adapter_rank=adapter_rank,
             ),
         )
         if options.runtime.startswith("tensorrt"):
@@ -242,7 +248,9 @@ def _export_offline(
         return export_offline_tensorrt(checkpoint, options, new, report)
     from export.offline.export import export_offline
 
-    return export_offline(checkpoint, options, new, report)
+    parity = export_offline(checkpoint, options, new, report)
+    assert parity is not None
+    return parity
 
 
 def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
@@ -254,18 +262,16 @@ def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
         )
     if options.mode == "streaming":
         return
-    if options.runtime == "torch":
-        raise UnsupportedOption(
-            "--runtime torch is for live streams only: add --mode streaming, or use --runtime "
-            "onnxruntime or tensorrt"
-        )
     if options.runtime.startswith("tensorrt") and options.precision != "fp32":
         raise UnsupportedOption(
             f"engines for whole utterances are fp32 so far, not {options.precision}: export them "
             "on their own, with --mode offline --precision fp32"
         )
-    if options.layout == "fused" and options.mode == "offline":
-        raise UnsupportedOption("--layout fused is for live streams only; leave it out")
+    if options.layout is not None and options.mode == "offline":
+        raise UnsupportedOption(
+            f"--layout {options.layout} is for live streams: whole files are one model with torch, "
+            "and stages with other runtimes; leave it out"
+        )
 
 
 def _warn_of_another_checkpoint(checkpoint: Checkpoint, options: ExportOptions) -> None:

@@ -56,10 +56,17 @@ class OfflineServing:
 
     max_batch_size: int = 32
     encoder_instances: int = 2
-    """Processes of the encoder. One core each gives the best throughput per core on CPUs."""
+    """Processes of the encoder, or of the fused recognizer. One core each gives the best
+    throughput per core on CPUs."""
     adapters: int = 0
     """See `Serving`, as for the next one."""
     adapter_rank: int = 16
+
+
+def offline_serving(runtime: str, encoder_instances: int) -> OfflineServing:
+    """Return the settings for a runtime: a GPU takes larger batches than a core."""
+    largest = 256 if runtime == "torch" else OfflineServing.max_batch_size
+    return OfflineServing(largest, encoder_instances)
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,8 @@ class ExportOptions:
     runtime: str = "onnxruntime"
     """A key of `PRECISIONS`."""
     precision: str = "fp32"
-    layout: str = "stages"
-    """One of `LAYOUTS`."""
+    layout: str | None = None
+    """Of live streams: one of `LAYOUTS`; None for stages."""
     gpus: tuple[str, ...] = GPUS
     """For `tensorrt-rtx` only: compute capabilities of the GPUs that one engine is built for."""
     name: str = ""
@@ -89,7 +96,7 @@ class ExportOptions:
     serving: Serving = Serving()
     offline_serving: OfflineServing = OfflineServing()
     compare: bool = True
-    """Compare streaming models with `transformers`. Else the manifest records no comparison."""
+    """Compare the models with `transformers`. Else the manifest records no comparison."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -112,6 +119,11 @@ class ExportOptions:
             raise UnsupportedOption(
                 f"--adapters is for onnxruntime and torch: an engine of {self.runtime} has the "
                 "weights of one model; export each custom model as a checkpoint of its own"
+            )
+        if self.runtime == "torch" and self.mode in ("offline", "both"):
+            raise UnsupportedOption(
+                f"--adapters with --runtime torch is for live streams, not for --mode {self.mode}: "
+                "add --mode streaming, or use --runtime onnxruntime"
             )
         if self.precision == "int8":
             raise UnsupportedOption(

@@ -23,7 +23,8 @@ from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SUPPORTED_CHUNK_MS
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 from export.install import replacing
-from export.options import ExportOptions, Serving
+from export.offline.export import export_offline
+from export.options import ExportOptions, Serving, offline_serving
 from export.recordings import load_recordings
 from export.stages.decoder import Decoder
 from export.stages.state import PooledState
@@ -82,6 +83,13 @@ class RuntimeName(StrEnum):
 
     ONNXRUNTIME = "onnxruntime"
     TORCH = "torch"
+
+
+class ModeName(StrEnum):
+    """What the model recognizes."""
+
+    STREAMING = "streaming"
+    OFFLINE = "offline"
 
 
 class LayoutName(StrEnum):
@@ -238,11 +246,14 @@ def _tokenizer() -> Any:
 
 def main(
     size: Annotated[SizeName, typer.Argument(help="How large.")],
+    mode: Annotated[
+        ModeName, typer.Option(help="Live streams, or whole files.")
+    ] = ModeName.STREAMING,
     chunk_ms: Annotated[int, typer.Option(help="Audio per step.")] = 560,
     runtime: Annotated[RuntimeName, typer.Option(help="What runs it.")] = RuntimeName.TORCH,
     precision: Annotated[str, typer.Option(help="fp32; with torch fp16 and bf16.")] = "fp16",
     layout: Annotated[
-        LayoutName, typer.Option(help="One model per stage, or one for all.")
+        LayoutName, typer.Option(help="Of live streams: one model per stage, or one for all.")
     ] = LayoutName.FUSED,
     repository: Annotated[Path, typer.Option(help="Where to.")] = Path("build/random"),
     max_streams: Annotated[int, typer.Option(min=1, help="Live streams, in all.")] = 1024,
@@ -259,21 +270,23 @@ def main(
         options = ExportOptions(
             checkpoint=f"random-{size.value}",
             repository=repository,
-            mode="streaming",
+            mode=mode.value,
             chunk_ms=chunk_ms,
             runtime=runtime.value,
             precision=precision,
-            layout=layout.value,
+            layout=layout.value if mode is ModeName.STREAMING else None,
             serving=Serving(
                 max_streams=max_streams, max_batch_size=max_batch_size, encoder_instances=instances
             ),
+            offline_serving=offline_serving(runtime.value, instances),
             compare=False,
         )
         report(f"making a random model of {size.value}")
         checkpoint = random_checkpoint(size.value)
         report(f"{checkpoint.parameters / 1e6:.0f}M parameters")
         with replacing(repository) as new:
-            export_streaming(checkpoint, options, new, report)
+            export = export_streaming if mode is ModeName.STREAMING else export_offline
+            export(checkpoint, options, new, report)
         report(f"installed in {repository}")
     except ExportError as error:
         _console.print(f"error: {error}", style="red", markup=False)

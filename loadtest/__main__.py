@@ -8,7 +8,7 @@ import typer
 
 from loadtest.adapters.commands import adapters
 from loadtest.capacity.commands import capacity, hold
-from loadtest.compare import agreement, baseline, heads, offline, overhead, traces
+from loadtest.compare import agreement, baseline, files, heads, offline, overhead, traces
 from loadtest.endpointing.commands import endpointing
 from loadtest.faults.commands import faults
 from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
@@ -35,6 +35,7 @@ app.command("generator")(generator.generator)
 app.command("overhead")(overhead.overhead)
 app.command("selftest")(checks.selftest)
 app.command("offline")(offline.main)
+app.command()(files.files)
 app.command("report")(page.main)
 app.command("table")(table.main)
 app.command()(plan)

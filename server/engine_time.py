@@ -35,7 +35,7 @@ def stage_spec(repository: Path, model: str, runtime: str) -> StageSpec:
     """Return the config of a model as Triton passes it to the backend."""
     path = repository / model / "configs" / f"{runtime}.pbtxt"
     if not path.is_file():
-        raise BadRepository(f"no {path}: engine_time takes repositories of `--layout fused`")
+        raise BadRepository(f"no {path}: only recognizers in one model are timed")
     config: Any = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())  # pyright: ignore
     entries = json_format.MessageToDict(config, preserving_proto_field_name=True)
     return StageSpec.from_model_config(entries)
@@ -57,7 +57,7 @@ def main(
     except (UserError, StageError) as error:
         raise typer.BadParameter(str(error)) from None
     opened_s = time.monotonic() - began
-    samples = _load(speech)
+    samples = load_speech(speech)
     sizes = [size for size in _BATCHES if size < spec.max_batch] + [spec.max_batch]
     report = {
         "runtime": found.runtime,
@@ -115,7 +115,8 @@ def _fill_inputs(
     engine.inputs["AUDIO_LENGTH"][:batch] = chunk
 
 
-def _load(folder: Path) -> NDArray[np.float32]:
+def load_speech(folder: Path) -> NDArray[np.float32]:
+    """Return all recordings below `folder`, one after the other."""
     files = sorted(folder.rglob("*.flac"))
     if not files:
         raise typer.BadParameter(f"no recordings (*.flac) below {folder}")

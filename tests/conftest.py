@@ -174,6 +174,35 @@ def exported_offline(
 
 
 @pytest.fixture(scope="session")
+def exported_offline_torch(
+    offline_checkpoint: OfflineCheckpoint, tmp_path_factory: pytest.TempPathFactory
+) -> ExportedOffline:
+    """The same for torch, with batches of eight: kind -> repository."""
+    from export.checkpoint import load_checkpoint
+    from export.install import replacing
+    from export.offline.export import export_offline
+    from export.options import ExportOptions, OfflineServing
+
+    folder = shared_folder(tmp_path_factory, "exported_offline_torch")
+
+    def repository(kind: str) -> Path:
+        def export(path: Path) -> None:
+            options = ExportOptions(
+                str(offline_checkpoint(kind)),
+                path,
+                runtime="torch",
+                name=OFFLINE_NAMES.get(kind, ""),
+                offline_serving=OfflineServing(max_batch_size=8, encoder_instances=1),
+            )
+            with replacing(path) as new:
+                export_offline(load_checkpoint(options.checkpoint), options, new, lambda step: None)
+
+        return made_once(folder / kind, export)
+
+    return repository
+
+
+@pytest.fixture(scope="session")
 def offline_reference() -> OfflineReference:
     """Transcribe the recordings with transformers, once for each checkpoint."""
     from export.offline.reference import transcribe

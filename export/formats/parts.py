@@ -32,11 +32,17 @@ class Part:
     arguments: tuple[Tensor, ...]
     axes: tuple[str, ...]
     """What the first axis of each argument counts, which is free: BATCH, or the rows of a pool."""
+    second_axes: tuple[Any, ...] = ()
+    """The free second axis of each argument, or None, if any has one."""
 
     @property
     def shapes(self) -> tuple[dict[int, Any], ...]:
         """Return the free axes of the arguments, for `torch.export`."""
-        return tuple({0: Dim(axis)} for axis in self.axes)
+        seconds = self.second_axes or (None,) * len(self.axes)
+        return tuple(
+            {0: Dim(axis)} | ({} if second is None else {1: second})
+            for axis, second in zip(self.axes, seconds, strict=True)
+        )
 
 
 def parts_of(stages: Sequence[Stage], spec: StageSpec, adapter_rank: int = 0) -> list[Part]:
@@ -95,8 +101,8 @@ def description_of(
     return {
         "format": FORMAT,
         "precision": precision,
-        "inputs": [_tensor(tensor) for tensor in spec.inputs],
-        "outputs": [_tensor(tensor) for tensor in spec.outputs],
+        "inputs": [tensor_entry(tensor) for tensor in spec.inputs],
+        "outputs": [tensor_entry(tensor) for tensor in spec.outputs],
         "pools": [_pool(stage.layout) for stage in stages],
         "adapter_pools": [
             _pool(plan.layout) for stage in stages if (plan := stage.adapter_plan(adapter_rank))
@@ -114,7 +120,8 @@ def _pool(layout: StateLayout | AdapterLayout) -> dict[str, Any]:
     }
 
 
-def _tensor(tensor: TensorSpec) -> dict[str, Any]:
+def tensor_entry(tensor: TensorSpec) -> dict[str, Any]:
+    """Return the entry of a description for a tensor."""
     return {
         "name": tensor.name,
         "dtype": _dtype_name(tensor.dtype),

@@ -37,10 +37,11 @@ def export_torch(
     description = description_of(stages, spec, precision, adapter_rank)
     with silenced():
         for part in parts_of(stages, spec, adapter_rank):
-            _save(part, folder, description if part.name == MODEL else {})
+            save_part(part, folder, description if part.name == MODEL else {})
 
 
-def _save(part: Part, folder: Path, description: Any) -> None:
+def save_part(part: Part, folder: Path, description: Any) -> None:
+    """Write a part of a model into `folder`, with the description of the model or none."""
     with torch.no_grad():
         program: ExportedProgram = torch.export.export(
             part.module, part.arguments, dynamic_shapes=(part.shapes,), strict=False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,26 +28,27 @@ _MOST_ROWS = 16
 class OfflineResult:
     """Output of a chain for one utterance; shapes as in `ReferenceResult`."""
 
-    mel: NDArray[np.float32]
-    encoded: NDArray[np.float32]
     tokens: list[int]
     token_frames: list[int]
+    mel: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """Empty, as the next one, if the stages are fused."""
+    encoded: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
 class OfflineChain:
-    """The three stages, connected as in the ensemble.
+    """The models with an engine, connected as in the ensemble.
 
     Args:
-        folder: a model repository, with `<stage>/1/model.onnx` for each stage.
+        folder: a model repository, with an engine in `<model>/1` for each of them.
         spec: describes the exported models.
         open_stage: opens a stage in the runtime.
     """
 
     def __init__(self, folder: Path, spec: OfflineSpec, open_stage: OpenOfflineStage) -> None:
         self.spec = spec
-        self.feature_extractor, self.encoder, self.decoder = (
-            open_stage(folder / stage.name / "1" / "model.onnx", stage) for stage in spec.stages
-        )
+        self.stages = [
+            open_stage(folder / stage.name / "1" / "model.onnx", stage) for stage in spec.engines
+        ]
 
     def transcribe(
         self,
@@ -72,26 +74,30 @@ class OfflineChain:
 
     def encode(self, mels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Return the encoder's output for the valid mel frames [M, n_mels] of each utterance."""
-        encoded, lengths = self.encoder(*self._padded(mels, self.spec.stages[1]))
+        _, encoder, _ = self.stages
+        encoded, lengths = encoder(*self._padded(mels, self.spec.stages[1]))
         return [rows[: length[0]] for rows, length in zip(encoded, lengths, strict=True)]
 
     def decode(self, encoded: Sequence[NDArray[np.float32]]) -> list[list[int]]:
         """Return the decoder's tokens for the valid encoder frames [E, D] of each utterance."""
-        decoded = self.decoder(*self._padded(encoded, self.spec.stages[2]))
+        *_, decoder = self.stages
+        decoded = decoder(*self._padded(encoded, self.spec.stages[2]))
         return [self._tokens(decoded, row)[0] for row in range(len(encoded))]
 
     def _batch(
         self, utterances: Sequence[Samples], slots: tuple[NDArray[np.int64], ...]
     ) -> list[OfflineResult]:
-        inputs = self._padded(utterances, self.spec.stages[0])
-        mel, mel_lengths = self.feature_extractor(*inputs, *slots)
-        encoded, lengths = self.encoder(mel, mel_lengths, *slots)
-        decoded = self.decoder(encoded, lengths, *slots)
+        values: Sequence[NDArray[Any]] = self._padded(utterances, self.spec.engines[0])
+        frames: list[Sequence[NDArray[Any]]] = []
+        *before, last = self.stages
+        for stage in before:
+            values = stage(*values, *slots)
+            frames.append(values)
+        decoded = last(*values, *slots)
         return [
             OfflineResult(
-                mel[row, : mel_lengths[row, 0]],
-                encoded[row, : lengths[row, 0]],
                 *self._tokens(decoded, row),
+                *(rows[row, : lengths[row, 0]] for rows, lengths in frames),
             )
             for row in range(len(utterances))
         ]

@@ -2,24 +2,37 @@
 
 As for the streaming models, each stage with an engine has two: `config.pbtxt` serves TensorRT
 plans, `configs/onnxruntime.pbtxt` serves ONNX files with the bundled backend. The decoder of a
-transducer has one for both: its loop over the frames stays in ONNX Runtime, on the CPU.
+transducer has one for both: its loop over the frames stays in ONNX Runtime, on the CPU. For torch
+all stages are one model, with `configs/torch.pbtxt`.
 """
 
 from __future__ import annotations
 
-from export.audio import HOP_SAMPLES
+from export.audio import HOP_SAMPLES, SAMPLE_RATE_HZ
 from export.offline.spec import OfflineSpec
 from export.pbtxt import HEADER, adapter_parameters, ensemble_step, parameter_list, tensor_list
 from export.spec import OFFLINE, StageSpec
 
-_QUEUE_DELAY_MS = {"feature_extractor_offline": 20, "encoder_offline": 5, "decoder_offline": 5}
+_QUEUE_DELAY_MS = {
+    "recognizer_offline": 20,
+    "feature_extractor_offline": 20,
+    "encoder_offline": 5,
+    "decoder_offline": 5,
+}
 """The first stage collects a batch; the others wait only for the rest of a split batch."""
+_MOST_AUDIO_S = 2048
+"""Padded audio in a run on torch: 256 utterances of 8 s, or 64 of 30 s. That fills the largest GPU,
+and keeps every tensor of the largest encoders below 2^31 elements, which kernels count in 32 bits:
+after the first convolution a second is 50 frames, each of 64 bins and 256 channels."""
 
 
 def config_files(spec: OfflineSpec) -> dict[str, str]:
     """Return the text of every config, by its path in the repository."""
     files: dict[str, str] = {}
-    for stage in spec.stages:
+    for stage in spec.engines:
+        if spec.fused:
+            files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = _torch(stage, spec)
+            continue
         if spec.is_loop(stage):
             files[f"{stage.name}/config.pbtxt"] = _onnxruntime(stage, spec)
             continue
@@ -51,6 +64,33 @@ def _onnxruntime(stage: StageSpec, spec: OfflineSpec) -> str:
             _dynamic_batching(stage),
             f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
             parameter_list(_stage_parameters(stage, spec)),
+        ]
+    )
+
+
+def _torch(stage: StageSpec, spec: OfflineSpec) -> str:
+    parameters = _stage_parameters(stage, spec) | {
+        "runtime": spec.runtime,
+        "device": "auto",
+        "run_lengths": ",".join(map(str, spec.run_samples)),
+        "max_run_length": str(_MOST_AUDIO_S * SAMPLE_RATE_HZ),
+    }
+    # The backend chooses its device: Triton refuses KIND_GPU on a machine without a GPU.
+    if spec.ctc_blank is None:
+        parameters["length_output"] = "TOKEN_COUNT"
+    instances = spec.serving.encoder_instances
+    return "\n".join(
+        [
+            _header(f"{stage.name}, torch: whole utterances, no state."),
+            f'name: "{stage.name}"',
+            'backend: "earshot"',
+            f"max_batch_size: {spec.serving.max_batch_size}",
+            "# The backend itself packs utterances of similar length, so a batch may hold any.",
+            tensor_list("input", stage.inputs, ragged=True),
+            tensor_list("output", stage.outputs),
+            _dynamic_batching(stage),
+            f"instance_group [ {{ kind: KIND_MODEL count: {instances} }} ]",
+            parameter_list(parameters),
         ]
     )
 
@@ -129,7 +169,7 @@ def _detokenizer(spec: OfflineSpec) -> str:
 
 def _ensemble(spec: OfflineSpec) -> str:
     stage = spec.ensemble
-    steps = ",\n".join(ensemble_step(member) for member in (*spec.stages, spec.detokenizer))
+    steps = ",\n".join(ensemble_step(member) for member in (*spec.engines, spec.detokenizer))
     return "\n".join(
         [
             _header("The model that clients call: one utterance in, its text out."),

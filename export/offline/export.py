@@ -1,15 +1,18 @@
-"""Export an offline model: stages, ONNX files, configs, comparison, manifest."""
+"""Export an offline model: stages, ONNX or torch files, configs, comparison, manifest."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedCheckpoint
 from export.formats.offline_onnx_file import export_adapted_onnx, export_offline_onnx
 from export.formats.onnx_file import quantize_encoder
+from export.formats.onnx_stage import open_stateless
 from export.formats.packed_adapters import no_adapter
+from export.formats.utterance_program import export_utterance_program, open_utterance_program
 from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
 from export.offline.adapter_parity import check_adapters
@@ -90,12 +93,15 @@ def with_adapters(spec: OfflineSpec, stages: Stages) -> OfflineSpec:
 
 def export_offline(
     checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
-) -> Parity:
-    """Build the offline models of `checkpoint`, for ONNX Runtime, to be installed.
+) -> Parity | None:
+    """Build the offline models of `checkpoint`, for ONNX Runtime or torch, to be installed.
 
     Args:
         new: collects the models; other models of its repository stay as they are.
         report: is called with the name of each step as it begins.
+
+    Returns:
+        The comparison with `transformers`; None if `options` ask for none.
 
     Raises:
         UnsupportedCheckpoint: the stages do not support the checkpoint.
@@ -105,23 +111,37 @@ def export_offline(
     spec = spec_of(checkpoint, options)
     stages = build_stages(checkpoint, spec)
     spec = with_adapters(spec, stages)
-    folder = new.add(spec.models)
+    folder = new.add(spec.models, spec.obsolete_models)
+    _write_engines(folder, stages, spec, report)
+    write_configs(folder, config_files(spec))
+    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    parity = None
+    if options.compare:
+        report("comparing with transformers on real speech")
+        utterances = [recording.samples for recording in load_recordings()]
+        open_stage = open_utterance_program if spec.fused else open_stateless
+        parity = check_offline_parity(checkpoint, folder, spec, utterances, open_stage)
+        if spec.serving.adapters:
+            report("comparing files without an adapter beside those that have one")
+            check_adapters([checkpoint], [no_adapter(spec.stages)], folder, spec, utterances)
+    write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
+    return parity
+
+
+def _write_engines(folder: Path, stages: Stages, spec: OfflineSpec, report: Report) -> None:
+    if spec.fused:
+        report("recognizer to a program of torch.export")
+        version = folder / spec.recognizer.name / "1"
+        export_utterance_program(
+            stages, spec.recognizer, version, spec.precision, spec.max_mel_frames
+        )
+        return
     report("offline stages to ONNX")
     export_offline_onnx(folder, stages, spec.stages, spec.max_mel_frames)
     if spec.serving.adapters:
         report("offline stages with adapters to ONNX")
         rank = spec.serving.adapter_rank
         export_adapted_onnx(folder, stages, spec.stages, spec.max_mel_frames, rank)
-    if options.precision == "int8":
+    if spec.precision == "int8":
         report("quantizing the encoder")
         quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")
-    write_configs(folder, config_files(spec))
-    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
-    report("comparing with transformers on real speech")
-    utterances = [recording.samples for recording in load_recordings()]
-    parity = check_offline_parity(checkpoint, folder, spec, utterances)
-    if spec.serving.adapters:
-        report("comparing files without an adapter beside those that have one")
-        check_adapters([checkpoint], [no_adapter(spec.stages)], folder, spec, utterances)
-    write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
-    return parity

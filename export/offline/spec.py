@@ -8,14 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from export.audio import FRAME_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
+from export.audio import FRAME_MS, FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE_HZ
 from export.options import OfflineServing
 from export.spec import CONTRACT_VERSION, OFFLINE, StageSpec, TensorSpec, adapter_sizes
 from export.stages.layout import AdapterLayout
 from export.stages.offline.encoder import encoder_frames
 
+RECOGNIZER = "recognizer_offline"
 BUCKETS_MS = (2000, 4000, 8000, 15000, 30000)
 """Lengths that clients pad audio to; the last is the longest utterance in one piece."""
+RUN_FRAMES = (16, 24, 32, 48, 64, 80, 96, 120, 144, 168, 192, 232, 280, 328, 376)
+"""Encoder frames of the lengths that a fused model pads its runs to, up to the longest bucket."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,24 @@ class OfflineSpec:
         return tuple(ms * SAMPLE_RATE_HZ // 1000 for ms in self.buckets_ms)
 
     @property
+    def fused(self) -> bool:
+        """Return True if all stages are one model: on a GPU, frames then never leave it."""
+        return self.runtime == "torch"
+
+    @property
+    def run_samples(self) -> tuple[int, ...]:
+        """Return the audio samples that a fused model pads its runs to.
+
+        Numbers of encoder frames are multiples of eight, for which products are fast.
+        """
+        before = int(self.causal)
+        return tuple((frames - before) * FRAME_SAMPLES for frames in RUN_FRAMES)
+
+    @property
     def max_mel_frames(self) -> int:
-        """Return the mel frames of the longest bucket."""
-        return self.buckets_samples[-1] // HOP_SAMPLES
+        """Return the mel frames of the longest bucket, or of the longest run."""
+        longest = self.run_samples[-1] if self.fused else 0
+        return max(self.buckets_samples[-1], longest) // HOP_SAMPLES
 
     def lengths(self, tensors: tuple[TensorSpec, ...]) -> tuple[int, ...]:
         """Return the size of the time axis of a stage's inputs or outputs in each bucket."""
@@ -131,6 +149,19 @@ class OfflineSpec:
         )
 
     @property
+    def recognizer(self) -> StageSpec:
+        """Return the three stages as one model."""
+        first, *_, last = self.stages
+        return StageSpec(
+            RECOGNIZER, first.inputs, last.outputs, members=self.stages, prefix=self.name
+        )
+
+    @property
+    def engines(self) -> tuple[StageSpec, ...]:
+        """Return the models with an engine, in the order of processing."""
+        return (self.recognizer,) if self.fused else self.stages
+
+    @property
     def detokenizer(self) -> StageSpec:
         """Return the model that converts tokens to text, for CTC also labels to tokens."""
         tokens, _, _, count = self.tokens
@@ -149,7 +180,12 @@ class OfflineSpec:
     @property
     def models(self) -> list[str]:
         """Return the names of all models."""
-        return [stage.name for stage in (*self.stages, self.detokenizer, self.ensemble)]
+        return [stage.name for stage in (*self.engines, self.detokenizer, self.ensemble)]
+
+    @property
+    def obsolete_models(self) -> list[str]:
+        """Return the names of the models that only other runtimes have."""
+        return [s.name for s in (*self.stages, self.recognizer) if s.name not in self.models]
 
     @property
     def client_parameters(self) -> dict[str, str]:

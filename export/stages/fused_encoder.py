@@ -2,8 +2,7 @@
 
 The same function, weights and state as `Encoder`. What differs is how much one operation does:
 `fused_ops.py` of the backend has those that torch lacks. Attention reads keys and values where
-they lie in the pool, so that they are not gathered first. Queries are projected twice, with the
-bias of content and with that of position, which saves two passes.
+they lie in the pool, so that they are not gathered first.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from export.errors import UnsupportedOption
 from export.stages.adapters import Adapters, Projection, project
 from export.stages.encoder import PROJECTOR, Attention, Convolution, Encoder, EncoderDims, Layer
-from export.stages.layers import FeedForward, in_type_of
+from export.stages.fused_layers import Branch, add, two_queries
+from export.stages.layers import in_type_of
 from export.stages.state import PooledState, State, Update
 from server.backends.earshot.earshot_runtime import fused_ops
 
@@ -89,12 +89,12 @@ class _FusedLayer(nn.Module):
 
     def __init__(self, layer: Layer, next_norm: nn.Module | None, dims: EncoderDims) -> None:
         super().__init__()
-        self.feed_forward1 = _Branch(layer.feed_forward1)
+        self.feed_forward1 = Branch(layer.feed_forward1)
         self.norm_self_att = layer.norm_self_att
         self.attention = _FusedAttention(layer.attention, dims)
         self.norm_conv = layer.norm_conv
         self.convolution = _FusedConvolution(layer.convolution)
-        self.feed_forward2 = _Branch(layer.feed_forward2)
+        self.feed_forward2 = Branch(layer.feed_forward2)
         self.norm_feed_forward2 = layer.feed_forward2.norm
         self.last_norms = nn.ModuleList([layer.norm_out, *([next_norm] if next_norm else [])])
 
@@ -109,28 +109,13 @@ class _FusedLayer(nn.Module):
         adapters: Adapters | None,
     ) -> tuple[Tensor, ...]:
         """Return residual stream, normed stream, next convolution tail and new ring rows."""
-        hidden, normed = _add(hidden, self.feed_forward1(normed, adapters), self.norm_self_att)
+        hidden, normed = add(hidden, self.feed_forward1(normed, adapters), self.norm_self_att)
         attended, new_rows = self.attention(normed, counters, state, start, adapters)
-        hidden, normed = _add(hidden, attended, self.norm_conv)
+        hidden, normed = add(hidden, attended, self.norm_conv)
         convolved, tail = self.convolution(normed, tail)
-        hidden, normed = _add(hidden, convolved, self.norm_feed_forward2)
-        hidden, normed = _add(hidden, self.feed_forward2(normed, adapters), *self.last_norms)
+        hidden, normed = add(hidden, convolved, self.norm_feed_forward2)
+        hidden, normed = add(hidden, self.feed_forward2(normed, adapters), *self.last_norms)
         return hidden, normed, tail, new_rows
-
-
-class _Branch(nn.Module):
-    """A feed-forward step without its norm."""
-
-    def __init__(self, feed_forward: FeedForward) -> None:
-        super().__init__()
-        self.linear1, self.linear2 = feed_forward.linear1, feed_forward.linear2
-        self.names = feed_forward.names
-        self.activation = feed_forward.activation
-
-    def forward(self, normed: Tensor, adapters: Adapters | None) -> Tensor:
-        """[B * T, D] -> the same."""
-        activated = self.activation(project(self.linear1, normed, adapters, self.names[0]))
-        return project(self.linear2, activated, adapters, self.names[1])
 
 
 class _FusedAttention(nn.Module):
@@ -139,7 +124,7 @@ class _FusedAttention(nn.Module):
     def __init__(self, attention: Attention, dims: EncoderDims) -> None:
         super().__init__()
         self.dims = dims
-        self.projection = _two_queries(attention)
+        self.projection = two_queries(attention)
         self.projected, self.combined = attention.projected, attention.combined
         keys = attention.position_keys.detach()
         self.position_keys = nn.Buffer(
@@ -178,27 +163,6 @@ class _FusedAttention(nn.Module):
         keys_and_values = projected.view(-1, dims.frames, 4, heads, dims.head_dim)[:, :, 2:]
         new_rows = keys_and_values.permute(0, 2, 3, 1, 4).reshape(-1, 2 * heads, dims.row_width)
         return project(self.output, attended, adapters, self.combined), new_rows
-
-
-def _two_queries(attention: Attention) -> nn.Linear:
-    """Return the projection to queries by content and by position, keys and values."""
-    query, key, value = _weights_and_biases(attention.projection)
-    by_content = (query[0], query[1] + attention.bias_u.detach().flatten())
-    by_position = (query[0], query[1] + attention.bias_v.detach().flatten())
-    weights, biases = zip(by_content, by_position, key, value, strict=True)
-    weight = torch.cat(weights)
-    joined = nn.Linear(weight.shape[1], weight.shape[0])
-    joined.weight = nn.Parameter(weight)
-    joined.bias = nn.Parameter(torch.cat(biases))
-    return joined
-
-
-def _weights_and_biases(projection: nn.Linear) -> list[tuple[Tensor, Tensor]]:
-    """Return weight and bias of queries, keys and values; a bias that is not there is zero."""
-    weight = projection.weight.detach()
-    found = dict(projection.named_parameters()).get("bias")
-    bias = torch.zeros_like(weight[:, 0]) if found is None else found.detach()
-    return list(zip(weight.chunk(3), bias.chunk(3), strict=True))
 
 
 class _FusedConvolution(nn.Module):
@@ -240,10 +204,3 @@ class _FusedConvolution(nn.Module):
 def _is_silu(activation: nn.Module) -> bool:
     sample = torch.linspace(-3, 3, 7)
     return bool(torch.equal(activation(sample), nn.functional.silu(sample)))
-
-
-def _add(hidden: Tensor, branch: Tensor, *norms: nn.Module) -> tuple[Tensor, Tensor]:
-    """Add a branch to the residual stream; return it, and normed for the next branch."""
-    layer_norms = [cast(nn.LayerNorm, norm) for norm in norms]
-    weights = [part for norm in layer_norms for part in (norm.weight, norm.bias)]
-    return fused_ops.add_and_norm(hidden, branch, weights, layer_norms[0].eps)

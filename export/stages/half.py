@@ -24,10 +24,9 @@ from export.errors import UnsupportedOption
 from export.stages.decoder import Decoder
 from export.stages.encoder import Encoder
 from export.stages.feature_extractor import FeatureExtractor
-from export.stages.state import Stage
 
 Stages = tuple[FeatureExtractor, Encoder, Decoder]
-AnyStage = TypeVar("AnyStage", bound=Stage)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 DTYPES = {
     "fp32": ("FP32", torch.float32),
@@ -52,12 +51,12 @@ def half_stages(stages: Stages, precision: str) -> Stages:
             f"{precision} counts to {_EXACT_INTEGERS[name]} and the ring has "
             f"{encoder.dims.ring_blocks} blocks; choose another --precision or a longer chunk"
         )
-    encoder = _to_half(encoder, dtype)
+    encoder = to_half(encoder, dtype)
     encoder.layout = replace(encoder.layout, dtype=name)
     return feature_extractor, encoder, _half_decoder(decoder, dtype)
 
 
-def _to_half(stage: AnyStage, dtype: torch.dtype) -> AnyStage:
+def to_half(stage: AnyModule, dtype: torch.dtype) -> AnyModule:
     """Return a copy with weights of `dtype`; normalization keeps its float32 weights."""
     half = copy.deepcopy(stage).to(dtype)
     originals = dict(stage.named_modules())
@@ -68,6 +67,6 @@ def _to_half(stage: AnyStage, dtype: torch.dtype) -> AnyStage:
 
 
 def _half_decoder(decoder: Decoder, dtype: torch.dtype) -> Decoder:
-    half = _to_half(decoder, dtype)
+    half = to_half(decoder, dtype)
     half.start = nn.Buffer(decoder.start.clone())
     return half

@@ -55,7 +55,7 @@ def spec_of(checkpoint: Checkpoint, stages: Stages, options: ExportOptions) -> S
         decoder_state=decoder.layout,
         runtime=options.runtime,
         precision=options.precision,
-        layout=options.layout,
+        layout=options.layout or "stages",
         serving=options.serving,
         name=options.name,
         checkpoint_sha256=checkpoint.sha256,

@@ -50,7 +50,7 @@ def export_offline_tensorrt(
     began = time.monotonic()
     target = target_of(options)
     spec = spec_of(checkpoint, options)
-    folder = new.add(spec.models)
+    folder = new.add(spec.models, spec.obsolete_models)
     write_offline_graphs(folder, build_stages(checkpoint, spec), spec, report)
     facts = target.facts | _build(folder, spec, target, report)
     write_configs(folder, config_files(spec))

@@ -81,9 +81,9 @@ async def _measure(
     """Send the files of `work`; count what the models of `recognizer` do for them."""
     async with grpcclient.InferenceServerClient(server.url) as client:
         await _send_all(client, work[:at_once], at_once)
-        before, began = _snapshot(server, recognizer), time.monotonic()
+        before, began = snapshot(server, recognizer), time.monotonic()
         await _send_all(client, work, at_once)
-        after, wall_s = _snapshot(server, recognizer), time.monotonic() - began
+        after, wall_s = snapshot(server, recognizer), time.monotonic() - began
     grown = {
         name: {key: value - before[name].get(key, 0.0) for key, value in values.items()}
         for name, values in after.items()
@@ -98,7 +98,8 @@ async def _measure(
     )
 
 
-def _snapshot(server: ServerProcess, name: str) -> dict[str, dict[str, float]]:
+def snapshot(server: ServerProcess, name: str) -> dict[str, dict[str, float]]:
+    """Return the counters of the server so far, by name and stage of the recognizer `name`."""
     counters = {
         "cpu_s": server.cpu_s(),
         "requests": server.counter("nv_inference_count"),
@@ -119,14 +120,21 @@ async def _send_all(
     gate = asyncio.Semaphore(at_once)
 
     async def send(info: earshot.OfflineInfo, samples: Audio) -> None:
-        parameters = {"adapter": info.adapter} if info.adapter else None
         async with gate:
-            await client.infer(info.ensemble, _inputs(samples, info), parameters=parameters)
+            await infer_file(client, info, file_inputs(samples, info))
 
     await asyncio.gather(*(send(*one) for one in work))
 
 
-def _inputs(samples: Audio, info: earshot.OfflineInfo) -> list[InferInput]:
+async def infer_file(
+    client: grpcclient.InferenceServerClient, info: earshot.OfflineInfo, inputs: list[InferInput]
+) -> None:
+    """Send a file to a recognizer, which may be an adapter, and wait for the answer."""
+    parameters = {"adapter": info.adapter} if info.adapter else None
+    await client.infer(info.ensemble, inputs, parameters=parameters)
+
+
+def file_inputs(samples: Audio, info: earshot.OfflineInfo) -> list[InferInput]:
     """Return AUDIO, padded with zeros to its bucket, and AUDIO_LENGTH."""
     buckets = map(info.bucket_samples, info.buckets_ms)
     bucket = next(size for size in buckets if size >= len(samples))

@@ -42,6 +42,8 @@ def gpu_tokens(
 ) -> None:
     """Compare the tokens that two services output for recordings.
 
+    Both transcribe live streams, or whole files if they are for these.
+
     Exit codes: 0 few enough tokens differ, 1 too many differ.
     """
     from loadtest.gpu.tokens import compare_tokens
@@ -59,9 +61,9 @@ def gpu_report(
     sizes: Annotated[
         str, typer.Option(help="Models: demo, 115m, 0.6b; most important first.")
     ] = "0.6b,demo,115m",
-    chunks_ms: Annotated[str, typer.Option(help="Chunks, most important first.")] = (
-        "560,1120,320,160"
-    ),
+    chunks_ms: Annotated[
+        str, typer.Option(help="Chunks, most important first; files: whole files.")
+    ] = "560,files,1120,320,160",
     precision: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
     instances: Annotated[int, typer.Option(min=1, help="Processes that share the GPU.")] = 4,
     max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 512,
@@ -105,7 +107,7 @@ def gpu_report(
 
     options = ReportOptions(
         sizes=tuple(sizes.split(",")),
-        chunks_ms=tuple(int(chunk) for chunk in chunks_ms.split(",")),
+        chunks_ms=tuple(_chunk_ms(chunk) for chunk in chunks_ms.split(",")),
         precision=precision,
         instances=instances,
         max_batch=max_batch,
@@ -123,3 +125,13 @@ def gpu_report(
     if wrong := mistake(options):
         raise typer.BadParameter(wrong)
     raise typer.Exit(run_report(options, budget_s).exit_code)
+
+
+def _chunk_ms(text: str) -> int:
+    from loadtest.gpu.plan import FILES, WHOLE
+
+    if text == FILES:
+        return WHOLE
+    if not text.isdecimal():
+        raise typer.BadParameter(f"--chunks-ms takes numbers and {FILES}, not '{text}'")
+    return int(text)

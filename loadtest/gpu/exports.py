@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
-from loadtest.gpu.plan import DEMO, Model, ReportOptions, slots
+from loadtest.gpu.plan import DEMO, FILES_INSTANCES, WHOLE, Model, ReportOptions, slots
 from loadtest.gpu.process import StepFailed, run_module
 from loadtest.result.machine import usable_cores
 
@@ -34,15 +34,14 @@ class Exports:
         self._once(repository, lambda: self._export(model, repository, deadline_s))
         return repository
 
-    def reference(self, deadline_s: float) -> Path:
-        """Return the repository of the demo model in float32 for the CPU.
+    def reference(self, model: Model, deadline_s: float) -> Path:
+        """Return the repository of the demo model, as `model` but in float32 and for the CPU.
 
         Raises:
             StepFailed: The export failed, now or earlier in this call.
         """
-        repository = self._options.work / "reference"
-        chunk = ["--chunk-ms", str(self._options.chunks_ms[0])]
-        command = ["export", DEMO_CHECKPOINT, *chunk, "--repository", str(repository)]
+        repository = self._options.work / f"reference_{model.name}"
+        command = ["export", DEMO_CHECKPOINT, *_what(model), "--repository", str(repository)]
         self._once(repository, lambda: run_module(*command, deadline_s=deadline_s))
         return repository
 
@@ -63,13 +62,27 @@ class Exports:
     def _export(self, model: Model, repository: Path, deadline_s: float) -> None:
         options = self._options
         demo = model.size == DEMO
+        whole = model.chunk_ms == WHOLE
+        instances = FILES_INSTANCES if whole else options.instances
+        live = () if whole else _live_options(options, model)
         run_module(
             *("export" if demo else "export.random_model", DEMO_CHECKPOINT if demo else model.size),
-            *("--chunk-ms", str(model.chunk_ms), "--precision", model.precision),
-            *("--runtime", "torch", "--layout", "fused", "--repository", str(repository)),
-            *("--max-streams", str(slots(options, model))),
-            *("--max-batch-size", str(options.max_batch)),
-            *("--encoder-instances" if demo else "--instances", str(options.instances)),
+            *(*_what(model), "--precision", model.precision, "--runtime", "torch"),
+            *("--repository", str(repository), *live),
+            *("--encoder-instances" if demo else "--instances", str(instances)),
             deadline_s=deadline_s,
             env=os.environ | {"OMP_NUM_THREADS": str(max(1, usable_cores() // 4))},
         )
+
+
+def _what(model: Model) -> list[str]:
+    if model.chunk_ms == WHOLE:
+        return ["--mode", "offline"]
+    return ["--mode", "streaming", "--chunk-ms", str(model.chunk_ms)]
+
+
+def _live_options(options: ReportOptions, model: Model) -> list[str]:
+    return [
+        *("--layout", "fused", "--max-streams", str(slots(options, model))),
+        *("--max-batch-size", str(options.max_batch)),
+    ]

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEMO = "demo"
+FILES = "files"
+"""Whole files, among the chunks and in the names of steps and folders."""
+WHOLE = 0
+"""Chunk of a model for whole files."""
+FILES_INSTANCES = 2
+"""Processes of a recognizer of whole files: one prepares a batch while the other has the GPU."""
 SIZES = (DEMO, "115m", "0.6b")
 TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 7500}
 """Streams that are wanted of the 0.6B model, by chunk."""
@@ -32,12 +38,14 @@ class Model:
 
     size: str
     chunk_ms: int
+    """`WHOLE` for whole files."""
     precision: str
 
     @property
     def name(self) -> str:
         """Return the name that steps and folders of this model have in theirs."""
-        return f"{self.size}_{self.chunk_ms}ms_{self.precision}"
+        what = FILES if self.chunk_ms == WHOLE else f"{self.chunk_ms}ms"
+        return f"{self.size}_{what}_{self.precision}"
 
     @property
     def allowed_change(self) -> float | None:
@@ -52,7 +60,7 @@ class ReportOptions:
     sizes: tuple[str, ...]
     """Most important first."""
     chunks_ms: tuple[int, ...]
-    """Most important first."""
+    """Most important first, `WHOLE` for whole files."""
     precision: str
     instances: int
     """Recognizer processes that share the GPU."""
@@ -76,9 +84,9 @@ class ReportOptions:
     results: Path
 
     @property
-    def first(self) -> Model:
-        """Return the most important model."""
-        return Model(self.sizes[0], self.chunks_ms[0], self.precision)
+    def live_chunks_ms(self) -> tuple[int, ...]:
+        """Return the chunks of live streams."""
+        return tuple(chunk for chunk in self.chunks_ms if chunk != WHOLE)
 
 
 def mistake(options: ReportOptions) -> str | None:
@@ -86,9 +94,9 @@ def mistake(options: ReportOptions) -> str | None:
     unknown = [size for size in options.sizes if size not in SIZES]
     if unknown:
         return f"no size {unknown[0]}; choose from {', '.join(SIZES)}"
-    wrong = [chunk for chunk in options.chunks_ms if chunk not in TARGETS]
+    wrong = [chunk for chunk in options.live_chunks_ms if chunk not in TARGETS]
     if wrong:
-        return f"no chunk of {wrong[0]} ms; choose from {list(TARGETS)}"
+        return f"no chunk of {wrong[0]} ms; choose from {list(TARGETS)} and {FILES}"
     return None
 
 

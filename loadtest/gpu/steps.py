@@ -12,7 +12,7 @@ from typing import Any
 
 from loadtest.gpu.exports import Exports
 from loadtest.gpu.machine import describe_machine
-from loadtest.gpu.plan import DEMO, TARGETS, Model, ReportOptions
+from loadtest.gpu.plan import DEMO, FILES, TARGETS, WHOLE, Model, ReportOptions
 from loadtest.gpu.process import GOODBYE_S, StepFailed, end_of, run_module
 from loadtest.result.document import CapacityResult
 
@@ -22,7 +22,13 @@ HOLD_SHARE = 0.8
 """Share of the capacity that is held long."""
 START_S = 60.0
 """For a server to load a model, the reference to be recorded, and users to be spawned."""
-ENGINE_TESTS = "tests/server/test_torch_engine.py"
+ENGINE_TESTS = ("tests/server/test_torch_engine.py", "tests/server/test_torch_utterances.py")
+FILES_S = 20.0
+"""For which whole files are sent."""
+FILES_AT_ONCE, CPU_FILES_AT_ONCE = 1024, 16
+"""On a GPU: two full batches of each of the two processes."""
+CPU_RUN_S = 64.0
+"""Audio of the largest run that a rehearsal without a GPU times."""
 
 
 class StepUnfinished(StepFailed):
@@ -57,27 +63,48 @@ class Steps:
         """Return all steps, the most important first."""
         options = self._options
         todo = [Step("machine", 1, lambda path, _: _write(path, describe_machine()))]
-        todo.append(Step("engine_tests", 60, _run_engine_tests, timed=False))
+        todo.append(Step("engine_tests", 120, _run_engine_tests, timed=False))
         if DEMO in options.sizes:
-            todo.append(self._tokens(options.precision))
+            todo += self._tokens(options.precision)
         first, *others = options.sizes
         for chunk_ms in options.chunks_ms:
             todo += self._measurements(Model(first, chunk_ms, options.precision))
-        todo.append(self._long_hold(options.first))
+        if options.live_chunks_ms:
+            todo.append(self._long_hold(Model(first, options.live_chunks_ms[0], options.precision)))
         for chunk_ms in options.chunks_ms:
             for size in others:
                 todo += self._measurements(Model(size, chunk_ms, options.precision), later=True)
         if DEMO in options.sizes and options.precision != "fp32":
-            todo.append(self._tokens("fp32", later=True))
+            todo += self._tokens("fp32", later=True)
         return todo
 
-    def _tokens(self, precision: str, later: bool = False) -> Step:
-        model = Model(DEMO, self._options.chunks_ms[0], precision)
-        run = partial(self._compare_tokens, model)
-        return Step(f"tokens_{DEMO}_{precision}", 60, run, model, timed=False, later=later)
+    def _tokens(self, precision: str, later: bool = False) -> list[Step]:
+        """Compare the demo model as live streams, and for whole files, if these are measured."""
+        chunks_ms = self._options.chunks_ms
+        named = [(chunk_ms, f"tokens_{DEMO}") for chunk_ms in self._options.live_chunks_ms[:1]]
+        named += [(WHOLE, f"tokens_{DEMO}_{FILES}")] * (WHOLE in chunks_ms)
+        return [
+            Step(
+                f"{name}_{precision}",
+                60,
+                partial(self._compare_tokens, model),
+                model,
+                timed=False,
+                later=later,
+            )
+            for chunk_ms, name in named
+            for model in [Model(DEMO, chunk_ms, precision)]
+        ]
 
     def _measurements(self, model: Model, later: bool = False) -> list[Step]:
         options = self._options
+        if model.chunk_ms == WHOLE:
+            return [
+                Step(
+                    f"engine_{model.name}", 60, partial(self._time_files, model), model, later=later
+                ),
+                Step(f"{model.name}", 90, partial(self._send_files, model), model, later=later),
+            ]
         engine, capacity = partial(self._time_engine, model), partial(self._find_capacity, model)
         search_s = START_S + 2 * options.short_hold_s + options.hold_s
         return [
@@ -91,7 +118,7 @@ class Steps:
 
     def _compare_tokens(self, model: Model, path: Path, deadline_s: float) -> None:
         """Compare the service on the GPU with one on the CPU that has passed the export's gate."""
-        reference = self._exports.reference(deadline_s)
+        reference = self._exports.reference(model, deadline_s)
         repository = self._exports.repository(model, deadline_s)
         run_module(
             *("loadtest", "gpu-tokens", "--reference", str(reference)),
@@ -104,6 +131,24 @@ class Steps:
         repository = self._exports.repository(model, deadline_s)
         arguments = ["--repository", str(repository), "--output", str(path)]
         run_module("server.engine_time", *arguments, deadline_s=deadline_s)
+
+    def _time_files(self, model: Model, path: Path, deadline_s: float) -> None:
+        repository = self._exports.repository(model, deadline_s)
+        arguments = ["--repository", str(repository), "--output", str(path)]
+        if not self._options.gpu_bytes:
+            arguments += ["--max-s", str(CPU_RUN_S), "--runs", "2"]
+        run_module("server.utterance_time", *arguments, deadline_s=deadline_s)
+
+    def _send_files(self, model: Model, path: Path, deadline_s: float) -> None:
+        """Send whole files, as many at once as two full batches of each process of the model."""
+        options = self._options
+        repository = self._exports.repository(model, deadline_s)
+        run_module(
+            *("loadtest", "files", "--repository", str(repository), "--output", str(path)),
+            *("--files-at-once", str(FILES_AT_ONCE if options.gpu_bytes else CPU_FILES_AT_ONCE)),
+            *("--processes", str(options.processes), "--seconds", str(FILES_S)),
+            deadline_s=deadline_s,
+        )
 
     def _find_capacity(self, model: Model, path: Path, deadline_s: float) -> None:
         options = self._options
@@ -170,7 +215,7 @@ def _keep_result(unfinished: Path, path: Path, output: str) -> None:
 
 def _run_engine_tests(path: Path, deadline_s: float) -> None:
     """Run the engine's own tests; on a GPU they hold recorded graphs against the stages."""
-    arguments = ["-q", "-p", "no:cacheprovider", ENGINE_TESTS]
+    arguments = ["-q", "-p", "no:cacheprovider", *ENGINE_TESTS]
     output = run_module("pytest", *arguments, deadline_s=deadline_s)
     _write(path, {"passed": output.splitlines()[-1]})
 

@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtest.gpu.plan import FILES
 from loadtest.report.templates import load_template
 from loadtest.result.document import CapacityResult, Level, StageUse
 
 RECOGNIZER = "recognizer"
+_OTHERS = ("machine", "environment", "engine_tests", "tokens_*", f"*_{FILES}_*")
+"""Results that are shown as they are."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,13 @@ def write_summary(results: Path, instances: int) -> None:
     """Write `summary.json` and `summary.html` beside the results, if there are any."""
     paths = sorted([*results.glob("capacity_*.json"), *results.glob("hold_*.json")])
     rows = [row_of(path, instances) for path in paths]
-    if not rows:
-        return
     others = {
         path.stem: json.loads(path.read_text())
-        for name in ("machine", "environment", "engine_tests", "tokens_*")
+        for name in _OTHERS
         for path in sorted(results.glob(f"{name}.json"))
     }
+    if not rows and not others:
+        return
     document = {"results": [asdict(row) for row in rows], **others}
     (results / "summary.json").write_text(json.dumps(document, indent=2) + "\n")
     template = load_template(Path(__file__).with_name("summary.html.j2"))

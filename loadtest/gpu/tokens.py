@@ -69,6 +69,9 @@ async def _transcribe_all(url: str, clips: Sequence[Clip]) -> list[list[int]]:
 
 
 async def _tokens_of(client: AsyncClient, clip: Clip) -> list[int]:
+    if client.offline is not None:
+        whole = await client.transcribe(clip.samples, sample_rate_hz=SAMPLE_RATE_HZ)
+        return [token.id for token in whole.tokens]
     async with client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
         await stream.send(clip.samples)
         transcript = await stream.finish()

@@ -11,7 +11,7 @@ FUSED: tuple[str, ...] = ("recognizer",)
 TRITON = "triton"
 """Name of the server process itself in CPU times."""
 _ROLES = (*STAGES, "detokenizer")
-_MODELS = (*_ROLES, *FUSED, *(f"{role}_offline" for role in _ROLES))
+_MODELS = (*_ROLES, *FUSED, *(f"{role}_offline" for role in (*_ROLES, *FUSED)))
 
 
 def model_name(recognizer: str, stage: str) -> str:

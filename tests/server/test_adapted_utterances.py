@@ -190,7 +190,7 @@ def test_a_run_never_needs_more_adapters_than_fit(
         )
         for key, (length, adapter) in enumerate(requests)
     }
-    runs = packed(utterances, most)
+    runs = packed(utterances, lambda _: 16, most)
     assert sorted(key for run in runs for key in run) == list(utterances)
     for run in runs:
         assert len({utterances[key].adapter for key in run} - {None}) <= most

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from server.backends.earshot.earshot_runtime import torch_engine
+from server.backends.earshot.earshot_runtime.device import device_of
 from server.backends.earshot.earshot_runtime.errors import BadStage
 from server.backends.earshot.earshot_runtime.torch_engine import (
     TorchEngine,
@@ -184,7 +185,7 @@ def test_the_gpu_is_named_with_its_index(
 ) -> None:
     """A program compares its tensors' device with the name it was moved to."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert torch_engine._device(recognizer.backend_spec).index is None
+    assert device_of(recognizer.backend_spec).index is None
     for device in ("auto", "cuda"):
         spec = replace(recognizer.backend_spec, device=device)
-        assert torch_engine._device(spec) == torch.device("cuda", 0)
+        assert device_of(spec) == torch.device("cuda", 0)

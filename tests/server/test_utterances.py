@@ -139,7 +139,7 @@ def test_runs_hold_every_request_once_and_none_that_is_much_shorter(
     requests = {
         key: Utterances([np.zeros((rows, 1))], length) for key, (length, rows) in enumerate(sizes)
     }
-    runs = packed(requests)
+    runs = packed(requests, lambda _: 16)
     assert sorted(key for run in runs for key in run) == list(requests)
     for run in runs:
         lengths = [requests[key].length for key in run]

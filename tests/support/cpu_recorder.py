@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from server.backends.earshot.earshot_runtime.torch_engine import Recorded, Recorder
+from server.backends.earshot.earshot_runtime.recorder import Recorded, Recorder
 
 GARBAGE = {torch.bool: True, torch.int32: -(2**30), torch.int64: -(2**40)}
 """Below zero, so that an index made of it is out of bounds; NaN for floats."""

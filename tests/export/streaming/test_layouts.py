@@ -107,13 +107,7 @@ STREAMING, CTC = "NemotronAsrStreamingForRNNT", "ParakeetForCTC"
 @pytest.mark.parametrize(
     ("architecture", "options", "message"),
     [
-        (
-            CTC,
-            ExportOptions("mine", mode="offline", runtime="torch"),
-            "live streams only.*onnxruntime or tens",
-        ),
         (CTC, ExportOptions("mine", mode="both"), "recognizes whole utterances only.*offline"),
-        (STREAMING, ExportOptions("mine", mode="both", runtime="torch"), "add --mode streaming"),
         (
             STREAMING,
             ExportOptions("mine", mode="both", runtime="tensorrt", precision="fp16"),
@@ -122,7 +116,12 @@ STREAMING, CTC = "NemotronAsrStreamingForRNNT", "ParakeetForCTC"
         (
             CTC,
             ExportOptions("mine", mode="offline", layout="fused"),
-            "--layout fused is for live",
+            "--layout fused is for live.*one model with torch",
+        ),
+        (
+            CTC,
+            ExportOptions("mine", mode="offline", runtime="torch", layout="stages"),
+            "--layout stages is for live.*leave it out",
         ),
     ],
 )

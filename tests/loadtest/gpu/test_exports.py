@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.gpu import exports
 from loadtest.gpu.exports import Exports
-from loadtest.gpu.plan import Model
+from loadtest.gpu.plan import WHOLE, Model
 from loadtest.gpu.process import StepFailed
 from tests.support.sample_report_options import options
 
@@ -53,5 +53,21 @@ def test_a_failed_export_fails_every_step_that_needs_it(
             models.repository(MODEL, time.monotonic())
     assert len(calls) == 1
     with pytest.raises(StepFailed):
-        models.reference(time.monotonic())
+        models.reference(MODEL, time.monotonic())
     assert len(calls) == 2
+
+
+def test_whole_files_are_exported_without_what_is_for_live_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(exports, "run_module", exporting(calls))
+    models = Exports(options(tmp_path))
+    for size in ("demo", "0.6b"):
+        models.repository(Model(size, WHOLE, "fp16"), time.monotonic())
+    models.reference(Model("demo", WHOLE, "fp16"), time.monotonic())
+    assert [arguments[0] for arguments in calls] == ["export", "export.random_model", "export"]
+    for arguments in calls:
+        assert arguments[arguments.index("--mode") + 1] == "offline"
+        assert not {"--layout", "--max-streams", "--chunk-ms"} & set(arguments)
+    assert "--runtime" not in calls[-1]

@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.gpu import steps
 from loadtest.gpu.exports import Exports
-from loadtest.gpu.plan import ReportOptions
+from loadtest.gpu.plan import WHOLE, ReportOptions
 from loadtest.gpu.process import StepFailed
 from loadtest.gpu.steps import Step, Steps, StepUnfinished
 from loadtest.result.document import UNFINISHED, CapacityResult
@@ -75,6 +75,44 @@ def test_every_size_and_chunk_is_covered_the_most_important_first(tmp_path: Path
         "capacity_demo_160ms_fp16",
         "tokens_demo_fp32",
     ]
+
+
+def test_whole_files_are_measured_where_they_stand_among_the_chunks(tmp_path: Path) -> None:
+    chosen = options(tmp_path, sizes=("0.6b", "demo"), chunks_ms=(WHOLE, 560))
+    names = [step.name for step in Steps(chosen, Exports(chosen)).all() if not step.later]
+    assert names[2:] == [
+        "tokens_demo_fp16",
+        "tokens_demo_files_fp16",
+        "engine_0.6b_files_fp16",
+        "0.6b_files_fp16",
+        "engine_0.6b_560ms_fp16",
+        "capacity_0.6b_560ms_fp16",
+        "hold_0.6b_560ms_fp16",
+    ]
+
+
+def test_whole_files_alone_need_no_live_stream(tmp_path: Path) -> None:
+    chosen = options(tmp_path, chunks_ms=(WHOLE,))
+    names = [step.name for step in Steps(chosen, Exports(chosen)).all() if not step.later]
+    assert names[2:] == ["tokens_demo_files_fp16", "engine_demo_files_fp16", "demo_files_fp16"]
+
+
+def test_files_are_sent_to_the_exported_recognizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo_files_fp16").mkdir()
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(steps, "run_module", writing(None, calls))
+    chosen = options(tmp_path, chunks_ms=(WHOLE,), processes=3)
+    run(step(chosen, "engine_demo"), tmp_path)
+    run(step(chosen, "demo_files"), tmp_path)
+    engine, service = calls
+    assert engine[0] == "server.utterance_time"
+    assert service[:2] == ("loadtest", "files")
+    assert service[service.index("--processes") + 1] == "3"
+    for arguments in calls:
+        repository = arguments[arguments.index("--repository") + 1]
+        assert repository == str(tmp_path / "demo_files_fp16")
 
 
 def test_a_finished_search_is_the_result(

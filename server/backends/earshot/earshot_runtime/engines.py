@@ -33,6 +33,10 @@ def open_engine(folder: Path, spec: StageSpec) -> Engine:
 
 def open_utterance_engine(folder: Path, spec: StageSpec) -> UtteranceEngine:
     """Return the engine for whole utterances, for the files in `folder`, or raise BadStage."""
+    if spec.runtime == "torch":
+        from .torch_utterances import open_torch_utterances
+
+        return open_torch_utterances(folder, spec)
     from .onnx_utterances import OnnxUtterances
 
     return OnnxUtterances(folder / "model.onnx", spec)

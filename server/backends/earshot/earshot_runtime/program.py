@@ -37,7 +37,8 @@ class Loop:
     rounds: Function
     end: Function
     runs: int
-    """Runs of `rounds` before the first check whether the loop has ended."""
+    """Runs of `rounds` before the first check whether the loop has ended; of whole utterances, for
+    the longest of them."""
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,10 @@ class StageSpec:
     """Largest length of `length_of`; None for stages that take any, or have fixed shapes."""
     length_step: int
     """The length of `length_of` must be a multiple of this number."""
+    run_lengths: tuple[int, ...]
+    """Lengths that a torch program of whole utterances pads its runs to, ascending."""
+    max_run_length: int | None
+    """Sum of the padded lengths of the utterances of such a run, at most."""
     sequence: SequenceSpec | None
     """None for a stage without state, which takes whole utterances."""
     adapters: AdapterSpec | None = None
@@ -123,6 +127,8 @@ class StageSpec:
             lengths=tuple(sorted(parameters.counts("lengths"))),
             max_length=parameters.optional_count("max_length"),
             length_step=parameters.count("length_step", default=1),
+            run_lengths=tuple(sorted(parameters.counts("run_lengths"))),
+            max_run_length=parameters.optional_count("max_run_length"),
             sequence=_sequence(model, config, parameters),
             adapters=_adapters(model, parameters),
         )

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +17,11 @@ import torch
 from torch import Tensor
 
 from .adapters import NONE, AdapterSlots
+from .device import open_device
 from .engine import Arrays
-from .errors import BadStage
+from .mirror import Mirror
 from .program import Program
+from .recorder import CudaRecorder, Plain, Recorded, Recorder
 from .slots import Slots
 from .spec import StageSpec, TensorSpec
 from .torch_program import open_program
@@ -32,33 +32,12 @@ _STEPS = (2, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 _ADAPTED = "adapted"
 
-Recorded = Callable[[], None]
-
 
 def open_torch(folder: Path, spec: StageSpec) -> TorchEngine:
     """Return the engine for the program in `folder`, on the device that the config names."""
-    device = _device(spec)
-    torch.set_num_threads(spec.intra_op_threads)
-    # Convolutions would round float32 to 10 bits on a GPU unless told otherwise.
-    torch.backends.cudnn.allow_tf32 = False
+    device = open_device(spec)
     adapted = open_program(folder / _ADAPTED, spec, device) if spec.adapters else None
     return TorchEngine(open_program(folder, spec, device), spec, device, adapted)
-
-
-def _device(spec: StageSpec) -> torch.device:
-    """Return the device of the config; `auto` is a GPU if torch sees one."""
-    if spec.device not in ("auto", "cpu", "cuda"):
-        raise BadStage(
-            f"{spec.model}: parameter 'device' must be auto, cpu or cuda, not '{spec.device}'"
-        )
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise BadStage(
-            f"{spec.model}: parameter 'device' is cuda, but torch {torch.__version__} sees no GPU "
-            "here: install a CUDA build of torch and a driver, or set device to auto or cpu"
-        )
-    wants_cuda = spec.device != "cpu" and torch.cuda.is_available()
-    # With its index: programs compare their tensors' device with it, and cuda is not cuda:0.
-    return torch.device("cuda:0" if wants_cuda else "cpu")
 
 
 def batch_sizes(max_batch: int) -> list[int]:
@@ -83,11 +62,11 @@ class TorchEngine:
         self._program = program
         self._sizes = batch_sizes(spec.max_batch)
         self._scratch = streams
-        self._recorder = _CudaRecorder() if device.type == "cuda" else Plain()
+        self._recorder = CudaRecorder() if device.type == "cuda" else Plain()
         rows = self._sizes[-1]
-        self._in = _Mirror([*spec.inputs, _SLOTS, _ADAPTER_SLOTS], rows, device)
-        self._out = _Mirror([*spec.outputs, _PENDING], rows, device)
-        self._starting = _Mirror([_SLOTS], rows, device)
+        self._in = Mirror([*spec.inputs, _SLOTS, _ADAPTER_SLOTS], rows, device)
+        self._out = Mirror([*spec.outputs, _PENDING], rows, device)
+        self._starting = Mirror([_SLOTS], rows, device)
         self.inputs: Arrays = self._in.arrays(spec.inputs)
         self.outputs: Arrays = self._out.arrays(spec.outputs)
         # All in one stream: another would not wait for the pools to be zeroed.
@@ -172,8 +151,8 @@ class _Batch:
         program: Program,
         pools: list[Tensor],
         adapter_pools: list[Tensor],
-        inputs: _Mirror,
-        outputs: _Mirror,
+        inputs: Mirror,
+        outputs: Mirror,
         size: int,
         *,
         recorder: Recorder,
@@ -238,115 +217,10 @@ class _Batch:
         pool.index_copy_(0, at.flatten(), values.flatten(0, 1))
 
 
-class _Mirror:
-    """Tensors [rows, *dims] on the device and, page-locked if that is a GPU, on the host."""
-
-    def __init__(self, tensors: list[TensorSpec], rows: int, device: torch.device) -> None:
-        self._on_host = [
-            torch.zeros(
-                rows,
-                *tensor.dims,
-                dtype=getattr(torch, tensor.dtype.name),
-                pin_memory=device.type == "cuda",
-            )
-            for tensor in tensors
-        ]
-        self._on_device = [tensor.to(device) for tensor in self._on_host]
-        self.host = {
-            spec.name: tensor.numpy() for spec, tensor in zip(tensors, self._on_host, strict=True)
-        }
-
-    def arrays(self, tensors: tuple[TensorSpec, ...]) -> dict[str, npt.NDArray[Any]]:
-        """Return the host arrays of some of the tensors."""
-        return {tensor.name: self.host[tensor.name] for tensor in tensors}
-
-    def to_device(self, rows: int) -> list[Tensor]:
-        """Copy the first rows of all tensors to the device, and return those rows."""
-        for host, device in zip(self._on_host, self._on_device, strict=True):
-            if device is not host:
-                device[:rows].copy_(host[:rows], non_blocking=True)
-        return [tensor[:rows] for tensor in self._on_device]
-
-    def to_host(self, rows: int, values: list[Tensor]) -> None:
-        """Copy values [rows, *dims] to the host."""
-        for host, value in zip(self._on_host, values, strict=True):
-            host[:rows].copy_(value, non_blocking=True)
-
-
 _SLOTS = TensorSpec("SLOTS", np.dtype(np.int64), ())
 _ADAPTER_SLOTS = TensorSpec("ADAPTER_SLOTS", np.dtype(np.int64), ())
 # int64 and one per row, only so that it is a tensor like the others.
 _PENDING = TensorSpec("PENDING", np.dtype(np.int64), ())
-
-
-class Recorder:
-    """Turns functions without arguments into recordings that are cheap to repeat.
-
-    What is recorded works on the same memory each time it is repeated.
-    """
-
-    def record(self, function: Recorded) -> Recorded:
-        """Run the function in the stream, and return a function that repeats it."""
-        # Libraries set themselves up on their first call, which must not be recorded.
-        function()
-        self.wait()
-        recorded = self.capture(function)
-        # Nothing was computed while it was recorded, and the next function may begin with what this
-        # one leaves: garbage there would be taken for rows of a table.
-        recorded()
-        self.wait()
-        return recorded
-
-    def capture(self, function: Recorded) -> Recorded:
-        """Return a function that repeats `function`, which is called once without effect."""
-        raise NotImplementedError
-
-    def stream(self) -> AbstractContextManager[object]:
-        """Return a context in which all operations are done in order."""
-        raise NotImplementedError
-
-    def wait(self) -> None:
-        """Return when all operations that were started in the stream are done."""
-        raise NotImplementedError
-
-
-class Plain(Recorder):
-    """Repeats functions by calling them: on a CPU nothing is deferred."""
-
-    def record(self, function: Recorded) -> Recorded:
-        """See `Recorder.record`; a first run at load shows errors before a client connects."""
-        function()
-        return function
-
-    def stream(self) -> AbstractContextManager[object]:
-        """See `Recorder.stream`."""
-        return nullcontext()
-
-    def wait(self) -> None:
-        """See `Recorder.wait`."""
-
-
-class _CudaRecorder(Recorder):
-    """Records CUDA graphs, which share one pool of memory because they never run side by side."""
-
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()
-        self._memory = torch.cuda.graph_pool_handle()
-        # Blocking: a thread that waits by spinning takes a core from the others.
-        self._done = torch.cuda.Event(blocking=True)
-
-    def capture(self, function: Recorded) -> Recorded:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, stream=self._stream):
-            function()
-        return graph.replay
-
-    def stream(self) -> AbstractContextManager[object]:
-        return torch.cuda.stream(self._stream)
-
-    def wait(self) -> None:
-        self._done.record(self._stream)
-        self._done.synchronize()
 
 
 def _nothing() -> None:

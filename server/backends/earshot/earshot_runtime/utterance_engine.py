@@ -16,6 +16,10 @@ Array = npt.NDArray[Any]
 class UtteranceEngine(Protocol):
     """Runs utterances that are padded to the longest of them."""
 
+    def most_rows(self, length: int) -> int:
+        """Return how many utterances of this length a run should have, at most."""
+        ...
+
     def run(self, inputs: Sequence[Array], adapters: AdapterSlots | None = None) -> list[Array]:
         """Return the outputs [rows, ...] for the inputs [rows, ...], both in the config's order.
 

@@ -7,7 +7,7 @@ other utterances in the run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,9 @@ from .errors import ChunkError, RunFailed
 from .spec import StageSpec
 from .utterance_engine import Array, UtteranceEngine
 
-_MOST_ROWS = 16
-"""More rows in a run save no time and take more memory."""
-_FULL_ROWS = 8
-"""A run of fewer rows takes further utterances, at the cost of more padding."""
+_FULL = 0.5
+"""A run with a smaller share of the rows that it may have takes further utterances, at the cost of
+more padding."""
 _LEAST_SHARE = 0.7
 """Shortest utterance of a full run, as a share of the longest."""
 _LEAST_SHARE_TO_FILL = 0.5
@@ -57,7 +56,6 @@ class UtteranceStage:
         self._spec = spec
         self._engine = engine
         self._adapters = adapters
-        self._most_adapters = adapters.capacity if adapters else _MOST_ROWS
         self._content = ContentChecks(spec)
         names = [tensor.name for tensor in spec.inputs]
         # Never None here: a spec without them and without state is refused.
@@ -92,7 +90,8 @@ class UtteranceStage:
                 accepted[index] = self._accept(inputs, name)
             except ChunkError as error:
                 outcomes[index] = error
-        for run in packed(accepted, self._most_adapters):
+        most_adapters = self._adapters.capacity if self._adapters else 0
+        for run in packed(accepted, self._engine.most_rows, most_adapters):
             outcomes |= self._run({index: accepted[index] for index in run})
         return [outcomes[index] for index in range(len(requests))]
 
@@ -152,7 +151,7 @@ class UtteranceStage:
         rows = sum(request.rows for request in requests)
         try:
             outputs = self._compute(requests, slots)
-        except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        except Exception as error:  # exceptions of the libraries share no base class
             return [RunFailed.of(error, rows)] * len(requests)
         self.runs += 1
         self.rows += rows
@@ -196,10 +195,13 @@ class UtteranceStage:
         return padded
 
 
-def packed(requests: dict[int, Utterances], most_adapters: int = _MOST_ROWS) -> list[list[int]]:
+def packed(
+    requests: dict[int, Utterances], most_rows: Callable[[int], int], most_adapters: int = 0
+) -> list[list[int]]:
     """Return the keys of `requests` in runs of similar lengths, the longest utterances first.
 
     Args:
+        most_rows: returns the rows that a run should have at most, for the longest of them.
         most_adapters: there is room for so many in memory at once.
     """
     runs: list[list[int]] = []
@@ -207,9 +209,10 @@ def packed(requests: dict[int, Utterances], most_adapters: int = _MOST_ROWS) -> 
     longest = rows = 0
     for key in sorted(requests, key=lambda key: -requests[key].length):
         request = requests[key]
-        share = _LEAST_SHARE_TO_FILL if rows < _FULL_ROWS else _LEAST_SHARE
+        most = most_rows(longest)
+        share = _LEAST_SHARE_TO_FILL if rows < _FULL * most else _LEAST_SHARE
         own = set() if request.adapter is None else {request.adapter}
-        fits = request.length >= share * longest and rows + request.rows <= _MOST_ROWS
+        fits = request.length >= share * longest and rows + request.rows <= most
         if not runs or not fits or len(adapters | own) > most_adapters:
             runs.append([])
             longest, rows, adapters = request.length, 0, set()

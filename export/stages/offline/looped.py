@@ -1,0 +1,184 @@
+"""Recognize whole utterances as modules of fixed length, without a loop that waits for the data.
+
+As in `export.stages.looped`, the caller runs more rounds while an utterance is unfinished, so no
+token is lost, and a round after the end changes nothing.
+
+While an RNN-T emits blanks, the output of its predictor stays the same. So a round looks at several
+frames at once and goes to the first that emits a token: the tokens are those of the loop over
+single frames, and there are about as many rounds as tokens (cf. label-looping, Bataev et al. 2024,
+arXiv 2406.06220). A TDT skips frames by itself, and a round is one step of its loop.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from export.stages.layers import in_type_of
+from export.stages.offline.decoder import CtcDecoder, TransducerDecoder
+from export.stages.offline.feature_extractor import OfflineFeatureExtractor
+from export.stages.offline.fused_encoder import FusedOfflineEncoder
+
+ROUNDS = 8
+"""Rounds of one run of `Rounds`: as many as a second of ordinary speech takes."""
+WINDOW = 8
+"""Frames that a round of an RNN-T looks at: most pauses between two tokens are shorter."""
+
+
+class LoopState(NamedTuple):
+    """State of the search over a batch of utterances; M tokens at most, and one unused column."""
+
+    frame: Tensor
+    """The next frame to look at, int64 [B]."""
+    steps: Tensor
+    """Rounds so far, int64 [B]; they bound the tokens of a TDT."""
+    symbols: Tensor
+    """Tokens so far on that frame, int64 [B]."""
+    predictor: Tensor
+    """float32 [B, P]"""
+    tokens: Tensor
+    """int32 [B, M + 1]"""
+    token_frames: Tensor
+    """int32 [B, M + 1]"""
+    logprobs: Tensor
+    """float32 [B, M + 1]"""
+    token_count: Tensor
+    """int64 [B]"""
+
+
+class CtcRecognizer(nn.Module):
+    """AUDIO, AUDIO_LENGTH -> FRAME_TOKENS, FRAME_LOGPROBS; see the stages for shapes."""
+
+    def __init__(
+        self,
+        feature_extractor: OfflineFeatureExtractor,
+        encoder: FusedOfflineEncoder,
+        decoder: CtcDecoder,
+    ) -> None:
+        super().__init__()
+        self.feature_extractor, self.encoder, self.decoder = feature_extractor, encoder, decoder
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Recognize a batch of utterances."""
+        return self.decoder(*self.encoder(*self.feature_extractor(*inputs)))
+
+
+class BeforeLoop(nn.Module):
+    """AUDIO, AUDIO_LENGTH -> encoder frames [B, T, D], their number int64 [B], `LoopState`."""
+
+    def __init__(
+        self,
+        feature_extractor: OfflineFeatureExtractor,
+        encoder: FusedOfflineEncoder,
+        decoder: TransducerDecoder,
+    ) -> None:
+        super().__init__()
+        self.feature_extractor, self.encoder = feature_extractor, encoder
+        self.start = decoder.start
+        self.max_symbols = decoder.max_symbols
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run up to the loop."""
+        encoded, length = self.encoder(*self.feature_extractor(*inputs))
+        length = length[:, 0].to(torch.int64)
+        columns = encoded.shape[1] * self.max_symbols + 1
+        nothing = torch.full(
+            (encoded.shape[0], columns), -1, dtype=torch.int32, device=encoded.device
+        )
+        zero = torch.zeros_like(length)
+        return (
+            encoded,
+            length,
+            *LoopState(
+                frame=zero,
+                steps=zero.clone(),
+                symbols=zero.clone(),
+                predictor=self.start.expand(encoded.shape[0], -1).clone(),
+                tokens=nothing,
+                token_frames=nothing.clone(),
+                logprobs=nothing.to(encoded.dtype),
+                token_count=zero.clone(),
+            ),
+        )
+
+
+class Rounds(nn.Module):
+    """`outputs of BeforeLoop -> (*LoopState, PENDING)`: some rounds, and whether there are more."""
+
+    def __init__(self, decoder: TransducerDecoder, rounds: int = ROUNDS) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.rounds = rounds
+        self.window = 1 if decoder.has_durations else WINDOW
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Run the rounds; PENDING is one bool."""
+        encoded, length, *loop_state = values
+        state = LoopState(*loop_state)
+        for _ in range(self.rounds):
+            state = self._advance(encoded, length, state)
+        return *state, self._goes_on(length, state).any()
+
+    def _goes_on(self, length: Tensor, state: LoopState) -> Tensor:
+        return (state.frame < length) & (state.steps < length * self.decoder.max_symbols)
+
+    def _advance(self, encoded: Tensor, length: Tensor, state: LoopState) -> LoopState:
+        """Run one round: each utterance emits a token, goes on over blanks, or stays at the end."""
+        decoder = self.decoder
+        at = state.frame[:, None] + torch.arange(self.window, device=encoded.device)
+        logits = self._logits(encoded, at, state.predictor)
+        emits = logits[..., : decoder.vocab_size].argmax(dim=2) != decoder.blank_token_id
+        emits = emits & (at < length[:, None]) & self._goes_on(length, state)[:, None]
+        skipped = (~emits).to(torch.int64).cumprod(dim=1).sum(dim=1)
+        emitted = skipped < self.window
+        here = skipped.clamp(max=self.window - 1)[:, None, None]
+        chosen = logits.gather(1, here.expand(-1, 1, logits.shape[2]))[:, 0]
+        best, token = chosen[:, : decoder.vocab_size].max(dim=1)
+        logprob = best - chosen[:, : decoder.vocab_size].logsumexp(dim=1)
+        column = torch.where(emitted, state.token_count, state.tokens.shape[1] - 1)[:, None]
+        frame = state.frame + skipped
+        advance, symbols = self._move(chosen, emitted, skipped, state.symbols)
+        after = decoder.predictor(token, state.predictor)
+        return LoopState(
+            frame=state.frame + advance,
+            steps=state.steps + 1,
+            symbols=symbols,
+            predictor=torch.where(emitted[:, None], after, state.predictor),
+            tokens=state.tokens.scatter(1, column, token[:, None].to(torch.int32)),
+            token_frames=state.token_frames.scatter(1, column, frame[:, None].to(torch.int32)),
+            logprobs=state.logprobs.scatter(1, column, logprob[:, None]),
+            token_count=state.token_count + emitted.to(torch.int64),
+        )
+
+    def _logits(self, encoded: Tensor, at: Tensor, predictor: Tensor) -> Tensor:
+        """Return the logits float32 [B, W, V] at the frames `at` [B, W]."""
+        at = at.clamp(max=encoded.shape[1] - 1)[..., None].expand(-1, -1, encoded.shape[2])
+        output = predictor[:, None, : self.decoder.hidden_size]
+        joined = self.decoder.activation(encoded.gather(1, at) + output)
+        head = cast(nn.Linear, self.decoder.head)
+        return head(in_type_of(head, joined)).float()
+
+    def _move(
+        self, chosen: Tensor, emitted: Tensor, skipped: Tensor, symbols: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the frames to advance by, and the tokens so far on the frame then reached."""
+        if self.decoder.has_durations:
+            duration = chosen[:, self.decoder.vocab_size :].argmax(dim=1)
+            return torch.where(emitted, duration, duration.clamp(min=1)), symbols.clone()
+        on_frame = torch.where(skipped == 0, symbols, 0) + 1
+        stays = emitted & (on_frame < self.decoder.max_symbols)
+        advances = (emitted & ~stays).to(torch.int64)
+        return skipped + advances, torch.where(stays, on_frame, 0)
+
+
+class AfterLoop(nn.Module):
+    """`outputs of BeforeLoop -> TOKENS, TOKEN_FRAMES, TOKEN_LOGPROBS, TOKEN_COUNT`."""
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of `TransducerDecoder`."""
+        state = LoopState(*values[2:])
+        rows = (state.tokens[:, :-1], state.token_frames[:, :-1], state.logprobs[:, :-1])
+        # Outputs of a program may not share memory with its inputs.
+        return *(values.clone() for values in rows), state.token_count[:, None].to(torch.int32)

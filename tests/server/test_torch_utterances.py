@@ -1,0 +1,213 @@
+"""Whole utterances on torch against transformers: padding, parts, loops, recordings, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.checkpoint import load_checkpoint
+from export.offline.reference import transcribe
+from export.recordings import load_recordings
+from export.spec import served_name
+from export.streaming.reference import ReferenceResult
+from server.backends.earshot.earshot_runtime import torch_utterances
+from server.backends.earshot.earshot_runtime.errors import BadStage
+from server.backends.earshot.earshot_runtime.program import Program
+from server.backends.earshot.earshot_runtime.recorder import CudaRecorder, Plain, Recorder
+from server.backends.earshot.earshot_runtime.spec import StageSpec
+from server.backends.earshot.earshot_runtime.torch_program import open_program
+from server.backends.earshot.earshot_runtime.torch_utterances import TorchUtterances
+from server.engine_time import stage_spec
+from tests.support.cpu_recorder import CpuRecorder, OnOneDevice
+from tests.support.project import (
+    OFFLINE_KINDS,
+    OFFLINE_NAMES,
+    ExportedOffline,
+    OfflineCheckpoint,
+)
+
+SHORT, LONG = 24 * 1280, 56 * 1280
+"""Lengths that runs are padded to."""
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+RECORDERS: dict[str, type[Recorder]] = {
+    "plain": Plain,
+    "recorded": CpuRecorder,
+    "cuda": CudaRecorder,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recognizer for torch, and utterances of several lengths with what the original says."""
+
+    folder: Path
+    exported: StageSpec
+    """With the lengths of the export."""
+    spec: StageSpec
+    """With `SHORT` and `LONG` instead of these."""
+    program: Program
+    utterances: list[np.ndarray]
+    references: list[ReferenceResult]
+    blank: int | None
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, marks=[] if kind == "rnnt" else pytest.mark.slow)
+        for kind in OFFLINE_KINDS
+    ],
+)
+def case(
+    request: pytest.FixtureRequest,
+    exported_offline_torch: ExportedOffline,
+    offline_checkpoint: OfflineCheckpoint,
+) -> Case:
+    kind: str = request.param
+    model = served_name(OFFLINE_NAMES.get(kind, ""), "recognizer_offline")
+    repository = exported_offline_torch(kind)
+    exported = stage_spec(repository, model, "torch")
+    spec = replace(
+        exported,
+        lengths=(SHORT, LONG),
+        run_lengths=(SHORT, LONG),
+        max_run_length=8 * LONG,
+    )
+    checkpoint = load_checkpoint(str(offline_checkpoint(kind)))
+    speech = [recording.samples for recording in load_recordings()[:5]]
+    lengths = (LONG, SHORT - 500, LONG - 4_321, 16_000, LONG)
+    utterances = [samples[:most] for samples, most in zip(speech, lengths, strict=True)]
+    return Case(
+        folder=repository / model / "1",
+        exported=exported,
+        spec=spec,
+        program=open_program(repository / model / "1", spec, torch.device("cpu")),
+        utterances=utterances,
+        references=transcribe(checkpoint, utterances),
+        blank=checkpoint.model.config.pad_token_id if kind == "ctc" else None,
+    )
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("plain", marks=pytest.mark.slow),
+        "recorded",
+        pytest.param("cuda", marks=NEEDS_GPU),
+    ],
+)
+def engine(request: pytest.FixtureRequest, case: Case) -> TorchUtterances:
+    """On a CPU, as in a server there; with recordings that work like CUDA graphs; on a GPU."""
+    device = torch.device("cuda:0" if request.param == "cuda" else "cpu")
+    program = case.program
+    if device.type == "cuda":
+        program = open_program(case.folder, case.spec, device)
+    if program.loop:
+        # Too few rounds for these utterances, so that more are needed.
+        program = replace(program, loop=replace(program.loop, runs=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_utterances, "_RECORDED_SHARE", 0.4)
+        return TorchUtterances(program, case.spec, device, RECORDERS[request.param]())
+
+
+def run(
+    engine: TorchUtterances, utterances: Sequence[np.ndarray], lengths: Sequence[int] | None = None
+) -> list[np.ndarray]:
+    longest = max(map(len, utterances))
+    audio = np.zeros((len(utterances), longest), np.float32)
+    for row, samples in zip(audio, utterances, strict=True):
+        row[: len(samples)] = samples
+    counts = [len(samples) for samples in utterances] if lengths is None else lengths
+    return engine.run([audio, np.array(counts, np.int32)[:, None]])
+
+
+def tokens_of(outputs: Sequence[np.ndarray], row: int, blank: int | None) -> list[tuple[int, int]]:
+    """Return the tokens of a row with their frames."""
+    if blank is None:
+        tokens, frames, _, counts = outputs
+        count = counts[row, 0]
+        assert (tokens[row, count:] == -1).all()
+        return list(zip(tokens[row, :count].tolist(), frames[row, :count].tolist(), strict=True))
+    labels = outputs[0][row].tolist()
+    runs = [(label, next(run)) for label, run in groupby(range(len(labels)), labels.__getitem__)]
+    return [(label, frame) for label, frame in runs if label != blank]
+
+
+def expected_of(reference: ReferenceResult) -> list[tuple[int, int]]:
+    return list(zip(reference.tokens, reference.token_frames, strict=True))
+
+
+def test_any_number_of_rows_of_any_lengths_matches_the_original(
+    case: Case, engine: TorchUtterances
+) -> None:
+    """Each run follows another one whose remains must do no harm."""
+    assert sum(len(reference.tokens) for reference in case.references) > 20
+    for rows in ([0, 1, 2, 3, 4], [3], [1, 3], [0, 1, 2, 3, 4] * 2, [2]):
+        outputs = run(engine, [case.utterances[row] for row in rows])
+        assert all(len(output) == len(rows) for output in outputs)
+        for index, row in enumerate(rows):
+            got = tokens_of(outputs, index, case.blank)
+            assert got == expected_of(case.references[row]), (rows, index)
+
+
+def test_an_utterance_without_audio_has_no_tokens(case: Case, engine: TorchUtterances) -> None:
+    outputs = run(engine, [case.utterances[0]] * 2, [0, len(case.utterances[0])])
+    assert tokens_of(outputs, 0, case.blank) == []
+    assert tokens_of(outputs, 1, case.blank) == expected_of(case.references[0])
+
+
+def test_log_probabilities_do_not_depend_on_the_batch(case: Case, engine: TorchUtterances) -> None:
+    together, alone = run(engine, case.utterances), run(engine, case.utterances[:1])
+    column = 2 if case.blank is None else 1
+    count = len(case.references[0].tokens)
+    assert (together[column][0, :count] <= 0).all()
+    np.testing.assert_allclose(together[column][0, :count], alone[column][0, :count], atol=2e-4)
+
+
+def test_a_run_holds_no_more_than_fits(case: Case) -> None:
+    narrow = replace(case.spec, max_run_length=2 * LONG)
+    engine = TorchUtterances(case.program, narrow, torch.device("cpu"), Plain())
+    assert [engine.most_rows(length) for length in (SHORT, LONG)] == [2, 2]
+    outputs = run(engine, case.utterances)
+    for row, reference in enumerate(case.references):
+        assert tokens_of(outputs, row, case.blank) == expected_of(reference)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run_lengths": ()},
+        {"run_lengths": (SHORT,)},
+        {"max_run_length": None},
+        {"max_run_length": LONG},
+    ],
+)
+def test_runs_in_which_an_utterance_does_not_fit_are_refused(case: Case, changes: dict) -> None:
+    with pytest.raises(BadStage, match=f"run_lengths must end with {LONG} or more.*export the"):
+        TorchUtterances(case.program, replace(case.spec, **changes), torch.device("cpu"), Plain())
+
+
+def test_a_program_moves_to_its_device_as_a_whole(case: Case) -> None:
+    """Meta tensors take the place of a GPU's: they have no data, so nothing may read them.
+
+    The shortest and the longest runs of the export are no special cases for the program.
+    """
+    program = open_program(case.folder, case.spec, torch.device("meta"))
+    shortest, *_, longest = case.exported.run_lengths
+    for rows, length in [(2, longest), (96, shortest)]:
+        audio = torch.empty(rows, length, device="meta")
+        lengths = torch.empty(rows, 1, dtype=torch.int32, device="meta")
+        with torch.inference_mode(), OnOneDevice("meta"):
+            values = program.model(audio, lengths)
+            if program.loop is not None:
+                *state, pending = program.loop.rounds(*values)
+                assert pending.is_meta
+                values = program.loop.end(*values[: -len(state)], *state)
+        assert len(values) == len(case.spec.outputs)
+        assert all(len(value) == rows and value.is_meta for value in values)
