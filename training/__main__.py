@@ -131,6 +131,21 @@ def publish(work_dir: Work = DEFAULT_WORK) -> None:
 
 
 @app.command()
+def average(
+    checkpoint: Annotated[Path, typer.Argument(help="In transformers format.")],
+    trained: Annotated[Path, typer.Argument(help="One that was trained from it.")],
+    output: Annotated[Path, typer.Option(help="New folder for the average.")],
+    share: Annotated[
+        float, typer.Option(help="Of the second one's weights.", min=0.0, max=1.0)
+    ] = 0.25,
+) -> None:
+    """Average the weights of two checkpoints: after a short cycle, often better than both."""
+    from training.average import average as run
+
+    run(checkpoint, trained, share, output)
+
+
+@app.command()
 def adapt(
     checkpoint: Annotated[Path, typer.Argument(help="The base, in transformers format.")],
     data: Annotated[Path, typer.Option(help="Folder with manifest.tsv and recordings.")],
