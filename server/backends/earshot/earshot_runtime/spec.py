@@ -91,14 +91,14 @@ class StageSpec:
     """Largest length of `length_of`; None for stages that take any, or have fixed shapes."""
     length_step: int
     """The length of `length_of` must be a multiple of this number."""
-    run_lengths: tuple[int, ...]
-    """Lengths that a torch program of whole utterances pads its runs to, ascending."""
-    max_run_length: int | None
-    """Sum of the padded lengths of the utterances of such a run, at most."""
     sequence: SequenceSpec | None
     """None for a stage without state, which takes whole utterances."""
     adapters: AdapterSpec | None = None
     """None for a stage that adapters do not change."""
+    run_lengths: tuple[int, ...] = ()
+    """Lengths that a torch program of whole utterances pads its runs to, ascending."""
+    max_run_length: int | None = None
+    """Sum of the padded lengths of the utterances of such a run, at most."""
 
     @property
     def full_length(self) -> int:
