@@ -19,7 +19,7 @@ def read_base(repository: Path, ensemble: str, checkpoint: Checkpoint) -> dict[s
         UnsupportedOption: it is missing, shares those of another one itself, or was exported from
             other weights than those of `checkpoint`.
     """
-    manifest = _manifest(repository / ensemble)
+    manifest = read_manifest(repository / ensemble)
     if not manifest:
         raise UnsupportedOption(
             f"{repository} has no recognizer {ensemble}: export it first with `python -m export`, "
@@ -70,7 +70,7 @@ def require_free(repository: Path, name: str, kind: str) -> None:
     """
     for role in ENSEMBLES:
         folder = repository / served_name(name, role)
-        if folder.exists() and kind not in _manifest(folder):
+        if folder.exists() and kind not in read_manifest(folder):
             raise UnsupportedOption(
                 f"{repository} has a recognizer '{name}' of another kind; choose another --name"
             )
@@ -81,10 +81,10 @@ def outdated(repository: Path, base: str) -> dict[str, str]:
 
     By ensemble, the command that installs it again.
     """
-    now = _manifest(repository / base)
+    now = read_manifest(repository / base)
     found: dict[str, str] = {}
     for folder in sorted(repository.iterdir()):
-        other, manifest = folder.name, _manifest(folder)
+        other, manifest = folder.name, read_manifest(folder)
         if manifest.get("base") != base:
             continue
         fits = manifest["checkpoint"]["sha256"] == now["checkpoint"]["sha256"]
@@ -96,7 +96,7 @@ def outdated(repository: Path, base: str) -> dict[str, str]:
     return found
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an ensemble; empty for what this export has not written."""
     try:
         return json.loads((folder / "1" / "manifest.json").read_text("utf-8"))

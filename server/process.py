@@ -68,7 +68,7 @@ class TritonProcess:
             # Popen.wait with a timeout looks twenty times a second.
             ended = select.poll()
             ended.register(self._pidfd, select.POLLIN)
-            ended.poll(None if timeout_s is None else 1000 * timeout_s)
+            ended.poll(None if timeout_s is None else 1000 * max(0.0, timeout_s))
         return self.exit_code
 
     def hide_shared_memory(self) -> None:

@@ -43,7 +43,7 @@ class Tracing:
             "level": "TIMESTAMPS",
             "rate": self.every,
             "opentelemetry,url": self.url,
-            "opentelemetry,resource=service.name": os.environ.get("OTEL_SERVICE_NAME", _SERVICE),
+            "opentelemetry,resource=service.name": os.environ.get("OTEL_SERVICE_NAME") or _SERVICE,
             # In a pod, its name.
             "opentelemetry,resource=service.instance.id": socket.gethostname(),
         }

@@ -20,7 +20,7 @@ from export.offline.export import spec_of as offline_spec_of
 from export.offline.export import with_adapters
 from export.options import ExportOptions, OfflineServing, Serving
 from export.parity import Parity
-from export.shared import read_base
+from export.shared import read_base, read_manifest
 from export.spec import ENSEMBLES, OFFLINE, STREAMING, StageSpec, served_name
 from export.stages.adapters import AdaptedModule, AdapterPlan, LowRank
 from export.stages.half import half_stages
@@ -68,9 +68,11 @@ def read_bases(checkpoint: Checkpoint, repository: Path, name: str) -> list[Base
         UnsupportedOption: it is not there, takes no adapters, or is of another checkpoint.
     """
     there = [role for role in ENSEMBLES if (repository / served_name(name, role)).exists()]
+    # One without adapters may be of another checkpoint.
+    meant = [role for role in there if _may_be_base(repository / served_name(name, role))]
     manifests = {
         role: read_base(repository, served_name(name, role), checkpoint)
-        for role in there or [STREAMING]
+        for role in meant or there or [STREAMING]
     }
     bases = [
         _READ[role](checkpoint, repository, name, manifest)
@@ -86,6 +88,12 @@ def read_bases(checkpoint: Checkpoint, repository: Path, name: str) -> list[Base
             f"exported without adapters: export it again with `{command}`"
         )
     return bases
+
+
+def _may_be_base(ensemble: Path) -> bool:
+    """Return True unless the ensemble was exported without adapters."""
+    manifest = read_manifest(ensemble)
+    return "adapters" in manifest or "base" in manifest
 
 
 def _streaming(

@@ -94,7 +94,7 @@ def files(
     document = {
         "kind": "files",
         **done,
-        "files_at_once": files_at_once,
+        "files_at_once": at_once * processes,
         "processes": processes,
         "checkpoint": info.model,
         "runtime": info.runtime,

@@ -132,6 +132,6 @@ def _chunk_ms(text: str) -> int:
 
     if text == FILES:
         return WHOLE
-    if not text.isdecimal():
+    if not text.isdecimal() or not int(text):
         raise typer.BadParameter(f"--chunks-ms takes numbers and {FILES}, not '{text}'")
     return int(text)

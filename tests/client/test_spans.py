@@ -140,6 +140,20 @@ def test_a_span_tells_where_its_stream_went_on(fake: FakeTriton) -> None:
     assert carriers == [0, 2, 4, 6]
 
 
+def test_a_span_tells_of_a_server_that_is_lost_at_the_end(fake: FakeTriton) -> None:
+    with recorded() as recording:
+        with fake_triton(fake_recognizer.PARAMETERS) as home:
+            home.answer.set()
+            client = earshot.connect([home.url, fake.url])
+            stream = client.stream(sample_rate_hz=RATE_HZ)
+            stream.send(noise(FIVE_CHUNKS))
+        stream.finish()
+        client.close()
+    [span] = recording.spans
+    assert [event.name for event in span.events] == ["earshot.resumed"]
+    assert attributes(span)["earshot.resumptions"] == 1
+
+
 def transcribe(url: str) -> None:
     with earshot.connect(url) as client:
         client.transcribe(SILENCE, sample_rate_hz=RATE_HZ, options=TAGGED, at_once=1)

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
 
 from server.backends.earshot.earshot_runtime.adapter_files import AdapterFiles
 from server.backends.earshot.earshot_runtime.adapters import LoadedAdapters, StreamAdapters
@@ -202,9 +204,17 @@ def test_a_file_that_is_gone_when_it_is_read(tmp_path: Path) -> None:
     path = install(tmp_path, "tavern", 1.0)
     found = files.find("tavern")
     path.unlink()
-    with pytest.raises(BadAdapter, match="'tavern' cannot be read") as refusal:
+    with pytest.raises(BadAdapter, match="'tavern' cannot be read: it is gone") as refusal:
         files.read(found)
     assert str(tmp_path) not in str(refusal.value), "clients do not learn the server's paths"
+
+
+def test_a_file_of_a_type_that_numpy_may_lack(tmp_path: Path, adapters: StreamAdapters) -> None:
+    path = install(tmp_path, "tavern", 1.0)
+    tensors = {"encoder": torch.ones(ROWS, WIDTH, dtype=torch.bfloat16)}
+    save_torch_file(tensors, path, {"base_sha256": SPEC.base})
+    with pytest.raises(BadAdapter, match="'tavern' (cannot be read|does not fit)"):
+        adapters.assign(0, "tavern", [0])
 
 
 TOY = {

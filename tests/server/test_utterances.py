@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,19 @@ def test_padding_goes_no_further_than_the_longest_of_a_run(stage: UtteranceStage
     outcomes = answers(stage.process(requests))
     assert [int(width) for _, [[width]] in outcomes] == [4, 16, 16, 4]
     assert stage.runs - runs == 3
+
+
+def test_each_run_shows_that_it_goes_on(stage: UtteranceStage) -> None:
+    opened: list[int] = []
+
+    @contextmanager
+    def running() -> Iterator[None]:
+        opened.append(stage.runs)
+        yield
+
+    runs = stage.runs
+    stage.process([request(1, 3), request(1, 16)], running=running)
+    assert opened == [runs, runs + 1]
 
 
 @pytest.mark.parametrize(

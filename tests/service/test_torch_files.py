@@ -50,7 +50,8 @@ def test_transcripts_of_recordings_match_the_original(
 def test_very_short_audio_has_an_answer(service: OfflineService, length: int) -> None:
     audio = np.resize(load_recordings()[0].samples, BUCKETS[0])
     answer = service.infer(audio, length)
-    assert length or (answer.text == "" and answer.tokens == [])
+    if length < 320:
+        assert answer.text == "" and answer.tokens == []
 
 
 def test_the_client_gets_the_words_times_and_confidences_of_onnx_runtime(

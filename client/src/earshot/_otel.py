@@ -63,8 +63,9 @@ class _RecordedSpan(ClientSpan):
         )
 
     def failed(self, error: BaseException) -> None:
-        self._span.set_attribute("error.type", type(error).__name__)
-        self._span.set_status(trace.StatusCode.ERROR, str(error))
+        if self._span.is_recording():
+            self._span.set_attribute("error.type", type(error).__name__)
+            self._span.set_status(trace.StatusCode.ERROR, str(error))
 
     def end(self, audio_s: float, requests: int) -> None:
         if self._span.is_recording():

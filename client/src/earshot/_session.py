@@ -149,7 +149,6 @@ class Session:
         if call.last:
             self._closed = self.finished = True
             call.sequence.ended()
-            self._end_span()
         tokens = self.read(call, reply)
         if self._seam is not None:
             tokens = self._seam.join(tokens)
@@ -164,6 +163,8 @@ class Session:
         if resumed is not None:
             self.resumptions += (resumed,)
             self.span.resumed(resumed)
+        if call.last:
+            self._end_span()
         text = "".join(token.text for token in tokens)
         return ChunkResult(
             call.index,

@@ -1,7 +1,7 @@
 """Recognize whole utterances as modules of fixed length, without a loop that waits for the data.
 
 As in `export.stages.looped`, the caller runs more rounds while an utterance is unfinished, so no
-token is lost, and a round after the end changes nothing.
+token is lost, and a round after the end changes no output.
 
 While an RNN-T emits blanks, the output of its predictor stays the same. So a round looks at several
 frames at once and goes to the first that emits a token: the tokens are those of the loop over

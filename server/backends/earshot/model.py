@@ -92,9 +92,10 @@ class TritonPythonModel:
 
     def _process(self, requests: list[pb_utils.InferenceRequest]) -> Sequence[Outcome]:
         if self._spec.sequence is None:
-            with self._heartbeat.batch():
-                adapters = [self._read_adapter(request) for request in requests]
-                return self._utterances.process(self._read_inputs(requests), adapters)
+            adapters = [self._read_adapter(request) for request in requests]
+            # A batch of long files is many runs; each shows that the process goes on.
+            inputs = self._read_inputs(requests)
+            return self._utterances.process(inputs, adapters, self._heartbeat.batch)
         chunks = self._read_chunks(requests)
         most = read_limit(self._messages, self._spec.model) if any(chunks.starts) else None
         with self._heartbeat.batch(), self._lock:

@@ -19,6 +19,8 @@ _WEIGHTS = Path("1", "adapter.safetensors")
 # The name comes from a client: it must not lead out of the repository.
 _NAME = re.compile(r"[a-z0-9_]+")
 _MOST_LISTED = 20
+_MOST_OPENED = 100
+"""Files that an unknown name makes the stage open: anybody may ask for one."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class AdapterFiles:
                 read = [tensors.get_tensor(part) for part in self._spec.parts]
         except OSError as error:  # its own message has the path
             raise BadAdapter(
-                f"the adapter '{file.name}' cannot be read: {error.strerror}"
+                f"the adapter '{file.name}' cannot be read: {error.strerror or 'it is gone'}"
             ) from error
-        except SafetensorError as error:
+        except (SafetensorError, TypeError) as error:  # TypeError: a type that numpy lacks
             raise BadAdapter(f"the adapter '{file.name}' cannot be read: {error}") from error
         return [self._checked(file, *pair) for pair in zip(read, self._spec.shapes, strict=True)]
 
@@ -86,12 +88,11 @@ class AdapterFiles:
         """Return the names of the adapters of this base, or the first of many."""
         suffix = f"_{self._spec.ensemble}"
         paths = sorted(self._repository.glob(f"*{suffix}/{_WEIGHTS}"))
-        # No more files are opened than are listed: anybody may ask for a name that is not there.
-        found = list(islice(filter(self._is_of_this_base, paths), _MOST_LISTED + 1))
+        opened = paths[:_MOST_OPENED]
+        found = list(islice(filter(self._is_of_this_base, opened), _MOST_LISTED + 1))
         names = [path.parents[1].name.removesuffix(suffix) for path in found]
-        return (
-            ", ".join([*names[:_MOST_LISTED], *(["..."] if names[_MOST_LISTED:] else [])]) or "none"
-        )
+        more = ["..."] if names[_MOST_LISTED:] or len(paths) > len(opened) else []
+        return ", ".join([*names[:_MOST_LISTED], *more]) or "none"
 
     def _is_of_this_base(self, path: Path) -> bool:
         try:

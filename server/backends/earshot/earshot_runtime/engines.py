@@ -37,6 +37,11 @@ def open_utterance_engine(folder: Path, spec: StageSpec) -> UtteranceEngine:
         from .torch_utterances import open_torch_utterances
 
         return open_torch_utterances(folder, spec)
-    from .onnx_utterances import OnnxUtterances
+    if spec.runtime == "onnxruntime":
+        from .onnx_utterances import OnnxUtterances
 
-    return OnnxUtterances(folder / "model.onnx", spec)
+        return OnnxUtterances(folder / "model.onnx", spec)
+    raise BadStage(
+        f"{spec.model}: parameter 'runtime' of whole utterances must be onnxruntime or torch, not "
+        f"'{spec.runtime}'"
+    )

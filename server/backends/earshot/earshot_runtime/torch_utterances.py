@@ -33,6 +33,8 @@ from .utterance_engine import Array
 
 _RECORDED_SHARE = 1 / 8
 """Of the audio of the largest run: up to here a run is recorded from its beginning."""
+_ROWS_WITHOUT_GPU = 8
+"""Of the longest utterances, in a run on a CPU: more are no faster there, and take gigabytes."""
 _PADDING = -1
 """Behind the last token of an utterance, in each output."""
 
@@ -55,6 +57,8 @@ class TorchUtterances:
         self._program, self._spec, self._recorder = program, spec, recorder
         sizes = batch_sizes(spec.max_batch)
         self._lengths, self._most = spec.run_lengths, _require_runs(spec, sizes[0])
+        if not recorder.defers:
+            self._most = min(self._most, _ROWS_WITHOUT_GPU * self._lengths[-1])
         self._sizes = [size for size in sizes if size * self._lengths[0] <= self._most]
         names = [tensor.name for tensor in spec.outputs]
         self._count = names.index(spec.length_output) if spec.length_output else None
@@ -261,7 +265,7 @@ def _require_runs(spec: StageSpec, fewest_rows: int) -> int:
         raise BadStage(
             f"{spec.model}: run_lengths must end with {longest} or more, and max_run_length must "
             f"hold {fewest_rows} utterances of the last of them: they are {list(lengths)} and "
-            f"{most}; export the model again"
+            f"{most}; correct them in the config, or export the model again"
         )
     return most
 

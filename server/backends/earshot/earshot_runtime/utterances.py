@@ -8,6 +8,7 @@ other utterances in the run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,13 +75,17 @@ class UtteranceStage:
             self._compute([Utterances(inputs, 0)], np.zeros(1, np.int64))
 
     def process(
-        self, requests: Sequence[list[Array]], adapters: Sequence[str] = ()
+        self,
+        requests: Sequence[list[Array]],
+        adapters: Sequence[str] = (),
+        running: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> list[Outcome]:
         """Return one outcome per request, in order.
 
         Args:
             requests: one array per input for each of them.
             adapters: the name of the adapter of each, "" for none; by default none has one.
+            running: opens a context around each run.
         """
         outcomes: dict[int, Outcome] = {}
         accepted: dict[int, Utterances] = {}
@@ -92,7 +97,8 @@ class UtteranceStage:
                 outcomes[index] = error
         most_adapters = self._adapters.capacity if self._adapters else 0
         for run in packed(accepted, self._engine.most_rows, most_adapters):
-            outcomes |= self._run({index: accepted[index] for index in run})
+            with running():
+                outcomes |= self._run({index: accepted[index] for index in run})
         return [outcomes[index] for index in range(len(requests))]
 
     def metrics(self) -> dict[Sample, float]:
