@@ -213,7 +213,7 @@ def test_a_file_of_a_type_that_numpy_may_lack(tmp_path: Path, adapters: StreamAd
     path = install(tmp_path, "tavern", 1.0)
     tensors = {"encoder": torch.ones(ROWS, WIDTH, dtype=torch.bfloat16)}
     save_torch_file(tensors, path, {"base_sha256": SPEC.base})
-    with pytest.raises(BadAdapter, match="'tavern' (cannot be read|does not fit)"):
+    with pytest.raises(BadAdapter, match=r"'tavern' (cannot be read|does not fit)"):
         adapters.assign(0, "tavern", [0])
 
 
