@@ -145,7 +145,7 @@ def test_a_file_waits_for_a_server_that_is_away(
 
 
 def test_a_file_waits_no_longer_than_its_deadline() -> None:
-    info = read_offline_info("url", "triton", OFFLINE)
+    info = read_offline_info("localhost:8001", "triton", OFFLINE)
     timeouts = earshot.Timeouts(outage_s=60)
     recognition = Recognition(info, timeouts, AudioFormat(16000), at_once=1)
     [call] = [*recognition.push(np.zeros(1000, np.float32)), *recognition.end()]
