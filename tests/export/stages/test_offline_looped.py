@@ -57,6 +57,7 @@ def run(modules: Sequence[nn.Module], inputs: tuple[Tensor, ...]) -> tuple[tuple
         return values, 0
     rounds, end = loop
     runs, pending = 0, True
+    state: list[Tensor] = []
     while pending:
         *state, pending = rounds(*values)
         values = (*values[: -len(state)], *state)
