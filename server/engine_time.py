@@ -69,12 +69,7 @@ def main(
         "runs": runs,
         "batches": [_time(engine, spec, samples, size, runs) for size in sizes],
     }
-    text = json.dumps(report, indent=2)
-    if output is None:
-        print(text)
-    else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text + "\n")
+    write_report(report, output)
 
 
 def _time(
@@ -115,13 +110,24 @@ def _fill_inputs(
     engine.inputs["AUDIO_LENGTH"][:batch] = chunk
 
 
-def load_speech(folder: Path) -> NDArray[np.float32]:
-    """Return all recordings below `folder`, one after the other."""
+def write_report(report: dict[str, Any], output: Path | None) -> None:
+    """Write the report as JSON to a file, or print it."""
+    text = json.dumps(report, indent=2)
+    if output is None:
+        print(text)
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text + "\n")
+
+
+def load_speech(folder: Path, least_samples: int = 0) -> NDArray[np.float32]:
+    """Return all recordings below `folder`, one after the other, again until they are enough."""
     files = sorted(folder.rglob("*.flac"))
     if not files:
         raise typer.BadParameter(f"no recordings (*.flac) below {folder}")
     samples = [soundfile.read(file, dtype="float32")[0] for file in files]
-    return np.concatenate(samples).astype(np.float32, copy=False)
+    joined = np.concatenate(samples).astype(np.float32, copy=False)
+    return np.resize(joined, max(least_samples, len(joined)))
 
 
 if __name__ == "__main__":

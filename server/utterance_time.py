@@ -6,7 +6,6 @@ length: an upper bound for any server around it, whose files are padded to the l
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from statistics import median
@@ -20,7 +19,7 @@ from server.backends.earshot.earshot_runtime.engines import open_utterance_engin
 from server.backends.earshot.earshot_runtime.errors import StageError
 from server.backends.earshot.earshot_runtime.utterance_engine import UtteranceEngine
 
-from .engine_time import load_speech, stage_spec
+from .engine_time import load_speech, stage_spec, write_report
 from .errors import UserError
 from .repository import read_repository
 
@@ -48,7 +47,7 @@ def main(
     except (UserError, StageError) as error:
         raise typer.BadParameter(str(error)) from None
     opened_s = time.monotonic() - began
-    samples = load_speech(speech)
+    samples = load_speech(speech, least_samples=2 * max(spec.run_lengths))
     shapes = [
         (rows, length)
         for length in spec.run_lengths
@@ -63,12 +62,7 @@ def main(
         "shapes": [_time(engine, samples, rows, length, runs) for rows, length in shapes],
         "device_bytes": getattr(engine, "device_bytes", 0),
     }
-    text = json.dumps(report, indent=2)
-    if output is None:
-        print(text)
-    else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text + "\n")
+    write_report(report, output)
 
 
 def _time(

@@ -52,20 +52,8 @@ def _onnxruntime(stage: StageSpec, spec: OfflineSpec) -> str:
     # If all other stages have engines, the decoder of a transducer is the only work of the CPU.
     busiest = "decoder_offline" if spec.runtime.startswith("tensorrt") else "encoder_offline"
     instances = spec.serving.encoder_instances if stage.role == busiest else 1
-    return "\n".join(
-        [
-            _header(f"{stage.name}, ONNX Runtime: whole utterances, no state."),
-            f'name: "{stage.name}"',
-            'backend: "earshot"',
-            f"max_batch_size: {spec.serving.max_batch_size}",
-            "# The backend itself packs utterances of similar length, so a batch may hold any.",
-            tensor_list("input", stage.inputs, ragged=True),
-            tensor_list("output", stage.outputs),
-            _dynamic_batching(stage),
-            f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
-            parameter_list(_stage_parameters(stage, spec)),
-        ]
-    )
+    group = f"kind: KIND_CPU count: {instances}"
+    return _bundled(stage, spec, "ONNX Runtime", group, _stage_parameters(stage, spec))
 
 
 def _torch(stage: StageSpec, spec: OfflineSpec) -> str:
@@ -75,13 +63,20 @@ def _torch(stage: StageSpec, spec: OfflineSpec) -> str:
         "run_lengths": ",".join(map(str, spec.run_samples)),
         "max_run_length": str(_MOST_AUDIO_S * SAMPLE_RATE_HZ),
     }
-    # The backend chooses its device: Triton refuses KIND_GPU on a machine without a GPU.
     if spec.ctc_blank is None:
         parameters["length_output"] = "TOKEN_COUNT"
-    instances = spec.serving.encoder_instances
+    # The backend chooses its device: Triton refuses KIND_GPU on a machine without a GPU.
+    group = f"kind: KIND_MODEL count: {spec.serving.encoder_instances}"
+    return _bundled(stage, spec, "torch", group, parameters)
+
+
+def _bundled(
+    stage: StageSpec, spec: OfflineSpec, runtime: str, group: str, parameters: dict[str, str]
+) -> str:
+    """Return the config of a model for the bundled backend."""
     return "\n".join(
         [
-            _header(f"{stage.name}, torch: whole utterances, no state."),
+            _header(f"{stage.name}, {runtime}: whole utterances, no state."),
             f'name: "{stage.name}"',
             'backend: "earshot"',
             f"max_batch_size: {spec.serving.max_batch_size}",
@@ -89,7 +84,7 @@ def _torch(stage: StageSpec, spec: OfflineSpec) -> str:
             tensor_list("input", stage.inputs, ragged=True),
             tensor_list("output", stage.outputs),
             _dynamic_batching(stage),
-            f"instance_group [ {{ kind: KIND_MODEL count: {instances} }} ]",
+            f"instance_group [ {{ {group} }} ]",
             parameter_list(parameters),
         ]
     )

@@ -14,8 +14,10 @@ import random
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,12 +74,14 @@ def files(
 ) -> None:
     """Count the seconds of audio that a server of whole files transcribes per second."""
     import earshot
+    from tritonclient.utils import InferenceServerException
 
     from loadtest.compare.whole_files import snapshot
     from loadtest.result.files import require_writable, write_whole
     from loadtest.service.server import ServerEnded, serving
 
-    with exiting_on(earshot.EarshotError, ServerEnded, OSError, ValueError):
+    refused = (earshot.EarshotError, ServerEnded, InferenceServerException, BrokenProcessPool)
+    with exiting_on(*refused, OSError, ValueError):
         require_writable(output)
         with serving(repository) as server:
             with earshot.connect(server.url, model=model) as client:
@@ -166,7 +170,12 @@ def send(load: FilesLoad) -> FilesDone:
     if not prepared:
         raise ValueError(f"no recording below {load.recordings} is short enough for one piece")
     assert _ready is not None
-    _ready.wait(_START_S)
+    try:
+        _ready.wait(_START_S)
+    except BrokenBarrierError:
+        raise TimeoutError(
+            f"not all processes that send files were ready within {_START_S:g} s"
+        ) from None
     return asyncio.run(_send(load, prepared))
 
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,7 +108,7 @@ def _discarding() -> Generator[_Sink]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
         sink.url = f"http://127.0.0.1:{server.server_port}/v1/traces"
         threading.Thread(target=server.serve_forever).start()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -40,6 +41,7 @@ class Exports:
         Raises:
             StepFailed: The export failed, now or earlier in this call.
         """
+        model = replace(model, precision="fp32")  # one for all precisions
         repository = self._options.work / f"reference_{model.name}"
         command = ["export", DEMO_CHECKPOINT, *_what(model), "--repository", str(repository)]
         self._once(repository, lambda: run_module(*command, deadline_s=deadline_s))

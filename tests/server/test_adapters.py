@@ -192,6 +192,21 @@ def test_one_that_does_not_fit(
     assert adapters.metrics([])[IN_MEMORY] == 0
 
 
+def test_a_slot_is_not_lost_if_an_adapter_cannot_be_stored(
+    adapters: StreamAdapters, pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(slot: int, rows: list[npt.NDArray[np.float32]]) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(pools, "store_adapter", fail)
+        for _ in range(CAPACITY + 1):
+            with pytest.raises(MemoryError):
+                adapters.assign(0, "clinic", [0])
+    adapters.assign(0, "clinic", [0])
+    assert values_of(adapters, pools, [0]) == [1]
+
+
 def test_a_damaged_file(tmp_path: Path, adapters: StreamAdapters) -> None:
     install(tmp_path, "tavern", 1.0).write_bytes(b"no tensors")
     with pytest.raises(BadAdapter, match="'tavern' cannot be read") as refusal:

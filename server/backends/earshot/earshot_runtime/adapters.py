@@ -66,6 +66,10 @@ class AdapterTable:
             "more --adapters"
         )
 
+    def give_back(self, slot: int) -> None:
+        """Free a slot that was taken."""
+        self._free.append(slot)
+
     def put(self, adapter: AdapterFile, slot: int) -> None:
         """Note that an adapter is in a slot that was taken."""
         self._slot_of[adapter] = slot
@@ -104,7 +108,11 @@ class LoadedAdapters:
             return found
         rows = self._files.read(file)
         slot = self._table.take(in_use)
-        self._pools.store_adapter(slot, rows)
+        try:
+            self._pools.store_adapter(slot, rows)
+        except Exception:
+            self._table.give_back(slot)
+            raise
         self._table.put(file, slot)
         self.loaded_total += 1
         return slot
