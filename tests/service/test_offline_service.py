@@ -69,15 +69,20 @@ def test_transcripts_of_recordings_match_the_original(
         service.assert_equal(got, reference)
 
 
-@pytest.mark.parametrize(("least_s", "most_s", "one_run"), [(4, 8, True), (1, 16, False)])
+@pytest.mark.parametrize(("least_s", "most_s", "alike"), [(4, 8, True), (1, 16, False)])
 def test_sixty_four_files_at_once_share_batches(
     one_service: OfflineService,
     speech: list[np.ndarray],
     least_s: int,
     most_s: int,
-    one_run: bool,
+    alike: bool,
 ) -> None:
-    """More than eight in a batch, whatever their lengths; in a run, where lengths are alike."""
+    """More than eight in a batch, whatever their lengths; where they are alike, few runs of it.
+
+    Half of a run is filled with lengths down to half of the longest, so where all lie within that,
+    only the last run of a batch has fewer than eight rows. How many rows a batch has depends on the
+    machine.
+    """
     counters = {
         "requests": "nv_inference_count",
         "batches": "nv_inference_exec_count",
@@ -99,8 +104,8 @@ def test_sixty_four_files_at_once_share_batches(
     }
     assert grown["requests"] == grown["rows"] == len(files)
     assert grown["requests"] / grown["batches"] > 8
-    if one_run:
-        assert grown["rows"] / grown["runs"] > 8
+    if alike:
+        assert grown["runs"] <= grown["batches"] + grown["rows"] / 8
 
 
 @pytest.mark.parametrize("length", [0, 1, 159, 160, 319, 320, 399])
