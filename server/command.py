@@ -11,6 +11,7 @@ from .backends.earshot.earshot_runtime.heartbeat import FOLDER_VARIABLE
 from .locate import TritonInstall
 from .ports import LOOPBACK, Endpoints
 from .repository import BUNDLED_BACKENDS, Repository
+from .tensorrt import Budget
 from .tracing import Tracing
 
 # Room for two batches of one stage: one that runs and one that forms. With less, the shared memory
@@ -56,7 +57,7 @@ def triton_command(
     return [
         str(install.binary),
         f"--model-repository={repository.path}",
-        *_runtime_flags(repository),
+        *_tensorrt_flags(repository.budget),
         f"--backend-directory={backends}",
         # The configs are complete; Triton must not complete them from the models.
         "--disable-auto-complete-config",
@@ -75,12 +76,12 @@ def triton_command(
     ]
 
 
-def _runtime_flags(repository: Repository) -> list[str]:
-    if repository.budget is None:
-        return [f"--model-config-name={repository.runtime}"]
+def _tensorrt_flags(budget: Budget | None) -> list[str]:
+    if budget is None:
+        return []
     return [
         # Implicit state lies in this pool, which cannot grow; its default is 64 MiB.
-        f"--cuda-memory-pool-byte-size=0:{repository.budget.pool}",
+        f"--cuda-memory-pool-byte-size=0:{budget.pool}",
         # A thread per instance, so that no stage waits for the GPU work of another.
         "--backend-config=tensorrt,execution-policy=BLOCKING",
     ]

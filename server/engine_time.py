@@ -31,9 +31,9 @@ _BATCHES = (1, 8, 32, 64, 128, 256, 512, 1024)
 _WARM_UP = 3
 
 
-def stage_spec(repository: Path, model: str, runtime: str) -> StageSpec:
+def stage_spec(repository: Path, model: str) -> StageSpec:
     """Return the config of a model as Triton passes it to the backend."""
-    path = repository / model / "configs" / f"{runtime}.pbtxt"
+    path = repository / model / "config.pbtxt"
     if not path.is_file():
         raise BadRepository(f"no {path}: only recognizers in one model are timed")
     config: Any = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())  # pyright: ignore
@@ -51,7 +51,7 @@ def main(
     """Measure milliseconds per batch and chunks per second of the engine alone, by batch size."""
     try:
         found = read_repository(repository)
-        spec = stage_spec(found.path, model, found.runtime)
+        spec = stage_spec(found.path, model)
         began = time.monotonic()
         engine = open_engine(found.path / model / "1", spec)
     except (UserError, StageError) as error:

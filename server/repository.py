@@ -25,6 +25,7 @@ BUNDLED_BACKENDS = {
     folder.parent.name: folder.parent
     for folder in (Path(__file__).parent / "backends").glob("*/model.py")
 }
+CONFIG = "config.pbtxt"
 EXPORT_HINT = "export the models first (see `python -m export --help`)"
 
 _ENGINE_FILES = {TORCH: "model.pt2", TENSORRT_RTX: "model.engine"}
@@ -74,7 +75,7 @@ class Repository:
     models: tuple[str, ...]
     max_streams: int
     runtime: str = ONNXRUNTIME
-    """Selects the configs: those of its name in `configs/`, or `config.pbtxt` for TensorRT."""
+    """What the models were exported for."""
     budget: Budget | None = None
     """GPU memory; for TensorRT only."""
     ensembles: tuple[Ensemble, ...] = ()
@@ -87,11 +88,11 @@ def read_repository(path: Path) -> Repository:
     """Read all model configs of the exported runtime, or raise a UserError."""
     if not path.is_dir():
         raise BadRepository(f"no model repository at {path}")
-    runtime = _runtime(path)
-    folders = sorted(child for child in path.iterdir() if _config_path(child, runtime))
+    folders = sorted(child for child in path.iterdir() if (child / CONFIG).is_file())
     if not folders:
-        raise BadRepository(f"{path} holds no model with a config.pbtxt; {EXPORT_HINT}")
-    configs = {folder.name: _read_config(folder, runtime) for folder in folders}
+        raise BadRepository(f"{path} holds no model with a {CONFIG}; {EXPORT_HINT}")
+    configs = {folder.name: _read_config(folder) for folder in folders}
+    runtime = _runtime(path, configs)
     for folder in folders:
         _check_model(folder, configs[folder.name], runtime)
     every = _ensembles(configs)
@@ -103,15 +104,13 @@ def read_repository(path: Path) -> Repository:
     return Repository(path.resolve(), tuple(configs), streams, runtime, budget, ensembles, size)
 
 
-def _runtime(repository: Path) -> str:
+def _runtime(repository: Path, configs: Mapping[str, Any]) -> str:
     """Return the runtime that the models were exported for, from the ensembles' parameters."""
     runtimes: dict[str, str] = {}
-    for folder in sorted(repository.iterdir()):
-        if (folder / "config.pbtxt").is_file():
-            config = _read_config(folder, TENSORRT)
-            runtime = config.parameters["runtime"].string_value
-            if config.platform == "ensemble" and runtime in _BACKENDS:
-                runtimes[runtime] = folder.name
+    for model, config in configs.items():
+        runtime = config.parameters["runtime"].string_value
+        if config.platform == "ensemble" and runtime in _BACKENDS:
+            runtimes[runtime] = model
     if len(runtimes) > 1:
         found = ", ".join(f"{model} for {runtime}" for runtime, model in runtimes.items())
         raise BadRepository(
@@ -121,17 +120,8 @@ def _runtime(repository: Path) -> str:
     return next(iter(runtimes), ONNXRUNTIME)
 
 
-def _config_path(folder: Path, runtime: str) -> Path | None:
-    """Return the config that Triton selects with `--model-config-name`."""
-    candidates = [folder / "config.pbtxt"]
-    if runtime != TENSORRT:
-        candidates.insert(0, folder / "configs" / f"{runtime}.pbtxt")
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _read_config(folder: Path, runtime: str) -> Any:
-    path = _config_path(folder, runtime)
-    assert path is not None
+def _read_config(folder: Path) -> Any:
+    path = folder / CONFIG
     config: Any = model_config_pb2.ModelConfig()  # pyright: ignore
     try:
         text_format.Parse(path.read_text(), config)
@@ -146,9 +136,8 @@ def _check_model(folder: Path, config: Any, runtime: str) -> None:
     backend = "tensorrt" if config.platform == "tensorrt_plan" else config.backend
     if backend not in _BACKENDS[runtime]:
         raise BadRepository(
-            f"model {folder.name} needs the backend '{config.backend or config.platform}', which "
-            f"the embedded server has not: give it a configs/{ONNXRUNTIME}.pbtxt, or serve this "
-            "repository from NVIDIA's container"
+            f"model {folder.name} needs the backend '{config.backend or config.platform}', which a "
+            f"server for {runtime} has not: export it for {runtime}, or into another repository"
         )
     wanted = _model_file(config, backend)
     if wanted is not None and not any((version / wanted).is_file() for version in folder.iterdir()):

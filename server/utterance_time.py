@@ -41,7 +41,7 @@ def main(
     """Measure milliseconds per run and seconds of audio per second, by length and rows."""
     try:
         found = read_repository(repository)
-        spec = stage_spec(found.path, model, found.runtime)
+        spec = stage_spec(found.path, model)
         began = time.monotonic()
         engine = open_utterance_engine(found.path / model / "1", spec)
     except (UserError, StageError) as error:

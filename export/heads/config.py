@@ -10,7 +10,7 @@ from export.streaming.config import bundled_config
 def config_files(spec: HeadsSpec) -> dict[str, str]:
     """Return the text of every config, by its path in the repository."""
     return {
-        f"{spec.stage.name}/configs/{spec.runtime}.pbtxt": bundled_config(spec.stage, spec.base),
+        f"{spec.stage.name}/config.pbtxt": bundled_config(spec.stage, spec.base),
         f"{spec.ensemble.name}/config.pbtxt": _ensemble(spec),
     }
 

@@ -1,9 +1,8 @@
 """Write the Triton model configs of `asr_offline` from an `OfflineSpec`.
 
-As for the streaming models, each stage with an engine has two: `config.pbtxt` serves TensorRT
-plans, `configs/onnxruntime.pbtxt` serves ONNX files with the bundled backend. The decoder of a
-transducer has one for both: its loop over the frames stays in ONNX Runtime, on the CPU. For torch
-all stages are one model, with `configs/torch.pbtxt`.
+TensorRT plans are served by Triton's own backend, the files of all other runtimes by the bundled
+one. The decoder of a transducer is never a plan: its loop over the frames stays in ONNX Runtime, on
+the CPU. For torch all stages are one model.
 """
 
 from __future__ import annotations
@@ -28,20 +27,18 @@ after the first convolution a second is 50 frames, each of 64 bins and 256 chann
 
 def config_files(spec: OfflineSpec) -> dict[str, str]:
     """Return the text of every config, by its path in the repository."""
-    files: dict[str, str] = {}
-    for stage in spec.engines:
-        if spec.fused:
-            files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = _torch(stage, spec)
-            continue
-        if spec.is_loop(stage):
-            files[f"{stage.name}/config.pbtxt"] = _onnxruntime(stage, spec)
-            continue
-        files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec)
-        if spec.runtime == "onnxruntime":
-            files[f"{stage.name}/configs/onnxruntime.pbtxt"] = _onnxruntime(stage, spec)
-    files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
-    files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
-    return files
+    texts = {stage.name: _engine(stage, spec) for stage in spec.engines}
+    texts[spec.detokenizer.name] = _detokenizer(spec)
+    texts[spec.ensemble.name] = _ensemble(spec)
+    return {f"{model}/config.pbtxt": text for model, text in texts.items()}
+
+
+def _engine(stage: StageSpec, spec: OfflineSpec) -> str:
+    if spec.fused:
+        return _torch(stage, spec)
+    if spec.runtime == "onnxruntime" or spec.is_loop(stage):
+        return _onnxruntime(stage, spec)
+    return _tensorrt(stage, spec)
 
 
 def _header(title: str) -> str:

@@ -1,10 +1,7 @@
 """Write the Triton model configs of `asr_streaming` from a `StreamingSpec`.
 
-Each stage has two: `config.pbtxt` serves TensorRT plans with Triton's implicit state, and
-`configs/onnxruntime.pbtxt` (selected with `--model-config-name=onnxruntime`) serves ONNX files with
-the bundled backend. An export for torch writes `configs/torch.pbtxt` instead of the latter, one for
-TensorRT for RTX `configs/tensorrt-rtx.pbtxt`.
-Detokenizer and ensemble are the same for all. The fused recognizer is for the bundled backend only.
+TensorRT plans are served with Triton's implicit state, the files of all other runtimes with the
+bundled backend. Detokenizer and ensemble are the same for all.
 """
 
 from __future__ import annotations
@@ -49,15 +46,16 @@ other streams.
 
 def config_files(spec: StreamingSpec) -> dict[str, str]:
     """Return the text of every config, by its path in the repository."""
-    files: dict[str, str] = {}
-    for stage in spec.engines:
-        if not stage.members:
-            files[f"{stage.name}/config.pbtxt"] = _tensorrt(stage, spec.serving)
-        if spec.runtime in _RUNTIMES:
-            files[f"{stage.name}/configs/{spec.runtime}.pbtxt"] = bundled_config(stage, spec)
-    files[f"{spec.detokenizer.name}/config.pbtxt"] = _detokenizer(spec)
-    files[f"{spec.ensemble.name}/config.pbtxt"] = _ensemble(spec)
-    return files
+    texts = {stage.name: _engine(stage, spec) for stage in spec.engines}
+    texts[spec.detokenizer.name] = _detokenizer(spec)
+    texts[spec.ensemble.name] = _ensemble(spec)
+    return {f"{model}/config.pbtxt": text for model, text in texts.items()}
+
+
+def _engine(stage: StageSpec, spec: StreamingSpec) -> str:
+    if spec.runtime in _RUNTIMES:
+        return bundled_config(stage, spec)
+    return _tensorrt(stage, spec.serving)
 
 
 def _header(title: str) -> str:

@@ -104,5 +104,5 @@ def _state_rows(folder: Path) -> list[int]:
     from tritonclient.grpc import model_config_pb2
 
     config: Any = model_config_pb2.ModelConfig()  # pyright: ignore
-    text_format.Parse((folder / "configs" / "onnxruntime.pbtxt").read_text(), config)
+    text_format.Parse((folder / "config.pbtxt").read_text(), config)
     return [int(rows) for rows in config.parameters["state_rows"].string_value.split(",")]

@@ -72,7 +72,7 @@ def test_a_proxy_does_not_hide_the_server(
 
 
 def test_config_and_graph_that_disagree_are_named(toy_repository: Path) -> None:
-    config = toy_repository / "summer" / "configs" / "onnxruntime.pbtxt"
+    config = toy_repository / "summer" / "config.pbtxt"
     config.write_text(config.read_text().replace("TYPE_FP32 dims: [ 1 ]", "TYPE_FP32 dims: [ 2 ]"))
     with pytest.raises(TritonDied) as death, running(toy_repository):
         pass

@@ -56,7 +56,7 @@ def test_the_page_tells_what_happens(toy_repository: Path) -> None:
 
 @pytest.mark.triton
 def test_instances_that_have_worked_need_no_canary_of_their_own(toy_repository: Path) -> None:
-    config = toy_repository / "summer" / "configs" / "onnxruntime.pbtxt"
+    config = toy_repository / "summer" / "config.pbtxt"
     config.write_text(config.read_text().replace("count: 1", "count: 2"))
     with running(toy_repository) as triton, closing(_canary(triton)) as canary:
         started: list[float] = []

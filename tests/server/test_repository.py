@@ -19,7 +19,7 @@ def test_models_and_capacity_are_read(toy_repository: Path) -> None:
 
 
 def test_the_narrowest_stage_sets_the_capacity(toy_repository: Path) -> None:
-    config = toy_repository / "accumulator" / "configs" / "onnxruntime.pbtxt"
+    config = toy_repository / "accumulator" / "config.pbtxt"
     config.write_text(config.read_text().replace("count: 1", "count: 3"))
     assert read_repository(toy_repository).max_streams == MAX_STREAMS
 
@@ -46,7 +46,7 @@ def test_a_missing_tokenizer_is_not_exported(toy_repository: Path) -> None:
 
 @pytest.mark.parametrize("text", ["many", "", "0", "-1", "1.5"])
 def test_a_capacity_that_is_no_count_is_refused(toy_repository: Path, text: str) -> None:
-    config = toy_repository / "summer" / "configs" / "onnxruntime.pbtxt"
+    config = toy_repository / "summer" / "config.pbtxt"
     config.write_text(config.read_text().replace(f'"{MAX_STREAMS}"', f'"{text}"'))
     with pytest.raises(BadRepository, match=f"summer: .*'max_streams' must be .* not '{text}'"):
         read_repository(toy_repository)
@@ -72,17 +72,17 @@ def test_two_runtimes_in_one_repository_are_refused(toy_repository: Path) -> Non
 
 def test_a_broken_config_is_quoted(toy_repository: Path) -> None:
     write_config(toy_repository, "summer", 'name: "summer')
-    with pytest.raises(BadRepository, match=r"onnxruntime\.pbtxt is not a model config"):
+    with pytest.raises(BadRepository, match=r"config\.pbtxt is not a model config"):
         read_repository(toy_repository)
 
 
 def test_ensembles_add_the_capacity_of_stages_of_their_own(toy_repository: Path) -> None:
-    config = (toy_repository / "toy_streaming" / "configs" / "onnxruntime.pbtxt").read_text()
+    config = (toy_repository / "toy_streaming" / "config.pbtxt").read_text()
     second = config.replace("toy_streaming", "second_toy")
     write_config(toy_repository, "second_toy", second)
     assert read_repository(toy_repository).max_streams == MAX_STREAMS, "both have the same stages"
     shutil.copytree(toy_repository / "summer", toy_repository / "second_summer")
-    stage = (toy_repository / "summer" / "configs" / "onnxruntime.pbtxt").read_text()
+    stage = (toy_repository / "summer" / "config.pbtxt").read_text()
     write_config(toy_repository, "second_summer", stage.replace('"summer"', '"second_summer"'))
     write_config(toy_repository, "second_toy", second.replace('"summer"', '"second_summer"'))
     assert read_repository(toy_repository).max_streams == 2 * MAX_STREAMS
@@ -90,14 +90,14 @@ def test_ensembles_add_the_capacity_of_stages_of_their_own(toy_repository: Path)
 
 def _add_adapter(repository: Path, name: str) -> None:
     folder = repository / "toy_streaming"
-    text = (folder / "configs" / "onnxruntime.pbtxt").read_text()
+    text = (folder / "config.pbtxt").read_text()
     text = text.replace('name: "toy_streaming"', f'name: "{name}_toy_streaming"')
     text += f'parameters {{ key: "adapter" value: {{ string_value: "{name}" }} }}'
     write_config(repository, f"{name}_toy_streaming", text)
 
 
 def test_adapters_share_the_streams_of_their_base(toy_repository: Path) -> None:
-    config = toy_repository / "accumulator" / "configs" / "onnxruntime.pbtxt"
+    config = toy_repository / "accumulator" / "config.pbtxt"
     config.write_text(
         config.read_text() + 'parameters { key: "adapters" value: { string_value: "4" } }'
     )

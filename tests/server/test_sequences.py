@@ -167,7 +167,7 @@ def test_batches_up_to_16_are_warm_at_once(tmp_path: Path, monkeypatch: pytest.M
     batches: list[int] = []
     monkeypatch.setattr(BoundGraph, "run", lambda graph, batch: batches.append(batch))
     repository = write_toy_repository(tmp_path)
-    config = repository / "summer" / "configs" / "onnxruntime.pbtxt"
+    config = repository / "summer" / "config.pbtxt"
     for max_batch in (64, 5):
         config.write_text(re.sub(r"size: \d+", f"size: {max_batch}", config.read_text(), count=1))
         sequence_stage(repository)

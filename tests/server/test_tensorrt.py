@@ -183,7 +183,7 @@ def test_engines_do_not_come_and_go(engines: Path, machine: Path) -> None:
 
 
 def _state_size(folder: Path, name: str) -> int:
-    config = repository._read_config(folder / name, "tensorrt")
+    config = repository._read_config(folder / name)
     return config.sequence_batching.state[0].dims[0]
 
 
@@ -197,7 +197,6 @@ def test_the_pool_is_asked_for(engines: Path, machine: Path) -> None:
     assert f"--cuda-memory-pool-byte-size=0:{served.budget.pool}" in command
     assert "--backend-config=tensorrt,execution-policy=BLOCKING" in command
     assert "--allow-http=false" in command
-    assert not [flag for flag in command if flag.startswith("--model-config-name")]
 
 
 def test_engines_of_another_gpu_are_refused(engines: Path, machine: Path) -> None:

@@ -72,7 +72,7 @@ def case(
     kind: str = request.param
     model = served_name(OFFLINE_NAMES.get(kind, ""), "recognizer_offline")
     repository = exported_offline_torch(kind)
-    exported = stage_spec(repository, model, "torch")
+    exported = stage_spec(repository, model)
     spec = replace(
         exported,
         lengths=(SHORT, LONG),

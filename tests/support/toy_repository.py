@@ -119,8 +119,8 @@ def _write_stage(
 
 
 def write_config(folder: Path, name: str, config: str) -> None:
-    """Write a model's config for the embedded runtime, and the version folder."""
-    path = folder / name / "configs" / "onnxruntime.pbtxt"
+    """Write a model's config and its version folder."""
+    path = folder / name / "config.pbtxt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(config)
     (folder / name / "1").mkdir(exist_ok=True)

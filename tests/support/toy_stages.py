@@ -20,9 +20,9 @@ from tests.support.toy_repository import CHUNK_SAMPLES
 _pb: Any = model_config_pb2
 
 
-def model_config(repository: Path, model: str, runtime: str = "onnxruntime") -> dict[str, Any]:
+def model_config(repository: Path, model: str) -> dict[str, Any]:
     """A model's config as Triton hands it to a backend."""
-    text = (repository / model / "configs" / f"{runtime}.pbtxt").read_text()
+    text = (repository / model / "config.pbtxt").read_text()
     config = text_format.Parse(text, _pb.ModelConfig())
     return json_format.MessageToDict(config, preserving_proto_field_name=True)
 

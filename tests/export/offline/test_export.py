@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from typer.testing import CliRunner
 from export import __main__ as export_command
 from export.checkpoint import load_checkpoint
 from export.errors import ParityFailed
+from export.install import write_configs
 from export.offline import export as offline_export
+from export.offline.config import config_files
 from export.offline.export import spec_of
 from export.offline.parity import check_offline_parity
 from export.offline.spec import OfflineSpec
@@ -73,13 +76,11 @@ def members(spec: OfflineSpec) -> tuple[StageSpec, ...]:
     return (*spec.stages, spec.detokenizer, spec.ensemble)
 
 
-def test_configs_match_the_spec(repository: Path, spec: OfflineSpec) -> None:
+def test_configs_match_the_spec(repository: Path, spec: OfflineSpec, tmp_path: Path) -> None:
+    write_configs(tmp_path, config_files(replace(spec, runtime="tensorrt")))
     for stage in members(spec):
-        paths = [repository / stage.name / "config.pbtxt"]
-        if stage in spec.stages and not spec.is_loop(stage):
-            paths.append(repository / stage.name / "configs" / "onnxruntime.pbtxt")
-        for path in paths:
-            config = read_config(path)
+        for folder in (repository, tmp_path):
+            config = read_config(folder / stage.name / "config.pbtxt")
             assert config.name == stage.name
             assert config_tensors(config.input) == spec_tensors(stage.inputs)
             assert config_tensors(config.output) == spec_tensors(stage.outputs)

@@ -65,7 +65,7 @@ def test_the_fused_ensemble_keeps_its_contract(random_checkpoint: Path) -> None:
 
 def test_a_fused_model_has_the_state_of_its_members(random_checkpoint: Path) -> None:
     spec = _spec(random_checkpoint, "onnxruntime", "fused")
-    config = _parsed(config_files(spec)["recognizer/configs/onnxruntime.pbtxt"])
+    config = _parsed(config_files(spec)["recognizer/config.pbtxt"])
     rows = [int(text) for text in config.parameters["state_rows"].string_value.split(",")]
     assert rows == [
         state.rows for state in (spec.feature_state, spec.encoder_state, spec.decoder_state)
@@ -78,7 +78,7 @@ def test_a_fused_model_has_the_state_of_its_members(random_checkpoint: Path) -> 
 def test_instances_on_one_device_share_the_streams(random_checkpoint: Path) -> None:
     """Triton fills instances evenly; a pool for all streams in each would not fit a GPU."""
     config = _parsed(
-        config_files(_spec(random_checkpoint, "torch", "fused"))["recognizer/configs/torch.pbtxt"]
+        config_files(_spec(random_checkpoint, "torch", "fused"))["recognizer/config.pbtxt"]
     )
     [group] = config.instance_group
     assert (group.count, group.kind) == (3, _pb.ModelInstanceGroup.KIND_MODEL)

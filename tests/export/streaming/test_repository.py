@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
+from export.checkpoint import load_checkpoint
 from export.errors import UnsupportedOption
+from export.install import write_configs
 from export.options import ExportOptions
 from export.spec import StageSpec
+from export.streaming.config import config_files
 from export.streaming.export import build_stages, spec_of
 from export.streaming.spec import StreamingSpec
 from tests.support.project import DEMO_CHECKPOINT, PROJECT, Exported
@@ -32,8 +36,6 @@ def repository(exported: Exported) -> Path:
 
 @pytest.fixture(scope="module")
 def spec(random_checkpoint: Path) -> StreamingSpec:
-    from export.checkpoint import load_checkpoint
-
     checkpoint = load_checkpoint(str(random_checkpoint))
     options = ExportOptions(str(random_checkpoint), chunk_ms=CHUNK_MS)
     return spec_of(checkpoint, build_stages(checkpoint, options.frames), options)
@@ -45,13 +47,13 @@ def stage_of(spec: StreamingSpec, name: str) -> StageSpec:
 
 
 @pytest.mark.parametrize("name", [*STAGES, "detokenizer", "asr_streaming"])
-def test_configs_match_the_spec(repository: Path, spec: StreamingSpec, name: str) -> None:
+def test_configs_match_the_spec(
+    repository: Path, spec: StreamingSpec, name: str, tmp_path: Path
+) -> None:
     stage = stage_of(spec, name)
-    configs = [repository / name / "config.pbtxt"]
-    if name in STAGES:
-        configs.append(repository / name / "configs" / "onnxruntime.pbtxt")
-    for path in configs:
-        config = read_config(path)
+    write_configs(tmp_path, config_files(replace(spec, runtime="tensorrt")))
+    for folder in (repository, tmp_path):
+        config = read_config(folder / name / "config.pbtxt")
         assert config.name == name
         assert config_tensors(config.input) == spec_tensors(stage.inputs)
         assert config_tensors(config.output) == spec_tensors(stage.outputs)
@@ -72,10 +74,6 @@ def test_onnx_files_match_the_spec(repository: Path, spec: StreamingSpec, name: 
 
 
 def test_a_name_prefixes_every_model_and_nothing_else(spec: StreamingSpec) -> None:
-    from dataclasses import replace
-
-    from export.streaming.config import config_files
-
     unnamed, named = config_files(spec), config_files(replace(spec, name="clinic_v2"))
     assert set(named) == {f"clinic_v2_{path}" for path in unnamed}
     for path, text in unnamed.items():
@@ -100,19 +98,17 @@ def test_every_step_of_the_ensemble_is_fed(repository: Path) -> None:
     check_that_every_step_is_fed(repository, "asr_streaming")
 
 
-def test_implicit_state_has_the_size_of_the_layout(repository: Path, spec: StreamingSpec) -> None:
+def test_implicit_state_has_the_size_of_the_layout(spec: StreamingSpec, tmp_path: Path) -> None:
+    write_configs(tmp_path, config_files(replace(spec, runtime="tensorrt")))
     for stage in spec.stages:
         assert stage.state is not None
-        config = read_config(repository / stage.name / "config.pbtxt")
+        config = read_config(tmp_path / stage.name / "config.pbtxt")
         [state] = config.sequence_batching.state
         assert list(state.dims) == [stage.state.size]
         assert list(state.initial_state[0].dims) == [stage.state.size]
 
 
 def test_committed_configs_are_those_of_the_demo_checkpoint() -> None:
-    from export.checkpoint import load_checkpoint
-    from export.streaming.config import config_files
-
     checkpoint = load_checkpoint(str(DEMO_CHECKPOINT))
     options = ExportOptions(str(DEMO_CHECKPOINT))
     spec = spec_of(checkpoint, build_stages(checkpoint, options.frames), options)

@@ -122,7 +122,6 @@ def profile_zeros(spec: OfflineSpec, stage: StageSpec):
 
 def test_configs_name_every_profile_and_leave_loops_to_the_cpu(spec: OfflineSpec) -> None:
     files = config_files(spec)
-    assert not any("configs/" in name for name in files)
     plans = [
         stage for stage in spec.stages if "tensorrt_plan" in files[f"{stage.name}/config.pbtxt"]
     ]

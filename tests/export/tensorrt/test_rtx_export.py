@@ -133,4 +133,4 @@ def test_the_bindings_have_what_the_backend_calls(owner: str, names: list[str]) 
 
 
 def _spec(repository: Path, stage: str) -> StageSpec:
-    return StageSpec.from_model_config(model_config(repository, stage, "tensorrt-rtx"))
+    return StageSpec.from_model_config(model_config(repository, stage))
