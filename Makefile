@@ -218,7 +218,7 @@ types: $(READY) ## pyright: strict, of the tests standard
 	$(BIN)/pyright --project tests
 
 # Committed configs stay. Others go with their models: Triton would look for those.
-COMMITTED := $(addprefix model_repository/,asr_streaming decoder detokenizer encoder feature_extractor)
+COMMITTED := $(addprefix model_repository/,asr_streaming decoder encoder feature_extractor)
 
 clean: ## Remove what was exported; the environment stays
 	rm -rf $(filter-out $(COMMITTED),$(patsubst %/1,%,$(wildcard $(REPOSITORY)/*/1)))

@@ -124,8 +124,8 @@ def main(
         int | None,
         typer.Option(
             min=1,
-            help="Processes of the encoder or fused recognizer; with torch and tensorrt-rtx of the "
-            "detokenizer too, and 1 by default instead of 2.",
+            help="Processes of the encoder or fused recognizer; 2 by default, with torch and "
+            "tensorrt-rtx 1.",
         ),
     ] = None,
     max_batch_size: Annotated[

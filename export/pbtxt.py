@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from export.spec import StageSpec, TensorSpec
 
@@ -15,11 +15,22 @@ HEADER = """\
 """First lines of every config."""
 
 
-def ensemble_step(stage: StageSpec) -> str:
-    """Return a step of an ensemble; its tensors keep their names in the ensemble."""
+def ensemble_scheduling(steps: Sequence[StageSpec], ensemble: StageSpec) -> str:
+    """Return the steps of an ensemble; tensors keep their names in it.
+
+    Outputs that no step takes and no client gets stay out of it, so that Triton drops them.
+    """
+    taken = {tensor.name for step in steps for tensor in step.inputs}
+    taken |= {tensor.name for tensor in ensemble.outputs}
+    texts = ",\n".join(_step(step, taken) for step in steps)
+    return f"ensemble_scheduling {{\n  step [\n{texts}\n  ]\n}}"
+
+
+def _step(stage: StageSpec, taken: Container[str]) -> str:
+    outputs = (tensor.name for tensor in stage.responses if tensor.name in taken)
     maps = [
         *(_mapping("input_map", tensor.name) for tensor in stage.inputs),
-        *(_mapping("output_map", tensor.name) for tensor in stage.outputs),
+        *(_mapping("output_map", name) for name in outputs),
     ]
     lines = "\n".join(f"      {line}" for line in maps)
     return f'    {{\n      model_name: "{stage.name}" model_version: -1\n{lines}\n    }}'

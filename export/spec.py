@@ -39,8 +39,9 @@ class TensorSpec:
 class StageSpec:
     """A model of the ensemble.
 
-    `state` is `None` for a model without state between chunks, and for a model that consists of
-    others, its `members` in a row; `adapter` is `None` for a model that adapters do not change.
+    `outputs` are those of the engine, `text` what the backend computes from them. `state` is `None`
+    for a model without state between chunks, and for a model that consists of others, its `members`
+    in a row; `adapter` is `None` for a model that adapters do not change.
     """
 
     role: str
@@ -50,6 +51,12 @@ class StageSpec:
     prefix: str = ""
     members: tuple[StageSpec, ...] = ()
     adapter: AdapterLayout | None = None
+    text: tuple[TensorSpec, ...] = ()
+
+    @property
+    def responses(self) -> tuple[TensorSpec, ...]:
+        """Return all outputs of the model."""
+        return (*self.outputs, *self.text)
 
     @property
     def name(self) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from .errors import TritonNotFound
 from .locate import STUB, TritonInstall
-from .repository import BUNDLED_BACKENDS, TENSORRT
+from .repository import BUNDLED_BACKEND, TENSORRT
 
 
 def make_backend_directory(folder: Path, install: TritonInstall, runtime: str) -> Path:
-    """Fill `folder` with the stock Python backend, the bundled backends and the runtime's own.
+    """Fill `folder` with the stock Python backend, the bundled backend and the runtime's own.
 
     Returns:
         `folder`.
@@ -28,8 +28,8 @@ def make_backend_directory(folder: Path, install: TritonInstall, runtime: str) -
     for part in ("libtriton_python.so", "triton_python_backend_utils.py"):
         shutil.copy(install.python_backend / part, python)
     shutil.copy(install.stub, python / STUB)
-    for name, source in BUNDLED_BACKENDS.items():
-        shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    bundled = folder / BUNDLED_BACKEND.name
+    shutil.copytree(BUNDLED_BACKEND, bundled, ignore=shutil.ignore_patterns("__pycache__"))
     if runtime == TENSORRT:
         _copy_tensorrt(folder, install)
     return folder

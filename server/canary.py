@@ -99,8 +99,7 @@ def _canaries(ensemble: Ensemble, proven: Counter[str]) -> int:
     """Return as many streams as reach all instances, or one if all have worked since the last look.
 
     One is sent in any case: its time is the chunk latency that the metrics show. Canaries are work,
-    too, so that without streams every instance gets one every other time. Detokenizers do not say
-    whether they have worked: where there are several, all canaries are sent.
+    too, so that without streams every instance gets one every other time.
     """
     if all(proven[stage] == count for stage, count in ensemble.stages.items() if count > 1):
         return 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from .backends.earshot.earshot_runtime.heartbeat import FOLDER_VARIABLE
 from .locate import TritonInstall
 from .ports import LOOPBACK, Endpoints
-from .repository import BUNDLED_BACKENDS, Repository
+from .repository import BUNDLED_BACKEND, Repository
 from .tensorrt import Budget
 from .tracing import Tracing
 
@@ -118,7 +118,7 @@ def _shared_memory_flags(repository: Repository, prefix: str) -> list[str]:
     size = max(_LEAST_SHM_BYTES, _SHM_BATCHES * repository.batch_bytes)
     return [
         f"--backend-config={backend},{setting}"
-        for backend in ("python", *BUNDLED_BACKENDS)
+        for backend in ("python", BUNDLED_BACKEND.name)
         for setting in (
             f"shm-region-prefix-name={prefix}",
             f"shm-default-byte-size={size}",

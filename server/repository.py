@@ -21,26 +21,25 @@ ONNXRUNTIME = "onnxruntime"
 TORCH = "torch"
 TENSORRT = "tensorrt"
 TENSORRT_RTX = "tensorrt-rtx"
-BUNDLED_BACKENDS = {
-    folder.parent.name: folder.parent
-    for folder in (Path(__file__).parent / "backends").glob("*/model.py")
-}
+BUNDLED_BACKEND = Path(__file__).parent / "backends" / "earshot"
 CONFIG = "config.pbtxt"
 EXPORT_HINT = "export the models first (see `python -m export --help`)"
 
-_ENGINE_FILES = {TORCH: "model.pt2", TENSORRT_RTX: "model.engine"}
-"""Files that a version folder of the bundled backend must hold, by runtime."""
-# Files that a version folder must hold, by backend.
-_MODEL_FILES = {
-    "earshot_detokenizer": "tokenizer.json",
-    "python": "model.py",
-    "tensorrt": "model.plan",
+_TOKENIZER = "tokenizer.json"
+_ENGINE_FILES = {
+    ONNXRUNTIME: "model.onnx",
+    TORCH: "model.pt2",
+    TENSORRT_RTX: "model.engine",
+    "tokenizers": _TOKENIZER,
 }
+"""Files that a version folder of the bundled backend must hold, by runtime."""
+_MODEL_FILES = {"python": ["model.py"], "tensorrt": ["model.plan"]}
+"""Files that a version folder must hold, by backend."""
 _BACKENDS = {
-    ONNXRUNTIME: {*BUNDLED_BACKENDS, "python"},
-    TORCH: {*BUNDLED_BACKENDS, "python"},
-    TENSORRT_RTX: {*BUNDLED_BACKENDS, "python"},
-    TENSORRT: {*BUNDLED_BACKENDS, "python", "tensorrt"},
+    ONNXRUNTIME: {BUNDLED_BACKEND.name, "python"},
+    TORCH: {BUNDLED_BACKEND.name, "python"},
+    TENSORRT_RTX: {BUNDLED_BACKEND.name, "python"},
+    TENSORRT: {BUNDLED_BACKEND.name, "python", "tensorrt"},
 }
 
 
@@ -139,18 +138,21 @@ def _check_model(folder: Path, config: Any, runtime: str) -> None:
             f"model {folder.name} needs the backend '{config.backend or config.platform}', which a "
             f"server for {runtime} has not: export it for {runtime}, or into another repository"
         )
-    wanted = _model_file(config, backend)
-    if wanted is not None and not any((version / wanted).is_file() for version in folder.iterdir()):
-        raise BadRepository(
-            f"model {folder.name} has no {wanted} in {folder}/1; {EXPORT_HINT}, or serve a "
-            "repository that has no such model"
-        )
+    for wanted in _model_files(config, backend):
+        if not any((version / wanted).is_file() for version in folder.iterdir()):
+            raise BadRepository(
+                f"model {folder.name} has no {wanted} in {folder}/1; {EXPORT_HINT}, or serve a "
+                "repository that has no such model"
+            )
 
 
-def _model_file(config: Any, backend: str) -> str | None:
-    if backend == "earshot":
-        return _ENGINE_FILES.get(config.parameters["runtime"].string_value, "model.onnx")
-    return _MODEL_FILES.get(backend)
+def _model_files(config: Any, backend: str) -> list[str]:
+    if backend != BUNDLED_BACKEND.name:
+        return _MODEL_FILES.get(backend, [])
+    runtime = config.parameters["runtime"].string_value or ONNXRUNTIME
+    files = [_ENGINE_FILES[runtime]] if runtime in _ENGINE_FILES else []
+    text = any(output.name == "TEXT" for output in config.output)
+    return [*files, *([_TOKENIZER] if text else [])]
 
 
 def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from export.heads.spec import HeadsSpec
-from export.pbtxt import HEADER, ensemble_step, parameter_list, tensor_list
+from export.pbtxt import HEADER, ensemble_scheduling, parameter_list, tensor_list
 from export.streaming.config import bundled_config
 
 
@@ -17,7 +17,6 @@ def config_files(spec: HeadsSpec) -> dict[str, str]:
 
 def _ensemble(spec: HeadsSpec) -> str:
     stage = spec.ensemble
-    steps = ",\n".join(map(ensemble_step, spec.steps))
     title = f"{spec.base.ensemble.name} and its heads: the models but the last are shared with it."
     return "\n".join(
         [
@@ -27,7 +26,7 @@ def _ensemble(spec: HeadsSpec) -> str:
             f"max_batch_size: {spec.base.serving.max_batch_size}",
             tensor_list("input", stage.inputs),
             tensor_list("output", stage.outputs),
-            f"ensemble_scheduling {{\n  step [\n{steps}\n  ]\n}}",
+            ensemble_scheduling(spec.steps, stage),
             parameter_list(spec.client_parameters),
         ]
     )

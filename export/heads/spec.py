@@ -65,7 +65,7 @@ class HeadsSpec:
     @property
     def steps(self) -> tuple[StageSpec, ...]:
         """Return the models of the ensemble."""
-        return (*self.base.engines, self.base.detokenizer, self.stage)
+        return (*self.base.steps, self.stage)
 
     @property
     def models(self) -> list[str]:

@@ -117,7 +117,7 @@ class OfflineChain:
         return batch, np.array([[len(value)] for value in values], dtype=np.int32)
 
     def _tokens(self, decoded: Arrays, row: int) -> tuple[list[int], list[int]]:
-        """Return tokens and their frames; labels of CTC are collapsed as in the detokenizer."""
+        """Return tokens and their frames; labels of CTC are collapsed as in the backend."""
         if self.spec.ctc_blank is None:
             tokens, frames, _, counts = decoded
             count = counts[row, 0]

@@ -1,15 +1,21 @@
 """Write the Triton model configs of `asr_offline` from an `OfflineSpec`.
 
 TensorRT plans are served by Triton's own backend, the files of all other runtimes by the bundled
-one. The decoder of a transducer is never a plan: its loop over the frames stays in ONNX Runtime, on
-the CPU. For torch all stages are one model.
+one, which also converts tokens to text. The decoder of a transducer is never a plan: its loop over
+the frames stays in ONNX Runtime, on the CPU. For torch all stages are one model.
 """
 
 from __future__ import annotations
 
 from export.audio import HOP_SAMPLES, SAMPLE_RATE_HZ
 from export.offline.spec import OfflineSpec
-from export.pbtxt import HEADER, adapter_parameters, ensemble_step, parameter_list, tensor_list
+from export.pbtxt import (
+    HEADER,
+    adapter_parameters,
+    ensemble_scheduling,
+    parameter_list,
+    tensor_list,
+)
 from export.spec import OFFLINE, StageSpec
 
 _QUEUE_DELAY_MS = {
@@ -28,7 +34,8 @@ after the first convolution a second is 50 frames, each of 64 bins and 256 chann
 def config_files(spec: OfflineSpec) -> dict[str, str]:
     """Return the text of every config, by its path in the repository."""
     texts = {stage.name: _engine(stage, spec) for stage in spec.engines}
-    texts[spec.detokenizer.name] = _detokenizer(spec)
+    if spec.detokenizer is not None:
+        texts[spec.detokenizer.name] = _detokenizer(spec.detokenizer, spec)
     texts[spec.ensemble.name] = _ensemble(spec)
     return {f"{model}/config.pbtxt": text for model, text in texts.items()}
 
@@ -79,7 +86,7 @@ def _bundled(
             f"max_batch_size: {spec.serving.max_batch_size}",
             "# The backend itself packs utterances of similar length, so a batch may hold any.",
             tensor_list("input", stage.inputs, ragged=True),
-            tensor_list("output", stage.outputs),
+            tensor_list("output", stage.responses),
             _dynamic_batching(stage),
             f"instance_group [ {{ {group} }} ]",
             parameter_list(parameters),
@@ -106,8 +113,14 @@ def _stage_parameters(stage: StageSpec, spec: OfflineSpec) -> dict[str, str]:
     else:
         # Nobody who calls the stage by name makes it allocate more than the longest bucket needs.
         parameters["max_length"] = str(max(spec.lengths(stage.inputs)))
+    if stage.text:
+        parameters |= _ctc_parameters(spec)
     adapters = spec.serving.adapters
     return parameters | adapter_parameters(stage, adapters, OFFLINE, spec.checkpoint_sha256)
+
+
+def _ctc_parameters(spec: OfflineSpec) -> dict[str, str]:
+    return {} if spec.ctc_blank is None else {"ctc_blank": str(spec.ctc_blank)}
 
 
 def _tensorrt(stage: StageSpec, spec: OfflineSpec) -> str:
@@ -121,7 +134,7 @@ def _tensorrt(stage: StageSpec, spec: OfflineSpec) -> str:
             "# The batcher joins utterances of equal shape only, and clients pad to the buckets: a",
             "# batch is of one bucket, and each bucket has a profile that is tuned for it alone.",
             tensor_list("input", stage.inputs),
-            tensor_list("output", stage.outputs),
+            tensor_list("output", stage.responses),
             _dynamic_batching(stage),
             "# One GPU: the memory is computed for one; for more GPUs run more replicas.",
             f"instance_group [ {{ kind: KIND_GPU count: 1 gpus: [ 0 ] profile: [ {profiles} ] }} ]",
@@ -140,28 +153,25 @@ dynamic_batching {{
 }}"""
 
 
-def _detokenizer(spec: OfflineSpec) -> str:
-    stage = spec.detokenizer
-    parameters = {} if spec.ctc_blank is None else {"ctc_blank": str(spec.ctc_blank)}
+def _detokenizer(stage: StageSpec, spec: OfflineSpec) -> str:
     return "\n".join(
         [
             _header("Tokens to text."),
             f'name: "{stage.name}"',
-            'backend: "earshot_detokenizer"',
+            'backend: "earshot"',
             f"max_batch_size: {spec.serving.max_batch_size}",
             tensor_list("input", stage.inputs, ragged=True),
-            tensor_list("output", stage.outputs),
+            tensor_list("output", stage.responses),
             "# Takes all requests in the queue, and never waits for more: converting text is fast.",
             "dynamic_batching { }",
             "instance_group [ { kind: KIND_CPU count: 1 } ]",
-            parameter_list(parameters),
+            parameter_list({"runtime": "tokenizers", **_ctc_parameters(spec)}),
         ]
     )
 
 
 def _ensemble(spec: OfflineSpec) -> str:
     stage = spec.ensemble
-    steps = ",\n".join(ensemble_step(member) for member in (*spec.engines, spec.detokenizer))
     return "\n".join(
         [
             _header("The model that clients call: one utterance in, its text out."),
@@ -169,8 +179,8 @@ def _ensemble(spec: OfflineSpec) -> str:
             'platform: "ensemble"',
             f"max_batch_size: {spec.serving.max_batch_size}",
             tensor_list("input", stage.inputs),
-            tensor_list("output", stage.outputs),
-            f"ensemble_scheduling {{\n  step [\n{steps}\n  ]\n}}",
+            tensor_list("output", stage.responses),
+            ensemble_scheduling(spec.steps, stage),
             parameter_list(spec.client_parameters),
         ]
     )

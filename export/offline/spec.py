@@ -10,10 +10,18 @@ from typing import Any
 
 from export.audio import FRAME_MS, FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE_HZ
 from export.options import OfflineServing
-from export.spec import CONTRACT_VERSION, OFFLINE, StageSpec, TensorSpec, adapter_sizes
+from export.spec import (
+    CONTRACT_VERSION,
+    OFFLINE,
+    StageSpec,
+    TensorSpec,
+    adapter_sizes,
+    served_name,
+)
 from export.stages.layout import AdapterLayout
 from export.stages.offline.encoder import encoder_frames
 
+DETOKENIZER = "detokenizer_offline"
 RECOGNIZER = "recognizer_offline"
 BUCKETS_MS = (2000, 4000, 8000, 15000, 30000)
 """Lengths that clients pad audio to; the last is the longest utterance in one piece."""
@@ -115,11 +123,16 @@ class OfflineSpec:
 
     @property
     def labels(self) -> tuple[TensorSpec, ...]:
-        """Return the best label of every frame, which CTC passes to the detokenizer."""
+        """Return the best label of every frame, from which the tokens of CTC are computed."""
         return (
             TensorSpec("FRAME_TOKENS", "INT32", (-1,)),
             TensorSpec("FRAME_LOGPROBS", "FP32", (-1,)),
         )
+
+    @property
+    def computed(self) -> tuple[TensorSpec, ...]:
+        """Return what the backend computes from the outputs of the decoder."""
+        return self.text if self.ctc_blank is None else (*self.text, *self.tokens)
 
     @property
     def text(self) -> tuple[TensorSpec, ...]:
@@ -145,6 +158,7 @@ class OfflineSpec:
                 decoded,
                 prefix=self.name,
                 adapter=self.decoder_adapter,
+                text=() if self.ends_in_plan else self.computed,
             ),
         )
 
@@ -153,7 +167,12 @@ class OfflineSpec:
         """Return the three stages as one model."""
         first, *_, last = self.stages
         return StageSpec(
-            RECOGNIZER, first.inputs, last.outputs, members=self.stages, prefix=self.name
+            RECOGNIZER,
+            first.inputs,
+            last.outputs,
+            members=self.stages,
+            prefix=self.name,
+            text=last.text,
         )
 
     @property
@@ -162,14 +181,26 @@ class OfflineSpec:
         return (self.recognizer,) if self.fused else self.stages
 
     @property
-    def detokenizer(self) -> StageSpec:
-        """Return the model that converts tokens to text, for CTC also labels to tokens."""
-        tokens, _, _, count = self.tokens
-        if self.ctc_blank is None:
-            inputs, outputs = (tokens, count), self.text
-        else:
-            inputs, outputs = self.labels, (*self.text, *self.tokens)
-        return StageSpec("detokenizer_offline", inputs, outputs, prefix=self.name)
+    def steps(self) -> tuple[StageSpec, ...]:
+        """Return the models that the ensemble consists of, in the order of processing."""
+        return (*self.engines, *([self.detokenizer] if self.detokenizer else []))
+
+    @property
+    def text_model(self) -> StageSpec:
+        """Return the model that converts tokens to text."""
+        return self.steps[-1]
+
+    @property
+    def ends_in_plan(self) -> bool:
+        """Return True if the last engine is a plan: the TensorRT backend computes no text."""
+        return self.runtime.startswith("tensorrt") and self.ctc_blank is not None
+
+    @property
+    def detokenizer(self) -> StageSpec | None:
+        """Return the model that converts the labels of a plan to tokens and text."""
+        if not self.ends_in_plan:
+            return None
+        return StageSpec(DETOKENIZER, self.labels, (), prefix=self.name, text=self.computed)
 
     @property
     def ensemble(self) -> StageSpec:
@@ -180,12 +211,14 @@ class OfflineSpec:
     @property
     def models(self) -> list[str]:
         """Return the names of all models."""
-        return [stage.name for stage in (*self.engines, self.detokenizer, self.ensemble)]
+        return [stage.name for stage in (*self.steps, self.ensemble)]
 
     @property
     def obsolete_models(self) -> list[str]:
         """Return the names of the models that only other runtimes have."""
-        return [s.name for s in (*self.stages, self.recognizer) if s.name not in self.models]
+        roles = (*(stage.role for stage in self.stages), RECOGNIZER, DETOKENIZER)
+        names = (served_name(self.name, role) for role in roles)
+        return [name for name in names if name not in self.models]
 
     @property
     def client_parameters(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CONTEXT_TOKENS = 8
-"""Tokens before the chunk that the decoder passes to the detokenizer, which is stateless."""
+"""Tokens before the chunk that the decoder passes on: the conversion to text keeps none."""
 ADAPTER_COLUMNS = 64
 """A row of an adapter has so many values for each of its ranks. Nearly all layers are multiples of
 it, so that their matrices fill whole rows, and one row is large enough to be copied fast."""

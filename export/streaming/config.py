@@ -1,14 +1,13 @@
 """Write the Triton model configs of `asr_streaming` from a `StreamingSpec`.
 
-TensorRT plans are served with Triton's implicit state, the files of all other runtimes with the
-bundled backend. Detokenizer and ensemble are the same for all.
+TensorRT plans are served with Triton's implicit state and a model that converts tokens to text, the
+files of all other runtimes with the bundled backend, whose last engine does that too.
 """
 
 from __future__ import annotations
 
 from export.options import Serving
-from export.pbtxt import HEADER, adapter_parameters
-from export.pbtxt import ensemble_step as _step
+from export.pbtxt import HEADER, adapter_parameters, ensemble_scheduling
 from export.pbtxt import parameter_list as _parameters
 from export.pbtxt import tensor_list as _tensors
 from export.spec import STREAMING, StageSpec
@@ -31,8 +30,9 @@ _NO_QUEUE_COMMENT = "# Takes all that wait, and never waits for more: converting
 _QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2, "heads": 2}
 """The first stage collects a batch; the others wait only for the rest of a split batch."""
 
-_LENGTHS = ("MEL_LENGTH", "ENCODED_LENGTH", "TOKEN_COUNT", "LABELS")
-"""Outputs with which a stage passes on that it refused the last chunk of a stream."""
+_LENGTHS = ("MEL_LENGTH", "ENCODED_LENGTH", "LABELS")
+"""Outputs with which a stage passes on that it refused the last chunk of a stream. The last one,
+which has the text, answers with an error."""
 
 MAX_ABS = {"AUDIO": 8, "MEL": 64}
 """Stages refuse larger values, and NaN, which would stay in the state of the stream.
@@ -47,13 +47,14 @@ other streams.
 def config_files(spec: StreamingSpec) -> dict[str, str]:
     """Return the text of every config, by its path in the repository."""
     texts = {stage.name: _engine(stage, spec) for stage in spec.engines}
-    texts[spec.detokenizer.name] = _detokenizer(spec)
+    if spec.detokenizer is not None:
+        texts[spec.detokenizer.name] = _detokenizer(spec.detokenizer, spec.serving)
     texts[spec.ensemble.name] = _ensemble(spec)
     return {f"{model}/config.pbtxt": text for model, text in texts.items()}
 
 
 def _engine(stage: StageSpec, spec: StreamingSpec) -> str:
-    if spec.runtime in _RUNTIMES:
+    if spec.bundled:
         return bundled_config(stage, spec)
     return _tensorrt(stage, spec.serving)
 
@@ -76,9 +77,10 @@ def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
         parameters["device"] = "auto"
     values, length = stage.inputs
     parameters |= {"length_input": length.name, "length_of": values.name}
-    parameters["length_output"] = next(
-        tensor.name for tensor in stage.outputs if tensor.name in _LENGTHS
-    )
+    if not stage.text:
+        parameters["length_output"] = next(
+            tensor.name for tensor in stage.outputs if tensor.name in _LENGTHS
+        )
     if values.name in MAX_ABS:
         parameters |= {"bounded_inputs": values.name, "max_abs": str(MAX_ABS[values.name])}
     parameters |= adapter_parameters(stage, serving.adapters, STREAMING, spec.checkpoint_sha256)
@@ -91,7 +93,7 @@ def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
             'backend: "earshot"',
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
-            _tensors("output", stage.outputs),
+            _tensors("output", stage.responses),
             _sequence_batching(serving, _QUEUE_DELAY_MS[stage.role]),
             f"instance_group [ {{ kind: {kind} count: {_instances(stage, spec)} }} ]",
             _parameters(parameters),
@@ -123,38 +125,34 @@ def _tensorrt(stage: StageSpec, serving: Serving) -> str:
             'platform: "tensorrt_plan"',
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
-            _tensors("output", stage.outputs),
+            _tensors("output", stage.responses),
             tensorrt_config.sequence_batching(stage, serving) + tensorrt_config.instances(),
             _parameters(tensorrt_config.parameters(serving)),
         ]
     )
 
 
-def _detokenizer(spec: StreamingSpec) -> str:
-    stage = spec.detokenizer
-    # A recognizer on a GPU is so fast that it would wait for a single process.
-    instances = spec.serving.encoder_instances if spec.runtime in _ON_GPU else 1
+def _detokenizer(stage: StageSpec, serving: Serving) -> str:
     return "\n".join(
         [
             _header("Tokens to text. Stateless: the decoder passes on the context."),
             f'name: "{stage.name}"',
-            'backend: "earshot_detokenizer"',
-            f"max_batch_size: {spec.serving.max_batch_size}",
+            'backend: "earshot"',
+            f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
-            _tensors("output", stage.outputs),
+            _tensors("output", stage.responses),
             # When Triton stops, a model without sequences refuses every request at once, and live
             # streams would end there; one with sequences serves the open ones to their end.
             "# Sequences although it keeps no state: only they go on while the server drains.",
-            _sequence_batching(spec.serving, delay_ms=0),
-            f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
-            "",
+            _sequence_batching(serving, delay_ms=0),
+            "instance_group [ { kind: KIND_CPU count: 1 } ]",
+            _parameters({"runtime": "tokenizers"}),
         ]
     )
 
 
 def _ensemble(spec: StreamingSpec) -> str:
     stage = spec.ensemble
-    steps = ",\n".join(_step(member) for member in (*spec.engines, spec.detokenizer))
     return "\n".join(
         [
             _header("The model that clients call: one chunk of audio in, its text out."),
@@ -162,8 +160,8 @@ def _ensemble(spec: StreamingSpec) -> str:
             'platform: "ensemble"',
             f"max_batch_size: {spec.serving.max_batch_size}",
             _tensors("input", stage.inputs),
-            _tensors("output", stage.outputs),
-            f"ensemble_scheduling {{\n  step [\n{steps}\n  ]\n}}",
+            _tensors("output", stage.responses),
+            ensemble_scheduling(spec.steps, stage),
             _parameters(spec.client_parameters),
         ]
     )

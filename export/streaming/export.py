@@ -89,7 +89,7 @@ def export_streaming(
     folder = new.add(spec.models, spec.obsolete_models)
     _write_engines(folder, stages, spec, report)
     write_configs(folder, config_files(spec))
-    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    write_tokenizer(folder / spec.text_model.name, checkpoint)
     parity = None
     if options.compare:
         report("comparing with transformers on real speech")

@@ -19,7 +19,14 @@ from export.audio import (
     frames_per_chunk,
 )
 from export.options import Serving
-from export.spec import CONTRACT_VERSION, STREAMING, StageSpec, TensorSpec, adapter_sizes
+from export.spec import (
+    CONTRACT_VERSION,
+    STREAMING,
+    StageSpec,
+    TensorSpec,
+    adapter_sizes,
+    served_name,
+)
 from export.stages.layout import CONTEXT_TOKENS, AdapterLayout, StateLayout
 
 DETOKENIZER = "detokenizer"
@@ -48,6 +55,16 @@ class StreamingSpec:
     encoder_adapter: AdapterLayout | None = None
     """None, as the next one, if the models take no adapters."""
     decoder_adapter: AdapterLayout | None = None
+
+    @property
+    def bundled(self) -> bool:
+        """Return True if the bundled backend serves the engines."""
+        return self.runtime != "tensorrt"
+
+    @property
+    def text_model(self) -> StageSpec:
+        """Return the model that converts tokens to text."""
+        return self.steps[-1]
 
     @property
     def frames(self) -> int:
@@ -95,7 +112,7 @@ class StreamingSpec:
 
     @property
     def previous_tokens(self) -> TensorSpec:
-        """Return the tokens before this chunk, which go from decoder to detokenizer only."""
+        """Return the tokens before this chunk, on which its text depends; not for clients."""
         return TensorSpec("PREVIOUS_TOKENS", "INT32", (CONTEXT_TOKENS,))
 
     @property
@@ -128,6 +145,7 @@ class StreamingSpec:
                 self.decoder_state,
                 prefix=self.name,
                 adapter=self.decoder_adapter,
+                text=self.text if self.bundled else (),
             ),
         )
 
@@ -136,7 +154,12 @@ class StreamingSpec:
         """Return the three stages as one model."""
         first, *_, last = self.stages
         return StageSpec(
-            RECOGNIZER, first.inputs, last.outputs, members=self.stages, prefix=self.name
+            RECOGNIZER,
+            first.inputs,
+            last.outputs,
+            members=self.stages,
+            prefix=self.name,
+            text=last.text,
         )
 
     @property
@@ -147,19 +170,28 @@ class StreamingSpec:
     @property
     def models(self) -> list[str]:
         """Return the names of all models of this layout."""
-        return [stage.name for stage in (*self.engines, self.detokenizer, self.ensemble)]
+        return [stage.name for stage in (*self.steps, self.ensemble)]
 
     @property
     def obsolete_models(self) -> list[str]:
-        """Return the names of the models that only the other layout has."""
-        return [s.name for s in (*self.stages, self.recognizer) if s.name not in self.models]
+        """Return the names of the models that only other layouts and runtimes have."""
+        roles = (*(stage.role for stage in self.stages), RECOGNIZER, DETOKENIZER)
+        names = (served_name(self.name, role) for role in roles)
+        return [name for name in names if name not in self.models]
 
     @property
-    def detokenizer(self) -> StageSpec:
-        """Return the stateless model that converts tokens to text."""
+    def steps(self) -> tuple[StageSpec, ...]:
+        """Return the models that the ensemble consists of, in the order of processing."""
+        return (*self.engines, *([self.detokenizer] if self.detokenizer else []))
+
+    @property
+    def detokenizer(self) -> StageSpec | None:
+        """Return the stateless model that converts the tokens of Triton's TensorRT backend."""
+        if self.bundled:
+            return None
         tokens, _, _, count = self.tokens
         inputs = (tokens, count, self.previous_tokens)
-        return StageSpec(DETOKENIZER, inputs, self.text, prefix=self.name)
+        return StageSpec(DETOKENIZER, inputs, (), prefix=self.name, text=self.text)
 
     @property
     def ensemble(self) -> StageSpec:

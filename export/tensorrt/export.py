@@ -70,7 +70,7 @@ def export_tensorrt(
         facts["numerics"] = asdict(half_numerics(checkpoint, folder, stages, spec, speech))
     facts |= _build(folder, spec, target, report)
     write_configs(folder, config_files(spec))
-    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    write_tokenizer(folder / spec.text_model.name, checkpoint)
     report("comparing engines with ONNX and transformers on real speech")
     parity = _verify(checkpoint, folder, spec, stages, speech, facts)
     seconds = time.monotonic() - began

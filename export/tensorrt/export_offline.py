@@ -54,7 +54,7 @@ def export_offline_tensorrt(
     write_offline_graphs(folder, build_stages(checkpoint, spec), spec, report)
     facts = target.facts | _build(folder, spec, target, report)
     write_configs(folder, config_files(spec))
-    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    write_tokenizer(folder / spec.text_model.name, checkpoint)
     speech = [recording.samples for recording in load_recordings()]
     if isinstance(target, ThisGpu):
         report("comparing engines with transformers on real speech")

@@ -78,7 +78,7 @@ def export_rtx(
         facts["numerics"] = asdict(numerics)
     facts |= _build(folder, spec, parts, target, report)
     write_configs(folder, config_files(spec))
-    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    write_tokenizer(folder / spec.text_model.name, checkpoint)
     report("comparing the engines' graphs with transformers on real speech")
     parity = check_parity(checkpoint, folder, spec, speech, open_stage)
     seconds = time.monotonic() - began

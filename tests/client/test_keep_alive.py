@@ -123,5 +123,5 @@ def test_a_stream_that_is_forgotten_is_not_kept() -> None:
         stream = client.stream(sample_rate_hz=RATE_HZ, options=KEEP)
         stream.send(noise(FIRST))
         del stream
-        gc.collect()
-        wait_for(lambda: fake.seen[-1] == "END answered", timeout_s=10)
+        # A thread that has just used the stream holds it for a moment, so once may be too early.
+        wait_for(lambda: gc.collect() >= 0 and fake.seen[-1] == "END answered", timeout_s=10)

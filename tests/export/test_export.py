@@ -40,7 +40,7 @@ def test_manifest_describes_the_export(exported: Exported, random_checkpoint: Pa
     assert sorted(manifest["files"]) == [
         "decoder/1/adapted/model.onnx",
         "decoder/1/model.onnx",
-        "detokenizer/1/tokenizer.json",
+        "decoder/1/tokenizer.json",
         "encoder/1/adapted/model.onnx",
         "encoder/1/model.onnx",
         "feature_extractor/1/model.onnx",

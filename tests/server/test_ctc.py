@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.backends.earshot_detokenizer.earshot_text.ctc import collapse
+from server.backends.earshot.earshot_runtime.ctc import collapse
 
 BLANK = 3
 ROWS = st.integers(1, 9).flatmap(

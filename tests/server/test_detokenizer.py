@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from server.backends.earshot_detokenizer.earshot_text.detokenizer import Detokenizer
+from server.backends.earshot.earshot_runtime.detokenizer import Detokenizer
 
 CONTEXT = 8
 

@@ -36,12 +36,23 @@ def test_a_missing_graph_is_not_exported(toy_repository: Path) -> None:
 
 
 def test_a_missing_tokenizer_is_not_exported(toy_repository: Path) -> None:
-    config = 'name: "detokenizer" backend: "earshot_detokenizer" max_batch_size: 1'
+    config = (
+        'name: "detokenizer" backend: "earshot" max_batch_size: 1 '
+        'parameters { key: "runtime" value { string_value: "tokenizers" } }'
+    )
     write_config(toy_repository, "detokenizer", config)
     with pytest.raises(BadRepository, match=r"detokenizer has no tokenizer\.json"):
         read_repository(toy_repository)
     (toy_repository / "detokenizer" / "1" / "tokenizer.json").touch()
     assert "detokenizer" in read_repository(toy_repository).models
+
+
+def test_an_engine_that_answers_with_text_needs_a_tokenizer(toy_repository: Path) -> None:
+    config = toy_repository / "summer" / "config.pbtxt"
+    text = 'output { name: "TEXT" data_type: TYPE_STRING dims: 1 }'
+    config.write_text(config.read_text() + text)
+    with pytest.raises(BadRepository, match=r"summer has no tokenizer\.json"):
+        read_repository(toy_repository)
 
 
 @pytest.mark.parametrize("text", ["many", "", "0", "-1", "1.5"])

@@ -65,7 +65,7 @@ def write_engines(random_checkpoint: Path, folder: Path, name: str = "") -> None
     )
     spec = spec_of(checkpoint, stages, options)
     write_configs(folder, config_files(spec))
-    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    write_tokenizer(folder / spec.text_model.name, checkpoint)
     for stage in spec.stages:
         (folder / stage.name / "1").mkdir()
         (folder / stage.name / "1" / "model.plan").touch()
@@ -166,9 +166,9 @@ def write_offline_engines(checkpoint_folder: Path, folder: Path) -> int:
     checkpoint = load_checkpoint(str(checkpoint_folder))
     spec = spec_of(checkpoint, ExportOptions(str(checkpoint_folder), runtime="tensorrt"))
     write_configs(folder, config_files(spec))
-    write_tokenizer(folder / spec.detokenizer.name, checkpoint)
+    write_tokenizer(folder / spec.text_model.name, checkpoint)
     for stage in spec.stages:
-        (folder / stage.name / "1").mkdir()
+        (folder / stage.name / "1").mkdir(exist_ok=True)
         (folder / stage.name / "1" / "model.plan").touch()
     engine = {**ENGINE, "buffer_bytes": 50 * MIB}
     facts = {**FACTS, "engines": {stage.name: engine for stage in spec.stages}}

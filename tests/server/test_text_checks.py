@@ -7,12 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.backends.earshot_detokenizer.earshot_text.checks import (
-    EarlierStageFailed,
-    InvalidTokens,
-    check_labels,
-    check_tokens,
-)
+from server.backends.earshot.earshot_runtime.errors import EarlierStageFailed, InvalidChunk
+from server.backends.earshot.earshot_runtime.token_checks import reject_labels, reject_tokens
 
 
 @pytest.mark.parametrize(
@@ -25,16 +21,19 @@ from server.backends.earshot_detokenizer.earshot_text.checks import (
     ],
 )
 def test_refusals_say_what_is_wrong(tokens: list[int], count: int, message: str) -> None:
-    with pytest.raises(InvalidTokens) as refusal:
-        check_tokens(_arrays(tokens, count))
-    assert str(refusal.value) == message
+    refusal = reject_tokens(_arrays(tokens, count))
+    assert isinstance(refusal, InvalidChunk)
+    assert str(refusal) == message
+
+
+def test_a_failure_of_an_earlier_stage_is_not_the_fault_of_the_client() -> None:
+    assert isinstance(reject_tokens(_arrays([1], -2)), EarlierStageFailed)
+    assert "its stream has ended" in str(reject_tokens(_arrays([1], -1)))
 
 
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=12), st.integers(-(2**31), 2**31 - 1))
 def test_accepted_requests_hold_only_ids(tokens: list[int], count: int) -> None:
-    try:
-        check_tokens(_arrays(tokens, count))
-    except (EarlierStageFailed, InvalidTokens):
+    if reject_tokens(_arrays(tokens, count)):
         return
     assert 0 <= count <= len(tokens)
     assert all(token >= 0 for token in tokens[:count])
@@ -42,9 +41,10 @@ def test_accepted_requests_hold_only_ids(tokens: list[int], count: int) -> None:
 
 def test_labels_and_their_probabilities_have_one_shape() -> None:
     labels = np.zeros((1, 4), np.int32)
-    check_labels({"FRAME_TOKENS": labels, "FRAME_LOGPROBS": np.zeros((1, 4), np.float32)})
-    with pytest.raises(InvalidTokens, match=r"one shape, not \[1, 4\] and \[1, 3\]"):
-        check_labels({"FRAME_TOKENS": labels, "FRAME_LOGPROBS": np.zeros((1, 3), np.float32)})
+    logprobs = np.zeros((1, 4), np.float32)
+    assert reject_labels({"FRAME_TOKENS": labels, "FRAME_LOGPROBS": logprobs}) is None
+    refusal = reject_labels({"FRAME_TOKENS": labels, "FRAME_LOGPROBS": logprobs[:, :3]})
+    assert "one shape, not [1, 4] and [1, 3]" in str(refusal)
 
 
 def _arrays(tokens: list[int], count: int) -> dict[str, np.ndarray]:

@@ -1,27 +1,42 @@
-"""Requests to the detokenizer by name harm no other request in their batch."""
+"""Requests to the detokenizer of TensorRT engines harm no other request in their batch."""
 
 from __future__ import annotations
 
 import secrets
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
+from export.checkpoint import load_checkpoint
+from export.install import write_configs, write_tokenizer
+from export.options import ExportOptions
+from export.streaming.config import config_files
+from export.streaming.export import build_stages, spec_of
 from server.launch import running
-from tests.support.project import Exported
 
 pytestmark = pytest.mark.triton
 
-CHUNK_MS = 320
+
+@pytest.fixture
+def detokenizer(random_checkpoint: Path, tmp_path: Path) -> Path:
+    """The repository of an export for TensorRT without the plans, which need a GPU."""
+    checkpoint = load_checkpoint(str(random_checkpoint))
+    options = ExportOptions(str(random_checkpoint), runtime="tensorrt", precision="fp16")
+    spec = spec_of(checkpoint, build_stages(checkpoint, options.frames), options)
+    path = f"{spec.text_model.name}/config.pbtxt"
+    write_configs(tmp_path / "r", {path: config_files(spec)[path]})
+    write_tokenizer(tmp_path / "r" / spec.text_model.name, checkpoint)
+    return tmp_path / "r"
 
 
-def test_a_token_that_does_not_exist_fails_alone(exported: Exported) -> None:
-    """Requests to the detokenizer by name, good and bad ones in the same batches."""
+def test_a_token_that_does_not_exist_fails_alone(detokenizer: Path) -> None:
+    """Good and bad requests are in the same batches."""
     with (
-        running(exported(CHUNK_MS)) as triton,
+        running(detokenizer) as triton,
         grpcclient.InferenceServerClient(triton.grpc_url) as client,
     ):
         answers = [_detokenize(client, token) for token in (3, -5) * 100]

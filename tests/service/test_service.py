@@ -20,8 +20,8 @@ EDGES_CHUNK_MS = 320
 
 
 CHUNKS_MS = [
-    # Half a minute of one core each; `make parity` has this one, too.
-    pytest.param(ms, marks=pytest.mark.slow) if ms == 1120 else ms
+    # Half a minute of one core each; `make parity` has all.
+    pytest.param(ms, marks=pytest.mark.slow) if ms in (80, 160, 1120) else ms
     for ms in SUPPORTED_CHUNK_MS
 ]
 

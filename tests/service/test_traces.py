@@ -16,7 +16,7 @@ from tests.support.traces import collector, recorded
 pytestmark = pytest.mark.triton
 
 CHUNK_MS = 320
-STAGES = {"feature_extractor", "encoder", "decoder", "detokenizer"}
+STAGES = {"feature_extractor", "encoder", "decoder"}
 
 
 def test_a_sampled_stream_is_traced_through_every_stage(exported: Exported) -> None:

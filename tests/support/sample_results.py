@@ -21,7 +21,7 @@ from loadtest.result.document import (
     Timeline,
 )
 
-STAGES = ("feature_extractor", "encoder", "decoder", "detokenizer")
+STAGES = ("feature_extractor", "encoder", "decoder")
 CONDITIONS = Conditions(
     checkpoint="demo",
     runtime="onnxruntime",

@@ -22,7 +22,7 @@ class CtcDecoder(AdaptedModule):
     """ENCODED float32 [B, T, D], ENCODED_LENGTH int32 [B, 1] -> the best label of every frame.
 
     Outputs: FRAME_TOKENS int32 [B, T], including blanks, blank after the end, and FRAME_LOGPROBS
-    float32 [B, T]. Repetitions are not collapsed here, see the detokenizer's backend.
+    float32 [B, T]. Repetitions are not collapsed here, but in the backend.
 
     Args:
         model: `ParakeetForCTC`, in float32.

@@ -22,6 +22,7 @@ from earshot_runtime.engines import open_engine, open_utterance_engine
 from earshot_runtime.errors import (
     AdaptersFull,
     ChunkError,
+    EarlierStageFailed,
     NotFinite,
     RunFailed,
     Saturated,
@@ -31,7 +32,9 @@ from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
 from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.limit import read_limit
 from earshot_runtime.sequences import SequenceStage
-from earshot_runtime.spec import StageSpec
+from earshot_runtime.spec import TOKENIZERS, StageSpec
+from earshot_runtime.text import Texts
+from earshot_runtime.text_stage import TextStage
 from earshot_runtime.utterance_engine import Array
 from earshot_runtime.utterances import UtteranceStage
 
@@ -53,14 +56,10 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self._housekeeper = None
         if self._spec.sequence is None:
-            utterances = open_utterance_engine(folder, self._spec)
-            adapters = self._open_adapters(folder.parents[1], utterances)
-            self._utterances = UtteranceStage(self._spec, utterances, adapters)
-            metrics = self._utterances.metrics
+            self._stateless = self._open_stateless(folder)
+            metrics = self._stateless.metrics
         else:
-            engine = open_engine(folder, self._spec)
-            adapters = self._open_adapters(folder.parents[1], engine)
-            self._streams = SequenceStage(self._spec, engine, adapters)
+            self._streams = self._open_streams(folder)
             metrics = self._streams.metrics
             self._housekeeper = Housekeeper(self._streams.slots, self._lock)
             self._housekeeper.start()
@@ -95,7 +94,7 @@ class TritonPythonModel:
             adapters = [self._read_adapter(request) for request in requests]
             # A batch of long files is many runs; each shows that the process goes on.
             inputs = self._read_inputs(requests)
-            return self._utterances.process(inputs, adapters, self._heartbeat.batch)
+            return self._stateless.process(inputs, adapters, self._heartbeat.batch)
         chunks = self._read_chunks(requests)
         most = read_limit(self._messages, self._spec.model) if any(chunks.starts) else None
         with self._heartbeat.batch(), self._lock:
@@ -107,6 +106,21 @@ class TritonPythonModel:
         if self._housekeeper is not None:
             self._housekeeper.stop()
         gc.collect()
+
+    def _open_streams(self, folder: Path) -> SequenceStage:
+        engine = open_engine(folder, self._spec)
+        adapters = self._open_adapters(folder.parents[1], engine)
+        return SequenceStage(self._spec, engine, adapters, self._open_texts(folder))
+
+    def _open_stateless(self, folder: Path) -> UtteranceStage | TextStage:
+        if self._spec.runtime == TOKENIZERS:
+            return TextStage(self._spec, Texts(folder, self._spec))
+        engine = open_utterance_engine(folder, self._spec)
+        adapters = self._open_adapters(folder.parents[1], engine)
+        return UtteranceStage(self._spec, engine, adapters, self._open_texts(folder))
+
+    def _open_texts(self, folder: Path) -> Texts | None:
+        return Texts(folder, self._spec) if self._spec.text_outputs else None
 
     def _open_adapters(self, repository: Path, pools: AdapterPools) -> LoadedAdapters | None:
         spec = self._spec.adapters
@@ -153,8 +167,8 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=error)
         return pb_utils.InferenceResponse(
             [
-                pb_utils.Tensor(tensor.name, rows)
-                for tensor, rows in zip(self._spec.outputs, outcome, strict=True)
+                pb_utils.Tensor(name, rows)
+                for name, rows in zip(self._spec.responses, outcome, strict=True)
             ]
         )
 
@@ -162,6 +176,6 @@ class TritonPythonModel:
 def _code(error: ChunkError) -> int:
     if isinstance(error, (AdaptersFull, Saturated, ServerFull)):
         return pb_utils.TritonError.UNAVAILABLE
-    if isinstance(error, (NotFinite, RunFailed)):
+    if isinstance(error, (EarlierStageFailed, NotFinite, RunFailed)):
         return pb_utils.TritonError.INTERNAL
     return pb_utils.TritonError.INVALID_ARG

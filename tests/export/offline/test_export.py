@@ -73,18 +73,19 @@ def spec_for(folder: Path, name: str = "") -> OfflineSpec:
 
 
 def members(spec: OfflineSpec) -> tuple[StageSpec, ...]:
-    return (*spec.stages, spec.detokenizer, spec.ensemble)
+    return (*spec.steps, spec.ensemble)
 
 
 def test_configs_match_the_spec(repository: Path, spec: OfflineSpec, tmp_path: Path) -> None:
-    write_configs(tmp_path, config_files(replace(spec, runtime="tensorrt")))
-    for stage in members(spec):
-        for folder in (repository, tmp_path):
+    plans = replace(spec, runtime="tensorrt")
+    write_configs(tmp_path, config_files(plans))
+    for folder, exported in ((repository, spec), (tmp_path, plans)):
+        for stage in members(exported):
             config = read_config(folder / stage.name / "config.pbtxt")
             assert config.name == stage.name
             assert config_tensors(config.input) == spec_tensors(stage.inputs)
-            assert config_tensors(config.output) == spec_tensors(stage.outputs)
-            assert config.HasField("dynamic_batching") or stage == spec.ensemble
+            assert config_tensors(config.output) == spec_tensors(stage.responses)
+            assert config.HasField("dynamic_batching") or stage == exported.ensemble
             assert config.max_batch_size == spec.serving.max_batch_size
 
 
@@ -136,7 +137,7 @@ def test_manifest_describes_the_export(repository: Path, spec: OfflineSpec, kind
     assert manifest["buckets_ms"] == [2000, 4000, 8000, 15000, 30000]
     plain = {
         "decoder_offline/1/model.onnx",
-        "detokenizer_offline/1/tokenizer.json",
+        "decoder_offline/1/tokenizer.json",
         "encoder_offline/1/model.onnx",
         "feature_extractor_offline/1/model.onnx",
     }

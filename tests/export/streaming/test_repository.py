@@ -42,21 +42,25 @@ def spec(random_checkpoint: Path) -> StreamingSpec:
 
 
 def stage_of(spec: StreamingSpec, name: str) -> StageSpec:
-    members = (*spec.stages, spec.detokenizer, spec.ensemble)
-    return next(stage for stage in members if stage.name == name)
+    return next(stage for stage in (*spec.steps, spec.ensemble) if stage.name == name)
 
 
-@pytest.mark.parametrize("name", [*STAGES, "detokenizer", "asr_streaming"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
 def test_configs_match_the_spec(
-    repository: Path, spec: StreamingSpec, name: str, tmp_path: Path
+    repository: Path, spec: StreamingSpec, runtime: str, tmp_path: Path
 ) -> None:
-    stage = stage_of(spec, name)
-    write_configs(tmp_path, config_files(replace(spec, runtime="tensorrt")))
-    for folder in (repository, tmp_path):
-        config = read_config(folder / name / "config.pbtxt")
-        assert config.name == name
+    spec = replace(spec, runtime=runtime)
+    if runtime == "tensorrt":
+        repository = tmp_path
+        write_configs(repository, config_files(spec))
+    steps = [*STAGES, *(["detokenizer"] if runtime == "tensorrt" else [])]
+    assert [stage.name for stage in spec.steps] == steps
+    for stage in (*spec.steps, spec.ensemble):
+        config = read_config(repository / stage.name / "config.pbtxt")
+        assert config.name == stage.name
         assert config_tensors(config.input) == spec_tensors(stage.inputs)
-        assert config_tensors(config.output) == spec_tensors(stage.outputs)
+        assert config_tensors(config.output) == spec_tensors(stage.responses)
+    check_that_every_step_is_fed(repository, "asr_streaming")
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -77,7 +81,7 @@ def test_a_name_prefixes_every_model_and_nothing_else(spec: StreamingSpec) -> No
     unnamed, named = config_files(spec), config_files(replace(spec, name="clinic_v2"))
     assert set(named) == {f"clinic_v2_{path}" for path in unnamed}
     for path, text in unnamed.items():
-        for role in (*STAGES, "detokenizer", "asr_streaming"):
+        for role in (*STAGES, "asr_streaming"):
             text = text.replace(f'name: "{role}"', f'name: "clinic_v2_{role}"')
             text = text.replace(f"# {role},", f"# clinic_v2_{role},")
         assert named[f"clinic_v2_{path}"] == text
@@ -92,10 +96,6 @@ def test_valid_names(name: str) -> None:
 def test_invalid_names(name: str) -> None:
     with pytest.raises(UnsupportedOption, match="lower-case letters and digits"):
         ExportOptions("checkpoint", name=name)
-
-
-def test_every_step_of_the_ensemble_is_fed(repository: Path) -> None:
-    check_that_every_step_is_fed(repository, "asr_streaming")
 
 
 def test_implicit_state_has_the_size_of_the_layout(spec: StreamingSpec, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_report_compares_the_service_with_transformers(
     report = json.loads(result.stdout)
     service = report["service"]
     stages = {f"{name}_offline" for name in ("feature_extractor", "encoder", "decoder")}
-    assert set(service["cpu_ms_per_audio_s"]) == {"triton", "detokenizer_offline", *stages}
+    assert set(service["cpu_ms_per_audio_s"]) == {"triton", *stages}
     assert set(service["mean_run"]) == stages
     assert {(run["batch"], run["threads"]) for run in report["transformers"]} == {
         (batch, threads) for batch in (1, 4, 8, 16) for threads in (1, 2)

@@ -2,8 +2,8 @@
 
 An error response ends a request at its stage. The later stages would never get the END, and would
 keep the stream until it is idle for too long. So the stage answers with a length that no chunk has;
-the next one refuses it, frees the stream and passes it on, until the detokenizer makes an error of
-it for the client.
+the next one refuses it, frees the stream and passes it on, until the last one makes an error of it
+for the client.
 """
 
 from __future__ import annotations
@@ -11,11 +11,23 @@ from __future__ import annotations
 import numpy as np
 
 from .chunks import Chunks, Rows
-from .errors import ChunkError, InvalidChunk, NotFinite, RunFailed
+from .errors import ChunkError, EarlierStageFailed, InvalidChunk, NotFinite, RunFailed
 from .spec import StageSpec
 
 REFUSED, FAILED = -1, -2
 """Lengths that stand for a chunk that was refused, and for one on which a stage failed."""
+
+
+def passed_on(length: int) -> ChunkError | None:
+    """Return the error that an earlier stage passed on as `length`; None if it is a length."""
+    if length == FAILED:
+        return EarlierStageFailed("a stage failed on the last chunk; the server's log says why")
+    if length == REFUSED:
+        return InvalidChunk(
+            "the last chunk is refused, and its stream has ended: its samples hold NaN or are out "
+            "of bounds, its length is impossible, or audio came after a chunk that was not full"
+        )
+    return None
 
 
 class Endings:
@@ -28,22 +40,26 @@ class Endings:
         self._length_input = names.index(spec.length_input) if spec.length_input else None
 
     def pass_on(self, error: ChunkError, chunks: Chunks, row: int) -> Rows | ChunkError:
-        """Return the rows for the next stage in place of `error`, or it if no stage waits for END.
+        """Return the rows for the next stage in place of `error`, or an error for the client.
 
         Later stages have never seen a stream whose START is refused, or that is not open here.
         """
         waited_for = chunks.ends[row] and not chunks.starts[row]
-        if self._length_output is None or not waited_for:
+        if not waited_for or not isinstance(error, (InvalidChunk, NotFinite, RunFailed)):
             return error
-        if not isinstance(error, (InvalidChunk, NotFinite, RunFailed)):
-            return error
+        length = self._length(chunks, row)
+        if self._length_output is None:
+            return passed_on(length) or error
         rows = {tensor.name: np.zeros((1, *tensor.dims), tensor.dtype) for tensor in self._outputs}
-        rows[self._length_output][:] = self._code(error, chunks, row)
+        rows[self._length_output][:] = self._code(error, length)
         return tuple(rows.values())
 
-    def _code(self, error: ChunkError, chunks: Chunks, row: int) -> int:
-        if self._length_input is not None:
-            length = int(chunks.inputs[self._length_input][row].item())
-            if length in (REFUSED, FAILED):
-                return length
+    def _length(self, chunks: Chunks, row: int) -> int:
+        if self._length_input is None:
+            return 0
+        return int(chunks.inputs[self._length_input][row].item())
+
+    def _code(self, error: ChunkError, length: int) -> int:
+        if length in (REFUSED, FAILED):
+            return length
         return REFUSED if isinstance(error, InvalidChunk) else FAILED

@@ -11,6 +11,7 @@ StageError
     ├── BadAdapter        the adapter cannot be read, or does not fit the model
     ├── Saturated         the engine is too busy for another stream
     ├── NotFinite         the stage computed NaN or infinity for the chunk
+    ├── EarlierStageFailed  a stage before this one failed on the last chunk of the stream
     └── RunFailed         the engine failed on the batch
 """
 
@@ -62,6 +63,10 @@ class Saturated(ChunkError):
 
 class NotFinite(ChunkError):
     """The stage computed NaN or infinity for the chunk."""
+
+
+class EarlierStageFailed(ChunkError):
+    """A stage before this one failed on the last chunk of the stream."""
 
 
 class RunFailed(ChunkError):

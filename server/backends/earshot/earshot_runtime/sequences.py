@@ -17,6 +17,7 @@ from .engine import Engine
 from .errors import ChunkError, RunFailed, Saturated
 from .slots import Slots, SlotTable
 from .spec import StageSpec
+from .text import Texts
 
 
 class SequenceStage:
@@ -27,9 +28,18 @@ class SequenceStage:
     """
 
     def __init__(
-        self, spec: StageSpec, engine: Engine, adapters: LoadedAdapters | None = None
+        self,
+        spec: StageSpec,
+        engine: Engine,
+        adapters: LoadedAdapters | None = None,
+        texts: Texts | None = None,
     ) -> None:
-        """Serve `spec` on `engine`; a stage that adapters change has `adapters`."""
+        """Serve `spec` on `engine`.
+
+        Args:
+            adapters: those of a stage that adapters change.
+            texts: computes the text outputs of a stage that has any.
+        """
         sequence = spec.sequence
         assert sequence is not None
         self.slots = SlotTable(sequence.max_streams, sequence.max_idle_s)
@@ -40,6 +50,7 @@ class SequenceStage:
         self._most_streams: int | None = None
         self._counts = Counts()
         self._endings = Endings(spec)
+        self._texts = texts
         self._audio_ends = AudioEnds(spec, sequence.max_streams)
 
     def process(
@@ -161,7 +172,10 @@ class SequenceStage:
                 self.slots.close(stream)
 
     def _outcomes(self, chunks: Chunks, good: list[int], errors: Errors) -> list[Outcome]:
-        arrays = tuple(self._engine.outputs.values())
+        outputs = {name: array[: len(good)] for name, array in self._engine.outputs.items()}
+        arrays = tuple(outputs.values())
+        if self._texts is not None:
+            arrays += self._texts.of(outputs)
         outcomes: dict[int, Outcome] = {}
         for position, row in enumerate(good):
             outcomes[row] = tuple(array[position : position + 1] for array in arrays)

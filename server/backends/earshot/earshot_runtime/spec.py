@@ -25,7 +25,12 @@ DTYPES: dict[str, type[np.generic]] = {
     "TYPE_FP16": np.float16,
     "TYPE_FP32": np.float32,
     "TYPE_FP64": np.float64,
+    "TYPE_STRING": np.object_,
 }
+TOKENIZERS = "tokenizers"
+"""The runtime of a stage that has no engine, and converts tokens to text."""
+_TEXT = ("TEXT", "TOKEN_TEXT_LENGTHS")
+_TOKENS = ("TOKENS", "TOKEN_FRAMES", "TOKEN_LOGPROBS", "TOKEN_COUNT")
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class StageSpec:
     max_batch: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    """Those of the engine."""
     runtime: str
     device: str
     intra_op_threads: int
@@ -99,11 +105,20 @@ class StageSpec:
     """Lengths that a torch program of whole utterances pads its runs to, ascending."""
     max_run_length: int | None = None
     """Sum of the padded lengths of the utterances of such a run, at most."""
+    text_outputs: tuple[TensorSpec, ...] = ()
+    """Outputs that are computed from those of the engine; see `Texts`. They come last."""
+    ctc_blank: int | None = None
+    """The blank label, if the engine's outputs are the labels of CTC."""
 
     @property
     def full_length(self) -> int:
         """Return the largest valid `length_input`: the first dimension of `length_of`."""
         return next((t.dims[0] for t in self.inputs if t.name == self.length_of), 0)
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """Return the names of the outputs of a request."""
+        return tuple(tensor.name for tensor in (*self.outputs, *self.text_outputs))
 
     @classmethod
     def from_model_config(cls, config: Mapping[str, Any]) -> StageSpec:
@@ -111,12 +126,18 @@ class StageSpec:
         model = str(config["name"])
         parameters = _Parameters(model, config.get("parameters", {}))
         inputs = tuple(_tensor(model, entry) for entry in config["input"])
+        every = tuple(_tensor(model, entry) for entry in config["output"])
+        runtime = parameters.text("runtime") or "onnxruntime"
+        ctc_blank = parameters.text("ctc_blank")
+        computed = _TEXT if ctc_blank is None else (*_TEXT, *_TOKENS)
         spec = cls(
             model=model,
             max_batch=int(config.get("max_batch_size", 0)),
             inputs=inputs,
-            outputs=tuple(_tensor(model, entry) for entry in config["output"]),
-            runtime=parameters.text("runtime") or "onnxruntime",
+            outputs=tuple(tensor for tensor in every if tensor.name not in computed),
+            text_outputs=tuple(tensor for tensor in every if tensor.name in computed),
+            ctc_blank=None if ctc_blank is None else int(ctc_blank),
+            runtime=runtime,
             device=parameters.text("device") or "auto",
             intra_op_threads=parameters.count("intra_op_threads", default=1),
             bounded_inputs=parameters.names("bounded_inputs"),
@@ -129,7 +150,7 @@ class StageSpec:
             length_step=parameters.count("length_step", default=1),
             run_lengths=tuple(sorted(parameters.counts("run_lengths"))),
             max_run_length=parameters.optional_count("max_run_length"),
-            sequence=_sequence(model, config, parameters),
+            sequence=None if runtime == TOKENIZERS else _sequence(model, config, parameters),
             adapters=_adapters(model, parameters),
         )
         _check(spec)
@@ -239,7 +260,7 @@ def _check(spec: StageSpec) -> None:
         if inputs[name].dtype.kind != "f":
             raise BadStage(f"{spec.model}: bounded_inputs names {name}, which has no float type")
     if spec.sequence is None:
-        if spec.length_input is None:
+        if spec.length_input is None and spec.runtime != TOKENIZERS:
             raise BadStage(f"{spec.model}: a stage without state needs the parameter length_input")
     elif not all(t.is_fixed for t in (*spec.inputs, *spec.outputs)):
         raise BadStage(f"{spec.model}: a stage with state needs fixed dims in its config")

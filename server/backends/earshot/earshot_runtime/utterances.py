@@ -20,6 +20,7 @@ from .chunks import Outcome, Rows
 from .counts import Sample
 from .errors import ChunkError, RunFailed
 from .spec import StageSpec
+from .text import Texts
 from .utterance_engine import Array, UtteranceEngine
 
 _FULL = 0.5
@@ -49,14 +50,24 @@ class UtteranceStage:
     """Answers requests; `runs` and `rows` count the runs of the graph and their rows."""
 
     def __init__(
-        self, spec: StageSpec, engine: UtteranceEngine, adapters: LoadedAdapters | None = None
+        self,
+        spec: StageSpec,
+        engine: UtteranceEngine,
+        adapters: LoadedAdapters | None = None,
+        texts: Texts | None = None,
     ) -> None:
-        """Serve `spec` on `engine`; a stage that adapters change has `adapters`."""
+        """Serve `spec` on `engine`.
+
+        Args:
+            adapters: those of a stage that adapters change.
+            texts: computes the text outputs of a stage that has any.
+        """
         self.runs = 0
         self.rows = 0
         self._spec = spec
         self._engine = engine
         self._adapters = adapters
+        self._texts = texts
         self._content = ContentChecks(spec)
         names = [tensor.name for tensor in spec.inputs]
         # Never None here: a spec without them and without state is refused.
@@ -163,11 +174,15 @@ class UtteranceStage:
         self.rows += rows
         ends = np.cumsum([request.rows for request in requests])
         pieces = zip(*(np.split(output, ends[:-1]) for output in outputs), strict=True)
-        return [self._finite(tuple(piece)) for piece in pieces]
+        return [self._answer(tuple(piece)) for piece in pieces]
 
-    def _finite(self, piece: Rows) -> Outcome:
+    def _answer(self, piece: Rows) -> Outcome:
+        """Return the outputs of a request with their text, or an error if they are not finite."""
         names = (tensor.name for tensor in self._spec.outputs)
-        errors = reject_outputs(dict(zip(names, piece, strict=True)))
+        outputs = dict(zip(names, piece, strict=True))
+        errors = reject_outputs(outputs)
+        if self._texts is not None and not errors:
+            piece += self._texts.of(outputs)
         return next(iter(errors.values()), piece)
 
     def _compute(self, requests: list[Utterances], slots: AdapterSlots | None) -> list[Array]:

@@ -1,0 +1,50 @@
+"""Answer requests of a stage without an engine, which converts the tokens of another one to text.
+
+Stages of this backend convert their own. This is for engines of Triton's TensorRT backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from .chunks import Outcome
+from .counts import Sample
+from .errors import RunFailed
+from .spec import StageSpec
+from .text import Texts
+from .token_checks import reject_labels, reject_tokens
+from .utterance_engine import Array
+
+
+class TextStage:
+    """Keeps nothing between requests: the stage before it passes on the context of a stream."""
+
+    def __init__(self, spec: StageSpec, texts: Texts) -> None:
+        """Serve `spec` with `texts`."""
+        self._names = [tensor.name for tensor in spec.inputs]
+        self._texts = texts
+
+    def process(
+        self,
+        requests: Sequence[list[Array]],
+        adapters: Sequence[str] = (),
+        running: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> list[Outcome]:
+        """See `UtteranceStage.process`; there are no adapters."""
+        with running():
+            return [self._answer(inputs) for inputs in requests]
+
+    def metrics(self) -> dict[Sample, float]:
+        """Return no metrics: Triton's own count the requests."""
+        return {}
+
+    def _answer(self, inputs: list[Array]) -> Outcome:
+        arrays = dict(zip(self._names, inputs, strict=True))
+        reject = reject_tokens if "TOKENS" in arrays else reject_labels
+        if error := reject(arrays):
+            return error
+        try:
+            return self._texts.of(arrays)
+        except Exception as error:  # the library raises bare exceptions
+            return RunFailed.of(error, len(inputs[0]))

@@ -1,1 +1,0 @@
-"""Convert tokens to text, without Triton, so that it can be tested alone."""
