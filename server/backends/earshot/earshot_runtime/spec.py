@@ -244,6 +244,11 @@ def _adapters(model: str, parameters: _Parameters) -> AdapterSpec | None:
 def _check(spec: StageSpec) -> None:
     if spec.max_batch < 1:
         raise BadStage(f"{spec.model}: max_batch_size must be at least 1")
+    for tensor in (*spec.inputs, *spec.outputs):
+        if tensor.dtype.kind == "O":
+            raise BadStage(
+                f"{spec.model}: tensor {tensor.name} has TYPE_STRING, which only TEXT may have"
+            )
     if (spec.length_input is None) != (spec.length_of is None):
         raise BadStage(f"{spec.model}: parameters length_input and length_of go together")
     if spec.length_output not in (None, *(tensor.name for tensor in spec.outputs)):
