@@ -210,6 +210,7 @@ REFUSED = {
     "envoy.keysSecret=keys": "keys travel in the clear",
     "canary.replicas=1": "canary.replicas needs canary.tag or canary.path",
     "tracing.url=collector:4318": "tracing.url",
+    "tracing.cidr=collector": "tracing.cidr",
     "gpu.enabled=false,models.build.enabled=true": "engines are built on the GPU",
 }
 
@@ -221,6 +222,24 @@ def test_values_that_cannot_work_are_refused_in_words(values: str, message: str)
     )
     assert done.returncode != 0
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "peer"),
+    [
+        ((), {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}),
+        (("--set", "tracing.cidr=203.0.113.7/32"), {"ipBlock": {"cidr": "203.0.113.7/32"}}),
+    ],
+)
+def test_replicas_may_call_the_collector_alone(values: tuple[str, ...], peer: Object) -> None:
+    policies = {
+        thing["metadata"]["name"]: thing["spec"]
+        for thing in render(*TRACED, *values)
+        if thing["kind"] == "NetworkPolicy"
+    }
+    collector, names = policies["earshot-replicas"]["egress"]
+    assert collector == {"to": [peer]}
+    assert [port["port"] for port in names["ports"]] == [53, 53]
 
 
 def test_every_value_is_in_the_schema() -> None:
