@@ -14,6 +14,7 @@ from loadtest.faults.commands import faults
 from loadtest.gpu.commands import gpu_bundle, gpu_report, gpu_tokens
 from loadtest.overload.commands import overload
 from loadtest.plan.commands import plan
+from loadtest.plan.fit import fit
 from loadtest.report import page, table
 from loadtest.selftest import checks, generator
 from loadtest.soak.commands import soak
@@ -39,6 +40,7 @@ app.command()(files.files)
 app.command("report")(page.main)
 app.command("table")(table.main)
 app.command()(plan)
+app.command()(fit)
 app.command("baseline")(baseline.main)
 app.command("agreement")(agreement.main)
 app.command()(endpointing)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtest.plan.memory import Footprint, streams_that_fit
+
 DEMO = "demo"
 FILES = "files"
 """Whole files, among the chunks and in the names of steps and folders."""
@@ -19,11 +21,6 @@ STATE_BYTES = {DEMO: 0.5e6, "115m": 2.7e6, "0.6b": 7.5e6}
 """State of one stream in 16 bits, slightly more than it takes."""
 PROCESS_BYTES = 2e9
 """Weights of the 0.6B model in 16 bits, and the CUDA context, of one recognizer process."""
-BATCH_COPIES = 1.2
-"""Recorded graphs of a process take this many states per row of the largest batch. With 2
-processes, batches of 512 and 4,900 slots, 1.05 were measured."""
-GPU_SHARE = 0.9
-"""Share of the GPU's memory that is planned with."""
 RANDOM_ALLOWED_CHANGE = 0.6
 """Share of the tokens of a random model's stream that may differ from the reference. Random weights
 amplify rounding, which depends on the batch: more than a quarter of the tokens of 1 stream in 20
@@ -108,7 +105,6 @@ def slots(options: ReportOptions, model: Model) -> int:
     if not options.gpu_bytes:
         return wanted
     wide = 2 if model.precision == "fp32" else 1
-    state_bytes = wide * STATE_BYTES[model.size]
-    process_bytes = wide * PROCESS_BYTES + BATCH_COPIES * state_bytes * options.max_batch
-    left_bytes = GPU_SHARE * options.gpu_bytes - options.instances * process_bytes
-    return max(1, min(wanted, int(left_bytes / state_bytes)))
+    footprint = Footprint(wide * STATE_BYTES[model.size], wide * PROCESS_BYTES)
+    fit = streams_that_fit(footprint, options.gpu_bytes, options.instances, options.max_batch)
+    return max(1, min(wanted, fit))

@@ -53,6 +53,7 @@ def test_an_ordinary_checkpoint_is_left_alone(
     assert not factors
 
 
+@pytest.mark.slow
 def test_large_activations_keep_their_tokens_with_chained_state(
     many_tokens: Checkpoint, speech: list[np.ndarray], tmp_path: Path
 ) -> None:

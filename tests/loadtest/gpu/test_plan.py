@@ -9,6 +9,7 @@ import pytest
 from export import random_model
 from loadtest.gpu import plan
 from loadtest.gpu.plan import Model, slots
+from loadtest.plan.memory import BATCH_COPIES, GPU_SHARE
 from tests.support.sample_report_options import options
 
 LARGE = Model("0.6b", 1120, "fp16")
@@ -19,14 +20,14 @@ LARGE = Model("0.6b", 1120, "fp16")
 def test_states_and_processes_fit_the_gpu(tmp_path: Path, gpu_bytes: float, instances: int) -> None:
     chosen = options(tmp_path, gpu_bytes=gpu_bytes, instances=instances, max_batch=512)
     states = slots(chosen, LARGE) * plan.STATE_BYTES["0.6b"]
-    graphs = 512 * plan.BATCH_COPIES * plan.STATE_BYTES["0.6b"]
-    assert states + instances * (plan.PROCESS_BYTES + graphs) <= plan.GPU_SHARE * gpu_bytes
+    graphs = 512 * BATCH_COPIES * plan.STATE_BYTES["0.6b"]
+    assert states + instances * (plan.PROCESS_BYTES + graphs) <= GPU_SHARE * gpu_bytes
 
 
 def test_the_memory_that_was_measured_is_planned_for() -> None:
     """An H200 had 53.7 GB in use with 5,200 slots, 4 processes and batches of up to 256."""
     state_bytes = plan.STATE_BYTES["0.6b"]
-    process_bytes = plan.PROCESS_BYTES + 256 * plan.BATCH_COPIES * state_bytes
+    process_bytes = plan.PROCESS_BYTES + 256 * BATCH_COPIES * state_bytes
     assert 53.7e9 < 5200 * state_bytes + 4 * process_bytes < 1.15 * 53.7e9
 
 

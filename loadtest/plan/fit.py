@@ -1,0 +1,62 @@
+"""`python -m loadtest fit`: the live streams that the memory of each type of GPU holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.options import Json, exiting_on
+from loadtest.plan.memory import (
+    BATCH_COPIES,
+    GPU_BYTES,
+    GPU_SHARE,
+    NotFused,
+    footprint_of,
+    streams_that_fit,
+)
+
+_INSTANCES = (1, 2, 4)
+
+
+def fit(
+    repository: Annotated[
+        Path, typer.Argument(help="Exported with --runtime torch --layout fused.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the recognizer, if it has one.")] = "",
+    max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch, at most.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """Compute how many live streams fit the memory of each type of GPU; speed is another matter."""
+    with exiting_on(OSError, NotFused):
+        footprint = footprint_of(repository, name)
+    fits = {
+        gpu: {
+            instances: streams_that_fit(footprint, gpu_bytes, instances, max_batch)
+            for instances in _INSTANCES
+        }
+        for gpu, gpu_bytes in GPU_BYTES.items()
+    }
+    if as_json:
+        print(json.dumps({"state_bytes": footprint.state_bytes, "streams": fits}, indent=2))
+        return
+    columns = ["GPU", "GB", *(f"{n} {'process' if n == 1 else 'processes'}" for n in _INSTANCES)]
+    table = Table(*columns)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for gpu, streams in fits.items():
+        table.add_row(
+            gpu, f"{GPU_BYTES[gpu] / 1e9:.1f}", *(f"{count:,}" for count in streams.values())
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"A stream takes {footprint.state_bytes / 1e6:.2f} MB, a process "
+        f"{footprint.process_bytes / 1e9:.1f} GB and {BATCH_COPIES} states for each of the "
+        f"{max_batch} rows of its largest batch; {GPU_SHARE:.0%} of the memory is planned with.",
+        highlight=False,
+    )

@@ -1,0 +1,51 @@
+"""How many streams the memory of a GPU holds, from the sizes of an export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from loadtest.__main__ import app
+from loadtest.plan.memory import Footprint, NotFused, footprint_of, streams_that_fit
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """What an export of a state of 2 MB in 16 bits and of 40 KB in float32 leaves."""
+    states = {
+        "encoder": {"rows": 1000, "width": 1000, "dtype": "FP16"},
+        "decoder": {"rows": 1, "width": 10_000, "dtype": "FP32"},
+    }
+    (tmp_path / "asr_streaming" / "1").mkdir(parents=True)
+    manifest = tmp_path / "asr_streaming" / "1" / "manifest.json"
+    manifest.write_text(json.dumps({"dims": {"state": states}}))
+    (tmp_path / "recognizer" / "1").mkdir(parents=True)
+    (tmp_path / "recognizer" / "1" / "model.pt2").write_bytes(bytes(1_000_000))
+    return tmp_path
+
+
+def test_sizes_are_read_from_the_export(repository: Path) -> None:
+    assert footprint_of(repository) == Footprint(2_040_000, 801_000_000)
+
+
+def test_states_processes_and_graphs_share_the_memory() -> None:
+    # 90 GB, less two processes of 1 GB and 1.2 GB of graphs, hold states of 10 MB.
+    assert streams_that_fit(Footprint(10e6, 1e9), 100e9, instances=2, max_batch=100) == 8560
+    assert streams_that_fit(Footprint(10e6, 1e9), 2e9, instances=2, max_batch=100) == 0
+
+
+def test_the_command_names_the_types_of_gpus(repository: Path) -> None:
+    done = CliRunner().invoke(app, ["fit", str(repository), "--json"])
+    streams = json.loads(done.stdout)["streams"]
+    assert streams["H200"]["1"] > streams["H100"]["1"] > streams["H100"]["4"] > streams["T4"]["4"]
+    assert "H100" in CliRunner().invoke(app, ["fit", str(repository)]).stdout
+
+
+def test_an_export_in_stages_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFused, match="--runtime torch --layout fused"):
+        footprint_of(tmp_path)
+    done = CliRunner().invoke(app, ["fit", str(tmp_path)])
+    assert done.exit_code == 2
