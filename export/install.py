@@ -39,7 +39,7 @@ class Replacement:
         Raises:
             UnsupportedOption: the repository is not a model repository.
         """
-        _refuse_foreign_folder(self.repository, [*models, *obsolete])
+        _refuse_foreign_folder(self.repository, models, obsolete)
         self.models += models
         self.obsolete += obsolete
         return self.folder
@@ -64,15 +64,21 @@ def replacing(repository: Path) -> Generator[Replacement]:
         _swap(new, replaced)
 
 
-def _refuse_foreign_folder(repository: Path, models: list[str]) -> None:
+def _refuse_foreign_folder(
+    repository: Path, models: Sequence[str], obsolete: Sequence[str]
+) -> None:
     if repository.is_mount():
         raise UnsupportedOption(
             f"{repository} is a mount point, where models cannot be replaced in one step; export "
             "into a folder inside it"
         )
-    for model in models:
+    for model in (*models, *obsolete):
         folder = repository / model
-        if folder.exists() and not any(folder.glob("**/*.pbtxt")):
+        if not folder.exists() or any(folder.glob("**/*.pbtxt")):
+            continue
+        # Where a config was under version control, its removal leaves what git ignores.
+        left_over = model in obsolete and [child.name for child in folder.iterdir()] == ["1"]
+        if not left_over:
             raise UnsupportedOption(
                 f"{folder} holds no model config, so {repository} is not a model repository; "
                 "choose another --repository"

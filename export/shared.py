@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from export.checkpoint import Checkpoint
 from export.errors import UnsupportedCheckpoint, UnsupportedOption
 from export.manifest import file_sha256
 from export.spec import ENSEMBLES, served_name
+
+CONFIG = "config.pbtxt"
+_STEP = re.compile(r'model_name: "(.+?)"')
 
 
 def read_base(repository: Path, ensemble: str, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -81,19 +85,27 @@ def outdated(repository: Path, base: str) -> dict[str, str]:
 
     By ensemble, the command that installs it again.
     """
-    now = read_manifest(repository / base)
+    now, steps = read_manifest(repository / base), _steps(repository / base)
     found: dict[str, str] = {}
     for folder in sorted(repository.iterdir()):
         other, manifest = folder.name, read_manifest(folder)
         if manifest.get("base") != base:
             continue
+        own = _steps(folder)
         fits = manifest["checkpoint"]["sha256"] == now["checkpoint"]["sha256"]
+        fits &= steps <= own and all((repository / step / CONFIG).is_file() for step in own)
         if "adapter" in manifest:
             if not fits or manifest["adapter_rank"] != now.get("adapter_rank"):
                 found[other] = "python -m export.adapters"
         elif not fits or manifest["chunk_ms"] != now["chunk_ms"] or now["layout"] != "stages":
             found[other] = "python -m export.heads"
     return found
+
+
+def _steps(ensemble: Path) -> set[str]:
+    """Return the models that an ensemble consists of, by its config."""
+    config = ensemble / CONFIG
+    return set(_STEP.findall(config.read_text(encoding="utf-8"))) if config.is_file() else set()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Repository:
 
 
 def read_repository(path: Path) -> Repository:
-    """Read all model configs of the exported runtime, or raise a UserError."""
+    """Read all model configs, or raise a UserError."""
     if not path.is_dir():
         raise BadRepository(f"no model repository at {path}")
     folders = sorted(child for child in path.iterdir() if (child / CONFIG).is_file())
@@ -95,6 +95,7 @@ def read_repository(path: Path) -> Repository:
     for folder in folders:
         _check_model(folder, configs[folder.name], runtime)
     every = _ensembles(configs)
+    _check_steps(path, every, configs)
     _check_adapters(path, every, configs)
     ensembles = tuple(ensemble for ensemble in every if not ensemble.adapter)
     streams = sum({next(iter(e.stages), e.name): e.max_streams for e in ensembles}.values())
@@ -133,10 +134,15 @@ def _check_model(folder: Path, config: Any, runtime: str) -> None:
     if config.platform == "ensemble":
         return
     backend = "tensorrt" if config.platform == "tensorrt_plan" else config.backend
+    if (folder / "configs").is_dir() or backend == "earshot_detokenizer":
+        raise BadRepository(
+            f"model {folder.name} in {folder.parent} was exported by an earlier version: export "
+            "the models again"
+        )
     if backend not in _BACKENDS[runtime]:
         raise BadRepository(
             f"model {folder.name} needs the backend '{config.backend or config.platform}', which a "
-            f"server for {runtime} has not: export it for {runtime}, or into another repository"
+            f"server for {runtime} lacks: export it for {runtime}, or into another repository"
         )
     for wanted in _model_files(config, backend):
         if not any((version / wanted).is_file() for version in folder.iterdir()):
@@ -150,9 +156,13 @@ def _model_files(config: Any, backend: str) -> list[str]:
     if backend != BUNDLED_BACKEND.name:
         return _MODEL_FILES.get(backend, [])
     runtime = config.parameters["runtime"].string_value or ONNXRUNTIME
-    files = [_ENGINE_FILES[runtime]] if runtime in _ENGINE_FILES else []
+    if runtime not in _ENGINE_FILES:
+        raise BadRepository(
+            f"model {config.name}: parameter 'runtime' must be one of {', '.join(_ENGINE_FILES)}, "
+            f"not '{runtime}'"
+        )
     text = any(output.name == "TEXT" for output in config.output)
-    return [*files, *([_TOKENIZER] if text else [])]
+    return [_ENGINE_FILES[runtime], *([_TOKENIZER] if text else [])]
 
 
 def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
@@ -180,6 +190,16 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
         for name, config in configs.items()
         if config.platform == "ensemble"
     )
+
+
+def _check_steps(path: Path, ensembles: tuple[Ensemble, ...], configs: Mapping[str, Any]) -> None:
+    for ensemble in ensembles:
+        missing = [stage for stage in ensemble.stages if stage not in configs]
+        if missing:
+            raise BadRepository(
+                f"{ensemble.name} in {path} consists of models of which {missing[0]} is not there: "
+                "export or install it again, or remove it"
+            )
 
 
 def _check_adapters(

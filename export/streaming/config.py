@@ -31,8 +31,8 @@ _QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decod
 """The first stage collects a batch; the others wait only for the rest of a split batch."""
 
 _LENGTHS = ("MEL_LENGTH", "ENCODED_LENGTH", "LABELS")
-"""Outputs with which a stage passes on that it refused the last chunk of a stream. The last one,
-which has the text, answers with an error."""
+"""Outputs with which a stage passes on that it refused the last chunk of a stream: to the next
+stage, or, of heads, to the client. The stage that has the text answers with an error."""
 
 MAX_ABS = {"AUDIO": 8, "MEL": 64}
 """Stages refuse larger values, and NaN, which would stay in the state of the stream.

@@ -105,6 +105,7 @@ def slots(options: ReportOptions, model: Model) -> int:
     if not options.gpu_bytes:
         return wanted
     wide = 2 if model.precision == "fp32" else 1
-    footprint = Footprint(wide * STATE_BYTES[model.size], wide * PROCESS_BYTES)
-    fit = streams_that_fit(footprint, options.gpu_bytes, options.instances, options.max_batch)
+    state_bytes, process_bytes = wide * STATE_BYTES[model.size], wide * PROCESS_BYTES
+    footprint = Footprint(state_bytes, process_bytes, options.max_batch)
+    fit = streams_that_fit(footprint, options.gpu_bytes, options.instances)
     return max(1, min(wanted, fit))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from loadtest.plan.memory import (
     BATCH_COPIES,
     GPU_BYTES,
     GPU_SHARE,
-    NotFused,
+    NoFootprint,
     footprint_of,
     streams_that_fit,
 )
@@ -28,16 +29,20 @@ def fit(
         Path, typer.Argument(help="Exported with --runtime torch --layout fused.")
     ],
     name: Annotated[str, typer.Option(help="Name of the recognizer, if it has one.")] = "",
-    max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch, at most.")] = 512,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Streams in one batch, at most; default: as exported."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compute how many live streams fit the memory of each type of GPU; speed is another matter."""
-    with exiting_on(OSError, NotFused):
+    with exiting_on(OSError, NoFootprint):
         footprint = footprint_of(repository, name)
+    if max_batch:
+        footprint = replace(footprint, max_batch=max_batch)
     fits = {
         gpu: {
-            instances: streams_that_fit(footprint, gpu_bytes, instances, max_batch)
-            for instances in _INSTANCES
+            instances: streams_that_fit(footprint, gpu_bytes, instances) for instances in _INSTANCES
         }
         for gpu, gpu_bytes in GPU_BYTES.items()
     }
@@ -57,6 +62,7 @@ def fit(
     console.print(
         f"A stream takes {footprint.state_bytes / 1e6:.2f} MB, a process "
         f"{footprint.process_bytes / 1e9:.1f} GB and {BATCH_COPIES} states for each of the "
-        f"{max_batch} rows of its largest batch; {GPU_SHARE:.0%} of the memory is planned with.",
+        f"{footprint.max_batch} rows of its largest batch; {GPU_SHARE:.0%} of the memory is "
+        "planned with.",
         highlight=False,
     )

@@ -9,6 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 _MIB = 2**20
 GPU_BYTES = {
@@ -33,8 +37,8 @@ _CONTEXT_BYTES = 0.8e9
 _DTYPE_BYTES = {"FP32": 4, "FP16": 2, "BF16": 2}
 
 
-class NotFused(Exception):
-    """The repository holds no recognizer in one model, whose memory could be planned."""
+class NoFootprint(Exception):
+    """The repository holds no recognizer whose memory could be planned."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Footprint:
     """Of one stream."""
     process_bytes: float
     """Of one process, without its recorded graphs."""
+    max_batch: int
+    """Streams in one batch, at most."""
 
 
 def footprint_of(repository: Path, name: str = "") -> Footprint:
@@ -54,26 +60,30 @@ def footprint_of(repository: Path, name: str = "") -> Footprint:
         name: that of the recognizer, if it has one.
 
     Raises:
-        NotFused: there is no such model.
+        NoFootprint: there is no such model, or it takes adapters.
     """
     prefix = f"{name}_" if name else ""
-    weights = repository / f"{prefix}recognizer" / "1" / "model.pt2"
-    manifest = repository / f"{prefix}asr_streaming" / "1" / "manifest.json"
-    if not (weights.is_file() and manifest.is_file()):
-        raise NotFused(
-            f"expected {weights} and {manifest}: export with --runtime torch --layout fused"
+    recognizer = repository / f"{prefix}recognizer"
+    weights, config = recognizer / "1" / "model.pt2", recognizer / "config.pbtxt"
+    path = repository / f"{prefix}asr_streaming" / "1" / "manifest.json"
+    if not (weights.is_file() and config.is_file() and path.is_file()):
+        raise NoFootprint(f"expected {weights}: export with --runtime torch --layout fused")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if "adapters" in manifest:
+        raise NoFootprint(
+            f"{recognizer} takes adapters, whose pools and second program are not counted: export "
+            "it without --adapters"
         )
-    states = json.loads(manifest.read_text(encoding="utf-8"))["dims"]["state"].values()
+    states = manifest["dims"]["state"].values()
     state_bytes = sum(s["rows"] * s["width"] * _DTYPE_BYTES[s["dtype"]] for s in states)
-    return Footprint(state_bytes, _CONTEXT_BYTES + weights.stat().st_size)
+    found: Any = model_config_pb2.ModelConfig()  # pyright: ignore
+    text_format.Parse(config.read_text(encoding="utf-8"), found)
+    process_bytes = _CONTEXT_BYTES + weights.stat().st_size
+    return Footprint(state_bytes, process_bytes, found.max_batch_size)
 
 
-def streams_that_fit(footprint: Footprint, gpu_bytes: float, instances: int, max_batch: int) -> int:
-    """Return the slots that fit beside `instances` processes; 0 if not even those do.
-
-    Args:
-        max_batch: streams in one batch, at most.
-    """
-    graphs = BATCH_COPIES * footprint.state_bytes * max_batch
+def streams_that_fit(footprint: Footprint, gpu_bytes: float, instances: int) -> int:
+    """Return the slots that fit beside `instances` processes; 0 if not even those do."""
+    graphs = BATCH_COPIES * footprint.state_bytes * footprint.max_batch
     left_bytes = GPU_SHARE * gpu_bytes - instances * (footprint.process_bytes + graphs)
     return max(0, int(left_bytes / footprint.state_bytes))

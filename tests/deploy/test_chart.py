@@ -210,7 +210,8 @@ REFUSED = {
     "envoy.keysSecret=keys": "keys travel in the clear",
     "canary.replicas=1": "canary.replicas needs canary.tag or canary.path",
     "tracing.url=collector:4318": "tracing.url",
-    "tracing.cidr=collector": "tracing.cidr",
+    "tracing.url=http://collector/v1/traces,tracing.cidr=203.0.113.7/99": "tracing.cidr",
+    "tracing.cidr=203.0.113.7/32": "tracing.cidr needs tracing.url",
     "gpu.enabled=false,models.build.enabled=true": "engines are built on the GPU",
 }
 

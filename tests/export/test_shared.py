@@ -51,6 +51,27 @@ def test_what_no_longer_fits_its_base(
     assert outdated(tmp_path, "asr_streaming") == {"clinic_asr_streaming": command}
 
 
+def test_models_that_a_new_base_no_longer_has(tmp_path: Path) -> None:
+    """The base was exported in another layout, or with another set of models."""
+    install(tmp_path, "asr_streaming", BASE)
+    install(tmp_path, "clinic_asr_streaming", ADAPTER | OURS)
+    step = 'model_name: "{}"'
+    for ensemble, models in (
+        ("asr_streaming", ["encoder", "decoder"]),
+        ("clinic_asr_streaming", ["encoder", "decoder", "detokenizer"]),
+    ):
+        text = "\n".join(map(step.format, models))
+        (tmp_path / ensemble / "config.pbtxt").write_text(text)
+    for model in ("encoder", "decoder"):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "config.pbtxt").touch()
+    expected = {"clinic_asr_streaming": "python -m export.adapters"}
+    assert outdated(tmp_path, "asr_streaming") == expected
+    (tmp_path / "detokenizer").mkdir()
+    (tmp_path / "detokenizer" / "config.pbtxt").touch()
+    assert outdated(tmp_path, "asr_streaming") == {}
+
+
 @pytest.mark.parametrize(("kind", "other"), [("adapter", HEADS), ("heads", ADAPTER)])
 def test_a_name_is_free_for_its_kind_only(tmp_path: Path, kind: str, other: dict[str, Any]) -> None:
     require_free(tmp_path, "clinic", kind)

@@ -71,6 +71,26 @@ def test_a_model_for_another_runtime_is_named(toy_repository: Path) -> None:
         read_repository(toy_repository)
 
 
+def test_an_earlier_export_is_named(toy_repository: Path) -> None:
+    (toy_repository / "summer" / "configs").mkdir()
+    with pytest.raises(BadRepository, match="exported by an earlier version: export the models"):
+        read_repository(toy_repository)
+
+
+def test_a_model_of_an_ensemble_that_is_missing_is_named(toy_repository: Path) -> None:
+    shutil.rmtree(toy_repository / "accumulator")
+    with pytest.raises(BadRepository, match=r"toy_streaming .* accumulator is not there"):
+        read_repository(toy_repository)
+
+
+def test_an_unknown_runtime_is_named(toy_repository: Path) -> None:
+    config = toy_repository / "summer" / "config.pbtxt"
+    runtime = 'parameters { key: "runtime" value { string_value: "tflite" } }'
+    config.write_text(config.read_text() + runtime)
+    with pytest.raises(BadRepository, match=r"'runtime' must be one of onnxruntime.* not 'tflite'"):
+        read_repository(toy_repository)
+
+
 def test_two_runtimes_in_one_repository_are_refused(toy_repository: Path) -> None:
     for name, runtime in (("first", "onnxruntime"), ("second", "torch")):
         (toy_repository / name).mkdir()

@@ -1,4 +1,4 @@
-"""Requests to the detokenizer are checked one by one, whatever they hold."""
+"""Tokens and labels of requests are checked one by one, whatever they hold."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import triton_python_backend_utils as pb_utils
 from earshot_runtime.adapter_files import AdapterFiles
@@ -33,10 +34,12 @@ from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.limit import read_limit
 from earshot_runtime.sequences import SequenceStage
 from earshot_runtime.spec import TOKENIZERS, StageSpec
-from earshot_runtime.text import Texts
 from earshot_runtime.text_stage import TextStage
 from earshot_runtime.utterance_engine import Array
 from earshot_runtime.utterances import UtteranceStage
+
+if TYPE_CHECKING:  # it brings a library that other stages do not need
+    from earshot_runtime.text import Texts
 
 START = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
@@ -113,14 +116,19 @@ class TritonPythonModel:
         return SequenceStage(self._spec, engine, adapters, self._open_texts(folder))
 
     def _open_stateless(self, folder: Path) -> UtteranceStage | TextStage:
+        texts = self._open_texts(folder)
         if self._spec.runtime == TOKENIZERS:
-            return TextStage(self._spec, Texts(folder, self._spec))
+            return TextStage(self._spec, texts)
         engine = open_utterance_engine(folder, self._spec)
         adapters = self._open_adapters(folder.parents[1], engine)
-        return UtteranceStage(self._spec, engine, adapters, self._open_texts(folder))
+        return UtteranceStage(self._spec, engine, adapters, texts)
 
     def _open_texts(self, folder: Path) -> Texts | None:
-        return Texts(folder, self._spec) if self._spec.text_outputs else None
+        if not self._spec.text_outputs:
+            return None
+        from earshot_runtime.text import Texts
+
+        return Texts(folder, self._spec)
 
     def _open_adapters(self, repository: Path, pools: AdapterPools) -> LoadedAdapters | None:
         spec = self._spec.adapters

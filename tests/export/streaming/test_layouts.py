@@ -160,6 +160,20 @@ def test_one_layout_replaces_the_other(random_checkpoint: Path, tmp_path: Path) 
         assert sorted(path.name for path in repository.iterdir()) == sorted(spec.models)
 
 
+def test_what_is_left_of_a_model_without_its_committed_config_goes(tmp_path: Path) -> None:
+    left_over = tmp_path / "r" / "detokenizer"
+    (left_over / "1").mkdir(parents=True)
+    (left_over / "1" / "tokenizer.json").touch()
+    with replacing(tmp_path / "r") as new:
+        new.add([], ["detokenizer"])
+    assert not left_over.exists()
+    left_over.mkdir()
+    (left_over / "notes.txt").touch()
+    refused = pytest.raises(UnsupportedOption, match="holds no model config")
+    with refused, replacing(tmp_path / "r") as new:
+        new.add([], ["detokenizer"])
+
+
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 0.01), ("bf16", 0.05)])
 def test_half_precision_stays_close(random_checkpoint: Path, precision: str, most: float) -> None:
     """Frames are compared, not tokens, because random logits lie close together."""

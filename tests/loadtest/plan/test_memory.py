@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from loadtest.__main__ import app
-from loadtest.plan.memory import Footprint, NotFused, footprint_of, streams_that_fit
+from loadtest.plan.memory import Footprint, NoFootprint, footprint_of, streams_that_fit
 
 
 @pytest.fixture
@@ -24,17 +24,18 @@ def repository(tmp_path: Path) -> Path:
     manifest.write_text(json.dumps({"dims": {"state": states}}))
     (tmp_path / "recognizer" / "1").mkdir(parents=True)
     (tmp_path / "recognizer" / "1" / "model.pt2").write_bytes(bytes(1_000_000))
+    (tmp_path / "recognizer" / "config.pbtxt").write_text("max_batch_size: 64")
     return tmp_path
 
 
 def test_sizes_are_read_from_the_export(repository: Path) -> None:
-    assert footprint_of(repository) == Footprint(2_040_000, 801_000_000)
+    assert footprint_of(repository) == Footprint(2_040_000, 801_000_000, 64)
 
 
 def test_states_processes_and_graphs_share_the_memory() -> None:
     # 90 GB, less two processes of 1 GB and 1.2 GB of graphs, hold states of 10 MB.
-    assert streams_that_fit(Footprint(10e6, 1e9), 100e9, instances=2, max_batch=100) == 8560
-    assert streams_that_fit(Footprint(10e6, 1e9), 2e9, instances=2, max_batch=100) == 0
+    assert streams_that_fit(Footprint(10e6, 1e9, 100), 100e9, instances=2) == 8560
+    assert streams_that_fit(Footprint(10e6, 1e9, 100), 2e9, instances=2) == 0
 
 
 def test_the_command_names_the_types_of_gpus(repository: Path) -> None:
@@ -44,8 +45,15 @@ def test_the_command_names_the_types_of_gpus(repository: Path) -> None:
     assert "H100" in CliRunner().invoke(app, ["fit", str(repository)]).stdout
 
 
+def test_an_export_with_adapters_is_refused(repository: Path) -> None:
+    manifest = repository / "asr_streaming" / "1" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "adapters": 128}))
+    with pytest.raises(NoFootprint, match="without --adapters"):
+        footprint_of(repository)
+
+
 def test_an_export_in_stages_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotFused, match="--runtime torch --layout fused"):
+    with pytest.raises(NoFootprint, match="--runtime torch --layout fused"):
         footprint_of(tmp_path)
     done = CliRunner().invoke(app, ["fit", str(tmp_path)])
     assert done.exit_code == 2

@@ -73,7 +73,7 @@ class RunFailed(ChunkError):
     """The engine raised while it ran the batch."""
 
     @classmethod
-    def of(cls, error: Exception, rows: int) -> RunFailed:
+    def of(cls, error: Exception, rows: int, what: str = "the engine") -> RunFailed:
         """Write `error` to the log, and return an error without it for the clients.
 
         Errors of the engines' libraries are long, and name files of the server.
@@ -81,6 +81,6 @@ class RunFailed(ChunkError):
         print(f"a batch of {rows} failed:", file=sys.stderr)
         traceback.print_exception(error)
         return cls(
-            f"the engine failed on a batch of {rows} ({type(error).__name__}); the server's log "
+            f"{what} failed on a batch of {rows} ({type(error).__name__}); the server's log "
             "holds the details"
         )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .adapters import AdapterSlots, LoadedAdapters, StreamAdapters
 from .checks import Arrays, AudioEnds, ContentChecks, Errors, reject_outputs
-from .chunks import Chunks, Outcome, rounds
+from .chunks import Chunks, Outcome, Rows, rounds
 from .counts import LIVE_STREAMS, Counts, Sample
 from .endings import Endings
 from .engine import Engine
 from .errors import ChunkError, RunFailed, Saturated
 from .slots import Slots, SlotTable
 from .spec import StageSpec
-from .text import Texts
+
+if TYPE_CHECKING:  # it brings a library that other stages do not need
+    from .text import Texts
 
 
 class SequenceStage:
@@ -103,9 +105,11 @@ class SequenceStage:
             errors |= dict.fromkeys(good, failure)
             good = []
         errors |= self._reject_outputs(good)
+        answers, failures = self._answers(good)
+        errors |= failures
         self._close(chunks, errors)
         self._counts.batch(chunks, errors, time.monotonic() - began_s)
-        return self._outcomes(chunks, good, errors)
+        return self._outcomes(chunks, good, answers, errors)
 
     def _find_slots(self, chunks: Chunks, now_s: float) -> tuple[Slots, Errors]:
         """Return the slot of each row; rows with an error have slot 0 and must not run."""
@@ -171,14 +175,21 @@ class SequenceStage:
             if chunks.ends[row] or (chunks.starts[row] and row in errors):
                 self.slots.close(stream)
 
-    def _outcomes(self, chunks: Chunks, good: list[int], errors: Errors) -> list[Outcome]:
+    def _answers(self, good: list[int]) -> tuple[Rows, Errors]:
+        """Return all outputs of the rows that have run, and an error for each that has no text."""
         outputs = {name: array[: len(good)] for name, array in self._engine.outputs.items()}
-        arrays = tuple(outputs.values())
-        if self._texts is not None:
-            arrays += self._texts.of(outputs)
+        if self._texts is None:
+            return tuple(outputs.values()), {}
+        texts, errors = self._texts.of(outputs)
+        failures = {good[position]: error for position, error in errors.items()}
+        return (*outputs.values(), *texts), failures
+
+    def _outcomes(
+        self, chunks: Chunks, good: list[int], answers: Rows, errors: Errors
+    ) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
         for position, row in enumerate(good):
-            outcomes[row] = tuple(array[position : position + 1] for array in arrays)
+            outcomes[row] = tuple(array[position : position + 1] for array in answers)
         for row, error in errors.items():
             outcomes[row] = self._endings.pass_on(error, chunks, row)
         return [outcomes[row] for row in range(len(outcomes))]

@@ -1,7 +1,7 @@
 """Read a stage's Triton model config: its tensors, limits and parameters.
 
 The config is the contract between export, server and client, so that names, shapes and dtypes are
-read from it and not repeated here.
+read from it and not repeated here; only the outputs that are computed from tokens have fixed names.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class StageSpec:
         inputs = tuple(_tensor(model, entry) for entry in config["input"])
         every = tuple(_tensor(model, entry) for entry in config["output"])
         runtime = parameters.text("runtime") or "onnxruntime"
-        ctc_blank = parameters.text("ctc_blank")
+        ctc_blank = parameters.optional_id("ctc_blank")
         computed = _TEXT if ctc_blank is None else (*_TEXT, *_TOKENS)
         spec = cls(
             model=model,
@@ -136,7 +136,7 @@ class StageSpec:
             inputs=inputs,
             outputs=tuple(tensor for tensor in every if tensor.name not in computed),
             text_outputs=tuple(tensor for tensor in every if tensor.name in computed),
-            ctc_blank=None if ctc_blank is None else int(ctc_blank),
+            ctc_blank=ctc_blank,
             runtime=runtime,
             device=parameters.text("device") or "auto",
             intra_op_threads=parameters.count("intra_op_threads", default=1),
@@ -182,6 +182,12 @@ class _Parameters:
 
     def optional_count(self, key: str) -> int | None:
         return self.count(key) if key in self._values else None
+
+    def optional_id(self, key: str) -> int | None:
+        text = self._values.get(key)
+        if text is not None and not text.isdigit():
+            raise BadStage(f"{self._model}: parameter '{key}' must be an id >= 0, not '{text}'")
+        return None if text is None else int(text)
 
     def counts(self, key: str) -> tuple[int, ...]:
         names = self.names(key)

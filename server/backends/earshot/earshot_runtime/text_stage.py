@@ -7,21 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from .chunks import Outcome
 from .counts import Sample
-from .errors import RunFailed
+from .errors import BadStage
 from .spec import StageSpec
-from .text import Texts
 from .token_checks import reject_labels, reject_tokens
 from .utterance_engine import Array
+
+if TYPE_CHECKING:  # it brings a library that other stages do not need
+    from .text import Texts
 
 
 class TextStage:
     """Keeps nothing between requests: the stage before it passes on the context of a stream."""
 
-    def __init__(self, spec: StageSpec, texts: Texts) -> None:
-        """Serve `spec` with `texts`."""
+    def __init__(self, spec: StageSpec, texts: Texts | None) -> None:
+        """Serve `spec` with `texts`, or raise BadStage if it has no text outputs."""
+        if texts is None:
+            raise BadStage(f"{spec.model}: runtime tokenizers needs the output TEXT")
         self._names = [tensor.name for tensor in spec.inputs]
         self._texts = texts
 
@@ -44,7 +49,5 @@ class TextStage:
         reject = reject_tokens if "TOKENS" in arrays else reject_labels
         if error := reject(arrays):
             return error
-        try:
-            return self._texts.of(arrays)
-        except Exception as error:  # the library raises bare exceptions
-            return RunFailed.of(error, len(inputs[0]))
+        outputs, errors = self._texts.of(arrays)
+        return next(iter(errors.values()), outputs)

@@ -35,11 +35,15 @@ def reject_tokens(arrays: Arrays) -> ChunkError | None:
 
 
 def reject_labels(arrays: Arrays) -> ChunkError | None:
-    """Return an error unless FRAME_TOKENS and FRAME_LOGPROBS [B, T] belong together."""
+    """Return an error unless FRAME_TOKENS and FRAME_LOGPROBS [B, T] can be converted."""
     labels, logprobs = arrays["FRAME_TOKENS"], arrays["FRAME_LOGPROBS"]
-    if labels.shape == logprobs.shape:
-        return None
-    return InvalidChunk(
-        f"FRAME_TOKENS and FRAME_LOGPROBS must have one shape, not {list(labels.shape)} and "
-        f"{list(logprobs.shape)}"
-    )
+    if labels.shape != logprobs.shape:
+        return InvalidChunk(
+            f"FRAME_TOKENS and FRAME_LOGPROBS must have one shape, not {list(labels.shape)} and "
+            f"{list(logprobs.shape)}"
+        )
+    if labels.shape[1] > MAX_TOKENS:
+        return InvalidChunk(f"expected at most {MAX_TOKENS} frames, not {labels.shape[1]}")
+    if labels.size and labels.min() < 0:
+        return InvalidChunk(f"FRAME_TOKENS must be labels, 0 or more, not {labels.min()}")
+    return None

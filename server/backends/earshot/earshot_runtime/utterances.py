@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,8 +21,10 @@ from .chunks import Outcome, Rows
 from .counts import Sample
 from .errors import ChunkError, RunFailed
 from .spec import StageSpec
-from .text import Texts
 from .utterance_engine import Array, UtteranceEngine
+
+if TYPE_CHECKING:  # it brings a library that other stages do not need
+    from .text import Texts
 
 _FULL = 0.5
 """A run with a smaller share of the rows that it may have takes further utterances, at the cost of
@@ -182,7 +185,8 @@ class UtteranceStage:
         outputs = dict(zip(names, piece, strict=True))
         errors = reject_outputs(outputs)
         if self._texts is not None and not errors:
-            piece += self._texts.of(outputs)
+            text, errors = self._texts.of(outputs)
+            piece += text
         return next(iter(errors.values()), piece)
 
     def _compute(self, requests: list[Utterances], slots: AdapterSlots | None) -> list[Array]:
