@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 from gevent import socket
+from gevent.event import Event
 from gevent.hub import Waiter, get_hub
 from gevent.lock import Semaphore
 from grpc import StatusCode
@@ -101,25 +102,27 @@ class Channel:
         if time.monotonic() - self._failed_at_s < _RETRY_S:
             return None
         try:
-            self._link = _Link(self._open())
+            with gevent.Timeout(self._connect_s):
+                link = _Link(self._open())
+                link.wait_until_ready()
         except (OSError, gevent.Timeout) as error:
             details = f"failed to connect to {self._target}: {error}"
             self._failure = Reply(StatusCode.UNAVAILABLE, details)
             self._failed_at_s = time.monotonic()
             return None
-        return self._link
+        self._link = link
+        return link
 
     def _open(self) -> Any:
         host, _, port = self._target.rpartition(":")
-        with gevent.Timeout(self._connect_s):
-            opened: Any = socket.create_connection((host.strip("[]"), int(port)))
-            opened.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
-            silence_ms = round(1000 * self._silence_s)
-            opened.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, silence_ms)
-            if self._tls is not None:
-                opened = self._tls.wrap_socket(opened, server_hostname=host.strip("[]"))
-                if opened.selected_alpn_protocol() != "h2":
-                    raise OSError("handshake: the server does not speak HTTP/2")
+        opened: Any = socket.create_connection((host.strip("[]"), int(port)))
+        opened.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+        silence_ms = round(1000 * self._silence_s)
+        opened.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, silence_ms)
+        if self._tls is not None:
+            opened = self._tls.wrap_socket(opened, server_hostname=host.strip("[]"))
+            if opened.selected_alpn_protocol() != "h2":
+                raise OSError("handshake: the server does not speak HTTP/2")
         opened.setblocking(False)
         return opened
 
@@ -158,7 +161,9 @@ class _Link:
         self._socket = opened
         self._connection = Connection()
         self._unsent = b""
+        self._ready = Event()
         self._closed = False
+        self._why = ""
         # Of TLS: decrypted bytes that wait, of which the watcher knows nothing.
         self._pending: Callable[[], int] = getattr(opened, "pending", lambda: 0)
         self._loop: Any = get_hub().loop
@@ -171,6 +176,16 @@ class _Link:
     def takes_calls(self) -> bool:
         """Return whether new calls may start here."""
         return self._connection.takes_calls
+
+    def wait_until_ready(self) -> None:
+        """Wait until the peer has said what it takes; raise OSError if it ends the connection."""
+        try:
+            self._ready.wait()
+        finally:
+            if not self._connection.is_ready:
+                self.close_soon("the server did not answer")
+        if self._closed:
+            raise OSError(self._why)
 
     def start(self, call: UnaryCall) -> None:
         """Start a call."""
@@ -187,7 +202,8 @@ class _Link:
         """Close the connection; calls under way fail."""
         if self._closed:
             return
-        self._closed = True
+        self._closed, self._why = True, why
+        self._ready.set()
         for watcher in (self._readable, self._writable):
             watcher.stop()
             watcher.close()
@@ -210,6 +226,8 @@ class _Link:
             _deliver(done)
             self._close(f"{error}")
             return
+        if self._connection.is_ready:
+            self._ready.set()
         if not self._unsent:
             self._send()
         _deliver(done)

@@ -33,7 +33,8 @@ _U32 = struct.Struct(">I")
 _MESSAGE = struct.Struct(">BI")
 """The prefix of a message of gRPC: not compressed, length."""
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-_CANCEL = 8
+_REFUSED, _CANCEL = 7, 8
+_MOST_REFUSALS = 5
 _LARGEST_WINDOW = 2**31 - 1
 _FIRST_WINDOW = 65_535
 _CREDIT_BYTES = 2**30
@@ -64,8 +65,8 @@ _STATUS_OF_HTTP = {
     "504": StatusCode.UNAVAILABLE,
 }
 _STATUS_OF_RESET = {
-    7: StatusCode.UNAVAILABLE,  # refused
-    8: StatusCode.CANCELLED,
+    _REFUSED: StatusCode.UNAVAILABLE,
+    _CANCEL: StatusCode.CANCELLED,
     11: StatusCode.RESOURCE_EXHAUSTED,  # asked to be calm
     12: StatusCode.PERMISSION_DENIED,  # not secure enough
 }
@@ -108,7 +109,10 @@ class Reply:
 class UnaryCall:
     """One request, and what has come of its answer."""
 
-    __slots__ = ("_received", "_unsent", "block", "first_headers", "on_reply", "window")
+    __slots__ = (
+        *("_message", "_received", "_unsent", "block"),
+        *("first_headers", "on_reply", "refusals", "window"),
+    )
 
     def __init__(
         self, block: HeaderBlock, message: Sequence[bytes], on_reply: Callable[[Reply], None]
@@ -120,7 +124,14 @@ class UnaryCall:
         self.first_headers: Headers = ()
         self._received: list[bytes] = []
         prefix = _MESSAGE.pack(0, sum(map(len, message)))
-        self._unsent = memoryview(b"".join((prefix, *message)))
+        self._message = memoryview(b"".join((prefix, *message)))
+        self._unsent = self._message
+        self.refusals = 0
+
+    def begin(self, window: int) -> None:
+        """Begin, or begin again, to send the request to a peer that takes so many bytes."""
+        self._unsent = self._message
+        self.window = window
 
     @property
     def unsent(self) -> int:
@@ -180,7 +191,7 @@ class Connection:
         self._open_block: tuple[int, int, bytes] | None = None
         """Stream, flags and begin of a block of header fields that goes on."""
         self._decoder = hpack.Decoder()
-        self._decoder.max_allowed_table_size = 0
+        self._decoder.max_allowed_table_size = self._decoder.header_table_size = 0
         self._decoded: dict[HeaderBlock, Headers] = {}
         self._done: list[tuple[UnaryCall, Reply]] = []
         self._frame_handlers = {
@@ -193,6 +204,8 @@ class Connection:
             _Kind.GOAWAY: self._on_go_away,
             _Kind.WINDOW_UPDATE: self._on_window_update,
         }
+        self.is_ready = False
+        """Whether the peer has said what it takes, so that calls may start."""
         self.takes_calls = True
         """Whether the peer still takes calls on this connection."""
 
@@ -211,7 +224,7 @@ class Connection:
         if self._next_stream >= 2**31:
             self.takes_calls = False
         self._calls[stream] = call
-        call.window = self._first_window
+        call.begin(self._first_window)
         self._frame(_Kind.HEADERS, _END_HEADERS, stream, call.block)
         self._send(stream, call)
 
@@ -341,6 +354,13 @@ class Connection:
 
     def _on_reset(self, flags: int, stream: int, payload: bytes) -> None:
         (error,) = _U32.unpack(payload)
+        call = self._calls.get(stream)
+        if error == _REFUSED and call is not None and call.refusals < _MOST_REFUSALS:
+            # The peer has not looked at it: a server may count a call a little longer than we do.
+            call.refusals += 1
+            self._waiting.append(self._calls.pop(stream))
+            self._blocked.pop(stream, None)
+            return
         code = _STATUS_OF_RESET.get(error, StatusCode.INTERNAL)
         self._end(stream, Reply(code, f"Received RST_STREAM with error code {error}"))
 
@@ -356,6 +376,7 @@ class Connection:
                 for call in self._calls.values():
                     call.window += value - self._first_window
                 self._first_window = value
+        self.is_ready = True
         self._frame(_Kind.SETTINGS, _ACK, 0, b"")
         self._send_blocked()
 
