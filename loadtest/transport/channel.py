@@ -106,7 +106,9 @@ class Channel:
                 link = _Link(self._open())
                 link.wait_until_ready()
         except (OSError, gevent.Timeout) as error:
-            details = f"failed to connect to {self._target}: {error}"
+            late = isinstance(error, gevent.Timeout)
+            why = f"no answer within {self._connect_s:g} s" if late else error
+            details = f"failed to connect to {self._target}: {why}"
             self._failure = Reply(StatusCode.UNAVAILABLE, details)
             self._failed_at_s = time.monotonic()
             return None

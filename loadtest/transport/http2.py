@@ -174,7 +174,7 @@ class Connection:
             _Setting.INITIAL_WINDOW_SIZE: _LARGEST_WINDOW,
         }
         packed = b"".join(_SETTING.pack(*setting) for setting in settings.items())
-        self._out = [_PREFACE]
+        self._out: list[bytes | memoryview] = [_PREFACE]
         self._frame(_Kind.SETTINGS, 0, 0, packed)
         self._give_credit(_LARGEST_WINDOW - _FIRST_WINDOW)
         self._in = b""
@@ -194,7 +194,7 @@ class Connection:
         self._decoder.max_allowed_table_size = self._decoder.header_table_size = 0
         self._decoded: dict[HeaderBlock, Headers] = {}
         self._done: list[tuple[UnaryCall, Reply]] = []
-        self._frame_handlers = {
+        self._frame_handlers: dict[int, Callable[[int, int, bytes], None]] = {
             _Kind.DATA: self._on_data,
             _Kind.HEADERS: self._on_headers,
             _Kind.CONTINUATION: self._on_continuation,
@@ -250,7 +250,7 @@ class Connection:
                 if end - payload < length:
                     break
                 position = payload + length
-                handle = self._frame_handlers.get(kind)  # pyright: ignore[reportArgumentType]
+                handle = self._frame_handlers.get(kind)
                 if handle is not None:  # frames of other kinds are to be ignored
                     handle(flags, stream, data[payload:position])
         except (hpack.HPACKError, struct.error, IndexError) as error:
@@ -261,17 +261,18 @@ class Connection:
         return done
 
     def fail(self, code: StatusCode, details: str) -> list[tuple[UnaryCall, Reply]]:
-        """End all calls; return them."""
+        """End all calls; return them, and those that had ended before a broken frame."""
         self.takes_calls = False
-        calls = [*self._calls.values(), *self._waiting]
+        done, self._done = self._done, []
+        done += [(call, Reply(code, details)) for call in (*self._calls.values(), *self._waiting)]
         self._calls.clear()
         self._waiting.clear()
         self._blocked.clear()
-        return [(call, Reply(code, details)) for call in calls]
+        return done
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes | memoryview) -> None:
         self._out.append(_FRAME.pack(len(payload) << 8 | kind, flags, stream))
-        self._out.append(payload)  # pyright: ignore[reportArgumentType]
+        self._out.append(payload)
 
     def _send(self, stream: int, call: UnaryCall) -> None:
         """Send as much of a request as the peer takes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import earshot
@@ -14,6 +15,7 @@ import pytest
 from loadtest.audio.scripts import Script
 from loadtest.live.exchange import Answer, Service
 from tests.support import fake_recognizer
+from tests.support.certificates import make_authority, sign
 from tests.support.fake_triton import FakeTriton, fake_triton
 
 RATE_HZ = fake_recognizer.RATE_HZ
@@ -93,6 +95,28 @@ def test_requests_are_those_of_the_client(fake: Recorder, service: Service, end:
     assert [answer.text for answer in answers] == [result.text for result in expected]
     tokens = [tuple(token.id for token in result.tokens) for result in expected]
     assert [answer.tokens for answer in answers] == tokens
+
+
+def test_certificates_and_the_token_of_the_environment_are_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = make_authority(tmp_path, "authority")
+    server = sign(authority, "server", "IP:127.0.0.1")
+    client = sign(authority, "client", "DNS:client")
+    credentials = grpc.ssl_server_credentials(
+        [(server.key_pem, server.pem)], authority.pem, require_client_auth=True
+    )
+    monkeypatch.setenv("EARSHOT_TOKEN", "secret")
+    monkeypatch.setenv("EARSHOT_ROOT_CERTIFICATES", str(authority.path))
+    monkeypatch.setenv("EARSHOT_CERTIFICATE", str(client.path))
+    monkeypatch.setenv("EARSHOT_KEY", str(client.key_path))
+    with fake_triton(fake_recognizer.PARAMETERS, credentials) as fake:
+        fake.answer.set()
+        service = Service(fake.url, None, [SCRIPT])
+        with service.stream(service.scripts[0]) as stream:
+            stream.send()
+        service.close()
+    assert fake.headers[0]["triton-grpc-protocol-token"] == "secret"
 
 
 def test_a_stream_that_is_left_is_ended_after_its_answer(fake: Recorder, service: Service) -> None:

@@ -164,6 +164,7 @@ def test_a_server_that_says_nothing_is_waited_for_in_vain() -> None:
         reply = call(channel, b"a")
         channel.close()
     assert "failed to connect" in reply.details()
+    assert "no answer within 0.1 s" in reply.details()
 
 
 def test_tls_with_a_certificate_on_both_sides(server: Server, tmp_path: Path) -> None:

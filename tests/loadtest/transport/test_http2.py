@@ -154,6 +154,15 @@ def test_broken_frames_are_an_error(data: bytes) -> None:
         connection.receive(data)
 
 
+def test_calls_that_ended_before_a_broken_frame_are_not_lost() -> None:
+    connection, _ = begun(calls=2)
+    ended = frame(HEADERS, 5, 1, fields((":status", "200"), ("grpc-status", "5")))
+    with pytest.raises(ProtocolError):
+        connection.receive(ended + frame(WINDOW, 0, 0, b"1"))
+    replies = [reply for _, reply in connection.fail(grpc.StatusCode.UNAVAILABLE, "broken")]
+    assert [reply.code().name for reply in replies] == ["NOT_FOUND", "UNAVAILABLE"]
+
+
 def test_a_request_that_is_refused_early_is_not_sent_on() -> None:
     connection, _ = begun(size=100_000)
     connection.take_bytes()
