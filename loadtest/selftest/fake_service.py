@@ -33,6 +33,11 @@ from loadtest.service.stages import model_name
 
 _SAMPLE_RATE_HZ = 16_000
 _SERVICE = "inference.GRPCInferenceService"
+# gRPC's servers cancel calls at random while a thousand wait.
+_ENDLESS_QUEUE = [
+    ("grpc.server.max_pending_requests", 1_000_000),
+    ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
+]
 _pb: Any = service_pb2
 _grpc: Any = grpc
 
@@ -152,7 +157,7 @@ async def _serve(recognizer: FakeRecognizer) -> None:
     }
     # Without a deserializer the handlers get, and return, bytes.
     methods = {name: _grpc.unary_unary_rpc_method_handler(do) for name, do in handlers.items()}
-    server = _grpc.aio.server()
+    server = _grpc.aio.server(options=_ENDLESS_QUEUE)
     server.add_generic_rpc_handlers((_grpc.method_handlers_generic_handler(_SERVICE, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

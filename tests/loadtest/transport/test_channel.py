@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +43,7 @@ class Server:
 @contextmanager
 def serving(
     server: Server, credentials: Any = None, port: int = 0, **options: int
-) -> Iterator[str]:
+) -> Generator[str]:
     handler = _grpc.unary_unary_rpc_method_handler(server.checksum)
     generic = _grpc.method_handlers_generic_handler("Test", {"Checksum": handler})
     limits = [(f"grpc.{name}", value) for name, value in options.items()]
@@ -186,7 +186,7 @@ def test_tls_with_a_certificate_on_both_sides(server: Server, tmp_path: Path) ->
 
 
 @contextmanager
-def gevent_server(handle: Any) -> Iterator[str]:
+def gevent_server(handle: Any) -> Generator[str]:
     from gevent.server import StreamServer
 
     with_port = StreamServer(("127.0.0.1", 0), lambda connection, _: handle(connection))

@@ -91,7 +91,7 @@ def test_a_call_that_the_peer_refuses_unseen_is_sent_again_but_not_for_ever() ->
     connection, _ = begun()
     for stream in range(1, 11, 2):
         assert not receive(connection, frame(RST, 0, stream, struct.pack(">I", 7)))
-    sent = [stream for kind, _, stream, data in frames(connection.take_bytes()) if kind == DATA]
+    sent = [stream for kind, _, stream, _ in frames(connection.take_bytes()) if kind == DATA]
     assert sent == [1, 3, 5, 7, 9, 11]
     [reply] = receive(connection, frame(RST, 0, 11, struct.pack(">I", 7)))
     assert reply.code() is grpc.StatusCode.UNAVAILABLE
