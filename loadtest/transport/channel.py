@@ -79,8 +79,7 @@ class Channel:
         pending = PendingReply()
         link = self._link
         if link is None or not link.takes_calls:
-            with self._connecting:
-                link = self._connected()
+            link = self._connected()
         if link is None:
             pending.set(self._failure)
         else:
@@ -95,25 +94,35 @@ class Channel:
             self._link.close_soon(self._failure.details())
             gevent.sleep(0)
 
+    def _move(self, calls: list[UnaryCall]) -> None:
+        """Start calls that a server that goes away has not seen, on another connection."""
+        link = self._connected()
+        for call in calls:
+            if link is None:
+                get_hub().loop.run_callback(call.on_reply, self._failure)
+            else:
+                link.start(call)
+
     def _connected(self) -> _Link | None:
         """Return a connection that takes calls, or `None` if there is no server."""
-        if self._link is not None and self._link.takes_calls:
-            return self._link
-        if time.monotonic() - self._failed_at_s < _RETRY_S:
-            return None
-        try:
-            with gevent.Timeout(self._connect_s):
-                link = _Link(self._open())
-                link.wait_until_ready()
-        except (OSError, gevent.Timeout) as error:
-            late = isinstance(error, gevent.Timeout)
-            why = f"no answer within {self._connect_s:g} s" if late else error
-            details = f"failed to connect to {self._target}: {why}"
-            self._failure = Reply(StatusCode.UNAVAILABLE, details)
-            self._failed_at_s = time.monotonic()
-            return None
-        self._link = link
-        return link
+        with self._connecting:
+            if self._link is not None and self._link.takes_calls:
+                return self._link
+            if time.monotonic() - self._failed_at_s < _RETRY_S:
+                return None
+            try:
+                with gevent.Timeout(self._connect_s):
+                    link = _Link(self._open(), self._move)
+                    link.wait_until_ready()
+            except (OSError, gevent.Timeout) as error:
+                late = isinstance(error, gevent.Timeout)
+                why = f"no answer within {self._connect_s:g} s" if late else error
+                details = f"failed to connect to {self._target}: {why}"
+                self._failure = Reply(StatusCode.UNAVAILABLE, details)
+                self._failed_at_s = time.monotonic()
+                return None
+            self._link = link
+            return link
 
     def _open(self) -> Any:
         host, _, port = self._target.rpartition(":")
@@ -159,8 +168,10 @@ class PendingReply:
 class _Link:
     """One connection: a socket, and the hub's watchers of it."""
 
-    def __init__(self, opened: Any) -> None:
+    def __init__(self, opened: Any, move: Callable[[list[UnaryCall]], None]) -> None:
+        """`move` starts calls elsewhere, in a greenlet of its own."""
         self._socket = opened
+        self._move = move
         self._connection = Connection()
         self._unsent = b""
         self._ready = Event()
@@ -230,6 +241,8 @@ class _Link:
             return
         if self._connection.is_ready:
             self._ready.set()
+        if orphans := self._connection.take_orphans():
+            gevent.spawn(self._move, orphans)
         if not self._unsent:
             self._send()
         _deliver(done)

@@ -34,7 +34,8 @@ _MESSAGE = struct.Struct(">BI")
 """The prefix of a message of gRPC: not compressed, length."""
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 _REFUSED, _CANCEL = 7, 8
-_MOST_REFUSALS = 5
+_MOST_REFUSALS = 20
+"""Times that a call is sent again because a peer has not looked at it."""
 _LARGEST_WINDOW = 2**31 - 1
 _FIRST_WINDOW = 65_535
 _CREDIT_BYTES = 2**30
@@ -180,7 +181,7 @@ class Connection:
         self._in = b""
         self._calls: dict[int, UnaryCall] = {}
         self._waiting: deque[UnaryCall] = deque()
-        """Calls for which the peer has no stream free."""
+        """Calls for which the peer has no stream free, or that it has not looked at."""
         self._blocked: dict[int, UnaryCall] = {}
         """Calls that are sent in part, as the peer takes no more for now."""
         self._next_stream = 1
@@ -216,7 +217,7 @@ class Connection:
 
     def start(self, call: UnaryCall) -> None:
         """Start a call; `take_bytes` has what is to be sent then."""
-        if len(self._calls) >= self._most_streams:
+        if not self.takes_calls or len(self._calls) >= self._most_streams:
             self._waiting.append(call)
             return
         stream = self._next_stream
@@ -227,6 +228,14 @@ class Connection:
         call.begin(self._first_window)
         self._frame(_Kind.HEADERS, _END_HEADERS, stream, call.block)
         self._send(stream, call)
+
+    def take_orphans(self) -> list[UnaryCall]:
+        """Return and forget the calls that are for another connection, as the peer goes away."""
+        if self.takes_calls:
+            return []
+        orphans = list(self._waiting)
+        self._waiting.clear()
+        return orphans
 
     def take_bytes(self) -> bytes:
         """Return and forget what is to be sent."""
@@ -355,15 +364,22 @@ class Connection:
 
     def _on_reset(self, flags: int, stream: int, payload: bytes) -> None:
         (error,) = _U32.unpack(payload)
-        call = self._calls.get(stream)
-        if error == _REFUSED and call is not None and call.refusals < _MOST_REFUSALS:
-            # The peer has not looked at it: a server may count a call a little longer than we do.
-            call.refusals += 1
-            self._waiting.append(self._calls.pop(stream))
-            self._blocked.pop(stream, None)
-            return
         code = _STATUS_OF_RESET.get(error, StatusCode.INTERNAL)
-        self._end(stream, Reply(code, f"Received RST_STREAM with error code {error}"))
+        reply = Reply(code, f"Received RST_STREAM with error code {error}")
+        # A server may count a call as open a little longer than we do, and refuse one more.
+        if error != _REFUSED or not self._keep(stream):
+            self._end(stream, reply)
+
+    def _keep(self, stream: int) -> bool:
+        """Keep a call to send it again; return whether there is one, not sent too often."""
+        call = self._calls.get(stream)
+        if call is None or call.refusals >= _MOST_REFUSALS:
+            return False
+        call.refusals += 1
+        del self._calls[stream]
+        self._blocked.pop(stream, None)
+        self._waiting.append(call)
+        return True
 
     def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
         if flags & _ACK:
@@ -386,14 +402,13 @@ class Connection:
             self._frame(_Kind.PING, _ACK, 0, payload)
 
     def _on_go_away(self, flags: int, stream: int, payload: bytes) -> None:
-        """Take no more calls; those that the peer has not seen are over."""
+        """Take no more calls; another connection has to take those that the peer has not seen."""
         last, error = struct.unpack_from(">II", payload)
         self.takes_calls = False
         details = f"Received GOAWAY with error code {error}: {payload[8:].decode(errors='replace')}"
         for unseen in [stream for stream in self._calls if stream > last]:
-            self._end(unseen, Reply(StatusCode.UNAVAILABLE, details))
-        self._done += [(call, Reply(StatusCode.UNAVAILABLE, details)) for call in self._waiting]
-        self._waiting.clear()
+            if not self._keep(unseen):
+                self._end(unseen, Reply(StatusCode.UNAVAILABLE, details))
 
     def _on_window_update(self, flags: int, stream: int, payload: bytes) -> None:
         (size,) = _U32.unpack(payload)
