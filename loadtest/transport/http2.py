@@ -15,6 +15,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
+from functools import cache
 from typing import TypeAlias
 from urllib.parse import unquote
 
@@ -71,6 +72,8 @@ _STATUS_OF_RESET = {
     11: StatusCode.RESOURCE_EXHAUSTED,  # asked to be calm
     12: StatusCode.PERMISSION_DENIED,  # not secure enough
 }
+_ENCODER = hpack.Encoder()
+"""Of fields that nobody indexes, so that it has no state."""
 _STATUS_OF_CODE = {str(status.value[0]): status for status in StatusCode}
 
 
@@ -425,16 +428,28 @@ def request_block(
     authority: str, scheme: str, path: str, headers: Iterable[tuple[str, str]]
 ) -> HeaderBlock:
     """Return the header fields of a call, which any connection may send any number of times."""
-    fields = [
-        (":method", "POST"),
-        (":scheme", scheme),
-        (":path", path),
-        (":authority", authority),
-        ("te", "trailers"),
-        ("content-type", "application/grpc"),
-        *headers,
-    ]
-    return hpack.Encoder().encode([hpack.NeverIndexedHeaderTuple(*field) for field in fields])
+    return _fixed_block(authority, scheme, path) + _encode(headers)
+
+
+@cache
+def _fixed_block(authority: str, scheme: str, path: str) -> HeaderBlock:
+    """Return the header fields that all calls of a method have."""
+    return _encode(
+        [
+            (":method", "POST"),
+            (":scheme", scheme),
+            (":path", path),
+            (":authority", authority),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+        ]
+    )
+
+
+def _encode(headers: Iterable[tuple[str, str]]) -> HeaderBlock:
+    # A Huffman code would save a few bytes, and cost more time than they do.
+    fields = [hpack.NeverIndexedHeaderTuple(*header) for header in headers]
+    return _ENCODER.encode(fields, huffman=False)
 
 
 def _without_padding(payload: bytes) -> bytes:
