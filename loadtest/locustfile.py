@@ -63,7 +63,7 @@ def _set_up(environment: Environment, **_: Any) -> None:
     scripts = write_scripts(load_clips(options.speech), options.min_stream_s)
     if not isinstance(environment.runner, MasterRunner):
         charts = LocustCharts(environment)
-        LiveUser.workers[environment] = Worker(environment, scripts, charts, options.model)
+        LiveUser.workers[environment] = Worker(environment, scripts, charts.show, options.model)
     if not isinstance(environment.runner, WorkerRunner):
         controller = LevelController(environment, options, scripts)
         if parsed.headless or parsed.autostart:

@@ -19,7 +19,7 @@ MODULES = (
     *("transformers", "tokenizers", "safetensors", "soundfile", "soxr", "onnxruntime"),
     *("pytriton", "tritonclient.grpc", "google.protobuf"),
     # The load test. Locust replaces parts of the standard library, so it comes last.
-    *("earshot", "pytest", "pydantic", "jinja2", "psutil", "rapidfuzz", "locust"),
+    *("earshot", "pytest", "pydantic", "jinja2", "psutil", "rapidfuzz", "locust", "hpack"),
 )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,7 +26,8 @@ from locust.env import Environment
 from locust.runners import MasterRunner, Runner
 
 from loadtest.audio.scripts import Script
-from loadtest.live.player import SampleObserver, StreamPlayer
+from loadtest.live.exchange import Service
+from loadtest.live.player import StreamPlayer
 from loadtest.live.priority import use_real_time_priority
 from loadtest.live.samples import (
     LevelSamples,
@@ -35,7 +36,6 @@ from loadtest.live.samples import (
     SampleRecorder,
     Window,
 )
-from loadtest.service.connection import connect
 
 START = "earshot-start"
 STOP = "earshot-stop"
@@ -51,14 +51,14 @@ class Worker:
         self,
         environment: Environment,
         scripts: Sequence[Script],
-        observer: SampleObserver,
+        observe: Callable[[SampleBatch], None],
         model: str | None,
     ) -> None:
+        """`observe` gets the samples a few times a second, for charts."""
         self.recorder = SampleRecorder()
-        self._observer = observer
         self._scripts = scripts
         self._model = model
-        self._client: earshot.Client | None = None
+        self._service: Service | None = None
         self._connecting = Semaphore()
         self._players = 0
         runner = _runner(environment)
@@ -69,24 +69,24 @@ class Worker:
         gc.collect()
         gc.freeze()
         gevent.spawn(self.recorder.tick_forever)
-        gevent.spawn(
-            self.recorder.report_forever, lambda batch: runner.send_message(SAMPLES, batch)
-        )
+
+        def report(batch: SampleBatch) -> None:
+            observe(batch)
+            runner.send_message(SAMPLES, batch)
+
+        gevent.spawn(self.recorder.report_forever, report)
 
     def new_player(self, url: str) -> StreamPlayer:
         """Return one more player; all share a connection. Raises as `earshot.connect`."""
         with self._connecting:
-            if self._client is None:
-                self._client = connect(url, self._model)
+            if self._service is None:
+                self._service = Service(url, self._model, self._scripts)
         self._players += 1
-        return StreamPlayer(
-            self._players, self._client, self._scripts, self.recorder, self._observer
-        )
+        return StreamPlayer(self._players, self._service, self.recorder)
 
     def record_refusal(self, error: earshot.EarshotError) -> None:
         """Record that this process cannot reach the server."""
         self.recorder.record_failure(type(error).__name__, str(error))
-        self._observer.failure(error)
 
     def _on_start(self, environment: Environment, msg: Any) -> None:
         self.recorder.start(Window(**msg.data))

@@ -225,7 +225,7 @@ class SampleCollector:
         if batch["level"] != self._level:
             return
         self._batches.setdefault(worker, []).append(batch)
-        self._recent.append((worker, _rows(batch)))
+        self._recent.append((worker, chunk_rows(batch)))
 
     def take_recent(self) -> RecentSamples:
         """Return the samples that have come in since the last call."""
@@ -250,7 +250,7 @@ class SampleCollector:
         """Return all samples; those of `workers` that are not done are listed as missing."""
         chunks = [np.zeros((0, _CHUNK_FIELDS + 1))]
         for number, batches in enumerate(self._batches.values()):
-            rows = np.concatenate([_rows(batch) for batch in batches]).astype(np.float64)
+            rows = np.concatenate([chunk_rows(batch) for batch in batches]).astype(np.float64)
             chunks.append(np.column_stack((np.full(len(rows), number), rows)))
         table = np.concatenate(chunks)
         return LevelSamples(
@@ -279,7 +279,8 @@ class SampleCollector:
         return np.concatenate([np.zeros(0, np.float32), *parts]).astype(np.float64)
 
 
-def _rows(batch: SampleBatch) -> NDArray[np.float32]:
+def chunk_rows(batch: SampleBatch) -> NDArray[np.float32]:
+    """Return the chunks of a batch: float32 [N, 4], columns as in `_CHUNK_FIELDS`."""
     return np.frombuffer(batch["chunks"], np.float32).reshape(-1, _CHUNK_FIELDS)
 
 

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 
 import grpc
@@ -32,6 +33,11 @@ from loadtest.service.stages import model_name
 
 _SAMPLE_RATE_HZ = 16_000
 _SERVICE = "inference.GRPCInferenceService"
+# gRPC's servers cancel calls at random while a thousand wait.
+_ENDLESS_QUEUE = [
+    ("grpc.server.max_pending_requests", 1_000_000),
+    ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
+]
 _pb: Any = service_pb2
 _grpc: Any = grpc
 
@@ -79,7 +85,8 @@ class FakeRecognizer:
         text = f"{zlib.crc32(audio):08x} ".encode() if share == 1 else b""
         if self._truth.swap:
             text = self._swapped(stream, text)
-        await asyncio.sleep(self._free_s + self._truth.latency_ms / 1000 - loop.time())
+        if (wait_s := self._free_s + self._truth.latency_ms / 1000 - loop.time()) > 0:
+            await asyncio.sleep(wait_s)
         if "sequence_end" in message.parameters:
             self._texts.pop(stream, None)
         return _reply(text)
@@ -150,7 +157,7 @@ async def _serve(recognizer: FakeRecognizer) -> None:
     }
     # Without a deserializer the handlers get, and return, bytes.
     methods = {name: _grpc.unary_unary_rpc_method_handler(do) for name, do in handlers.items()}
-    server = _grpc.aio.server()
+    server = _grpc.aio.server(options=_ENDLESS_QUEUE)
     server.add_generic_rpc_handlers((_grpc.method_handlers_generic_handler(_SERVICE, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -158,6 +165,7 @@ async def _serve(recognizer: FakeRecognizer) -> None:
     await server.wait_for_termination()
 
 
+@lru_cache(maxsize=4096)
 def _reply(text: bytes) -> bytes:
     count = 1 if text else 0
     tensors = {

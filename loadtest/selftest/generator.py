@@ -2,7 +2,8 @@
 
 The worker gets one core, a fake service that answers at once gets the others; streams are added
 until the load generator is late and the level is invalid. For more streams a load test needs more
-`--processes`.
+`--processes`. A level that fails instead shows that the fake service was the limit, which computes
+on one core and takes more CPU time for a chunk than the generator.
 """
 
 from __future__ import annotations
@@ -48,4 +49,8 @@ def generator(
     replace(result, streams_per_core=float(found.streams)).write(output)
     best = next((level for level in reversed(found.levels) if level.streams == found.streams), None)
     cores = best.generator_cpu_cores if best else 0.0
-    print(f"{found.streams} streams of {chunk_ms} ms chunks on one core ({cores:.2f} of it used)")
+    chunk_us = 1000 * chunk_ms * cores / max(1, found.streams)
+    print(
+        f"{found.streams} streams of {chunk_ms} ms chunks on one core ({cores:.2f} of it used, "
+        f"{chunk_us:.0f} µs for each chunk)"
+    )

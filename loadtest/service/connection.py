@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import ssl
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import earshot
+from earshot._grpc import Credentials, read_address
+from gevent import ssl as gevent_ssl
+
+from loadtest.transport.channel import Channel
 
 NO_RESUMING = earshot.Timeouts(resume_s=0)
 """A load test must not hide that a server has lost its streams."""
@@ -27,6 +32,27 @@ def connect(url: str, model: str | None) -> earshot.Client:
 def connect_async(url: str, model: str | None) -> AbstractAsyncContextManager[earshot.AsyncClient]:
     """Connect for the length of an `async with` block; raise as `connect`."""
     return earshot.connect_async(url, model=model, timeouts=NO_RESUMING, **_credentials())
+
+
+def open_channel(url: str, timeouts: earshot.Timeouts) -> Channel:
+    """Return the load generator's own transport to a server, with the same credentials."""
+    address = read_address(url, Credentials(**_credentials()))
+    return Channel(
+        address.target,
+        address.credentials.headers,
+        connect_s=timeouts.connect_s,
+        silence_s=2 * timeouts.keepalive_s,
+        tls=_tls_context() if address.tls else None,
+    )
+
+
+def _tls_context() -> ssl.SSLContext:
+    paths = {argument: os.environ.get(variable) or None for argument, variable in _FILES.items()}
+    context: Any = gevent_ssl.create_default_context(cafile=paths["root_certificates"])
+    context.set_alpn_protocols(["h2"])
+    if paths["certificate"] is not None:
+        context.load_cert_chain(paths["certificate"], paths["key"])
+    return context
 
 
 def _credentials() -> dict[str, Any]:

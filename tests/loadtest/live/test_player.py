@@ -12,6 +12,7 @@ import pytest
 
 from loadtest.audio.scripts import Script
 from loadtest.live.check import latency_of
+from loadtest.live.exchange import Service
 from loadtest.live.player import UNANSWERED_MS, StreamPlayer
 from loadtest.live.samples import LevelSamples, SampleCollector, SampleRecorder, Window
 from tests.support import fake_recognizer
@@ -19,16 +20,6 @@ from tests.support.fake_triton import FakeTriton, fake_triton
 from tests.support.sample_levels import checked, samples
 
 TIMEOUTS = earshot.Timeouts(queue_s=0.1, chunk_s=0.1)
-
-
-class Silent:
-    """No charts."""
-
-    def chunk(self, latency_ms: float, lateness_ms: float) -> None: ...
-
-    def final(self, latency_ms: float) -> None: ...
-
-    def failure(self, error: Exception) -> None: ...
 
 
 @pytest.fixture
@@ -42,8 +33,9 @@ def play(fake: FakeTriton) -> LevelSamples:
     script = Script(np.zeros(32000, np.float32), None)
     recorder = SampleRecorder()
     recorder.start(Window(1, warm_up_s=0.0, hold_s=60.0))
-    with earshot.connect(fake.url, timeouts=TIMEOUTS) as client:
-        StreamPlayer(1, client, [script], recorder, Silent()).play()
+    service = Service(fake.url, None, [script], TIMEOUTS)
+    StreamPlayer(1, service, recorder).play()
+    service.close()
     collector = SampleCollector(1)
     collector.add("a", recorder.take_batch(done=True))
     return collector.samples(["a"])
