@@ -68,7 +68,7 @@ def gpu_report(
     instances: Annotated[int, typer.Option(min=1, help="Processes that share the GPU.")] = 4,
     max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 512,
     processes: Annotated[
-        int, typer.Option(min=0, help="Load generator processes; 0: five eighths of the cores.")
+        int, typer.Option(min=0, help="Load generator processes; 0: three eighths of the cores.")
     ] = 0,
     hold_s: Annotated[float, typer.Option(min=1, help="Length of the hold that counts.")] = 60.0,
     short_hold_s: Annotated[
@@ -111,7 +111,7 @@ def gpu_report(
         precision=precision,
         instances=instances,
         max_batch=max_batch,
-        processes=processes or max(1, usable_cores() * 5 // 8),
+        processes=processes or max(1, usable_cores() * 3 // 8),
         hold_s=hold_s,
         short_hold_s=short_hold_s,
         long_hold_s=long_hold_s,
