@@ -120,11 +120,6 @@ class ExportOptions:
                 f"--adapters is for onnxruntime and torch: an engine of {self.runtime} has the "
                 "weights of one model; export each custom model as a checkpoint of its own"
             )
-        if self.runtime == "torch" and self.mode in ("offline", "both"):
-            raise UnsupportedOption(
-                f"--adapters with --runtime torch is for live streams, not for --mode {self.mode}: "
-                "add --mode streaming, or use --runtime onnxruntime"
-            )
         if self.precision == "int8":
             raise UnsupportedOption(
                 "--adapters needs the weights that the adapters were trained beside, not int8 "

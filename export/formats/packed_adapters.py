@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from export.formats.onnx_file import TORCH_DTYPES
 from export.spec import StageSpec
 
 Parts = Mapping[str, NDArray[np.float32]]
@@ -41,3 +44,11 @@ def no_adapter(models: Iterable[StageSpec]) -> Parts:
         for model in models
         for role, layout in model.adapters.items()
     }
+
+
+def pools_of(model: StageSpec, pools: Parts) -> list[Tensor]:
+    """Return those of `pools` that a program of torch takes, in its order and precision."""
+    return [
+        torch.from_numpy(pools[role]).to(TORCH_DTYPES[layout.dtype])
+        for role, layout in model.adapters.items()
+    ]

@@ -12,6 +12,7 @@ from torch.export import Dim
 
 from export.formats.onnx_file import TORCH_DTYPES, example
 from export.spec import StageSpec, TensorSpec
+from export.stages.adapters import AdapterPlan
 from export.stages.decoder import Decoder
 from export.stages.layout import AdapterLayout, StateLayout
 from export.stages.looped import ROUNDS, AfterLoop, BeforeLoop, Rounds, fewest_rounds
@@ -81,15 +82,26 @@ def _arguments(
         pool = torch.zeros(3 * layout.rows, layout.width, dtype=TORCH_DTYPES[layout.dtype])
         found.append((pool, f"pool_rows_{index}"))
     found.append((torch.tensor([0, 2]), BATCH))
-    plans = [plan for stage in stages if (plan := stage.adapter_plan(adapter_rank))]
-    for index, plan in enumerate(plans):
-        pool = torch.zeros(3 * plan.layout.rows, plan.layout.width, dtype=plan.dtype)
-        found.append((pool, f"adapter_rows_{index}"))
-    if plans:
-        # Not the same tensor as above, which would be traced as one input.
-        found.append((torch.tensor([0, 2]), BATCH))
+    found += adapter_arguments([stage.adapter_plan(adapter_rank) for stage in stages])
     arguments, axes = zip(*found, strict=True)
     return arguments, axes
+
+
+def adapter_arguments(plans: Sequence[AdapterPlan | None]) -> list[tuple[Tensor, str]]:
+    """Return the arguments of MODEL for adapters, and what the first axis of each counts.
+
+    They are a pool for each stage that has a plan, and the slots; none if no stage has one.
+    """
+    layouts = [plan.layout for plan in plans if plan]
+    found = [
+        (
+            torch.zeros(3 * layout.rows, layout.width, dtype=TORCH_DTYPES[layout.dtype]),
+            f"adapter_rows_{index}",
+        )
+        for index, layout in enumerate(layouts)
+    ]
+    # A tensor of its own: one that another argument has too would be traced as one input.
+    return [*found, (torch.tensor([0, 2]), BATCH)] if found else []
 
 
 def description_of(
@@ -103,16 +115,19 @@ def description_of(
         "precision": precision,
         "inputs": [tensor_entry(tensor) for tensor in spec.inputs],
         "outputs": [tensor_entry(tensor) for tensor in spec.outputs],
-        "pools": [_pool(stage.layout) for stage in stages],
+        "pools": [pool_entry(stage.layout) for stage in stages],
         "adapter_pools": [
-            _pool(plan.layout) for stage in stages if (plan := stage.adapter_plan(adapter_rank))
+            pool_entry(plan.layout)
+            for stage in stages
+            if (plan := stage.adapter_plan(adapter_rank))
         ],
         # Runs of ROUNDS_PART before the first check for the end of the loop; 0 without a loop.
         "runs_of_rounds": -(-rounds // ROUNDS),
     }
 
 
-def _pool(layout: StateLayout | AdapterLayout) -> dict[str, Any]:
+def pool_entry(layout: StateLayout | AdapterLayout) -> dict[str, Any]:
+    """Return the entry of a description for the pool of a state or of adapters."""
     return {
         "rows": layout.rows,
         "width": layout.width,

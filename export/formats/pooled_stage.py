@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.formats.onnx_file import TORCH_DTYPES
-from export.formats.packed_adapters import PackedAdapters
+from export.formats.packed_adapters import PackedAdapters, pools_of
 from export.formats.parts import END, MODEL, ROUNDS_PART
 from export.formats.torch_file import SUFFIX
 from export.spec import ADAPTED, StageSpec
@@ -70,13 +70,8 @@ class PooledStage:
     def _adapters_of(self, slots: NDArray[np.int64]) -> list[Tensor]:
         if self._adapters is None:
             return []
-        pools = [torch.from_numpy(self._adapters.pools[role]) for role in self.spec.adapters]
-        dtypes = (TORCH_DTYPES[layout.dtype] for layout in self.spec.adapters.values())
         slots = self._adapters.slots[slots]
-        return [
-            *(pool.to(dtype) for pool, dtype in zip(pools, dtypes, strict=True)),
-            torch.from_numpy(slots),
-        ]
+        return [*pools_of(self.spec, self._adapters.pools), torch.from_numpy(slots)]
 
     def _close(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         pending = True

@@ -9,19 +9,27 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from torch.export import Dim
 
 from export.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, SUBSAMPLING
 from export.formats.onnx_file import silenced
-from export.formats.parts import BATCH, END, FORMAT, MODEL, ROUNDS_PART, Part, tensor_entry
+from export.formats.packed_adapters import Parts, pools_of
+from export.formats.parts import (
+    BATCH,
+    END,
+    FORMAT,
+    MODEL,
+    ROUNDS_PART,
+    Part,
+    adapter_arguments,
+    pool_entry,
+    tensor_entry,
+)
 from export.formats.torch_file import SUFFIX, save_part
-from export.spec import StageSpec
-from export.stages.half import DTYPES, to_half
-from export.stages.offline.decoder import CtcDecoder, TransducerDecoder
-from export.stages.offline.encoder import OfflineEncoder
-from export.stages.offline.feature_extractor import OfflineFeatureExtractor
+from export.spec import ADAPTED, StageSpec
+from export.stages.offline.decoder import CtcDecoder
 from export.stages.offline.fused_encoder import FusedOfflineEncoder
+from export.stages.offline.half import Stages
 from export.stages.offline.looped import (
     AfterLoop,
     BeforeLoop,
@@ -31,14 +39,15 @@ from export.stages.offline.looped import (
 )
 
 _EXAMPLE_HOPS = 13 * SUBSAMPLING
-_VALUES = ("encoded", "length", *LoopState._fields)
-"""Names of the values that the loop works on."""
-
-Stages = tuple[OfflineFeatureExtractor, OfflineEncoder, CtcDecoder | TransducerDecoder]
 
 
 def export_utterance_program(
-    stages: Stages, spec: StageSpec, folder: Path, precision: str, max_mel_frames: int
+    stages: Stages,
+    spec: StageSpec,
+    folder: Path,
+    precision: str,
+    max_mel_frames: int,
+    adapter_rank: int = 0,
 ) -> None:
     """Write `stages`, run in a row, as the model `spec` into `folder`.
 
@@ -46,17 +55,21 @@ def export_utterance_program(
     `spec`. The loop of a transducer is cut, see `export.stages.offline.looped`.
 
     Args:
+        precision: that of `stages`, for the description.
         max_mel_frames: number of mel frames of the longest utterance.
+        adapter_rank: if not 0, MODEL also takes the pools of adapters of this rank, and the slots
+            of the utterances' adapters.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = utterance_parts(stages, precision, max_mel_frames)
+    parts = utterance_parts(stages, max_mel_frames, adapter_rank)
+    plans = [stage.adapter_plan(adapter_rank) for stage in stages]
     description = {
         "format": FORMAT,
         "precision": precision,
         "inputs": [tensor_entry(tensor) for tensor in spec.inputs],
         "outputs": [tensor_entry(tensor) for tensor in spec.outputs],
         "pools": [],
-        "adapter_pools": [],
+        "adapter_pools": [pool_entry(plan.layout) for plan in plans if plan],
         # Runs of ROUNDS_PART for the longest utterance, before the first check for the end: one
         # for each second of its audio.
         "runs_of_rounds": max_mel_frames * HOP_SAMPLES // SAMPLE_RATE_HZ if len(parts) > 1 else 0,
@@ -66,55 +79,66 @@ def export_utterance_program(
             save_part(part, folder, description if part.name == MODEL else {})
 
 
-def utterance_parts(stages: Stages, precision: str, max_mel_frames: int) -> list[Part]:
-    """Return the parts of `stages` in `precision`; see `export_utterance_program`."""
-    _, dtype = DTYPES[precision]
+def utterance_parts(stages: Stages, max_mel_frames: int, adapter_rank: int = 0) -> list[Part]:
+    """Return the parts of `stages`; see `export_utterance_program`."""
     feature_extractor, encoder, decoder = stages
-    fused = FusedOfflineEncoder(to_half(encoder, dtype))
-    hops = Dim("hops", min=2, max=max_mel_frames)
+    fused = FusedOfflineEncoder(encoder)
     length = HOP_SAMPLES * _EXAMPLE_HOPS
-    arguments = (torch.ones(2, length), torch.full((2, 1), length, dtype=torch.int32))
+    adapters = adapter_arguments([stage.adapter_plan(adapter_rank) for stage in (encoder, decoder)])
+    arguments = (
+        torch.ones(2, length),
+        torch.full((2, 1), length, dtype=torch.int32),
+        *(argument for argument, _ in adapters),
+    )
+    axes = (BATCH, BATCH, *(axis for _, axis in adapters))
+    samples = HOP_SAMPLES * Dim("hops", min=2, max=max_mel_frames)
+    free = (samples, *(None,) * (len(axes) - 1))
     if isinstance(decoder, CtcDecoder):
-        # Its head stays in float32, as the logits of all decoders.
-        modules: list[nn.Module] = [CtcRecognizer(feature_extractor, fused, decoder)]
-    else:
-        start = decoder.start
-        decoder = to_half(decoder, dtype)
-        decoder.start = start
-        modules = [BeforeLoop(feature_extractor, fused, decoder), Rounds(decoder), AfterLoop()]
-    model, *rest = (module.eval() for module in modules)
-    first = Part(MODEL, model, arguments, (BATCH, BATCH), (HOP_SAMPLES * hops, None))
-    if not rest:
-        return [first]
-    assert isinstance(decoder, TransducerDecoder)
+        recognizer = CtcRecognizer(feature_extractor, fused, decoder, adapter_rank)
+        return [Part(MODEL, recognizer.eval(), arguments, axes, free)]
+    opening = BeforeLoop(feature_extractor, fused, decoder, adapter_rank).eval()
     with torch.no_grad():
-        values: tuple[Tensor, ...] = model(*arguments)
+        values = opening(*arguments)
     frames = Dim("frames", min=2, max=max_mel_frames)
-    columns = decoder.max_symbols * frames + 1
-    free: dict[str, Any] = dict.fromkeys(("tokens", "token_frames", "logprobs"), columns)
-    free["encoded"] = frames
-    seconds, batched = tuple(map(free.get, _VALUES)), (BATCH,) * len(_VALUES)
+    free_values = _free_axes(len(values), frames, decoder.max_symbols * frames + 1)
+    batched = (BATCH,) * len(values)
     return [
-        first,
-        *(
-            Part(name, module, values, batched, seconds)
-            for name, module in zip((ROUNDS_PART, END), rest, strict=True)
-        ),
+        Part(MODEL, opening, arguments, axes, free),
+        Part(ROUNDS_PART, Rounds(decoder).eval(), values, batched, free_values),
+        Part(END, AfterLoop().eval(), values, batched, free_values),
     ]
 
 
-def open_utterance_program(path: Path, spec: StageSpec) -> Callable[..., list[NDArray[Any]]]:
-    """Open the programs that lie where the other runtimes have `path`: `(*inputs) -> outputs`."""
-    model = _load(path, MODEL)
-    loop = (_load(path, ROUNDS_PART), _load(path, END)) if path_of(path, END).exists() else None
+def _free_axes(values: int, frames: Any, columns: Any) -> tuple[Any, ...]:
+    """Return the free second axis of each output of `BeforeLoop`, or None."""
+    of_state = dict.fromkeys(("tokens", "token_frames", "logprobs"), columns)
+    state = [of_state.get(name) for name in LoopState._fields]
+    return (frames, *(None,) * (values - len(state) - 1), *state)
+
+
+def open_utterance_program(
+    path: Path, spec: StageSpec, pools: Parts | None = None
+) -> Callable[..., list[NDArray[Any]]]:
+    """Open the programs that lie where the other runtimes have `path`: `(*inputs) -> outputs`.
+
+    Args:
+        pools: run the program with the adapters of these pools; the last input is then the slot
+            of each utterance's adapter.
+    """
+    folder = path.parent if pools is None else path.parent / ADAPTED
+    model = _load(folder, MODEL)
+    has_loop = _file(folder, END).exists()
+    loop = (_load(folder, ROUNDS_PART), _load(folder, END)) if has_loop else None
+    adapters = [] if pools is None else pools_of(spec, pools)
 
     @torch.inference_mode()
     def run(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
         rows = len(inputs[0])
         # As in the backend: programs are traced for two rows or more.
-        values = model(
-            *(torch.from_numpy(np.resize(x, (max(2, rows), *x.shape[1:]))) for x in inputs)
+        audio, length, *slots = (
+            torch.from_numpy(np.resize(x, (max(2, rows), *x.shape[1:]))) for x in inputs
         )
+        values = model(audio, length, *adapters, *slots)
         if loop is not None:
             rounds, end = loop
             pending: Any = True
@@ -127,10 +151,9 @@ def open_utterance_program(path: Path, spec: StageSpec) -> Callable[..., list[ND
     return run
 
 
-def path_of(path: Path, part: str) -> Path:
-    """Return the file of a part of the model whose other runtimes have `path`."""
-    return path.with_name(f"{part}{SUFFIX}")
+def _file(folder: Path, part: str) -> Path:
+    return folder / f"{part}{SUFFIX}"
 
 
-def _load(path: Path, part: str) -> Any:
-    return torch.export.load(path_of(path, part)).module()
+def _load(folder: Path, part: str) -> Any:
+    return torch.export.load(_file(folder, part)).module()

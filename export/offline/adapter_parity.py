@@ -17,6 +17,7 @@ from export.checkpoint import Checkpoint
 from export.formats.onnx_file import ADAPTER_SLOTS, adapter_pools
 from export.formats.onnx_stage import Arrays, open_session, open_stateless
 from export.formats.packed_adapters import PackedAdapters, Parts
+from export.formats.utterance_program import open_utterance_program
 from export.offline.chain import OfflineChain, RunOfflineStage
 from export.offline.reference import transcribe
 from export.offline.spec import OfflineSpec
@@ -42,7 +43,8 @@ def check_adapters(
     references = [result for one in merged for result in transcribe(one, utterances)]
     speech = [samples for _ in merged for samples in utterances]
     packed = PackedAdapters.of_each(adapters, len(utterances))
-    chain = OfflineChain(folder, spec, partial(_open_stage, pools=packed.pools))
+    open_stage = open_utterance_program if spec.fused else _open_stage
+    chain = OfflineChain(folder, spec, partial(open_stage, pools=packed.pools))
     comparison = Comparison(
         references=references,
         together=chain.transcribe(speech, adapters=packed.slots),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from export.checkpoint import Checkpoint
@@ -23,23 +24,27 @@ from export.offline.spec import OfflineSpec
 from export.options import ExportOptions, Report
 from export.parity import Parity
 from export.recordings import load_recordings
+from export.spec import ADAPTED
 from export.stages.offline.decoder import CtcDecoder, TransducerDecoder
 from export.stages.offline.encoder import Causal, OfflineEncoder
 from export.stages.offline.feature_extractor import OfflineFeatureExtractor
-
-Stages = tuple[OfflineFeatureExtractor, OfflineEncoder, CtcDecoder | TransducerDecoder]
+from export.stages.offline.half import Stages, half_stages
 
 
 def build_stages(checkpoint: Checkpoint, spec: OfflineSpec) -> Stages:
-    """Return feature extractor, encoder and decoder for utterances up to the longest bucket."""
+    """Return feature extractor, encoder and decoder for utterances up to the longest bucket.
+
+    A fused model has them in its precision; other runtimes reduce it in their own files.
+    """
     _require_durations(checkpoint)
     features = checkpoint.processor.feature_extractor
     model = checkpoint.model
-    return (
+    stages = (
         OfflineFeatureExtractor(features.mel_filters, features.preemphasis, not checkpoint.streams),
         OfflineEncoder(model, _causal(checkpoint), spec.max_mel_frames),
         TransducerDecoder(model) if spec.ctc_blank is None else CtcDecoder(model),
     )
+    return half_stages(stages, spec.precision) if spec.fused else stages
 
 
 def _require_durations(checkpoint: Checkpoint) -> None:
@@ -130,11 +135,7 @@ def export_offline(
 
 def _write_engines(folder: Path, stages: Stages, spec: OfflineSpec, report: Report) -> None:
     if spec.fused:
-        report("recognizer to a program of torch.export")
-        version = folder / spec.recognizer.name / "1"
-        export_utterance_program(
-            stages, spec.recognizer, version, spec.precision, spec.max_mel_frames
-        )
+        _write_programs(folder / spec.recognizer.name / "1", stages, spec, report)
         return
     report("offline stages to ONNX")
     export_offline_onnx(folder, stages, spec.stages, spec.max_mel_frames)
@@ -145,3 +146,18 @@ def _write_engines(folder: Path, stages: Stages, spec: OfflineSpec, report: Repo
     if spec.precision == "int8":
         report("quantizing the encoder")
         quantize_encoder(folder / spec.stages[1].name / "1" / "model.onnx")
+
+
+def _write_programs(folder: Path, stages: Stages, spec: OfflineSpec, report: Report) -> None:
+    write = partial(
+        export_utterance_program,
+        stages,
+        spec.recognizer,
+        precision=spec.precision,
+        max_mel_frames=spec.max_mel_frames,
+    )
+    report("recognizer to a program of torch.export")
+    write(folder)
+    if spec.serving.adapters:
+        report("recognizer with adapters to a program of torch.export")
+        write(folder / ADAPTED, adapter_rank=spec.serving.adapter_rank)

@@ -197,6 +197,26 @@ class GatheredAdapters:
         return self._matrices
 
 
+def split_off_adapters(
+    arguments: Sequence[Tensor], plans: Sequence[AdapterPlan | None]
+) -> tuple[tuple[Tensor, ...], list[PooledAdapters | None]]:
+    """Return the arguments of stages without those for adapters, and the adapters of each stage.
+
+    Args:
+        arguments: the last ones are the pool of each stage that has a plan, and then the slots of
+            the streams' adapters; there are none of them if no stage has one.
+        plans: of each stage; None for one that adapters do not change.
+    """
+    pools = sum(plan is not None for plan in plans)
+    if not pools:
+        return tuple(arguments), [None] * len(plans)
+    *rest, slots = arguments
+    left = iter(rest[-pools:])
+    return tuple(rest[:-pools]), [
+        plan and PooledAdapters(plan, next(left), slots) for plan in plans
+    ]
+
+
 class AdaptedModule(nn.Module):
     """A module with linear layers that adapters may change."""
 

@@ -20,7 +20,12 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from export.stages.adapters import AdaptedModule, Adapters, PooledAdapters
+from export.stages.adapters import (
+    AdaptedModule,
+    Adapters,
+    PooledAdapters,
+    split_off_adapters,
+)
 from export.stages.layout import StateLayout
 
 
@@ -135,7 +140,7 @@ class PooledStages(nn.Module):
 
     def bind(self, arguments: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[BoundStage]]:
         """Return the inputs, and each stage with its state and its streams' adapters."""
-        arguments, adapters = self._split_off_adapters(arguments)
+        arguments, adapters = split_off_adapters(arguments, self._plans)
         *rest, slots = arguments
         inputs = len(rest) - len(self.stages)
         stages = [
@@ -143,17 +148,6 @@ class PooledStages(nn.Module):
             for stage, pool, its_adapters in zip(self.stages, rest[inputs:], adapters, strict=True)
         ]
         return tuple(rest[:inputs]), stages
-
-    def _split_off_adapters(
-        self, arguments: Sequence[Tensor]
-    ) -> tuple[Sequence[Tensor], list[PooledAdapters | None]]:
-        pools = sum(plan is not None for plan in self._plans)
-        if not pools:
-            return arguments, [None] * len(self._plans)
-        *rest, slots = arguments
-        left = iter(rest[-pools:])
-        adapters = [plan and PooledAdapters(plan, next(left), slots) for plan in self._plans]
-        return rest[:-pools], adapters
 
 
 class BoundStage:

@@ -16,7 +16,7 @@ from export.offline.reference import transcribe
 from export.recordings import load_recordings
 from export.spec import served_name
 from export.streaming.reference import ReferenceResult
-from server.backends.earshot.earshot_runtime import torch_utterances
+from server.backends.earshot.earshot_runtime import utterance_runs
 from server.backends.earshot.earshot_runtime.errors import BadStage
 from server.backends.earshot.earshot_runtime.program import Program
 from server.backends.earshot.earshot_runtime.recorder import CudaRecorder, Plain, Recorder
@@ -112,7 +112,7 @@ def engine(request: pytest.FixtureRequest, case: Case) -> TorchUtterances:
         # Too few rounds for these utterances, so that more are needed.
         program = replace(program, loop=replace(program.loop, runs=1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_utterances, "_RECORDED_SHARE", 0.4)
+        patch.setattr(utterance_runs, "_RECORDED_SHARE", 0.4)
         return TorchUtterances(program, case.spec, device, RECORDERS[request.param]())
 
 

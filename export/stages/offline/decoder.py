@@ -76,12 +76,29 @@ class TransducerDecoder(AdaptedModule):
         with torch.no_grad():
             return self.predictor(torch.tensor([self.blank_token_id]), zero)
 
-    def projections(self) -> tuple[Projection, ...]:
-        """See `AdaptedModule.projections`."""
+    def projections(self, window: int = 1) -> tuple[Projection, ...]:
+        """See `AdaptedModule.projections`.
+
+        Args:
+            window: frames of one utterance that the head takes at once.
+        """
         return (
             Projection.of(self.predictor.projector, PROJECTOR, frames=1),
-            Projection.of(self.head, HEAD, frames=1),
+            Projection.of(self.head, HEAD, frames=window),
         )
+
+    def begin(
+        self, batch: int, adapters: Adapters | None
+    ) -> tuple[Tensor, GatheredAdapters | None]:
+        """Return the predictor's state before the first frame, and the adapters for the loop.
+
+        Their matrices are gathered once for all rounds, which use them again and again.
+        """
+        start = self.start.expand(batch, -1).clone()
+        if adapters is None:
+            return start, None
+        gathered = GatheredAdapters(self.projections(), adapters.gathered())
+        return self.predictor.changed(start, gathered), gathered
 
     def forward(
         self, encoded: Tensor, encoded_length: Tensor, adapters: Adapters | None = None
@@ -91,12 +108,7 @@ class TransducerDecoder(AdaptedModule):
         length = encoded_length[:, 0].to(torch.int64)
         # One column more than there can be tokens: rows that emit nothing write there.
         unused = frames * self.max_symbols
-        start = self.start.expand(batch, -1).clone()
-        gathered = None
-        if adapters is not None:
-            # Once for all rounds of the loop, which use them again and again.
-            gathered = GatheredAdapters(self.projections(), adapters.gathered())
-            start = self.predictor.changed(start, gathered)
+        start, gathered = self.begin(batch, adapters)
 
         def unfinished(frame: Tensor, steps: Tensor, *_: Tensor) -> Tensor:
             return self._goes_on(frame, steps, length).any()

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from export.stages.adapters import AdaptedModule, Adapters, Projection, project
+from export.stages.encoder import PROJECTOR
 from export.stages.fused_layers import Branch, add, two_queries
 from export.stages.layers import in_type_of
 from export.stages.offline.encoder import Causal, OfflineEncoder, encoder_frames
@@ -35,9 +37,10 @@ class _Context:
     """[B, T, 1]: 1 for frames of the utterance, 0 after its end."""
     mask: Tensor
     """[B, 1, 1 or T, T]: 0 for valid keys, else `MASKED`."""
+    adapters: Adapters | None
 
 
-class FusedOfflineEncoder(nn.Module):
+class FusedOfflineEncoder(AdaptedModule):
     """MEL float32 [B, M, n_mels], MEL_LENGTH int32 [B, 1] -> ENCODED [B, T, D], ENCODED_LENGTH.
 
     Args:
@@ -55,22 +58,34 @@ class FusedOfflineEncoder(nn.Module):
         self.layers = nn.ModuleList(
             _FusedLayer(layer, norm) for layer, norm in zip(layers, following, strict=True)
         )
+        # Of layers with the same inputs and outputs as those that take their place here.
+        self._projections = encoder.projections()
 
-    def forward(self, mel: Tensor, mel_length: Tensor) -> tuple[Tensor, Tensor]:
+    def projections(self) -> tuple[Projection, ...]:
+        """See `AdaptedModule.projections`."""
+        return self._projections
+
+    def forward(
+        self, mel: Tensor, mel_length: Tensor, adapters: Adapters | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode a batch of utterances; see the class."""
         linear = self.subsampling.linear
         frames = self.subsampling(in_type_of(linear, mel), mel_length)
         length = encoder_frames(mel_length, self.causal is not None)
-        context = _context(frames, length, self.causal)
+        context = _context(frames, length, self.causal, adapters)
         hidden = frames.flatten(0, 1).float()
         normed = in_type_of(linear, self.first_norm(hidden))
         for layer in self.layers:
             hidden, normed = layer(hidden, normed, context)
-        encoded = normed if self.projector is None else self.projector(normed)
+        encoded = normed
+        if self.projector is not None:
+            encoded = project(self.projector, normed, adapters, PROJECTOR)
         return encoded.float().reshape(frames.shape[0], frames.shape[1], -1), length
 
 
-def _context(frames: Tensor, length: Tensor, causal: Causal | None) -> _Context:
+def _context(
+    frames: Tensor, length: Tensor, causal: Causal | None, adapters: Adapters | None
+) -> _Context:
     frame = torch.arange(frames.shape[1], dtype=torch.int32, device=frames.device)
     valid = frame < length
     attended = valid[:, None]
@@ -79,7 +94,7 @@ def _context(frames: Tensor, length: Tensor, causal: Causal | None) -> _Context:
         behind = chunk[:, None] - chunk
         attended = attended & (behind >= 0) & (behind <= causal.left_chunks)
     mask = torch.where(attended, 0.0, MASKED).to(frames.dtype)
-    return _Context(valid.to(frames.dtype)[..., None], mask[:, None])
+    return _Context(valid.to(frames.dtype)[..., None], mask[:, None], adapters)
 
 
 class _FusedLayer(nn.Module):
@@ -98,10 +113,11 @@ class _FusedLayer(nn.Module):
 
     def forward(self, hidden: Tensor, normed: Tensor, context: _Context) -> tuple[Tensor, Tensor]:
         """Return residual stream and normed stream [B * T, D]."""
-        hidden, normed = add(hidden, self.feed_forward1(normed), self.norm_self_att)
+        adapters = context.adapters
+        hidden, normed = add(hidden, self.feed_forward1(normed, adapters), self.norm_self_att)
         hidden, normed = add(hidden, self.attention(normed, context), self.norm_conv)
         hidden, normed = add(hidden, self.convolution(normed, context), self.norm_feed_forward2)
-        return add(hidden, self.feed_forward2(normed), *self.last_norms)
+        return add(hidden, self.feed_forward2(normed, adapters), *self.last_norms)
 
 
 class _FusedAttention(nn.Module):
@@ -112,6 +128,7 @@ class _FusedAttention(nn.Module):
         self.heads, self.head_dim = attention.heads, attention.head_dim
         self.max_frames = attention.max_frames
         self.projection = two_queries(attention)
+        self.projected, self.combined = attention.projected, attention.combined
         # A table that is wider than any part of it: else the program would be traced for all
         # lengths but the longest.
         self.position_keys = nn.Buffer(functional.pad(attention.position_keys, (_SPARE, _SPARE)))
@@ -120,7 +137,8 @@ class _FusedAttention(nn.Module):
     def forward(self, normed: Tensor, context: _Context) -> Tensor:
         """[B * T, D] -> the same."""
         batch, frames = context.valid.shape[:2]
-        projected = self.projection(normed).view(-1, 4, self.heads, self.head_dim)
+        projected = self._project(normed, context.adapters)
+        projected = projected.view(-1, 4, self.heads, self.head_dim)
         queries, _, keys, values = (
             projected.view(batch, frames, 4, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
         ).unbind()
@@ -128,7 +146,17 @@ class _FusedAttention(nn.Module):
         attended = functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=bias, scale=1.0
         )
-        return self.output(attended.transpose(1, 2).reshape(-1, self.heads * self.head_dim))
+        flat = attended.transpose(1, 2).reshape(-1, self.heads * self.head_dim)
+        return project(self.output, flat, context.adapters, self.combined)
+
+    def _project(self, normed: Tensor, adapters: Adapters | None) -> Tensor:
+        """Return both queries, keys and values [B * T, 4 * D]."""
+        projected = self.projection(normed)
+        if adapters is None:
+            return projected
+        change = adapters.change(self.projected[0], normed)
+        # Both queries change alike.
+        return projected + torch.cat([change[:, : self.heads * self.head_dim], change], dim=1)
 
     def _position_scores(self, queries: Tensor, batch: int, frames: int) -> Tensor:
         """Return the scores by position of `queries` [B * T, H, C] as [B, H, T, T] by key.

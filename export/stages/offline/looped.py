@@ -11,11 +11,13 @@ arXiv 2406.06220). A TDT skips frames by itself, and a round is one step of its 
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from export.stages.adapters import Adapters, GatheredAdapters, project, split_off_adapters
+from export.stages.decoder import HEAD
 from export.stages.layers import in_type_of
 from export.stages.offline.decoder import CtcDecoder, TransducerDecoder
 from export.stages.offline.feature_extractor import OfflineFeatureExtractor
@@ -48,42 +50,72 @@ class LoopState(NamedTuple):
     """int64 [B]"""
 
 
-class CtcRecognizer(nn.Module):
-    """AUDIO, AUDIO_LENGTH -> FRAME_TOKENS, FRAME_LOGPROBS; see the stages for shapes."""
+class _Recognizer(nn.Module):
+    """A module whose arguments are AUDIO and AUDIO_LENGTH.
+
+    With adapters of rank `adapter_rank`, the pools of those stages that have any, and the slots of
+    the utterances' adapters there, follow them.
+    """
+
+    def __init__(
+        self,
+        feature_extractor: OfflineFeatureExtractor,
+        encoder: FusedOfflineEncoder,
+        decoder: CtcDecoder | TransducerDecoder,
+        adapter_rank: int,
+    ) -> None:
+        super().__init__()
+        self.feature_extractor, self.encoder = feature_extractor, encoder
+        self._plans = [stage.adapter_plan(adapter_rank) for stage in (encoder, decoder)]
+
+    def _encode(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Adapters | None]:
+        """Return the outputs of the encoder, and the adapters of the decoder."""
+        inputs, (encoder_adapters, adapters) = split_off_adapters(arguments, self._plans)
+        mel, mel_length = self.feature_extractor(*inputs)
+        return *self.encoder(mel, mel_length, adapters=encoder_adapters), adapters
+
+
+class CtcRecognizer(_Recognizer):
+    """`arguments -> FRAME_TOKENS, FRAME_LOGPROBS`; see the stages for shapes."""
 
     def __init__(
         self,
         feature_extractor: OfflineFeatureExtractor,
         encoder: FusedOfflineEncoder,
         decoder: CtcDecoder,
+        adapter_rank: int = 0,
     ) -> None:
-        super().__init__()
-        self.feature_extractor, self.encoder, self.decoder = feature_extractor, encoder, decoder
+        super().__init__(feature_extractor, encoder, decoder, adapter_rank)
+        self.decoder = decoder
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Recognize a batch of utterances."""
-        return self.decoder(*self.encoder(*self.feature_extractor(*inputs)))
+        encoded, length, _ = self._encode(arguments)
+        return self.decoder(encoded, length)
 
 
-class BeforeLoop(nn.Module):
-    """AUDIO, AUDIO_LENGTH -> encoder frames [B, T, D], their number int64 [B], `LoopState`."""
+class BeforeLoop(_Recognizer):
+    """`arguments -> encoder frames [B, T, D], their number int64 [B], *adapters, *LoopState`.
+
+    The adapters are two matrices for each layer of the decoder that they change, if there are any.
+    """
 
     def __init__(
         self,
         feature_extractor: OfflineFeatureExtractor,
         encoder: FusedOfflineEncoder,
         decoder: TransducerDecoder,
+        adapter_rank: int = 0,
     ) -> None:
-        super().__init__()
-        self.feature_extractor, self.encoder = feature_extractor, encoder
-        self.start = decoder.start
-        self.max_symbols = decoder.max_symbols
+        super().__init__(feature_extractor, encoder, decoder, adapter_rank)
+        self.decoder = decoder
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Run up to the loop."""
-        encoded, length = self.encoder(*self.feature_extractor(*inputs))
+        encoded, length, adapters = self._encode(arguments)
+        predictor, gathered = self.decoder.begin(encoded.shape[0], adapters)
         length = length[:, 0].to(torch.int64)
-        columns = encoded.shape[1] * self.max_symbols + 1
+        columns = encoded.shape[1] * self.decoder.max_symbols + 1
         nothing = torch.full(
             (encoded.shape[0], columns), -1, dtype=torch.int32, device=encoded.device
         )
@@ -91,11 +123,12 @@ class BeforeLoop(nn.Module):
         return (
             encoded,
             length,
+            *(() if gathered is None else gathered.gathered()),
             *LoopState(
                 frame=zero,
                 steps=zero.clone(),
                 symbols=zero.clone(),
-                predictor=self.start.expand(encoded.shape[0], -1).clone(),
+                predictor=predictor,
                 tokens=nothing,
                 token_frames=nothing.clone(),
                 logprobs=nothing.to(encoded.dtype),
@@ -107,28 +140,30 @@ class BeforeLoop(nn.Module):
 class Rounds(nn.Module):
     """`outputs of BeforeLoop -> (*LoopState, PENDING)`: some rounds, and whether there are more."""
 
-    def __init__(self, decoder: TransducerDecoder, rounds: int = ROUNDS) -> None:
+    def __init__(self, decoder: TransducerDecoder) -> None:
         super().__init__()
         self.decoder = decoder
-        self.rounds = rounds
         self.window = 1 if decoder.has_durations else WINDOW
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Run the rounds; PENDING is one bool."""
-        encoded, length, *loop_state = values
-        state = LoopState(*loop_state)
-        for _ in range(self.rounds):
-            state = self._advance(encoded, length, state)
+        (encoded, length), matrices, state = _split(values)
+        projections = self.decoder.projections(self.window)
+        adapters = GatheredAdapters(projections, matrices) if matrices else None
+        for _ in range(ROUNDS):
+            state = self._advance(encoded, length, state, adapters)
         return *state, self._goes_on(length, state).any()
 
     def _goes_on(self, length: Tensor, state: LoopState) -> Tensor:
         return (state.frame < length) & (state.steps < length * self.decoder.max_symbols)
 
-    def _advance(self, encoded: Tensor, length: Tensor, state: LoopState) -> LoopState:
+    def _advance(
+        self, encoded: Tensor, length: Tensor, state: LoopState, adapters: Adapters | None
+    ) -> LoopState:
         """Run one round: each utterance emits a token, goes on over blanks, or stays at the end."""
         decoder = self.decoder
         at = state.frame[:, None] + torch.arange(self.window, device=encoded.device)
-        logits = self._logits(encoded, at, state.predictor)
+        logits = self._logits(encoded, at, state.predictor, adapters)
         emits = logits[..., : decoder.vocab_size].argmax(dim=2) != decoder.blank_token_id
         emits = emits & (at < length[:, None]) & self._goes_on(length, state)[:, None]
         skipped = (~emits).to(torch.int64).cumprod(dim=1).sum(dim=1)
@@ -140,7 +175,7 @@ class Rounds(nn.Module):
         column = torch.where(emitted, state.token_count, state.tokens.shape[1] - 1)[:, None]
         frame = state.frame + skipped
         advance, symbols = self._move(chosen, emitted, skipped, state.symbols)
-        after = decoder.predictor(token, state.predictor)
+        after = decoder.predictor(token, state.predictor, adapters)
         return LoopState(
             frame=state.frame + advance,
             steps=state.steps + 1,
@@ -152,13 +187,16 @@ class Rounds(nn.Module):
             token_count=state.token_count + emitted.to(torch.int64),
         )
 
-    def _logits(self, encoded: Tensor, at: Tensor, predictor: Tensor) -> Tensor:
+    def _logits(
+        self, encoded: Tensor, at: Tensor, predictor: Tensor, adapters: Adapters | None
+    ) -> Tensor:
         """Return the logits float32 [B, W, V] at the frames `at` [B, W]."""
         at = at.clamp(max=encoded.shape[1] - 1)[..., None].expand(-1, -1, encoded.shape[2])
         output = predictor[:, None, : self.decoder.hidden_size]
         joined = self.decoder.activation(encoded.gather(1, at) + output)
-        head = cast(nn.Linear, self.decoder.head)
-        return head(in_type_of(head, joined)).float()
+        rows = in_type_of(self.decoder.head, joined).flatten(0, 1)
+        logits = project(self.decoder.head, rows, adapters, HEAD).float()
+        return logits.reshape(*joined.shape[:2], -1)
 
     def _move(
         self, chosen: Tensor, emitted: Tensor, skipped: Tensor, symbols: Tensor
@@ -178,7 +216,15 @@ class AfterLoop(nn.Module):
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of `TransducerDecoder`."""
-        state = LoopState(*values[2:])
+        *_, state = _split(values)
         rows = (state.tokens[:, :-1], state.token_frames[:, :-1], state.logprobs[:, :-1])
         # Outputs of a program may not share memory with its inputs.
         return *(values.clone() for values in rows), state.token_count[:, None].to(torch.int32)
+
+
+def _split(
+    values: tuple[Tensor, ...],
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], LoopState]:
+    """Return the outputs of the encoder, the matrices of the adapters, and the loop's state."""
+    end = len(values) - len(LoopState._fields)
+    return values[:2], values[2:end], LoopState(*values[end:])

@@ -32,7 +32,7 @@ def modules_of(checkpoint: Checkpoint, precision: str = "fp32") -> list[nn.Modul
     """Return what becomes the parts of a program."""
     spec = spec_of(checkpoint, ExportOptions("mine", runtime="torch", precision=precision))
     stages = build_stages(checkpoint, spec)
-    return [part.module for part in utterance_parts(stages, precision, spec.max_mel_frames)]
+    return [part.module for part in utterance_parts(stages, spec.max_mel_frames)]
 
 
 def utterances() -> list[np.ndarray]:

@@ -24,6 +24,7 @@ from .program import Program
 from .recorder import CudaRecorder, Plain, Recorded, Recorder
 from .slots import Slots
 from .spec import StageSpec, TensorSpec
+from .torch_adapter_pools import TorchAdapterPools
 from .torch_program import open_program
 
 # Sizes that a batch is padded to. Below eight rows a GPU is equally fast; above, a padding of a
@@ -75,11 +76,7 @@ class TorchEngine:
                 torch.zeros((streams + 1) * pool.rows, pool.width, dtype=pool.dtype, device=device)
                 for pool in program.pools
             ]
-            capacity = spec.adapters.capacity if spec.adapters else 0
-            self._adapter_pools = [
-                torch.zeros((capacity + 1) * pool.rows, pool.width, dtype=pool.dtype, device=device)
-                for pool in (adapted.adapter_pools if adapted else ())
-            ]
+            self._adapters = TorchAdapterPools(adapted or program, spec, device)
             self._base = self._record_all(program)
             self._adapted = self._record_all(adapted) if adapted else self._base
             for pool in self._pools:
@@ -128,8 +125,7 @@ class TorchEngine:
     def store_adapter(self, slot: int, rows: list[npt.NDArray[np.float32]]) -> None:
         """See `AdapterPools.store_adapter`."""
         with torch.inference_mode(), self._recorder.stream():
-            for pool, part in zip(self._adapter_pools, rows, strict=True):
-                pool[slot * len(part) : (slot + 1) * len(part)] = torch.from_numpy(part)
+            self._adapters.store(slot, rows)
             self._recorder.wait()
 
     def _record_all(self, program: Program) -> dict[int, _Batch]:
@@ -137,7 +133,7 @@ class TorchEngine:
         return {size: self._record(program, size) for size in reversed(self._sizes)}
 
     def _record(self, program: Program, size: int) -> _Batch:
-        adapters = self._adapter_pools if program.adapter_pools else []
+        adapters = self._adapters.tensors if program.adapter_pools else []
         return _Batch(
             program, self._pools, adapters, self._in, self._out, size, recorder=self._recorder
         )

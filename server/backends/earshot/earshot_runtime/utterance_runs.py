@@ -1,0 +1,202 @@
+"""Runs of one program of whole utterances: a few padded shapes, and a decoder in recorded rounds.
+
+What is short on a GPU, so that starting its kernels one by one would take longer than they do, is
+recorded as a CUDA graph: the rounds of the decoder, once for each number of rows, and all that
+comes before them for runs of little audio. Longer runs start their kernels faster than the GPU
+works on them. The rounds of all runs work on the same memory, as large as the largest run needs it.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .program import Loop
+from .recorder import Recorded, Recorder
+
+_RECORDED_SHARE = 1 / 8
+"""Of the audio of the largest run: up to here a run is recorded from its beginning."""
+
+Begin = Callable[[int, int], tuple[Tensor, ...]]
+"""`(rows, samples) -> values`: runs a program up to its loop, on inputs padded to that shape."""
+
+
+@dataclass(frozen=True)
+class RunShapes:
+    """Rows and lengths that runs are padded to."""
+
+    sizes: tuple[int, ...]
+    """Numbers of rows, ascending."""
+    lengths: tuple[int, ...]
+    """Samples of a row, ascending."""
+    most: int
+    """Samples of all rows of a run; at least one size of each length has no more."""
+
+    @property
+    def longest(self) -> int:
+        """Return the samples of the longest utterance."""
+        return self.lengths[-1]
+
+    def size(self, rows: int) -> int:
+        """Return the number of rows that so many are padded to."""
+        return self.sizes[bisect_left(self.sizes, rows)]
+
+    def length(self, samples: int) -> int:
+        """Return the length that an utterance is padded to."""
+        return self.lengths[bisect_left(self.lengths, samples)]
+
+    def most_rows(self, samples: int) -> int:
+        """Return the most rows of a run of utterances of this length."""
+        fitting = self.most // self.length(samples)
+        return max(size for size in self.sizes if size <= fitting)
+
+    def longest_of(self, size: int) -> int:
+        """Return the longest length of a run with so many rows."""
+        return max(length for length in self.lengths if size * length <= self.most)
+
+    def all(self) -> list[tuple[int, int]]:
+        """Return rows and length of every run."""
+        return [
+            (size, length)
+            for size in self.sizes
+            for length in self.lengths
+            if size * length <= self.most
+        ]
+
+
+class UtteranceRuns:
+    """The runs of a program; all methods are called in the recorder's stream."""
+
+    def __init__(
+        self, begin: Begin, loop: Loop | None, shapes: RunShapes, recorder: Recorder
+    ) -> None:
+        """Record what is short, and run the largest shape once, if recordings are worth it."""
+        self._begin, self._shapes, self._recorder = begin, shapes, recorder
+        self._loops = self._record_loops(loop) if loop else {}
+        self._starts: dict[tuple[int, int], _Start] = {}
+        if recorder.defers:
+            self._prepare()
+
+    def compute(self, size: int, length: int) -> list[Tensor]:
+        """Run a shape, and return the outputs on the host, valid until the next run."""
+        start = self._start(size, length)
+        start.run()
+        if not self._loops:
+            self._recorder.wait()
+            return start.outputs
+        loop = self._loops[size]
+        for _ in range(math.ceil(loop.runs * length / self._shapes.longest)):
+            loop.rounds()
+        loop.end()
+        self._recorder.wait()
+        while bool(loop.pending):
+            loop.rounds()
+            loop.end()
+            self._recorder.wait()
+        return loop.outputs
+
+    def _start(self, size: int, length: int) -> _Start:
+        if (size, length) not in self._starts:
+            loop = self._loops[size] if self._loops else None
+            self._starts[size, length] = _Start(partial(self._begin, size, length), loop)
+        return self._starts[size, length]
+
+    def _record_loops(self, loop: Loop) -> dict[int, _Loop]:
+        longest = {size: self._shapes.longest_of(size) for size in self._shapes.sizes}
+        rows = self._shapes.sizes[0]
+        examples = {length: self._begin(rows, length) for length in set(longest.values())}
+        shapes = {
+            size: [(size, *value.shape[1:]) for value in examples[length]]
+            for size, length in longest.items()
+        }
+        memory = [
+            value.new_zeros(max(math.prod(each[index]) for each in shapes.values()))
+            for index, value in enumerate(next(iter(examples.values())))
+        ]
+        return {
+            size: _Loop(
+                loop,
+                [
+                    flat[: math.prod(shape)].view(shape)
+                    for flat, shape in zip(memory, shapes[size], strict=True)
+                ],
+                self._recorder,
+            )
+            for size in self._shapes.sizes
+        }
+
+    def _prepare(self) -> None:
+        """Record short runs; run the largest one, so that later ones find their memory."""
+        shapes = self._shapes.all()
+        self.compute(*max(shapes, key=math.prod))
+        for shape in shapes:
+            if math.prod(shape) <= _RECORDED_SHARE * self._shapes.most:
+                start = self._start(*shape)
+                start.run = self._recorder.record(start.run)
+
+
+class _Start:
+    """What a run of one shape does before the rounds: `run` fills the loop, or `outputs`."""
+
+    def __init__(self, begin: Callable[[], tuple[Tensor, ...]], loop: _Loop | None) -> None:
+        self._begin, self._loop = begin, loop
+        self.outputs: list[Tensor] = []
+        self.run: Recorded = self._run
+
+    def _run(self) -> None:
+        values = self._begin()
+        if self._loop is not None:
+            self._loop.load(values)
+            return
+        self.outputs = self.outputs or _on_host(values)
+        for output, value in zip(self.outputs, values, strict=True):
+            output.copy_(value, non_blocking=True)
+
+
+class _Loop:
+    """The rounds of runs with so many rows, and the outputs when they have ended.
+
+    `rounds` and `end` go on from what `carried` holds; after `end`, `pending` tells whether an
+    utterance is unfinished.
+    """
+
+    def __init__(self, loop: Loop, carried: list[Tensor], recorder: Recorder) -> None:
+        self.runs = loop.runs
+        self._loop, self._carried = loop, carried
+        self._goes_on = torch.zeros((), dtype=torch.bool, device=carried[0].device)
+        self.outputs: list[Tensor] = []
+        [self.pending] = _on_host([self._goes_on])
+        self.rounds: Recorded = recorder.record(self._rounds)
+        self.end: Recorded = recorder.record(self._end)
+
+    def load(self, values: Sequence[Tensor]) -> None:
+        """Copy the values of a run, whose time axis may be shorter, to where the rounds work."""
+        for carried, value in zip(self._carried, values, strict=True):
+            carried[tuple(slice(size) for size in value.shape)].copy_(value)
+
+    def _rounds(self) -> None:
+        *state, pending = self._loop.rounds(*self._carried)
+        # In place, so that the next replay goes on from here.
+        for carried, value in zip(self._carried[-len(state) :], state, strict=True):
+            carried.copy_(value)
+        self._goes_on.copy_(pending)
+
+    def _end(self) -> None:
+        values = self._loop.end(*self._carried)
+        self.outputs = self.outputs or _on_host(values)
+        for output, value in zip(self.outputs, values, strict=True):
+            output.copy_(value, non_blocking=True)
+        self.pending.copy_(self._goes_on, non_blocking=True)
+
+
+def _on_host(values: Sequence[Tensor]) -> list[Tensor]:
+    """Return memory for `values` on the host, page-locked if they are on a GPU."""
+    return [
+        torch.zeros(value.shape, dtype=value.dtype, pin_memory=value.is_cuda) for value in values
+    ]
