@@ -23,10 +23,11 @@ from tests.support.project import (
     OfflineReference,
     Served,
 )
-from tests.support.workers import made_once, shared_folder
+from tests.support.workers import Make, made_once, shared_folder
 
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
+    from export.options import OfflineServing
     from export.streaming.reference import ReferenceResult
     from server.launch import Triton
 
@@ -141,6 +142,27 @@ def offline_checkpoint(
     return checkpoint
 
 
+def _export_offline(checkpoint: Path, kind: str, runtime: str, serving: OfflineServing) -> Make:
+    """Return a function that exports a random checkpoint for whole utterances to a repository."""
+    from export.checkpoint import load_checkpoint
+    from export.install import replacing
+    from export.offline.export import export_offline
+    from export.options import ExportOptions
+
+    def export(path: Path) -> None:
+        options = ExportOptions(
+            str(checkpoint),
+            path,
+            runtime=runtime,
+            name=OFFLINE_NAMES.get(kind, ""),
+            offline_serving=serving,
+        )
+        with replacing(path) as new:
+            export_offline(load_checkpoint(options.checkpoint), options, new, lambda step: None)
+
+    return export
+
+
 @pytest.fixture(scope="session")
 def exported_offline(
     offline_checkpoint: OfflineCheckpoint, tmp_path_factory: pytest.TempPathFactory
@@ -149,25 +171,14 @@ def exported_offline(
 
     That of the kind `streaming` takes adapters.
     """
-    from export.checkpoint import load_checkpoint
-    from export.install import replacing
-    from export.offline.export import export_offline
-    from export.options import ExportOptions, OfflineServing
+    from export.options import OfflineServing
 
     folder = shared_folder(tmp_path_factory, "exported_offline")
 
     def repository(kind: str) -> Path:
-        def export(path: Path) -> None:
-            adapters = 4 if kind == "streaming" else 0
-            options = ExportOptions(
-                str(offline_checkpoint(kind)),
-                path,
-                name=OFFLINE_NAMES.get(kind, ""),
-                offline_serving=OfflineServing(adapters=adapters, adapter_rank=ADAPTER_RANK),
-            )
-            with replacing(path) as new:
-                export_offline(load_checkpoint(options.checkpoint), options, new, lambda step: None)
-
+        adapters = 4 if kind == "streaming" else 0
+        serving = OfflineServing(adapters=adapters, adapter_rank=ADAPTER_RANK)
+        export = _export_offline(offline_checkpoint(kind), kind, "onnxruntime", serving)
         return made_once(folder / kind, export)
 
     return repository
@@ -177,26 +188,33 @@ def exported_offline(
 def exported_offline_torch(
     offline_checkpoint: OfflineCheckpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> ExportedOffline:
-    """The same for torch, with batches of eight: kind -> repository."""
-    from export.checkpoint import load_checkpoint
-    from export.install import replacing
-    from export.offline.export import export_offline
-    from export.options import ExportOptions, OfflineServing
+    """The same for torch, with batches of eight and without adapters: kind -> repository."""
+    from export.options import OfflineServing
 
     folder = shared_folder(tmp_path_factory, "exported_offline_torch")
+    serving = OfflineServing(max_batch_size=8, encoder_instances=1)
 
     def repository(kind: str) -> Path:
-        def export(path: Path) -> None:
-            options = ExportOptions(
-                str(offline_checkpoint(kind)),
-                path,
-                runtime="torch",
-                name=OFFLINE_NAMES.get(kind, ""),
-                offline_serving=OfflineServing(max_batch_size=8, encoder_instances=1),
-            )
-            with replacing(path) as new:
-                export_offline(load_checkpoint(options.checkpoint), options, new, lambda step: None)
+        export = _export_offline(offline_checkpoint(kind), kind, "torch", serving)
+        return made_once(folder / kind, export)
 
+    return repository
+
+
+@pytest.fixture(scope="session")
+def adapted_offline_torch(
+    offline_checkpoint: OfflineCheckpoint, tmp_path_factory: pytest.TempPathFactory
+) -> ExportedOffline:
+    """The same with room for two adapters, for slow tests: kind -> repository."""
+    from export.options import OfflineServing
+
+    folder = shared_folder(tmp_path_factory, "adapted_offline_torch")
+    serving = OfflineServing(
+        max_batch_size=8, encoder_instances=1, adapters=2, adapter_rank=ADAPTER_RANK
+    )
+
+    def repository(kind: str) -> Path:
+        export = _export_offline(offline_checkpoint(kind), kind, "torch", serving)
         return made_once(folder / kind, export)
 
     return repository

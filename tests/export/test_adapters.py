@@ -98,7 +98,6 @@ def test_the_config_of_a_base_that_was_written_by_hand(tmp_path: Path) -> None:
     [
         ({"runtime": "tensorrt"}, "an engine of tensorrt has the weights of one model"),
         ({"precision": "int8"}, "not int8 ones"),
-        ({"runtime": "torch", "mode": "both"}, "is for live streams, not for --mode both"),
     ],
 )
 def test_exports_that_take_no_adapters(options: dict[str, Any], message: str) -> None:

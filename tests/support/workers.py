@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+Make = Callable[[Path], object]
+"""Writes a file or folder to the path that it gets."""
+
 
 def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
     """Return a folder of this run that all its worker processes see."""
@@ -19,12 +22,8 @@ def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
     return folder
 
 
-def made_once(path: Path, make: Callable[[Path], object]) -> Path:
-    """Return `path`, made by the first worker that asks for it; others wait until it is there.
-
-    Args:
-        make: writes a file or folder to the path that it gets.
-    """
+def made_once(path: Path, make: Make) -> Path:
+    """Return `path`, made by the first worker that asks for it; others wait until it is there."""
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():

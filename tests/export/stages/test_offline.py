@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from export.adapters.peft_format import Adapter, merge
 from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.offline.export import Stages, build_stages, spec_of
@@ -19,10 +18,10 @@ from export.offline.reference import transcribe
 from export.offline.spec import OfflineSpec
 from export.options import ExportOptions
 from export.recordings import load_recordings
-from export.stages.adapters import LowRank
 from export.stages.offline.adapted import AdaptedStage
 from export.streaming.reference import ReferenceResult
 from tests.support.project import OFFLINE_KINDS, OfflineCheckpoint, OfflineReference
+from tests.support.random_adapters import Layers, merged, random_layers
 
 LONGEST_S = 12
 Run = Callable[..., Any]
@@ -125,13 +124,13 @@ def test_padding_and_the_batch_change_nothing(
 def test_each_utterance_of_a_batch_has_its_own_adapter(
     checkpoint: Checkpoint, spec: OfflineSpec, stages: Stages, speech: list[np.ndarray]
 ) -> None:
-    first, second = random_adapter(stages, 1, RANK), random_adapter(stages, 2, RANK - 1)
+    first, second = random_layers(stages, 1, RANK), random_layers(stages, 2, RANK - 1)
     length = ADAPTED_S * SAMPLE_RATE_HZ
     batch = [speech[0][:length], speech[1][: length - 9999], speech[2][: length - 999]]
     mixed = run(adapted(stages, [first, {}, second]), batch, length, spec.ctc_blank)
     base = run(stages, batch, length, spec.ctc_blank)
     alone = [
-        run(stages_with(checkpoint, spec, layers), batch, length, spec.ctc_blank)
+        run(build_stages(merged(checkpoint, layers), spec), batch, length, spec.ctc_blank)
         for layers in (first, second)
     ]
     assert_same_tokens(mixed, [alone[0][0], base[1], alone[1][2]])
@@ -139,24 +138,7 @@ def test_each_utterance_of_a_batch_has_its_own_adapter(
     assert mixed[2].tokens != base[2].tokens
 
 
-def random_adapter(stages: Stages, seed: int, rank: int) -> dict[str, LowRank]:
-    random = torch.Generator().manual_seed(seed)
-    return {
-        name: (
-            0.2 * torch.randn(rank, projection.inputs, generator=random),
-            0.2 * torch.randn(projection.outputs, rank, generator=random),
-        )
-        for stage in stages
-        for projection in stage.projections()
-        for name in projection.names
-    }
-
-
-def stages_with(checkpoint: Checkpoint, spec: OfflineSpec, adapter: dict[str, LowRank]) -> Stages:
-    return build_stages(merge(checkpoint, Adapter(adapter, RANK, base_sha256="")), spec)
-
-
-def adapted(stages: Stages, adapters: list[dict[str, LowRank]]) -> list[Run]:
+def adapted(stages: Stages, adapters: list[Layers]) -> list[Run]:
     """The stages, for a batch in which every utterance has the adapter of its place."""
     slots = torch.arange(len(adapters))
     found: list[Run] = []

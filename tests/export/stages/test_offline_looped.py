@@ -19,8 +19,10 @@ from export.recordings import load_recordings
 from export.stages.offline.encoder import OfflineEncoder
 from export.stages.offline.fused_encoder import FusedOfflineEncoder
 from tests.support.project import OFFLINE_KINDS, OfflineCheckpoint
+from tests.support.random_adapters import Layers, merged, random_layers
 
 PADDED = 9 * 16_000
+RANK = 4
 
 
 @pytest.fixture(scope="module", params=OFFLINE_KINDS)
@@ -33,6 +35,17 @@ def modules_of(checkpoint: Checkpoint, precision: str = "fp32") -> list[nn.Modul
     spec = spec_of(checkpoint, ExportOptions("mine", runtime="torch", precision=precision))
     stages = build_stages(checkpoint, spec)
     return [part.module for part in utterance_parts(stages, spec.max_mel_frames)]
+
+
+def adapted_modules_of(
+    checkpoint: Checkpoint, adapters: Sequence[Layers]
+) -> tuple[list[nn.Module], list[Tensor]]:
+    """Return the same with adapters, and pools that hold these."""
+    spec = spec_of(checkpoint, ExportOptions("mine", runtime="torch"))
+    stages = build_stages(checkpoint, spec)
+    plans = [plan for stage in stages if (plan := stage.adapter_plan(RANK))]
+    pools = [torch.cat([plan.pack(layers) for layers in adapters]) for plan in plans]
+    return [part.module for part in utterance_parts(stages, spec.max_mel_frames, RANK)], pools
 
 
 def utterances() -> list[np.ndarray]:
@@ -93,6 +106,23 @@ def test_tokens_and_frames_are_those_of_the_original(checkpoint: Checkpoint) -> 
         expected = list(zip(reference.tokens, reference.token_frames, strict=True))
         assert tokens_of(outputs, row, blank) == expected
     assert ctc or runs > 1, "the test needs a loop that goes on"
+
+
+def test_each_utterance_of_a_batch_has_its_own_adapter(checkpoint: Checkpoint) -> None:
+    """What has none gets exactly the outputs of the modules without adapters."""
+    stages = build_stages(checkpoint, spec_of(checkpoint, ExportOptions("mine", runtime="torch")))
+    first, second = (random_layers(stages, seed, RANK) for seed in (1, 2))
+    modules, pools = adapted_modules_of(checkpoint, [{}, first, second])
+    spoken = utterances()
+    mixed, _ = run(modules, (*batch_of(spoken), *pools, torch.tensor([2, 0, 1])))
+    base, _ = run(modules_of(checkpoint), batch_of(spoken))
+    ctc = checkpoint.architecture == "ParakeetForCTC"
+    blank = checkpoint.model.config.pad_token_id if ctc else None
+    for row, layers in ((0, second), (2, first)):
+        [reference] = transcribe(merged(checkpoint, layers), spoken[row : row + 1])
+        expected = list(zip(reference.tokens, reference.token_frames, strict=True))
+        assert tokens_of(mixed, row, blank) == expected != tokens_of(base, row, blank)
+    assert all(torch.equal(one[1], other[1]) for one, other in zip(mixed, base, strict=True))
 
 
 def test_the_encoder_computes_what_that_of_the_other_runtimes_does(checkpoint: Checkpoint) -> None:
