@@ -205,17 +205,25 @@ def exported_offline_torch(
 def adapted_offline_torch(
     offline_checkpoint: OfflineCheckpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> ExportedOffline:
-    """The same with room for two adapters, for slow tests: kind -> repository."""
+    """The same with room for two adapters, for slow tests: kind -> repository.
+
+    Compared on a few seconds of speech only.
+    """
+    from export.offline import export as offline_export
     from export.options import OfflineServing
+    from export.recordings import load_recordings
 
     folder = shared_folder(tmp_path_factory, "adapted_offline_torch")
     serving = OfflineServing(
         max_batch_size=8, encoder_instances=1, adapters=2, adapter_rank=ADAPTER_RANK
     )
+    speech = [replace(each, samples=each.samples[: 3 * 16_000]) for each in load_recordings()[:3]]
 
     def repository(kind: str) -> Path:
         export = _export_offline(offline_checkpoint(kind), kind, "torch", serving)
-        return made_once(folder / kind, export)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(offline_export, "load_recordings", lambda: speech)
+            return made_once(folder / kind, export)
 
     return repository
 

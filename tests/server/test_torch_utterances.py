@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,27 +17,27 @@ from export.streaming.reference import ReferenceResult
 from server.backends.earshot.earshot_runtime import utterance_runs
 from server.backends.earshot.earshot_runtime.errors import BadStage
 from server.backends.earshot.earshot_runtime.program import Program
-from server.backends.earshot.earshot_runtime.recorder import CudaRecorder, Plain, Recorder
+from server.backends.earshot.earshot_runtime.recorder import Plain
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.torch_program import open_program
 from server.backends.earshot.earshot_runtime.torch_utterances import TorchUtterances
 from server.engine_time import stage_spec
-from tests.support.cpu_recorder import CpuRecorder, OnOneDevice
+from tests.support.cpu_recorder import OnOneDevice
 from tests.support.project import (
     OFFLINE_KINDS,
     OFFLINE_NAMES,
     ExportedOffline,
     OfflineCheckpoint,
 )
-
-SHORT, LONG = 24 * 1280, 56 * 1280
-"""Lengths that runs are padded to."""
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-RECORDERS: dict[str, type[Recorder]] = {
-    "plain": Plain,
-    "recorded": CpuRecorder,
-    "cuda": CudaRecorder,
-}
+from tests.support.torch_utterances import (
+    LONG,
+    NEEDS_GPU,
+    RECORDERS,
+    SHORT,
+    expected_of,
+    run,
+    tokens_of,
+)
 
 
 @dataclass(frozen=True)
@@ -114,33 +112,6 @@ def engine(request: pytest.FixtureRequest, case: Case) -> TorchUtterances:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utterance_runs, "_RECORDED_SHARE", 0.4)
         return TorchUtterances(program, case.spec, device, RECORDERS[request.param]())
-
-
-def run(
-    engine: TorchUtterances, utterances: Sequence[np.ndarray], lengths: Sequence[int] | None = None
-) -> list[np.ndarray]:
-    longest = max(map(len, utterances))
-    audio = np.zeros((len(utterances), longest), np.float32)
-    for row, samples in zip(audio, utterances, strict=True):
-        row[: len(samples)] = samples
-    counts = [len(samples) for samples in utterances] if lengths is None else lengths
-    return engine.run([audio, np.array(counts, np.int32)[:, None]])
-
-
-def tokens_of(outputs: Sequence[np.ndarray], row: int, blank: int | None) -> list[tuple[int, int]]:
-    """Return the tokens of a row with their frames."""
-    if blank is None:
-        tokens, frames, _, counts = outputs
-        count = counts[row, 0]
-        assert (tokens[row, count:] == -1).all()
-        return list(zip(tokens[row, :count].tolist(), frames[row, :count].tolist(), strict=True))
-    labels = outputs[0][row].tolist()
-    runs = [(label, next(run)) for label, run in groupby(range(len(labels)), labels.__getitem__)]
-    return [(label, frame) for label, frame in runs if label != blank]
-
-
-def expected_of(reference: ReferenceResult) -> list[tuple[int, int]]:
-    return list(zip(reference.tokens, reference.token_frames, strict=True))
 
 
 def test_any_number_of_rows_of_any_lengths_matches_the_original(
