@@ -79,7 +79,7 @@ def case(
     model = served_name(OFFLINE_NAMES.get(kind, ""), "recognizer_offline")
     repository = adapted_offline_torch(kind)
     spec = replace(
-        stage_spec(repository, model, "torch"),
+        stage_spec(repository, model),
         lengths=(SHORT, LONG),
         run_lengths=(SHORT, LONG),
         max_run_length=8 * LONG,
