@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.formats.utterance_program import utterance_parts
-from export.offline.export import build_stages, spec_of
+from export.offline.export import Stages, build_stages, spec_of
 from export.offline.reference import transcribe
 from export.options import ExportOptions
 from export.recordings import load_recordings
@@ -22,6 +22,7 @@ from tests.support.project import OFFLINE_KINDS, OfflineCheckpoint
 from tests.support.random_adapters import Layers, merged, random_layers
 
 PADDED = 9 * 16_000
+MOST_MEL_FRAMES = PADDED // 160
 RANK = 4
 
 
@@ -30,22 +31,20 @@ def checkpoint(request: pytest.FixtureRequest, offline_checkpoint: OfflineCheckp
     return load_checkpoint(str(offline_checkpoint(request.param)))
 
 
-def modules_of(checkpoint: Checkpoint, precision: str = "fp32") -> list[nn.Module]:
+def stages_of(checkpoint: Checkpoint, precision: str = "fp32") -> Stages:
+    options = ExportOptions("mine", runtime="torch", precision=precision)
+    return build_stages(checkpoint, spec_of(checkpoint, options))
+
+
+def modules_of(stages: Stages, adapter_rank: int = 0) -> list[nn.Module]:
     """Return what becomes the parts of a program."""
-    spec = spec_of(checkpoint, ExportOptions("mine", runtime="torch", precision=precision))
-    stages = build_stages(checkpoint, spec)
-    return [part.module for part in utterance_parts(stages, spec.max_mel_frames)]
+    return [part.module for part in utterance_parts(stages, MOST_MEL_FRAMES, adapter_rank)]
 
 
-def adapted_modules_of(
-    checkpoint: Checkpoint, adapters: Sequence[Layers]
-) -> tuple[list[nn.Module], list[Tensor]]:
-    """Return the same with adapters, and pools that hold these."""
-    spec = spec_of(checkpoint, ExportOptions("mine", runtime="torch"))
-    stages = build_stages(checkpoint, spec)
+def pools_of(stages: Stages, adapters: Sequence[Layers]) -> list[Tensor]:
+    """Return the pools that hold these adapters, in the precision of the stages."""
     plans = [plan for stage in stages if (plan := stage.adapter_plan(RANK))]
-    pools = [torch.cat([plan.pack(layers) for layers in adapters]) for plan in plans]
-    return [part.module for part in utterance_parts(stages, spec.max_mel_frames, RANK)], pools
+    return [torch.cat([plan.pack(each) for each in adapters]).to(plan.dtype) for plan in plans]
 
 
 def utterances() -> list[np.ndarray]:
@@ -97,7 +96,7 @@ def tokens_of(outputs: tuple[Tensor, ...], row: int, blank: int | None) -> list[
 
 def test_tokens_and_frames_are_those_of_the_original(checkpoint: Checkpoint) -> None:
     spoken = utterances()
-    outputs, runs = run(modules_of(checkpoint), batch_of(spoken))
+    outputs, runs = run(modules_of(stages_of(checkpoint)), batch_of(spoken))
     ctc = checkpoint.architecture == "ParakeetForCTC"
     blank = checkpoint.model.config.pad_token_id if ctc else None
     references = transcribe(checkpoint, spoken)
@@ -110,12 +109,12 @@ def test_tokens_and_frames_are_those_of_the_original(checkpoint: Checkpoint) -> 
 
 def test_each_utterance_of_a_batch_has_its_own_adapter(checkpoint: Checkpoint) -> None:
     """What has none gets exactly the outputs of the modules without adapters."""
-    stages = build_stages(checkpoint, spec_of(checkpoint, ExportOptions("mine", runtime="torch")))
+    stages = stages_of(checkpoint)
     first, second = (random_layers(stages, seed, RANK) for seed in (1, 2))
-    modules, pools = adapted_modules_of(checkpoint, [{}, first, second])
+    adapters = (*pools_of(stages, [{}, first, second]), torch.tensor([2, 0, 1]))
     spoken = utterances()
-    mixed, _ = run(modules, (*batch_of(spoken), *pools, torch.tensor([2, 0, 1])))
-    base, _ = run(modules_of(checkpoint), batch_of(spoken))
+    mixed, _ = run(modules_of(stages, RANK), (*batch_of(spoken), *adapters))
+    base, _ = run(modules_of(stages), batch_of(spoken))
     ctc = checkpoint.architecture == "ParakeetForCTC"
     blank = checkpoint.model.config.pad_token_id if ctc else None
     for row, layers in ((0, second), (2, first)):
@@ -126,8 +125,7 @@ def test_each_utterance_of_a_batch_has_its_own_adapter(checkpoint: Checkpoint) -
 
 
 def test_the_encoder_computes_what_that_of_the_other_runtimes_does(checkpoint: Checkpoint) -> None:
-    spec = spec_of(checkpoint, ExportOptions("mine", runtime="torch"))
-    feature_extractor, encoder, _ = build_stages(checkpoint, spec)
+    feature_extractor, encoder, _ = stages_of(checkpoint)
     assert isinstance(encoder, OfflineEncoder)
     with torch.inference_mode():
         mel = feature_extractor(*batch_of(utterances()))
@@ -145,6 +143,13 @@ def test_half_precision_outputs_float32_that_is_finite_beside_silence(
     """No key of an utterance without frames is valid: its rows must not become NaN, and spread."""
     audio, lengths = batch_of(utterances())
     lengths[1] = 0
-    outputs, _ = run(modules_of(checkpoint, precision), (audio, lengths))
-    assert all(bool(output.isfinite().all()) for output in outputs)
-    assert {output.dtype for output in outputs} == {torch.int32, torch.float32}
+    stages = stages_of(checkpoint, precision)
+    first = random_layers(stages, 1, RANK)
+    adapters = (*pools_of(stages, [{}, first]), torch.tensor([0, 0, 1]))
+    base, _ = run(modules_of(stages), (audio, lengths))
+    mixed, _ = run(modules_of(stages, RANK), (audio, lengths, *adapters))
+    for outputs in (base, mixed):
+        assert all(bool(output.isfinite().all()) for output in outputs)
+        assert {output.dtype for output in outputs} == {torch.int32, torch.float32}
+    assert all(torch.equal(one[:2], other[:2]) for one, other in zip(base, mixed, strict=True))
+    assert not torch.equal(base[0][2], mixed[0][2])
