@@ -111,7 +111,7 @@ def utterance_parts(stages: Stages, max_mel_frames: int, adapter_rank: int = 0) 
 
 def _free_axes(values: int, frames: Any, columns: Any) -> tuple[Any, ...]:
     """Return the free second axis of each output of `BeforeLoop`, or None."""
-    of_state = dict.fromkeys(("tokens", "token_frames", "logprobs"), columns)
+    of_state: dict[str, Any] = dict.fromkeys(("tokens", "token_frames", "logprobs"), columns)
     state = [of_state.get(name) for name in LoopState._fields]
     return (frames, *(None,) * (values - len(state) - 1), *state)
 
