@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from server.backends.earshot.earshot_runtime.adapters import AdapterSlots
 from server.backends.earshot.earshot_runtime.chunks import Chunks, Outcome
 from server.backends.earshot.earshot_runtime.counts import FAILED_CHUNKS
 from server.backends.earshot.earshot_runtime.errors import (
@@ -18,15 +21,19 @@ from server.backends.earshot.earshot_runtime.errors import (
     RunFailed,
 )
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
+from server.backends.earshot.earshot_runtime.slots import Slots
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.text import Texts
 from server.backends.earshot.earshot_runtime.text_stage import TextStage
+from server.backends.earshot.earshot_runtime.utterance_engine import Array
 from server.backends.earshot.earshot_runtime.utterances import UtteranceStage
 from tests.support.checkpoints import small_tokenizer
 
 # "▁a", "b", "c", "▁d": every third token begins a word.
 A, B, D = 1, 2, 4
 PAD = -1
+
+Starts: TypeAlias = "npt.NDArray[np.bool_]"
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +105,8 @@ def test_labels_that_do_not_exist_are_the_fault_of_their_sender(folder: Path, la
     assert isinstance(outcome, InvalidChunk) == (label < 0)
 
 
-class Echo:
-    """An engine whose tokens are its input: the first of a chunk, or those of an utterance."""
+class EchoStreams:
+    """An engine whose tokens are the first of its inputs."""
 
     def __init__(self) -> None:
         self.inputs = {"CODES": np.zeros((8, 3), np.int32), "LENGTH": np.zeros((8, 1), np.int32)}
@@ -110,15 +117,22 @@ class Echo:
         }
         self._last: dict[int, int] = {}
 
-    def run(self, *arguments: Any) -> Any:
-        if isinstance(arguments[0], list):
-            return arguments[0]
-        slots, starts, _ = arguments
+    def run(self, slots: Slots, starts: Starts, adapters: AdapterSlots | None = None) -> None:
         for row, (slot, start) in enumerate(zip(slots.tolist(), starts.tolist(), strict=True)):
             self.outputs["PREVIOUS_TOKENS"][row, -1] = PAD if start else self._last[slot]
             self._last[slot] = int(self.inputs["CODES"][row, 0])
         self.outputs["TOKENS"][:] = self.inputs["CODES"]
         self.outputs["TOKEN_COUNT"][:] = self.inputs["LENGTH"] > 0
+
+    def store_adapter(self, slot: int, rows: Any) -> None:
+        raise NotImplementedError
+
+
+class EchoUtterances:
+    """An engine whose tokens are its inputs."""
+
+    def run(self, inputs: Sequence[Array], adapters: AdapterSlots | None = None) -> list[Array]:
+        return list(inputs)
 
     def most_rows(self, length: int) -> int:
         return 8
@@ -155,7 +169,7 @@ def described(sequences: bool) -> StageSpec:
 @pytest.fixture
 def streams(folder: Path) -> SequenceStage:
     stage = described(sequences=True)
-    return SequenceStage(stage, Echo(), texts=Texts(folder, stage))
+    return SequenceStage(stage, EchoStreams(), texts=Texts(folder, stage))
 
 
 def chunks(*entries: tuple[int, str, int, int]) -> Chunks:
@@ -209,7 +223,7 @@ def test_tokens_without_a_text_fail_their_own_request_alone(streams: SequenceSta
 
 def test_a_request_of_several_utterances_gets_the_text_of_each(folder: Path) -> None:
     stage = described(sequences=False)
-    utterances = UtteranceStage(stage, Echo(), texts=Texts(folder, stage))
+    utterances = UtteranceStage(stage, EchoUtterances(), texts=Texts(folder, stage))
     two = [np.array([[A, B, D], [D, D, D]], np.int32), np.array([[3], [1]], np.int32)]
     bad = [np.array([[-7, A, A]], np.int32), np.array([[3]], np.int32)]
     first, second = utterances.process([two, bad])
