@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
-
 _MIB = 2**20
 GPU_BYTES = {
     "T4": 15_360 * _MIB,
@@ -76,6 +73,9 @@ def footprint_of(repository: Path, name: str = "") -> Footprint:
         )
     states = manifest["dims"]["state"].values()
     state_bytes = sum(s["rows"] * s["width"] * _DTYPE_BYTES[s["dtype"]] for s in states)
+    from google.protobuf import text_format  # heavy, and for this alone
+    from tritonclient.grpc import model_config_pb2
+
     found: Any = model_config_pb2.ModelConfig()  # pyright: ignore
     text_format.Parse(config.read_text(encoding="utf-8"), found)
     process_bytes = _CONTEXT_BYTES + weights.stat().st_size

@@ -116,6 +116,8 @@ def test_names_of_recognizers() -> None:
     assert newest(["a_v2", "a_v10", "b"], "b") == "b"
     assert newest(["a_v2", "b"], None) is None
     assert newest(["a_v2"], "c") is None
+    assert newest(["", "coffee"], "default") == ""
+    assert newest(["coffee"], "default") is None
 
 
 def test_models_are_listed() -> None:

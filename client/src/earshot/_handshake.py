@@ -202,7 +202,10 @@ def _complete(index: Any) -> list[str]:
 
 
 def newest(names: Sequence[str], family: str | None) -> str | None:
-    """Return the newest generation of `family`, or of the only family if none is given."""
+    """Return the newest generation of `family`, or of the only family if none is given.
+
+    `UNNAMED` stands for the recognizer without a name, as in the list that users see.
+    """
     generations: dict[str, list[tuple[int, str]]] = {}
     for name in names:
         match = _GENERATION.fullmatch(name)
@@ -210,7 +213,7 @@ def newest(names: Sequence[str], family: str | None) -> str | None:
         generations.setdefault(key, []).append((number, name))
     if family is None and len(generations) == 1:
         [family] = generations
-    found = generations.get(family or "")
+    found = generations.get("" if family in (None, UNNAMED) else family)
     return max(found)[1] if found else None
 
 
