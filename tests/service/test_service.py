@@ -21,7 +21,7 @@ EDGES_CHUNK_MS = 320
 
 CHUNKS_MS = [
     # Half a minute of one core each; `make parity` has all.
-    pytest.param(ms, marks=pytest.mark.slow) if ms in (80, 160, 1120) else ms
+    pytest.param(ms, marks=pytest.mark.slow) if ms != EDGES_CHUNK_MS else ms
     for ms in SUPPORTED_CHUNK_MS
 ]
 
