@@ -164,7 +164,7 @@ soak: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for an hour, with strea
 	  $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL)
 
 overload: $(READY) $(EXPORTED) ## Offer more than the cores carry; those who are admitted stay in time
-	$(BIN)/python -m loadtest overload --users 320 --repository $(REPOSITORY)
+	$(BIN)/python -m loadtest overload --users 360 --repository $(REPOSITORY)
 
 faults: $(READY) $(EXPORTED) ## Kill, freeze and drain a server under live streams
 	$(BIN)/python -m loadtest faults --repository $(REPOSITORY)
