@@ -83,6 +83,30 @@ class StageSpec:
         }
 
 
+def in_one_model(role: str, members: tuple[StageSpec, ...]) -> StageSpec:
+    """Return the model that consists of `members` in a row."""
+    first, *_, last = members
+    return StageSpec(
+        role,
+        first.inputs,
+        last.outputs,
+        members=members,
+        prefix=first.prefix,
+        text=last.text,
+    )
+
+
+def obsolete(stages: Iterable[StageSpec], others: Iterable[str], kept: list[str]) -> list[str]:
+    """Return the names of models that a recognizer has in other layouts or on other runtimes.
+
+    Args:
+        stages: its stages, one model each.
+        others: names of the models that it may have in place of them or beside them.
+        kept: names of the models that it has.
+    """
+    return [name for name in (*(s.name for s in stages), *others) if name not in kept]
+
+
 def adapter_sizes(models: Iterable[StageSpec]) -> dict[str, dict[str, Any]]:
     """Return the layouts of the parts of an adapter by their roles, for a manifest."""
     return {role: asdict(layout) for model in models for role, layout in model.adapters.items()}

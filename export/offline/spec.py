@@ -16,6 +16,8 @@ from export.spec import (
     StageSpec,
     TensorSpec,
     adapter_sizes,
+    in_one_model,
+    obsolete,
     served_name,
 )
 from export.stages.layout import AdapterLayout
@@ -165,15 +167,7 @@ class OfflineSpec:
     @property
     def recognizer(self) -> StageSpec:
         """Return the three stages as one model."""
-        first, *_, last = self.stages
-        return StageSpec(
-            RECOGNIZER,
-            first.inputs,
-            last.outputs,
-            members=self.stages,
-            prefix=self.name,
-            text=last.text,
-        )
+        return in_one_model(RECOGNIZER, self.stages)
 
     @property
     def engines(self) -> tuple[StageSpec, ...]:
@@ -216,9 +210,8 @@ class OfflineSpec:
     @property
     def obsolete_models(self) -> list[str]:
         """Return the names of the models that only other runtimes have."""
-        roles = (*(stage.role for stage in self.stages), RECOGNIZER, DETOKENIZER)
-        names = (served_name(self.name, role) for role in roles)
-        return [name for name in names if name not in self.models]
+        others = (served_name(self.name, role) for role in (RECOGNIZER, DETOKENIZER))
+        return obsolete(self.stages, others, self.models)
 
     @property
     def client_parameters(self) -> dict[str, str]:

@@ -25,6 +25,8 @@ from export.spec import (
     StageSpec,
     TensorSpec,
     adapter_sizes,
+    in_one_model,
+    obsolete,
     served_name,
 )
 from export.stages.layout import CONTEXT_TOKENS, AdapterLayout, StateLayout
@@ -152,15 +154,7 @@ class StreamingSpec:
     @property
     def recognizer(self) -> StageSpec:
         """Return the three stages as one model."""
-        first, *_, last = self.stages
-        return StageSpec(
-            RECOGNIZER,
-            first.inputs,
-            last.outputs,
-            members=self.stages,
-            prefix=self.name,
-            text=last.text,
-        )
+        return in_one_model(RECOGNIZER, self.stages)
 
     @property
     def engines(self) -> tuple[StageSpec, ...]:
@@ -175,9 +169,8 @@ class StreamingSpec:
     @property
     def obsolete_models(self) -> list[str]:
         """Return the names of the models that only other layouts and runtimes have."""
-        roles = (*(stage.role for stage in self.stages), RECOGNIZER, DETOKENIZER)
-        names = (served_name(self.name, role) for role in roles)
-        return [name for name in names if name not in self.models]
+        others = (served_name(self.name, role) for role in (RECOGNIZER, DETOKENIZER))
+        return obsolete(self.stages, others, self.models)
 
     @property
     def steps(self) -> tuple[StageSpec, ...]:

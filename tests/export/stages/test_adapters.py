@@ -19,6 +19,7 @@ from export.stages.encoder import Encoder
 from export.stages.fused_encoder import FusedEncoder
 from export.stages.looped import AfterLoop, BeforeLoop, Rounds
 from export.stages.state import Stage
+from tests.support.random_adapters import random_layers
 
 FRAMES, RANK = 4, 4
 Adapter = dict[str, LowRank]
@@ -40,19 +41,6 @@ def plain(model: Any) -> Encoder:
 
 def fused(model: Any) -> Encoder:
     return FusedEncoder(Encoder(model, FRAMES))
-
-
-def random_adapter(stages: list[Stage], seed: int, rank: int) -> Adapter:
-    random = torch.Generator().manual_seed(seed)
-    return {
-        name: (
-            0.2 * torch.randn(rank, projection.inputs, generator=random),
-            0.2 * torch.randn(projection.outputs, rank, generator=random),
-        )
-        for stage in stages
-        for projection in stage.projections()
-        for name in projection.names
-    }
 
 
 @torch.no_grad()
@@ -104,7 +92,7 @@ def pack(stages: list[Stage], adapters: list[Adapter | None]) -> list[Tensor]:
 @pytest.mark.parametrize("make_encoder", [plain, fused])
 def test_each_stream_of_a_batch_has_its_own_adapter(model: Any, make_encoder: MakeEncoder) -> None:
     stages = stages_of(model, make_encoder)
-    first, second = random_adapter(stages, 1, RANK), random_adapter(stages, 2, RANK - 1)
+    first, second = random_layers(stages, 1, RANK), random_layers(stages, 2, RANK - 1)
     mixed = tokens_of(stages, [first, None, second])
     base = tokens_of(stages)
     alone = [tokens_of(stages_of(merged(model, a), make_encoder)) for a in (first, second)]

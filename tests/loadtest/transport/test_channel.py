@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,6 +130,15 @@ def test_without_a_server_calls_fail_until_there_is_one(
     assert "closed" in call(channel, b"a").details()
 
 
+def reply_of(answer: Callable[[Any], None]) -> Reply:
+    """The reply to one call of a server that does `answer` with its connection."""
+    with gevent_server(answer) as url:
+        channel = channel_to(url)
+        reply = call(channel, b"a")
+        channel.close()
+    return reply
+
+
 def test_calls_under_way_fail_when_the_connection_breaks() -> None:
     settings = struct.pack(">IBI", 4, 0, 0)
 
@@ -138,11 +147,7 @@ def test_calls_under_way_fail_when_the_connection_breaks() -> None:
         connection.recv(1000)
         gevent.sleep(0.05)
 
-    with gevent_server(answer) as url:
-        channel = channel_to(url)
-        reply = call(channel, b"a")
-        channel.close()
-    assert reply.code() is grpc.StatusCode.UNAVAILABLE
+    assert reply_of(answer).code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_server_of_another_protocol_is_an_error() -> None:
@@ -150,10 +155,7 @@ def test_a_server_of_another_protocol_is_an_error() -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         connection.recv(9)
 
-    with gevent_server(answer) as url:
-        channel = channel_to(url)
-        reply = call(channel, b"a")
-        channel.close()
+    reply = reply_of(answer)
     assert reply.code() is grpc.StatusCode.UNAVAILABLE
     assert "failed to connect" in reply.details()
 
