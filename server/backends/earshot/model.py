@@ -19,6 +19,7 @@ import triton_python_backend_utils as pb_utils
 from earshot_runtime.adapter_files import AdapterFiles
 from earshot_runtime.adapters import AdapterPools, LoadedAdapters
 from earshot_runtime.chunks import Chunks, Outcome
+from earshot_runtime.engine import Engine
 from earshot_runtime.engines import open_engine, open_utterance_engine
 from earshot_runtime.errors import (
     AdaptersFull,
@@ -33,6 +34,7 @@ from earshot_runtime.heartbeat import FOLDER_VARIABLE, Heartbeat
 from earshot_runtime.housekeeping import Housekeeper
 from earshot_runtime.limit import read_limit
 from earshot_runtime.sequences import SequenceStage
+from earshot_runtime.shared_engine import join_engine
 from earshot_runtime.spec import TOKENIZERS, StageSpec
 from earshot_runtime.text_stage import TextStage
 from earshot_runtime.utterance_engine import Array
@@ -54,6 +56,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Open the engine and allocate all memory, or raise StageError."""
         self._spec = StageSpec.from_model_config(json.loads(args["model_config"]))
+        self._messages = Path(os.environ[FOLDER_VARIABLE])
         self._lock = threading.Lock()
         began_s = time.monotonic()
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -67,7 +70,6 @@ class TritonPythonModel:
             self._housekeeper = Housekeeper(self._streams.slots, self._lock)
             self._housekeeper.start()
         # Loading includes runs of several sizes, so no batch should take much longer.
-        self._messages = Path(os.environ[FOLDER_VARIABLE])
         self._heartbeat = Heartbeat(
             self._messages,
             self._spec.model,
@@ -111,7 +113,10 @@ class TritonPythonModel:
         gc.collect()
 
     def _open_streams(self, folder: Path) -> SequenceStage:
-        engine = open_engine(folder, self._spec)
+        if self._spec.shares_engine:
+            engine: Engine = join_engine(folder, self._spec, self._messages)
+        else:
+            engine = open_engine(folder, self._spec)
         adapters = self._open_adapters(folder.parents[1], engine)
         return SequenceStage(self._spec, engine, adapters, self._open_texts(folder))
 

@@ -29,6 +29,7 @@ DTYPES: dict[str, type[np.generic]] = {
 }
 TOKENIZERS = "tokenizers"
 """The runtime of a stage that has no engine, and converts tokens to text."""
+_ON_DEVICE = ("torch", "tensorrt-rtx")
 _TEXT = ("TEXT", "TOKEN_TEXT_LENGTHS")
 _TOKENS = ("TOKENS", "TOKEN_FRAMES", "TOKEN_LOGPROBS", "TOKEN_COUNT")
 
@@ -109,11 +110,21 @@ class StageSpec:
     """Outputs that are computed from those of the engine; see `Texts`. They come last."""
     ctc_blank: int | None = None
     """The blank label, if the engine's outputs are the labels of CTC."""
+    instances: int = 1
+    """Processes in which Triton runs the stage."""
 
     @property
     def full_length(self) -> int:
         """Return the largest valid `length_input`: the first dimension of `length_of`."""
         return next((t.dims[0] for t in self.inputs if t.name == self.length_of), 0)
+
+    @property
+    def shares_engine(self) -> bool:
+        """Return True if the instances hand their batches to one engine, in a process of its own.
+
+        ONNX Runtime computes on cores, which instances can share without that.
+        """
+        return self.sequence is not None and self.instances > 1 and self.runtime in _ON_DEVICE
 
     @property
     def responses(self) -> tuple[str, ...]:
@@ -152,6 +163,7 @@ class StageSpec:
             max_run_length=parameters.optional_count("max_run_length"),
             sequence=None if runtime == TOKENIZERS else _sequence(model, config, parameters),
             adapters=_adapters(model, parameters),
+            instances=sum(int(group["count"]) for group in config.get("instance_group", [])) or 1,
         )
         _check(spec)
         return spec

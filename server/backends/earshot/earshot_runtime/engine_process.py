@@ -1,0 +1,241 @@
+"""Run as the process of an engine that all instances of a model share.
+
+Each instance has a part of the slots, and one batch under way at most. What has come while the last
+batch ran is run together, so that batches grow with the load. The process ends with the last of its
+instances; `shared_engine.py` is their side.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import recv_handle
+from pathlib import Path
+
+import numpy as np
+
+from .adapters import NONE, AdapterSlots
+from .engine import Engine
+from .engine_memory import EngineMemory
+from .engines import open_engine
+from .errors import StageError
+from .heartbeat import Heartbeat
+from .shared_engine import RUN, short_path
+from .slots import Slots
+from .spec import StageSpec
+
+
+def main() -> None:
+    """Serve the engine that the instance on the other end of stdin describes."""
+    folder, spec, address = pickle.load(sys.stdin.buffer)
+    EngineProcess(folder, spec, address).serve()
+
+
+def whole(spec: StageSpec) -> StageSpec:
+    """Return the spec of the engine: it has the streams and adapters of all instances."""
+    assert spec.sequence is not None
+    count = spec.instances
+    return replace(
+        spec,
+        intra_op_threads=count * spec.intra_op_threads,
+        sequence=replace(spec.sequence, max_streams=count * spec.sequence.max_streams),
+        adapters=spec.adapters and replace(spec.adapters, capacity=count * spec.adapters.capacity),
+    )
+
+
+@dataclass
+class Instance:
+    """An instance that has joined."""
+
+    connection: Connection
+    memory: EngineMemory
+    number: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows that an instance wants to run."""
+
+    instance: Instance
+    rows: int
+    adapted: bool
+
+
+class EngineProcess:
+    """Takes in the instances, and runs what they ask for until the last of them has gone."""
+
+    def __init__(self, folder: Path, spec: StageSpec, address: Path) -> None:
+        """Listen at `address` at once, then open the engine, which takes longer."""
+        self._spec = spec
+        self._address = address
+        self._joined = 0
+        self._instances: dict[Connection, Instance] = {}
+        self._waiting: deque[Batch] = deque()
+        self._problem: str | None = None
+        self._listener = _listen(address, spec.instances)
+        began_s = time.monotonic()
+        self._engine = self._open(folder)
+        self._heartbeat = Heartbeat(
+            address.parent,
+            f"{spec.model}_engine",
+            f"{spec.model}_engine",
+            dict,
+            slowest_s=(time.monotonic() - began_s) / 5,
+        )
+
+    def _open(self, folder: Path) -> Engine | None:
+        try:
+            return open_engine(folder, whole(self._spec))
+        except StageError as error:
+            self._problem = str(error)
+        except Exception as error:  # the engines' libraries share no base class of exceptions
+            traceback.print_exc()
+            self._problem = f"{type(error).__name__}: {error}"
+        return None
+
+    def serve(self) -> None:
+        """Return when the last instance has gone, or the first one before all have joined."""
+        self._heartbeat.start()
+        gc.freeze()
+        while self._instances or not self._complete:
+            if not self._attend():
+                break
+            if self._waiting:
+                self._run(self._next_batches())
+        self._heartbeat.stop()
+
+    @property
+    def _complete(self) -> bool:
+        return self._joined == self._spec.instances
+
+    def _attend(self) -> bool:
+        """Take in what has come; wait for it if there is nothing to run."""
+        joining = [] if self._complete else [self._listener, sys.stdin]
+        for ready in wait([*self._instances, *joining], 0 if self._waiting else None):
+            if ready is sys.stdin:
+                return False
+            if ready is self._listener:
+                self._accept()
+            else:
+                self._receive(self._instances[ready])  # pyright: ignore[reportArgumentType]
+        return True
+
+    def _accept(self) -> None:
+        connection = Connection(self._listener.accept()[0].detach())
+        with suppress(EOFError, OSError):  # it has ended meanwhile
+            file = recv_handle(connection)
+            memory = EngineMemory(self._spec, file)
+            os.close(file)
+            connection.send(self._problem)
+            if self._problem is None:
+                self._instances[connection] = Instance(connection, memory, self._joined)
+        self._joined += 1
+        if self._complete:
+            # A model that is loaded again meets another process.
+            self._address.unlink()
+            self._listener.close()
+
+    def _receive(self, instance: Instance) -> None:
+        try:
+            kind, *details = instance.connection.recv()
+            if kind == RUN:
+                self._waiting.append(Batch(instance, *details))
+            else:
+                self._store(instance, *details)
+        except (EOFError, OSError):
+            del self._instances[instance.connection]
+            instance.connection.close()
+
+    def _store(self, instance: Instance, slot: int) -> None:
+        """Write the adapter whose memory follows into a slot of the instance."""
+        assert self._spec.adapters is not None
+        with open(recv_handle(instance.connection), "rb") as file:
+            file.seek(0)
+            parts = [
+                np.fromfile(file, np.float32, rows * width).reshape(rows, width)
+                for rows, width in self._spec.adapters.shapes
+            ]
+        [at] = self._adapters(instance, np.array([slot]))
+        problem = self._attempt(lambda engine: engine.store_adapter(int(at), parts))
+        _answer(instance, problem)
+
+    def _next_batches(self) -> list[Batch]:
+        """Return what has waited longest, as much of it as one run takes."""
+        batches, rows = [self._waiting.popleft()], self._spec.max_batch
+        rows -= batches[0].rows
+        while self._waiting and self._waiting[0].rows <= rows:
+            batches.append(self._waiting.popleft())
+            rows -= batches[-1].rows
+        return batches
+
+    def _run(self, batches: list[Batch]) -> None:
+        problem = self._attempt(lambda engine: self._run_on(engine, batches))
+        for batch in batches:
+            _answer(batch.instance, problem)
+
+    def _run_on(self, engine: Engine, batches: list[Batch]) -> None:
+        """Run the rows of all batches as one, and give each instance the outputs of its own."""
+        ends = np.cumsum([batch.rows for batch in batches]).tolist()
+        parts = [slice(end - batch.rows, end) for batch, end in zip(batches, ends, strict=True)]
+        slots = np.zeros(ends[-1], np.intp)
+        starts = np.zeros(ends[-1], np.bool_)
+        adapters = np.full(ends[-1], NONE, np.int64)
+        for batch, part in zip(batches, parts, strict=True):
+            instance, memory = batch.instance, batch.instance.memory
+            slots[part] = self._slots(instance, memory.slots[: batch.rows])
+            starts[part] = memory.starts[: batch.rows]
+            adapters[part] = self._adapters(instance, memory.adapters[: batch.rows])
+            for name, array in engine.inputs.items():
+                array[part] = memory.inputs[name][: batch.rows]
+        adapted = any(batch.adapted for batch in batches)
+        engine.run(slots, starts, adapters if adapted else None)
+        for batch, part in zip(batches, parts, strict=True):
+            for name, array in engine.outputs.items():
+                batch.instance.memory.outputs[name][: batch.rows] = array[part]
+
+    def _attempt(self, work: Callable[[Engine], None]) -> str | None:
+        """Do something with the engine; return what went wrong."""
+        assert self._engine is not None
+        try:
+            with self._heartbeat.batch():
+                work(self._engine)
+        except Exception as error:  # the engines' libraries share no base class of exceptions
+            traceback.print_exc()
+            return type(error).__name__
+        return None
+
+    def _slots(self, instance: Instance, slots: Slots) -> Slots:
+        assert self._spec.sequence is not None
+        return slots + instance.number * self._spec.sequence.max_streams
+
+    def _adapters(self, instance: Instance, slots: AdapterSlots) -> AdapterSlots:
+        capacity = self._spec.adapters.capacity if self._spec.adapters else 0
+        return np.where(slots == NONE, NONE, slots + instance.number * capacity)
+
+
+def _listen(address: Path, backlog: int) -> socket.socket:
+    address.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    with short_path(address) as path:
+        listener.bind(path)
+    listener.listen(backlog)
+    return listener
+
+
+def _answer(instance: Instance, problem: str | None) -> None:
+    with suppress(OSError):  # it has ended meanwhile
+        instance.connection.send(problem)
+
+
+if __name__ == "__main__":
+    main()
