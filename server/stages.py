@@ -17,6 +17,7 @@ _HELD_UP_S = 4 * POLL_S
 _LOOKS_PER_LISTING = 8
 """A tritonserver has hundreds of threads, and each lists the processes that it has started."""
 _STUB = "triton_python_backend_stub"
+_ENGINE = "earshot_runtime.engine_process"
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,24 @@ class _Process:
     state: str
     exit_status: int
 
+    @property
+    def is_dead(self) -> bool:
+        """Return True if the process has ended and nobody has waited for it."""
+        return self.state == "Z"
+
 
 class StageWatch:
-    """Looks at the processes that a tritonserver has started, and at their heartbeats."""
+    """Looks at the processes that a tritonserver has started, and at their heartbeats.
+
+    Among them are those that the stages have started for engines that they share.
+    """
 
     def __init__(self, server_pid: int, heartbeats: Path) -> None:
         self._server_pid = server_pid
         self._heartbeats = heartbeats
         self._instances: dict[int, str] = {}
         self._children: set[int] = set()
+        self._engines: set[int] = set()
         self._looks = 0
         self._suspects: set[str] = set()
         self._looked_s = time.monotonic()
@@ -51,13 +61,17 @@ class StageWatch:
 
     def _problems(self, now_s: float) -> Iterator[str]:
         if self._looks % _LOOKS_PER_LISTING == 0:
-            self._children = set(_list_children(self._server_pid))
+            stages = set(_list_children(self._server_pid))
+            self._engines = {engine for stage in stages for engine in _list_children(stage)}
+            self._children = stages | self._engines
         self._looks += 1
         living: set[int] = set()
         for process in filter(None, map(_read, self._children)):
-            if process.state == "Z":
+            if process.is_dead:
                 # Triton waits for the processes that it ends itself; this one ended by itself.
-                yield f"{self._name(process.pid)} {_how(process.exit_status)}"
+                # That of an engine may, without an error, when its last stage has ended.
+                if process.exit_status or process.pid not in self._engines:
+                    yield f"{self._name(process.pid)} {_how(process.exit_status)}"
             else:
                 living.add(process.pid)
                 self._remember(process.pid)
@@ -70,7 +84,10 @@ class StageWatch:
         if pid not in self._instances:
             with contextlib.suppress(OSError):
                 arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-                if arguments[0].endswith(_STUB) and len(arguments) > 3:
+                if pid in self._engines:
+                    if _ENGINE in arguments:  # it has become that program
+                        self._instances[pid] = f"the engine of {arguments[-2]}"
+                elif arguments[0].endswith(_STUB) and len(arguments) > 3:
                     self._instances[pid] = arguments[-3]
 
     def _name(self, pid: int) -> str:
