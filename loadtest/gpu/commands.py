@@ -65,7 +65,9 @@ def gpu_report(
         str, typer.Option(help="Chunks, most important first; files: whole files.")
     ] = "560,files,1120,320,160",
     precision: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
-    instances: Annotated[int, typer.Option(min=1, help="Processes that share the GPU.")] = 4,
+    instances: Annotated[
+        int, typer.Option(min=1, help="Recognizer processes, which share one engine.")
+    ] = 8,
     max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 512,
     processes: Annotated[
         int, typer.Option(min=0, help="Load generator processes; 0: three eighths of the cores.")

@@ -20,7 +20,7 @@ TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 7500}
 STATE_BYTES = {DEMO: 0.5e6, "115m": 2.7e6, "0.6b": 7.5e6}
 """State of one stream in 16 bits, slightly more than it takes."""
 PROCESS_BYTES = 2e9
-"""Weights of the 0.6B model in 16 bits, and the CUDA context, of one recognizer process."""
+"""Weights of the 0.6B model in 16 bits, and the CUDA context, of the engine's process."""
 RANDOM_ALLOWED_CHANGE = 0.6
 """Share of the tokens of a random model's stream that may differ from the reference. Random weights
 amplify rounding, which depends on the batch: more than a quarter of the tokens of 1 stream in 20
@@ -60,7 +60,7 @@ class ReportOptions:
     """Most important first, `WHOLE` for whole files."""
     precision: str
     instances: int
-    """Recognizer processes that share the GPU."""
+    """Recognizer processes that share one engine."""
     max_batch: int
     processes: int
     """Load generator processes."""
@@ -107,5 +107,5 @@ def slots(options: ReportOptions, model: Model) -> int:
     wide = 2 if model.precision == "fp32" else 1
     state_bytes, process_bytes = wide * STATE_BYTES[model.size], wide * PROCESS_BYTES
     footprint = Footprint(state_bytes, process_bytes, options.max_batch)
-    fit = streams_that_fit(footprint, options.gpu_bytes, options.instances)
+    fit = streams_that_fit(footprint, options.gpu_bytes)
     return max(1, min(wanted, fit))

@@ -15,8 +15,10 @@ from typing import Any
 from loadtest.gpu.plan import FILES
 from loadtest.report.templates import load_template
 from loadtest.result.document import CapacityResult, Level, StageUse
+from loadtest.service.monitor import ENGINE_SUFFIX
 
 RECOGNIZER = "recognizer"
+_ENGINE_FULL = 0.9
 _OTHERS = ("machine", "environment", "engine_tests", "tokens_*", f"*_{FILES}_*")
 """Results that are shown as they are."""
 
@@ -36,9 +38,12 @@ class Row:
     level_streams: int
     """Streams of the level to which the figures below belong."""
     chunk_p99_ms: float
+    engine_busy: float | None
+    """Share of the time in which a batch is in the engine that the recognizer's processes share."""
+    engine_batch: float | None
     recognizer_busy: float | None
     """Share of the time in which a batch is in a recognizer process, mean over the processes; an
-    upper bound."""
+    upper bound. It counts the time in which one waits for the engine."""
     recognizer_batch: float | None
     recognizer_ms: float | None
     """Per batch, in the service."""
@@ -50,7 +55,7 @@ class Row:
     generator_cores: float
     cores: int
     limit: str
-    """The resource of which the largest share was used."""
+    """The resource of which the largest share was used; see `limit_of`."""
 
 
 def write_summary(results: Path, instances: int) -> None:
@@ -76,7 +81,8 @@ def row_of(path: Path, instances: int) -> Row:
     result = CapacityResult.from_json(path)
     level = limiting_level(result)
     stages = {stage.model: stage for stage in level.stages}
-    recognizer = stages.get(RECOGNIZER)
+    recognizer, engine = stages.get(RECOGNIZER), stages.get(RECOGNIZER + ENGINE_SUFFIX)
+    engine_busy = engine and _busy(engine, level.hold_s, instances=1)
     busy = recognizer and _busy(recognizer, level.hold_s, instances)
     seen = sum(stage.cpu_cores or 0.0 for stage in level.stages)
     triton = None if level.server_cpu_cores is None else level.server_cpu_cores - seen
@@ -90,10 +96,12 @@ def row_of(path: Path, instances: int) -> Row:
         limit_seen=result.limit,
         level_streams=level.streams,
         chunk_p99_ms=level.chunk_latency.p99_ms,
+        engine_busy=engine_busy,
+        engine_batch=engine and engine.mean_batch,
         recognizer_busy=busy,
         recognizer_batch=recognizer and recognizer.mean_batch,
         recognizer_ms=recognizer and recognizer.compute_ms,
-        engine_ms=recognizer and _engine_ms(path, recognizer.mean_batch),
+        engine_ms=recognizer and _engine_ms(path, (engine or recognizer).mean_batch),
         recognizer_cores=recognizer and recognizer.cpu_cores,
         triton_cores=triton,
         server_cores=level.server_cpu_cores,
@@ -101,7 +109,7 @@ def row_of(path: Path, instances: int) -> Row:
         cores=result.conditions.cpu_cores,
         limit="not known, the search did not end"
         if result.unfinished
-        else limit_of(level, busy, result.conditions.cpu_cores),
+        else limit_of(level, engine_busy, busy, result.conditions.cpu_cores),
     )
 
 
@@ -113,22 +121,28 @@ def limiting_level(result: CapacityResult) -> Level:
     return max(result.levels, key=lambda level: level.streams)
 
 
-def limit_of(level: Level, busy: float | None, cores: int) -> str:
-    """Return the resource of which the largest share was used, in words."""
+def limit_of(level: Level, engine_busy: float | None, busy: float | None, cores: int) -> str:
+    """Return the resource of which the largest share was used, in words.
+
+    Processes that wait for their engine are busy too, so that of an engine that is nearly always
+    busy they say nothing.
+    """
     if not level.valid:
         return "the load generator"
     used = (level.server_cpu_cores or 0.0) + level.generator_cpu_cores
     shares = {"the cores, shared with the generator": used / cores if cores else 0.0}
-    if busy is not None:
+    if engine_busy is not None:
+        shares["the engine"] = engine_busy
+    if busy is not None and (engine_busy or 0.0) < _ENGINE_FULL:
         shares["the recognizer's processes"] = busy
     name, share = max(shares.items(), key=lambda item: item[1])
     return f"{name}: {share:.0%} in use"
 
 
-def _busy(recognizer: StageUse, hold_s: float, instances: int) -> float:
-    batches = recognizer.requests / max(1.0, recognizer.mean_batch)
+def _busy(stage: StageUse, hold_s: float, instances: int) -> float:
+    batches = stage.requests / max(1.0, stage.mean_batch)
     # Triton's mean is over requests, most of which are in large batches: too much if they differ.
-    return min(1.0, batches * recognizer.compute_ms / 1000 / hold_s / instances)
+    return min(1.0, batches * stage.compute_ms / 1000 / hold_s / instances)
 
 
 def _engine_ms(path: Path, batch: float) -> float | None:

@@ -21,8 +21,6 @@ from loadtest.plan.memory import (
     streams_that_fit,
 )
 
-_INSTANCES = (1, 2, 4)
-
 
 def fit(
     repository: Annotated[
@@ -40,27 +38,19 @@ def fit(
         footprint = footprint_of(repository, name)
     if max_batch:
         footprint = replace(footprint, max_batch=max_batch)
-    fits = {
-        gpu: {
-            instances: streams_that_fit(footprint, gpu_bytes, instances) for instances in _INSTANCES
-        }
-        for gpu, gpu_bytes in GPU_BYTES.items()
-    }
+    fits = {gpu: streams_that_fit(footprint, gpu_bytes) for gpu, gpu_bytes in GPU_BYTES.items()}
     if as_json:
         print(json.dumps({"state_bytes": footprint.state_bytes, "streams": fits}, indent=2))
         return
-    columns = ["GPU", "GB", *(f"{n} {'process' if n == 1 else 'processes'}" for n in _INSTANCES)]
-    table = Table(*columns)
+    table = Table("GPU", "GB", "streams")
     for column in table.columns[1:]:
         column.justify = "right"
     for gpu, streams in fits.items():
-        table.add_row(
-            gpu, f"{GPU_BYTES[gpu] / 1e9:.1f}", *(f"{count:,}" for count in streams.values())
-        )
+        table.add_row(gpu, f"{GPU_BYTES[gpu] / 1e9:.1f}", f"{streams:,}")
     console = Console()
     console.print(table)
     console.print(
-        f"A stream takes {footprint.state_bytes / 1e6:.2f} MB, a process "
+        f"A stream takes {footprint.state_bytes / 1e6:.2f} MB, the engine's process "
         f"{footprint.process_bytes / 1e9:.1f} GB and {BATCH_COPIES} states for each of the "
         f"{footprint.max_batch} rows of its largest batch; {GPU_SHARE:.0%} of the memory is "
         "planned with.",

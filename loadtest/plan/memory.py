@@ -1,7 +1,7 @@
 """How many live streams the memory of a GPU holds, whatever its speed.
 
-On `--runtime torch` the state of every stream lies in the GPU's memory, beside the weights of each
-recognizer process and the graphs that it has recorded.
+On `--runtime torch` the state of every stream lies in the GPU's memory, beside the weights and the
+recorded graphs of the one process that has the engine.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ GPU_BYTES = {
 GPU_SHARE = 0.9
 """Share of the GPU's memory that is planned with."""
 BATCH_COPIES = 1.2
-"""Recorded graphs of a process take this many states per row of the largest batch. With 2
-processes, batches of 512 and 4,900 slots of the 0.6B model, 1.05 were measured."""
+"""Recorded graphs take this many states per row of the largest batch. Of the 0.6B model with batches
+of 512, 1.05 were measured with 2 engines and 4,900 slots, 1.01 with 5 engines and 6,800 slots."""
 _CONTEXT_BYTES = 0.8e9
 """CUDA context of a process, and what its libraries load."""
 _DTYPE_BYTES = {"FP32": 4, "FP16": 2, "BF16": 2}
@@ -45,7 +45,7 @@ class Footprint:
     state_bytes: float
     """Of one stream."""
     process_bytes: float
-    """Of one process, without its recorded graphs."""
+    """Of the engine's process, without its recorded graphs."""
     max_batch: int
     """Streams in one batch, at most."""
 
@@ -82,8 +82,8 @@ def footprint_of(repository: Path, name: str = "") -> Footprint:
     return Footprint(state_bytes, process_bytes, found.max_batch_size)
 
 
-def streams_that_fit(footprint: Footprint, gpu_bytes: float, instances: int) -> int:
-    """Return the slots that fit beside `instances` processes; 0 if not even those do."""
+def streams_that_fit(footprint: Footprint, gpu_bytes: float) -> int:
+    """Return the slots that fit beside the engine's process; 0 if not even that does."""
     graphs = BATCH_COPIES * footprint.state_bytes * footprint.max_batch
-    left_bytes = GPU_SHARE * gpu_bytes - instances * (footprint.process_bytes + graphs)
+    left_bytes = GPU_SHARE * gpu_bytes - footprint.process_bytes - graphs
     return max(0, int(left_bytes / footprint.state_bytes))

@@ -78,7 +78,9 @@ def processes_behind(port: int) -> list[psutil.Process]:
 
 
 def _model_of(command: list[str]) -> str:
-    """Return the model that a Python backend process serves, from its command line."""
+    """Return the model that a process serves, from its command line."""
+    if any(argument.endswith(".engine_process") for argument in command):
+        return command[-1]  # `python3 -m <module> <model>`: its processes share an engine
     if command and "triton_python_backend_stub" in os.path.basename(command[0]):
         return Path(command[1]).parent.parent.name  # <repository>/<model>/<version>/model.py
     return TRITON

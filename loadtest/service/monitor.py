@@ -14,6 +14,9 @@ import psutil
 from loadtest.result.document import StageUse
 from loadtest.service.metrics import Metrics, cpu_s_by_model, read_metrics
 
+ENGINE_SUFFIX = "_engine"
+"""Of the name, in metrics and results, of the engine that the processes of a model share."""
+_BATCH_SECONDS = "earshot_batch_seconds"
 _COMPUTE = tuple(
     f"nv_inference_compute_{part}_duration_us" for part in ("input", "infer", "output")
 )
@@ -78,7 +81,7 @@ class ServerMonitor:
         seconds = after.at_s - before.at_s
         cpu_s = {name: used - before.cpu_s.get(name, 0.0) for name, used in after.cpu_s.items()}
         return ServerUse(
-            stages=_stages(before.metrics, after.metrics, cpu_s, seconds, self._ensemble),
+            stages=stages_between(before.metrics, after.metrics, cpu_s, seconds, self._ensemble),
             cpu_cores=sum(cpu_s.values()) / seconds if cpu_s else None,
             gpu_utilization=(
                 sum(use for use, _ in self._gpu) / len(self._gpu) if self._gpu else None
@@ -92,9 +95,17 @@ class ServerMonitor:
         )
 
 
-def _stages(
+def stages_between(
     before: Metrics, after: Metrics, cpu_s: dict[str, float], seconds: float, ensemble: str
 ) -> list[StageUse]:
+    """Return the use of each stage between two readings.
+
+    Args:
+        cpu_s: CPU seconds by model.
+        seconds: time between the readings.
+        ensemble: name of the model that is no stage.
+    """
+
     def spent(metric: str) -> dict[str, float]:
         earlier = defaultdict(float, before.by_model(metric))
         return {name: value - earlier[name] for name, value in after.by_model(metric).items()}
@@ -102,7 +113,7 @@ def _stages(
     requests, runs = spent("nv_inference_count"), spent("nv_inference_exec_count")
     queue_us = spent("nv_inference_queue_duration_us")
     compute_us = [spent(metric) for metric in _COMPUTE]
-    return [
+    stages = [
         StageUse(
             model=name,
             mean_batch=count / max(1.0, runs[name]),
@@ -114,3 +125,21 @@ def _stages(
         for name, count in requests.items()
         if count > 0 and name != ensemble
     ]
+    engine_s, batches = spent(f"{_BATCH_SECONDS}_sum"), spent(f"{_BATCH_SECONDS}_count")
+    return stages + [
+        _engine(stage, batches[name], engine_s[name])
+        for stage in stages
+        if batches.get(name := f"{stage.model}{ENGINE_SUFFIX}")
+    ]
+
+
+def _engine(stage: StageUse, batches: float, seconds: float) -> StageUse:
+    """Return the use of the engine that the processes of a stage share."""
+    return StageUse(
+        model=f"{stage.model}{ENGINE_SUFFIX}",
+        mean_batch=stage.requests / batches,
+        queue_ms=0.0,
+        compute_ms=1000 * seconds / batches,
+        requests=stage.requests,
+        cpu_cores=None,  # in those of the stage
+    )

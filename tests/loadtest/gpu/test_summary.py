@@ -25,9 +25,17 @@ def test_the_summary_names_the_limit_of_each_result(tmp_path: Path) -> None:
 
 def test_a_late_generator_is_the_limit() -> None:
     late = replace(level(100, 50), valid=False)
-    assert limit_of(late, busy=0.99, cores=2) == "the load generator"
-    assert limit_of(level(100, 50), busy=0.99, cores=200).startswith("the recognizer's processes")
-    assert limit_of(level(100, 50), busy=0.01, cores=1).startswith("the cores")
+    assert limit_of(late, None, busy=0.99, cores=2) == "the load generator"
+    found = limit_of(level(100, 50), None, busy=0.99, cores=200)
+    assert found.startswith("the recognizer's processes")
+    assert limit_of(level(100, 50), None, busy=0.01, cores=1).startswith("the cores")
+
+
+def test_processes_that_wait_for_their_engine_are_not_the_limit() -> None:
+    found = limit_of(level(100, 50), engine_busy=0.95, busy=1.0, cores=200)
+    assert found == "the engine: 95% in use"
+    found = limit_of(level(100, 50), engine_busy=0.5, busy=0.98, cores=200)
+    assert found == "the recognizer's processes: 98% in use"
 
 
 def test_a_search_that_did_not_end_is_marked(tmp_path: Path) -> None:

@@ -29,6 +29,28 @@ _BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.56, 1.12, 2.24)
 """Around the lengths of chunks, 80 to 1120 ms: a batch that takes longer than one is late."""
 
 
+class BatchTimes:
+    """Count the batches of one process by how long they take."""
+
+    def __init__(self) -> None:
+        self._busy_s = 0.0
+        self._batches = [0] * (len(_BUCKETS_S) + 1)
+
+    def add(self, took_s: float) -> None:
+        """Count a batch that has run."""
+        self._busy_s += took_s
+        self._batches[bisect_left(_BUCKETS_S, took_s)] += 1
+
+    def values(self) -> dict[Sample, float]:
+        """Return the histogram so far; any thread may ask."""
+        values: dict[Sample, float] = {(f"{BATCH_SECONDS}_sum", ()): self._busy_s}
+        total = 0
+        for bound, batches in zip((*_BUCKETS_S, "+Inf"), self._batches, strict=True):
+            total += batches
+            values[f"{BATCH_SECONDS}_bucket", (("le", str(bound)),)] = total
+        return values
+
+
 class Counts:
     """Counts the streams and batches of one process.
 
@@ -45,13 +67,11 @@ class Counts:
             ],
             0,
         )
-        self._busy_s = 0.0
-        self._batches = [0] * (len(_BUCKETS_S) + 1)
+        self._times = BatchTimes()
 
     def batch(self, chunks: Chunks, errors: Errors, took_s: float) -> None:
         """Count a batch that has run, and the chunks of it that have failed."""
-        self._busy_s += took_s
-        self._batches[bisect_left(_BUCKETS_S, took_s)] += 1
+        self._times.add(took_s)
         refused = sum(chunks.starts[row] for row in errors)
         self._events[STARTED] += sum(chunks.starts) - refused
         for row, error in errors.items():
@@ -64,13 +84,7 @@ class Counts:
 
     def values(self) -> dict[Sample, float]:
         """Return all counts so far."""
-        values: dict[Sample, float] = dict(self._events)
-        values[f"{BATCH_SECONDS}_sum", ()] = self._busy_s
-        total = 0
-        for bound, batches in zip((*_BUCKETS_S, "+Inf"), self._batches, strict=True):
-            total += batches
-            values[f"{BATCH_SECONDS}_bucket", (("le", str(bound)),)] = total
-        return values
+        return {**self._events, **self._times.values()}
 
 
 def _refused(reason: str) -> Sample:

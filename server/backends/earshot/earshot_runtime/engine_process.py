@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from .adapters import NONE, AdapterSlots
+from .counts import BatchTimes
 from .engine import Engine
 from .engine_memory import EngineMemory
 from .engines import open_engine
@@ -82,6 +83,7 @@ class EngineProcess:
         self._instances: dict[Connection, Instance] = {}
         self._waiting: deque[Batch] = deque()
         self._problem: str | None = None
+        self._times = BatchTimes()
         self._listener = _listen(address, spec.instances)
         began_s = time.monotonic()
         self._engine = self._open(folder)
@@ -89,7 +91,7 @@ class EngineProcess:
             address.parent,
             f"{spec.model}_engine",
             f"{spec.model}_engine",
-            dict,
+            self._times.values,
             slowest_s=(time.monotonic() - began_s) / 5,
         )
 
@@ -198,7 +200,9 @@ class EngineProcess:
             for name, array in engine.inputs.items():
                 array[part] = memory.inputs[name][: batch.rows]
         adapted = any(batch.adapted for batch in batches)
+        began_s = time.monotonic()
         engine.run(slots, starts, adapters if adapted else None)
+        self._times.add(time.monotonic() - began_s)
         for batch, part in zip(batches, parts, strict=True):
             for name, array in engine.outputs.items():
                 batch.instance.memory.outputs[name][: batch.rows] = array[part]
