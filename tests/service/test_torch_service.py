@@ -40,7 +40,7 @@ def repository(
         chunk_ms=CHUNK_MS,
         runtime=runtime,
         layout=layout,
-        serving=Serving(max_streams=64, max_batch_size=24, encoder_instances=1),
+        serving=Serving(max_streams=64, max_batch_size=24, encoder_instances=2),
     )
     with replacing(folder) as new:
         export_streaming(checkpoint, options, new, lambda step: None)
