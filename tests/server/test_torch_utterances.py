@@ -17,12 +17,13 @@ from export.streaming.reference import ReferenceResult
 from server.backends.earshot.earshot_runtime import utterance_runs
 from server.backends.earshot.earshot_runtime.errors import BadStage
 from server.backends.earshot.earshot_runtime.program import Program
-from server.backends.earshot.earshot_runtime.recorder import Plain
+from server.backends.earshot.earshot_runtime.recorder import Plain, Recorded
 from server.backends.earshot.earshot_runtime.spec import StageSpec
+from server.backends.earshot.earshot_runtime.torch_engine import batch_sizes
 from server.backends.earshot.earshot_runtime.torch_program import open_program
 from server.backends.earshot.earshot_runtime.torch_utterances import TorchUtterances
 from server.engine_time import stage_spec
-from tests.support.cpu_recorder import OnOneDevice
+from tests.support.cpu_recorder import CpuRecorder, OnOneDevice
 from tests.support.project import (
     OFFLINE_KINDS,
     OFFLINE_NAMES,
@@ -139,6 +140,30 @@ def test_log_probabilities_do_not_depend_on_the_batch(case: Case, engine: TorchU
     count = len(case.references[0].tokens)
     assert (together[column][0, :count] <= 0).all()
     np.testing.assert_allclose(together[column][0, :count], alone[column][0, :count], atol=2e-4)
+
+
+class _Counting(CpuRecorder):
+    captures = 0
+
+    def capture(self, function: Recorded) -> Recorded:
+        self.captures += 1
+        return super().capture(function)
+
+
+def test_a_short_run_is_recorded_when_it_comes_again(
+    case: Case, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening records the rounds for each number of rows, and the largest of the short runs."""
+    monkeypatch.setattr(utterance_runs, "_RECORDED_SHARE", 0.4)
+    recorder = _Counting()
+    engine = TorchUtterances(case.program, case.spec, torch.device("cpu"), recorder)
+    rounds = 2 * len(batch_sizes(case.spec.max_batch)) if case.program.loop else 0
+    assert recorder.captures == rounds + 1
+    assert "opening recognizer_offline: largest runs" in capfd.readouterr().err
+    for captures in (0, 1, 1, 1):
+        outputs = run(engine, case.utterances[1:2])
+        assert recorder.captures == rounds + 1 + captures
+        assert tokens_of(outputs, 0, case.blank) == expected_of(case.references[1])
 
 
 def test_a_run_holds_no_more_than_fits(case: Case) -> None:

@@ -14,6 +14,9 @@ def open_device(spec: StageSpec) -> torch.device:
     torch.set_num_threads(spec.intra_op_threads)
     # Convolutions would round float32 to 10 bits on a GPU unless told otherwise.
     torch.backends.cudnn.allow_tf32 = False
+    # torch prefers cuDNN's attention on H100 and later, which compiles a kernel for each new shape
+    # of a run, for up to half a second. The next in line, `efficient_attention`, is compiled.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 

@@ -32,8 +32,14 @@ class Recorder:
         return recorded
 
     def capture(self, function: Recorded) -> Recorded:
-        """Return a function that repeats `function`, which is called once without effect."""
+        """Return a function that repeats `function`, which is called once without effect.
+
+        The function must have run before.
+        """
         raise NotImplementedError
+
+    def give_back(self) -> None:
+        """Give memory back to the device that functions took before they were recorded."""
 
     def stream(self) -> AbstractContextManager[object]:
         """Return a context in which all operations are done in order."""
@@ -74,9 +80,18 @@ class CudaRecorder(Recorder):
     def capture(self, function: Recorded) -> Recorded:
         """See `Recorder.capture`."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, stream=self._stream):
+        # Not `torch.cuda.graph`, which gives back all memory that is not in use at the moment: the
+        # next function that is called would have to get its gigabytes from the driver again.
+        graph.capture_begin(self._memory, capture_error_mode="thread_local")
+        try:
             function()
+        finally:
+            graph.capture_end()
         return graph.replay
+
+    def give_back(self) -> None:
+        """See `Recorder.give_back`."""
+        torch.cuda.empty_cache()
 
     def stream(self) -> AbstractContextManager[object]:
         """See `Recorder.stream`."""

@@ -20,6 +20,7 @@ from .adapters import NONE, AdapterSlots
 from .device import open_device
 from .engine import Arrays
 from .mirror import Mirror
+from .opening import Opening
 from .program import Program
 from .recorder import CudaRecorder, Plain, Recorded, Recorder
 from .slots import Slots
@@ -36,9 +37,14 @@ _ADAPTED = "adapted"
 
 def open_torch(folder: Path, spec: StageSpec) -> TorchEngine:
     """Return the engine for the program in `folder`, on the device that the config names."""
+    opening = Opening(spec.model)
     device = open_device(spec)
     adapted = open_program(folder / _ADAPTED, spec, device) if spec.adapters else None
-    return TorchEngine(open_program(folder, spec, device), spec, device, adapted)
+    program = open_program(folder, spec, device)
+    opening.done("program")
+    engine = TorchEngine(program, spec, device, adapted)
+    opening.done("state and batches of all sizes")
+    return engine
 
 
 def batch_sizes(max_batch: int) -> list[int]:
@@ -79,6 +85,7 @@ class TorchEngine:
             self._adapters = TorchAdapterPools(adapted or program, spec, device)
             self._base = self._record_all(program)
             self._adapted = self._record_all(adapted) if adapted else self._base
+            self._recorder.give_back()
             for pool in self._pools:
                 pool.zero_()
 

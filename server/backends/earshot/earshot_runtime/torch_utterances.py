@@ -15,6 +15,7 @@ from .adapters import NONE, AdapterSlots
 from .device import open_device
 from .errors import BadStage
 from .mirror import Mirror
+from .opening import Opening
 from .program import Program
 from .recorder import CudaRecorder, Plain, Recorder
 from .spec import StageSpec, TensorSpec
@@ -33,9 +34,11 @@ _PADDING = -1
 
 def open_torch_utterances(folder: Path, spec: StageSpec) -> TorchUtterances:
     """Return the engine for the program in `folder`, on the device that the config names."""
+    opening = Opening(spec.model)
     device = open_device(spec)
     program = open_program(folder, spec, device)
     adapted = open_program(folder / _ADAPTED, spec, device) if spec.adapters else None
+    opening.done("program")
     recorder = CudaRecorder() if device.type == "cuda" else Plain()
     return TorchUtterances(program, spec, device, recorder, adapted)
 
@@ -122,7 +125,8 @@ class TorchUtterances:
 
     def _record(self, program: Program) -> UtteranceRuns:
         begin = partial(self._begin, program)
-        return UtteranceRuns(begin, program.loop, self._shapes, self._recorder)
+        opening = Opening(self._spec.model)
+        return UtteranceRuns(begin, program.loop, self._shapes, self._recorder, opening)
 
     def _begin(self, program: Program, size: int, length: int) -> tuple[Tensor, ...]:
         """Copy the inputs of a run to the device, and run the program up to its loop."""

@@ -4,6 +4,9 @@ What is short on a GPU, so that starting its kernels one by one would take longe
 recorded as a CUDA graph: the rounds of the decoder, once for each number of rows, and all that
 comes before them for runs of little audio. Longer runs start their kernels faster than the GPU
 works on them. The rounds of all runs work on the same memory, as large as the largest run needs it.
+
+Rounds are recorded when the engine opens. There are too many short shapes for that, most of which a
+service never sees: one is recorded when it comes for the second time.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .opening import Opening
 from .program import Loop
 from .recorder import Recorded, Recorder
 
@@ -74,14 +78,22 @@ class UtteranceRuns:
     """The runs of a program; all methods are called in the recorder's stream."""
 
     def __init__(
-        self, begin: Begin, loop: Loop | None, shapes: RunShapes, recorder: Recorder
+        self,
+        begin: Begin,
+        loop: Loop | None,
+        shapes: RunShapes,
+        recorder: Recorder,
+        opening: Opening,
     ) -> None:
-        """Record what is short, and run the largest shape once, if recordings are worth it."""
+        """Record the rounds, and run the largest shapes, if recordings are worth it."""
         self._begin, self._shapes, self._recorder = begin, shapes, recorder
+        self._short = _RECORDED_SHARE * shapes.most if recorder.defers else 0.0
         self._loops = self._record_loops(loop) if loop else {}
+        opening.done(f"rounds for {len(self._loops)} numbers of rows")
         self._starts: dict[tuple[int, int], _Start] = {}
         if recorder.defers:
-            self._prepare()
+            self._take_memory()
+            opening.done("largest runs")
 
     def compute(self, size: int, length: int) -> list[Tensor]:
         """Run a shape, and return the outputs on the host, valid until the next run."""
@@ -103,9 +115,15 @@ class UtteranceRuns:
 
     def _start(self, size: int, length: int) -> _Start:
         if (size, length) not in self._starts:
-            loop = self._loops[size] if self._loops else None
-            self._starts[size, length] = _Start(partial(self._begin, size, length), loop)
+            self._starts[size, length] = _Start(
+                partial(self._begin, size, length),
+                self._loops[size] if self._loops else None,
+                self._recorder if self._is_short(size, length) else None,
+            )
         return self._starts[size, length]
+
+    def _is_short(self, size: int, length: int) -> bool:
+        return size * length <= self._short
 
     def _record_loops(self, loop: Loop) -> dict[int, _Loop]:
         longest = {size: self._shapes.longest_of(size) for size in self._shapes.sizes}
@@ -131,23 +149,41 @@ class UtteranceRuns:
             for size in self._shapes.sizes
         }
 
-    def _prepare(self) -> None:
-        """Record short runs; run the largest one, so that later ones find their memory."""
+    def _take_memory(self) -> None:
+        """Run the largest shape, and record the largest of the short ones.
+
+        So all others find their memory, and a lack of it shows when the engine opens.
+        """
         shapes = self._shapes.all()
         self.compute(*max(shapes, key=math.prod))
-        for shape in shapes:
-            if math.prod(shape) <= _RECORDED_SHARE * self._shapes.most:
-                start = self._start(*shape)
-                start.run = self._recorder.record(start.run)
+        if short := [shape for shape in shapes if self._is_short(*shape)]:
+            largest = max(short, key=math.prod)
+            for _ in range(2):
+                self.compute(*largest)
 
 
 class _Start:
-    """What a run of one shape does before the rounds: `run` fills the loop, or `outputs`."""
+    """What a run of one shape does before the rounds: fill the loop, or `outputs`."""
 
-    def __init__(self, begin: Callable[[], tuple[Tensor, ...]], loop: _Loop | None) -> None:
-        self._begin, self._loop = begin, loop
+    def __init__(
+        self,
+        begin: Callable[[], tuple[Tensor, ...]],
+        loop: _Loop | None,
+        recorder: Recorder | None,
+    ) -> None:
+        """Run `begin`; with a recorder, record it when it is run for the second time."""
+        self._begin, self._loop, self._recorder = begin, loop, recorder
         self.outputs: list[Tensor] = []
-        self.run: Recorded = self._run
+        self._has_run = False
+        self._repeat: Recorded = self._run
+
+    def run(self) -> None:
+        """Run, or repeat what was recorded."""
+        if self._recorder is not None and self._has_run:
+            self._repeat = self._recorder.capture(self._run)
+            self._recorder = None
+        self._repeat()
+        self._has_run = True
 
     def _run(self) -> None:
         values = self._begin()
