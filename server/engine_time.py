@@ -117,7 +117,10 @@ def write_report(report: dict[str, Any], output: Path | None) -> None:
         print(text)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text + "\n")
+        # At once: what is there already must outlive an end in the middle of this.
+        new = output.with_name(f".{output.name}.new")
+        new.write_text(text + "\n")
+        new.replace(output)
 
 
 def load_speech(folder: Path, least_samples: int = 0) -> NDArray[np.float32]:

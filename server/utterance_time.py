@@ -2,11 +2,15 @@
 
 It measures a recognizer for torch alone, without Triton, on runs of real speech that fill their
 length: an upper bound for any server around it, whose files are padded to the lengths of runs.
+
+The most telling shapes come first, and the report is written after each: what was measured stays
+when it is ended early.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -14,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from rich.console import Console
 
 from server.backends.earshot.earshot_runtime.engines import open_utterance_engine
 from server.backends.earshot.earshot_runtime.errors import StageError
@@ -26,13 +31,17 @@ from .repository import read_repository
 _SAMPLE_RATE_HZ = 16_000
 _ROWS = (1, 8, 32, 64, 128, 256)
 _WARM_UP = 2
+"""Runs that do not count: libraries choose kernels in the first, the second may be recorded."""
+_TYPICAL_S = 15.0
+"""Length of an utterance whose runs are measured first."""
+_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def main(
     repository: Annotated[Path, typer.Option(help="Exported with --runtime torch --mode offline.")],
     model: Annotated[str, typer.Option(help="Name of the recognizer.")] = "recognizer_offline",
     speech: Annotated[Path, typer.Option(help="Folder with recordings.")] = Path("recordings"),
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each shape.")] = 10,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each shape.")] = 5,
     max_s: Annotated[
         float, typer.Option(min=1, help="Leave out runs with more seconds of audio.")
     ] = 1e6,
@@ -42,27 +51,63 @@ def main(
     try:
         found = read_repository(repository)
         spec = stage_spec(found.path, model)
+        _console.print(f"opening {model}")
         began = time.monotonic()
         engine = open_utterance_engine(found.path / model / "1", spec)
     except (UserError, StageError) as error:
         raise typer.BadParameter(str(error)) from None
     opened_s = time.monotonic() - began
     samples = load_speech(speech, least_samples=2 * max(spec.run_lengths))
-    shapes = [
+    todo = [
         (rows, length)
-        for length in spec.run_lengths
-        for rows in sorted({*_ROWS, engine.most_rows(length)})
-        if rows <= engine.most_rows(length) and rows * length <= max_s * _SAMPLE_RATE_HZ
+        for rows, length in shapes(spec.run_lengths, engine.most_rows)
+        if rows * length <= max_s * _SAMPLE_RATE_HZ
     ]
+    done: list[dict[str, Any]] = []
     report = {
         "runtime": found.runtime,
         "device": getattr(engine, "device_name", "cpu"),
         "open_s": round(opened_s, 1),
         "runs": runs,
-        "shapes": [_time(engine, samples, rows, length, runs) for rows, length in shapes],
-        "device_bytes": getattr(engine, "device_bytes", 0),
+        "shapes_in_all": len(todo),
+        "shapes": done,
     }
-    write_report(report, output)
+    for rows, length in todo:
+        done.append(_time(engine, samples, rows, length, runs))
+        _console.print(f"{len(done)} of {len(todo)}: {_line(done[-1])}")
+        report["device_bytes"] = getattr(engine, "device_bytes", 0)
+        if output is not None:
+            write_report(report, output)
+    if output is None:
+        write_report(report, None)
+
+
+def shapes(lengths: Sequence[int], most_rows: Callable[[int], int]) -> list[tuple[int, int]]:
+    """Return rows and length of the runs to measure, the most telling first.
+
+    These are the largest of each length, then single utterances; of either kind those of usual
+    lengths come first.
+    """
+
+    def rank(shape: tuple[int, int]) -> tuple[int, float]:
+        rows, length = shape
+        kind = 0 if rows == most_rows(length) else 1 if rows == 1 else 2
+        return kind, abs(length - _TYPICAL_S * _SAMPLE_RATE_HZ)
+
+    every = [
+        (rows, length)
+        for length in lengths
+        for rows in sorted({*_ROWS, most_rows(length)})
+        if rows <= most_rows(length)
+    ]
+    return sorted(every, key=rank)
+
+
+def _line(shape: dict[str, Any]) -> str:
+    return (
+        f"{shape['rows']} rows of {shape['length_s']} s: {shape['ms']} ms, "
+        f"{shape['audio_s_per_s']:,.0f} s/s"
+    )
 
 
 def _time(

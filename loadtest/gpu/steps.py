@@ -32,7 +32,7 @@ CPU_RUN_S = 64.0
 
 
 class StepUnfinished(StepFailed):
-    """A search was ended; the levels that it has held are kept."""
+    """A measurement was ended; the levels that it has held, or the shapes, are kept."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Steps:
         if model.chunk_ms == WHOLE:
             return [
                 Step(
-                    f"engine_{model.name}", 60, partial(self._time_files, model), model, later=later
+                    f"engine_{model.name}", 80, partial(self._time_files, model), model, later=later
                 ),
                 Step(f"{model.name}", 90, partial(self._send_files, model), model, later=later),
             ]
@@ -134,10 +134,17 @@ class Steps:
 
     def _time_files(self, model: Model, path: Path, deadline_s: float) -> None:
         repository = self._exports.repository(model, deadline_s)
-        arguments = ["--repository", str(repository), "--output", str(path)]
+        unfinished = unfinished_path(path)
+        arguments = ["--repository", str(repository), "--output", str(unfinished)]
         if not self._options.gpu_bytes:
             arguments += ["--max-s", str(CPU_RUN_S), "--runs", "2"]
-        run_module("server.utterance_time", *arguments, deadline_s=deadline_s)
+        try:
+            run_module("server.utterance_time", *arguments, deadline_s=deadline_s)
+        except StepFailed as error:
+            if unfinished.exists():
+                raise StepUnfinished(f"the shapes measured so far are kept: {error}") from None
+            raise
+        unfinished.replace(path)
 
     def _send_files(self, model: Model, path: Path, deadline_s: float) -> None:
         """Send whole files, as many at once as two full batches of each process of the model."""
@@ -191,7 +198,7 @@ class Steps:
 
 
 def unfinished_path(path: Path) -> Path:
-    """Return the file of a search that did not end, for the result at `path`."""
+    """Return the file of a measurement that did not end, for the result at `path`."""
     return path.with_name(f"{path.stem}.unfinished.json")
 
 

@@ -102,9 +102,10 @@ def test_files_are_sent_to_the_exported_recognizer(
 ) -> None:
     (tmp_path / "demo_files_fp16").mkdir()
     calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(steps, "run_module", writing(None, calls))
+    monkeypatch.setattr(steps, "run_module", writing(gpu_result(), calls))
     chosen = options(tmp_path, chunks_ms=(WHOLE,), processes=3)
-    run(step(chosen, "engine_demo"), tmp_path)
+    path = run(step(chosen, "engine_demo"), tmp_path)
+    assert [file.name for file in tmp_path.glob("*.json")] == [path.name]
     run(step(chosen, "demo_files"), tmp_path)
     engine, service = calls
     assert engine[0] == "server.utterance_time"
@@ -113,6 +114,20 @@ def test_files_are_sent_to_the_exported_recognizer(
     for arguments in calls:
         repository = arguments[arguments.index("--repository") + 1]
         assert repository == str(tmp_path / "demo_files_fp16")
+
+
+def test_shapes_that_were_measured_before_the_end_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo_files_fp16").mkdir()
+    engine = step(options(tmp_path, chunks_ms=(WHOLE,)), "engine_demo")
+    monkeypatch.setattr(steps, "run_module", writing(None, [], error="did not end in time"))
+    with pytest.raises(StepFailed, match=r"^did not end in time"):
+        run(engine, tmp_path)
+    monkeypatch.setattr(steps, "run_module", writing(gpu_result(), [], error="did not end in time"))
+    with pytest.raises(StepUnfinished, match="shapes measured so far are kept: did not end"):
+        run(engine, tmp_path)
+    assert [file.name for file in tmp_path.glob("*.json")] == [f"{engine.name}.unfinished.json"]
 
 
 def test_a_finished_search_is_the_result(
