@@ -145,6 +145,14 @@ def serve(
     stop_on_sigterm()
     with contextlib.suppress(KeyboardInterrupt), _progress() as bar:
         task = bar.add_task("loading models", total=None)
+        reported: list[str] = []
+
+        def show(loaded: int, models: int, phases: list[str]) -> None:
+            for phase in phases[len(reported) :]:
+                _report(phase)
+                reported.append(phase)
+            bar.update(task, completed=loaded, total=models)
+
         server = running(
             repository,
             host=host,
@@ -156,7 +164,7 @@ def serve(
             drain_s=drain_s,
             access=access,
             tracing=tracing,
-            progress=lambda loaded, models: bar.update(task, completed=loaded, total=models),
+            progress=show,
         )
         with server as triton:
             bar.stop()

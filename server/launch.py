@@ -18,7 +18,7 @@ from .errors import BadRepository, TritonDied
 from .heartbeats import Idleness
 from .local_client import open_client
 from .locate import TritonInstall, find_triton
-from .log import cuda_pool_overflow, failure_report, loaded_models
+from .log import cuda_pool_overflow, failure_report, loaded_models, opening_lines
 from .metrics_page import LauncherMetrics, metrics_page
 from .ports import LOOPBACK, Endpoints, choose_endpoints
 from .process import TritonProcess
@@ -35,8 +35,9 @@ EXIT_S = 15.0
 """tritonserver ends some 4 s after its last stream, but once in thousands of ends it has not ended:
 after so long without work it is killed."""
 
-# Called with the number of loaded models and the number of all models.
-Progress = Callable[[int, int], None]
+# Called with the number of loaded models, the number of all models, and a line for each phase of
+# opening an engine that has ended so far.
+Progress = Callable[[int, int, list[str]], None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def running(
     access: Access = OPEN,
     tracing: Tracing | None = None,
     ready_timeout_s: float = 300.0,
-    progress: Progress = lambda loaded, models: None,
+    progress: Progress = lambda loaded, models, phases: None,
 ) -> Generator[Triton]:
     """Serve `repository` for the length of the block.
 
@@ -245,7 +246,7 @@ def _wait_until_ready(
 ) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not _is_ready(endpoints, access):
-        progress(loaded_models(process.log_path), models)
+        progress(loaded_models(process.log_path), models, opening_lines(process.log_path))
         if process.wait(_POLL_S) is not None:
             raise _died(process)
         if time.monotonic() > deadline_s:
@@ -253,7 +254,7 @@ def _wait_until_ready(
                 f"tritonserver was not ready after {timeout_s:g} s\n"
                 f"{failure_report(process.log_path)}"
             )
-    progress(models, models)
+    progress(models, models, opening_lines(process.log_path))
 
 
 def _is_ready(endpoints: Endpoints, access: Access) -> bool:

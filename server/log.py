@@ -7,6 +7,8 @@ from pathlib import Path
 
 _LINES = 30
 _LOADED = re.compile(r"successfully loaded '")
+# What `earshot_runtime/opening.py` prints.
+_OPENING = re.compile(r"^opening .* s$", re.MULTILINE)
 # An error of a model, up to its end or to the traceback that a Python backend appends after the
 # escaped end of a line.
 _LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version \d+: (.+?)(?:\\n|\"$)", re.MULTILINE)
@@ -19,6 +21,11 @@ _TABLE_ROW = re.compile(r"[+|]")
 def loaded_models(path: Path) -> int:
     """Return the number of models that are loaded so far."""
     return len(_LOADED.findall(_read(path)))
+
+
+def opening_lines(path: Path) -> list[str]:
+    """Return a line for each phase of opening an engine that has ended so far."""
+    return _OPENING.findall(_read(path))
 
 
 def failure_report(path: Path) -> str:

@@ -83,7 +83,10 @@ def files(
     refused = (earshot.EarshotError, ServerEnded, InferenceServerException, BrokenProcessPool)
     with exiting_on(*refused, OSError, ValueError):
         require_writable(output)
+        console.print("starting the server")
+        began_s = time.monotonic()
         with serving(repository) as server:
+            console.print(f"the server was ready after {time.monotonic() - began_s:.1f} s")
             with earshot.connect(server.url, model=model) as client:
                 info = _require_files(client)
             at_once = max(1, files_at_once // processes)
@@ -91,9 +94,12 @@ def files(
                 FilesLoad(server.url, info, recordings, at_once, seed, seconds)
                 for seed in range(processes)
             ]
+            console.print(
+                f"{processes} processes begin to send files, {at_once * processes} at once, and "
+                f"do so for {WARM_UP_S + seconds:g} s"
+            )
             before = snapshot(server, info.name)
-            with console.status("sending files"):
-                done = summary(run_processes(loads), seconds)
+            done = summary(run_processes(loads), seconds)
             after = snapshot(server, info.name)
     document = {
         "kind": "files",

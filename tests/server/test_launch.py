@@ -34,12 +34,12 @@ def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stop_leaves_nothing(toy_repository: Path) -> None:
-    progress: list[tuple[int, int]] = []
+    progress: list[tuple[int, int, list[str]]] = []
     with running(toy_repository, progress=lambda *counts: progress.append(counts)) as triton:
         pid, folder = triton.process.pid, triton.log_path.parent
         assert len(process_group(pid)) == 3  # tritonserver and a process per stage
         assert list(SHARED_MEMORY.glob(f"{folder.name}*"))
-    assert progress[-1] == (3, 3)
+    assert progress[-1] == (3, 3, [])
     assert not process_group(pid)
     assert not folder.exists()
     assert not list(SHARED_MEMORY.glob(f"{folder.name}*"))
