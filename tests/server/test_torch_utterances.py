@@ -15,6 +15,7 @@ from export.recordings import load_recordings
 from export.spec import served_name
 from export.streaming.reference import ReferenceResult
 from server.backends.earshot.earshot_runtime import utterance_runs
+from server.backends.earshot.earshot_runtime.device import open_device
 from server.backends.earshot.earshot_runtime.errors import BadStage
 from server.backends.earshot.earshot_runtime.program import Program
 from server.backends.earshot.earshot_runtime.recorder import Plain, Recorded
@@ -164,6 +165,13 @@ def test_a_short_run_is_recorded_when_it_comes_again(
         outputs = run(engine, case.utterances[1:2])
         assert recorder.captures == rounds + 1 + captures
         assert tokens_of(outputs, 0, case.blank) == expected_of(case.references[1])
+
+
+def test_attention_is_never_planned_for_a_shape(case: Case) -> None:
+    """As cuDNN would do on a GPU, for a good part of a second each time."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    open_device(case.spec)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_a_run_holds_no_more_than_fits(case: Case) -> None:

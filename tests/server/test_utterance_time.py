@@ -58,4 +58,4 @@ def test_what_was_measured_before_the_end_is_kept(
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
     said = capfd.readouterr().err
     assert "opening recognizer_offline: program" in said
-    assert f"2 of {kept['shapes_in_all']}: 1 rows of 1.84 s" in said
+    assert f"2 of {kept['shapes_in_all']}: 1 rows of 1.92 s" in said

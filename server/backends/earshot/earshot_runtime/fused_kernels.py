@@ -49,7 +49,8 @@ def attend(
     return attended
 
 
-@triton.jit
+# Else it would be compiled twice: for numbers of rows that are multiples of 16, and for others.
+@triton.jit(do_not_specialize=["rows"])
 def _attend(
     projected,
     by_distance,

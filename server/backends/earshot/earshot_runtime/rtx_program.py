@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 
 from .errors import BadStage
+from .opening import Opening
 from .program import compose, read_description
 from .spec import StageSpec
 from .torch_engine import TorchEngine
@@ -38,7 +39,9 @@ def open_rtx(folder: Path, spec: StageSpec) -> TorchEngine:
         parts[name] = _Part(folder / f"{name}.engine", spec)
         return parts[name]
 
+    opening = Opening(spec.model)
     program = compose(spec, folder / DESCRIPTION, description, open_part)
+    opening.done("program")
     engine = TorchEngine(program, spec, torch.device("cuda:0"))
     for part in parts.values():
         part.keep_kernels()

@@ -42,9 +42,7 @@ def open_torch(folder: Path, spec: StageSpec) -> TorchEngine:
     adapted = open_program(folder / _ADAPTED, spec, device) if spec.adapters else None
     program = open_program(folder, spec, device)
     opening.done("program")
-    engine = TorchEngine(program, spec, device, adapted)
-    opening.done("state and batches of all sizes")
-    return engine
+    return TorchEngine(program, spec, device, adapted)
 
 
 def batch_sizes(max_batch: int) -> list[int]:
@@ -64,6 +62,7 @@ class TorchEngine:
     ) -> None:
         """Record `program` and, for batches in which a stream has an adapter, `adapted`."""
         assert spec.sequence is not None
+        opening = Opening(spec.model)
         streams = spec.sequence.max_streams
         self.device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         self._program = program
@@ -88,6 +87,7 @@ class TorchEngine:
             self._recorder.give_back()
             for pool in self._pools:
                 pool.zero_()
+        opening.done(f"state, and batches of {len(self._sizes)} sizes")
 
     @property
     def device_bytes(self) -> int:
