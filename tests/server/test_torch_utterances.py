@@ -160,7 +160,7 @@ def test_a_short_run_is_recorded_when_it_comes_again(
     engine = TorchUtterances(case.program, case.spec, torch.device("cpu"), recorder)
     rounds = 2 * len(batch_sizes(case.spec.max_batch)) if case.program.loop else 0
     assert recorder.captures == rounds + 1
-    assert "opening recognizer_offline: largest runs" in capfd.readouterr().err
+    assert f"opening {case.spec.model}: largest runs" in capfd.readouterr().err
     for captures in (0, 1, 1, 1):
         outputs = run(engine, case.utterances[1:2])
         assert recorder.captures == rounds + 1 + captures
