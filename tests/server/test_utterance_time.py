@@ -15,7 +15,7 @@ from tests.support.project import PROJECT, ExportedOffline
 
 def test_the_largest_runs_come_first_then_single_utterances() -> None:
     lengths = (19_200, 244_480, 480_000)
-    most = dict(zip(lengths, (256, 128, 64), strict=True))
+    most: dict[int, int] = dict(zip(lengths, (256, 128, 64), strict=True))
     order = shapes(lengths, most.__getitem__)
     assert order[:3] == [(128, 244_480), (256, 19_200), (64, 480_000)]
     assert [rows for rows, _ in order[3:6]] == [1, 1, 1]
@@ -33,7 +33,7 @@ def test_what_was_measured_before_the_end_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    measured: list[object] = []
+    measured: list[dict[str, Any]] = []
 
     def measure(*arguments: Any) -> dict[str, Any]:
         if len(measured) == 2:
