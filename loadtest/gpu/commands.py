@@ -19,7 +19,7 @@ def gpu_bundle(
     folder: Annotated[Path, typer.Option(help="Where to write the pieces.")] = Path(
         "build/gpu_bundle"
     ),
-    part_mib: Annotated[int, typer.Option(min=1, help="Size of a piece, at most.")] = 38,
+    part_mib: Annotated[int, typer.Option(min=1, help="Size of a piece, at most.")] = 34,
 ) -> None:
     """Pack what a GPU machine without network lacks: Triton and Python packages, in pieces."""
     from loadtest.gpu.bundle import PYTHON, has_library, write_bundle
