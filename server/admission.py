@@ -14,7 +14,7 @@ import math
 import re
 import time
 import urllib.request
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ _GROWTH = 1.5
 """Per window: streams that have just begun do not show in the times yet."""
 _TIMEOUT_S = 5.0
 _SAMPLE = re.compile(
-    r'^nv_inference_(request_duration_us|request_success|pending_request_count)'
+    r"^nv_inference_(request_duration_us|request_success|pending_request_count)"
     r'{[^}]*model="([^"]+)"[^}]*} (\S+)$',
     re.MULTILINE,
 )
@@ -138,7 +138,7 @@ class Admission:
 
     def decide(self, metrics: str, at_s: float) -> None:
         """Decide from the text of Triton's metrics at `at_s`."""
-        values: Counter[tuple[str, str]] = Counter()
+        values: defaultdict[tuple[str, str], float] = defaultdict(float)
         for kind, model, value in _SAMPLE.findall(metrics):
             values[model, kind] += float(value)  # a model on GPUs has a value for each
         live = live_streams(self._folder)

@@ -89,7 +89,7 @@ def test_each_instance_has_slots_of_its_own(engines: list[SharedEngine]) -> None
     slots = [4, 0, 7, 1, 6, 2, 5]
 
     def transcribe(number: int) -> list[list[float]]:
-        values = 0.001 * (1 + number) * (1 + np.arange(7))
+        values = [0.001 * (1 + number) * (1 + row) for row in range(7)]
         return [run(engines[number], values, slots, starts=step == 0) for step in range(50)]
 
     assert INSTANCES * len(slots) > MOST_ROWS >= 2 * len(slots)

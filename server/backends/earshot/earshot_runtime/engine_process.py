@@ -42,7 +42,7 @@ def main() -> None:
     EngineProcess(folder, spec, address).serve()
 
 
-def whole(spec: StageSpec) -> StageSpec:
+def spec_of_engine(spec: StageSpec) -> StageSpec:
     """Return the spec of the engine: it has the streams and adapters of all instances."""
     assert spec.sequence is not None
     count = spec.instances
@@ -97,7 +97,7 @@ class EngineProcess:
 
     def _open(self, folder: Path) -> Engine | None:
         try:
-            return open_engine(folder, whole(self._spec))
+            return open_engine(folder, spec_of_engine(self._spec))
         except StageError as error:
             self._problem = str(error)
         except Exception as error:  # the engines' libraries share no base class of exceptions
@@ -122,14 +122,15 @@ class EngineProcess:
 
     def _attend(self) -> bool:
         """Take in what has come; wait for it if there is nothing to run."""
-        joining = [] if self._complete else [self._listener, sys.stdin]
+        starter = sys.stdin.fileno()
+        joining = [] if self._complete else [self._listener, starter]
         for ready in wait([*self._instances, *joining], 0 if self._waiting else None):
-            if ready is sys.stdin:
+            if ready == starter:  # it has ended
                 return False
-            if ready is self._listener:
-                self._accept()
+            if isinstance(ready, Connection):
+                self._receive(self._instances[ready])
             else:
-                self._receive(self._instances[ready])  # pyright: ignore[reportArgumentType]
+                self._accept()
         return True
 
     def _accept(self) -> None:
