@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ class StageSpec:
         """
         return self.sequence is not None and self.instances > 1 and self.runtime in _ON_DEVICE
 
-    @property
+    @cached_property
     def responses(self) -> tuple[str, ...]:
         """Return the names of the outputs of a request."""
         return tuple(tensor.name for tensor in (*self.outputs, *self.text_outputs))
