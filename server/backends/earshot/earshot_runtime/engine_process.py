@@ -48,7 +48,6 @@ def spec_of_engine(spec: StageSpec) -> StageSpec:
     count = spec.instances
     return replace(
         spec,
-        intra_op_threads=count * spec.intra_op_threads,
         sequence=replace(spec.sequence, max_streams=count * spec.sequence.max_streams),
         adapters=spec.adapters and replace(spec.adapters, capacity=count * spec.adapters.capacity),
     )
