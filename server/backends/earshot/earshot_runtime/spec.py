@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -126,6 +126,17 @@ class StageSpec:
         ONNX Runtime computes on cores, which instances can share without that.
         """
         return self.sequence is not None and self.instances > 1 and self.runtime in _ON_DEVICE
+
+    @property
+    def of_engine(self) -> StageSpec:
+        """Return the spec of a shared engine: it has the streams and adapters of all instances."""
+        assert self.sequence is not None
+        count, adapters = self.instances, self.adapters
+        return replace(
+            self,
+            sequence=replace(self.sequence, max_streams=count * self.sequence.max_streams),
+            adapters=adapters and replace(adapters, capacity=count * adapters.capacity),
+        )
 
     @cached_property
     def responses(self) -> tuple[str, ...]:
