@@ -23,7 +23,7 @@ def plot_levels(results: Sequence[CapacityResult], title: str, path: Path) -> No
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes: Any = figure.subplots(1, 2)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    _plot_held(axes[0], held_streams(results))
+    _plot_held(axes[0], results)
     _plot_latency(axes[1], results)
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
@@ -44,14 +44,17 @@ def held_streams(results: Sequence[CapacityResult]) -> dict[int, Level]:
     return dict(sorted(held, key=lambda pair: pair[1].streams))  # the last of a chunk stays
 
 
-def _plot_held(axes: Any, held: dict[int, Level]) -> None:
+def _plot_held(axes: Any, results: Sequence[CapacityResult]) -> None:
+    held = held_streams(results)
+    tried = {result.conditions.chunk_ms for result in results}
     for place, (chunk_ms, published) in enumerate(PUBLISHED.items()):
         _bar(axes, place - 0.2, published, f"{published:,}", "tab:gray")
         if level := held.get(chunk_ms):
             words = f"{level.streams:,}\nfor {level.hold_s:.0f} s"
             _bar(axes, place + 0.2, level.streams, words, "tab:blue")
         else:
-            axes.text(place + 0.2, 0, "not\nheld", ha="center", va="bottom", fontsize=8)
+            words = "not\nheld" if chunk_ms in tried else "not\ntried"
+            axes.text(place + 0.2, 0, words, ha="center", va="bottom", fontsize=8)
     axes.bar(0, 0, color="tab:gray", label="published by NVIDIA, H100")
     axes.bar(0, 0, color="tab:blue", label="held here, in time to the end")
     axes.set_xticks(range(len(PUBLISHED)), [f"{chunk_ms} ms" for chunk_ms in PUBLISHED])
