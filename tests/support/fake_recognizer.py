@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,19 @@ class FakeRecognizer:
 
     url: str
     log: Path
+    first: int = 0
+    """The number of the first chunk that counts."""
+
+    def from_now_on(self) -> FakeRecognizer:
+        """Return the same one without what it has received so far."""
+        return replace(self, first=self.first + len(self.chunks()))
 
     def chunks(self) -> list[Chunk]:
         """Return all chunks received so far, oldest first."""
         if not self.log.exists():
             return []
-        return [Chunk(**json.loads(line)) for line in self.log.read_text().splitlines()]
+        lines = self.log.read_text().splitlines()[self.first :]
+        return [Chunk(**json.loads(line)) for line in lines]
 
     def streams_left_open(self) -> set[int]:
         """Return the ids of the streams that were started and not ended."""
