@@ -8,7 +8,7 @@ import earshot
 import pytest
 
 from server import launch
-from tests.support.fake_recognizer import FakeRecognizer, write_repository
+from tests.support.fake_recognizer import PATIENT, FakeRecognizer, write_repository
 from tests.support.launcher import wait_for
 
 
@@ -34,7 +34,6 @@ def server(running_recognizer: FakeRecognizer) -> Iterator[FakeRecognizer]:
 
 @pytest.fixture
 def client(server: FakeRecognizer) -> Iterator[earshot.Client]:
-    """A client of the fake recognizer, with time for one that stalls."""
-    timeouts = earshot.Timeouts(connect_s=60, queue_s=60, chunk_s=60, finish_s=60, close_s=60)
-    with earshot.connect(server.url, timeouts=timeouts) as client:
+    """A client of the fake recognizer."""
+    with earshot.connect(server.url, timeouts=PATIENT) as client:
         yield client

@@ -24,7 +24,7 @@ from tests.support.spoken_numbers import RATE_HZ, audio, recognize_numbers, scri
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 SECOND = np.zeros(16000, np.int16)
-KEEPALIVE_S = 0.5
+KEEPALIVE_S = 2.0
 
 
 @pytest.fixture

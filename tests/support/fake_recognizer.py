@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from earshot import Word
+from earshot import Timeouts, Word
 
 RATE_HZ = 16000
 CHUNK_SAMPLES = 1280  # 80 ms: one encoder frame
@@ -32,6 +32,9 @@ FAIL = 0.2345678  # fail with INTERNAL
 REFUSE = 0.3456789  # fail with UNAVAILABLE, as a server at capacity does
 SLOW_S = 0.6
 MARKERS = {"slow": str(SLOW), "fail": str(FAIL), "refuse": str(REFUSE)}
+
+PATIENT = Timeouts(connect_s=60, queue_s=60, chunk_s=60, finish_s=60, close_s=60)
+"""For tests in which no deadline should pass, however slow the machine is."""
 
 PARAMETERS = {
     "contract_version": "1",
