@@ -125,7 +125,7 @@ def main(
         typer.Option(
             min=1,
             help="Processes of the encoder or fused recognizer; 2 by default, with torch and "
-            "tensorrt-rtx 1.",
+            "tensorrt-rtx 1. On these they share one engine for live streams.",
         ),
     ] = None,
     max_batch_size: Annotated[

@@ -168,8 +168,7 @@ def serve(
         )
         with server as triton:
             bar.stop()
-            _announce(triton)
-            watch(triton, drain_s, chunk_share, _report)
+            watch(triton, drain_s, chunk_share, _report, lambda: _announce(triton))
 
 
 @_app.command()

@@ -14,7 +14,7 @@ import math
 import re
 import time
 import urllib.request
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +31,9 @@ _GROWTH = 1.5
 """Per window: streams that have just begun do not show in the times yet."""
 _TIMEOUT_S = 5.0
 _SAMPLE = re.compile(
-    r'^nv_inference_request_summary_us_(sum|count){model="([^"]+)",version="[^"]+"} (\S+)$',
+    r"^nv_inference_(request_duration_us|request_success|pending_request_count)"
+    r'{[^}]*model="([^"]+)"[^}]*} (\S+)$',
     re.MULTILINE,
-)
-_WAITING = re.compile(
-    r'^nv_inference_pending_request_count{model="([^"]+)",version="[^"]+"} (\S+)$', re.MULTILINE
 )
 
 Observe = Callable[[str, int], None]
@@ -140,18 +138,19 @@ class Admission:
 
     def decide(self, metrics: str, at_s: float) -> None:
         """Decide from the text of Triton's metrics at `at_s`."""
-        values = {(model, kind): float(value) for kind, model, value in _SAMPLE.findall(metrics)}
-        waiting = {model: int(float(count)) for model, count in _WAITING.findall(metrics)}
+        values: defaultdict[tuple[str, str], float] = defaultdict(float)
+        for kind, model, value in _SAMPLE.findall(metrics):
+            values[model, kind] += float(value)  # a model on GPUs has a value for each
         live = live_streams(self._folder)
         for first, sharing in self._sharing.items():
             stages = {stage for ensemble in sharing for stage in ensemble.stages}
             now = Reading(
                 at_s,
                 # Of the stages, not of the ensembles: adapters have ensembles of their own.
-                sum(values.get((stage, "sum"), 0.0) for stage in stages) / 1e6,
-                round(values.get((first, "count"), 0.0)),
+                sum(values[stage, "request_duration_us"] for stage in stages) / 1e6,
+                round(values[first, "request_success"]),
                 live[first],
-                sum(waiting.get(stage, 0) for stage in stages),
+                round(sum(values[stage, "pending_request_count"] for stage in stages)),
             )
             streams = self._limits[first].update(now)
             if streams is not None:

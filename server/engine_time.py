@@ -53,6 +53,7 @@ def main(
         found = read_repository(repository)
         spec = stage_spec(found.path, model)
         began = time.monotonic()
+        spec = spec.of_engine if spec.shares_engine else spec
         engine = open_engine(found.path / model / "1", spec)
     except (UserError, StageError) as error:
         raise typer.BadParameter(str(error)) from None

@@ -16,8 +16,6 @@ _HELD_UP_S = 4 * POLL_S
 """After so long between two looks the machine is too busy to judge anybody."""
 _LOOKS_PER_LISTING = 8
 """A tritonserver has hundreds of threads, and each lists the processes that it has started."""
-_STUB = "triton_python_backend_stub"
-_ENGINE = "earshot_runtime.engine_process"
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,6 @@ class StageWatch:
     def __init__(self, server_pid: int, heartbeats: Path) -> None:
         self._server_pid = server_pid
         self._heartbeats = heartbeats
-        self._instances: dict[int, str] = {}
         self._children: set[int] = set()
         self._engines: set[int] = set()
         self._looks = 0
@@ -68,30 +65,21 @@ class StageWatch:
         living: set[int] = set()
         for process in filter(None, map(_read, self._children)):
             if process.is_dead:
-                # Triton waits for the processes that it ends itself; this one ended by itself.
-                # That of an engine may, without an error, when its last stage has ended.
+                # Triton waits for the processes that it ends itself; this one ended by itself. The
+                # process of an engine does so without an error after its last stage.
                 if process.exit_status or process.pid not in self._engines:
                     yield f"{self._name(process.pid)} {_how(process.exit_status)}"
             else:
                 living.add(process.pid)
-                self._remember(process.pid)
         for beat in read_heartbeats(self._heartbeats):
             if beat["pid"] in living and (problem := standstill(beat, now_s)):
-                yield f"the process of {beat['instance']} ({beat['pid']}) {problem}"
-
-    def _remember(self, pid: int) -> None:
-        """Note the instance of a process, which a dead one no longer tells."""
-        if pid not in self._instances:
-            with contextlib.suppress(OSError):
-                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-                if pid in self._engines:
-                    if _ENGINE in arguments:  # it has become that program
-                        self._instances[pid] = f"the engine of {arguments[-2]}"
-                elif arguments[0].endswith(_STUB) and len(arguments) > 3:
-                    self._instances[pid] = arguments[-3]
+                yield f"{self._name(beat['pid'])} {problem}"
 
     def _name(self, pid: int) -> str:
-        return f"the process of {self._instances.get(pid, 'a stage')} ({pid})"
+        """Return the name of a process, which its heartbeat tells when it is dead, too."""
+        beats = read_heartbeats(self._heartbeats)
+        instance = next((beat["instance"] for beat in beats if beat["pid"] == pid), "a stage")
+        return f"the process of {instance} ({pid})"
 
 
 def _list_children(parent: int) -> Iterator[int]:

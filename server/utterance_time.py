@@ -22,6 +22,7 @@ from rich.console import Console
 
 from server.backends.earshot.earshot_runtime.engines import open_utterance_engine
 from server.backends.earshot.earshot_runtime.errors import StageError
+from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.utterance_engine import UtteranceEngine
 
 from .engine_time import load_speech, stage_spec, write_report
@@ -73,7 +74,7 @@ def main(
         "shapes": done,
     }
     for rows, length in todo:
-        done.append(_time(engine, samples, rows, length, runs))
+        done.append(_time(engine, spec, samples, rows, length, runs))
         _console.print(f"{len(done)} of {len(todo)}: {_line(done[-1])}")
         report["device_bytes"] = getattr(engine, "device_bytes", 0)
         if output is not None:
@@ -111,15 +112,21 @@ def _line(shape: dict[str, Any]) -> str:
 
 
 def _time(
-    engine: UtteranceEngine, samples: NDArray[np.float32], rows: int, length: int, runs: int
+    engine: UtteranceEngine,
+    spec: StageSpec,
+    samples: NDArray[np.float32],
+    rows: int,
+    length: int,
+    runs: int,
 ) -> dict[str, Any]:
     took_s: list[float] = []
+    outputs: list[NDArray[Any]] = []
     for run in range(-_WARM_UP, runs):
         starts = (np.arange(rows) * 7919 + run * 104_729) % (len(samples) - length)
         audio = np.stack([samples[start : start + length] for start in starts])
         lengths = np.full((rows, 1), length, np.int32)
         began = time.perf_counter()
-        engine.run([audio, lengths])
+        outputs = engine.run([audio, lengths])
         if run >= 0:
             took_s.append(time.perf_counter() - began)
     middle_s, audio_s = median(took_s), rows * length / _SAMPLE_RATE_HZ
@@ -129,7 +136,17 @@ def _time(
         "ms": round(1000 * middle_s, 2),
         "ms_max": round(1000 * max(took_s), 2),
         "audio_s_per_s": round(audio_s / middle_s, 1),
+        **_tokens(spec, outputs, audio_s),
     }
+
+
+def _tokens(spec: StageSpec, outputs: Sequence[NDArray[Any]], audio_s: float) -> dict[str, float]:
+    """Return tokens per second of the last run: the rounds of a decoder grow with them."""
+    if spec.length_output is None:  # of CTC, which has no rounds
+        return {}
+    names = [tensor.name for tensor in spec.outputs]
+    count = int(outputs[names.index(spec.length_output)].sum())
+    return {"tokens_per_audio_s": round(count / audio_s, 2)}
 
 
 if __name__ == "__main__":

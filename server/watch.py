@@ -31,11 +31,16 @@ def stop_on_sigterm() -> None:
 
 
 def watch(
-    triton: Triton, drain_s: float, chunk_share: float | None, report: Callable[[str], None]
+    triton: Triton,
+    drain_s: float,
+    chunk_share: float | None,
+    report: Callable[[str], None],
+    announce: Callable[[], None],
 ) -> None:
     """Return when the server has ended; the first SIGTERM drains it.
 
     Args:
+        announce: called when SIGTERM drains and the processes of the stages are known.
         chunk_share: refuse new streams with which chunks would take longer than this share of
             their length.
 
@@ -43,10 +48,12 @@ def watch(
         Unhealthy: a stage is dead, hangs or fails.
         KeyboardInterrupt: a second SIGTERM, or Ctrl-C.
     """
-    signal.signal(signal.SIGTERM, _request_drain)
     try:
+        signal.signal(signal.SIGTERM, _request_drain)
+        stages = StageWatch(triton.process.pid, triton.heartbeats)
+        announce()
         with _admission(triton, chunk_share), _canaries(triton) as failures:
-            _watch_stages(triton, failures)
+            _watch_stages(triton, stages, failures)
     except _DrainRequested:
         report(f"draining: new streams are refused, open ones have up to {drain_s:g} s")
         if triton.drain(drain_s):
@@ -55,8 +62,7 @@ def watch(
             report(f"streams were still open after {drain_s:g} s, and are cut")
 
 
-def _watch_stages(triton: Triton, failures: list[str]) -> None:
-    stages = StageWatch(triton.process.pid, triton.heartbeats)
+def _watch_stages(triton: Triton, stages: StageWatch, failures: list[str]) -> None:
     polls = 0
     while triton.process.wait(POLL_S) is None:
         problem = stages.look() or next(iter(failures), None)

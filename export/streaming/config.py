@@ -101,6 +101,11 @@ def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
     )
 
 
+def engine_slots(stage: StageSpec, spec: StreamingSpec) -> int:
+    """Return the slots of the engine that all instances of a stage share, on a GPU."""
+    return _instances(stage, spec) * pool_slots(stage, spec)
+
+
 def _instances(stage: StageSpec, spec: StreamingSpec) -> int:
     return spec.serving.encoder_instances if stage.role in ("encoder", RECOGNIZER) else 1
 

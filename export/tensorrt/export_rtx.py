@@ -32,7 +32,7 @@ from export.recordings import load_recordings
 from export.spec import StageSpec
 from export.stages.state import Stage
 from export.streaming.chain import OpenStage
-from export.streaming.config import config_files, pool_slots
+from export.streaming.config import config_files, engine_slots
 from export.streaming.export import spec_of
 from export.streaming.parity import check_parity
 from export.streaming.spec import StreamingSpec
@@ -162,7 +162,7 @@ def _build(
 
 def _profile(part: Part, engine: StageSpec, spec: StreamingSpec) -> Profile:
     """Return the shapes of a part: any batch, and pools as large as the backend makes them."""
-    slots = pool_slots(engine, spec) + 1  # Padding has a slot of its own.
+    slots = engine_slots(engine, spec) + 1  # Padding has a slot of its own.
     names = _input_names(part)
     dims = {
         name: tuple(tensor.shape[1:]) for name, tensor in zip(names, part.arguments, strict=True)

@@ -255,8 +255,12 @@ def _finish(result: CapacityResult, output: Path, as_json: bool) -> None:
 
 def _sentence(result: CapacityResult, output: Path) -> str:
     if result.unfinished:
-        answer = f"INVALID: {result.streams} live streams pass"
-    elif result.verdict == "invalid":
+        passed = [each.hold_s for each in result.levels if each.streams == result.streams]
+        return (
+            f"INVALID: the search did not end; {result.streams} live streams passed for "
+            f"{max(passed, default=0):.0f} s ({result.limit}); {output}"
+        )
+    if result.verdict == "invalid":
         answer = f"INVALID: {result.streams} live streams pass, the load generator was the limit"
     elif result.streams:
         answer = f"{result.streams} live streams{_per_unit(result)}"

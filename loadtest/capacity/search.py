@@ -118,6 +118,7 @@ def _hold_long(hold: Hold, options: SearchOptions, budget: Budget, found: Search
     while found.streams:
         if not budget.allows_final():
             found.ended = False
+            found.streams = _largest_short(found)
             break
         candidate = found.streams
         level = _hold_validly(hold, candidate, True, found)
@@ -125,6 +126,13 @@ def _hold_long(hold: Hold, options: SearchOptions, budget: Budget, found: Search
             break
         found.limit = level
         found.streams = candidate - max(1, round(options.resolution * candidate))
+
+
+def _largest_short(found: SearchResult) -> int:
+    """Return the largest number of streams that passed below the limit, if only for short."""
+    below = found.limit.streams if found.limit else math.inf
+    passed = [each.streams for each in found.levels if each.verdict == "pass"]
+    return max((streams for streams in passed if streams < below), default=0)
 
 
 def _hold_validly(hold: Hold, streams: int, final: bool, found: SearchResult) -> Level:

@@ -141,7 +141,7 @@ def pack(tree: Path, folder: Path, part_mib: int) -> list[Path]:
     """Write `bundle.tar.xz` in numbered pieces, with their SHA-256 beside them."""
     archive = folder / "bundle.tar.xz"
     subprocess.run(
-        ["tar", "-C", str(tree), "-c", "-I", "xz -T0 -6", "-f", archive, "."], check=True
+        ["tar", "-C", str(tree), "-c", "-I", "xz -T0 -9e", "-f", archive, "."], check=True
     )
     pieces = [
         _write(folder / f"bundle.tar.xz.{number:02}", part)

@@ -1,4 +1,4 @@
-"""`python -m loadtest gpu-bundle`, `gpu-report` and `gpu-tokens`: the measurement of one GPU.
+"""`python -m loadtest gpu-bundle`, `gpu-report`, `gpu-plot`, `gpu-tokens`: measuring one GPU.
 
 Server and load generator run on the same machine and share its cores: a capacity is a lower bound
 of what the GPU sustains when the load comes from elsewhere.
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from loadtest.options import RECORDINGS, Output
+from loadtest.options import RECORDINGS, Output, exiting_on
 
 
 def gpu_bundle(
@@ -19,7 +19,7 @@ def gpu_bundle(
     folder: Annotated[Path, typer.Option(help="Where to write the pieces.")] = Path(
         "build/gpu_bundle"
     ),
-    part_mib: Annotated[int, typer.Option(min=1, help="Size of a piece, at most.")] = 38,
+    part_mib: Annotated[int, typer.Option(min=1, help="Size of a piece, at most.")] = 34,
 ) -> None:
     """Pack what a GPU machine without network lacks: Triton and Python packages, in pieces."""
     from loadtest.gpu.bundle import PYTHON, has_library, write_bundle
@@ -127,6 +127,24 @@ def gpu_report(
     if wrong := mistake(options):
         raise typer.BadParameter(wrong)
     raise typer.Exit(run_report(options, budget_s).exit_code)
+
+
+def gpu_plot(
+    results: Annotated[
+        list[Path], typer.Argument(help="Documents of `capacity` and `hold`, of one GPU.")
+    ],
+    output: Annotated[Path, typer.Option(help="Picture to write (.svg, .png).")],
+) -> None:
+    """Draw the streams that were held, beside published figures, and the latency of each level."""
+    from loadtest.gpu.plot import plot_levels
+    from loadtest.result.document import CapacityResult
+
+    with exiting_on(OSError, ValueError):
+        documents = [CapacityResult.from_json(path) for path in results]
+        given = documents[0].conditions
+        title = f"{given.checkpoint}, {given.precision}, one {given.gpu_model}, with the load "
+        title += f"generator on the same {given.cpu_cores} cores"
+        plot_levels(documents, title, output)
 
 
 def _chunk_ms(text: str) -> int:

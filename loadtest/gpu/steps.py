@@ -10,18 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from loadtest.capacity.commands import SPAWN_S
 from loadtest.gpu.exports import Exports
 from loadtest.gpu.machine import describe_machine
 from loadtest.gpu.plan import DEMO, FILES, TARGETS, WHOLE, Model, ReportOptions
 from loadtest.gpu.process import GOODBYE_S, StepFailed, end_of, run_module
+from loadtest.options import LoadOptions
 from loadtest.result.document import CapacityResult
 
 GROWTH, RESOLUTION = 1.4, 0.1
 """Of the capacity search. Streams far beyond the capacity take long to end, which costs a lease."""
 HOLD_SHARE = 0.8
 """Share of the capacity that is held long."""
-START_S = 60.0
-"""For a server to load a model, the reference to be recorded, and users to be spawned."""
+SERVER_S = 30.0
+"""For a server to load a model: five processes of 0.6B took 20 s on an H200, 30 s two at a time."""
+REFERENCE_S = 18.0
+"""For the reference in chunks of 160 ms, ten scripts one after the other; an H200 took so long."""
+LEVEL_S = SPAWN_S + LoadOptions.warm_up_s
+"""Around the hold of a level: users are spawned and warm up."""
 ENGINE_TESTS = ("tests/server/test_torch_engine.py", "tests/server/test_torch_utterances.py")
 FILES_S = 20.0
 """For which whole files are sent."""
@@ -106,14 +112,14 @@ class Steps:
                 Step(f"{model.name}", 90, partial(self._send_files, model), model, later=later),
             ]
         engine, capacity = partial(self._time_engine, model), partial(self._find_capacity, model)
-        search_s = START_S + 2 * options.short_hold_s + options.hold_s
+        levels_s = 2 * LEVEL_S + options.short_hold_s + options.hold_s
         return [
             Step(f"engine_{model.name}", 45, engine, model, later=later),
-            Step(f"capacity_{model.name}", search_s, capacity, model, later=later),
+            Step(f"capacity_{model.name}", start_s(model) + levels_s, capacity, model, later=later),
         ]
 
     def _long_hold(self, model: Model) -> Step:
-        estimate_s = START_S + self._options.long_hold_s
+        estimate_s = start_s(model) + LEVEL_S + self._options.long_hold_s
         return Step(f"hold_{model.name}", estimate_s, partial(self._hold_long, model), model)
 
     def _compare_tokens(self, model: Model, path: Path, deadline_s: float) -> None:
@@ -195,6 +201,15 @@ class Steps:
         except StepFailed as error:
             output = str(error)
         _keep_result(unfinished, path, output)
+
+
+def start_s(model: Model) -> float:
+    """Return the time of a load test without its levels: of the server and of the reference.
+
+    The scripts stay one after the other, also where time is short: in half precision tokens depend
+    on the batch, and what streams are compared with is one stream alone.
+    """
+    return SERVER_S + REFERENCE_S * min(TARGETS) / model.chunk_ms + GOODBYE_S
 
 
 def unfinished_path(path: Path) -> Path:

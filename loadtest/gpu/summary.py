@@ -1,8 +1,8 @@
 """Summary of a GPU report: one table over all results, with the limit of each, as JSON and HTML.
 
 The limit is read from the smallest level that was not sustained, or else from the largest that was
-held: the recognizer's processes (share of the time in which a batch is in one, on the GPU or in
-Python), the cores, or the load generator.
+held: the engine that the recognizer's processes share, these processes (share of the time in which
+a batch is in one), the cores, or the load generator.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from loadtest.result.document import CapacityResult, Level, StageUse
 from loadtest.service.monitor import ENGINE_SUFFIX
 
 RECOGNIZER = "recognizer"
-_ENGINE_FULL = 0.9
+_ENGINE_FULL = 0.8
+"""Above, processes wait for it most of the time."""
 _OTHERS = ("machine", "environment", "engine_tests", "tokens_*", f"*_{FILES}_*")
 """Results that are shown as they are."""
 
@@ -124,8 +125,8 @@ def limiting_level(result: CapacityResult) -> Level:
 def limit_of(level: Level, engine_busy: float | None, busy: float | None, cores: int) -> str:
     """Return the resource of which the largest share was used, in words.
 
-    Processes that wait for their engine are busy too, so that of an engine that is nearly always
-    busy they say nothing.
+    Processes that wait for their engine are busy too, so that their share says nothing beside an
+    engine that is busy for most of the time.
     """
     if not level.valid:
         return "the load generator"

@@ -8,7 +8,8 @@ import earshot
 import pytest
 
 from server import launch
-from tests.support.fake_recognizer import FakeRecognizer, write_repository
+from tests.support.fake_recognizer import PATIENT, FakeRecognizer, write_repository
+from tests.support.launcher import wait_for
 
 
 @pytest.fixture(scope="session")
@@ -22,13 +23,17 @@ def running_recognizer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fak
 
 @pytest.fixture
 def server(running_recognizer: FakeRecognizer) -> Iterator[FakeRecognizer]:
-    """The fake recognizer; however a test ends its streams, END must have reached the server."""
-    yield running_recognizer
-    assert not running_recognizer.streams_left_open()
+    """The fake recognizer; however a test ends its streams, END reaches the server.
+
+    Only the chunks of the test count: what one has left behind is not the fault of the next.
+    """
+    server = running_recognizer.from_now_on()
+    yield server
+    wait_for(lambda: not server.streams_left_open())
 
 
 @pytest.fixture
 def client(server: FakeRecognizer) -> Iterator[earshot.Client]:
     """A client of the fake recognizer."""
-    with earshot.connect(server.url) as client:
+    with earshot.connect(server.url, timeouts=PATIENT) as client:
         yield client

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import earshot
@@ -13,18 +14,24 @@ import pytest
 import soundfile
 
 from tests.support import fake_recognizer
-from tests.support.fake_recognizer import FIRST, RATE_HZ, FakeRecognizer, chunk, noise, texts
+from tests.support.fake_recognizer import (
+    FIRST,
+    PATIENT,
+    RATE_HZ,
+    FakeRecognizer,
+    chunk,
+    noise,
+    texts,
+)
 
 pytestmark = pytest.mark.triton
 
-TIMEOUT_S = 20
+TIMEOUT_S = 120
 
 Scenario = Callable[[earshot.AsyncClient], Awaitable[None]]
 
 
-def run(
-    server: FakeRecognizer, scenario: Scenario, timeouts: earshot.Timeouts | None = None
-) -> None:
+def run(server: FakeRecognizer, scenario: Scenario, timeouts: earshot.Timeouts = PATIENT) -> None:
     """Run the scenario; no error may be left to the event loop."""
     errors: list[dict[str, object]] = []
 
@@ -166,7 +173,7 @@ def test_errors_carry_what_was_recognized(
         assert caught.value.transcript is not None
         assert caught.value.transcript.text == first.text
 
-    run(server, scenario, earshot.Timeouts(chunk_s=0.2))
+    run(server, scenario, replace(PATIENT, chunk_s=0.2))
 
 
 def test_refused(server: FakeRecognizer) -> None:

@@ -19,11 +19,12 @@ from earshot._server_info import read_offline_info
 from tests.support import fake_recognizer
 from tests.support.fake_recognizer import SLOW, SLOW_S, FakeRecognizer
 from tests.support.fake_triton import OFFLINE, FakeTriton, ReceivedPiece, Tokens, fake_triton
+from tests.support.launcher import wait_for
 from tests.support.spoken_numbers import RATE_HZ, audio, recognize_numbers, script, words
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 SECOND = np.zeros(16000, np.int16)
-KEEPALIVE_S = 0.5
+KEEPALIVE_S = 2.0
 
 
 @pytest.fixture
@@ -87,6 +88,50 @@ def test_the_server_takes_pings_as_long_as_a_reply_is_due(server: FakeRecognizer
         for _ in range(3):
             assert stream.send(fake_recognizer.chunk(SLOW))
         stream.finish()
+
+
+LOST = 3
+"""gRPC leaves a connection that has ended after a moment, in which several requests may be lost."""
+
+
+def test_an_end_on_a_dying_connection_is_sent_until_it_arrives(fake: FakeTriton) -> None:
+    with earshot.connect(fake.url) as client:
+        stream = client.stream(sample_rate_hz=16000)
+        assert stream.send(SECOND)
+        fake.lose["END"] = LOST
+        stream.close()
+        wait_for(lambda: fake.seen[-1] == "END answered")
+    assert fake.seen.count("END lost") == LOST
+
+
+def test_an_end_on_a_dying_connection_is_sent_until_it_arrives_async(fake: FakeTriton) -> None:
+    async def run() -> None:
+        async with earshot.connect_async(fake.url) as client:
+            stream = client.stream(sample_rate_hz=16000)
+            assert await stream.send(SECOND)
+            fake.lose["END"] = LOST
+            stream.close()
+            await asyncio.to_thread(wait_for, lambda: fake.seen[-1] == "END answered")
+
+    asyncio.run(run())
+    assert fake.seen.count("END lost") == LOST
+
+
+def test_a_stream_begins_on_a_dying_connection(fake: FakeTriton) -> None:
+    fake.lose["chunk"] = LOST
+    with earshot.connect(fake.url) as client, client.stream(sample_rate_hz=16000) as stream:
+        assert stream.send(SECOND)
+    assert fake.seen.count("chunk lost") == LOST
+
+
+def test_a_connection_that_dies_each_time_gives_a_stream_up_in_time(fake: FakeTriton) -> None:
+    fake.lose["chunk"] = 1000
+    timeouts = earshot.Timeouts(queue_s=0.3, chunk_s=0.2)
+    with earshot.connect(fake.url, timeouts=timeouts) as client:
+        with pytest.raises(earshot.ConnectionFailed, match="Stream removed"):
+            client.stream(sample_rate_hz=16000).send(SECOND)
+        fake.lose.clear()
+    assert 1 < fake.seen.count("chunk lost") < 20
 
 
 @pytest.fixture

@@ -126,5 +126,5 @@ def test_live_microphone_until_ctrl_c(server: FakeRecognizer, tmp_path: Path) ->
     before = " ".join(expected[:-1])  # the last chunk waits for the end
     assert process.stdout.read(len(before)) == before
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=60)
     assert (process.returncode, before + rest) == (0, " ".join(expected) + "\n")

@@ -9,7 +9,7 @@ import earshot
 import grpc
 import pytest
 from earshot import ServerInfo, _errors
-from earshot._failures import chunk_error, connect_error
+from earshot._failures import chunk_error, connect_error, is_broken_connection
 
 INFO = ServerInfo(
     url="host:8001",
@@ -100,6 +100,14 @@ def test_chunk_failures(failure: Failure, starting: bool, kind: type[earshot.Ear
     error = chunk_error(failure, INFO, starting=starting, deadline_s=2.5)
     assert type(error) is kind
     assert INFO.url in str(error)
+
+
+def test_a_connection_that_has_ended_is_not_one_that_never_was() -> None:
+    # What gRPC says while it closes a connection, and of the calls that it still gives to it.
+    closing = "Stream removed (Delayed close due to in-progress write (Last stream closed after "
+    assert is_broken_connection(Failure("UNAVAILABLE", closing + "sending GOAWAY"))
+    assert is_broken_connection(SOCKET_CLOSED)
+    assert not is_broken_connection(REFUSED_CONNECTION)
 
 
 def test_messages_say_what_to_do() -> None:

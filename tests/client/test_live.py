@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import earshot
@@ -22,7 +22,16 @@ from earshot._audio_file import TRUNCATED
 from server import launch
 from server.errors import TritonDied
 from tests.support import fake_recognizer
-from tests.support.fake_recognizer import FIRST, RATE_HZ, FakeRecognizer, chunk, noise, texts
+from tests.support.fake_recognizer import (
+    FIRST,
+    PATIENT,
+    RATE_HZ,
+    FakeRecognizer,
+    chunk,
+    noise,
+    texts,
+)
+from tests.support.launcher import wait_for
 
 pytestmark = pytest.mark.triton
 
@@ -184,7 +193,7 @@ def test_end_when_it_is_garbage(client: earshot.Client) -> None:
 
 
 def test_end_when_the_client_closes(client: earshot.Client, server: FakeRecognizer) -> None:
-    with earshot.connect(server.url) as other:
+    with earshot.connect(server.url, timeouts=PATIENT) as other:
         stream = other.stream(sample_rate_hz=RATE_HZ)
         stream.send(chunk())
     with pytest.raises(earshot.StreamClosed):
@@ -192,37 +201,29 @@ def test_end_when_the_client_closes(client: earshot.Client, server: FakeRecogniz
 
 
 @pytest.mark.parametrize("last_words", ["", "raise SystemExit(3)", "raise KeyError", "del client"])
-def test_end_when_the_interpreter_exits(
-    client: earshot.Client, server: FakeRecognizer, last_words: str
-) -> None:
-    before = len(server.chunks())
+def test_end_when_the_interpreter_exits(server: FakeRecognizer, last_words: str) -> None:
     script = f"""
         import earshot
-        client = earshot.connect("{server.url}")
+        client = earshot.connect("{server.url}", timeouts=earshot.{PATIENT})
         stream = client.stream(sample_rate_hz=16000)
         stream.send(bytes(4000))
         {last_words}
     """
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert "Exception ignored" not in ended.stderr
-    wait_for_end(server, since=before)
-
-
-def wait_for_end(server: FakeRecognizer, since: int, timeout_s: float = 5.0) -> None:
-    """Wait until all streams have ended; their clients are gone."""
-    deadline_s = time.monotonic() + timeout_s
-    while server.streams_left_open() or len(server.chunks()) == since:
-        assert time.monotonic() < deadline_s, "no END has come"
-        time.sleep(0.02)
+    wait_for(lambda: bool(server.chunks()[-1].end))
 
 
 # One deadline per phase.
 
 
 def test_first_chunk_deadline(server: FakeRecognizer) -> None:
-    timeouts = earshot.Timeouts(queue_s=0.1, chunk_s=0.1)
+    timeouts = replace(PATIENT, queue_s=0.1, chunk_s=0.1)
     with earshot.connect(server.url, timeouts=timeouts) as client:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         with pytest.raises(earshot.ChunkTimeout, match=r"the first chunk within 0\.2 s"):
@@ -230,7 +231,7 @@ def test_first_chunk_deadline(server: FakeRecognizer) -> None:
 
 
 def test_chunk_deadline(server: FakeRecognizer) -> None:
-    with earshot.connect(server.url, timeouts=earshot.Timeouts(chunk_s=0.2)) as client:
+    with earshot.connect(server.url, timeouts=replace(PATIENT, chunk_s=0.2)) as client:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         (first,) = stream.send(noise(FIRST))
         with pytest.raises(earshot.ChunkTimeout, match=r"a chunk within 0\.2 s") as caught:
@@ -242,7 +243,7 @@ def test_chunk_deadline(server: FakeRecognizer) -> None:
 
 
 def test_finish_deadline(server: FakeRecognizer) -> None:
-    with earshot.connect(server.url, timeouts=earshot.Timeouts(finish_s=0.2)) as client:
+    with earshot.connect(server.url, timeouts=replace(PATIENT, finish_s=0.2)) as client:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         (first,) = stream.send(noise(FIRST))
         stream.send(chunk(fake_recognizer.SLOW)[:100])
@@ -253,7 +254,7 @@ def test_finish_deadline(server: FakeRecognizer) -> None:
 
 
 def test_queue_deadline_when_every_place_is_taken(server: FakeRecognizer) -> None:
-    with earshot.connect(server.url, timeouts=earshot.Timeouts(queue_s=0.2)) as client:
+    with earshot.connect(server.url, timeouts=replace(PATIENT, queue_s=1)) as client:
         streams = [client.stream(sample_rate_hz=RATE_HZ) for _ in range(client.info.max_streams)]
         for stream in streams:
             stream.send(noise(FIRST))
@@ -282,7 +283,7 @@ def test_failure_on_the_server(client: earshot.Client) -> None:
 
 
 def test_the_server_has_dropped_the_stream(server: FakeRecognizer) -> None:
-    with earshot.connect(server.url, timeouts=earshot.Timeouts(resume_s=0)) as client:
+    with earshot.connect(server.url, timeouts=replace(PATIENT, resume_s=0)) as client:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         (first,) = stream.send(noise(FIRST))
         end_on_the_server(server, server.chunks()[-1].id)
@@ -337,7 +338,7 @@ def test_it_runs_under_gevent(client: earshot.Client, server: FakeRecognizer) ->
                 stream.send(bytes(12000))
                 return len(stream.finish().words)
 
-        with earshot.connect("{server.url}") as client:
+        with earshot.connect("{server.url}", timeouts=earshot.{PATIENT}) as client:
             jobs = [gevent.spawn(run) for _ in range(20)]
             abandoned = client.stream(sample_rate_hz=16000)
             abandoned.send(bytes(4000))
@@ -347,6 +348,6 @@ def test_it_runs_under_gevent(client: earshot.Client, server: FakeRecognizer) ->
         [sys.executable, "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
     )
     assert ended.stdout == f"{[6] * 20}\n", ended.stderr

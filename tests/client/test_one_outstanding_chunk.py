@@ -9,21 +9,22 @@ import textwrap
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import earshot
 import pytest
 
-from tests.support.fake_recognizer import FIRST, PARAMETERS, RATE_HZ, noise
+from tests.support.fake_recognizer import FIRST, PARAMETERS, PATIENT, RATE_HZ, noise
 from tests.support.fake_triton import fake_triton
 
 IN_ORDER = ["chunk arrived", "chunk answered", "END arrived", "END answered"]
-IMPATIENT = earshot.Timeouts(queue_s=0.1, chunk_s=0.1)
+IMPATIENT = replace(PATIENT, queue_s=0.1, chunk_s=0.1)
 
 
 def test_a_cancelled_chunk_is_answered_before_the_end_is_sent() -> None:
     async def cancel_a_send() -> None:
-        async with earshot.connect_async(fake.url) as client:
+        async with earshot.connect_async(fake.url, timeouts=PATIENT) as client:
             stream = client.stream(sample_rate_hz=RATE_HZ)
             sending = asyncio.ensure_future(stream.send(noise(FIRST)))
             await asyncio.to_thread(fake.arrived.acquire)
@@ -83,7 +84,7 @@ def test_a_late_chunk_is_answered_before_the_end_is_sent_gevent() -> None:
             except earshot.ChunkTimeout:
                 print("late", flush=True)
 
-        timeouts = earshot.Timeouts(queue_s=0.1, chunk_s=0.1, close_s=10)
+        timeouts = earshot.Timeouts(queue_s=0.1, chunk_s=0.1, close_s=120)
         with earshot.connect(sys.argv[1], timeouts=timeouts) as client:
             gevent.spawn(run).join()
     """
@@ -96,14 +97,15 @@ def test_a_late_chunk_is_answered_before_the_end_is_sent_gevent() -> None:
         assert command.stdout is not None
         assert command.stdout.readline() == "late\n"
         fake.answer.set()
-        assert command.wait(timeout=8) == 0
+        assert command.wait(timeout=60) == 0
         assert fake.seen == IN_ORDER
 
 
 @pytest.mark.parametrize("late_chunk", [False, True])
 def test_closing_does_not_wait_for_a_server_that_hangs(late_chunk: bool) -> None:
     with fake_triton(PARAMETERS) as fake:
-        client = earshot.connect(fake.url, timeouts=IMPATIENT)
+        timeouts = replace(IMPATIENT if late_chunk else PATIENT, close_s=1)
+        client = earshot.connect(fake.url, timeouts=timeouts)
         stream = client.stream(sample_rate_hz=RATE_HZ)
         if not late_chunk:
             fake.answer.set()
@@ -114,12 +116,12 @@ def test_closing_does_not_wait_for_a_server_that_hangs(late_chunk: bool) -> None
                 stream.send(noise(FIRST))
         started_s = time.monotonic()
         client.close()
-        assert 0.9 < time.monotonic() - started_s < 3
+        assert 0.9 < time.monotonic() - started_s < 20  # of the 30 s of an END
 
 
 def test_garbage_found_inside_grpc_does_not_block() -> None:
     """A finalizer may run where gRPC holds a lock that sending an END needs as well."""
-    with fake_triton(PARAMETERS) as fake, earshot.connect(fake.url) as client:
+    with fake_triton(PARAMETERS) as fake, earshot.connect(fake.url, timeouts=PATIENT) as client:
         fake.answer.set()
         dropped = [client.stream(sample_rate_hz=RATE_HZ)]
         dropped[0].send(noise(FIRST))
@@ -140,7 +142,7 @@ def test_garbage_found_inside_grpc_does_not_block() -> None:
 
 
 def test_all_requests_of_a_stream_carry_its_name() -> None:
-    with fake_triton(PARAMETERS) as fake, earshot.connect(fake.url) as client:
+    with fake_triton(PARAMETERS) as fake, earshot.connect(fake.url, timeouts=PATIENT) as client:
         fake.answer.set()
         for _ in range(2):
             with client.stream(sample_rate_hz=RATE_HZ) as stream:

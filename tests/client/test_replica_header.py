@@ -56,7 +56,7 @@ def test_without_a_proxy_there_is_no_header(fake: FakeTriton) -> None:
     assert all(HEADER not in headers for headers in fake.headers)
 
 
-HURRIED = earshot.Timeouts(queue_s=0.1, chunk_s=0.2, resume_s=0, close_s=5)
+HURRIED = earshot.Timeouts(queue_s=0.1, chunk_s=0.2, resume_s=0, close_s=60)
 
 
 def give_up(fake: FakeTriton) -> None:

@@ -118,7 +118,9 @@ def test_a_stream_goes_on_after_its_connection(
         proxy.listen()
 
     cutting = in_the_middle_of_a_chunk(server, cut)
+    began_s = time.monotonic()
     ended = run(proxy.url, pieces, Timeouts())
+    took_s = time.monotonic() - began_s
     cutting.join()
     # The text names each chunk by its number and checksum.
     assert texts(ended.transcript.words) == fake_recognizer.expected_words(np.concatenate(pieces))
@@ -130,7 +132,7 @@ def test_a_stream_goes_on_after_its_connection(
     assert [result.resumed for result in ended.results if result.resumed] == [resumed]
     assert ended.results[1].resumed is resumed
     assert resumed.position_s == FIRST / RATE_HZ
-    assert 1000 * fake_recognizer.SLOW_S < resumed.gap_ms < 10_000
+    assert 1000 * fake_recognizer.SLOW_S < resumed.gap_ms < 1000 * took_s
     assert resumed.url == proxy.url
     assert "stopped answering" in resumed.cause
     assert ended.acknowledged_s == ended.transcript.duration_s
@@ -176,7 +178,7 @@ def test_it_gives_up_in_time_and_keeps_the_text(
     began_s = time.monotonic()
     with pytest.raises(earshot.StreamLost, match=r"stopped answering.*; after 0\.5 s, ") as caught:
         run(proxy.url, [AUDIO[:FIRST], chunk(SLOW)], Timeouts(resume_s=0.5))
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 30  # by default, 60 s
     cutting.join()
     assert caught.value.transcript is not None
     assert texts(caught.value.transcript.words) == fake_recognizer.expected_words(AUDIO[:FIRST])

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import time
-import urllib.request
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import earshot
 import numpy as np
 import pytest
 
 from server.launch import Triton
+from tests.support.launcher import wait_for
+from tests.support.metrics import metric
 from tests.support.project import Exported, Served
 
 pytestmark = pytest.mark.triton
 
 STREAMS = 20
 CHUNK_MS = 320
-WITHIN_S = 5.0
-IMPATIENT = earshot.Timeouts(queue_s=30, chunk_s=0.004)
+STAGES = ("feature_extractor", "encoder", "decoder")
+IMPATIENT = earshot.Timeouts(queue_s=30, chunk_s=0.004, close_s=60)
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +33,22 @@ def speech(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-0.1, 0.1, 16 * CHUNK_MS * 5).astype(np.float32)
 
 
-def live_streams(triton: Triton) -> dict[str, float]:
-    """Return the taken slots per model, summed over its instances."""
-    page = urllib.request.urlopen(triton.metrics_url).read().decode()
-    found = re.findall(r'^earshot_live_streams{.*model="(\w+)".*} (\S+)$', page, re.MULTILINE)
-    live: defaultdict[str, float] = defaultdict(float)
-    for model, value in found:
-        live[model] += float(value)
-    return dict(live)
+def taken(triton: Triton) -> list[float]:
+    """Return how many slots are taken in each stage."""
+    return [metric(triton, "earshot_live_streams", stage) for stage in STAGES]
 
 
-def wait_for(triton: Triton, is_so: Callable[[float], bool]) -> None:
-    deadline_s = time.monotonic() + WITHIN_S
-    while not all(map(is_so, (live := live_streams(triton)).values())) or len(live) < 2:
-        assert time.monotonic() < deadline_s, live
-        time.sleep(0.05)
+@contextmanager
+def all_ended(triton: Triton) -> Iterator[None]:
+    """After the block, wait until no slot is taken; none may be freed because it was idle."""
+
+    def expired() -> list[float]:
+        return [metric(triton, "earshot_expired_streams_total", stage) for stage in STAGES]
+
+    before = expired()
+    yield
+    wait_for(lambda: not any(taken(triton)))
+    assert expired() == before
 
 
 def time_out(client: earshot.Client, seed: int) -> bool:
@@ -76,10 +76,10 @@ def test_sync(triton: Triton) -> None:
     with (
         earshot.connect(triton.grpc_url, timeouts=IMPATIENT) as client,
         ThreadPoolExecutor(STREAMS) as pool,
+        all_ended(triton),
     ):
         late = list(pool.map(lambda seed: time_out(client, seed), range(STREAMS)))
         assert any(late)
-        wait_for(triton, lambda live: live == 0)
 
 
 def test_async(triton: Triton) -> None:
@@ -87,14 +87,17 @@ def test_async(triton: Triton) -> None:
         async with earshot.connect_async(triton.grpc_url, timeouts=IMPATIENT) as client:
             late = await asyncio.gather(*(time_out_async(client, s) for s in range(STREAMS)))
             assert any(late)
-            await asyncio.to_thread(wait_for, triton, lambda live: live == 0)
 
-    asyncio.run(main())
+    with all_ended(triton):
+        asyncio.run(main())
 
 
 def test_the_metric_counts_streams(triton: Triton) -> None:
     """Else the tests above would hold for a metric that is always 0."""
-    with earshot.connect(triton.grpc_url) as client, client.stream(sample_rate_hz=16000) as stream:
+    with (
+        all_ended(triton),
+        earshot.connect(triton.grpc_url) as client,
+        client.stream(sample_rate_hz=16000) as stream,
+    ):
         stream.send(speech(0))
-        wait_for(triton, lambda live: live == 1)
-    wait_for(triton, lambda live: live == 0)
+        wait_for(lambda: taken(triton) == [1, 1, 1])

@@ -431,11 +431,11 @@ def test_ctrl_c_while_the_server_hangs(fake: FakeTriton, tmp_path: Path, client:
     """)
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     try:
-        assert arrived.wait(20)
+        assert arrived.wait(60)
         started_s = time.monotonic()
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
-        assert time.monotonic() - started_s < 5
+        _, stderr = process.communicate(timeout=60)
+        assert time.monotonic() - started_s < 30  # a piece has 60 s
         assert stderr.rstrip().endswith("KeyboardInterrupt")
     finally:
         released.set()

@@ -95,10 +95,13 @@ def test_the_limit_follows_triton_s_metrics(tmp_path: Path) -> None:
     for second in range(4):
         features, encoder = '{model="features",version="1"}', '{model="encoder",version="1"}'
         lines = [
-            f"nv_inference_request_summary_us_count{features} {100 * second}",
-            f"nv_inference_request_summary_us_sum{features} {25 * second * 1e6 * IDLE_S}",
-            f"nv_inference_request_summary_us_sum{encoder} {75 * second * 1e6 * IDLE_S}",
-            'nv_inference_request_summary_us_sum{model="asr_streaming",version="1"} 5',
+            f"nv_inference_request_success{features} {100 * second}",
+            f"nv_inference_request_duration_us{features} {25 * second * 1e6 * IDLE_S}",
+            # On two GPUs.
+            f"nv_inference_request_duration_us{encoder} {50 * second * 1e6 * IDLE_S}",
+            'nv_inference_request_duration_us{gpu_uuid="GPU-1",model="encoder",version="1"} '
+            f"{25 * second * 1e6 * IDLE_S}",
+            'nv_inference_request_duration_us{model="asr_streaming",version="1"} 5',
             'nv_inference_pending_request_count{model="encoder",version="1"} 0',
         ]
         admission.decide("\n".join(lines), float(second))
@@ -117,8 +120,8 @@ def test_ensembles_that_share_a_stage_share_its_limit(tmp_path: Path) -> None:
     for second in range(4):
         labels = '{model="features",version="1"}'
         lines = [
-            f"nv_inference_request_summary_us_count{labels} {100 * second}",
-            f"nv_inference_request_summary_us_sum{labels} {100 * second * 1e6 * IDLE_S}",
+            f"nv_inference_request_success{labels} {100 * second}",
+            f"nv_inference_request_duration_us{labels} {100 * second * 1e6 * IDLE_S}",
             'nv_inference_pending_request_count{model="encoder",version="1"} 3',
         ]
         admission.decide("\n".join(lines), float(second))

@@ -77,7 +77,7 @@ def test_the_command_drains_the_server_of_a_port(toy_repository: Path) -> None:
     with started(toy_repository) as server:
         port = server.url.rpartition(":")[2]
         assert _drain(port).returncode == 0
-        assert server.launcher.wait(timeout=5) == 0
+        assert server.launcher.wait(timeout=30) == 0
         again = _drain(port)
         assert again.returncode == 2
         assert "no `python -m server` of this machine serves on port" in again.stderr

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import onnx
@@ -101,6 +103,38 @@ def test_a_launcher_that_was_held_up_judges_nobody(
             seen.append(watch.look())
         stage.kill()
     assert seen == [None, None, None, f"the process of encoder_0_0 ({stage.pid}) stands still"]
+
+
+@pytest.mark.parametrize(
+    ("end", "seen"),
+    [("sys.exit(0)", None), ("os.kill(os.getpid(), 9)", "was ended by SIGKILL")],
+)
+def test_the_process_of_an_engine_may_end_by_itself_without_an_error(
+    tmp_path: Path, end: str, seen: str | None
+) -> None:
+    engine = f"import os, sys; sys.stdin.read(1); {end}"
+    stage = f"""
+import subprocess, sys, time
+engine = subprocess.Popen([sys.executable, "-c", "{engine}"], stdin=subprocess.PIPE)
+print(engine.pid, flush=True)
+sys.stdin.read(1)
+engine.stdin.close()
+time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", stage], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        pid = int(process.stdout.readline())
+        beat = {"instance": "recognizer_engine", "pid": pid, "beat_s": time.monotonic() + 60}
+        (tmp_path / "engine.json").write_text(json.dumps(beat | {"busy_since_s": None}))
+        watch = StageWatch(os.getpid(), tmp_path)
+        process.stdin.close()
+        wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+        found = [watch.look() for _ in range(10)]
+        process.kill()
+    assert found[-1] == (seen and f"the process of recognizer_engine ({pid}) {seen}")
 
 
 def test_a_process_that_does_nothing_stands_still_sooner_than_a_busy_one() -> None:

@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from server.backends.earshot.earshot_runtime.heartbeat import INTERVAL_S
 from server.canary import Canary
-from server.heartbeats import Work
+from server.heartbeats import Work, read_heartbeats
 from server.launch import Triton, running
 from server.metrics_page import StageCollector
 from tests.support.launcher import wait_for
@@ -62,9 +62,15 @@ def test_instances_that_have_worked_need_no_canary_of_their_own(toy_repository: 
         started: list[float] = []
         for _ in range(3):
             assert canary.failure() is None
-            time.sleep(2 * INTERVAL_S)  # until the heartbeats say so
+            _wait_for_heartbeats(triton)  # that say so
             started.append(_read(triton, "earshot_started_streams_total"))
         assert started == [2, 3, 5]  # all; one, for both have worked; all, for one has not
+
+
+def _wait_for_heartbeats(triton: Triton) -> None:
+    """Wait until all stages have counted what they have done so far."""
+    after_s = time.monotonic() + INTERVAL_S
+    wait_for(lambda: all(beat["beat_s"] > after_s for beat in read_heartbeats(triton.heartbeats)))
 
 
 def _canary(triton: Triton) -> Canary:

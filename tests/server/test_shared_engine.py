@@ -9,21 +9,20 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from server.backends.earshot.earshot_runtime.errors import BadStage
-from server.backends.earshot.earshot_runtime.shared_engine import (
-    EngineFailed,
-    SharedEngine,
-    join_engine,
-)
+from server.backends.earshot.earshot_runtime.errors import BadStage, EngineFailed
+from server.backends.earshot.earshot_runtime.shared_engine import SharedEngine, join_engine
 from server.backends.earshot.earshot_runtime.spec import AdapterSpec, StageSpec
+from server.heartbeats import read_heartbeats
 from tests.support.launcher import children, wait_for
 from tests.support.toy_repository import adapted_summer_graph, save, write_toy_repository
 from tests.support.toy_stages import model_config
@@ -47,8 +46,12 @@ def spec(repository: Path) -> StageSpec:
 
 
 @pytest.fixture
-def engines(repository: Path, spec: StageSpec, tmp_path: Path) -> list[SharedEngine]:
-    return [each.result() for each in joining(repository, spec, tmp_path)]
+def engines(repository: Path, spec: StageSpec, tmp_path: Path) -> Iterator[list[SharedEngine]]:
+    engines = [each.result() for each in joining(repository, spec, tmp_path)]
+    yield engines
+    engines.clear()
+    gc.collect()
+    wait_for(lambda: not engine_processes())
 
 
 def joining(repository: Path, spec: StageSpec, meeting: Path) -> list[Future[SharedEngine]]:
@@ -65,6 +68,26 @@ def engine_processes() -> set[int]:
         for pid in children(os.getpid())
         if "engine_process" in Path(f"/proc/{pid}/cmdline").read_text()
     }
+
+
+@contextmanager
+def stopped_engine() -> Generator[None]:
+    """Stop the process of the engine, until `resume_engine` at the latest the end of the block."""
+    [process] = engine_processes()
+    os.kill(process, signal.SIGSTOP)
+    yield
+    os.kill(process, signal.SIGCONT)
+
+
+def resume_engine() -> None:
+    [process] = engine_processes()
+    os.kill(process, signal.SIGCONT)
+
+
+def batches(folder: Path) -> int:
+    """Return the batches that the engine has run, by its heartbeat."""
+    [beat] = read_heartbeats(folder)
+    return sum(value for name, labels, value in beat["metrics"] if labels == {"le": "+Inf"})
 
 
 def run(
@@ -89,7 +112,7 @@ def test_each_instance_has_slots_of_its_own(engines: list[SharedEngine]) -> None
     slots = [4, 0, 7, 1, 6, 2, 5]
 
     def transcribe(number: int) -> list[list[float]]:
-        values = 0.001 * (1 + number) * (1 + np.arange(7))
+        values = [0.001 * (1 + number) * (1 + row) for row in range(7)]
         return [run(engines[number], values, slots, starts=step == 0) for step in range(50)]
 
     assert INSTANCES * len(slots) > MOST_ROWS >= 2 * len(slots)
@@ -109,13 +132,28 @@ def test_each_instance_has_adapters_of_its_own(engines: list[SharedEngine]) -> N
     assert run(engines[0], [0, 0], [3, 5]) == [100, 0]
 
 
+def test_batches_that_wait_are_run_together(engines: list[SharedEngine], tmp_path: Path) -> None:
+    with stopped_engine(), ThreadPoolExecutor(INSTANCES) as pool:
+        running = [pool.submit(run, engine, [0.001], [0], starts=True) for engine in engines]
+        time.sleep(0.1)
+        resume_engine()
+        assert [each.result() for each in running] == [[1], [1], [1]]
+    wait_for(lambda: batches(tmp_path) == 1)
+
+
 def test_a_batch_that_fails_fails_alone(engines: list[SharedEngine]) -> None:
-    first, second, _ = engines
-    assert run(second, [0.001], [0], starts=True) == [1]
-    with pytest.raises(EngineFailed, match="Error"):
-        run(first, [0.001], [10_000], starts=True)
-    assert run(first, [0.001], [0], starts=True) == [1]
-    assert run(second, [0.001], [0]) == [2]
+    """It waits together with the others."""
+    for engine in engines[1:]:
+        assert run(engine, [0.001], [0], starts=True) == [1]
+    with stopped_engine(), ThreadPoolExecutor(INSTANCES) as pool:
+        failing = pool.submit(run, engines[0], [0.001], [10_000], starts=True)
+        running = [pool.submit(run, engine, [0.001], [0]) for engine in engines[1:]]
+        time.sleep(0.1)
+        resume_engine()
+        assert [each.result() for each in running] == [[2], [2]]
+        with pytest.raises(EngineFailed, match="Error"):
+            failing.result()
+    assert run(engines[0], [0.001], [0], starts=True) == [1]
 
 
 def test_the_process_ends_with_its_last_instance(
@@ -129,13 +167,14 @@ def test_the_process_ends_with_its_last_instance(
     assert run(again[0], [0.005], [0], starts=True) == [5]
     assert run(engines[0], [0.001], [0]) == [2]
     assert len(engine_processes()) == 2
-    del engines[:]
+    engines.clear()
     gc.collect()
     wait_for(lambda: first not in engine_processes())
     assert run(again[0], [0.005], [0]) == [10]
+    again.clear()
 
 
-def test_a_process_that_is_killed_is_missed(engines: list[SharedEngine]) -> None:
+def test_a_process_that_is_killed_is_reported(engines: list[SharedEngine]) -> None:
     [process] = engine_processes()
     os.kill(process, signal.SIGKILL)
     for engine in engines:
@@ -149,5 +188,5 @@ def test_what_is_wrong_with_the_files_is_said_by_every_instance(
     (repository / "summer" / "1" / "model.onnx").write_bytes(b"damaged")
     for each in joining(repository, spec, tmp_path):
         assert isinstance(each.exception(), BadStage)
-        assert "cannot be opened" in str(each.exception())
+        assert "model.onnx" in str(each.exception())
     wait_for(lambda: not engine_processes())

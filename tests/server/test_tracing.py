@@ -18,6 +18,8 @@ from tests.support.traces import collector
 
 CONTEXT = "00-0000000000000000000000000abc0123-00000000000000d4-00"
 """The trace context of a request that its caller has not sampled."""
+SPANS = 6
+"""Of a request to the toy recognizer: its own, the ensemble's, and two for each of two stages."""
 
 
 @pytest.mark.triton
@@ -34,6 +36,7 @@ def test_one_request_in_so_many_is_traced_and_all_that_carry_a_context(
         for _ in range(6):
             stream.send(constant(0.0)).result(timeout=10)
         stream.send(constant(0.0), end=True, headers={"traceparent": CONTEXT}).result(timeout=10)
+        received.wait_for(3 * SPANS)
     roots = [span for span in received.spans if span.name == "InferRequest"]
     assert [span.parent_id for span in roots] == ["", "", "00000000000000d4"]
     assert roots[2].trace_id == "0000000000000000000000000abc0123"

@@ -55,6 +55,7 @@ def test_what_was_measured_before_the_end_is_kept(
     kept = json.loads(report.read_text())
     assert kept["shapes"] == measured
     assert kept["shapes_in_all"] > 2
+    assert kept["shapes"][0]["tokens_per_audio_s"] > 0
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
     said = capfd.readouterr().err
     assert "opening recognizer_offline: program" in said

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
@@ -11,7 +9,7 @@ from tritonclient.utils import InferenceServerException
 from export.checkpoint import load_checkpoint
 from export.recordings import load_recordings
 from export.spec import served_name
-from server.backends.earshot.earshot_runtime import heartbeat
+from tests.support.launcher import wait_for
 from tests.support.offline_service import BUCKETS, OfflineService
 from tests.support.project import (
     OFFLINE_KINDS,
@@ -94,14 +92,16 @@ def test_sixty_four_files_at_once_share_batches(
     lengths = random.integers(SECOND * least_s + 1, SECOND * most_s, 8 * FILES_AT_ONCE)
     starts = random.integers(0, len(samples) - SECOND * most_s, 8 * FILES_AT_ONCE)
     files = [samples[at : at + length] for at, length in zip(starts, lengths, strict=True)]
-    time.sleep(2 * heartbeat.INTERVAL_S)  # rows and runs come with the next heartbeat
-    before = {name: one_service.counter(metric) for name, metric in counters.items()}
+
+    def value(name: str) -> float:
+        return one_service.counter(counters[name])["encoder_offline"]
+
+    # Rows and runs come with the next heartbeat.
+    wait_for(lambda: value("rows") == value("requests"))
+    before = {name: value(name) for name in counters}
     one_service.transcribe(files, at_once=FILES_AT_ONCE)
-    time.sleep(2 * heartbeat.INTERVAL_S)
-    grown = {
-        name: one_service.counter(metric)["encoder_offline"] - before[name]["encoder_offline"]
-        for name, metric in counters.items()
-    }
+    wait_for(lambda: value("rows") == before["rows"] + len(files))
+    grown = {name: value(name) - before[name] for name in counters}
     assert grown["requests"] == grown["rows"] == len(files)
     assert grown["requests"] / grown["batches"] > 8
     if alike:

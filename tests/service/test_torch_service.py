@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +20,7 @@ from export.options import LAYOUTS, ExportOptions, Serving
 from export.recordings import load_recordings
 from export.streaming.export import export_streaming
 from server.launch import running
+from tests.support.launcher import children, started
 from tests.support.project import PROJECT
 from tests.support.streaming_service import Service
 
@@ -64,6 +68,19 @@ def test_more_streams_than_slots_one_after_another(service: Service) -> None:
     assert sum(len(reference.tokens) for reference in references) > 100
     for got, expected in zip(service.transcribe(utterances, 50), references, strict=True):
         service.assert_equal(got, expected)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_frozen_engine_ends_the_server(repository: Path, how: signal.Signals) -> None:
+    if repository.name.startswith("onnxruntime"):
+        pytest.skip("each of its instances has an engine of its own")
+    with started(repository) as server:
+        [pid] = [pid for stage in children(server.pid) for pid in children(stage)]
+        os.kill(pid, how)
+        _, errors = server.launcher.communicate(timeout=60)
+        assert server.launcher.returncode == 1
+        # A canary may fail before.
+        assert re.search(rf"process of .*engine.* \({pid}\)|does not answer", errors)
 
 
 def test_the_engine_alone_is_timed(repository: Path, tmp_path: Path) -> None:

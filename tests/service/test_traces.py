@@ -20,6 +20,10 @@ STAGES = {"feature_extractor", "encoder", "decoder"}
 
 
 def test_a_sampled_stream_is_traced_through_every_stage(exported: Exported) -> None:
+    request = ("InferRequest", "asr_streaming")
+    expected = [request[:1], request]
+    expected += [(*request, stage) for stage in STAGES]
+    expected += [(*request, stage, "compute") for stage in STAGES]
     options = earshot.StreamOptions(tag="call-17", trace_every=3)
     speech = np.random.default_rng(0).uniform(-0.1, 0.1, 2 * 16000).astype(np.float32)
     with (
@@ -34,16 +38,13 @@ def test_a_sampled_stream_is_traced_through_every_stage(exported: Exported) -> N
             results = [*stream.send(speech), *stream.end()]
         with client.stream(sample_rate_hz=16000) as stream:
             stream.send(speech)
+        received.wait_for(3 * len(expected))
     [span] = recording.spans
     assert span.context is not None
     assert {each.trace_id for each in received.spans} == {f"{span.context.trace_id:032x}"}
     paths = Counter(
         tuple(received.path(each, f"{span.context.span_id:016x}")) for each in received.spans
     )
-    request = ("InferRequest", "asr_streaming")
-    expected = [request[:1], request]
-    expected += [(*request, stage) for stage in STAGES]
-    expected += [(*request, stage, "compute") for stage in STAGES]
     assert len(results) == 7
     assert paths == dict.fromkeys(expected, 3)  # the chunks 0, 3 and 6
     encoder = next(each for each in received.spans if each.name == "encoder")

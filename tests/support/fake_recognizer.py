@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from earshot import Word
+from earshot import Timeouts, Word
 
 RATE_HZ = 16000
 CHUNK_SAMPLES = 1280  # 80 ms: one encoder frame
@@ -32,6 +32,9 @@ FAIL = 0.2345678  # fail with INTERNAL
 REFUSE = 0.3456789  # fail with UNAVAILABLE, as a server at capacity does
 SLOW_S = 0.6
 MARKERS = {"slow": str(SLOW), "fail": str(FAIL), "refuse": str(REFUSE)}
+
+PATIENT = Timeouts(connect_s=60, queue_s=60, chunk_s=60, finish_s=60, close_s=60)
+"""For tests in which no deadline should pass, however slow the machine is."""
 
 PARAMETERS = {
     "contract_version": "1",
@@ -89,12 +92,19 @@ class FakeRecognizer:
 
     url: str
     log: Path
+    first: int = 0
+    """The number of the first chunk that counts."""
+
+    def from_now_on(self) -> FakeRecognizer:
+        """Return the same one without what it has received so far."""
+        return replace(self, first=self.first + len(self.chunks()))
 
     def chunks(self) -> list[Chunk]:
         """Return all chunks received so far, oldest first."""
         if not self.log.exists():
             return []
-        return [Chunk(**json.loads(line)) for line in self.log.read_text().splitlines()]
+        lines = self.log.read_text().splitlines()[self.first :]
+        return [Chunk(**json.loads(line)) for line in lines]
 
     def streams_left_open(self) -> set[int]:
         """Return the ids of the streams that were started and not ended."""

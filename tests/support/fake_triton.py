@@ -30,6 +30,9 @@ OFFLINE = {
     "buckets_ms": "2000,4000,8000,15000,30000",
 }
 
+DYING_CONNECTION = "Stream removed (Delayed close due to in-progress write (ping timeout))"
+"""What gRPC says of a call on a connection that has ended, and that it has not left yet."""
+
 Recognize = Callable[["ReceivedPiece"], "Tokens"]
 Tokens = list[tuple[int, str, int]]
 """Id, text and frame of each token."""
@@ -64,6 +67,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.answer = threading.Event()
         self.arrived = threading.Semaphore(0)
         self.seen: list[str] = []
+        self.lose: Counter[str] = Counter()
+        """How many of the next requests of a kind, `chunk` or `END`, are lost with a connection."""
         self.headers: list[dict[str, str]] = []
         """The headers of each chunk."""
         self.answer_headers: tuple[tuple[str, str], ...] = ()
@@ -119,6 +124,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.seen.append(f"{chunk} arrived")
         self.arrived.release()
         self.answer.wait()
+        if self.lose[chunk] > 0:
+            self.lose[chunk] -= 1
+            self.seen.append(f"{chunk} lost")
+            context.abort(grpc.StatusCode.UNAVAILABLE, DYING_CONNECTION)
         context.send_initial_metadata(self.answer_headers)
         self.seen.append(f"{chunk} {'answered' if context.is_active() else 'cancelled'}")
         stream = request.parameters["sequence_id"].int64_param

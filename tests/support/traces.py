@@ -18,6 +18,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
+from tests.support.launcher import wait_for
+
 
 @dataclass(frozen=True)
 class ServerSpan:
@@ -34,10 +36,18 @@ class ServerSpan:
 
 @dataclass
 class Collector:
-    """What a receiver of OTLP over HTTP has received."""
+    """What a receiver of OTLP over HTTP has received.
+
+    Wait for what should come before the server ends. It sends its spans every five seconds, and
+    those of its last requests may be lost with it.
+    """
 
     url: str
     spans: list[ServerSpan] = field(default_factory=list[ServerSpan])
+
+    def wait_for(self, count: int) -> None:
+        """Wait until at least `count` spans have come."""
+        wait_for(lambda: len(self.spans) >= count)
 
     def path(self, span: ServerSpan, root_id: str) -> list[str]:
         """Return the names of the spans from below `root_id` down to `span`."""
@@ -51,7 +61,7 @@ class Collector:
 
 @contextmanager
 def collector() -> Generator[Collector]:
-    """Receive spans for the length of the block. Triton sends the last ones when it ends."""
+    """Receive spans for the length of the block."""
     received = Collector("")
 
     class Receiver(BaseHTTPRequestHandler):

@@ -25,9 +25,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from ._attempts import Attempts
 from ._errors import EarshotError, StreamClosed
 from ._exchange import Ask, Check, Exchanger, Free, Send, Step, Wait
-from ._failures import connect_error, is_broken_connection
+from ._failures import connect_error
 from ._format import AudioFormat, Encoding
 from ._grpc import Address, Credentials, make_stub, read_addresses
 from ._handshake import Question, Served, ready_request, require_offline, require_streaming
@@ -513,12 +514,16 @@ class _Connection:
     ) -> None:
         if in_flight is not None:
             await asyncio.gather(in_flight, return_exceptions=True)
-        with contextlib.suppress(grpc.RpcError):  # the sequence is over for the client
+        attempts = Attempts(sequence.idle_s)
+        while True:
             try:
                 await self.infer(sequence, request, sequence.idle_s)
+                return
             except grpc.RpcError as failure:
-                if is_broken_connection(failure):
-                    await self.infer(sequence, request, sequence.idle_s)
+                delay_s = attempts.delay_s(failure)
+            if delay_s is None:  # the sequence is over for the client
+                return
+            await asyncio.sleep(delay_s)
 
     def _in_background(
         self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]

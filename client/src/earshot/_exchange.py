@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
+from ._attempts import Attempts
 from ._errors import (
     AccessDenied,
     ChunkTimeout,
@@ -26,7 +27,7 @@ from ._errors import (
     ServerDraining,
     StreamClosed,
 )
-from ._failures import is_broken_connection, is_forgotten, is_lost, is_unknown_model
+from ._failures import is_forgotten, is_lost, is_unknown_model
 from ._handshake import require_streaming
 from ._sequence import Call, TritonSequence
 from ._servers import Servers
@@ -127,7 +128,10 @@ class Exchanger:
 
     def _start_again(self, call: Call, failure: Any) -> Steps[tuple[Call, Any]]:
         """Begin the stream once more, or on another server; return the call and its reply."""
-        if is_broken_connection(failure):
+        attempts = Attempts(call.deadline_s)
+        while (delay_s := attempts.delay_s(failure)) is not None:
+            yield Wait(delay_s)
+            self._session.check_open()
             try:
                 return call, (yield Send(call))
             except grpc.RpcError as another:

@@ -24,14 +24,15 @@ from ._server_info import OfflineInfo, ServerInfo
 # the message differs.
 _NO_CONNECTION = re.compile(
     r"failed to connect|errors resolving|name resolution|socket closed|connection (reset|refused)"
-    r"|recvmsg|broken pipe|goaway|ping timeout|keepalive|endpoint closing|handshake"
+    r"|recvmsg|broken pipe|goaway|ping timeout|keepalive|endpoint closing|handshake|delayed close"
     # From a proxy that has no server behind it.
     r"|http2 header with status: 50[23]|no healthy upstream|upstream connect error",
     re.IGNORECASE,
 )
 # A connection that was there has ended; a request may or may not have arrived.
 _BROKEN = re.compile(
-    r"socket closed|connection reset|recvmsg|broken pipe|ping timeout|keepalive", re.IGNORECASE
+    r"socket closed|connection reset|recvmsg|broken pipe|ping timeout|keepalive|delayed close",
+    re.IGNORECASE,
 )
 # The messages of Triton and of the bundled backend for a sequence that was dropped.
 _UNKNOWN_STREAM = re.compile(r"START flag|is not open")
@@ -214,7 +215,7 @@ def is_forgotten(failure: RpcFailure) -> bool:
 
 
 def is_broken_connection(failure: RpcFailure) -> bool:
-    """Tell whether a connection ended under way; gRPC makes another one for the next call."""
+    """Tell whether a connection ended under way; gRPC makes another one."""
     code, details = _read(failure)
     return code == "UNAVAILABLE" and _BROKEN.search(details) is not None
 

@@ -18,9 +18,10 @@ from typing import Any
 
 import grpc
 
+from ._attempts import Attempts
 from ._errors import EarshotError, StreamClosed
 from ._exchange import Ask, Check, Exchanger, Free, Send, Step, Wait
-from ._failures import connect_error, is_broken_connection
+from ._failures import connect_error
 from ._format import AudioFormat, Encoding
 from ._grpc import Address, Credentials, make_stub, read_address, read_addresses
 from ._handshake import Question, Served, ready_request, require_offline, require_streaming
@@ -592,30 +593,40 @@ class _Connection:
             self._ends.add(ended)
             ended.add_done_callback(self._ends.discard)
 
-            def send(on_answer: Callable[[Any], None]) -> None:
-                try:
-                    call = self.infer(sequence, request, sequence.idle_s)
-                    call.add_done_callback(on_answer)
-                except Exception:  # the channel is closed
-                    ended.set_result(None)
-
-            def answered(call: Any) -> None:
-                # The sequence is over for the client, whether or not END succeeds.
-                if is_broken_connection(call):
-                    send(lambda _: ended.set_result(None))
-                else:
-                    ended.set_result(None)
-
             def end(first: Any) -> None:
                 if first is not None and not sequence.is_placed:
                     # The answer to START came too late for the stream, not for its END.
                     sequence.stay(first.initial_metadata())
-                send(answered)
+                self._end(sequence, request, Attempts(sequence.idle_s), ended)
 
             if in_flight is None:
                 end(None)
             else:
                 in_flight.add_done_callback(end)
+
+    def _end(
+        self,
+        sequence: TritonSequence,
+        request: Any,
+        attempts: Attempts,
+        ended: futures.Future[None],
+    ) -> None:
+        """Send END until it arrives; set `ended` when there is no more to be done for it."""
+
+        def answered(call: Any) -> None:
+            delay_s = attempts.delay_s(call)
+            if delay_s is None:
+                # The sequence is over for the client, whether or not END succeeds.
+                ended.set_result(None)
+                return
+            again = threading.Timer(delay_s, self._end, (sequence, request, attempts, ended))
+            again.daemon = True
+            again.start()
+
+        try:
+            self.infer(sequence, request, sequence.idle_s).add_done_callback(answered)
+        except Exception:  # the channel is closed
+            ended.set_result(None)
 
     def abandon_garbage(self, session: Session) -> None:
         """Abandon from a finalizer, which may interrupt gRPC while it holds one of its locks."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from export.__main__ import _require_possible, _warn_of_another_checkpoint
@@ -24,9 +24,10 @@ from export.recordings import load_recordings
 from export.stages.half import half_stages
 from export.stages.state import PooledStages
 from export.streaming.chain import Chain
-from export.streaming.config import config_files
+from export.streaming.config import config_files, engine_slots
 from export.streaming.export import build_stages, export_streaming, spec_of
 from export.streaming.spec import RECOGNIZER, StreamingSpec
+from server.backends.earshot.earshot_runtime.spec import StageSpec
 
 # The generated protobuf classes carry no types.
 _pb: Any = model_config_pb2
@@ -83,6 +84,17 @@ def test_instances_on_one_device_share_the_streams(random_checkpoint: Path) -> N
     assert (group.count, group.kind) == (3, _pb.ModelInstanceGroup.KIND_MODEL)
     assert config.parameters["max_streams"].string_value == "34"
     assert config.parameters["runtime"].string_value == "torch"
+
+
+def test_the_engine_that_instances_share_has_the_slots_of_all(random_checkpoint: Path) -> None:
+    spec = _spec(random_checkpoint, "tensorrt-rtx", "fused")
+    config = json_format.MessageToDict(
+        _parsed(config_files(spec)["recognizer/config.pbtxt"]), preserving_proto_field_name=True
+    )
+    served = StageSpec.from_model_config(config)
+    assert served.shares_engine
+    assert served.of_engine.sequence
+    assert engine_slots(spec.recognizer, spec) == served.of_engine.sequence.max_streams == 3 * 34
 
 
 @pytest.mark.parametrize(

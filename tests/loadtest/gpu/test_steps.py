@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.capacity.commands import SPAWN_S
 from loadtest.gpu import steps
 from loadtest.gpu.exports import Exports
 from loadtest.gpu.plan import WHOLE, ReportOptions
 from loadtest.gpu.process import StepFailed
 from loadtest.gpu.steps import Step, Steps, StepUnfinished
+from loadtest.options import LoadOptions
 from loadtest.result.document import UNFINISHED, CapacityResult
 from tests.support.sample_report_options import options
 from tests.support.sample_results import gpu_result
@@ -142,6 +144,18 @@ def test_a_finished_search_is_the_result(
     budget_s = float(arguments[arguments.index("--budget-s") + 1])
     assert 60 < budget_s <= 100 - steps.GOODBYE_S
     assert "--allowed-change" not in arguments
+
+
+@pytest.mark.parametrize(("chunk_ms", "reference_s"), [(160, 18), (560, 5)])
+def test_a_search_is_not_started_without_time_for_a_level_and_the_final_hold(
+    tmp_path: Path, chunk_ms: int, reference_s: float
+) -> None:
+    """Seen on a GPU: the reference in chunks of 160 ms took 18 s, and nothing was held."""
+    chosen = options(tmp_path, chunks_ms=(chunk_ms,), short_hold_s=6, hold_s=40)
+    server_s, spawn_s, warm_up_s = 20, SPAWN_S, LoadOptions.warm_up_s
+    levels_s = 6 + 40 + 2 * (spawn_s + warm_up_s)
+    search = step(chosen, "capacity")
+    assert search.estimate_s - steps.GOODBYE_S >= server_s + reference_s + levels_s
 
 
 def test_random_models_may_change_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Run as the process of an engine that all instances of a model share.
 
-Each instance has a part of the slots, and one batch under way at most. What has come while the last
-batch ran is run together, so that batches grow with the load. The process ends with the last of its
-instances; `shared_engine.py` is their side.
+Each instance has a part of the slots, and one batch under way at most. The batches that arrive
+while another one runs are run together next, so that runs grow with the load. The process ends with
+the last of its instances; `shared_engine.py` is their side.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
@@ -40,18 +40,6 @@ def main() -> None:
     """Serve the engine that the instance on the other end of stdin describes."""
     folder, spec, address = pickle.load(sys.stdin.buffer)
     EngineProcess(folder, spec, address).serve()
-
-
-def whole(spec: StageSpec) -> StageSpec:
-    """Return the spec of the engine: it has the streams and adapters of all instances."""
-    assert spec.sequence is not None
-    count = spec.instances
-    return replace(
-        spec,
-        intra_op_threads=count * spec.intra_op_threads,
-        sequence=replace(spec.sequence, max_streams=count * spec.sequence.max_streams),
-        adapters=spec.adapters and replace(spec.adapters, capacity=count * spec.adapters.capacity),
-    )
 
 
 @dataclass
@@ -97,7 +85,7 @@ class EngineProcess:
 
     def _open(self, folder: Path) -> Engine | None:
         try:
-            return open_engine(folder, whole(self._spec))
+            return open_engine(folder, self._spec.of_engine)
         except StageError as error:
             self._problem = str(error)
         except Exception as error:  # the engines' libraries share no base class of exceptions
@@ -121,31 +109,37 @@ class EngineProcess:
         return self._joined == self._spec.instances
 
     def _attend(self) -> bool:
-        """Take in what has come; wait for it if there is nothing to run."""
-        joining = [] if self._complete else [self._listener, sys.stdin]
-        for ready in wait([*self._instances, *joining], 0 if self._waiting else None):
-            if ready is sys.stdin:
-                return False
-            if ready is self._listener:
+        """Receive requests and instances; wait for one if there is nothing to run."""
+        starter = sys.stdin.fileno()
+        joining = [] if self._complete else [self._listener, starter]
+        found = wait([*self._instances, *joining], 0 if self._waiting else None)
+        for ready in found:
+            if isinstance(ready, Connection):
+                self._receive(self._instances[ready])
+            elif ready is self._listener:
                 self._accept()
-            else:
-                self._receive(self._instances[ready])  # pyright: ignore[reportArgumentType]
-        return True
+        return self._complete or starter not in found  # which has ended
 
     def _accept(self) -> None:
         connection = Connection(self._listener.accept()[0].detach())
-        with suppress(EOFError, OSError):  # it has ended meanwhile
-            file = recv_handle(connection)
-            memory = EngineMemory(self._spec, file)
-            os.close(file)
-            connection.send(self._problem)
-            if self._problem is None:
-                self._instances[connection] = Instance(connection, memory, self._joined)
+        number = self._joined
         self._joined += 1
         if self._complete:
-            # A model that is loaded again meets another process.
+            # A model that is loaded again has another process.
             self._address.unlink()
             self._listener.close()
+        with suppress(EOFError, OSError):  # it has ended meanwhile
+            memory = self._memory_of(connection)
+            connection.send(self._problem)
+            if self._problem is None:
+                self._instances[connection] = Instance(connection, memory, number)
+
+    def _memory_of(self, connection: Connection) -> EngineMemory:
+        file = recv_handle(connection)
+        try:
+            return EngineMemory(self._spec, file)
+        finally:
+            os.close(file)
 
     def _receive(self, instance: Instance) -> None:
         try:
@@ -182,6 +176,11 @@ class EngineProcess:
 
     def _run(self, batches: list[Batch]) -> None:
         problem = self._attempt(lambda engine: self._run_on(engine, batches))
+        if problem is not None and len(batches) > 1:
+            # A run that fails leaves the streams as they were: try again, each on its own.
+            for batch in batches:
+                self._run([batch])
+            return
         for batch in batches:
             _answer(batch.instance, problem)
 

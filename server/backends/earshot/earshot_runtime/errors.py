@@ -69,6 +69,10 @@ class EarlierStageFailed(ChunkError):
     """A stage before this one failed on the last chunk of the stream."""
 
 
+class EngineFailed(Exception):
+    """The engine in another process has failed; the text is the kind of the error there."""
+
+
 class RunFailed(ChunkError):
     """The engine raised while it ran the batch."""
 
@@ -80,7 +84,7 @@ class RunFailed(ChunkError):
         """
         print(f"a batch of {rows} failed:", file=sys.stderr)
         traceback.print_exception(error)
+        kind = str(error) if isinstance(error, EngineFailed) else type(error).__name__
         return cls(
-            f"{what} failed on a batch of {rows} ({type(error).__name__}); the server's log "
-            "holds the details"
+            f"{what} failed on a batch of {rows} ({kind}); the server's log holds the details"
         )

@@ -45,7 +45,8 @@ class Heartbeat:
             metrics: returns the values of now, in the thread of the heartbeat; it must not wait
                 for a batch, because one may hang.
         """
-        self._path = folder / f"{instance}.json"
+        # A model that is loaded again has the same instances, while the old ones end.
+        self._path = folder / f"{instance}.{os.getpid()}.json"
         self._model = model
         self._instance = instance
         self._metrics = metrics

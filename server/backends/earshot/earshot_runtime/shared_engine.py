@@ -7,13 +7,14 @@ an engine each, they would hold the weights several times, and take turns on the
 batches. So the first instance starts a process that opens the engine, and all of them hand it
 their rows: see `engine_process.py`.
 
-They meet at a socket in a folder that belongs to the server alone; audio and tokens go through
-memory without a name (`engine_memory.py`).
+They find the process by a socket in a folder that belongs to the server alone; audio and tokens go
+through memory without a name (`engine_memory.py`).
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import pickle
 import socket
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from pathlib import Path
@@ -32,7 +33,7 @@ import numpy.typing as npt
 from .adapters import NONE, AdapterSlots
 from .engine import Arrays
 from .engine_memory import EngineMemory
-from .errors import BadStage
+from .errors import BadStage, EngineFailed
 from .slots import Slots
 from .spec import StageSpec
 
@@ -43,21 +44,36 @@ _LISTENS_S = 60.0
 _POLL_S = 0.02
 
 
-class EngineFailed(Exception):
-    """The engine's process has ended, or its engine has failed, which its log explains."""
+class _EngineGone(Exception):
+    """The process ended before it had opened the engine."""
 
 
-def join_engine(folder: Path, spec: StageSpec, meeting: Path) -> SharedEngine:
+def join_engine(folder: Path, spec: StageSpec, sockets: Path) -> SharedEngine:
     """Return the engine that the instances of `spec` share, started by the first of them.
 
     Args:
         folder: that of the engine's files.
-        meeting: the folder in which the instances of all models meet.
+        sockets: where the instances look for the process.
 
     Raises:
         BadStage: the engine cannot be opened.
     """
-    address = meeting / f"{spec.model}.engine"
+    # Its own for each model and shape of the memory, and short, as addresses have to be.
+    key = hashlib.sha256(f"{folder} {spec}".encode()).hexdigest()[:16]
+    address = sockets / f"{key}.engine"
+    try:
+        return _join(folder, spec, address)
+    except _EngineGone:  # it may have been that of a model which was unloaded while it opened
+        pass
+    try:
+        return _join(folder, spec, address)
+    except _EngineGone:
+        raise BadStage(
+            f"{spec.model}: the process of the engine has ended; the server's log says why"
+        ) from None
+
+
+def _join(folder: Path, spec: StageSpec, address: Path) -> SharedEngine:
     process = None
     with address.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one instance at a time looks for the process
@@ -89,7 +105,7 @@ class SharedEngine:
             send_handle(connection, file, None)
             problem = connection.recv()
         except (EOFError, OSError):
-            problem = "its process has ended; the server's log says why"
+            raise _EngineGone from None
         finally:
             os.close(file)
         if problem is not None:
@@ -123,7 +139,7 @@ class SharedEngine:
                 send_handle(self._connection, file, None)
             problem = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise EngineFailed("the engine's process has ended") from error
+            raise EngineFailed("its process has ended") from error
         if problem is not None:
             raise EngineFailed(problem)
 
@@ -145,14 +161,15 @@ def _start(folder: Path, spec: StageSpec, address: Path) -> subprocess.Popen[byt
     root = Path(__file__).parents[len(package.split("."))]
     process = subprocess.Popen(
         # The name of the model is for those who look at the processes.
-        [sys.executable, "-m", f"{package}.engine_process", spec.model],
+        [sys.executable, "-P", "-m", f"{package}.engine_process", spec.model],
         env=os.environ | {"PYTHONPATH": str(root)},
         stdin=subprocess.PIPE,
     )
     # Left open: its end tells the process that this instance has ended.
     assert process.stdin is not None
-    process.stdin.write(pickle.dumps((folder, spec, address)))
-    process.stdin.flush()
+    with suppress(BrokenPipeError):  # `_wait_for` says so
+        process.stdin.write(pickle.dumps((folder, spec, address)))
+        process.stdin.flush()
     return process
 
 
@@ -163,6 +180,7 @@ def _wait_for(address: Path, process: subprocess.Popen[bytes], spec: StageSpec) 
             return connection
         time.sleep(_POLL_S)
     process.kill()
+    process.wait()
     raise BadStage(f"{spec.model}: the process of the engine did not start; the log says why")
 
 

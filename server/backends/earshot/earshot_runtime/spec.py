@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,17 @@ class StageSpec:
         return self.sequence is not None and self.instances > 1 and self.runtime in _ON_DEVICE
 
     @property
+    def of_engine(self) -> StageSpec:
+        """Return the spec of a shared engine: it has the streams and adapters of all instances."""
+        assert self.sequence is not None
+        count, adapters = self.instances, self.adapters
+        return replace(
+            self,
+            sequence=replace(self.sequence, max_streams=count * self.sequence.max_streams),
+            adapters=adapters and replace(adapters, capacity=count * adapters.capacity),
+        )
+
+    @cached_property
     def responses(self) -> tuple[str, ...]:
         """Return the names of the outputs of a request."""
         return tuple(tensor.name for tensor in (*self.outputs, *self.text_outputs))
