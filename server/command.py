@@ -63,6 +63,9 @@ def triton_command(
         "--disable-auto-complete-config",
         *_model_control_flags(model_control),
         "--strict-readiness=true",
+        # How long a chunk takes from its arrival to its text: of the ensemble, over a minute.
+        "--metrics-config=summary_latencies=true",
+        "--metrics-config=summary_quantiles=0.5:0.05,0.9:0.01,0.99:0.001",
         f"--exit-timeout-secs={math.ceil(drain_s)}",
         *_transport_flags(
             repository.max_streams * (_GENERATIONS if model_control else 1), endpoints
