@@ -19,7 +19,7 @@ from tests.support.project import (
     Served,
 )
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 KIND = "rnnt"
 
