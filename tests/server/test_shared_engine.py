@@ -6,10 +6,12 @@ service (`tests/service/test_torch_service.py`).
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import signal
-import time
+import sys
+import termios
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -71,17 +73,23 @@ def engine_processes() -> set[int]:
 
 
 @contextmanager
-def stopped_engine() -> Generator[None]:
-    """Stop the process of the engine, until `resume_engine` at the latest the end of the block."""
+def running_together(engines: list[SharedEngine]) -> Generator[ThreadPoolExecutor]:
+    """Stop the engine's process until each of `engines` has asked it for something."""
     [process] = engine_processes()
-    os.kill(process, signal.SIGSTOP)
-    yield
-    os.kill(process, signal.SIGCONT)
+    with ThreadPoolExecutor(INSTANCES) as pool:
+        os.kill(process, signal.SIGSTOP)
+        wait_for(lambda: "\nState:\tT" in Path(f"/proc/{process}/status").read_text())
+        try:
+            yield pool
+            wait_for(lambda: all(unread_bytes(engine) for engine in engines))
+        finally:
+            os.kill(process, signal.SIGCONT)
 
 
-def resume_engine() -> None:
-    [process] = engine_processes()
-    os.kill(process, signal.SIGCONT)
+def unread_bytes(engine: SharedEngine) -> int:
+    """Return the bytes of requests that the process of the engine has not read yet."""
+    size = fcntl.ioctl(engine._connection.fileno(), termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(size, sys.byteorder)
 
 
 def batches(folder: Path) -> int:
@@ -133,11 +141,9 @@ def test_each_instance_has_adapters_of_its_own(engines: list[SharedEngine]) -> N
 
 
 def test_batches_that_wait_are_run_together(engines: list[SharedEngine], tmp_path: Path) -> None:
-    with stopped_engine(), ThreadPoolExecutor(INSTANCES) as pool:
+    with running_together(engines) as pool:
         running = [pool.submit(run, engine, [0.001], [0], starts=True) for engine in engines]
-        time.sleep(0.1)
-        resume_engine()
-        assert [each.result() for each in running] == [[1], [1], [1]]
+    assert [each.result() for each in running] == [[1], [1], [1]]
     wait_for(lambda: batches(tmp_path) == 1)
 
 
@@ -145,14 +151,12 @@ def test_a_batch_that_fails_fails_alone(engines: list[SharedEngine]) -> None:
     """It waits together with the others."""
     for engine in engines[1:]:
         assert run(engine, [0.001], [0], starts=True) == [1]
-    with stopped_engine(), ThreadPoolExecutor(INSTANCES) as pool:
+    with running_together(engines) as pool:
         failing = pool.submit(run, engines[0], [0.001], [10_000], starts=True)
         running = [pool.submit(run, engine, [0.001], [0]) for engine in engines[1:]]
-        time.sleep(0.1)
-        resume_engine()
-        assert [each.result() for each in running] == [[2], [2]]
-        with pytest.raises(EngineFailed, match="Error"):
-            failing.result()
+    assert [each.result() for each in running] == [[2], [2]]
+    with pytest.raises(EngineFailed, match="Error"):
+        failing.result()
     assert run(engines[0], [0.001], [0], starts=True) == [1]
 
 
