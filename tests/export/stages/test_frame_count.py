@@ -15,7 +15,7 @@ from export.formats.parts import parts_of
 from export.formats.pooled_stage import PooledStage
 from export.options import ExportOptions, Serving
 from export.stages.decoder import Decoder
-from export.stages.frame_count import SPAN_FRAMES, advanced, as_integer
+from export.stages.frame_count import SPAN_FRAMES, VALUES, advanced, as_integer, has_begun
 from export.stages.unrolled_decoder import UnrolledDecoder
 from export.streaming.export import build_stages, spec_of
 from export.streaming.spec import StreamingSpec
@@ -42,10 +42,20 @@ def spec_for(checkpoint: Checkpoint, chunk_ms: int) -> StreamingSpec:
 @pytest.mark.parametrize("frames", [1, 7, 14])
 @pytest.mark.parametrize("start", [0, 2**20 - 1, 2**24 - 1, 2**31 - 40])
 def test_every_frame_is_counted(start: int, frames: int) -> None:
-    count = torch.tensor([divmod(start, SPAN_FRAMES)], dtype=torch.float32)
-    for chunk in range(1, 3):
-        count = advanced(count, torch.tensor([[frames]]))
+    spans, rest = divmod(start, SPAN_FRAMES)
+    count = torch.tensor([[1 + spans, rest]], dtype=torch.float32)
+    for chunk in range(3):
         assert as_integer(count).item() == start + chunk * frames
+        count = advanced(count, torch.tensor([[frames]]))
+
+
+def test_a_stream_begins_with_its_first_chunk_even_without_a_frame() -> None:
+    count = torch.zeros(2, VALUES)
+    assert as_integer(count).tolist() == [[0], [0]]
+    assert not has_begun(count).any()
+    count = advanced(count, torch.tensor([[0], [7]]))
+    assert as_integer(count).tolist() == [[0], [7]]
+    assert has_begun(count).all()
 
 
 @pytest.mark.parametrize(("make", "chunk_ms"), [(Decoder, 560), (UnrolledDecoder, 80)])
