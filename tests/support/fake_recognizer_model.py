@@ -15,7 +15,7 @@ class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])["parameters"]
         values = {name: value["string_value"] for name, value in config.items()}
-        self.log = Path(values["log"])
+        self.log, self.hold = Path(values["log"]), Path(values["hold"])
         self.slow_s = float(values["slow_s"])
         self.slow, self.fail, self.refuse = (
             np.float32(values[name]) for name in ("slow", "fail", "refuse")
@@ -40,6 +40,8 @@ class TritonPythonModel:
             log.write(json.dumps(chunk) + "\n")
         if self.slow in audio:
             time.sleep(self.slow_s)
+            while self.hold.exists():
+                time.sleep(0.01)
         if self.fail in audio:
             return failure("the fake recognizer was told to fail", pb.TritonError.INTERNAL)
         if self.refuse in audio:
