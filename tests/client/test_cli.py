@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 from earshot._audio_file import AudioFile
-from earshot._cli import app
+from earshot._cli import app, microphone
 from earshot._files import open_audio
 from earshot._format import AudioFormat
 from typer.testing import CliRunner
@@ -242,10 +242,10 @@ class FakeSoundDevice(ModuleType):
 
     PortAudioError = RuntimeError
 
-    def __init__(self, heard: Callable[[], bool]) -> None:
-        """Wait until the server has `heard` what it can hear before the end."""
+    def __init__(self, server: FakeRecognizer) -> None:
+        """Press it when `server` has received the first chunk."""
         super().__init__("sounddevice")
-        self._heard = heard
+        self._server = server.from_now_on()
 
     def query_devices(self, kind: str) -> dict[str, float]:
         assert kind == "input"
@@ -262,26 +262,22 @@ class FakeSoundDevice(ModuleType):
         yield
 
     def _interrupt(self) -> None:
-        wait_for(self._heard)
+        wait_for(lambda: bool(self._server.chunks()))
         os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.triton
 def test_mic(server: FakeRecognizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = fake_recognizer.expected_words(np.zeros(8000, np.float32))
-    full_chunks = len(words) - 1
-
-    def run(*options: object):
-        ours = server.from_now_on()
-        device = FakeSoundDevice(lambda: len(ours.chunks()) >= full_chunks)
-        monkeypatch.setitem(sys.modules, "sounddevice", device)
-        return earshot("mic", *options, url=server.url)
-
-    result = run()
+    monkeypatch.setattr(microphone, "SILENCE_S", 60)
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice(server))
+    result = earshot("mic", url=server.url)
     assert result.exit_code == 0
-    assert result.stdout == " ".join(words) + "\n"
+    assert (
+        result.stdout == " ".join(fake_recognizer.expected_words(np.zeros(8000, np.float32))) + "\n"
+    )
     assert result.stderr == "earshot: the machine was too slow 5 times, and audio was lost\n"
-    lines = run("--endpoint-ms", 500).stdout
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice(server))
+    lines = earshot("mic", "--endpoint-ms", 500, url=server.url).stdout
     assert lines == result.stdout, "text without speech, as loud as it may be, is an utterance"
 
 
