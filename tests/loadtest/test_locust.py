@@ -189,9 +189,10 @@ def test_a_wrong_host_stops_at_once_with_one_line(host: list[str], message: str)
     assert "Traceback" not in result.stderr
 
 
-def test_preparation_is_no_part_of_the_run_time(service: str) -> None:
-    """Shorter than the reference transcripts take, with the warm-up."""
-    result = run(headless(service, seconds=5))
+def test_preparation_is_no_part_of_the_run_time() -> None:
+    """Shorter than the reference transcripts take, 61 chunks one by one, with the warm-up."""
+    with fake_service(Truth(chunk_ms=160, service_ms=4.0, latency_ms=150.0, name=MODEL[1])) as url:
+        result = run(headless(url, seconds=12))
     assert level_in(result.stdout)[0] == 6
 
 
