@@ -48,7 +48,7 @@ def started(repository: Path, *options: str) -> Iterator[Started]:
         try:
             assert launcher.stdout is not None
             ready = _READY.match(launcher.stdout.readline())
-            assert ready
+            assert ready, launcher.communicate()[1]
             (pid,) = children(launcher.pid)
             yield Started(launcher, pid, ready["grpc"], ready["metrics"])
         finally:
