@@ -55,7 +55,7 @@ def _packed_helm(folder: Path) -> bytes:
 
 def run_helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run helm, and return its exit code and output."""
-    return subprocess.run([helm(), *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([helm(), *arguments], capture_output=True, text=True, timeout=300)
 
 
 def render(*options: str) -> list[dict[str, Any]]:
