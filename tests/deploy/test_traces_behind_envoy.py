@@ -19,6 +19,7 @@ NOT_SAMPLED = "00-0000000000000000000000000000e000-00000000000000d4-00"
 
 
 @pytest.mark.triton
+@pytest.mark.usefixtures("servers_end")
 def test_a_context_that_is_not_sampled_ends_at_envoy(tmp_path: Path) -> None:
     repository = write_toy_repository(tmp_path / "repository")
     with (
