@@ -16,6 +16,7 @@ from loadtest.overload.commands import overload
 from loadtest.plan.commands import plan
 from loadtest.plan.fit import fit
 from loadtest.report import page, table
+from loadtest.resuming.commands import resuming
 from loadtest.selftest import checks, generator
 from loadtest.soak.commands import soak
 
@@ -31,6 +32,7 @@ app.command()(hold)
 app.command()(soak)
 app.command()(overload)
 app.command()(faults)
+app.command()(resuming)
 app.command()(adapters)
 app.command("generator")(generator.generator)
 app.command("overhead")(overhead.overhead)
