@@ -12,9 +12,9 @@ import yaml
 
 from tests.support.custom_resources import check_custom_resource
 from tests.support.helm import CHART, KUBERNETES, render, run_helm
-from tests.support.project import help_of
+from tests.support.project import PROJECT, help_of
 
-VALUES = ("values.yaml", "values-gpu.yaml", "values-cpu.yaml")
+VALUES = ("values.yaml", "values-gpu.yaml", "values-gpu-torch.yaml", "values-cpu.yaml")
 FOREIGN = ("keda.sh/", "monitoring.coreos.com/")
 """Groups of objects whose schemas are not those of Kubernetes."""
 
@@ -145,6 +145,36 @@ def test_the_server_has_the_options_that_it_is_given() -> None:
     assert given <= set(re.findall(r"--[a-z-]+", help_of("server")))
 
 
+@pytest.mark.parametrize("values", ["values-gpu.yaml", "values-gpu-torch.yaml"])
+def test_engines_are_built_by_a_command_and_images_that_exist(values: str) -> None:
+    objects = render("--values", str(CHART / values))
+    [job] = [thing for thing in objects if thing["kind"] == "Job"]
+    [build] = _pod(job)["containers"]
+    program, _, *options = build["args"]
+    assert program == "export"
+    assert {option.partition("=")[0] for option in options} <= set(
+        re.findall(r"--[a-z-]+", help_of("export"))
+    )
+    [served] = [
+        thing
+        for thing in objects
+        if thing["metadata"]["name"] == "earshot-replicas" and thing["kind"] == "Deployment"
+    ]
+    images = {build["image"], _pod(served)["containers"][0]["image"]}
+    targets = re.findall(r"^FROM \S+ AS (\S+)", (CHART.parent / "Dockerfile").read_text(), re.M)
+    assert {image.partition(":")[0].removeprefix("earshot-") for image in images} <= set(targets)
+    assert len({image.partition(":")[2] for image in images}) == 1
+
+
+def test_programs_are_exported_and_served_by_one_torch() -> None:
+    values = yaml.safe_load((CHART / "values-gpu-torch.yaml").read_text())
+    [torch] = re.findall(r"^torch==(\S+)", (PROJECT / "constraints.txt").read_text(), re.M)
+    [python] = re.findall(
+        r"^ARG PYTHON_TAG=(\d+\.\d+)-", (CHART.parent / "Dockerfile").read_text(), re.M
+    )
+    assert values["image"]["tag"] == f"{torch}-py{python}"
+
+
 def test_replicas_reach_the_collector_of_traces_and_nothing_else() -> None:
     def egress(*options: str) -> list[Object]:
         [policy] = [
@@ -204,6 +234,7 @@ REFUSED = {
     "server.chunkShare=0.01": "server.chunkShare",
     "scaling.minReplica=3": "minReplica is not allowed",
     "scaling.minReplicas=20": "expected minReplicas at most maxReplicas, got 20 and 10",
+    "scaling.fullness=0.95": "scaling.fullness",
     "scaling.threshold=900": "expected a threshold of at most streamsPerReplica",
     "monitoring.enabled=false": "scaling.enabled needs monitoring.enabled",
     "envoy.tls.clientCertificates=true": "needs envoy.tls.secret",
