@@ -18,6 +18,8 @@ VALUES = ("values.yaml", "values-gpu.yaml", "values-gpu-torch.yaml", "values-cpu
 FOREIGN = ("keda.sh/", "monitoring.coreos.com/")
 """Groups of objects whose schemas are not those of Kubernetes."""
 
+OLDEST_KUBERNETES = re.findall(r'kubeVersion: ">=(1\.\d+)\.', (CHART / "Chart.yaml").read_text())[0]
+PLATFORM = (PROJECT / "docs" / "platform.md").read_text()
 TRACED = ("--set", "tracing.url=http://collector.monitoring:4318/v1/traces")
 
 Object = dict[str, Any]
@@ -40,12 +42,20 @@ def test_helm_finds_no_fault(values: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_kubernetes_takes_every_object(objects: list[Object]) -> None:
+@pytest.mark.parametrize("version", [OLDEST_KUBERNETES, KUBERNETES])
+def test_kubernetes_takes_every_object(objects: list[Object], version: str) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     checked = [thing for thing in objects if not thing["apiVersion"].startswith(FOREIGN)]
     for thing in checked:
-        kubernetes_validate.validate(thing, KUBERNETES, strict=True)
+        kubernetes_validate.validate(thing, version, strict=True)
     assert len(checked) > 8
+
+
+def test_the_promise_of_versions_is_kept_and_said() -> None:
+    assert f"Kubernetes {OLDEST_KUBERNETES} or newer" in PLATFORM
+    for version, refused in ((OLDEST_KUBERNETES, False), ("1.26", True)):
+        done = run_helm("template", "earshot", str(CHART), "--kube-version", version)
+        assert (done.returncode != 0) == ("chart requires kubeVersion" in done.stderr) == refused
 
 
 def test_operators_take_their_objects(objects: list[Object]) -> None:
