@@ -11,7 +11,7 @@ from loadtest.capacity.commands import capacity, hold
 from loadtest.compare import agreement, baseline, files, heads, offline, overhead, traces
 from loadtest.endpointing.commands import endpointing
 from loadtest.faults.commands import faults
-from loadtest.gpu.commands import gpu_bundle, gpu_plot, gpu_report, gpu_tokens
+from loadtest.gpu.commands import gpu_bundle, gpu_page, gpu_plot, gpu_report, gpu_tokens
 from loadtest.overload.commands import overload
 from loadtest.plan.commands import plan
 from loadtest.plan.fit import fit
@@ -51,6 +51,7 @@ app.command()(traces.traces)
 app.command()(gpu_bundle)
 app.command()(gpu_report)
 app.command()(gpu_plot)
+app.command()(gpu_page)
 app.command()(gpu_tokens)
 
 
