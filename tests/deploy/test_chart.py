@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+from loadtest.plan.scaling import FULL
 from tests.support.custom_resources import check_custom_resource
 from tests.support.helm import CHART, KUBERNETES, render, run_helm
 from tests.support.project import PROJECT, help_of
@@ -212,6 +213,16 @@ def test_scaling_leaves_the_count_to_keda() -> None:
 
     assert replicas() is None
     assert replicas("--set", "scaling.enabled=false") == 2
+
+
+def test_the_queries_of_the_scaling_are_those_of_the_tested_rules() -> None:
+    [scaled] = render("--show-only", "templates/scaling.yaml")
+    queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+    assert len(queries) == 2
+    tested = (PROJECT / "tests" / "deploy" / "rules" / "alerts.test.yaml").read_text()
+    for query in queries:
+        assert query in tested
+    assert queries[1].endswith(f"> {FULL})")
 
 
 def test_a_canary_gets_new_streams_beside_the_others() -> None:

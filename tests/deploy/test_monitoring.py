@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 import yaml
 
-from loadtest.plan.scaling import FULL
 from tests.support.envoy import envoy
-from tests.support.helm import CHART, render
+from tests.support.helm import CHART
 from tests.support.launcher import started, wait_for
 from tests.support.project import PROJECT, Exported
 from tests.support.prometheus import Prometheus, program, prometheus, write_rules
@@ -49,15 +48,6 @@ def _promtool(*arguments: str) -> None:
         [program("promtool"), *arguments], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_the_rules_are_tested_with_the_queries_of_the_scaling() -> None:
-    [scaled] = render("--show-only", "templates/scaling.yaml")
-    queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
-    assert len(queries) == 2
-    for query in queries:
-        assert query in TESTS.read_text()
-    assert queries[1].endswith(f"> {FULL})")
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
