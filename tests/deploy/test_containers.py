@@ -82,11 +82,14 @@ def test_what_the_images_copy_is_there_and_sent() -> None:
 
 
 def test_every_image_has_the_packages_of_the_project_that_it_imports() -> None:
-    project = {path.parent.name for path in PROJECT.glob("*/__init__.py")}
+    packages = {path.parent.name for path in PROJECT.glob("*/__init__.py")}
+    project = packages | {path.stem for path in PROJECT.glob("*.py")}
     for target in ("build", "serve", "build-torch", "serve-torch"):
-        copied = {folder.removeprefix("./") for folder in copied_into(target)}
-        for file in (file for folder in copied for file in (PROJECT / folder).rglob("*.py")):
-            assert imported_by(file) & project <= copied, f"{file} in {target}"
+        copied = [PROJECT / source for source in copied_into(target)]
+        present = {path.stem for path in copied}
+        for path in copied:
+            for file in [path] if path.suffix == ".py" else path.rglob("*.py"):
+                assert imported_by(file) & project <= present, f"{file} in {target}"
 
 
 def copied_into(target: str) -> list[str]:
