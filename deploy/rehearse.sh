@@ -23,8 +23,7 @@ on patch scaledobject earshot-replicas --type merge --patch '{"spec": {"minRepli
 on rollout status "$replicas" --timeout 10m
 
 kubectl --namespace "$namespace" port-forward service/earshot 18001:8001 >build/port_forward.log 2>&1 &
-forward=$!
-trap 'kill "$forward" 2>/dev/null || true' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 for _ in $(seq 30); do
   .venv/bin/earshot info --url "$url" >/dev/null 2>&1 && break
   sleep 1
