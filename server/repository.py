@@ -94,7 +94,7 @@ def read_repository(path: Path) -> Repository:
     runtime = _runtime(path, configs)
     for folder in folders:
         _check_model(folder, configs[folder.name], runtime)
-    every = _ensembles(configs)
+    every = read_ensembles(configs)
     _check_steps(path, every, configs)
     _check_adapters(path, every, configs)
     ensembles = tuple(ensemble for ensemble in every if not ensemble.adapter)
@@ -165,7 +165,8 @@ def _model_files(config: Any, backend: str) -> list[str]:
     return [_ENGINE_FILES[runtime], *([_TOKENIZER] if text else [])]
 
 
-def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
+def read_ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
+    """Return the ensembles among models, those of adapters too, from their configs by name."""
     instances = {
         model: sum(group.count for group in config.instance_group) or 1
         for model, config in configs.items()
