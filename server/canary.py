@@ -24,6 +24,7 @@ from .warm_up import bucket_samples, silence
 
 # A server that drains refuses and is not broken, nor is a full one on TensorRT.
 _REFUSED = "StatusCode.UNAVAILABLE"
+_NO_ANSWER = "StatusCode.DEADLINE_EXCEEDED"
 _QUEUE_S = 5.0
 """On native TensorRT there is no slot beside those of the callers: a canary waits for one."""
 
@@ -57,28 +58,30 @@ class Canary:
         self._inputs: dict[str, list[Any]] = {}
 
     def failures(self, ensembles: Sequence[Ensemble]) -> Iterator[tuple[Ensemble, str]]:
-        """Test `ensembles` one by one; yield those that fail twice in a row, with the cause."""
+        """Test `ensembles` one by one; yield those that fail, with the cause."""
         proven = self._work.look() if self._work else Counter[str]()
         names = {ensemble.name for ensemble in ensembles}
         self._inputs = {name: self._inputs[name] for name in self._inputs.keys() & names}
         for ensemble in ensembles:
             streams = _canaries(ensemble, proven)
-            # Once may be bad luck, such as memory that was short for a moment.
-            if self._failure(ensemble, streams) and (failure := self._failure(ensemble, streams)):
-                yield ensemble, failure
+            error = self._failure(ensemble, streams)
+            if error is not None and error.status() != _NO_ANSWER:
+                # Once may be bad luck, such as memory that was short for a moment.
+                error = self._failure(ensemble, streams)
+            if error is not None:
+                yield ensemble, f"{ensemble.name} does not answer a chunk of silence: {error}"
 
-    def _failure(self, ensemble: Ensemble, streams: int) -> str | None:
+    def _failure(self, ensemble: Ensemble, streams: int) -> InferenceServerException | None:
         began_s = time.monotonic()
         try:
             error = self._probe(ensemble, streams)
             if error is None:
                 self._observe(ensemble.name, time.monotonic() - began_s)
                 return None
-            if error.status() == _REFUSED or not self._client.is_model_ready(ensemble.name):
-                return None  # in the latter case it is being unloaded
+            unloaded = not self._client.is_model_ready(ensemble.name)  # meanwhile
         except InferenceServerException as failure:
-            error = failure
-        return f"{ensemble.name} does not answer a chunk of silence: {error}"
+            return failure
+        return None if error.status() == _REFUSED or unloaded else error
 
     def _probe(self, ensemble: Ensemble, streams: int) -> InferenceServerException | None:
         """Run as many streams at once; Triton spreads them over the instances of each stage."""

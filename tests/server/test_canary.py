@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from server.access import OPEN
 from server.backends.earshot.earshot_runtime.canary_mark import (
     CANARY,
     SECRET_VARIABLE,
@@ -15,9 +17,14 @@ from server.backends.earshot.earshot_runtime.canary_mark import (
 from server.backends.earshot.earshot_runtime.chunks import Outcome
 from server.backends.earshot.earshot_runtime.errors import InvalidChunk, ServerFull
 from server.backends.earshot.earshot_runtime.sequences import SequenceStage
+from server.canary import Canary
+from server.launch import Triton, running
+from server.local_client import open_client
 from server.sent_canaries import SentCanaries
+from tests.support.gated_repository import write_gated_repository
 from tests.support.toy_repository import CHUNK_SAMPLES, MAX_ABS, write_toy_repository
 from tests.support.toy_stages import sequence_stage, summer_chunks
+from tests.support.toy_streams import Stream, constant
 
 
 @pytest.fixture
@@ -92,3 +99,37 @@ def test_canaries_are_counted_by_all_who_send_them(tmp_path: Path) -> None:
         launcher.add("asr_streaming", 1)
         health.add("asr_offline" if number % 2 else "asr_streaming", 2)
     assert launcher.read() == {"asr_streaming": 40, "asr_offline": 20}
+
+
+def canary_of(triton: Triton, client: Any, timeout_s: float) -> Canary:
+    sent = SentCanaries(triton.heartbeats)
+    return Canary(client, triton.canary_secret, sent, timeout_s, triton.metrics.observe_canary)
+
+
+@pytest.mark.triton
+def test_a_canary_that_gets_no_slot_is_no_failure(toy_repository: Path) -> None:
+    """As in Triton's TensorRT backend, which knows no slot beside those of the callers."""
+    config = toy_repository / "summer" / "config.pbtxt"
+    config.write_text(
+        config.read_text().replace("candidate_sequences: 128", "candidate_sequences: 1")
+    )
+    with running(toy_repository) as triton, open_client(triton.grpc_url, OPEN) as client:
+        canary = canary_of(triton, client, timeout_s=60)
+        stream = Stream(client)
+        stream.send(constant(1.0)).result(timeout=10)
+        assert not list(canary.failures(triton.ensembles))
+        assert stream.send(constant(1.0), end=True).result(timeout=10)["CHUNKS"] == 2
+
+
+@pytest.mark.triton
+def test_a_canary_that_waits_in_a_stage_is_a_failure(tmp_path: Path) -> None:
+    """It waits for longer than it would wait for a slot."""
+    gate = write_gated_repository(tmp_path)
+    with running(gate.repository) as triton, open_client(triton.grpc_url, OPEN) as client:
+        gate.set("closed")
+        waiting = Stream(client).send(constant(1.0))
+        [(ensemble, failure)] = canary_of(triton, client, timeout_s=7).failures(triton.ensembles)
+        assert ensemble.name == "toy_streaming"
+        assert "Deadline Exceeded" in failure
+        gate.clear("closed")
+        assert waiting.result(timeout=10)["TOTAL"] == 8
