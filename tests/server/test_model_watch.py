@@ -86,7 +86,7 @@ def test_models_that_are_loaded_later_are_tested(tmp_path: Path) -> None:
 
         def wait(condition: Callable[[], bool]) -> None:
             """Wait, while a stream of another model goes on."""
-            wait_for(lambda: goes_on() and condition())
+            wait_for(lambda: goes_on() and condition(), timeout_s=60)
 
         copy_as("second", toy, repository)
         client.load_model("second_toy_streaming")

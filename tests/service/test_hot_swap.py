@@ -26,7 +26,7 @@ from export.recordings import load_recordings
 from export.streaming.reference import transcribe
 from server.launch import running
 from tests.support.generations import FIRST, SECOND, install_first, install_second
-from tests.support.launcher import Started, started
+from tests.support.launcher import UNLIMITED, Started, started
 from tests.support.project import Exported, ExportedOffline
 
 pytestmark = pytest.mark.triton
@@ -181,11 +181,8 @@ def repository(exported: Exported, exported_offline: ExportedOffline, tmp_path: 
 
 @pytest.fixture
 def triton(repository: Path) -> Iterator[Started]:
-    """Serves the first generation, and lets models come and go; its launcher tests them meanwhile.
-
-    On a slow machine the limit of streams would refuse some.
-    """
-    with started(repository, "--model-control", "--chunk-share", "0") as triton:
+    """Serves the first generation, and lets models come and go; its launcher tests them."""
+    with started(repository, "--model-control", *UNLIMITED) as triton:
         yield triton
 
 
