@@ -41,7 +41,8 @@ def workspace() -> Generator[Path]:
             yield folder
         except TritonDied:
             (folder / _OWNER).unlink()  # so that the log can be read
-            shutil.rmtree(folder / BACKENDS)
+            for name in (BACKENDS, HEARTBEATS):
+                shutil.rmtree(folder / name)
             raise
         except BaseException:
             shutil.rmtree(folder)

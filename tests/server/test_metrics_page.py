@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -23,6 +24,7 @@ from server.local_client import open_client
 from server.metrics_page import StageCollector
 from server.sent_canaries import SentCanaries
 from tests.support.launcher import wait_for
+from tests.support.project import PROJECT
 from tests.support.toy_repository import MAX_STREAMS
 from tests.support.toy_streams import Stream, constant
 
@@ -102,6 +104,11 @@ def _read(triton: Triton, name: str, model: str = "summer", **labels: str) -> fl
     ]
     assert values, f"no {name} with {wanted}"
     return sum(values)
+
+
+def test_the_version_is_that_of_the_client() -> None:
+    project = tomllib.loads((PROJECT / "client" / "pyproject.toml").read_text())
+    assert project["project"]["version"] == __version__
 
 
 def test_a_process_that_stands_still_is_down(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from tests.support.toy_streams import Stream, constant
 
 pytestmark = pytest.mark.triton
 
+KEY = {"triton-grpc-protocol-admin-key": "0123456789abcdef"}
+
 
 @pytest.fixture(autouse=True)
 def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +75,9 @@ def test_models_that_are_loaded_later_are_tested(tmp_path: Path) -> None:
     toy = write_toy_repository(tmp_path / "toy")
     repository = tmp_path / "repository"
     shutil.copytree(toy, repository)
+    (key := tmp_path / "key").write_text(KEY["triton-grpc-protocol-admin-key"])
     with (
-        started(repository, "--model-control") as server,
+        started(repository, "--model-control", "--admin-key-file", str(key)) as server,
         grpcclient.InferenceServerClient(server.url) as client,
     ):
         stream, chunks = Stream(client), 0
@@ -89,15 +92,15 @@ def test_models_that_are_loaded_later_are_tested(tmp_path: Path) -> None:
             wait_for(lambda: goes_on() and condition(), timeout_s=60)
 
         copy_as("second", toy, repository)
-        client.load_model("second_toy_streaming")
+        client.load_model("second_toy_streaming", KEY)
         wait(lambda: canaries(server, "second_toy_streaming") >= 2)
         assert read(server, "earshot_model_info", model="second_toy_streaming") == 1
-        client.unload_model("second_toy_streaming", unload_dependents=True)
+        client.unload_model("second_toy_streaming", KEY, unload_dependents=True)
         wait(lambda: read(server, "earshot_model_info", model="second_toy_streaming") is None)
         assert canaries(server, "second_toy_streaming") == 0
         save(damaged_summer_graph(), toy / "summer" / "1" / "model.onnx")
         copy_as("damaged", toy, repository)
-        client.load_model("damaged_toy_streaming")
+        client.load_model("damaged_toy_streaming", KEY)
         wait(lambda: read(server, "earshot_damaged_models_total") == 1)
         wait(lambda: ready_models(client) == {"toy_streaming", "summer", "accumulator"})
         before = canaries(server)
@@ -112,7 +115,7 @@ def test_models_that_are_loaded_later_are_tested(tmp_path: Path) -> None:
 
 
 def ready_models(client: grpcclient.InferenceServerClient) -> set[str]:
-    index: Any = client.get_model_repository_index()
+    index: Any = client.get_model_repository_index(KEY)
     return {model.name for model in index.models if model.state == "READY"}
 
 
