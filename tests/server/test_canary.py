@@ -116,9 +116,9 @@ def test_a_canary_that_gets_no_slot_is_no_failure(toy_repository: Path) -> None:
     with running(toy_repository) as triton, open_client(triton.grpc_url, OPEN) as client:
         canary = canary_of(triton, client, timeout_s=60)
         stream = Stream(client)
-        stream.send(constant(1.0)).result(timeout=10)
+        stream.send(constant(1.0)).result(timeout=60)
         assert not list(canary.failures(triton.ensembles))
-        assert stream.send(constant(1.0), end=True).result(timeout=10)["CHUNKS"] == 2
+        assert stream.send(constant(1.0), end=True).result(timeout=60)["CHUNKS"] == 2
 
 
 @pytest.mark.triton
@@ -132,4 +132,4 @@ def test_a_canary_that_waits_in_a_stage_is_a_failure(tmp_path: Path) -> None:
         assert ensemble.name == "toy_streaming"
         assert "Deadline Exceeded" in failure
         gate.clear("closed")
-        assert waiting.result(timeout=10)["TOTAL"] == 8
+        assert waiting.result(timeout=60)["TOTAL"] == 8

@@ -36,7 +36,7 @@ def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(server: Started, name: str, **labels: str) -> float | None:
     """Return the sum of a metric over what has these labels; None if there is none."""
-    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
+    with urllib.request.urlopen(server.metrics_url, timeout=60) as response:
         page = response.read().decode()
     values = [
         float(value)
@@ -52,19 +52,19 @@ def canaries(server: Started, model: str = "toy_streaming") -> float:
 
 
 def test_a_full_server_is_tested_and_refuses_nobody_but_callers(tmp_path: Path) -> None:
-    repository = write_toy_repository(tmp_path / "repository", max_streams=2)
+    repository = write_toy_repository(tmp_path / "repository", max_streams=2, max_idle_s=600)
     with started(repository) as server, grpcclient.InferenceServerClient(server.url) as client:
         streams = [Stream(client), Stream(client)]
         for stream in streams:
-            assert stream.send(constant(1.0)).result(timeout=10)["CHUNKS"] == 1
+            assert stream.send(constant(1.0)).result(timeout=60)["CHUNKS"] == 1
         before = canaries(server)
         wait_for(lambda: canaries(server) >= before + 3)
         for stream in streams:
-            assert stream.send(constant(1.0)).result(timeout=10)["CHUNKS"] == 2
+            assert stream.send(constant(1.0)).result(timeout=60)["CHUNKS"] == 2
         for forged in ({CANARY: "guess"}, {}):
             late = Stream(client, parameters=forged)
             with pytest.raises(InferenceServerException, match="all are taken"):
-                late.send(constant(1.0), end=True).result(timeout=10)
+                late.send(constant(1.0), end=True).result(timeout=60)
         wait_for(lambda: read(server, "earshot_refused_streams_total", reason="full") == 2)
         for stage in ("summer", "accumulator"):
             assert read(server, "earshot_started_streams_total", model=stage) == 2
@@ -72,7 +72,7 @@ def test_a_full_server_is_tested_and_refuses_nobody_but_callers(tmp_path: Path) 
 
 
 def test_models_that_are_loaded_later_are_tested(tmp_path: Path) -> None:
-    toy = write_toy_repository(tmp_path / "toy")
+    toy = write_toy_repository(tmp_path / "toy", max_idle_s=600)
     repository = tmp_path / "repository"
     shutil.copytree(toy, repository)
     (key := tmp_path / "key").write_text(KEY["triton-grpc-protocol-admin-key"])
@@ -85,11 +85,11 @@ def test_models_that_are_loaded_later_are_tested(tmp_path: Path) -> None:
         def goes_on() -> bool:
             nonlocal chunks
             chunks += 1
-            return stream.send(constant(1.0)).result(timeout=10)["CHUNKS"] == chunks
+            return stream.send(constant(1.0)).result(timeout=60)["CHUNKS"] == chunks
 
         def wait(condition: Callable[[], bool]) -> None:
             """Wait, while a stream of another model goes on."""
-            wait_for(lambda: goes_on() and condition(), timeout_s=60)
+            wait_for(lambda: goes_on() and condition())
 
         copy_as("second", toy, repository)
         client.load_model("second_toy_streaming", KEY)
@@ -107,7 +107,7 @@ def test_models_that_are_loaded_later_are_tested(tmp_path: Path) -> None:
         wait(lambda: canaries(server) > before)
         stream.finish()
         server.launcher.send_signal(signal.SIGTERM)
-        _, errors = server.launcher.communicate(timeout=60)
+        _, errors = server.launcher.communicate(timeout=300)
     assert server.launcher.returncode == 0
     assert "damaged_toy_streaming does not answer a chunk of silence" in errors
     assert "SUM holds NaN or infinity" in errors
@@ -127,19 +127,19 @@ def test_a_server_whose_chunks_wait_refuses_new_streams_until_they_move(tmp_path
         grpcclient.InferenceServerClient(server.url) as client,
     ):
         stream = Stream(client)
-        assert stream.send(constant(1.0)).result(timeout=10)["TOTAL"] == 8
+        assert stream.send(constant(1.0)).result(timeout=60)["TOTAL"] == 8
         wait_for(lambda: (read(server, "earshot_stream_limit", model="toy_streaming") or 0) > 1)
         gate.set("closed")
         waiting = stream.send(constant(1.0))
         wait_for(lambda: read(server, "earshot_stream_limit", model="toy_streaming") == 0)
         with pytest.raises(InferenceServerException, match="this server is saturated") as refusal:
-            Stream(client).send(constant(1.0)).result(timeout=10)
+            Stream(client).send(constant(1.0)).result(timeout=60)
         assert refusal.value.status() == "StatusCode.UNAVAILABLE"
         assert not waiting.done()
         gate.clear("closed")
-        assert waiting.result(timeout=10)["TOTAL"] == 16
+        assert waiting.result(timeout=60)["TOTAL"] == 16
         wait_for(lambda: is_admitted(client))
-        assert stream.send(constant(1.0)).result(timeout=10)["TOTAL"] == 24
+        assert stream.send(constant(1.0)).result(timeout=60)["TOTAL"] == 24
         wait_for(
             lambda: (read(server, "earshot_refused_streams_total", reason="saturated") or 0) >= 1
         )
@@ -147,7 +147,7 @@ def test_a_server_whose_chunks_wait_refuses_new_streams_until_they_move(tmp_path
 
 def is_admitted(client: grpcclient.InferenceServerClient) -> bool:
     try:
-        Stream(client).send(constant(1.0), end=True).result(timeout=10)
+        Stream(client).send(constant(1.0), end=True).result(timeout=60)
     except InferenceServerException as refusal:
         assert "this server is saturated" in str(refusal)
         return False

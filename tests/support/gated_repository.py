@@ -62,7 +62,8 @@ class Gate:
 
 def write_gated_repository(folder: Path) -> Gate:
     """Write the repository, and return its open gate."""
-    gate = Gate(write_toy_repository(folder / "repository"), folder / "signs")
+    repository = write_toy_repository(folder / "repository", max_idle_s=600)
+    gate = Gate(repository, folder / "signs")
     gate.signs.mkdir()
     write_config(gate.repository, "gate", GATE_CONFIG)
     code = GATE.replace("{signs}", str(gate.signs))
