@@ -113,10 +113,10 @@ class LauncherMetrics:
         """Show these ensembles; what was measured of those that are gone goes with them."""
         facts = {ensemble.name: _facts(ensemble, self._runtime) for ensemble in ensembles}
         for name in [name for name in self._shown if facts.get(name) != self._shown[name]]:
-            self._info.remove(*self._shown.pop(name))
             for of_model in (self._canary_s, self._stream_limit):
                 with suppress(KeyError):  # there is none yet
                     of_model.remove(name)
+            self._info.remove(*self._shown.pop(name))
         for name in facts.keys() - self._shown.keys():
             self._info.labels(*facts[name]).set(1)
         self._shown = facts
