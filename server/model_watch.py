@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tritonclient.utils import InferenceServerException
 
 from .canary import Canary
-from .errors import Unhealthy
+from .errors import BadRepository, Unhealthy
 from .heartbeats import Work
 from .launch import Triton
 from .local_client import open_client
@@ -32,6 +32,7 @@ class ModelWatch:
         self.failure: str | None = None
         self._answered = {ensemble.name for ensemble in triton.ensembles}
         self._report = report
+        self._reported = ""
         self._metrics = triton.metrics
         self._client = open_client(triton.grpc_url, triton.access)
         self._served = ServedModels(self._client)
@@ -72,6 +73,11 @@ class ModelWatch:
             self.ensembles = self._served.look()
         except InferenceServerException:
             return  # the canaries tell whether it is more than a late answer
+        except BadRepository as error:
+            if self._reported != str(error):
+                self._report(f"{error}; until then new models are neither tested nor limited")
+            self._reported = str(error)
+            return
         self._answered &= {ensemble.name for ensemble in self.ensembles}
         self._metrics.show_models(self.ensembles)
 

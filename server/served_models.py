@@ -21,12 +21,13 @@ class ServedModels:
         self._ensembles: tuple[Ensemble, ...] = ()
 
     def look(self) -> tuple[Ensemble, ...]:
-        """Return the ensembles that are ready and have stages of their own.
+        """Return the recognizers that are ready and have stages of their own.
 
         A look is one short request; the configs of new models are read when they appear.
 
         Raises:
             InferenceServerException: there is no answer.
+            BadRepository: the config of a new model is none of an export.
         """
         index = self._client.get_model_repository_index(client_timeout=_TIMEOUT_S)
         ready = {(model.name, model.version) for model in index.models if model.state == _READY}
@@ -43,9 +44,9 @@ class ServedModels:
 
 
 def _complete(configs: dict[str, Any]) -> tuple[Ensemble, ...]:
-    """Return the ensembles whose stages are all there; adapters have none of their own."""
+    """Return the recognizers whose stages are all there."""
     return tuple(
         ensemble
         for ensemble in read_ensembles(configs)
-        if not ensemble.adapter and configs.keys() >= ensemble.stages.keys()
+        if ensemble.is_recognizer and configs.keys() >= ensemble.stages.keys()
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -86,7 +88,11 @@ def _repeating(
 
     def repeat() -> None:
         while not stopping.wait(interval_s):
-            work()
+            try:
+                work()
+            except Exception:  # whatever it is, the next time may go well
+                print(f"{name} failed, trying again:", file=sys.stderr)
+                traceback.print_exc()
         end()
 
     threading.Thread(target=repeat, name=name, daemon=True).start()
