@@ -140,6 +140,16 @@ def test_adapters_share_the_streams_of_their_base(toy_repository: Path) -> None:
     assert len(repository.models) == 303
 
 
+def test_an_ensemble_of_somebody_else_is_no_recognizer(toy_repository: Path) -> None:
+    """It is served, and neither tested with silence nor limited."""
+    text = (toy_repository / "toy_streaming" / "config.pbtxt").read_text()
+    text = text.replace('name: "toy_streaming"', 'name: "other"').replace('"AUDIO"', '"NUMBERS"')
+    write_config(toy_repository, "other", text)
+    repository = read_repository(toy_repository)
+    assert "other" in repository.models
+    assert [ensemble.name for ensemble in repository.ensembles] == ["toy_streaming"]
+
+
 def test_an_adapter_whose_base_takes_none_is_refused(toy_repository: Path) -> None:
     _add_adapter(toy_repository, "clinic")
     with pytest.raises(BadRepository, match=r"clinic_toy_streaming .* exported without adapters"):
