@@ -15,7 +15,9 @@ from onnx import TensorProto, helper
 CHUNK_SAMPLES = 8
 MAX_ABS = 8
 MAX_STREAMS = 64
-MAX_IDLE_S = 6.0
+MAX_IDLE_S = 10.0
+LONG_IDLE_S = 600.0
+"""For tests in which no stream should expire, however slow the machine is."""
 
 STAGE_CONFIG = """
 name: "{name}"
@@ -87,9 +89,11 @@ ensemble_scheduling {{
 """
 
 
-def write_toy_repository(folder: Path, *, max_streams: int = MAX_STREAMS) -> Path:
+def write_toy_repository(
+    folder: Path, *, max_streams: int = MAX_STREAMS, max_idle_s: float = MAX_IDLE_S
+) -> Path:
     """Write the repository to `folder` and return it."""
-    stage = partial(_write_stage, folder, max_streams=max_streams)
+    stage = partial(_write_stage, folder, max_streams=max_streams, max_idle_s=max_idle_s)
     stage("summer", SUMMER_TENSORS, summer_graph(), state_rows=1, parameters=SUMMER_PARAMETERS)
     stage("accumulator", ACCUMULATOR_TENSORS, accumulator_graph(), state_rows=3)
     write_config(folder, "toy_streaming", ENSEMBLE_CONFIG)
@@ -103,6 +107,7 @@ def _write_stage(
     graph: onnx.GraphProto,
     *,
     max_streams: int,
+    max_idle_s: float,
     state_rows: int,
     parameters: str = "",
 ) -> None:
@@ -112,7 +117,7 @@ def _write_stage(
         parameters=parameters,
         max_streams=max_streams,
         state_rows=state_rows,
-        idle_us=int(MAX_IDLE_S * 1e6),
+        idle_us=int(max_idle_s * 1e6),
     )
     write_config(folder, name, config)
     save(graph, folder / name / "1" / "model.onnx")
