@@ -27,6 +27,8 @@ from tests.support.fake_recognizer import (
     CHUNK_SAMPLES,
     FAIL,
     FIRST,
+    FRAME_MS,
+    LEAD_SAMPLES,
     PATIENT,
     RATE_HZ,
     SLOW,
@@ -35,7 +37,7 @@ from tests.support.fake_recognizer import (
     noise,
     texts,
 )
-from tests.support.fake_triton import fake_triton
+from tests.support.fake_triton import Tokens, fake_triton
 from tests.support.launcher import wait_for
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
@@ -282,6 +284,40 @@ def test_a_stream_does_not_go_on_at_a_server_with_other_chunks(
         with pytest.raises(earshot.StreamLost):
             stream.send(chunk(SLOW))
         assert not another.seen
+
+
+def test_times_are_right_after_years_and_at_another_server() -> None:
+    """The first server counts to the last frame that its answers hold, the next one from 0."""
+    before = 2**31 - 5
+
+    def hear_late(index: int) -> Tokens:
+        return [(index, f" {index}", before + index)]
+
+    def hear(index: int) -> Tokens:
+        return [(index, f" {index}", index)]
+
+    with (
+        fake_triton(fake_recognizer.PARAMETERS) as first,
+        fake_triton(fake_recognizer.PARAMETERS) as second,
+        earshot.connect([first.url, second.url]) as client,
+    ):
+        first.hear, second.hear = hear_late, hear
+        first.answer.set()
+        second.answer.set()
+        stream = client.stream(sample_rate_hz=RATE_HZ)
+        session = stream._session  # pyright: ignore[reportPrivateUsage]
+        # As after so many chunks, each of which is a frame.
+        session._sent = session._history.answered = before  # pyright: ignore[reportPrivateUsage]
+        stream.send(noise(FIRST + 4 * CHUNK_SAMPLES))
+        first.lose["chunk"] = 1000
+        stream.send(noise(4 * CHUNK_SAMPLES))
+        transcript = stream.finish()
+    assert [resumed.url for resumed in stream.resumptions] == [second.url]
+    lead_ms = LEAD_SAMPLES * 1000 // RATE_HZ
+    assert stream.resumptions[0].position_s == ((before + 5) * FRAME_MS - lead_ms) / 1000
+    assert [word.start_ms for word in transcript.words] == [
+        (before + index) * FRAME_MS for index in range(10)
+    ]
 
 
 def test_what_is_kept_does_not_grow_with_the_stream() -> None:

@@ -20,6 +20,7 @@ SPANS = 6
 
 
 @pytest.mark.triton
+@pytest.mark.usefixtures("servers_end")
 def test_a_context_that_is_not_sampled_ends_at_envoy(tmp_path: Path) -> None:
     repository = write_toy_repository(tmp_path / "repository")
     with (

@@ -23,6 +23,7 @@ SPANS = 6
 
 
 @pytest.mark.triton
+@pytest.mark.usefixtures("servers_end")
 def test_one_request_in_so_many_is_traced_and_all_that_carry_a_context(
     toy_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,8 @@ import yaml
 from tests.support.project import PROJECT
 
 CHART = PROJECT / "deploy" / "chart"
-KUBERNETES = "1.34"
+KUBERNETES = "1.37"
+"""The newest version whose schemas are installed."""
 _CARRIER = "aws-cdk.asset-kubectl-v20"
 _JSII = Path("aws_cdk/asset_kubectl_v20/_jsii")
 
