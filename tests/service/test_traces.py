@@ -15,7 +15,7 @@ from server.tracing import Tracing
 from tests.support.project import Exported
 from tests.support.traces import collector, recorded
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("servers_end")]
 
 CHUNK_MS = 320
 STAGES = {"feature_extractor", "encoder", "decoder"}
