@@ -24,6 +24,7 @@ from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
 from export.tensorrt.numerics import long_utterances, measure
 from export.tensorrt.stages import tensorrt_stages
 from export.tensorrt.verify import compare_stages, reference_of
+from tests.support.long_streams import assert_frames_are_exact
 from tests.support.tensorrt_graphs import FRAMES, FlatGraphs, stages_and_spec
 
 
@@ -48,6 +49,16 @@ def test_float32_graphs_match_transformers(
     assert parity.reference_tokens > 100
     assert parity.chain_token_difference == 0
     assert parity.token_frames_equal
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tokens_have_their_frames_after_weeks(flat_graphs: FlatGraphs, precision: str) -> None:
+    graphs = flat_graphs(precision)
+    spec = graphs.spec.stages[2]
+    stage = open_onnx(graphs.folder / spec.name / "1" / "model.onnx", spec, 2)
+    assert_frames_are_exact(
+        lambda inputs: stage.step(inputs, np.array([0, 1])), stage.states, *spec.inputs[0].dims
+    )
 
 
 def test_half_weights_leave_the_checkpoint_alone(many_tokens: Checkpoint) -> None:
