@@ -16,7 +16,7 @@ from tests.support.fake_recognizer import PATIENT
 from tests.support.project import Exported
 from tests.support.traces import ATTEMPTS, collector, recorded
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("servers_end")]
 
 CHUNK_MS = 320
 STAGES = {"feature_extractor", "encoder", "decoder"}
