@@ -34,6 +34,10 @@ class Row:
     precision: str
     verdict: str
     streams: int
+    transcripts: int
+    """Streams of the level that was held whose transcripts were compared."""
+    largest_change: float | None
+    """Largest share of the tokens of one of them that differ from the reference."""
     limit_seen: str
     """Limit in the result itself."""
     level_streams: int
@@ -94,6 +98,8 @@ def row_of(path: Path, instances: int) -> Row:
         precision=result.conditions.precision,
         verdict=result.verdict,
         streams=result.streams,
+        transcripts=result.shown_level.transcripts_compared,
+        largest_change=result.shown_level.largest_change,
         limit_seen=result.limit,
         level_streams=level.streams,
         chunk_p99_ms=level.chunk_latency.p99_ms,

@@ -164,7 +164,7 @@ def test_random_models_may_change_more(tmp_path: Path, monkeypatch: pytest.Monke
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(steps, "run_module", writing(gpu_result(), calls))
     run(step(chosen, "capacity"), tmp_path)
-    assert calls[0][calls[0].index("--allowed-change") + 1] == "0.6"
+    assert calls[0][calls[0].index("--allowed-change") + 1] == "0.8"
 
 
 def test_a_search_that_is_ended_keeps_its_levels_and_is_not_done(
