@@ -259,6 +259,9 @@ def main(
     max_streams: Annotated[int, typer.Option(min=1, help="Live streams, in all.")] = 1024,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 64,
     instances: Annotated[int, typer.Option(min=1, help="Processes of the recognizer.")] = 1,
+    own_engines: Annotated[
+        bool, typer.Option("--own-engines", help="Of live streams: an engine for each of them.")
+    ] = False,
 ) -> None:
     """Build a model of a size with random weights and export it, unchecked."""
     began = time.monotonic()
@@ -276,7 +279,10 @@ def main(
             precision=precision,
             layout=layout.value if mode is ModeName.STREAMING else None,
             serving=Serving(
-                max_streams=max_streams, max_batch_size=max_batch_size, encoder_instances=instances
+                max_streams=max_streams,
+                max_batch_size=max_batch_size,
+                encoder_instances=instances,
+                own_engines=own_engines,
             ),
             offline_serving=offline_serving(runtime.value, instances),
             compare=False,

@@ -57,6 +57,7 @@ def _free_dim(config: Config) -> None:
         (_set("bounded_inputs", "AUDIO_LENGTH"), "AUDIO_LENGTH, which has no float type"),
         (_drop("bounded_inputs"), "go together"),
         (_drop("max_abs"), "go together"),
+        (_set("engine", "each"), "'engine' must be shared or own, not 'each'"),
         (_set("max_abs", "loud"), "'max_abs' must be a number > 0, not 'loud'"),
         (_set("max_abs", "nan"), "must be a number > 0, not 'nan'"),
         (_set("max_abs", "inf"), "must be a number > 0, not 'inf'"),

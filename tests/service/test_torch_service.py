@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,24 @@ def test_more_streams_than_slots_one_after_another(service: Service) -> None:
     assert sum(len(reference.tokens) for reference in references) > 100
     for got, expected in zip(service.transcribe(utterances, 50), references, strict=True):
         service.assert_equal(got, expected)
+
+
+def test_engines_of_their_own_transcribe_the_same(
+    repository: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The choice is one line of the config, without another export."""
+    if repository.name != "torch-fused":
+        pytest.skip("instances share an engine with torch, and one model shows it")
+    own = shutil.copytree(repository, tmp_path / "own")
+    with (own / "recognizer" / "config.pbtxt").open("a") as config:
+        config.write('parameters { key: "engine" value: { string_value: "own" } }\n')
+    utterances = [recording.samples for recording in load_recordings()[:6]]
+    with started(own) as server:
+        assert not [pid for stage in children(server.pid) for pid in children(stage)]
+        service = Service.of(server.url, server.metrics_url, random_checkpoint, CHUNK_MS)
+        references = service.references(utterances)
+        for got, expected in zip(service.transcribe(utterances), references, strict=True):
+            service.assert_equal(got, expected)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

@@ -31,6 +31,8 @@ DTYPES: dict[str, type[np.generic]] = {
 TOKENIZERS = "tokenizers"
 """The runtime of a stage that has no engine, and converts tokens to text."""
 _ON_DEVICE = ("torch", "tensorrt-rtx")
+_SHARED, _OWN = "shared", "own"
+"""Values of the parameter `engine`."""
 _TEXT = ("TEXT", "TOKEN_TEXT_LENGTHS")
 _TOKENS = ("TOKENS", "TOKEN_FRAMES", "TOKEN_LOGPROBS", "TOKEN_COUNT")
 
@@ -113,6 +115,8 @@ class StageSpec:
     """The blank label, if the engine's outputs are the labels of CTC."""
     instances: int = 1
     """Processes in which Triton runs the stage."""
+    own_engines: bool = False
+    """Each of these processes opens an engine of its own, also where they could share one."""
 
     @property
     def full_length(self) -> int:
@@ -125,7 +129,8 @@ class StageSpec:
 
         ONNX Runtime computes on cores, which instances can share without that.
         """
-        return self.sequence is not None and self.instances > 1 and self.runtime in _ON_DEVICE
+        several = self.instances > 1 and not self.own_engines
+        return self.sequence is not None and several and self.runtime in _ON_DEVICE
 
     @property
     def of_engine(self) -> StageSpec:
@@ -176,6 +181,7 @@ class StageSpec:
             sequence=None if runtime == TOKENIZERS else _sequence(model, config, parameters),
             adapters=_adapters(model, parameters),
             instances=sum(int(group["count"]) for group in config.get("instance_group", [])) or 1,
+            own_engines=parameters.choice("engine", (_SHARED, _OWN)) == _OWN,
         )
         _check(spec)
         return spec
@@ -190,6 +196,15 @@ class _Parameters:
 
     def text(self, key: str) -> str | None:
         return self._values.get(key)
+
+    def choice(self, key: str, values: tuple[str, ...]) -> str:
+        """Return one of `values`, the first by default."""
+        text = self._values.get(key, values[0])
+        if text not in values:
+            raise BadStage(
+                f"{self._model}: parameter '{key}' must be {' or '.join(values)}, not '{text}'"
+            )
+        return text
 
     def names(self, key: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in self._values.get(key, "").split(",") if name.strip())
