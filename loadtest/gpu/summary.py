@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.gpu.plan import FILES
+from loadtest.gpu.plan import FILES, OWN_SUFFIX
 from loadtest.report.templates import load_template
 from loadtest.result.document import CapacityResult, Level, StageUse
 from loadtest.service.monitor import ENGINE_SUFFIX
@@ -154,7 +154,7 @@ def _busy(stage: StageUse, hold_s: float, instances: int) -> float:
 
 def _engine_ms(path: Path, batch: float) -> float | None:
     """Return the engine's time for such a batch of the same model, if it was measured."""
-    model = path.stem.removesuffix(".unfinished").partition("_")[2]
+    model = path.stem.removesuffix(".unfinished").partition("_")[2].removesuffix(OWN_SUFFIX)
     engine = path.with_name(f"engine_{model}.json")
     if not engine.exists():
         return None
