@@ -102,6 +102,19 @@ def test_a_dead_or_frozen_engine_ends_the_server(repository: Path, how: signal.S
         assert re.search(rf"process of .*engine.* \({pid}\)|does not answer", errors)
 
 
+def test_a_request_is_counted_without_its_engine(repository: Path, tmp_path: Path) -> None:
+    if repository.name != "torch-fused":
+        pytest.skip("the recognizer without a network is the same for each runtime")
+    output = tmp_path / "hop.json"
+    command = [sys.executable, "-m", "loadtest", "hop", "--repository", str(repository), "--shared"]
+    command += ["--streams", "20", "--hold-s", "2", "--output", str(output)]
+    subprocess.run(command, check=True, cwd=PROJECT)
+    [level] = json.loads(output.read_text())["levels"]
+    assert level["requests_per_s"] > 20
+    parts = [level[f"{part}_us"] for part in ("triton", "recognizer", "generator")]
+    assert min(parts) > 0
+
+
 def test_the_engine_alone_is_timed(repository: Path, tmp_path: Path) -> None:
     if not (repository / "recognizer").is_dir():
         pytest.skip("a chain of stages has no engine that takes audio and gives tokens")
