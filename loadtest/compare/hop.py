@@ -57,6 +57,7 @@ def hop(
     shared: Annotated[
         bool, typer.Option("--shared", help="They share one engine, as on a GPU.")
     ] = False,
+    max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 256,
     hold_s: Annotated[float, typer.Option(min=1, help="Length of each hold.")] = 10.0,
     processes: Annotated[int, typer.Option(min=1, help="Load generator processes.")] = 1,
     output: Output = Path("build/hop.json"),
@@ -74,9 +75,12 @@ def hop(
     with exiting_on(NotFused, OSError), tempfile.TemporaryDirectory() as folder:
         require_writable(output)
         null = Path(folder) / "models"
-        most = 2 * max(counts)
         write_null_repository(
-            repository, null, instances=instances, shared=shared, max_streams=most
+            *(repository, null),
+            instances=instances,
+            shared=shared,
+            max_streams=2 * max(counts),
+            max_batch=max_batch,
         )
         options = LoadOptions(repository=null, hold_s=hold_s, processes=processes)
         costs = [_cost(level, instances, shared) for level in _hold(options, counts)]

@@ -25,7 +25,13 @@ class NotFused(Exception):
 
 
 def write_null_repository(
-    exported: Path, folder: Path, *, instances: int, shared: bool, max_streams: int
+    exported: Path,
+    folder: Path,
+    *,
+    instances: int,
+    shared: bool,
+    max_streams: int,
+    max_batch: int,
 ) -> None:
     """Write the recognizer of `exported` with an engine that computes nothing into `folder`.
 
@@ -35,6 +41,7 @@ def write_null_repository(
         instances: Processes of the recognizer.
         shared: They share one engine, in a process of its own, as on a GPU.
         max_streams: Streams that it accepts, in all.
+        max_batch: Streams in one batch, at most.
 
     Raises:
         NotFused: There is no such recognizer.
@@ -57,6 +64,7 @@ def write_null_repository(
     }
     for name, value in values.items():
         recognizer.parameters[name].string_value = value
+    recognizer.max_batch_size = ensemble.max_batch_size = max_batch
     ensemble.parameters["runtime"].string_value = "onnxruntime"
     ensemble.parameters["max_streams"].string_value = str(max_streams)
     for model, config in ((RECOGNIZER, recognizer), (ENSEMBLE, ensemble)):

@@ -43,7 +43,9 @@ def exported(random_checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def null_spec(exported: Path, folder: Path, *, shared: bool) -> StageSpec:
-    write_null_repository(exported, folder, instances=2, shared=shared, max_streams=50)
+    write_null_repository(
+        exported, folder, instances=2, shared=shared, max_streams=50, max_batch=32
+    )
     return stage_spec(folder, "recognizer")
 
 
@@ -51,7 +53,7 @@ def test_it_is_served_like_the_exported_one(exported: Path, tmp_path: Path) -> N
     before = stage_spec(exported, "recognizer")
     spec = null_spec(exported, tmp_path / "null", shared=False)
     assert (spec.inputs, spec.responses) == (before.inputs, before.responses)
-    assert (spec.instances, spec.shares_engine) == (2, False)
+    assert (spec.instances, spec.shares_engine, spec.max_batch) == (2, False, 32)
     found = read_repository(tmp_path / "null")
     assert (found.runtime, found.max_streams) == ("onnxruntime", 50)
     assert not list((tmp_path / "null").rglob("*.pt2"))
@@ -76,4 +78,6 @@ def test_a_request_is_the_sum_of_its_parts() -> None:
 
 def test_a_repository_of_stages_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFused, match="--layout fused"):
-        write_null_repository(tmp_path, tmp_path / "n", instances=1, shared=False, max_streams=1)
+        write_null_repository(
+            tmp_path, tmp_path / "n", instances=1, shared=False, max_streams=1, max_batch=1
+        )
