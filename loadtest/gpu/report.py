@@ -93,16 +93,17 @@ def prepare(
         for model in models:
             pool.submit(exports.repository, model, deadline_s)
         checks = [
-            pool.submit(
-                *(run_step, step, results),
-                min(deadline_s, time.monotonic() + step.most_s),
-                outcome,
-            )
+            pool.submit(_check, step, results, deadline_s, outcome)
             for step in todo
             if not step.timed
         ]
     for check in checks:
         check.result()
+
+
+def _check(step: Step, results: Path, deadline_s: float, outcome: Outcome) -> None:
+    """Run a step for the time that it may take from now on, as it may have waited for a thread."""
+    run_step(step, results, min(deadline_s, time.monotonic() + step.most_s), outcome)
 
 
 def run_steps(
