@@ -65,7 +65,7 @@ def run_report(options: ReportOptions, budget_s: float, next_budget_s: float = 0
             prepare(group, exports, options.results, deadline_s, outcome)
             run_steps(group, options.results, deadline_s, outcome, next_budget_s)
         write_pages(options.results)
-        write_summary(options.results, options.instances)
+        write_summary(options.results, options.instances, options.own_engines)
     print_outcome(outcome)
     return outcome
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.gpu.plan import FILES, OWN_SUFFIX
+from loadtest.gpu.plan import FILES, INSTANCES, OWN_INSTANCES, OWN_SUFFIX
 from loadtest.report.templates import load_template
 from loadtest.result.document import CapacityResult, Level, StageUse
 from loadtest.service.monitor import ENGINE_SUFFIX
@@ -63,10 +63,17 @@ class Row:
     """The resource of which the largest share was used; see `limit_of`."""
 
 
-def write_summary(results: Path, instances: int) -> None:
-    """Write `summary.json` and `summary.html` beside the results, if there are any."""
+def write_summary(results: Path, instances: int, own_engines: bool = False) -> None:
+    """Write `summary.json` and `summary.html` beside the results, if there are any.
+
+    Args:
+        results: Folder with the results.
+        instances: Recognizer processes in the results of one kind; others have the usual number.
+        own_engines: The kind is that whose processes have an engine each.
+    """
     paths = sorted([*results.glob("capacity_*.json"), *results.glob("hold_*.json")])
-    rows = [row_of(path, instances) for path in paths]
+    usual = {False: INSTANCES, True: OWN_INSTANCES, own_engines: instances}
+    rows = [row_of(path, usual[OWN_SUFFIX in path.stem]) for path in paths]
     others = {
         path.stem: json.loads(path.read_text())
         for name in _OTHERS
