@@ -30,6 +30,15 @@ def test_all_is_read_from_the_config(toy_repository: Path) -> None:
     assert (spec.length_input, spec.length_of, spec.full_length) == ("AUDIO_LENGTH", "AUDIO", 8)
 
 
+def test_instances_share_an_engine_if_their_config_says_so(toy_repository: Path) -> None:
+    config = model_config(toy_repository, "summer")
+    config["instance_group"][0]["count"] = 3
+    assert not StageSpec.from_model_config(config).shares_engine
+    for value, shared in (("shared", True), ("own", False)):
+        config["parameters"]["engine"] = {"string_value": value}
+        assert StageSpec.from_model_config(config).shares_engine is shared
+
+
 def _drop(key: str) -> Callable[[Config], None]:
     return lambda config: config["parameters"].pop(key)
 
@@ -57,6 +66,7 @@ def _free_dim(config: Config) -> None:
         (_set("bounded_inputs", "AUDIO_LENGTH"), "AUDIO_LENGTH, which has no float type"),
         (_drop("bounded_inputs"), "go together"),
         (_drop("max_abs"), "go together"),
+        (_set("engine", "each"), "'engine' must be shared or own, not 'each'"),
         (_set("max_abs", "loud"), "'max_abs' must be a number > 0, not 'loud'"),
         (_set("max_abs", "nan"), "must be a number > 0, not 'nan'"),
         (_set("max_abs", "inf"), "must be a number > 0, not 'inf'"),
