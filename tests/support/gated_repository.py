@@ -41,7 +41,8 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor("TOTAL", total)])
 """
 
-CHUNK_MS = 80
+CHUNK_MS = 2000
+"""Long, so that no machine is too slow for the default of --chunk-share."""
 
 
 @dataclass(frozen=True)
