@@ -87,7 +87,7 @@ class LauncherMetrics:
             registry=self.registry,
         )
         for ensemble in models.ensembles:
-            info.labels(*_facts(ensemble, models.runtime)).set(1)
+            info.labels(*_facts(ensemble)).set(1)
 
     def observe_canary(self, model: str, took_s: float) -> None:
         """Count a chunk of silence that an ensemble has answered."""
@@ -98,13 +98,13 @@ class LauncherMetrics:
         self._stream_limit.labels(model).set(streams)
 
 
-def _facts(ensemble: Ensemble, runtime: str) -> tuple[str, ...]:
+def _facts(ensemble: Ensemble) -> tuple[str, ...]:
     chunk_ms = str(ensemble.chunk_ms or "")
     return (
         ensemble.name,
         ensemble.checkpoint,
         ensemble.precision,
-        runtime,
+        ensemble.runtime,
         chunk_ms,
         str(ensemble.max_streams or ""),
     )

@@ -126,6 +126,11 @@ STREAMING, CTC = "NemotronAsrStreamingForRNNT", "ParakeetForCTC"
         ),
         (
             CTC,
+            ExportOptions("mine", mode="offline", runtime="tensorrt-rtx"),
+            "builds engines for live streams.*--runtime torch on a GPU",
+        ),
+        (
+            CTC,
             ExportOptions("mine", mode="offline", layout="fused"),
             "--layout fused is for live.*one model with torch",
         ),
