@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from export.checkpoint import Checkpoint
 from export.errors import ParityFailed
@@ -19,27 +17,16 @@ from export.tensorrt.engine import check_parses
 from export.tensorrt.export import write_graphs
 from export.tensorrt.numerics import measure
 from export.tensorrt.stages import rescaled_stages, tensorrt_stages
+from tests.support.loud_checkpoints import louder
 from tests.support.tensorrt_graphs import CHUNK_MS, FRAMES
 
 FACTOR = 100_000
 """What is added to the residual stream of the small checkpoint is of order one."""
-ADDS_TO_THE_RESIDUAL = ("linear2", "o_proj", "pointwise_conv2", "subsampling.linear")
 
 
 @pytest.fixture(scope="module")
 def speech() -> list[np.ndarray]:
     return [recording.samples for recording in load_recordings()[:4]]
-
-
-def louder(checkpoint: Checkpoint, factor: float) -> Checkpoint:
-    """Return a checkpoint that adds `factor` times as much to the residual stream."""
-    model = copy.deepcopy(checkpoint.model)
-    with torch.no_grad():
-        for name, module in model.encoder.named_modules():
-            if name.endswith(ADDS_TO_THE_RESIDUAL):
-                for parameter in module.parameters():
-                    parameter.mul_(factor)
-    return Checkpoint(f"louder-{factor}", model, checkpoint.processor, "")
 
 
 def options(checkpoint: Checkpoint) -> ExportOptions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from export.options import ExportOptions
 from export.tensorrt.engine import tensorrt_version
 from export.tensorrt.export_rtx import onnx_function
 from server.backends.earshot.earshot_runtime.engines import open_engine
@@ -23,7 +21,7 @@ from server.backends.earshot.earshot_runtime.rtx_program import read_engines
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.torch_engine import TorchEngine
 from server.repository import read_repository
-from tests.support.project import PROJECT, ExportedOffline
+from tests.support.project import PROJECT
 from tests.support.toy_stages import model_config
 
 ENGINES = ["feature_extractor", "encoder", "decoder", "decoder/rounds", "decoder/end"]
@@ -89,22 +87,6 @@ def test_the_server_serves_them_on_their_gpus_only(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
     with pytest.raises(BadStage, match=r"H100 is sm90: .* --runtime torch if TensorRT for RTX"):
         open_engine(folder, spec)
-
-
-def test_whole_files_beside_them_are_served_on_cores(
-    repository: Path, exported_offline: ExportedOffline, tmp_path: Path
-) -> None:
-    """Nothing opens an engine for whole files: `--mode both` exports them as without a GPU."""
-    options = ExportOptions("mine", runtime="tensorrt-rtx", precision="fp16", gpus=("sm89",))
-    whole = options.of_whole_files
-    assert (whole.runtime, whole.precision) == ("onnxruntime", "fp32")
-    for models in (repository, exported_offline("ctc")):
-        shutil.copytree(models, tmp_path, dirs_exist_ok=True)
-    served = read_repository(tmp_path)
-    assert served.runtime == "tensorrt-rtx"
-    runtimes = {ensemble.name: ensemble.runtime for ensemble in served.ensembles}
-    assert runtimes.pop("asr_streaming") == "tensorrt-rtx"
-    assert list(runtimes.values()) == ["onnxruntime"]
 
 
 @pytest.mark.parametrize("stage", ["feature_extractor", "encoder", "decoder"])
