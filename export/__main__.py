@@ -56,7 +56,7 @@ _ON_GPU = (Runtime.torch, Runtime.tensorrt_rtx)
 
 
 class Precision(StrEnum):
-    """Arithmetic; int8 is for onnxruntime, half for GPUs, fp8 for both kinds of TensorRT."""
+    """Arithmetic; int8 is for onnxruntime, half for GPUs, fp8 for the full TensorRT."""
 
     fp32 = "fp32"
     fp16 = "fp16"
