@@ -166,13 +166,13 @@ def _build(
         report(f"{engine.name} to TensorRT engines")
         for part in parts[engine.name]:
             onnx = folder / engine.name / "1" / f"{part.name}.onnx"
-            facts = build_engine(onnx, engine, [_profile(part, engine, spec)], target)
+            facts = build_engine(onnx, engine, [part_profile(part, engine, spec)], target)
             name = engine.name if part.name == MODEL else f"{engine.name}/{part.name}"
             engines[name] = {"source_sha256": file_sha256(onnx), **asdict(facts)}
     return {"version": tensorrt_version(), "engines": engines}
 
 
-def _profile(part: Part, engine: StageSpec, spec: StreamingSpec) -> Profile:
+def part_profile(part: Part, engine: StageSpec, spec: StreamingSpec) -> Profile:
     """Return the shapes of a part: any batch, and pools as large as the backend makes them."""
     slots = engine_slots(engine, spec) + 1  # Padding has a slot of its own.
     names = _input_names(part)

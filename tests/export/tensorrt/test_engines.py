@@ -21,6 +21,7 @@ from export.tensorrt.export_offline import engine_stages, write_offline_graphs
 from export.tensorrt.profiles import bucket_profiles, chunk_profiles
 from export.tensorrt.targets import NamedGpus
 from server.repository import read_repository
+from tests.support.engine_table import RecordEngine
 from tests.support.project import DEMO_CHECKPOINT, PROJECT
 from tests.support.tensorrt_graphs import FlatGraphs, Graphs
 
@@ -38,21 +39,29 @@ def stage_of(graphs: Graphs, name: str, folder: Path) -> tuple[StageSpec, Path]:
 @pytest.mark.parametrize("name", STAGES)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_an_engine_is_built(
-    flat_graphs: FlatGraphs, precision: str, name: str, tmp_path: Path
+    record_engine: RecordEngine,
+    flat_graphs: FlatGraphs,
+    precision: str,
+    name: str,
+    tmp_path: Path,
 ) -> None:
     stage, path = stage_of(flat_graphs(precision), name, tmp_path)
     facts = build_engine(path, stage, chunk_profiles(stage, 64), NamedGpus(("sm80", "sm120")))
     assert facts.layers > 100
     assert facts.plan_bytes == (tmp_path / "model.engine").stat().st_size
     assert facts.device_memory_bytes is None
+    record_engine(f"{name}, straight line", precision, facts)
 
 
-def test_an_fp8_encoder_is_built(flat_graphs: FlatGraphs, tmp_path: Path) -> None:
+def test_an_fp8_encoder_is_built(
+    record_engine: RecordEngine, flat_graphs: FlatGraphs, tmp_path: Path
+) -> None:
     """With Q/DQ around every linear layer, as modelopt places them; with scales of one."""
     stage, path = stage_of(flat_graphs("fp16"), "encoder", tmp_path)
     quantize_gemms(path)
     facts = build_engine(path, stage, chunk_profiles(stage, 64), NamedGpus(("sm89",)))
     assert facts.layers > 100
+    record_engine("encoder, straight line", "fp8", facts)
 
 
 def quantize_gemms(path: Path) -> None:
