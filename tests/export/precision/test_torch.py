@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ParityFailed
 from export.formats.pooled_stage import open_torch_stage
 from export.formats.torch_file import export_torch
+from export.install import replacing
 from export.offline import half as offline_half
 from export.offline.export import build_stages as build_offline_stages
 from export.offline.export import spec_of as offline_spec_of
@@ -19,7 +21,7 @@ from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.stages.half import half_stages
 from export.stages.offline.half import half_stages as half_offline_stages
-from export.streaming.export import build_stages, spec_of
+from export.streaming.export import build_stages, export_streaming, spec_of
 from export.streaming.half import range_of, rescaled, rounded_chain
 from tests.support.loud_checkpoints import louder
 from tests.support.project import OfflineCheckpoint
@@ -76,7 +78,24 @@ def test_live_streams_are_rescaled_where_float16_would_overflow(
         assert max(differs(each, expected) for each in encoded) < 0.01
 
 
-@pytest.mark.parametrize("kind", ["streaming", "ctc", pytest.param("tdt", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("layout", ["stages", "fused"])
+def test_an_export_with_large_activations_passes_its_comparison(
+    checkpoint: Checkpoint, tmp_path: Path, layout: str
+) -> None:
+    options = replace(OPTIONS, repository=tmp_path / "models", layout=layout)
+    with replacing(options.repository) as new:
+        parity = export_streaming(louder(checkpoint, FACTOR), options, new, lambda step: None)
+    assert parity is not None
+    assert parity.reference_tokens > 50
+    manifest = options.repository / "asr_streaming" / "1" / "manifest.json"
+    found = json.loads(manifest.read_text())["half_precision"]
+    assert found["rescaled"]
+    assert max(found["largest"].values()) < found["limit"] / 4
+
+
+@pytest.mark.parametrize("kind", ["streaming", "ctc", "tdt"])
 def test_whole_files_are_rescaled_where_float16_would_overflow(
     kind: str, offline_checkpoint: OfflineCheckpoint
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from export.checkpoint import load_checkpoint
+from export.checkpoint import Checkpoint
 from export.options import ExportOptions
 from export.stages.half import half_stages
 from export.streaming.export import build_stages, spec_of
@@ -22,7 +22,7 @@ SLOW = pytest.mark.slow
     ("precision", "layout"),
     [
         ("fp16", "fused"),
-        ("bf16", "stages"),
+        pytest.param("bf16", "stages", marks=SLOW),
         pytest.param("fp32", "fused", marks=SLOW),
         pytest.param("bf16", "fused", marks=SLOW),
         pytest.param("fp16", "stages", marks=SLOW),
@@ -30,18 +30,17 @@ SLOW = pytest.mark.slow
 )
 def test_an_engine_is_built_of_every_part_of_the_last_model(
     record_engine: RecordEngine,
-    random_checkpoint: Path,
+    many_tokens: Checkpoint,
     tmp_path: Path,
     precision: str,
     layout: str,
 ) -> None:
     """The decoder of the layout `stages`, or the one model of the layout `fused`."""
-    checkpoint = load_checkpoint(str(random_checkpoint))
     options = ExportOptions(
         "mine", chunk_ms=80, runtime="tensorrt-rtx", precision=precision, layout=layout
     )
-    stages = half_stages(build_stages(checkpoint, options.frames), precision)
-    spec = spec_of(checkpoint, stages, options)
+    stages = half_stages(build_stages(many_tokens, options.frames), precision)
+    spec = spec_of(many_tokens, stages, options)
     engine, members = spec.engines[-1], members_of(stages, spec)[-1]
     for part in write_parts(tmp_path, members, engine, spec, {}, lambda step: None):
         path = tmp_path / engine.name / "1" / f"{part.name}.onnx"
