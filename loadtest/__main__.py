@@ -11,11 +11,12 @@ from loadtest.capacity.commands import capacity, hold
 from loadtest.compare import agreement, baseline, files, heads, offline, overhead, traces
 from loadtest.endpointing.commands import endpointing
 from loadtest.faults.commands import faults
-from loadtest.gpu.commands import gpu_bundle, gpu_plot, gpu_report, gpu_tokens
+from loadtest.gpu.commands import gpu_bundle, gpu_page, gpu_plot, gpu_report, gpu_tokens
 from loadtest.overload.commands import overload
 from loadtest.plan.commands import plan
 from loadtest.plan.fit import fit
 from loadtest.report import page, table
+from loadtest.resuming.commands import resuming
 from loadtest.selftest import checks, generator
 from loadtest.soak.commands import soak
 
@@ -31,6 +32,7 @@ app.command()(hold)
 app.command()(soak)
 app.command()(overload)
 app.command()(faults)
+app.command()(resuming)
 app.command()(adapters)
 app.command("generator")(generator.generator)
 app.command("overhead")(overhead.overhead)
@@ -49,6 +51,7 @@ app.command()(traces.traces)
 app.command()(gpu_bundle)
 app.command()(gpu_report)
 app.command()(gpu_plot)
+app.command()(gpu_page)
 app.command()(gpu_tokens)
 
 

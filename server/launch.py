@@ -20,7 +20,7 @@ from .local_client import open_client
 from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models, opening_lines
 from .metrics_page import LauncherMetrics, metrics_page
-from .ports import LOOPBACK, Endpoints, choose_endpoints
+from .ports import LOOPBACK, Endpoints, choose_endpoints, reserving
 from .process import TritonProcess
 from .repository import Ensemble, Repository, read_repository
 from .tensorrt import Budget, require_state_pool
@@ -141,6 +141,7 @@ def running(
     )
     metrics = LauncherMetrics(models)
     with (
+        reserving(endpoints),
         workspace() as folder,
         metrics_page(endpoints, folder / HEARTBEATS, metrics),
         _start(

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map_only
 
-from export.formats.onnx_file import silenced
+from export.formats.onnx_file import silenced, uncollected
 from export.formats.parts import MODEL, Part, description_of, parts_of
 from export.spec import StageSpec
 from export.stages.encoder import Encoder
@@ -50,7 +50,7 @@ def fused(stages: Sequence[Stage]) -> list[Stage]:
 
 def save_part(part: Part, folder: Path, description: Any) -> None:
     """Write a part of a model into `folder`, with the description of the model or none."""
-    with torch.no_grad():
+    with torch.no_grad(), uncollected():
         program: ExportedProgram = torch.export.export(
             part.module, part.arguments, dynamic_shapes=(part.shapes,), strict=False
         )

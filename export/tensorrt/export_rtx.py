@@ -118,7 +118,7 @@ def write_parts(
     for part in parts:
         path = version / f"{part.name}.onnx"
         opset, names = OPSETS[spec.precision], _input_names(part)
-        write_onnx(part.module, part.arguments, part.shapes, path, opset, input_names=names)
+        write_onnx(part.module, part.arguments, (part.shapes,), path, opset, input_names=names)
     description = description_of(members, engine, spec.precision) | needed
     (version / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return parts

@@ -1,4 +1,4 @@
-"""`python -m loadtest gpu-bundle`, `gpu-report`, `gpu-plot`, `gpu-tokens`: measuring one GPU.
+"""`python -m loadtest gpu-bundle`, `gpu-report`, `gpu-plot`, `gpu-page`, `gpu-tokens`: one GPU.
 
 Server and load generator run on the same machine and share its cores: a capacity is a lower bound
 of what the GPU sustains when the load comes from elsewhere.
@@ -140,11 +140,24 @@ def gpu_plot(
     from loadtest.result.document import CapacityResult
 
     with exiting_on(OSError, ValueError):
-        documents = [CapacityResult.from_json(path) for path in results]
-        given = documents[0].conditions
-        title = f"{given.checkpoint}, {given.precision}, one {given.gpu_model}, with the load "
-        title += f"generator on the same {given.cpu_cores} cores"
-        plot_levels(documents, title, output)
+        plot_levels([CapacityResult.from_json(path) for path in results], output)
+
+
+def gpu_page(
+    results: Annotated[
+        list[Path], typer.Argument(help="Documents of `capacity` and `hold`, of one GPU.")
+    ],
+    price_per_hour: Annotated[
+        float, typer.Option(min=0, help="Price of the GPU with its host, in any currency.")
+    ],
+    instances: Annotated[int, typer.Option(min=1, help="Recognizer processes of the server.")],
+    output: Annotated[Path, typer.Option(help="Page to write (.html).")],
+) -> None:
+    """Write a page: the streams that a GPU held, their cost, what limited them, and the plot."""
+    from loadtest.gpu.page import write_page
+
+    with exiting_on(OSError, ValueError):
+        write_page(results, price_per_hour, instances, output)
 
 
 def _chunk_ms(text: str) -> int:

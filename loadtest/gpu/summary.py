@@ -83,8 +83,7 @@ def row_of(path: Path, instances: int) -> Row:
     level = limiting_level(result)
     stages = {stage.model: stage for stage in level.stages}
     recognizer, engine = stages.get(RECOGNIZER), stages.get(RECOGNIZER + ENGINE_SUFFIX)
-    engine_busy = engine and _busy(engine, level.hold_s, instances=1)
-    busy = recognizer and _busy(recognizer, level.hold_s, instances)
+    engine_busy, busy = busy_shares(level, instances)
     seen = sum(stage.cpu_cores or 0.0 for stage in level.stages)
     triton = None if level.server_cpu_cores is None else level.server_cpu_cores - seen
     return Row(
@@ -108,9 +107,25 @@ def row_of(path: Path, instances: int) -> Row:
         server_cores=level.server_cpu_cores,
         generator_cores=level.generator_cpu_cores,
         cores=result.conditions.cpu_cores,
-        limit="not known, the search did not end"
-        if result.unfinished
-        else limit_of(level, engine_busy, busy, result.conditions.cpu_cores),
+        limit=limit_in(result, instances),
+    )
+
+
+def limit_in(result: CapacityResult, instances: int) -> str:
+    """Return the limit that a result shows, of a recognizer with so many processes, in words."""
+    if result.unfinished:
+        return "not known, the search did not end"
+    level = limiting_level(result)
+    return limit_of(level, *busy_shares(level, instances), result.conditions.cpu_cores)
+
+
+def busy_shares(level: Level, instances: int) -> tuple[float | None, float | None]:
+    """Return the busy shares of the engine and of the recognizer's processes, if there are any."""
+    stages = {stage.model: stage for stage in level.stages}
+    recognizer, engine = stages.get(RECOGNIZER), stages.get(RECOGNIZER + ENGINE_SUFFIX)
+    return (
+        engine and _busy(engine, level.hold_s, instances=1),
+        recognizer and _busy(recognizer, level.hold_s, instances),
     )
 
 

@@ -72,7 +72,7 @@ def test_json(fake: FakeTriton, numbers: Path) -> None:
         for options in (["--json"], ["--format", "json"])
     ]
     for report in results:
-        assert report.pop("audio_s_per_s") > 1
+        assert report.pop("audio_s_per_s") > 0
     assert results[0] == results[1]
     assert results[0]["words"][1] == {
         "word": "1",

@@ -19,6 +19,7 @@ NOT_SAMPLED = "00-0000000000000000000000000000e000-00000000000000d4-00"
 
 
 @pytest.mark.triton
+@pytest.mark.usefixtures("servers_end")
 def test_a_context_that_is_not_sampled_ends_at_envoy(tmp_path: Path) -> None:
     repository = write_toy_repository(tmp_path / "repository")
     with (
@@ -30,6 +31,6 @@ def test_a_context_that_is_not_sampled_ends_at_envoy(tmp_path: Path) -> None:
         proxy.wait_for_health(triton.grpc_url, healthy=True)
         for context in (NOT_SAMPLED, SAMPLED):
             chunk = Stream(client).send(constant(0.0), end=True, headers={"traceparent": context})
-            chunk.result(timeout=10)
+            chunk.result(timeout=60)
         received.wait_for(6)  # those of one chunk
     assert {span.trace_id for span in received.spans} == {"0000000000000000000000000000e001"}

@@ -137,12 +137,12 @@ def test_a_stage_refuses_new_streams_at_its_limit(toy_repository: Path) -> None:
         grpcclient.InferenceServerClient(triton.grpc_url) as client,
     ):
         stream = Stream(client)
-        stream.send(constant(1.0)).result(timeout=10)
+        stream.send(constant(1.0)).result(timeout=60)
         write_limit(triton.heartbeats, "summer", 1)
         with pytest.raises(InferenceServerException, match="this server is saturated") as refusal:
-            Stream(client).send(constant(1.0)).result(timeout=10)
+            Stream(client).send(constant(1.0)).result(timeout=60)
         assert "UNAVAILABLE" in str(refusal.value.status())
-        assert stream.send(constant(1.0)).result(timeout=10)["SUM"] == 16.0
+        assert stream.send(constant(1.0)).result(timeout=60)["SUM"] == 16.0
         write_limit(triton.heartbeats, "summer", 2)
-        Stream(client).send(constant(1.0), end=True).result(timeout=10)
+        Stream(client).send(constant(1.0), end=True).result(timeout=60)
         stream.finish()

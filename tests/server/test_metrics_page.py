@@ -29,13 +29,14 @@ def test_the_page_tells_what_happens(toy_repository: Path) -> None:
     with running(toy_repository) as triton, InferenceServerClient(triton.grpc_url) as client:
         streams = [Stream(client) for _ in range(MAX_STREAMS)]
         for answer in [stream.send(constant(1.0)) for stream in streams]:
-            answer.result(timeout=10)
+            answer.result(timeout=60)
         with pytest.raises(InferenceServerException, match="all are taken"):
-            Stream(client).send(constant(1.0)).result(timeout=10)
+            Stream(client).send(constant(1.0)).result(timeout=60)
         with pytest.raises(InferenceServerException, match="NaN"):
-            streams[0].send(constant(float("nan"))).result(timeout=10)
+            streams[0].send(constant(float("nan"))).result(timeout=60)
         streams[1].finish()
-        wait_for(lambda: _read(triton, "earshot_refused_chunks_total") == 1)
+        _wait_for_heartbeats(triton)
+        assert _read(triton, "earshot_refused_chunks_total") == 1
         assert _read(triton, "earshot_slots") == MAX_STREAMS
         assert _read(triton, "earshot_started_streams_total") == MAX_STREAMS
         assert _read(triton, "earshot_refused_streams_total", reason="full") == 1
@@ -51,7 +52,7 @@ def test_the_page_tells_what_happens(toy_repository: Path) -> None:
         assert _read(triton, "earshot_model_info", "toy_streaming") == 1
         assert _read(triton, "earshot_draining", "") == 0
         with pytest.raises(urllib.error.HTTPError, match="expected /metrics"):
-            urllib.request.urlopen(triton.metrics_url + "/other", timeout=5)
+            urllib.request.urlopen(triton.metrics_url + "/other", timeout=60)
 
 
 @pytest.mark.triton
@@ -86,7 +87,7 @@ def _canary(triton: Triton) -> Canary:
 
 def _read(triton: Triton, name: str, model: str = "summer", **labels: str) -> float:
     """Return the sum over what has these labels."""
-    with urllib.request.urlopen(triton.metrics_url, timeout=5) as response:
+    with urllib.request.urlopen(triton.metrics_url, timeout=60) as response:
         families = list(text_string_to_metric_families(response.read().decode()))
     wanted = labels | ({"model": model} if model else {})
     values = [

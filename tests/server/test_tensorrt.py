@@ -249,7 +249,7 @@ def test_a_machine_without_a_gpu_exits_with_2(engines: Path) -> None:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert result.returncode == 2
     assert "nvidia-smi finds none here" in result.stderr

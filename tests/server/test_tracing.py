@@ -23,6 +23,7 @@ SPANS = 6
 
 
 @pytest.mark.triton
+@pytest.mark.usefixtures("servers_end")
 def test_one_request_in_so_many_is_traced_and_all_that_carry_a_context(
     toy_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,8 +35,8 @@ def test_one_request_in_so_many_is_traced_and_all_that_carry_a_context(
     ):
         stream = Stream(client)
         for _ in range(6):
-            stream.send(constant(0.0)).result(timeout=10)
-        stream.send(constant(0.0), end=True, headers={"traceparent": CONTEXT}).result(timeout=10)
+            stream.send(constant(0.0)).result(timeout=60)
+        stream.send(constant(0.0), end=True, headers={"traceparent": CONTEXT}).result(timeout=60)
         received.wait_for(3 * SPANS)
     roots = [span for span in received.spans if span.name == "InferRequest"]
     assert [span.parent_id for span in roots] == ["", "", "00000000000000d4"]
@@ -68,7 +69,7 @@ def test_the_command_names_its_mistake(toy_repository: Path) -> None:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 2
     assert "got 'collector:4318'" in done.stderr

@@ -21,6 +21,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from export.recordings import load_recordings
 from server.launch import Triton, running
+from tests.support.fake_recognizer import PATIENT
 from tests.support.fuzz_requests import malformed_request
 from tests.support.project import Exported
 
@@ -85,7 +86,7 @@ async def _attack(triton: Triton, requests: int, streams: int) -> Outcome:
     outcome = Outcome()
     speech = [recording.samples[:32000] for recording in load_recordings()]
     async with (
-        earshot.connect_async(triton.grpc_url) as client,
+        earshot.connect_async(triton.grpc_url, timeouts=PATIENT) as client,
         _aio.insecure_channel(triton.grpc_url) as channel,
     ):
         quiet = [await _transcribe(client, samples) for samples in speech]

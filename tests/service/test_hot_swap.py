@@ -24,7 +24,9 @@ from export.offline.reference import transcribe as transcribe_files
 from export.recordings import load_recordings
 from export.streaming.reference import transcribe
 from server.launch import Triton, running
+from tests.support.fake_recognizer import PATIENT
 from tests.support.generations import FIRST, SECOND, install_first, install_second
+from tests.support.launcher import wait_for
 from tests.support.project import Exported, ExportedOffline
 
 pytestmark = pytest.mark.triton
@@ -79,7 +81,7 @@ class Traffic:
         with self.progress:
             wanted = count + self._count(generation)
             done = self.progress.wait_for(
-                lambda: bool(self.errors) or self._count(generation) >= wanted, timeout=60
+                lambda: bool(self.errors) or self._count(generation) >= wanted, timeout=300
             )
         assert done
         assert not self.errors
@@ -125,7 +127,7 @@ def traffic_on(url: str, utterances: Sequence[np.ndarray]) -> Iterator[Traffic]:
 
 
 async def _run(traffic: Traffic, url: str, utterances: Sequence[np.ndarray]) -> None:
-    async with earshot.connect_async(url, model="clinic") as client:
+    async with earshot.connect_async(url, model="clinic", timeouts=PATIENT) as client:
         await asyncio.gather(
             *(_come_and_go(traffic, client, utterances, start) for start in range(AT_ONCE)),
             _send_files(traffic, client, utterances),
@@ -239,11 +241,11 @@ def test_retiring_waits_for_the_last_stream(
             repository.retire(FIRST, triton.metrics_url, 2.0, timeout_s, live.append)
 
         with (
-            earshot.connect(triton.grpc_url, model=FIRST) as client,
+            earshot.connect(triton.grpc_url, model=FIRST, timeouts=PATIENT) as client,
             client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream,
         ):
             stream.send(utterances[0][: 4 * PIECE])
-            _until(lambda: repository.live_streams(FIRST, triton.metrics_url) == 1)
+            wait_for(lambda: repository.live_streams(FIRST, triton.metrics_url) == 1)
             with pytest.raises(
                 earshot.UnsupportedServer, match=r"in use after 1 s \(1 open streams\)"
             ):
@@ -252,14 +254,14 @@ def test_retiring_waits_for_the_last_stream(
             stream.send(utterances[0][4 * PIECE :])
             tokens = [token.id for token in stream.finish().tokens]
         assert tokens == expected.streams[0]
-        retire(timeout_s=30)
+        retire(timeout_s=300)
         assert states(triton) == {FIRST: "UNAVAILABLE"}
         with pytest.raises(earshot.UnsupportedServer, match="is not loaded"):
             retire(timeout_s=1)
 
 
 def test_a_model_that_is_gone_is_reported(triton: Triton) -> None:
-    with earshot.connect(triton.grpc_url) as client:
+    with earshot.connect(triton.grpc_url, timeouts=PATIENT) as client:
         models(triton, "unload", FIRST)
         with (
             pytest.raises(earshot.StreamLost, match="no longer serves clinic_v1_asr_streaming"),
@@ -296,11 +298,3 @@ def test_a_server_with_fixed_models(repository: Path) -> None:
         assert result.exit_code == 2
         assert "--model-control" in result.stderr
         assert states(triton) == {FIRST: "READY"}
-
-
-def _until(condition) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("it did not come true within 10 s")

@@ -62,7 +62,7 @@ class Stream:
 
     def finish(self) -> None:
         """End the stream and wait until the server has freed it."""
-        self.send(constant(0.0), length=0, end=True).result(timeout=10)
+        self.send(constant(0.0), length=0, end=True).result(timeout=60)
 
 
 def _inputs(audio: np.ndarray[Any, Any], length: int) -> list[grpcclient.InferInput]:

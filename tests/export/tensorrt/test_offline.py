@@ -6,6 +6,8 @@ ONNX Runtime takes the place of the engine, restricted to the shapes of its prof
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +25,32 @@ from export.offline.parity import check_offline_parity
 from export.offline.spec import OfflineSpec
 from export.options import ExportOptions
 from export.recordings import load_recordings
-from export.spec import StageSpec, TensorSpec
+from export.spec import StageSpec, TensorSpec, served_name
+from export.tensorrt import export_offline as tensorrt_export
 from export.tensorrt.engine import build_engine
 from export.tensorrt.export_offline import buffer_bytes, engine_stages, write_offline_graphs
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.profiles import bucket_profiles
 from export.tensorrt.targets import NamedGpus
-from tests.support.project import OFFLINE_KINDS, OfflineCheckpoint
+from tests.support.project import (
+    OFFLINE_KINDS,
+    OFFLINE_NAMES,
+    ExportedOffline,
+    OfflineCheckpoint,
+)
 from tests.support.repository_files import read_config
 
 LONGEST_S = 30
 
 
 @pytest.fixture(scope="module", params=OFFLINE_KINDS)
-def checkpoint(request: pytest.FixtureRequest, offline_checkpoint: OfflineCheckpoint) -> Checkpoint:
-    return load_checkpoint(str(offline_checkpoint(request.param)))
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def checkpoint(kind: str, offline_checkpoint: OfflineCheckpoint) -> Checkpoint:
+    return load_checkpoint(str(offline_checkpoint(kind)))
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +64,35 @@ def stages(checkpoint: Checkpoint, spec: OfflineSpec) -> Stages:
 
 
 @pytest.fixture(scope="module")
-def graphs(stages: Stages, spec: OfflineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the ONNX files of all stages; those of engines have passed the graph gate."""
+def graphs(
+    stages: Stages,
+    spec: OfflineSpec,
+    kind: str,
+    exported_offline: ExportedOffline,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Write the ONNX files of all stages; those of engines have passed the graph gate.
+
+    The same stages are exported for ONNX Runtime, to the same files: those are copied, as writing
+    them takes longer than all that is tested here.
+    """
+    exported, name = exported_offline(kind), OFFLINE_NAMES.get(kind, "")
+
+    def copy_exported(
+        folder: Path, exported_stages: Stages, specs: Sequence[StageSpec], max_mel_frames: int
+    ) -> None:
+        other = replace(spec, runtime="onnxruntime")
+        assert exported_stages is stages
+        assert (specs, max_mel_frames) == (other.stages, other.max_mel_frames)
+        for stage in specs:
+            version = folder / stage.name / "1"
+            version.mkdir(parents=True)
+            shutil.copy(exported / served_name(name, stage.name) / "1" / "model.onnx", version)
+
     folder = tmp_path_factory.mktemp("graphs")
-    write_offline_graphs(folder, stages, spec, lambda step: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensorrt_export, "export_offline_onnx", copy_exported)
+        write_offline_graphs(folder, stages, spec, lambda step: None)
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,7 @@ from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.torch_engine import TorchEngine
 from server.repository import read_repository
 from tests.support.engine_table import RecordEngine
+from tests.support.long_streams import assert_frames_are_exact
 from tests.support.project import PROJECT
 from tests.support.toy_stages import model_config
 
@@ -113,6 +115,19 @@ def test_the_backend_runs_the_parts_of_a_stage(repository: Path, stage: str) -> 
             apart.run(np.array([slot]), np.array([step == 0]))
             for one, three in zip(apart.outputs.values(), together.outputs.values(), strict=True):
                 np.testing.assert_allclose(one[0], three[row], atol=1e-4)
+
+
+@torch.inference_mode()
+def test_tokens_have_their_frames_after_weeks(repository: Path) -> None:
+    engine = _engine(repository, "decoder")
+
+    def step(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        for array, values in zip(engine.inputs.values(), inputs, strict=True):
+            array[:2] = values
+        engine.run(np.array([0, 1]), np.zeros(2, dtype=bool))
+        return [output[:2].copy() for output in engine.outputs.values()]
+
+    assert_frames_are_exact(step, engine._pools[0], *engine.inputs["ENCODED"].shape[1:])
 
 
 def _engine(repository: Path, stage: str) -> TorchEngine:
