@@ -105,7 +105,8 @@ class _HalfRanges(TorchDispatchMode):
         module = max(self._modules.parents - {"Global"}, key=len, default="")
         name = f"{module} {func.__name__.partition('.')[0]}"
         value = float(tensor.abs().max())
-        if value == -MASKED and bool(((tensor == 0) | (tensor == MASKED)).all()):
+        masked = torch.tensor(MASKED, dtype=tensor.dtype)
+        if value == -masked and bool(((tensor == 0) | (tensor == masked)).all()):
             self._masks.append(tensor)
             return
         known = self.largest.get(name, 0.0)
