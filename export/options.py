@@ -144,7 +144,15 @@ class ExportOptions:
         """
         if self.runtime != "tensorrt-rtx":
             return self
-        return replace(self, runtime="onnxruntime", precision="fp32", gpus=GPUS)
+        # What is for live streams and their engines alone could contradict the other runtime.
+        return replace(
+            self,
+            runtime="onnxruntime",
+            precision="fp32",
+            layout=None,
+            gpus=GPUS,
+            serving=Serving(),
+        )
 
 
 def check_name(name: str) -> None:
