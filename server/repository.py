@@ -25,6 +25,7 @@ BUNDLED_BACKEND = Path(__file__).parent / "backends" / "earshot"
 CONFIG = "config.pbtxt"
 EXPORT_HINT = "export the models first (see `python -m export --help`)"
 
+_AUDIO = {"AUDIO", "AUDIO_LENGTH"}
 _TOKENIZER = "tokenizer.json"
 _ENGINE_FILES = {
     ONNXRUNTIME: "model.onnx",
@@ -60,6 +61,13 @@ class Ensemble:
     precision: str = ""
     adapter: str = ""
     """Of an ensemble that shares the stages of another one, which this adapter changes."""
+    takes_audio: bool = True
+    """False for an ensemble that somebody has added for something else."""
+
+    @property
+    def is_recognizer(self) -> bool:
+        """Return True for an ensemble that is tested and limited; adapters are with their base."""
+        return self.takes_audio and not self.adapter
 
     @property
     def instances(self) -> int:
@@ -79,7 +87,7 @@ class Repository:
     budget: Budget | None = None
     """GPU memory; for TensorRT only."""
     ensembles: tuple[Ensemble, ...] = ()
-    """Those with stages of their own; adapters add nothing to them but names."""
+    """Recognizers with stages of their own; adapters add nothing to them but names."""
     batch_bytes: int = 0
     """Bytes of inputs and outputs of the largest batch of any model with fixed shapes."""
 
@@ -95,10 +103,10 @@ def read_repository(path: Path) -> Repository:
     runtime = _runtime(path, configs)
     for folder in folders:
         _check_model(folder, configs[folder.name], runtime)
-    every = _ensembles(configs)
+    every = read_ensembles(configs)
     _check_steps(path, every, configs)
     _check_adapters(path, every, configs)
-    ensembles = tuple(ensemble for ensemble in every if not ensemble.adapter)
+    ensembles = tuple(ensemble for ensemble in every if ensemble.is_recognizer)
     streams = sum({next(iter(e.stages), e.name): e.max_streams for e in ensembles}.values())
     budget = read_budget(path, configs, streams) if runtime == TENSORRT else None
     size = _batch_bytes(configs)
@@ -169,7 +177,8 @@ def _model_files(config: Any, backend: str) -> list[str]:
     return [_ENGINE_FILES[runtime], *([_TOKENIZER] if text else [])]
 
 
-def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
+def read_ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
+    """Return the ensembles among models, those of adapters too, from their configs by name."""
     instances = {
         model: sum(group.count for group in config.instance_group) or 1
         for model, config in configs.items()
@@ -191,6 +200,7 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             runtime=config.parameters["runtime"].string_value or ONNXRUNTIME,
             precision=config.parameters["precision"].string_value,
             adapter=config.parameters["adapter"].string_value,
+            takes_audio={tensor.name for tensor in config.input} == _AUDIO,
         )
         for name, config in configs.items()
         if config.platform == "ensemble"

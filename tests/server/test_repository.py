@@ -93,7 +93,8 @@ def test_an_unknown_runtime_is_named(toy_repository: Path) -> None:
 
 def _add_ensemble(repository: Path, name: str, runtime: str) -> None:
     parameters = f'parameters {{ key: "runtime" value {{ string_value: "{runtime}" }} }}'
-    write_config(repository, name, f'name: "{name}" platform: "ensemble" {parameters}')
+    audio = 'input { name: "AUDIO" } input { name: "AUDIO_LENGTH" }'
+    write_config(repository, name, f'name: "{name}" platform: "ensemble" {audio} {parameters}')
 
 
 def test_two_runtimes_in_one_repository_are_refused(toy_repository: Path) -> None:
@@ -149,6 +150,16 @@ def test_adapters_share_the_streams_of_their_base(toy_repository: Path) -> None:
     assert repository.max_streams == MAX_STREAMS
     assert [ensemble.name for ensemble in repository.ensembles] == ["toy_streaming"]
     assert len(repository.models) == 303
+
+
+def test_an_ensemble_of_somebody_else_is_no_recognizer(toy_repository: Path) -> None:
+    """It is served, and neither tested with silence nor limited."""
+    text = (toy_repository / "toy_streaming" / "config.pbtxt").read_text()
+    text = text.replace('name: "toy_streaming"', 'name: "other"').replace('"AUDIO"', '"NUMBERS"')
+    write_config(toy_repository, "other", text)
+    repository = read_repository(toy_repository)
+    assert "other" in repository.models
+    assert [ensemble.name for ensemble in repository.ensembles] == ["toy_streaming"]
 
 
 def test_an_adapter_whose_base_takes_none_is_refused(toy_repository: Path) -> None:
