@@ -129,6 +129,14 @@ def main(
             "on torch or tensorrt-rtx. There they share one engine for live streams.",
         ),
     ] = None,
+    own_engines: Annotated[
+        bool,
+        typer.Option(
+            "--own-engines",
+            help="With torch and tensorrt-rtx: each of these processes has an engine of its own, "
+            "with weights and graphs, for live streams too.",
+        ),
+    ] = False,
     max_batch_size: Annotated[
         int, typer.Option(min=1, help="Streams in one batch, at most.")
     ] = Serving.max_batch_size,
@@ -165,6 +173,7 @@ def main(
                 max_streams=max_streams,
                 max_batch_size=max_batch_size,
                 encoder_instances=instances,
+                own_engines=own_engines,
                 adapters=adapters,
                 adapter_rank=adapter_rank,
             ),
@@ -280,6 +289,11 @@ def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
         raise UnsupportedOption(
             f"--layout {options.layout} is for live streams: whole files are one model with torch, "
             "and stages with other runtimes; leave it out"
+        )
+    if options.serving.own_engines and options.mode == "offline":
+        raise UnsupportedOption(
+            "--own-engines is for live streams: processes of whole files have an engine each in "
+            "any case; leave it out"
         )
 
 

@@ -24,6 +24,9 @@ PRECISIONS = {
 }
 """Precisions that each runtime supports."""
 
+SHARED_ENGINES = ("torch", "tensorrt-rtx")
+"""Runtimes of the bundled backend that compute on a GPU, for all processes of a model in one."""
+
 GPUS = ("sm80", "sm86", "sm89", "sm120")
 """Compute capabilities that `tensorrt-rtx` builds engines for, if no others are named."""
 
@@ -44,6 +47,8 @@ class Serving:
     encoder_instances: int = 2
     """Processes of the encoder or of the fused recognizer. One core each gives the best throughput
     per core on CPUs."""
+    own_engines: bool = False
+    """Give each of these processes an engine of its own on a GPU, instead of one for all."""
     adapters: int = 0
     """Adapters that a process holds in memory at once; 0 if the models take none."""
     adapter_rank: int = 16
@@ -115,6 +120,11 @@ class ExportOptions:
             raise UnsupportedOption(
                 "int8 is for an encoder in a model of its own, which the fused layout does not "
                 "have; use --layout stages"
+            )
+        if self.serving.own_engines and self.runtime not in SHARED_ENGINES:
+            raise UnsupportedOption(
+                f"--own-engines is for {' and '.join(SHARED_ENGINES)}, where processes share an "
+                f"engine by default, not for {self.runtime}; leave it out"
             )
         if self.serving.adapters:
             self._check_adapters()

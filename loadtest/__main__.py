@@ -8,7 +8,7 @@ import typer
 
 from loadtest.adapters.commands import adapters
 from loadtest.capacity.commands import capacity, hold
-from loadtest.compare import agreement, baseline, files, heads, offline, overhead, traces
+from loadtest.compare import agreement, baseline, files, heads, hop, offline, overhead, traces
 from loadtest.endpointing.commands import endpointing
 from loadtest.faults.commands import faults
 from loadtest.gpu.commands import gpu_bundle, gpu_page, gpu_plot, gpu_report, gpu_tokens
@@ -48,6 +48,7 @@ app.command("agreement")(agreement.main)
 app.command()(endpointing)
 app.command()(heads.heads)
 app.command()(traces.traces)
+app.command()(hop.hop)
 app.command()(gpu_bundle)
 app.command()(gpu_report)
 app.command()(gpu_plot)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,21 +158,25 @@ def running(
         reserving(endpoints),
         workspace() as folder,
         metrics_page(endpoints, folder / HEARTBEATS, metrics),
-        _start(
-            install,
-            models,
-            endpoints,
-            folder,
-            log_path,
-            model_control=model_control,
-            drain_s=drain_s,
-            access=access,
-            tracing=tracing,
-            canary_secret=canary_secret,
+        _ready(
+            lambda: _start(
+                install,
+                models,
+                endpoints,
+                folder,
+                log_path,
+                model_control=model_control,
+                drain_s=drain_s,
+                access=access,
+                tracing=tracing,
+                canary_secret=canary_secret,
+            ),
+            lambda process: _wait_until_ready(
+                process, endpoints, access, len(models.models), ready_timeout_s, progress
+            ),
         ) as process,
         _raising_triton_died(process),
     ):
-        _wait_until_ready(process, endpoints, access, len(models.models), ready_timeout_s, progress)
         process.hide_shared_memory()
         triton = Triton(
             endpoints,
@@ -196,6 +202,27 @@ def running(
         yield triton
 
 
+@contextmanager
+def _ready(
+    start: Callable[[], TritonProcess], wait_until_ready: Callable[[TritonProcess], None]
+) -> Generator[TritonProcess]:
+    """Start tritonserver and wait until it is ready; start it once more if it aborts meanwhile.
+
+    It does (2.51) if the machine stands still for a second while it starts the process of a stage.
+    """
+    with ExitStack() as stack:
+        process = stack.enter_context(start())
+        try:
+            wait_until_ready(process)
+        except TritonDied:
+            if process.exit_code != -signal.SIGABRT:
+                raise
+            stack.close()
+            process = stack.enter_context(start())
+            wait_until_ready(process)
+        yield process
+
+
 def _start(
     install: TritonInstall,
     repository: Repository,
@@ -209,6 +236,8 @@ def _start(
     tracing: Tracing | None,
     canary_secret: str,
 ) -> TritonProcess:
+    for left in (folder / BACKENDS, folder / HEARTBEATS):  # by one that has aborted
+        shutil.rmtree(left, ignore_errors=True)
     backends = make_backend_directory(folder / BACKENDS, install, repository.runtime)
     prefix = shm_prefix(folder)
     return TritonProcess(

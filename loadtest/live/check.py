@@ -76,6 +76,7 @@ def check_level(
         failures=dict(samples.failures),
         transcripts_compared=transcripts.compared,
         transcripts_different=transcripts.different,
+        largest_change=transcripts.largest_change,
         wer=transcripts.wer,
         unanswered_chunks=samples.unanswered,
         timeline=_timeline(samples, rule.hold_s),

@@ -29,7 +29,9 @@ def many_tokens(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def flat_graphs(many_tokens: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> FlatGraphs:
+def flat_graphs(
+    many_tokens: Checkpoint, tmp_path_factory: pytest.TempPathFactory, many_graphs: None
+) -> FlatGraphs:
     """Write the graphs of `many_tokens`, once per session: precision -> graphs."""
     root = shared_folder(tmp_path_factory, "flat_graphs")
 

@@ -83,8 +83,9 @@ def graphs(
     ) -> None:
         other = replace(spec, runtime="onnxruntime")
         assert exported_stages is stages
-        assert (specs, max_mel_frames) == (other.stages, other.max_mel_frames)
-        for stage in specs:
+        assert max_mel_frames == other.max_mel_frames
+        for stage, same in zip(specs, other.stages, strict=True):
+            assert (stage.inputs, stage.outputs) == (same.inputs, same.outputs)
             version = folder / stage.name / "1"
             version.mkdir(parents=True)
             shutil.copy(exported / served_name(name, stage.name) / "1" / "model.onnx", version)
