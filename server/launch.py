@@ -238,6 +238,7 @@ def _start(
 ) -> TritonProcess:
     for left in (folder / BACKENDS, folder / HEARTBEATS):  # by one that has aborted
         shutil.rmtree(left, ignore_errors=True)
+    (folder / HEARTBEATS).mkdir()
     backends = make_backend_directory(folder / BACKENDS, install, repository.runtime)
     prefix = shm_prefix(folder)
     return TritonProcess(
