@@ -223,6 +223,13 @@ def _ready(
         yield process
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a server has left in `folder` that aborted while it started."""
+    shutil.rmtree(folder / BACKENDS, ignore_errors=True)
+    for left in (folder / HEARTBEATS).iterdir():
+        left.unlink()
+
+
 def _start(
     install: TritonInstall,
     repository: Repository,
@@ -236,9 +243,7 @@ def _start(
     tracing: Tracing | None,
     canary_secret: str,
 ) -> TritonProcess:
-    for left in (folder / BACKENDS, folder / HEARTBEATS):  # by one that has aborted
-        shutil.rmtree(left, ignore_errors=True)
-    (folder / HEARTBEATS).mkdir()
+    _remove_leftovers(folder)
     backends = make_backend_directory(folder / BACKENDS, install, repository.runtime)
     prefix = shm_prefix(folder)
     return TritonProcess(
