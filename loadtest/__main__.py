@@ -1,66 +1,6 @@
-"""`python -m loadtest`: the commands of the load test."""
+"""`python -m loadtest`: the commands are in `cli.py`."""
 
-from __future__ import annotations
-
-import sys
-
-import typer
-
-from loadtest.adapters.commands import adapters
-from loadtest.capacity.commands import capacity, hold
-from loadtest.compare import agreement, baseline, files, heads, offline, overhead, traces
-from loadtest.endpointing.commands import endpointing
-from loadtest.faults.commands import faults
-from loadtest.gpu.commands import gpu_bundle, gpu_plot, gpu_report, gpu_tokens
-from loadtest.overload.commands import overload
-from loadtest.plan.commands import plan
-from loadtest.plan.fit import fit
-from loadtest.report import page, table
-from loadtest.selftest import checks, generator
-from loadtest.soak.commands import soak
-
-_INTERRUPTED = 130
-
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Measure how many live streams a server sustains, and compare with other tools.",
-)
-app.command()(capacity)
-app.command()(hold)
-app.command()(soak)
-app.command()(overload)
-app.command()(faults)
-app.command()(adapters)
-app.command("generator")(generator.generator)
-app.command("overhead")(overhead.overhead)
-app.command("selftest")(checks.selftest)
-app.command("offline")(offline.main)
-app.command()(files.files)
-app.command("report")(page.main)
-app.command("table")(table.main)
-app.command()(plan)
-app.command()(fit)
-app.command("baseline")(baseline.main)
-app.command("agreement")(agreement.main)
-app.command()(endpointing)
-app.command()(heads.heads)
-app.command()(traces.traces)
-app.command()(gpu_bundle)
-app.command()(gpu_report)
-app.command()(gpu_plot)
-app.command()(gpu_tokens)
-
-
-def main() -> None:
-    """Run the command line; Ctrl-C ends every command with one line and exit code 130."""
-    try:
-        app()
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            print("interrupted", file=sys.stderr)
-        raise
-
+from interruptible import run
 
 if __name__ == "__main__":
-    main()
+    run("loadtest.cli:app")

@@ -15,7 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from export import __main__ as export_command
+from export import cli as export_command
 from export.checkpoint import load_checkpoint
 from export.errors import ParityFailed
 from export.install import write_configs
