@@ -20,6 +20,7 @@ from earshot._cli import app
 from earshot._history import CONTEXT_S, History
 from typer.testing import CliRunner
 
+from loadtest.faults.tcp_proxy import TcpProxy, tcp_proxy
 from server import launch
 from tests.client.test_finalize import CONVERSATION, OPTIONS
 from tests.client.test_live import end_on_the_server
@@ -36,7 +37,6 @@ from tests.support.fake_recognizer import (
     texts,
 )
 from tests.support.fake_triton import fake_triton
-from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 AUDIO = noise(RATE_HZ)
 NOBODY = "127.0.0.1:1"
