@@ -6,7 +6,16 @@ import typer
 
 from loadtest.adapters.commands import adapters
 from loadtest.capacity.commands import capacity, hold
-from loadtest.compare import agreement, baseline, files, heads, offline, overhead, traces
+from loadtest.compare import (
+    agreement,
+    baseline,
+    client_cost,
+    files,
+    heads,
+    offline,
+    overhead,
+    traces,
+)
 from loadtest.endpointing.commands import endpointing
 from loadtest.faults.commands import faults
 from loadtest.gpu.commands import gpu_bundle, gpu_plot, gpu_report, gpu_tokens
@@ -29,6 +38,7 @@ app.command()(overload)
 app.command()(faults)
 app.command()(adapters)
 app.command("generator")(generator.generator)
+app.command("client")(client_cost.client)
 app.command("overhead")(overhead.overhead)
 app.command("selftest")(checks.selftest)
 app.command("offline")(offline.main)
