@@ -13,8 +13,8 @@ import torch
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from export.__main__ import _require_possible, _warn_of_another_checkpoint
 from export.checkpoint import Checkpoint, load_checkpoint
+from export.cli import _require_possible, _warn_of_another_checkpoint
 from export.errors import UnsupportedOption
 from export.formats.onnx_file import TORCH_DTYPES
 from export.formats.pooled_stage import open_torch_stage
