@@ -181,8 +181,7 @@ engines: $(READY) ## Build TensorRT engines of CHECKPOINT for GPUS, without a GP
 	@rm -rf $(ENGINES)
 	@for precision in fp32 fp16 bf16; do \
 	  $(BIN)/python -m export $(CHECKPOINT) --runtime tensorrt-rtx --gpu $(GPUS) --chunk-ms $(CHUNK_MS) \
-	    --precision $$precision --mode $$([ $$precision = fp32 ] && echo both || echo streaming) \
-	    --repository $(ENGINES)/$$precision || exit; \
+	    --precision $$precision --mode streaming --repository $(ENGINES)/$$precision || exit; \
 	done
 	@$(BIN)/python -m export.tensorrt.table $(ENGINES)/* --record $(ENGINES).json
 

@@ -226,7 +226,7 @@ def _ready(
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a server has left in `folder` that aborted while it started."""
     shutil.rmtree(folder / BACKENDS, ignore_errors=True)
-    for left in (folder / HEARTBEATS).iterdir():
+    for left in (folder / HEARTBEATS).glob("*.json"):
         left.unlink()
 
 

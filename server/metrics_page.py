@@ -65,7 +65,6 @@ class LauncherMetrics:
 
     def __init__(self, models: Repository) -> None:
         self.registry = CollectorRegistry()
-        self._runtime = models.runtime
         self._shown: dict[str, tuple[str, ...]] = {}
         self.draining = Gauge(
             "earshot_draining",
@@ -111,7 +110,7 @@ class LauncherMetrics:
 
     def show_models(self, ensembles: Sequence[Ensemble]) -> None:
         """Show these ensembles; what was measured of those that are gone goes with them."""
-        facts = {ensemble.name: _facts(ensemble, self._runtime) for ensemble in ensembles}
+        facts = {ensemble.name: _facts(ensemble) for ensemble in ensembles}
         for name in [name for name in self._shown if facts.get(name) != self._shown[name]]:
             for of_model in (self._canary_s, self._stream_limit):
                 with suppress(KeyError):  # there is none yet
@@ -134,13 +133,13 @@ class LauncherMetrics:
         self._stream_limit.labels(model).set(streams)
 
 
-def _facts(ensemble: Ensemble, runtime: str) -> tuple[str, ...]:
+def _facts(ensemble: Ensemble) -> tuple[str, ...]:
     chunk_ms = str(ensemble.chunk_ms or "")
     return (
         ensemble.name,
         ensemble.checkpoint,
         ensemble.precision,
-        runtime,
+        ensemble.runtime,
         chunk_ms,
         str(ensemble.max_streams or ""),
     )

@@ -57,6 +57,7 @@ class Ensemble:
     chunk_ms: int = 0
     """0 for whole files."""
     checkpoint: str = ""
+    runtime: str = ""
     precision: str = ""
     adapter: str = ""
     """Of an ensemble that shares the stages of another one, which this adapter changes."""
@@ -82,7 +83,7 @@ class Repository:
     models: tuple[str, ...]
     max_streams: int
     runtime: str = ONNXRUNTIME
-    """What the models were exported for."""
+    """What the models were exported for, or those for live streams beside whole files."""
     budget: Budget | None = None
     """GPU memory; for TensorRT only."""
     ensembles: tuple[Ensemble, ...] = ()
@@ -119,6 +120,9 @@ def _runtime(repository: Path, configs: Mapping[str, Any]) -> str:
         runtime = config.parameters["runtime"].string_value
         if config.platform == "ensemble" and runtime in _BACKENDS:
             runtimes[runtime] = model
+    if runtimes.keys() == {ONNXRUNTIME, TENSORRT_RTX}:
+        # Whole files have no engines of that kind.
+        return TENSORRT_RTX
     if len(runtimes) > 1:
         found = ", ".join(f"{model} for {runtime}" for runtime, model in runtimes.items())
         raise BadRepository(
@@ -193,6 +197,7 @@ def read_ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             stages={member: instances.get(member, 1) for member in _members(config)},
             chunk_ms=int(config.parameters["chunk_ms"].string_value or 0),
             checkpoint=config.parameters["checkpoint"].string_value,
+            runtime=config.parameters["runtime"].string_value or ONNXRUNTIME,
             precision=config.parameters["precision"].string_value,
             adapter=config.parameters["adapter"].string_value,
             takes_audio={tensor.name for tensor in config.input} == _AUDIO,

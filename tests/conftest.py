@@ -67,6 +67,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=rank)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the engines that the tests have built."""
+    from tests.support.engine_table import print_engines
+
+    print_engines(terminalreporter)
+
+
 def pytest_collection_finish() -> None:
     """Keep what is loaded by now out of garbage collections, which would look through all of it."""
     gc.collect()

@@ -9,6 +9,7 @@ import pytest
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.tensorrt.export import write_graphs
 from tests.support.checkpoints import write_random_checkpoint
+from tests.support.engine_table import RecordEngine, recorder
 from tests.support.tensorrt_graphs import FlatGraphs, Graphs, stages_and_spec
 from tests.support.workers import made_once, shared_folder
 
@@ -42,3 +43,9 @@ def flat_graphs(
         return Graphs(folder, stages, spec)
 
     return graphs
+
+
+@pytest.fixture
+def record_engine(request: pytest.FixtureRequest) -> RecordEngine:
+    """Add an engine to the table at the end of the run: graph, precision, facts."""
+    return recorder(request)

@@ -78,6 +78,7 @@ HALF, INT16 = TensorProto.FLOAT16, TensorProto.INT16
     [
         ([node("Unique", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_Unique .*: Unique "),
         ([node("NonZero", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_NonZero .* not found"),
+        ([node("DFT", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_DFT .*Plugin not found"),
         ([node("Strange", ["X"], ["Y"], domain="mine")], "the_Strange .*Plugin not found"),
         (
             [
