@@ -18,7 +18,7 @@ def refused(module: str, *arguments: str) -> str:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr

@@ -37,7 +37,7 @@ def repository(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("rtx") / "models"
     command = [sys.executable, "-m", "export", str(random_checkpoint), "--runtime=tensorrt-rtx"]
     command += ["--gpu=sm89,sm120", "--chunk-ms=160", f"--repository={folder}"]
-    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, result.stderr
     return folder
 
