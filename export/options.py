@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.audio import frames_per_chunk
@@ -68,10 +68,15 @@ class OfflineServing:
     adapter_rank: int = 16
 
 
-def offline_serving(runtime: str, encoder_instances: int) -> OfflineServing:
-    """Return the settings for a runtime: a GPU takes larger batches than a core."""
-    largest = 256 if runtime == "torch" else OfflineServing.max_batch_size
-    return OfflineServing(largest, encoder_instances)
+def offline_serving(runtime: str, encoder_instances: int | None) -> OfflineServing:
+    """Return the settings for a runtime: a GPU takes larger batches than a core.
+
+    Args:
+        encoder_instances: None for one on a GPU, and for the default number on cores.
+    """
+    if runtime == "torch":
+        return OfflineServing(256, encoder_instances or 1)
+    return OfflineServing(encoder_instances=encoder_instances or OfflineServing.encoder_instances)
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,24 @@ class ExportOptions:
     def frames(self) -> int:
         """Return T, the number of encoder frames per chunk."""
         return frames_per_chunk(self.chunk_ms)
+
+    @property
+    def of_whole_files(self) -> ExportOptions:
+        """Return the options for whole files: beside engines of TensorRT for RTX they run on cores.
+
+        The bundled backend opens such engines for live streams only.
+        """
+        if self.runtime != "tensorrt-rtx":
+            return self
+        # What is for live streams and their engines alone could contradict the other runtime.
+        return replace(
+            self,
+            runtime="onnxruntime",
+            precision="fp32",
+            layout=None,
+            gpus=GPUS,
+            serving=Serving(),
+        )
 
 
 def check_name(name: str) -> None:

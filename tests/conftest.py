@@ -67,6 +67,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=rank)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the engines that the tests have built."""
+    from tests.support.engine_table import print_engines
+
+    print_engines(terminalreporter)
+
+
 def pytest_collection_finish() -> None:
     """Keep what is loaded by now out of garbage collections, which would look through all of it."""
     gc.collect()
@@ -103,7 +110,19 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def many_graphs() -> Iterator[None]:
+    """Make ready for the export of many graphs."""
+    from tests.support.torchlib import read_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        read_once(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def exported(
+    random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, many_graphs: None
+) -> Exported:
     """Export the random checkpoint for a chunk, once per session: chunk_ms -> repository.
 
     With `ADAPTED_CHUNK_MS` it takes adapters.
@@ -199,7 +218,9 @@ def _export_offline(checkpoint: Path, kind: str, runtime: str, serving: OfflineS
 
 @pytest.fixture(scope="session")
 def exported_offline(
-    offline_checkpoint: OfflineCheckpoint, tmp_path_factory: pytest.TempPathFactory
+    offline_checkpoint: OfflineCheckpoint,
+    tmp_path_factory: pytest.TempPathFactory,
+    many_graphs: None,
 ) -> ExportedOffline:
     """Export a random checkpoint for whole utterances, once per session: kind -> repository.
 

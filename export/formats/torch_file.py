@@ -36,11 +36,16 @@ def export_torch(
     An encoder is written as a `FusedEncoder`. `model.pt2` also holds the description.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stages = [FusedEncoder(stage) if isinstance(stage, Encoder) else stage for stage in stages]
+    stages = fused(stages)
     description = description_of(stages, spec, precision, adapter_rank)
     with silenced():
         for part in parts_of(stages, spec, adapter_rank):
             save_part(part, folder, description if part.name == MODEL else {})
+
+
+def fused(stages: Sequence[Stage]) -> list[Stage]:
+    """Return the stages of a program: an encoder is a `FusedEncoder` there."""
+    return [FusedEncoder(stage) if isinstance(stage, Encoder) else stage for stage in stages]
 
 
 def save_part(part: Part, folder: Path, description: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,9 @@ def faults(
     output: Output = Path("build/faults.json"),
     as_json: Json = False,
 ) -> None:
-    """Kill each stage of a server, freeze one, and drain it, each time under live streams.
+    """Kill each stage of a server, freeze one, drain it, and silence its connection.
+
+    Each time there are live streams.
 
     Exit codes: 0 the faults were measured, 2 usage or no server.
     """
@@ -59,3 +62,9 @@ def faults(
             "" if fault.refusal_ms is None else f"{fault.refusal_ms:.0f}",
         )
     console.print(table)
+    if (path := result.dead_path) is not None:
+        console.print(
+            f"a TCP path that went silent: {path.resumed_streams} of {path.open_streams} streams "
+            f"went on, {path.right_streams} with the undisturbed text, after "
+            f"{path.recovered_s[-1] if path.recovered_s else math.nan:.1f} s at most"
+        )

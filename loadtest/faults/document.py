@@ -32,6 +32,23 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class DeadPath:
+    """The TCP connection of live streams went silent without an end, and what followed.
+
+    The client has its default timeouts; new connections reach the server.
+    """
+
+    open_streams: int
+    """Streams that were live on the connection."""
+    resumed_streams: int
+    """Those that the client carried on over another connection, to their end."""
+    right_streams: int
+    """Those of them with the text of an undisturbed stream."""
+    recovered_s: list[float]
+    """For each resumed stream, from the silence to the next text."""
+
+
+@dataclass(frozen=True)
 class FaultsResult(Stored):
     """All faults of a run."""
 
@@ -41,3 +58,5 @@ class FaultsResult(Stored):
     kind: Literal["faults"]
     faults: list[Fault]
     conditions: Conditions
+    dead_path: DeadPath | None = None
+    """None in records from before it was measured."""

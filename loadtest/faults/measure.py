@@ -19,7 +19,8 @@ import psutil
 from loadtest.audio.recordings import SAMPLE_RATE_HZ, load_clips
 from loadtest.audio.scripts import Script, write_scripts
 from loadtest.capacity.conditions import conditions
-from loadtest.faults.document import SCHEMA, Fault, FaultsResult
+from loadtest.faults.document import SCHEMA, DeadPath, Fault, FaultsResult
+from loadtest.faults.tcp_proxy import tcp_proxy
 from loadtest.live.transcripts import record_reference
 from loadtest.options import LoadOptions
 from loadtest.result.document import Conditions
@@ -77,7 +78,12 @@ def measure(options: LoadOptions, streams: int, say: Say) -> FaultsResult:
     ]:
         faults.append(_break(options, reference, streams, number, process))
         say(f"{faults[-1].signal} of {process}: {faults[-1].said}")
-    return FaultsResult(schema=SCHEMA, kind="faults", faults=faults, conditions=found)
+    with _serving(options) as served:
+        dead_path = asyncio.run(_play_over_dead_path(served.url, reference, streams))
+    say(f"dead TCP path: {dead_path.resumed_streams} of {streams} streams went on")
+    return FaultsResult(
+        schema=SCHEMA, kind="faults", faults=faults, dead_path=dead_path, conditions=found
+    )
 
 
 def _prepare(served: _Served, options: LoadOptions) -> tuple[_Reference, Conditions]:
@@ -147,15 +153,46 @@ async def _play_across(
         refusal_ms = await _refusal_ms(client, reference.scripts[0]) if drains else None
         # Beside the streams, of which some wait for their timeouts.
         said, ended_s = await asyncio.to_thread(_wait, served.launcher)
-        right = sum(await asyncio.gather(*playing))
+        right = sum(played.right for played in await asyncio.gather(*playing))
     return _Outcome(right, refusal_ms, said, ended_s - sent_s)
 
 
-async def _play(client: earshot.AsyncClient, reference: _Reference, index: int) -> bool:
-    """Play one script in real time; return True if its text is the undisturbed one."""
+async def _play_over_dead_path(url: str, reference: _Reference, streams: int) -> DeadPath:
+    with tcp_proxy(url) as proxy:
+        async with earshot.connect_async(proxy.url) as client:
+            playing = [
+                asyncio.create_task(_play(client, reference, index)) for index in range(streams)
+            ]
+            await asyncio.sleep(_LIVE_S)
+            silent_s = time.monotonic()
+            await asyncio.to_thread(proxy.silence)
+            played = await asyncio.gather(*playing)
+    resumed = [one for one in played if one.finished and one.resumed_s is not None]
+    return DeadPath(
+        open_streams=streams,
+        resumed_streams=len(resumed),
+        right_streams=sum(one.right for one in resumed),
+        recovered_s=sorted(round(one.resumed_s - silent_s, 2) for one in resumed if one.resumed_s),
+    )
+
+
+@dataclass(frozen=True)
+class _Played:
+    """How a stream ended."""
+
+    finished: bool
+    right: bool
+    """Its text is the undisturbed one."""
+    resumed_s: float | None
+    """When its first text over another connection came."""
+
+
+async def _play(client: earshot.AsyncClient, reference: _Reference, index: int) -> _Played:
+    """Play one script in real time."""
     number = index % len(reference.scripts)
     samples, step = reference.scripts[number].samples, client.info.chunk_samples
     start_s, results = time.monotonic(), list[earshot.ChunkResult]()
+    finished = False
     with contextlib.suppress(earshot.EarshotError):
         async with client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:
             for begin in range(0, len(samples), step):
@@ -163,8 +200,10 @@ async def _play(client: earshot.AsyncClient, reference: _Reference, index: int) 
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
                 results += await stream.send(samples[begin : begin + step])
             results += await stream.end()
-            return "".join(result.text for result in results) == reference.texts[number]
-    return False
+            finished = True
+    resumed_s = next((result.received_s for result in results if result.resumed), None)
+    text = "".join(result.text for result in results)
+    return _Played(finished, finished and text == reference.texts[number], resumed_s)
 
 
 async def _refusal_ms(client: earshot.AsyncClient, script: Script) -> float:
@@ -181,7 +220,7 @@ async def _refusal_ms(client: earshot.AsyncClient, script: Script) -> float:
 @contextmanager
 def _serving(options: LoadOptions) -> Generator[_Served]:
     command = [sys.executable, "-m", "server", "--repository", str(options.repository)]
-    command += ["--grpc-port", "0", "--metrics-port", "0"]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--chunk-share", "0"]
     with subprocess.Popen(
         command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as launcher:

@@ -126,7 +126,7 @@ def _reasons(
     if refusals.p99_ms > REFUSAL_P99_MS:
         reasons.append(f"p99 of the refusals is {refusals.p99_ms:.0f} ms > {REFUSAL_P99_MS:.0f} ms")
     if not refusals.count:
-        reasons.append("nobody was refused: offer more, or give the server --chunk-share")
+        reasons.append("nobody was refused: offer more, to a server with --chunk-share")
     if texts.different:
         reasons.append(f"{texts.different} transcripts differ from the reference")
     return reasons

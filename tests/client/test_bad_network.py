@@ -16,12 +16,12 @@ from earshot._format import AudioFormat
 from earshot._recognition import Recognition
 from earshot._server_info import read_offline_info
 
+from loadtest.faults.tcp_proxy import TcpProxy, tcp_proxy
 from tests.support import fake_recognizer
 from tests.support.fake_recognizer import SLOW, SLOW_S, FakeRecognizer
 from tests.support.fake_triton import OFFLINE, FakeTriton, ReceivedPiece, Tokens, fake_triton
 from tests.support.launcher import wait_for
 from tests.support.spoken_numbers import RATE_HZ, audio, recognize_numbers, script, words
-from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 SECOND = np.zeros(16000, np.int16)
 KEEPALIVE_S = 2.0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import earshot
@@ -20,7 +21,9 @@ from earshot._cli import app
 from earshot._history import CONTEXT_S, History
 from typer.testing import CliRunner
 
+from loadtest.faults.tcp_proxy import TcpProxy, tcp_proxy
 from server import launch
+from tests.client.test_finalize import CONVERSATION, OPTIONS
 from tests.client.test_live import end_on_the_server
 from tests.support import fake_recognizer
 from tests.support.fake_recognizer import (
@@ -39,10 +42,11 @@ from tests.support.fake_recognizer import (
 )
 from tests.support.fake_triton import Tokens, fake_triton
 from tests.support.launcher import wait_for
-from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 AUDIO = noise(RATE_HZ)
 NOBODY = "127.0.0.1:1"
+CALLS = 17
+"""To the stream of `converse`."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,39 @@ def test_a_stream_that_the_server_has_dropped_goes_on(server: FakeRecognizer) ->
         transcript = stream.finish()
     assert texts(transcript.words) == fake_recognizer.expected_words(AUDIO)
     assert "no longer knows the stream" in stream.resumptions[0].cause
+
+
+def converse(server: FakeRecognizer, lost_before: int = -1) -> Ended:
+    """Stream a conversation in utterances, with `finalize` in the midst of speech and in silence.
+
+    The server drops the stream before the call of that number.
+    """
+    with (
+        earshot.connect(server.url) as client,
+        client.stream(sample_rate_hz=RATE_HZ, options=OPTIONS) as stream,
+    ):
+        sends = [partial(stream.send, piece) for piece in np.array_split(CONVERSATION, 14)]
+        calls = [*sends[:3], stream.finalize, *sends[3:6], stream.finalize, *sends[6:], stream.end]
+        results: list[earshot.ChunkResult] = []
+        for number, call in enumerate(calls):
+            if number == lost_before:
+                end_on_the_server(server, server.chunks()[-1].id)
+            results += call()
+        assert len(calls) == CALLS
+        return Ended(results, stream.transcript, stream.resumptions, stream.acknowledged_s)
+
+
+@pytest.mark.triton
+def test_utterances_and_finalize_go_on_at_the_seam(server: FakeRecognizer) -> None:
+    undisturbed = converse(server)
+    # Each `finalize` ends one: the fake recognizer writes words in silence, too.
+    assert len(undisturbed.transcript.utterances) == 4
+    for lost_before in range(1, CALLS):
+        ended = converse(server, lost_before)
+        assert len(ended.resumptions) == 1
+        assert ended.transcript == undisturbed.transcript
+        told = [result.utterances for result in undisturbed.results]
+        assert [result.utterances for result in ended.results] == told
 
 
 @pytest.mark.triton

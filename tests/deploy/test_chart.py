@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -144,7 +145,8 @@ def test_a_pod_outlives_its_drain(objects: list[Object]) -> None:
 
 
 def test_the_server_has_the_options_that_it_is_given() -> None:
-    objects = render("--values", str(CHART / "values-gpu.yaml"), *TRACED)
+    share = ("--set", "server.chunkShare=1")
+    objects = render("--values", str(CHART / "values-gpu.yaml"), *TRACED, *share)
     given = {
         (arg.partition("=")[0])
         for pod in filter(None, map(_pod, objects))
@@ -246,6 +248,22 @@ def test_a_canary_gets_new_streams_beside_the_others() -> None:
         <= canary["spec"]["template"]["metadata"]["labels"].items()
     )
     assert "--repository=/models/next" in _pod(canary)["containers"][0]["args"]
+
+
+@pytest.mark.parametrize(
+    ("values", "flags"),
+    [("", []), ("server: { chunkShare: 0 }", ["=0"]), ("server: { chunkShare: 0.3 }", ["=0.3"])],
+)
+def test_the_share_is_the_server_s_own_unless_it_is_given(
+    values: str, flags: list[str], tmp_path: Path
+) -> None:
+    """Its default knows whether the models can keep it."""
+    (tmp_path / "values.yaml").write_text(values)
+    given = ("--values", str(tmp_path / "values.yaml"))
+    objects = render("--show-only", "templates/replicas.yaml", *given)
+    [replicas] = [thing for thing in objects if thing["kind"] == "Deployment"]
+    arguments = _pod(replicas)["containers"][0]["args"]
+    assert [x for x in arguments if "chunk-share" in x] == [f"--chunk-share{x}" for x in flags]
 
 
 REFUSED = {

@@ -26,7 +26,7 @@ from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
 from export.streaming.export import export_streaming
 from tests.support.envoy import Envoy, envoy
-from tests.support.launcher import Started, started
+from tests.support.launcher import UNLIMITED, Started, started
 from tests.support.project import DEMO_CHECKPOINT
 from tests.support.prometheus import prometheus
 
@@ -47,9 +47,9 @@ def test_every_panel_is_drawn(tmp_path: Path) -> None:
         export_streaming(checkpoint, options, new, lambda step: None)
     picture = Path(os.environ.get("EARSHOT_PICTURE", tmp_path / "dashboard.svg"))
     with (
-        started(folder) as one,
-        started(folder) as other,
-        started(folder) as third,
+        started(folder, *UNLIMITED) as one,
+        started(folder, *UNLIMITED) as other,
+        started(folder, *UNLIMITED) as third,
         envoy(tmp_path, [one.url]) as proxy,
     ):
         servers = (one, other, third)

@@ -21,7 +21,7 @@ import yaml
 from tests.support.envoy import envoy
 from tests.support.fake_recognizer import PATIENT
 from tests.support.helm import CHART
-from tests.support.launcher import started, wait_for
+from tests.support.launcher import UNLIMITED, started, wait_for
 from tests.support.project import PROJECT, Exported
 from tests.support.prometheus import Prometheus, program, prometheus, write_rules
 
@@ -63,7 +63,7 @@ def watched(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A Prometheus that scrapes a server under load, and Envoy before it."""
     folder = tmp_path_factory.mktemp("watched")
     with (
-        started(exported(CHUNK_MS)) as server,
+        started(exported(CHUNK_MS), *UNLIMITED) as server,
         envoy(folder, [server.url]) as proxy,
         prometheus(
             folder,

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 from earshot import AsyncClient, AsyncStream, connect_async
 
+from loadtest.faults.tcp_proxy import tcp_proxy
 from server.errors import TritonDied
 from server.launch import Triton, running
 from tests.support.envoy import Envoy, envoy
@@ -31,7 +32,6 @@ from tests.support.fake_recognizer import (
 )
 from tests.support.launcher import wait_for
 from tests.support.proxies import free_port
-from tests.support.tcp_proxy import tcp_proxy
 
 pytestmark = pytest.mark.triton
 

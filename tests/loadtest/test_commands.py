@@ -7,7 +7,7 @@ import re
 import pytest
 import typer
 
-from loadtest.__main__ import app
+from loadtest.cli import app
 from tests.support.project import PROJECT
 
 README = (PROJECT / "loadtest" / "README.md").read_text()

@@ -17,7 +17,7 @@ from tritonclient.grpc import InferenceServerClient
 from server.errors import TritonDied
 from server.launch import running
 from server.workspace import workspace
-from tests.support.launcher import ROOT, process_group, served, wait_for
+from tests.support.launcher import ROOT, children, process_group, served, wait_for
 from tests.support.metrics import metric
 from tests.support.toy_streams import Stream, constant
 
@@ -71,6 +71,32 @@ def test_a_proxy_does_not_hide_the_server(
     for variable in ("no_proxy", "no_grpc_proxy"):
         monkeypatch.delenv(variable, raising=False)
     with running(toy_repository):
+        pass
+
+
+def test_a_server_that_aborts_while_it_starts_is_started_again(toy_repository: Path) -> None:
+    others, aborted = set(children(os.getpid())), list[int]()
+
+    def abort_once(*_: object) -> None:
+        if not aborted:
+            aborted.extend(set(children(os.getpid())) - others)
+            os.kill(aborted[0], signal.SIGABRT)
+
+    with running(toy_repository, progress=abort_once) as triton:
+        assert [triton.process.pid] != aborted
+        assert len(list(triton.heartbeats.glob("*.json"))) == 2
+        with InferenceServerClient(triton.grpc_url) as client:
+            Stream(client).send(constant(1.0), end=True).result(timeout=60)
+
+
+def test_a_server_that_aborts_again_is_reported(toy_repository: Path) -> None:
+    others = set(children(os.getpid()))
+
+    def abort(*_: object) -> None:
+        for pid in set(children(os.getpid())) - others:
+            os.kill(pid, signal.SIGABRT)
+
+    with pytest.raises(TritonDied, match="ended with -6"), running(toy_repository, progress=abort):
         pass
 
 

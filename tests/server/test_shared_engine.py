@@ -132,6 +132,17 @@ def test_each_instance_has_slots_of_its_own(engines: list[SharedEngine]) -> None
     ]
 
 
+def test_the_spare_slot_is_that_of_all_instances(engines: list[SharedEngine]) -> None:
+    """A canary, which has it, changes no stream of any instance."""
+    for engine in engines:
+        assert run(engine, [0.001] * STREAMS, range(STREAMS), starts=True) == [1] * STREAMS
+    for number, engine in enumerate(engines):
+        values = [0.001 * (2 + number), 0.001 * (3 + number)]
+        assert run(engine, values, [STREAMS] * 2, starts=True) == [2 + number, 3 + number]
+    for engine in engines:
+        assert run(engine, [0.001] * STREAMS, range(STREAMS)) == [2] * STREAMS
+
+
 def test_each_instance_has_adapters_of_its_own(engines: list[SharedEngine]) -> None:
     for number, engine in enumerate(engines):
         engine.store_adapter(1, [np.full((1, 1), 100.0 * (1 + number), np.float32)])

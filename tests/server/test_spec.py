@@ -11,7 +11,7 @@ import pytest
 from server.backends.earshot.earshot_runtime.errors import BadStage
 from server.backends.earshot.earshot_runtime.graph import open_graph
 from server.backends.earshot.earshot_runtime.spec import StageSpec
-from tests.support.toy_repository import MAX_IDLE_S, MAX_STREAMS, save, stateless_summer_graph
+from tests.support.toy_repository import LONG_IDLE_S, MAX_STREAMS, save, stateless_summer_graph
 from tests.support.toy_stages import model_config
 
 Config = dict[str, Any]
@@ -25,7 +25,7 @@ def test_all_is_read_from_the_config(toy_repository: Path) -> None:
     ]
     assert spec.sequence is not None
     assert spec.sequence.max_streams == MAX_STREAMS
-    assert spec.sequence.max_idle_s == MAX_IDLE_S
+    assert spec.sequence.max_idle_s == LONG_IDLE_S
     assert (spec.bounded_inputs, spec.max_abs) == (("AUDIO",), 8.0)
     assert (spec.length_input, spec.length_of, spec.full_length) == ("AUDIO_LENGTH", "AUDIO", 8)
 

@@ -182,6 +182,12 @@ def test_engines_do_not_come_and_go(engines: Path, machine: Path) -> None:
         pass
 
 
+def test_a_limit_that_engines_do_not_keep_is_refused(engines: Path, machine: Path) -> None:
+    refused = pytest.raises(BadRepository, match="Triton's TensorRT backend: leave it out")
+    with refused, running(engines, chunk_share=0.15):
+        pass
+
+
 def _state_size(folder: Path, name: str) -> int:
     config = repository._read_config(folder / name)
     return config.sequence_batching.state[0].dims[0]

@@ -107,6 +107,16 @@ def test_a_start_resets_its_slot_alone(recognizer: Recognizer, engine: TorchEngi
         _assert_same(got, [output[:1] for output in expected[step]])
 
 
+def test_chunks_in_the_spare_slot_are_streams_of_their_own(
+    recognizer: Recognizer, engine: TorchEngine
+) -> None:
+    """Padding has it as well: three rows run as eight."""
+    audio, lengths = _noise(chunks=2, batch=3)
+    expected = recognizer.expected(audio, lengths)[0]
+    for slots in ([STREAMS, 3, STREAMS], [STREAMS] * 3):
+        _assert_same(_run(engine, audio[0], lengths[0], slots, start=True), expected)
+
+
 def test_tokens_have_their_frames_after_weeks(engine: TorchEngine) -> None:
     def step(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         audio, lengths = inputs

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import earshot
 import numpy as np
@@ -30,6 +32,7 @@ from export.offline.export import export_offline
 from export.options import ExportOptions
 from export.recordings import load_recordings
 from server.launch import running
+from server.ports import choose_endpoints
 from tests.support.long_files import (
     assert_joined,
     count_shared_tokens,
@@ -116,6 +119,39 @@ def test_what_a_server_no_longer_serves_is_reported_and_the_rest_delivered(
     assert delivered_ms > 60_000
     assert got.words
     assert all(word.start_ms <= delivered_ms for word in got.words)
+
+
+def test_a_file_waits_for_a_server_that_drains_and_comes_back(
+    exported_offline: ExportedOffline,
+) -> None:
+    """SIGTERM comes when a part of the file is done; the rest waits for the next server."""
+    repository = exported_offline("streaming")
+    speech = np.concatenate([recording.samples for recording in load_recordings()])
+    samples = np.tile(speech, 3)
+    port = choose_endpoints("127.0.0.1", grpc_port=None, metrics_port=None, http_port=None)
+    begun, stopped = threading.Event(), threading.Event()
+
+    def wait_for_the_end(done_s: float) -> None:
+        begun.set()
+        assert stopped.wait(60)
+
+    def transcribe(**arguments: Any) -> earshot.Transcript:
+        with earshot.connect(port.grpc_url) as client:
+            return client.transcribe(samples, sample_rate_hz=SAMPLE_RATE_HZ, at_once=2, **arguments)
+
+    with ThreadPoolExecutor(1) as pool:
+        with running(repository, grpc_port=port.grpc_port) as triton:
+            undisturbed = transcribe()
+            disturbed = pool.submit(transcribe, on_progress=wait_for_the_end)
+            assert begun.wait(60)
+            triton.process.terminate()
+            assert triton.process.wait(timeout_s=60) == 0
+        stopped.set()
+        with running(repository, grpc_port=port.grpc_port):
+            got = disturbed.result(timeout=120)
+    assert got.failed == ()
+    assert got.words
+    assert got == undisturbed
 
 
 @pytest.mark.slow

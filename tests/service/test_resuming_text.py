@@ -27,6 +27,7 @@ from export.checkpoint import load_checkpoint
 from export.install import replacing
 from export.options import ExportOptions, Serving
 from export.streaming.export import export_streaming
+from loadtest.faults.tcp_proxy import tcp_proxy
 from server.errors import TritonDied
 from server.launch import Triton, running
 from server.ports import choose_endpoints
@@ -34,7 +35,6 @@ from tests.support.long_speech import streams_of_speech
 from tests.support.parity_record import record
 from tests.support.project import DEMO_CHECKPOINT
 from tests.support.streaming_service import Service
-from tests.support.tcp_proxy import tcp_proxy
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -12,15 +12,14 @@ from opentelemetry.trace import SpanContext
 
 from server.launch import running
 from server.tracing import Tracing
+from tests.support.fake_recognizer import PATIENT
 from tests.support.project import Exported
-from tests.support.traces import collector, recorded
+from tests.support.traces import ATTEMPTS, collector, recorded
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("servers_end")]
 
 CHUNK_MS = 320
 STAGES = {"feature_extractor", "encoder", "decoder"}
-ATTEMPTS = 5
-"""Triton does not see the context of one request in a hundred (`docs/operating.md`, "Traces")."""
 
 
 def test_a_sampled_stream_is_traced_through_every_stage(exported: Exported) -> None:
@@ -33,7 +32,7 @@ def test_a_sampled_stream_is_traced_through_every_stage(exported: Exported) -> N
     with (
         collector() as received,
         running(exported(CHUNK_MS), tracing=Tracing(received.url, every=0)) as triton,
-        earshot.connect(triton.grpc_url) as client,
+        earshot.connect(triton.grpc_url, timeouts=PATIENT) as client,
     ):
         with client.stream(sample_rate_hz=16000) as stream:
             stream.send(speech)

@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+UNLIMITED = ("--chunk-share", "0")
+"""Refuse no stream for the load on the cores, which on a busy machine is not the test's own."""
 _READY = re.compile(r"ready: gRPC (?P<grpc>127\.0\.0\.1:\d+), metrics (?P<metrics>\S+), log ")
 
 

@@ -60,7 +60,7 @@ def help_of(module: str) -> str:
 
 def run_export(*arguments: str) -> Result:
     """Run the command `python -m export` in this process, which has loaded torch already."""
-    from export.__main__ import main
+    from export.cli import main
 
     command = typer.Typer()
     command.command()(main)

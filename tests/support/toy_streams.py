@@ -33,6 +33,7 @@ class Stream:
     model: str = "toy_streaming"
     stream_id: int = field(default_factory=new_id)
     tag: str = ""
+    parameters: dict[str, str] | None = None
     started: bool = False
 
     def send(
@@ -57,6 +58,7 @@ class Stream:
             sequence_start=start,
             sequence_end=end,
             headers=headers,
+            parameters=self.parameters,
         )
         return answer
 

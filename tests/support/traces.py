@@ -21,6 +21,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
 from tests.support.launcher import wait_for
 
+ATTEMPTS = 5
+"""Triton does not see the context of one request in a hundred (`docs/operating.md`, "Traces")."""
 SENT_EVERY_S = 5
 """Triton sends the spans of requests that have ended every so often."""
 
@@ -54,8 +56,8 @@ class Collector:
         wait_for(lambda: len(self.spans) >= count)
 
     def has(self, trace_id: str, count: int) -> bool:
-        """Wait until that trace has as many spans; give up after three times what Triton waits."""
-        deadline_s = time.monotonic() + 3 * SENT_EVERY_S
+        """Wait until that trace has as many spans; give up after some times what Triton waits."""
+        deadline_s = time.monotonic() + 6 * SENT_EVERY_S
         while time.monotonic() < deadline_s:
             if sum(each.trace_id == trace_id for each in self.spans) >= count:
                 return True

@@ -14,7 +14,6 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.support.checkpoints import SPEECH, write_random_checkpoint
-from training.__main__ import app
 from training.adapt.base import load_base
 from training.adapt.card import Outcome
 from training.adapt.errors import CannotAdapt, Stopped
@@ -22,6 +21,7 @@ from training.adapt.merge import merge
 from training.adapt.recordings import split
 from training.adapt.run import adapt
 from training.adapt.settings import Settings, sha256_of
+from training.cli import app
 from training.evaluate import read_test_set, score
 from training.features import Recording
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from tests.support.checkpoints import SPEECH
-from training.__main__ import app
 from training.adapt.settings import sha256_of
+from training.cli import app
 from training.head.examples import questions_of, read_examples
 from training.head.files import DESCRIPTION, WEIGHTS
 from training.head.model import Heads

@@ -17,7 +17,7 @@ from export.checkpoint import Checkpoint, load_checkpoint
 from export.errors import ExportError, ParityFailed, UnsupportedCheckpoint, UnsupportedOption
 from export.formats.onnx_file import export_onnx
 from export.formats.onnx_stage import OnnxStage
-from export.heads.__main__ import main
+from export.heads.cli import main
 from export.heads.export import HeadOptions, export_heads
 from export.heads.files import read_heads
 from export.heads.parity import probabilities

@@ -14,6 +14,7 @@ from export.formats.packed_adapters import PackedAdapters, no_adapter
 from export.formats.parts import parts_of
 from export.formats.pooled_stage import PooledStage
 from export.options import ExportOptions, Serving
+from export.spec import ADAPTED
 from export.stages.decoder import Decoder
 from export.stages.frame_count import SPAN_FRAMES, VALUES, advanced, as_integer, has_begun
 from export.stages.unrolled_decoder import UnrolledDecoder
@@ -22,7 +23,7 @@ from export.streaming.spec import StreamingSpec
 from export.tensorrt.flat import open_torch
 from tests.support.checkpoints import write_random_checkpoint
 from tests.support.long_streams import assert_frames_are_exact
-from tests.support.project import ADAPTED_CHUNK_MS, ADAPTER_RANK, Exported
+from tests.support.project import ADAPTER_RANK
 
 BOTH = torch.tensor([0, 1]).numpy()
 
@@ -34,8 +35,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return load_checkpoint(str(write_random_checkpoint(folder, blank_bias=-20.0)))
 
 
-def spec_for(checkpoint: Checkpoint, chunk_ms: int) -> StreamingSpec:
-    options = ExportOptions(checkpoint.name, chunk_ms=chunk_ms, layout="fused")
+def spec_for(checkpoint: Checkpoint, chunk_ms: int, rank: int = 0) -> StreamingSpec:
+    serving = Serving(adapters=4, adapter_rank=rank) if rank else Serving()
+    options = ExportOptions(checkpoint.name, chunk_ms=chunk_ms, layout="fused", serving=serving)
     return spec_of(checkpoint, build_stages(checkpoint, options.frames), options)
 
 
@@ -80,21 +82,17 @@ def test_they_have_them_if_the_loop_is_in_rounds(checkpoint: Checkpoint) -> None
     )
 
 
-@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("rank", [0, ADAPTER_RANK])
 def test_they_have_them_in_an_exported_graph(
-    exported: Exported, random_checkpoint: Path, adapted: bool
+    checkpoint: Checkpoint, tmp_path: Path, rank: int
 ) -> None:
     """The graph for batches with adapters is another one."""
-    options = ExportOptions(
-        str(random_checkpoint),
-        chunk_ms=ADAPTED_CHUNK_MS,
-        serving=Serving(adapters=4, adapter_rank=ADAPTER_RANK),
-    )
-    checkpoint = load_checkpoint(options.checkpoint)
-    spec = spec_of(checkpoint, build_stages(checkpoint, options.frames), options)
-    path = exported(ADAPTED_CHUNK_MS) / "decoder" / "1" / "model.onnx"
-    adapters = PackedAdapters.of_each([no_adapter(spec.engines)], 2) if adapted else None
-    stage = OnnxStage(path, spec.stages[2], 2, adapters)
+    spec = spec_for(checkpoint, 80, rank)
+    decoder = spec.stages[2]
+    path = tmp_path / (f"{ADAPTED}/model.onnx" if rank else "model.onnx")
+    export_onnx([Decoder(checkpoint.model, spec.frames)], decoder, path, rank)
+    adapters = PackedAdapters.of_each([no_adapter([decoder])], 2) if rank else None
+    stage = OnnxStage(tmp_path / "model.onnx", decoder, 2, adapters)
     assert_frames_are_exact(
         lambda inputs: stage.step(inputs, BOTH),
         stage.pools[0][:, 0],

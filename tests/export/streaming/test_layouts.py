@@ -13,12 +13,14 @@ import torch
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from export.__main__ import _require_possible, _warn_of_another_checkpoint
 from export.checkpoint import Checkpoint, load_checkpoint
+from export.cli import _require_possible, _warn_of_another_checkpoint
 from export.errors import UnsupportedOption
 from export.formats.onnx_file import TORCH_DTYPES
 from export.formats.pooled_stage import open_torch_stage
 from export.install import replacing
+from export.offline.config import config_files as offline_config_files
+from export.offline.export import spec_of as offline_spec_of
 from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
 from export.stages.half import half_stages
@@ -28,6 +30,7 @@ from export.streaming.config import config_files, engine_slots
 from export.streaming.export import build_stages, export_streaming, spec_of
 from export.streaming.spec import RECOGNIZER, StreamingSpec
 from server.backends.earshot.earshot_runtime.spec import StageSpec
+from server.repository import read_repository
 
 # The generated protobuf classes carry no types.
 _pb: Any = model_config_pb2
@@ -103,6 +106,26 @@ def test_the_engine_that_instances_share_has_the_slots_of_all(random_checkpoint:
     assert engine_slots(spec.recognizer, spec) == served.of_engine.sequence.max_streams == 3 * 34
 
 
+def test_whole_files_beside_engines_of_tensorrt_for_rtx_are_served_on_cores(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Nothing opens an engine for whole files: `--mode both` exports them as without a GPU."""
+    options = ExportOptions("mine", runtime="tensorrt-rtx", precision="fp16", gpus=("sm89",))
+    whole = offline_spec_of(load_checkpoint(str(random_checkpoint)), options.of_whole_files)
+    assert (whole.runtime, whole.precision) == ("onnxruntime", "fp32")
+    streams = _spec(random_checkpoint, "tensorrt-rtx", "stages")
+    for name, text in (config_files(streams) | offline_config_files(whole)).items():
+        version = (tmp_path / name).parent / "1"
+        version.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+        for file in ("tokenizer.json", "model.onnx" if "_offline" in name else "model.engine"):
+            (version / file).touch()
+    served = read_repository(tmp_path)
+    assert served.runtime == "tensorrt-rtx"
+    runtimes = {ensemble.name: ensemble.runtime for ensemble in served.ensembles}
+    assert runtimes == {"asr_offline": "onnxruntime", "asr_streaming": "tensorrt-rtx"}
+
+
 def test_engines_of_their_own_are_one_line_of_the_config(random_checkpoint: Path) -> None:
     """So that a service can be changed without another export."""
     shared, own = (
@@ -157,6 +180,11 @@ STREAMING, CTC = "NemotronAsrStreamingForRNNT", "ParakeetForCTC"
             STREAMING,
             ExportOptions("mine", mode="both", runtime="tensorrt", precision="fp16"),
             "fp32 so far, not fp16",
+        ),
+        (
+            CTC,
+            ExportOptions("mine", mode="offline", runtime="tensorrt-rtx"),
+            "builds engines for live streams.*--runtime torch on a GPU",
         ),
         (
             CTC,

@@ -14,6 +14,7 @@ import torch
 
 from export.checkpoint import Checkpoint
 from export.errors import ParityFailed, UnsupportedOption
+from export.precision.ranges import long_utterances
 from export.recordings import load_recordings
 from export.spec import StageSpec
 from export.stages.encoder import Encoder
@@ -21,7 +22,7 @@ from export.streaming.chain import OpenStage, RunningStage
 from export.streaming.parity import check_parity
 from export.streaming.reference import transcribe
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
-from export.tensorrt.numerics import long_utterances, measure
+from export.tensorrt.numerics import measure
 from export.tensorrt.stages import tensorrt_stages
 from export.tensorrt.verify import compare_stages, reference_of
 from tests.support.long_streams import assert_frames_are_exact

@@ -20,7 +20,8 @@ def test_stages_that_die_end_the_server_and_a_drain_ends_the_streams(
     speech = PROJECT / "recordings" / "jfk"
     options = LoadOptions(repository=exported(320), speech=speech, min_stream_s=4)
     measure(options, 2, lambda line: None).write(tmp_path / "faults.json")
-    *broken, drained = FaultsResult.from_json(tmp_path / "faults.json").faults
+    result = FaultsResult.from_json(tmp_path / "faults.json")
+    *broken, drained = result.faults
     assert {fault.process for fault in broken} >= {"encoder_0_0", "decoder_0_0"}
     for fault in broken:
         assert fault.exit_code == 1
@@ -29,3 +30,6 @@ def test_stages_that_die_end_the_server_and_a_drain_ends_the_streams(
     assert (drained.exit_code, drained.finished_streams) == (0, 2)
     assert drained.refusal_ms is not None
     assert drained.said == "drained: all streams have ended"
+    assert result.dead_path is not None
+    assert (result.dead_path.resumed_streams, result.dead_path.right_streams) == (2, 2)
+    assert len(result.dead_path.recovered_s) == 2

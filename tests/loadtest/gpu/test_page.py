@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.__main__ import app
+from loadtest.cli import app
 from loadtest.gpu.page import held_row, write_page
 from tests.support.sample_results import gpu_result
 

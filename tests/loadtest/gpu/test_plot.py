@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from loadtest.__main__ import app
+from loadtest.cli import app
 from loadtest.gpu.plot import held_streams
 from loadtest.result.document import CapacityResult, Level
 from tests.support.sample_results import gpu_result, level

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.__main__ import app
+from loadtest.cli import app
 from loadtest.gpu import environment, report
 from loadtest.gpu.exports import Exports
 from loadtest.gpu.machine import describe_machine

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.__main__ import app
+from loadtest.cli import app
 from loadtest.plan.memory import Footprint, NoFootprint, footprint_of, streams_that_fit
 
 

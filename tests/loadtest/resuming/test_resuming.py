@@ -20,7 +20,7 @@ from tests.support.envoy import envoy
 from tests.support.fake_recognizer import RATE_HZ, noise, write_repository
 from tests.support.project import PROJECT
 
-STREAM_S = 4
+STREAM_S = 8
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def run(folder: Path, url: str, *command: str) -> subprocess.CompletedProcess[st
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
