@@ -14,6 +14,9 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+# The generated protobuf classes carry no types.
+_pb: Any = model_config_pb2
+
 RECOGNIZER, ENSEMBLE = "recognizer", "asr_streaming"
 _TOKENS = 2
 _ELSEWHERE = ("TEXT", "TOKEN_TEXT_LENGTHS")
@@ -53,7 +56,7 @@ def write_null_repository(
         shutil.copytree(exported / model, folder / model, ignore=skipped)
     recognizer, ensemble = _config(folder / RECOGNIZER), _config(folder / ENSEMBLE)
     [group] = recognizer.instance_group
-    group.kind, group.count = model_config_pb2.ModelInstanceGroup.KIND_CPU, instances
+    group.kind, group.count = _pb.ModelInstanceGroup.KIND_CPU, instances
     for name in [name for name in recognizer.parameters if name.startswith(("adapter", "device"))]:
         del recognizer.parameters[name]
     values = {
@@ -75,8 +78,7 @@ def write_null_repository(
 
 def _config(model: Path) -> Any:
     text = (model / "config.pbtxt").read_text(encoding="utf-8")
-    config: Any = model_config_pb2.ModelConfig()  # pyright: ignore
-    return text_format.Parse(text, config)
+    return text_format.Parse(text, _pb.ModelConfig())
 
 
 def _save_graph(config: Any, path: Path) -> None:
@@ -88,7 +90,7 @@ def _save_graph(config: Any, path: Path) -> None:
     types = {"FP32": TensorProto.FLOAT, "INT32": TensorProto.INT32}
 
     def tensor(entry: Any) -> onnx.ValueInfoProto:
-        kind = types[model_config_pb2.DataType.Name(entry.data_type).removeprefix("TYPE_")]
+        kind = types[_pb.DataType.Name(entry.data_type).removeprefix("TYPE_")]
         return helper.make_tensor_value_info(entry.name, kind, ["batch", *entry.dims])
 
     outputs = [tensor(entry) for entry in config.output if entry.name not in _ELSEWHERE]

@@ -47,7 +47,7 @@ def allotted_s(step: Step, following: Sequence[Step], left_s: float, next_s: flo
         left_s: Time that is left in this call.
         next_s: Time of the next call; 0 without one.
     """
-    spare_s, kept_s = left_s - step.least_s, 0.0
+    spare_s, kept_s = left_s - max(step.least_s, step.wants_s), 0.0
     for other in following:
         needs_s = other.least_s + MARGIN_S
         if other.filler:

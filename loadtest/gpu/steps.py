@@ -70,6 +70,8 @@ class Step:
     """It comes after all other steps, and its model is exported then."""
     most_s: float = math.inf
     """It gets no more time than this."""
+    wants_s: float = 0.0
+    """Of the time that there is it gets this before any is kept for later steps."""
     filler: bool = False
     """It takes what time is left: earlier steps keep none for it."""
     needs: str = ""
@@ -96,13 +98,18 @@ class Steps:
             todo += self._tokens(options.precision)
         todo += [self._service(model) for model in models]
         for chunk_ms in (*options.live_chunks_ms[:1], WHOLE):
-            todo += [self._engine(model) for model in models if model.chunk_ms == chunk_ms]
+            timed = [model for model in models if model.chunk_ms == chunk_ms]
+            # Of processes with an engine each, one is as fast as the one that others share.
+            todo += [self._engine(model) for model in timed if not model.own_engines]
         if options.live_chunks_ms:
             todo.append(self._long_hold(options.model(first, options.live_chunks_ms[0])))
-        todo += [self._engine(options.model(first, ms), True) for ms in options.live_chunks_ms[1:]]
+        for chunk_ms in options.live_chunks_ms[1:]:
+            if not options.own_engines:
+                todo.append(self._engine(options.model(first, chunk_ms), later=True))
         for chunk_ms in options.chunks_ms:
             for model in [options.model(size, chunk_ms) for size in others]:
-                todo += [self._service(model, later=True), self._engine(model, later=True)]
+                todo.append(self._service(model, later=True))
+                todo += [] if model.own_engines else [self._engine(model, later=True)]
         if DEMO in options.sizes and options.precision != "fp32":
             todo += self._tokens("fp32", later=True)
         return todo
@@ -154,13 +161,14 @@ class Steps:
         first = options.model(options.sizes[0], options.live_chunks_ms[0])
         level_s = LEVEL_S + options.short_hold_s
         final_s = LEVEL_S + options.hold_of(model.chunk_ms)
-        least_s = 2 * (level_s + final_s) if model == first else level_s + final_s
+        least_s = start_s(model) + level_s + final_s
         return Step(
             f"capacity_{model.name}",
-            start_s(model) + least_s,
+            least_s,
             partial(self._find_capacity, model),
             model,
             later=later,
+            wants_s=least_s + (level_s + final_s if model == first else 0.0),
             most_s=start_s(model) + LEVELS * level_s + FINALS * final_s,
             needs="" if model == first else f"capacity_{first.name}",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ def test_no_time_is_kept_for_what_fits_the_next_call() -> None:
     following = [step("b", 100), step("c", 250)]
     assert allotted_s(step("a", 100), following, 400, 0) == 400 - 100 - MARGIN_S
     assert allotted_s(step("a", 350), following, 400, 120) == 400
+
+
+def test_a_step_gets_what_it_wants_before_any_time_is_kept() -> None:
+    greedy = replace(step("a", 100), wants_s=350)
+    assert allotted_s(greedy, [step("b", 100)], 400, 0) == 400
+    assert allotted_s(step("a", 100), [step("b", 100)], 400, 0) == 300 - MARGIN_S
 
 
 def test_no_time_is_kept_for_a_filler() -> None:
