@@ -11,6 +11,7 @@ REPOSITORY ?= model_repository
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
 MODEL_CONTROL ?=
+CHUNK_SHARE ?=
 NAME ?=
 MODEL ?= $(NAME)
 STREAMS ?= 64
@@ -61,7 +62,7 @@ help: ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT METRICS_PORT"
-	@echo "  MODEL_CONTROL NAME PYTHON SPEECH RECORDINGS"
+	@echo "  MODEL_CONTROL CHUNK_SHARE NAME PYTHON SPEECH RECORDINGS"
 	@echo "of the adaptation and of heads: CHECKPOINT DATA OUTPUT; of heads: LABELS"
 	@echo "of the load test: URL MODEL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES"
 	@echo "of the baseline: URL MODEL RECORDINGS SETS OUTPUT; of the overhead: MODEL"
@@ -97,7 +98,7 @@ $(EXPORTED): $(KNOBS) $(wildcard $(CHECKPOINT)/*.safetensors export/*.py export/
 serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctrl-C
 	$(BIN)/python -m server --repository $(REPOSITORY) --grpc-port $(GRPC_PORT) \
 	  --metrics-port $(METRICS_PORT) \
-	  $(if $(MODEL_CONTROL),--model-control)
+	  $(if $(MODEL_CONTROL),--model-control) $(if $(CHUNK_SHARE),--chunk-share $(CHUNK_SHARE))
 
 live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY and load it, timed
 	@test -n "$(NAME)" || { echo "make live NAME=clinic_v2 CHECKPOINT=... REPOSITORY=..." >&2; exit 2; }
@@ -180,8 +181,7 @@ engines: $(READY) ## Build TensorRT engines of CHECKPOINT for GPUS, without a GP
 	@rm -rf $(ENGINES)
 	@for precision in fp32 fp16 bf16; do \
 	  $(BIN)/python -m export $(CHECKPOINT) --runtime tensorrt-rtx --gpu $(GPUS) --chunk-ms $(CHUNK_MS) \
-	    --precision $$precision --mode $$([ $$precision = fp32 ] && echo both || echo streaming) \
-	    --repository $(ENGINES)/$$precision || exit; \
+	    --precision $$precision --mode streaming --repository $(ENGINES)/$$precision || exit; \
 	done
 	@$(BIN)/python -m export.tensorrt.table $(ENGINES)/* --record $(ENGINES).json
 

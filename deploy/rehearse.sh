@@ -1,39 +1,50 @@
 #!/usr/bin/env bash
 # Rehearse a rollout and a lost pod on a real cluster, under live streams: what no test without a cluster shows.
 # docs/platform.md says what it needs, and docs/status.md whether it has run.
-#   deploy/rehearse.sh NAMESPACE VALUES_FILE [STREAMS]
+#   deploy/rehearse.sh NAMESPACE VALUES_FILE [STREAMS [HOLD_S]]
+# HOLD_S is how long streams are held; a rollout has to end within it. Credentials of clients come from the
+# environment, as for every load test (loadtest/README.md).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 namespace=${1:?expected the namespace to install into, got nothing}
 values=${2:?expected a file of values, such as deploy/chart/values-cpu.yaml, got nothing}
-streams=${3:-20}
-result=build/rehearsal.json
+streams=${3:-40}
+hold_s=${4:-600}
+url=localhost:18001
+replicas=deployment/earshot-replicas
+mkdir -p build
 
 on() { kubectl --namespace "$namespace" "$@"; }
 
 helm upgrade --install earshot deploy/chart --namespace "$namespace" --create-namespace \
   --values "$values" --wait --timeout 20m
-# Two replicas, whatever the load asks for: one of them is to go.
+# Two replicas, whatever the load asks for: one of them is to go. Without KEDA there is nothing to patch.
 on patch scaledobject earshot-replicas --type merge --patch '{"spec": {"minReplicaCount": 2}}' || true
-on rollout status deployment/earshot-replicas --timeout 10m
+on rollout status "$replicas" --timeout 10m
 
-on port-forward service/earshot 18001:8001 >build/port_forward.log 2>&1 &
-forward=$!
-trap 'kill "$forward" 2>/dev/null || true' EXIT
+kubectl --namespace "$namespace" port-forward service/earshot 18001:8001 >build/port_forward.log 2>&1 &
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 for _ in $(seq 30); do
-  .venv/bin/earshot info --url localhost:18001 >/dev/null 2>&1 && break
+  .venv/bin/earshot info --url "$url" >/dev/null 2>&1 && break
   sleep 1
 done
 
-.venv/bin/python -m loadtest hold --url localhost:18001 --streams "$streams" --hold-s 300 \
-  --p99-ms 30000 --output "$result" &
+# A drain lets every stream go on to its end where it is: none may fail, and no text may differ. Latency through
+# `kubectl port-forward` says nothing about the service, hence the generous p99.
+.venv/bin/python -m loadtest hold --url "$url" --streams "$streams" --hold-s "$hold_s" --p99-ms 5000 \
+  --output build/rehearsal_rollout.json &
 load=$!
-sleep 60
+sleep 60 # the reference of each text, and the first streams
 echo "rollout: every replica is replaced, and drains"
-on rollout restart deployment/earshot-replicas
-sleep 120
-echo "a replica is killed"
-victim=$(on get pods --selector app.kubernetes.io/component=replica --output name | head -n 1)
-on delete "$victim" --grace-period=0 --force
-# Chunks wait while streams are carried on, hence the generous p99; no stream may fail, no text differ.
-wait "$load" && echo "no stream has failed, and no text has changed: $result"
+on rollout restart "$replicas"
+on rollout status "$replicas" --timeout "${hold_s}s"
+kill -0 "$load" 2>/dev/null || { echo "error: the rollout outlasted the streams; give a HOLD_S above $hold_s" >&2; exit 1; }
+wait "$load"
+
+# The streams of a replica that dies are carried on elsewhere; some of their words may differ.
+victim=$(on get pods --selector app.kubernetes.io/component=replica,track=stable \
+  --sort-by .metadata.creationTimestamp --output name | tail -n 1) # the old ones may still be ending
+echo "a replica is killed: $victim"
+.venv/bin/python -m loadtest resuming --url "$url" --streams "$streams" --output build/rehearsal_kill.json \
+  -- kubectl --namespace "$namespace" delete "$victim" --grace-period=0 --force
+echo "no stream has failed, and next to no word is missing: build/rehearsal_rollout.json, build/rehearsal_kill.json"

@@ -57,7 +57,7 @@ _ON_GPU = (Runtime.torch, Runtime.tensorrt_rtx)
 
 
 class Precision(StrEnum):
-    """Arithmetic; int8 is for onnxruntime, half for GPUs, fp8 for both kinds of TensorRT."""
+    """Arithmetic; int8 is for onnxruntime, half for GPUs, fp8 for the full TensorRT."""
 
     fp32 = "fp32"
     fp16 = "fp16"
@@ -87,7 +87,8 @@ def main(
         Runtime,
         typer.Option(
             help="onnxruntime for CPUs; torch for GPUs; tensorrt for GPUs, built and served in "
-            "NVIDIA's containers; tensorrt-rtx for the GPUs that --gpu names, built on any machine."
+            "NVIDIA's containers; tensorrt-rtx for the GPUs that --gpu names, built on any "
+            "machine, with whole files in onnxruntime."
         ),
     ] = Runtime.onnxruntime,
     layout: Annotated[
@@ -126,10 +127,18 @@ def main(
         int | None,
         typer.Option(
             min=1,
-            help="Processes of the encoder or fused recognizer; 2 by default, with torch and "
-            "tensorrt-rtx 1. On these they share one engine for live streams.",
+            help="Processes of the encoder or fused recognizer; 2 by default, 1 of one that runs "
+            "on torch or tensorrt-rtx. There they share one engine for live streams.",
         ),
     ] = None,
+    own_engines: Annotated[
+        bool,
+        typer.Option(
+            "--own-engines",
+            help="With torch and tensorrt-rtx: each of these processes has an engine of its own, "
+            "with weights and graphs, for live streams too.",
+        ),
+    ] = False,
     max_batch_size: Annotated[
         int, typer.Option(min=1, help="Streams in one batch, at most.")
     ] = Serving.max_batch_size,
@@ -166,11 +175,12 @@ def main(
                 max_streams=max_streams,
                 max_batch_size=max_batch_size,
                 encoder_instances=instances,
+                own_engines=own_engines,
                 adapters=adapters,
                 adapter_rank=adapter_rank,
             ),
             offline_serving=replace(
-                offline_serving(runtime.value, instances),
+                offline_serving(runtime.value, encoder_instances),
                 adapters=adapters,
                 adapter_rank=adapter_rank,
             ),
@@ -212,12 +222,14 @@ def _export(options: ExportOptions) -> None:
                 _print_parity(_export_streaming(checkpoint, options, new, report))
                 installed.append(
                     f"{served_name(options.name, STREAMING)} ({options.chunk_ms} ms chunks, "
-                    f"{options.precision})"
+                    f"{options.precision}, {options.runtime})"
                 )
             if options.mode != "streaming":
-                _print_parity(_export_offline(checkpoint, options, new, report))
+                _print_parity(_export_offline(checkpoint, options.of_whole_files, new, report))
+                whole = options.of_whole_files
                 installed.append(
-                    f"{served_name(options.name, OFFLINE)} (whole utterances, {options.precision})"
+                    f"{served_name(options.name, OFFLINE)} (whole utterances, {whole.precision}, "
+                    f"{whole.runtime})"
                 )
     for ensemble in installed:
         _console.print(f"[green]installed[/green] {ensemble} in {options.repository}")
@@ -244,7 +256,7 @@ def _export_streaming(
 def _export_offline(
     checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    if options.runtime.startswith("tensorrt"):
+    if options.runtime == "tensorrt":
         from export.tensorrt.export_offline import export_offline_tensorrt
 
         return export_offline_tensorrt(checkpoint, options, new, report)
@@ -264,7 +276,13 @@ def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
         )
     if options.mode == "streaming":
         return
-    if options.runtime.startswith("tensorrt") and options.precision != "fp32":
+    if options.runtime == "tensorrt-rtx" and options.mode == "offline":
+        raise UnsupportedOption(
+            "--runtime tensorrt-rtx builds engines for live streams, and nothing would open those "
+            "for whole files: use --runtime torch on a GPU, or --runtime onnxruntime, which "
+            "--mode both takes for them"
+        )
+    if options.runtime == "tensorrt" and options.precision != "fp32":
         raise UnsupportedOption(
             f"engines for whole utterances are fp32 so far, not {options.precision}: export them "
             "on their own, with --mode offline --precision fp32"
@@ -273,6 +291,11 @@ def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
         raise UnsupportedOption(
             f"--layout {options.layout} is for live streams: whole files are one model with torch, "
             "and stages with other runtimes; leave it out"
+        )
+    if options.serving.own_engines and options.mode == "offline":
+        raise UnsupportedOption(
+            "--own-engines is for live streams: processes of whole files have an engine each in "
+            "any case; leave it out"
         )
 
 

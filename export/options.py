@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.audio import frames_per_chunk
@@ -23,6 +23,9 @@ PRECISIONS = {
     "torch": ("fp32", "fp16", "bf16"),
 }
 """Precisions that each runtime supports."""
+
+SHARED_ENGINES = ("torch", "tensorrt-rtx")
+"""Runtimes of the bundled backend that compute on a GPU, for all processes of a model in one."""
 
 GPUS = ("sm80", "sm86", "sm89", "sm120")
 """Compute capabilities that `tensorrt-rtx` builds engines for, if no others are named."""
@@ -44,6 +47,8 @@ class Serving:
     encoder_instances: int = 2
     """Processes of the encoder or of the fused recognizer. One core each gives the best throughput
     per core on CPUs."""
+    own_engines: bool = False
+    """Give each of these processes an engine of its own on a GPU, instead of one for all."""
     adapters: int = 0
     """Adapters that a process holds in memory at once; 0 if the models take none."""
     adapter_rank: int = 16
@@ -63,10 +68,15 @@ class OfflineServing:
     adapter_rank: int = 16
 
 
-def offline_serving(runtime: str, encoder_instances: int) -> OfflineServing:
-    """Return the settings for a runtime: a GPU takes larger batches than a core."""
-    largest = 256 if runtime == "torch" else OfflineServing.max_batch_size
-    return OfflineServing(largest, encoder_instances)
+def offline_serving(runtime: str, encoder_instances: int | None) -> OfflineServing:
+    """Return the settings for a runtime: a GPU takes larger batches than a core.
+
+    Args:
+        encoder_instances: None for one on a GPU, and for the default number on cores.
+    """
+    if runtime == "torch":
+        return OfflineServing(256, encoder_instances or 1)
+    return OfflineServing(encoder_instances=encoder_instances or OfflineServing.encoder_instances)
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,11 @@ class ExportOptions:
                 "int8 is for an encoder in a model of its own, which the fused layout does not "
                 "have; use --layout stages"
             )
+        if self.serving.own_engines and self.runtime not in SHARED_ENGINES:
+            raise UnsupportedOption(
+                f"--own-engines is for {' and '.join(SHARED_ENGINES)}, where processes share an "
+                f"engine by default, not for {self.runtime}; leave it out"
+            )
         if self.serving.adapters:
             self._check_adapters()
 
@@ -130,6 +145,24 @@ class ExportOptions:
     def frames(self) -> int:
         """Return T, the number of encoder frames per chunk."""
         return frames_per_chunk(self.chunk_ms)
+
+    @property
+    def of_whole_files(self) -> ExportOptions:
+        """Return the options for whole files: beside engines of TensorRT for RTX they run on cores.
+
+        The bundled backend opens such engines for live streams only.
+        """
+        if self.runtime != "tensorrt-rtx":
+            return self
+        # What is for live streams and their engines alone could contradict the other runtime.
+        return replace(
+            self,
+            runtime="onnxruntime",
+            precision="fp32",
+            layout=None,
+            gpus=GPUS,
+            serving=Serving(),
+        )
 
 
 def check_name(name: str) -> None:

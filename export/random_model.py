@@ -1,8 +1,9 @@
 """`python -m export.random_model`: a model of a given size with random weights, ready to serve.
 
 Capacity depends on the sizes of a model and on how many tokens it emits, not on its words. The
-encoder is random; the decoder is made so that real speech brings about four tokens a second, spread
-over the chunks as in English. Such a model is not compared with transformers.
+encoder is random; the decoder is made so that real speech brings about four tokens a second of a
+live stream, three of a whole file, spread as in English. Such a model is not compared with
+transformers.
 """
 
 from __future__ import annotations
@@ -31,13 +32,7 @@ from export.stages.state import PooledState
 from export.streaming.export import export_streaming
 
 VOCABULARY = 1024
-TOKENS_PER_SECOND = 4.0
 TOLERANCE = 0.2
-LOOKAHEAD_FRAMES = 6
-PIECES, PIECE_S = 2, 30.0
-"""As long as streams are: the output of a deep encoder drifts for hundreds of frames."""
-SETTLED_FRAMES = 70
-"""The left context; frames before are unlike the others, for they have less to attend to."""
 SEARCH_FRAMES = 100
 UNRECTIFIED = 4.0
 """Mean of a unit of the joint network that gives tokens; its deviation is one."""
@@ -64,6 +59,25 @@ class Size:
     num_mel_bins: int
     subsampling_conv_channels: int
 
+
+@dataclass(frozen=True)
+class SpeechPieces:
+    """Real speech for which a model is made, and the rate of tokens that it shall bring."""
+
+    tokens_per_second: float
+    lookahead_frames: int
+    count: int
+    length_s: float
+    skipped_frames: int = 0
+    """At the start of each piece."""
+
+
+LIVE = SpeechPieces(4.0, lookahead_frames=6, count=2, length_s=30.0, skipped_frames=70)
+"""As long as streams are: the output of a deep encoder drifts for hundreds of frames. Those without
+the whole left context are unlike the others, and few."""
+FILES = SpeechPieces(3.0, lookahead_frames=13, count=4, length_s=11.0)
+"""As long as files are, which are recognized with the largest lookahead. The file with the most
+tokens decides how many rounds its run takes, so that the first frames count too."""
 
 SIZES = {
     "115m": Size(17, 512, 8, 640, 1, 80, 256),
@@ -99,8 +113,8 @@ class LayoutName(StrEnum):
     FUSED = "fused"
 
 
-def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
-    """A checkpoint of the size called `name`; the same weights for the same seed."""
+def random_checkpoint(name: str, speech: SpeechPieces = LIVE, seed: int = 0) -> Checkpoint:
+    """Return a checkpoint of the size called `name`; the same weights for the same seed."""
     import transformers
 
     size = SIZES[name]
@@ -130,13 +144,13 @@ def random_checkpoint(name: str, seed: int = 0) -> Checkpoint:
         tokenizer=_tokenizer(),
         supported_num_lookahead_tokens=[ms // 80 - 1 for ms in reversed(SUPPORTED_CHUNK_MS)],
     )
-    _set_token_rate(model, features)
+    _set_token_rate(model, features, speech)
     return Checkpoint(f"random-{name}", model, processor, f"random weights, seed {seed}")
 
 
 @torch.no_grad()
-def _set_token_rate(model: Any, features: Any) -> None:
-    """Set weights with which real speech brings about `TOKENS_PER_SECOND`, spread over the chunks.
+def _set_token_rate(model: Any, features: Any, speech: SpeechPieces) -> None:
+    """Set weights with which real speech brings about so many tokens, spread over the chunks.
 
     A token is emitted when the encoder's frames come close to its embedding, which is its row of
     the head, but not again at once: the predictor outputs a fading sum of the emitted tokens, which
@@ -145,7 +159,7 @@ def _set_token_rate(model: Any, features: Any) -> None:
     that magnitude, the others are not rectified and give the tokens. With random weights there
     would be ten tokens in one frame, or none for minutes.
     """
-    frames = _encode_speech(model, features)[:, SETTLED_FRAMES:].flatten(0, 1)
+    frames = _encode(model, features, speech)[:, speech.skipped_frames :].flatten(0, 1)
     _normalize_projection(model.encoder_projector, frames)
     head, projector = model.joint.head, model.decoder.decoder_projector
     token_units = head.in_features // 2
@@ -161,17 +175,18 @@ def _set_token_rate(model: Any, features: Any) -> None:
     projector.bias.zero_()
     # Cut into pieces, whose rounds run side by side.
     pieces = frames.split(SEARCH_FRAMES)
-    _set_blank_weight(model, model.encoder_projector(torch.stack(pieces[:-1])))
+    encoded = model.encoder_projector(torch.stack(pieces[:-1]))
+    _set_blank_weight(model, encoded, speech.tokens_per_second)
 
 
-def _encode_speech(model: Any, features: Any) -> torch.Tensor:
-    """Return the encoder frames [PIECES, T, hidden] of pieces of continuous real speech."""
-    speech = np.concatenate([recording.samples for recording in load_recordings()])
-    length = int(SAMPLE_RATE_HZ * PIECE_S)
-    starts = np.linspace(0, len(speech) - length, PIECES).astype(int)
-    pieces = [speech[start : start + length] for start in starts]
+def _encode(model: Any, features: Any, speech: SpeechPieces) -> torch.Tensor:
+    """Return the encoder frames [pieces, T, hidden] of pieces of continuous real speech."""
+    samples = np.concatenate([recording.samples for recording in load_recordings()])
+    length = int(SAMPLE_RATE_HZ * speech.length_s)
+    starts = np.linspace(0, len(samples) - length, speech.count).astype(int)
+    pieces = [samples[start : start + length] for start in starts]
     inputs = features(pieces, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
-    return model.encoder(inputs, num_lookahead_tokens=LOOKAHEAD_FRAMES).last_hidden_state
+    return model.encoder(inputs, num_lookahead_tokens=speech.lookahead_frames).last_hidden_state
 
 
 def _normalize_projection(projector: Any, frames: torch.Tensor) -> None:
@@ -196,7 +211,7 @@ def _sum_inputs(lstm: Any) -> None:
         getattr(lstm, f"bias_ih_l{layer}").copy_(gates.repeat_interleave(size))
 
 
-def _set_blank_weight(model: Any, encoded: torch.Tensor) -> None:
+def _set_blank_weight(model: Any, encoded: torch.Tensor, wanted: float) -> None:
     """Halve the interval in which the weight must lie until the rate of tokens is met."""
     blank = model.joint.head.weight[VOCABULARY]
     magnitude = slice(len(blank) // 2, None)
@@ -205,9 +220,9 @@ def _set_blank_weight(model: Any, encoded: torch.Tensor) -> None:
         middle = (low + high) / 2
         blank[magnitude] = middle / (RECTIFIED_MEAN * len(blank[magnitude]))
         rate = tokens_per_second(model, encoded)
-        if abs(rate - TOKENS_PER_SECOND) < TOLERANCE:
+        if abs(rate - wanted) < TOLERANCE:
             return
-        low, high = (middle, high) if rate > TOKENS_PER_SECOND else (low, middle)
+        low, high = (middle, high) if rate > wanted else (low, middle)
 
 
 def tokens_per_second(model: Any, encoded: torch.Tensor) -> float:
@@ -259,6 +274,9 @@ def main(
     max_streams: Annotated[int, typer.Option(min=1, help="Live streams, in all.")] = 1024,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 64,
     instances: Annotated[int, typer.Option(min=1, help="Processes of the recognizer.")] = 1,
+    own_engines: Annotated[
+        bool, typer.Option("--own-engines", help="Of live streams: an engine for each of them.")
+    ] = False,
 ) -> None:
     """Build a model of a size with random weights and export it, unchecked."""
     began = time.monotonic()
@@ -276,13 +294,16 @@ def main(
             precision=precision,
             layout=layout.value if mode is ModeName.STREAMING else None,
             serving=Serving(
-                max_streams=max_streams, max_batch_size=max_batch_size, encoder_instances=instances
+                max_streams=max_streams,
+                max_batch_size=max_batch_size,
+                encoder_instances=instances,
+                own_engines=own_engines,
             ),
             offline_serving=offline_serving(runtime.value, instances),
             compare=False,
         )
         report(f"making a random model of {size.value}")
-        checkpoint = random_checkpoint(size.value)
+        checkpoint = random_checkpoint(size.value, LIVE if mode is ModeName.STREAMING else FILES)
         report(f"{checkpoint.parameters / 1e6:.0f}M parameters")
         with replacing(repository) as new:
             export = export_streaming if mode is ModeName.STREAMING else export_offline

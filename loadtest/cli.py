@@ -12,17 +12,19 @@ from loadtest.compare import (
     client_cost,
     files,
     heads,
+    hop,
     offline,
     overhead,
     traces,
 )
 from loadtest.endpointing.commands import endpointing
 from loadtest.faults.commands import faults
-from loadtest.gpu.commands import gpu_bundle, gpu_plot, gpu_report, gpu_tokens
+from loadtest.gpu.commands import gpu_bundle, gpu_page, gpu_plot, gpu_report, gpu_tokens
 from loadtest.overload.commands import overload
 from loadtest.plan.commands import plan
 from loadtest.plan.fit import fit
 from loadtest.report import page, table
+from loadtest.resuming.commands import resuming
 from loadtest.selftest import checks, generator
 from loadtest.soak.commands import soak
 
@@ -36,6 +38,7 @@ app.command()(hold)
 app.command()(soak)
 app.command()(overload)
 app.command()(faults)
+app.command()(resuming)
 app.command()(adapters)
 app.command("generator")(generator.generator)
 app.command("client")(client_cost.client)
@@ -52,7 +55,9 @@ app.command("agreement")(agreement.main)
 app.command()(endpointing)
 app.command()(heads.heads)
 app.command()(traces.traces)
+app.command()(hop.hop)
 app.command()(gpu_bundle)
 app.command()(gpu_report)
 app.command()(gpu_plot)
+app.command()(gpu_page)
 app.command()(gpu_tokens)

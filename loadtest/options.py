@@ -103,7 +103,7 @@ class LoadOptions:
     """Share of a stream's tokens that may differ from the reference; `None`: none in float32, a
     quarter otherwise."""
     chunk_share: float | None = None
-    """`--chunk-share` of a server that is started."""
+    """`--chunk-share` of a server that is started; `None`: it has no such limit."""
     locustfile: Path = LOCUSTFILE
 
 

@@ -3,3 +3,6 @@
 `python -m server --repository DIR` serves in the foreground; `server.launch.running` does the same
 for the length of a `with` block.
 """
+
+__version__ = "0.2.0.dev0"
+"""That of the client, of which a server's container has no copy."""

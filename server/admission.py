@@ -19,14 +19,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .backends.earshot.earshot_runtime.limit import write_limit
+from .backends.earshot.earshot_runtime.limit import clear_limit, write_limit
+from .errors import BadRepository
 from .heartbeats import live_streams
-from .repository import Ensemble
+from .repository import TENSORRT, Ensemble, Repository
 
+DEFAULT_SHARE = 0.15
+LEAST_SHARE = 0.05
 INTERVAL_S = 0.5
 _LEAST_WINDOW_S = 1.0
 _LEAST_BUSY = 0.05
 """Below, the two times are too close to each other to compare."""
+_LEAST_IDLE_TIMES = 2.0
+"""A chunk may take so many times as long as on the idle server, whatever the share: below, a model
+whose chunks are short, or a slow machine, would have no stream at all."""
 _GROWTH = 1.5
 """Per window: streams that have just begun do not show in the times yet."""
 _TIMEOUT_S = 5.0
@@ -38,6 +44,26 @@ _SAMPLE = re.compile(
 
 Observe = Callable[[str, int], None]
 """Takes an ensemble and the streams that it may hold from now on."""
+
+
+def chosen_share(requested: float | None, models: Repository) -> float | None:
+    """Return the share of its length that a chunk may take; None for no limit.
+
+    Args:
+        requested: 0 for no limit, None for the default of the models.
+
+    Raises:
+        BadRepository: the models cannot keep a limit.
+    """
+    if models.runtime != TENSORRT:
+        return DEFAULT_SHARE if requested is None else requested or None
+    if requested:
+        raise BadRepository(
+            f"--chunk-share limits streams at the first stage of this project's backend, and "
+            f"{models.path} holds engines that run in Triton's TensorRT backend: leave it out, and "
+            "export with as many --max-streams as the GPU carries"
+        )
+    return None
 
 
 @dataclass(frozen=True)
@@ -65,7 +91,9 @@ class StreamLimit:
     _readings: deque[Reading] = field(default_factory=deque[Reading])
 
     def update(self, now: Reading) -> int | None:
-        """Return the limit; None before the first chunk."""
+        """Return the limit; None as long as too little has been seen to change it."""
+        if self._readings and now.chunks < self._readings[-1].chunks:
+            self._readings.clear()  # the model was loaded again
         self._readings.append(now)
         window_s = max(_LEAST_WINDOW_S, 2 * self.chunk_s)
         while len(self._readings) > 2 and now.at_s - self._readings[1].at_s >= window_s:
@@ -74,8 +102,10 @@ class StreamLimit:
         # What streams that have begun since then bring does not show in the times yet.
         live = min(before.live, now.live)
         chunks = now.chunks - before.chunks
+        if not chunks and now.waiting:
+            return 0 if now.at_s - before.at_s >= window_s else None
         if not chunks:
-            return 0 if now.waiting else self._idle_limit(live)
+            return self._idle_limit(live)
         mean_s = (now.total_s - before.total_s) / chunks
         self.idle_s = min(self.idle_s, mean_s)
         # Every stream has one chunk per `chunk_s`: the share that waits now tells the time that
@@ -90,7 +120,8 @@ class StreamLimit:
     def _more(self, load: float, mean_s: float) -> int:
         """Return how many streams fit beside `load`; below 0 if even those are too many."""
         busy = max(_LEAST_BUSY, 1 - self.idle_s / mean_s)
-        allowed = max(0.0, 1 - self.idle_s / (self.chunk_share * self.chunk_s))
+        most_s = max(self.chunk_share * self.chunk_s, _LEAST_IDLE_TIMES * self.idle_s)
+        allowed = 1 - self.idle_s / most_s
         more = math.floor(load * (allowed / busy - 1))
         return min(more, math.floor((_GROWTH - 1) * load) + self._one_by_one())
 
@@ -105,7 +136,6 @@ class Admission:
     def __init__(
         self,
         metrics_url: str,
-        ensembles: Sequence[Ensemble],
         folder: Path,
         chunk_share: float,
         observe: Observe = lambda model, streams: None,
@@ -117,16 +147,24 @@ class Admission:
         """
         self._metrics_url = metrics_url
         self._folder = folder
+        self._chunk_share = chunk_share
         self._observe = observe
         self._sharing: dict[str, list[Ensemble]] = {}
         """Ensembles by their first stage, which a recognizer with heads shares with its base."""
+        self._limits: dict[str, StreamLimit] = {}
+
+    def serve(self, ensembles: Sequence[Ensemble]) -> None:
+        """Limit the streams of these ensembles from now on, and of no others."""
+        self._sharing = {}
         for ensemble in ensembles:
             if ensemble.chunk_ms:
                 self._sharing.setdefault(next(iter(ensemble.stages)), []).append(ensemble)
-        self._limits = {
-            stage: StreamLimit(sharing[0].chunk_ms / 1000, chunk_share)
-            for stage, sharing in self._sharing.items()
-        }
+        for stage in self._limits.keys() - self._sharing.keys():
+            del self._limits[stage]
+            clear_limit(self._folder, stage)
+        for stage, (ensemble, *_) in self._sharing.items():
+            if stage not in self._limits:
+                self._limits[stage] = StreamLimit(ensemble.chunk_ms / 1000, self._chunk_share)
 
     def measure(self) -> None:
         """Read the metrics, and decide anew."""

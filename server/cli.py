@@ -38,6 +38,14 @@ def _check_log(path: Path | None) -> Path | None:
     return path
 
 
+def _check_share(share: float | None) -> float | None:
+    from .admission import LEAST_SHARE
+
+    if share and share < LEAST_SHARE:
+        raise typer.BadParameter(f"expected 0, or at least {LEAST_SHARE}, got {share:g}")
+    return share
+
+
 @_app.callback()
 def serve(
     context: typer.Context,
@@ -73,9 +81,10 @@ def serve(
     chunk_share: Annotated[
         float | None,
         typer.Option(
-            min=0.05,
+            callback=_check_share,
+            show_default=False,
             help="Refuse new streams with which chunks would take longer than this share of their "
-            "length (such as 0.15); off by default.",
+            "length; 0: never. 0.15 by default, for TensorRT 0.",
         ),
     ] = None,
     drain_s: Annotated[
@@ -163,13 +172,14 @@ def serve(
             log_path=log_file,
             model_control=model_control,
             drain_s=drain_s,
+            chunk_share=chunk_share,
             access=access,
             tracing=tracing,
             progress=show,
         )
         with server as triton:
             bar.stop()
-            watch(triton, drain_s, chunk_share, _report, lambda: _announce(triton))
+            watch(triton, drain_s, _report, lambda: _announce(triton))
 
 
 @_app.command()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .backends.earshot.earshot_runtime.canary_mark import SECRET_VARIABLE
 from .backends.earshot.earshot_runtime.heartbeat import FOLDER_VARIABLE
 from .locate import TritonInstall
 from .ports import LOOPBACK, Endpoints
@@ -126,11 +127,14 @@ def _shared_memory_flags(repository: Repository, prefix: str) -> list[str]:
     ]
 
 
-def triton_environment(install: TritonInstall, heartbeats: Path) -> dict[str, str]:
+def triton_environment(
+    install: TritonInstall, heartbeats: Path, canary_secret: str
+) -> dict[str, str]:
     """Return the environment that makes the backends use the Python that runs now.
 
     Args:
         heartbeats: the folder in which each stage shows that it lives.
+        canary_secret: by which the stages know the launcher's own chunks.
     """
     # The stub embeds Python, ignores PYTHONHOME and PYTHONPATH, and takes the first `python3` on
     # PATH for its home: that of a virtual environment brings the environment's packages.
@@ -140,6 +144,7 @@ def triton_environment(install: TritonInstall, heartbeats: Path) -> dict[str, st
         "PATH": os.pathsep.join(path),
         "LD_LIBRARY_PATH": install.library_path,
         FOLDER_VARIABLE: str(heartbeats),
+        SECRET_VARIABLE: canary_secret,
         **dict.fromkeys(_THREAD_VARIABLES, "1"),
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -61,7 +61,7 @@ def main(
     samples = load_speech(speech)
     sizes = [size for size in _BATCHES if size < spec.max_batch] + [spec.max_batch]
     report = {
-        "runtime": found.runtime,
+        "runtime": spec.runtime,
         "device": getattr(engine, "device_name", "cpu"),
         "chunk_samples": spec.full_length,
         "device_bytes": getattr(engine, "device_bytes", 0),

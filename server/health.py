@@ -5,11 +5,13 @@ For health checks of containers, where neither HTTP nor a shell's tools are at h
 
 from __future__ import annotations
 
-from contextlib import closing
+from tritonclient.utils import InferenceServerException
 
 from .canary import Canary
 from .errors import Unhealthy
-from .repository import read_repository
+from .local_client import open_client
+from .sent_canaries import SentCanaries
+from .served_models import ServedModels
 from .workspace import find_launcher
 
 TIMEOUT_S = 10.0
@@ -23,8 +25,11 @@ def check_health(grpc_port: int) -> None:
         Unhealthy: a stage fails or hangs, or the server drains.
     """
     launcher = find_launcher(grpc_port)
-    ensembles = read_repository(launcher.repository).ensembles
-    with closing(Canary(launcher.grpc_url, ensembles, launcher.access, TIMEOUT_S)) as canary:
-        failure = canary.failure()
-    if failure is not None:
-        raise Unhealthy(failure)
+    with open_client(launcher.grpc_url, launcher.access) as client:
+        sent = SentCanaries(launcher.heartbeats)
+        canary = Canary(client, launcher.canary_secret, sent, TIMEOUT_S)
+        try:
+            for _, failure in canary.failures(ServedModels(client).look()):
+                raise Unhealthy(failure)
+        except InferenceServerException as error:
+            raise Unhealthy(f"no answer: {error}") from error

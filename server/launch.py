@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tritonclient.utils import InferenceServerException
 
 from .access import OPEN, Access
+from .admission import chosen_share
 from .backend_directory import make_backend_directory
 from .command import triton_command, triton_environment
 from .errors import BadRepository, TritonDied
@@ -20,7 +24,7 @@ from .local_client import open_client
 from .locate import TritonInstall, find_triton
 from .log import cuda_pool_overflow, failure_report, loaded_models, opening_lines
 from .metrics_page import LauncherMetrics, metrics_page
-from .ports import LOOPBACK, Endpoints, choose_endpoints
+from .ports import LOOPBACK, Endpoints, choose_endpoints, reserving
 from .process import TritonProcess
 from .repository import Ensemble, Repository, read_repository
 from .tensorrt import Budget, require_state_pool
@@ -51,6 +55,11 @@ class Triton:
     metrics: LauncherMetrics
     budget: Budget | None = None
     access: Access = OPEN
+    canary_secret: str = ""
+    """By which the stages know the launcher's own chunks."""
+    chunk_share: float | None = None
+    """New streams are refused with which chunks would take longer than this share of their length;
+    None: the slots alone limit."""
 
     @property
     def grpc_url(self) -> str:
@@ -107,6 +116,7 @@ def running(
     log_path: Path | None = None,
     model_control: bool = False,
     drain_s: float = DRAIN_S,
+    chunk_share: float | None = None,
     access: Access = OPEN,
     tracing: Tracing | None = None,
     ready_timeout_s: float = 300.0,
@@ -121,6 +131,8 @@ def running(
     Args:
         model_control: lets clients load and unload models.
         drain_s: the longest drain; a killed launcher's server also ends after this time.
+        chunk_share: see `Triton.chunk_share`; 0 for no such limit, None for the default. It is
+            `watch` that limits.
         access: what callers have to show; nothing by default.
         tracing: sends traces to a collector; by default there are none.
 
@@ -131,6 +143,7 @@ def running(
     access.check(host, model_control=model_control, http=http_port is not None)
     install = find_triton()
     models = read_repository(repository)
+    share = chosen_share(chunk_share, models)
     if model_control and models.budget is not None:
         raise BadRepository(
             f"{repository} holds TensorRT engines, whose state pool is as large as the models at "
@@ -140,23 +153,30 @@ def running(
         host, grpc_port=grpc_port, metrics_port=metrics_port, http_port=http_port
     )
     metrics = LauncherMetrics(models)
+    canary_secret = secrets.token_hex(16)
     with (
+        reserving(endpoints),
         workspace() as folder,
         metrics_page(endpoints, folder / HEARTBEATS, metrics),
-        _start(
-            install,
-            models,
-            endpoints,
-            folder,
-            log_path,
-            model_control=model_control,
-            drain_s=drain_s,
-            access=access,
-            tracing=tracing,
+        _ready(
+            lambda: _start(
+                install,
+                models,
+                endpoints,
+                folder,
+                log_path,
+                model_control=model_control,
+                drain_s=drain_s,
+                access=access,
+                tracing=tracing,
+                canary_secret=canary_secret,
+            ),
+            lambda process: _wait_until_ready(
+                process, endpoints, access, len(models.models), ready_timeout_s, progress
+            ),
         ) as process,
         _raising_triton_died(process),
     ):
-        _wait_until_ready(process, endpoints, access, len(models.models), ready_timeout_s, progress)
         process.hide_shared_memory()
         triton = Triton(
             endpoints,
@@ -166,8 +186,11 @@ def running(
             metrics,
             models.budget,
             access,
+            canary_secret,
+            share,
         )
-        record_launcher(folder, endpoints, models.path, access)
+        metrics.show_build(_triton_version(endpoints, access))
+        record_launcher(folder, endpoints, access, canary_secret)
         if models.budget is not None:
             require_state_pool(process.log_path, models.budget)
             for x in models.ensembles:
@@ -177,6 +200,34 @@ def running(
                     warm_up_files(endpoints.grpc_url, x.name, x.max_batch_size, access)
             triton.check_state_pool()
         yield triton
+
+
+@contextmanager
+def _ready(
+    start: Callable[[], TritonProcess], wait_until_ready: Callable[[TritonProcess], None]
+) -> Generator[TritonProcess]:
+    """Start tritonserver and wait until it is ready; start it once more if it aborts meanwhile.
+
+    It does (2.51) if the machine stands still for a second while it starts the process of a stage.
+    """
+    with ExitStack() as stack:
+        process = stack.enter_context(start())
+        try:
+            wait_until_ready(process)
+        except TritonDied:
+            if process.exit_code != -signal.SIGABRT:
+                raise
+            stack.close()
+            process = stack.enter_context(start())
+            wait_until_ready(process)
+        yield process
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a server has left in `folder` that aborted while it started."""
+    shutil.rmtree(folder / BACKENDS, ignore_errors=True)
+    for left in (folder / HEARTBEATS).glob("*.json"):
+        left.unlink()
 
 
 def _start(
@@ -190,7 +241,9 @@ def _start(
     drain_s: float,
     access: Access,
     tracing: Tracing | None,
+    canary_secret: str,
 ) -> TritonProcess:
+    _remove_leftovers(folder)
     backends = make_backend_directory(folder / BACKENDS, install, repository.runtime)
     prefix = shm_prefix(folder)
     return TritonProcess(
@@ -205,16 +258,10 @@ def _start(
             access_flags=access.flags(folder, http=endpoints.http_port is not None),
             tracing=tracing,
         ),
-        triton_environment(install, _heartbeats(folder)),
+        triton_environment(install, folder / HEARTBEATS, canary_secret),
         log_path or folder / "triton.log",
         prefix,
     )
-
-
-def _heartbeats(folder: Path) -> Path:
-    heartbeats = folder / HEARTBEATS
-    heartbeats.mkdir()
-    return heartbeats
 
 
 @contextmanager
@@ -255,6 +302,11 @@ def _wait_until_ready(
                 f"{failure_report(process.log_path)}"
             )
     progress(models, models, opening_lines(process.log_path))
+
+
+def _triton_version(endpoints: Endpoints, access: Access) -> str:
+    with open_client(endpoints.grpc_url, access) as client:
+        return str(client.get_server_metadata().version)  # pyright: ignore
 
 
 def _is_ready(endpoints: Endpoints, access: Access) -> bool:

@@ -8,7 +8,7 @@ import grpc
 import tritonclient.grpc as grpcclient
 from tritonclient.grpc import InferenceServerClientPlugin
 
-from .access import TOKEN_HEADER, Access, Tls
+from .access import ADMIN_HEADER, TOKEN_HEADER, Access, Tls
 
 # Triton's gRPC server looks for a restricted protocol's secret in headers of this prefix.
 _HEADER_PREFIX = "triton-grpc-protocol-"
@@ -25,19 +25,21 @@ def open_client(url: str, access: Access) -> grpcclient.InferenceServerClient:
         name = access.tls.names[0].replace("*", "server")
         options.append(("grpc.ssl_target_name_override", name))
     client = grpcclient.InferenceServerClient(url, creds=credentials, channel_args=options)
-    if access.token:
-        client.register_plugin(_Token(access.token))
+    shown = {TOKEN_HEADER: access.token, ADMIN_HEADER: access.admin_key}
+    secrets = {f"{_HEADER_PREFIX}{header}": secret for header, secret in shown.items() if secret}
+    if secrets:
+        client.register_plugin(_Secrets(secrets))
     return client
 
 
-class _Token(InferenceServerClientPlugin):
-    """Adds the token to every request."""
+class _Secrets(InferenceServerClientPlugin):
+    """Adds the token and the operators' key to every request."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token
+    def __init__(self, headers: dict[str, str]) -> None:
+        self._headers = headers
 
     def __call__(self, request: Any) -> None:
-        request.headers[f"{_HEADER_PREFIX}{TOKEN_HEADER}"] = self._token
+        request.headers.update(self._headers)
 
 
 def _credentials(tls: Tls) -> Any:

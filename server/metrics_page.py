@@ -9,14 +9,15 @@ from __future__ import annotations
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     Gauge,
     Histogram,
     disable_created_metrics,
@@ -30,10 +31,12 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from . import __version__
 from .backends.earshot.earshot_runtime.counts import BATCH_SECONDS
 from .heartbeats import read_heartbeats, standstill
 from .ports import Endpoints
 from .repository import Ensemble, Repository
+from .sent_canaries import SentCanaries
 
 _TIMEOUT_S = 5.0
 _CHUNKS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.24, 0.32, 0.56, 0.84, 1.12, 2.24)
@@ -62,6 +65,7 @@ class LauncherMetrics:
 
     def __init__(self, models: Repository) -> None:
         self.registry = CollectorRegistry()
+        self._shown: dict[str, tuple[str, ...]] = {}
         self.draining = Gauge(
             "earshot_draining",
             "1 while new streams are refused before the end",
@@ -76,18 +80,49 @@ class LauncherMetrics:
         )
         self._stream_limit = Gauge(
             "earshot_stream_limit",
-            "Streams that may be open with --chunk-share",
+            "Streams that may be open, by --chunk-share",
             ["model"],
             registry=self.registry,
         )
-        info = Gauge(
+        self._damaged = Counter(
+            "earshot_damaged_models",
+            "Models that were loaded, have never answered a chunk of silence, and were unloaded",
+            ["model"],
+            registry=self.registry,
+        )
+        self._build = Gauge(
+            "earshot_build_info",
+            "1, with the versions of this software and of Triton as labels",
+            ["version", "triton"],
+            registry=self.registry,
+        )
+        self._info = Gauge(
             "earshot_model_info",
             "1, with what is served as labels",
             ["model", "checkpoint", "precision", "runtime", "chunk_ms", "streams"],
             registry=self.registry,
         )
-        for ensemble in models.ensembles:
-            info.labels(*_facts(ensemble, models.runtime)).set(1)
+        self.show_models(models.ensembles)
+
+    def show_build(self, triton: str) -> None:
+        """Show which version of Triton runs."""
+        self._build.labels(__version__, triton).set(1)
+
+    def show_models(self, ensembles: Sequence[Ensemble]) -> None:
+        """Show these ensembles; what was measured of those that are gone goes with them."""
+        facts = {ensemble.name: _facts(ensemble) for ensemble in ensembles}
+        for name in [name for name in self._shown if facts.get(name) != self._shown[name]]:
+            for of_model in (self._canary_s, self._stream_limit):
+                with suppress(KeyError):  # there is none yet
+                    of_model.remove(name)
+            self._info.remove(*self._shown.pop(name))
+        for name in facts.keys() - self._shown.keys():
+            self._info.labels(*facts[name]).set(1)
+        self._shown = facts
+
+    def count_damaged(self, model: str) -> None:
+        """Count a model that was unloaded again."""
+        self._damaged.labels(model).inc()
 
     def observe_canary(self, model: str, took_s: float) -> None:
         """Count a chunk of silence that an ensemble has answered."""
@@ -98,13 +133,13 @@ class LauncherMetrics:
         self._stream_limit.labels(model).set(streams)
 
 
-def _facts(ensemble: Ensemble, runtime: str) -> tuple[str, ...]:
+def _facts(ensemble: Ensemble) -> tuple[str, ...]:
     chunk_ms = str(ensemble.chunk_ms or "")
     return (
         ensemble.name,
         ensemble.checkpoint,
         ensemble.precision,
-        runtime,
+        ensemble.runtime,
         chunk_ms,
         str(ensemble.max_streams or ""),
     )
@@ -168,12 +203,31 @@ def _batches(beats: list[dict[str, Any]]) -> Metric:
     return family
 
 
+class CanaryCollector(Collector):
+    """Reads how many chunks of silence each ensemble was sent."""
+
+    def __init__(self, sent: SentCanaries) -> None:
+        self._sent = sent
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the counts, which `earshot models retire` takes off an ensemble's requests."""
+        family = CounterMetricFamily(
+            "earshot_canary_requests",
+            "Chunks of silence that the launcher and `server health` have sent to the ensemble",
+            labels=["model"],
+        )
+        for ensemble, count in self._sent.read().items():
+            family.add_metric([ensemble], count)
+        yield family
+
+
 @contextmanager
 def metrics_page(
     endpoints: Endpoints, heartbeats: Path, launcher: LauncherMetrics
 ) -> Generator[None]:
     """Serve the page at `/metrics` of the metrics port for the length of the block."""
     launcher.registry.register(StageCollector(heartbeats))
+    launcher.registry.register(CanaryCollector(SentCanaries(heartbeats)))
 
     def page() -> bytes:
         return _triton(endpoints.triton_metrics_url) + generate_latest(launcher.registry)

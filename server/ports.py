@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from .errors import BadEndpoint, PortInUse
@@ -58,6 +60,24 @@ def choose_endpoints(
         metrics_port = _free_port(host, {*taken, grpc_port})
     own = _free_port(LOOPBACK, {*taken, grpc_port, metrics_port})
     return Endpoints(host, grpc_port, metrics_port, http_port, own)
+
+
+@contextmanager
+def reserving(endpoints: Endpoints) -> Generator[None]:
+    """Keep the ports from programs that ask for a free one, for the length of the block.
+
+    tritonserver takes seconds to load its models before it listens. A port that is bound is given
+    to nobody else; the server itself may bind it too, for nobody listens on it here.
+    """
+    host = endpoints.host
+    addresses = [(host, endpoints.grpc_port), (host, endpoints.metrics_port)]
+    addresses.append((LOOPBACK, endpoints.triton_metrics_port))
+    with ExitStack() as stack:
+        for address in addresses:
+            holder = stack.enter_context(socket.socket(socket.AF_INET))
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind(address)
+        yield
 
 
 def _check_host(host: str) -> None:

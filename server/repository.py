@@ -25,6 +25,7 @@ BUNDLED_BACKEND = Path(__file__).parent / "backends" / "earshot"
 CONFIG = "config.pbtxt"
 EXPORT_HINT = "export the models first (see `python -m export --help`)"
 
+_AUDIO = {"AUDIO", "AUDIO_LENGTH"}
 _TOKENIZER = "tokenizer.json"
 _ENGINE_FILES = {
     ONNXRUNTIME: "model.onnx",
@@ -56,9 +57,17 @@ class Ensemble:
     chunk_ms: int = 0
     """0 for whole files."""
     checkpoint: str = ""
+    runtime: str = ""
     precision: str = ""
     adapter: str = ""
     """Of an ensemble that shares the stages of another one, which this adapter changes."""
+    takes_audio: bool = True
+    """False for an ensemble that somebody has added for something else."""
+
+    @property
+    def is_recognizer(self) -> bool:
+        """Return True for an ensemble that is tested and limited; adapters are with their base."""
+        return self.takes_audio and not self.adapter
 
     @property
     def instances(self) -> int:
@@ -74,11 +83,11 @@ class Repository:
     models: tuple[str, ...]
     max_streams: int
     runtime: str = ONNXRUNTIME
-    """What the models were exported for."""
+    """What the models were exported for, or those for live streams beside whole files."""
     budget: Budget | None = None
     """GPU memory; for TensorRT only."""
     ensembles: tuple[Ensemble, ...] = ()
-    """Those with stages of their own; adapters add nothing to them but names."""
+    """Recognizers with stages of their own; adapters add nothing to them but names."""
     batch_bytes: int = 0
     """Bytes of inputs and outputs of the largest batch of any model with fixed shapes."""
 
@@ -94,10 +103,10 @@ def read_repository(path: Path) -> Repository:
     runtime = _runtime(path, configs)
     for folder in folders:
         _check_model(folder, configs[folder.name], runtime)
-    every = _ensembles(configs)
+    every = read_ensembles(configs)
     _check_steps(path, every, configs)
     _check_adapters(path, every, configs)
-    ensembles = tuple(ensemble for ensemble in every if not ensemble.adapter)
+    ensembles = tuple(ensemble for ensemble in every if ensemble.is_recognizer)
     streams = sum({next(iter(e.stages), e.name): e.max_streams for e in ensembles}.values())
     budget = read_budget(path, configs, streams) if runtime == TENSORRT else None
     size = _batch_bytes(configs)
@@ -111,6 +120,9 @@ def _runtime(repository: Path, configs: Mapping[str, Any]) -> str:
         runtime = config.parameters["runtime"].string_value
         if config.platform == "ensemble" and runtime in _BACKENDS:
             runtimes[runtime] = model
+    if runtimes.keys() == {ONNXRUNTIME, TENSORRT_RTX}:
+        # Whole files have no engines of that kind.
+        return TENSORRT_RTX
     if len(runtimes) > 1:
         found = ", ".join(f"{model} for {runtime}" for runtime, model in runtimes.items())
         raise BadRepository(
@@ -165,7 +177,8 @@ def _model_files(config: Any, backend: str) -> list[str]:
     return [_ENGINE_FILES[runtime], *([_TOKENIZER] if text else [])]
 
 
-def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
+def read_ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
+    """Return the ensembles among models, those of adapters too, from their configs by name."""
     instances = {
         model: sum(group.count for group in config.instance_group) or 1
         for model, config in configs.items()
@@ -184,8 +197,10 @@ def _ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
             stages={member: instances.get(member, 1) for member in _members(config)},
             chunk_ms=int(config.parameters["chunk_ms"].string_value or 0),
             checkpoint=config.parameters["checkpoint"].string_value,
+            runtime=config.parameters["runtime"].string_value or ONNXRUNTIME,
             precision=config.parameters["precision"].string_value,
             adapter=config.parameters["adapter"].string_value,
+            takes_audio={tensor.name for tensor in config.input} == _AUDIO,
         )
         for name, config in configs.items()
         if config.platform == "ensemble"

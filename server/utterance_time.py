@@ -66,7 +66,7 @@ def main(
     ]
     done: list[dict[str, Any]] = []
     report = {
-        "runtime": found.runtime,
+        "runtime": spec.runtime,
         "device": getattr(engine, "device_name", "cpu"),
         "open_s": round(opened_s, 1),
         "runs": runs,

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 
 from .admission import INTERVAL_S, Admission
-from .canary import Canary
 from .errors import Unhealthy
-from .heartbeats import Work
 from .launch import Triton
+from .model_watch import ModelWatch
 from .stages import POLL_S, StageWatch
 
 _CANARY_S = 1.0
-_PATIENCE_S = 60.0
-"""Longer than any chunk waits on a server that is merely overloaded."""
 _POLLS_PER_POOL_CHECK = 20
 
 
@@ -33,16 +32,14 @@ def stop_on_sigterm() -> None:
 def watch(
     triton: Triton,
     drain_s: float,
-    chunk_share: float | None,
     report: Callable[[str], None],
     announce: Callable[[], None],
 ) -> None:
     """Return when the server has ended; the first SIGTERM drains it.
 
     Args:
-        announce: called when SIGTERM drains and the processes of the stages are known.
-        chunk_share: refuse new streams with which chunks would take longer than this share of
-            their length.
+        report: told what an operator should know.
+        announce: called when all models have answered, and SIGTERM drains.
 
     Raises:
         Unhealthy: a stage is dead, hangs or fails.
@@ -50,10 +47,13 @@ def watch(
     """
     try:
         signal.signal(signal.SIGTERM, _request_drain)
+        models = ModelWatch(triton, report)
+        models.require_answers()
         stages = StageWatch(triton.process.pid, triton.heartbeats)
         announce()
-        with _admission(triton, chunk_share), _canaries(triton) as failures:
-            _watch_stages(triton, stages, failures)
+        canaries = _repeating("canary", _CANARY_S, models.look, models.close)
+        with _admission(triton, models), canaries:
+            _watch_stages(triton, stages, models)
     except _DrainRequested:
         report(f"draining: new streams are refused, open ones have up to {drain_s:g} s")
         if triton.drain(drain_s):
@@ -62,10 +62,10 @@ def watch(
             report(f"streams were still open after {drain_s:g} s, and are cut")
 
 
-def _watch_stages(triton: Triton, stages: StageWatch, failures: list[str]) -> None:
+def _watch_stages(triton: Triton, stages: StageWatch, models: ModelWatch) -> None:
     polls = 0
     while triton.process.wait(POLL_S) is None:
-        problem = stages.look() or next(iter(failures), None)
+        problem = stages.look() or models.failure
         if problem is not None and triton.process.exit_code is None:
             # At once: what hangs would not end by itself, and a new server waits for the port.
             triton.process.kill()
@@ -80,58 +80,46 @@ def _watch_stages(triton: Triton, stages: StageWatch, failures: list[str]) -> No
 
 
 @contextmanager
-def _canaries(triton: Triton) -> Generator[list[str]]:
-    """Send canaries from a thread; provide the list to which it adds the failure that ends it."""
-    failures: list[str] = []
+def _repeating(
+    name: str, interval_s: float, work: Callable[[], None], end: Callable[[], None] = lambda: None
+) -> Generator[None]:
+    """Call `work` again and again from a thread for the length of the block, then `end` once."""
     stopping = threading.Event()
 
-    def send() -> None:
-        with closing(
-            Canary(
-                triton.grpc_url,
-                triton.ensembles,
-                triton.access,
-                _PATIENCE_S,
-                triton.metrics.observe_canary,
-                Work(triton.heartbeats),
-            )
-        ) as canary:
-            while not failures and not stopping.wait(_CANARY_S):
-                # Once may be bad luck, such as memory that was short for a moment.
-                if canary.failure() is not None and (failure := canary.failure()) is not None:
-                    failures.append(failure)
+    def repeat() -> None:
+        while not stopping.wait(interval_s):
+            try:
+                work()
+            except Exception:  # whatever it is, the next time may go well
+                print(f"{name} failed, trying again:", file=sys.stderr)
+                traceback.print_exc()
+        end()
 
-    thread = threading.Thread(target=send, name="canary", daemon=True)
-    thread.start()
+    threading.Thread(target=repeat, name=name, daemon=True).start()
     try:
-        yield failures
+        yield
     finally:
         stopping.set()
 
 
 @contextmanager
-def _admission(triton: Triton, chunk_share: float | None) -> Generator[None]:
-    if chunk_share is None:
+def _admission(triton: Triton, models: ModelWatch) -> Generator[None]:
+    if triton.chunk_share is None:
         yield
         return
     admission = Admission(
         triton.endpoints.triton_metrics_url,
-        triton.ensembles,
         triton.heartbeats,
-        chunk_share,
+        triton.chunk_share,
         triton.metrics.observe_limit,
     )
-    stopping = threading.Event()
 
     def measure() -> None:
-        while not stopping.wait(INTERVAL_S):
-            admission.measure()
+        admission.serve(models.ensembles)
+        admission.measure()
 
-    threading.Thread(target=measure, name="admission", daemon=True).start()
-    try:
+    with _repeating("admission", INTERVAL_S, measure):
         yield
-    finally:
-        stopping.set()
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

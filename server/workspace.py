@@ -35,12 +35,14 @@ def workspace() -> Generator[Path]:
     """Provide a temporary folder, which is kept with its log if Triton dies."""
     _remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    (folder / HEARTBEATS).mkdir()
     with _owning(folder):
         try:
             yield folder
         except TritonDied:
             (folder / _OWNER).unlink()  # so that the log can be read
-            shutil.rmtree(folder / BACKENDS)
+            for name in (BACKENDS, HEARTBEATS):
+                shutil.rmtree(folder / name)
             raise
         except BaseException:
             shutil.rmtree(folder)
@@ -59,18 +61,19 @@ class Launcher:
 
     pid: int
     grpc_url: str
-    repository: Path
     access: Access
+    canary_secret: str
+    heartbeats: Path
 
 
-def record_launcher(folder: Path, endpoints: Endpoints, repository: Path, access: Access) -> None:
+def record_launcher(folder: Path, endpoints: Endpoints, access: Access, canary_secret: str) -> None:
     """Record for `find_launcher` what this process serves; other users cannot read it."""
     record = {
         "pid": os.getpid(),
         "grpc_port": endpoints.grpc_port,
         "grpc_url": endpoints.grpc_url,
-        "repository": str(repository),
         "access": access.record(),
+        "canary_secret": canary_secret,
     }
     path = folder / _LAUNCHER
     path.touch(mode=0o600)
@@ -84,9 +87,13 @@ def find_launcher(grpc_port: int) -> Launcher:
         with contextlib.suppress(OSError), path.with_name(_OWNER).open() as owner:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["grpc_port"] == grpc_port and not _is_free(owner):
-                access = Access.from_record(record["access"])
-                repository = Path(record["repository"])
-                return Launcher(int(record["pid"]), record["grpc_url"], repository, access)
+                return Launcher(
+                    int(record["pid"]),
+                    record["grpc_url"],
+                    Access.from_record(record["access"]),
+                    record["canary_secret"],
+                    path.with_name(HEARTBEATS),
+                )
     raise NoServer(
         f"no `python -m server` of this machine serves on port {grpc_port}; give its "
         "--grpc-port, and run this as the user (in the container) that runs the server"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
+import importlib
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from server import process
 from tests.support.project import (
     ADAPTED_CHUNK_MS,
     ADAPTER_RANK,
@@ -35,6 +39,10 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Other workers use the other cores: threads of torch would wait for each other.
     os.environ["OMP_NUM_THREADS"] = "1"
+    # In a new environment the first worker compiles these packages, instead of each of them.
+    with Path(__file__).open() as mine:
+        fcntl.flock(mine, fcntl.LOCK_EX)
+        importlib.import_module("tests.support.checkpoints")
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -59,6 +67,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=rank)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the engines that the tests have built."""
+    from tests.support.engine_table import print_engines
+
+    print_engines(terminalreporter)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is loaded by now out of garbage collections, which would look through all of it."""
+    gc.collect()
+    gc.freeze()
+
+
+STOP_TIMEOUT_S = process._STOP_TIMEOUT_S
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_are_killed() -> Iterator[None]:
+    """Kill servers at the end of their block: tritonserver takes four seconds to end by itself.
+
+    Tests of that end, and of what comes with it, use `servers_end`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "_STOP_TIMEOUT_S", 0.0)
+        yield
+
+
+@pytest.fixture
+def servers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let servers end by themselves, as they do outside the tests."""
+    monkeypatch.setattr(process, "_STOP_TIMEOUT_S", STOP_TIMEOUT_S)
+
+
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random streaming transducer."""
@@ -69,7 +110,19 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def many_graphs() -> Iterator[None]:
+    """Make ready for the export of many graphs."""
+    from tests.support.torchlib import read_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        read_once(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def exported(
+    random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, many_graphs: None
+) -> Exported:
     """Export the random checkpoint for a chunk, once per session: chunk_ms -> repository.
 
     With `ADAPTED_CHUNK_MS` it takes adapters.
@@ -165,7 +218,9 @@ def _export_offline(checkpoint: Path, kind: str, runtime: str, serving: OfflineS
 
 @pytest.fixture(scope="session")
 def exported_offline(
-    offline_checkpoint: OfflineCheckpoint, tmp_path_factory: pytest.TempPathFactory
+    offline_checkpoint: OfflineCheckpoint,
+    tmp_path_factory: pytest.TempPathFactory,
+    many_graphs: None,
 ) -> ExportedOffline:
     """Export a random checkpoint for whole utterances, once per session: kind -> repository.
 

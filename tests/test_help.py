@@ -27,7 +27,7 @@ HEAVY = {
 def run(*arguments: str) -> tuple[int, set[str]]:
     """The exit code of `python -m`, and the packages that it has imported."""
     command = [sys.executable, "-X", "importtime", "-m", *arguments]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
     imported = re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, flags=re.M)
     return done.returncode, {name.partition(".")[0] for name in imported}
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from tests.support.fake_recognizer import PARAMETERS
 from tests.support.fake_triton import OFFLINE, FakeTriton, fake_triton
+from tests.support.late_text import without_lag
 from tests.support.project import PROJECT, help_of
 from tests.support.spoken_numbers import RATE_HZ, audio, recognize_numbers, script
 
@@ -190,7 +191,7 @@ def test_every_earshot_line_runs(
         # Loading and retiring need a real repository: tests/service/test_hot_swap.py has one.
         arguments.append("--help")
     result = CliRunner().invoke(app, arguments, env={"EARSHOT_URL": fake.url})
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert (result.exit_code, without_lag(result.stderr)) == (0, "")
     assert result.stdout or "-o" in arguments
     for option, value in itertools.pairwise(arguments):
         assert option != "-o" or Path(value).read_text()

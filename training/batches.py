@@ -79,7 +79,7 @@ def draw_round(pool: Pool, phase: Phase, seed: int) -> list[list[Utterance]]:
     """Draw a few hundred utterances as batches of similar length, in random order."""
     rng = random.Random(seed)
     real_count = sum(rng.random() < phase.real_share for _ in range(UTTERANCES_PER_ROUND))
-    digits_count = round(DIGITS_SHARE * real_count)
+    digits_count = round(DIGITS_SHARE * real_count) if pool.digits else 0
     drawn: list[Utterance] = []
     for utterances, count in (
         (pool.real, real_count - digits_count),

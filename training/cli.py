@@ -117,6 +117,7 @@ def plot(work_dir: Work = DEFAULT_WORK) -> None:
     place = Workplace(work_dir)
     if place.log.exists():
         plot_log(place.log, place.latest / "training.svg")
+    plot_log(CHECKPOINT / "log_from_hour_144.jsonl", CHECKPOINT / "training_from_hour_144.svg")
     plot_history(CHECKPOINT / "history.json", CHECKPOINT / "history.svg")
 
 

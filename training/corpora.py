@@ -2,7 +2,8 @@
 
 The speech folder holds `train/<corpus>/manifest.tsv` (columns file, seconds, speaker, transcript),
 `train/text/sentences.txt`, `test/<set>/manifest.tsv` and `noise/` with sound files. Any folder of
-that layout works.
+that layout works. Recordings are known by the names of their files without the suffix: corpora of
+speech are often copied in another format.
 """
 
 import logging
@@ -41,9 +42,45 @@ def corpora(speech: Path) -> list[str]:
     return sorted(path.parent.name for path in (speech / "train").glob("*/manifest.tsv"))
 
 
+def read_corpus(speech: Path, corpus: str) -> list[Recording]:
+    """Return what may be trained on: no speaker with a recording in a test set."""
+    recordings = read_manifest(speech / "train" / corpus)
+    tested = _names(speech / "test")
+    speakers = {each.speaker for each in recordings if each.path.stem in tested}
+    return [
+        each
+        for each in recordings
+        if each.path.stem not in tested and (not each.speaker or each.speaker not in speakers)
+    ]
+
+
+def read_tested(folder: Path) -> list[Recording]:
+    """Return the recordings of a test set that lie in no training corpus.
+
+    Committed weights may have been trained on what `read_corpus` leaves out since.
+    """
+    trained = _names(folder.parents[1] / "train")
+    recordings = read_manifest(folder)
+    kept = [each for each in recordings if each.path.stem not in trained]
+    if len(kept) < len(recordings):
+        _log.warning(
+            "%s: left out %d of %d recordings, which lie in a training corpus, too",
+            folder.name,
+            len(recordings) - len(kept),
+            len(recordings),
+        )
+    return kept
+
+
+def _names(folders: Path) -> set[str]:
+    """Return the names in all manifests of the folders there."""
+    manifests = folders.glob("*/manifest.tsv")
+    return {each.path.stem for path in manifests for each in read_manifest(path.parent)}
+
+
 def prepare_corpus(speech: Path, features: Path, corpus: str) -> None:
     """Write the shards `real-<corpus>` and, for held-out speakers, `dev-<corpus>`."""
-    recordings = read_manifest(speech / "train" / corpus)
+    recordings = read_corpus(speech, corpus)
     speakers = {recording.speaker for recording in recordings}
     parts: dict[str, list[Recording]] = {"real": [], "dev": []}
     for recording in recordings:

@@ -12,8 +12,9 @@ import torch
 from transformers import AutoProcessor, NemotronAsrStreamingForRNNT
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
+from training.corpora import read_tested
 from training.decode import transcribe, word_error_rate
-from training.features import Utterance, log_mel, read_audio, read_manifest
+from training.features import Recording, Utterance, log_mel, read_audio, read_manifest
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,21 @@ class Score:
 
 
 def evaluate(checkpoint: Path, test_sets: Path, lookahead: int) -> Iterator[Score]:
-    """Evaluate every folder under `test_sets` that has a manifest."""
+    """Evaluate every folder under `test_sets` that has a manifest, without what is trained on."""
     model = NemotronAsrStreamingForRNNT.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoProcessor.from_pretrained(checkpoint).tokenizer
     for manifest in sorted(test_sets.glob("*/manifest.tsv")):
-        spoken = read_test_set(manifest.parent)
+        spoken = _utterances(read_tested(manifest.parent))
         yield score(manifest.parent.name, model, tokenizer, spoken, lookahead)
 
 
 def read_test_set(folder: Path) -> list[Utterance]:
     """Compute the features of a folder with a manifest."""
-    return [Utterance(log_mel(read_audio(r.path)), r.text) for r in read_manifest(folder)]
+    return _utterances(read_manifest(folder))
+
+
+def _utterances(recordings: list[Recording]) -> list[Utterance]:
+    return [Utterance(log_mel(read_audio(each.path)), each.text) for each in recordings]
 
 
 def score(

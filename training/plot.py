@@ -33,7 +33,8 @@ def plot_log(log: Path, picture: Path) -> None:
     rates.set_xlabel("audio trained on (hours)")
     for axes in (losses, rates):
         axes.grid(alpha=0.3)
-        axes.legend()
+    losses.legend()
+    rates.legend(fontsize=7, ncol=2, loc="lower left")
     figure.tight_layout()
     figure.savefig(picture)
 

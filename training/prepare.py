@@ -8,8 +8,7 @@ import torch
 from rich.progress import track
 from transformers.models.parakeet.tokenization_parakeet import ParakeetTokenizer
 
-from training.corpora import corpora, prepare_corpus, prepare_noise
-from training.features import read_manifest
+from training.corpora import corpora, prepare_corpus, prepare_noise, read_corpus
 from training.model import VOCAB_SIZE
 from training.synthesize import (
     WORDS_SHARDS,
@@ -60,6 +59,6 @@ def prepare_tokenizer(
     if committed is not None:
         tokenizer = ParakeetTokenizer.from_pretrained(committed)
     else:
-        recorded = [r.text for name in names for r in read_manifest(speech / "train" / name)]
+        recorded = [r.text for name in names for r in read_corpus(speech, name)]
         tokenizer = train_tokenizer([*sentences, *recorded], VOCAB_SIZE)
     tokenizer.save_pretrained(folder)

@@ -24,6 +24,7 @@ from export.shared import read_base, read_manifest
 from export.spec import ENSEMBLES, OFFLINE, STREAMING, StageSpec, served_name
 from export.stages.adapters import AdaptedModule, AdapterPlan, LowRank
 from export.stages.half import half_stages
+from export.stages.offline.half import half_stages as half_offline_stages
 from export.streaming import adapter_parity as streams
 from export.streaming.export import build_stages, spec_of
 
@@ -136,6 +137,8 @@ def _offline(
     )
     spec = offline_spec_of(checkpoint, options)
     stages = build_offline_stages(checkpoint, spec)
+    if spec.fused:
+        stages = half_offline_stages(stages, spec.precision)
     spec = with_adapters(spec, stages)
     return Base(
         role=OFFLINE,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from export.audio import HOP_SAMPLES
-from export.formats.onnx_file import ADAPTER_SLOTS, OPSET, adapter_pools, silenced
+from export.formats.onnx_file import ADAPTER_SLOTS, OPSET, adapter_pools, write_onnx
 from export.spec import ADAPTED, StageSpec
 from export.stages.adapters import AdaptedModule
 from export.stages.offline.adapted import AdaptedStage
@@ -73,20 +73,15 @@ def _export(
         arguments += [torch.zeros(3 * layout.rows, layout.width), torch.tensor([0, 2])]
         names += [pool, ADAPTER_SLOTS]
         shapes += [{0: Dim("adapter_rows")}, {0: batch}]
-    with torch.no_grad(), silenced():
-        program = torch.onnx.export(
-            stage.eval(),
-            tuple(arguments),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=names,
-            output_names=[tensor.name for tensor in spec.outputs],
-            dynamic_shapes=tuple(shapes),
-            verbose=False,
-        )
-    assert program is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    program.save(path)
+    write_onnx(
+        stage.eval(),
+        tuple(arguments),
+        tuple(shapes),
+        path,
+        OPSET,
+        input_names=names,
+        output_names=[tensor.name for tensor in spec.outputs],
+    )
 
 
 def _examples(spec: StageSpec, length: int) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,7 @@ def _export(
     write_onnx(
         module.eval(),
         (*tensors, *(value for value, _ in states.values())),
-        (*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in states.values())),
+        ((*({0: _BATCH} for _ in tensors), *({0: axis} for _, axis in states.values())),),
         path,
         opset,
         input_names=[*(tensor.name for tensor in spec.inputs), *states],
@@ -106,15 +108,18 @@ def _export(
 def write_onnx(
     module: nn.Module,
     arguments: tuple[Tensor, ...],
-    shapes: tuple[dict[int, Any], ...],
+    shapes: tuple[Any, ...],
     path: Path,
     opset: int,
     *,
     input_names: Sequence[str],
     output_names: Sequence[str] | None = None,
 ) -> None:
-    """Write a module to `path`; `shapes` are the free axes of its arguments."""
-    with torch.no_grad(), silenced():
+    """Write a module to `path`; `shapes` are the free axes of the parameters of its `forward`.
+
+    Those of `*parameters` are a tuple.
+    """
+    with torch.no_grad(), silenced(), uncollected():
         program = torch.onnx.export(
             module,
             arguments,
@@ -122,7 +127,7 @@ def write_onnx(
             opset_version=opset,
             input_names=input_names,
             output_names=output_names,
-            dynamic_shapes=(shapes,),
+            dynamic_shapes=shapes,
             verbose=False,
         )
     assert program is not None
@@ -162,6 +167,22 @@ def _products_without_matrix(model: onnx.ModelProto) -> list[str]:
 def example(tensor: TensorSpec) -> Tensor:
     """Return a batch of two; the graph does not depend on its values."""
     return torch.ones(2, *tensor.dims).to(TORCH_DTYPES[tensor.dtype])
+
+
+@contextmanager
+def uncollected() -> Generator[None]:
+    """Context without the garbage collector, for a trace of `torch.export`.
+
+    A trace makes objects by the hundred thousand, most of which live until it ends. Looking through
+    all of them again and again takes a tenth of its time or more.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class silenced:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_map_only
 
-from export.formats.onnx_file import silenced
+from export.formats.onnx_file import silenced, uncollected
 from export.formats.parts import MODEL, Part, description_of, parts_of
 from export.spec import StageSpec
 from export.stages.encoder import Encoder
@@ -36,16 +36,21 @@ def export_torch(
     An encoder is written as a `FusedEncoder`. `model.pt2` also holds the description.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stages = [FusedEncoder(stage) if isinstance(stage, Encoder) else stage for stage in stages]
+    stages = fused(stages)
     description = description_of(stages, spec, precision, adapter_rank)
     with silenced():
         for part in parts_of(stages, spec, adapter_rank):
             save_part(part, folder, description if part.name == MODEL else {})
 
 
+def fused(stages: Sequence[Stage]) -> list[Stage]:
+    """Return the stages of a program: an encoder is a `FusedEncoder` there."""
+    return [FusedEncoder(stage) if isinstance(stage, Encoder) else stage for stage in stages]
+
+
 def save_part(part: Part, folder: Path, description: Any) -> None:
     """Write a part of a model into `folder`, with the description of the model or none."""
-    with torch.no_grad():
+    with torch.no_grad(), uncollected():
         program: ExportedProgram = torch.export.export(
             part.module, part.arguments, dynamic_shapes=(part.shapes,), strict=False
         )

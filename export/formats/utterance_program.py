@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,18 @@ def open_utterance_program(
     model = _load(folder, MODEL)
     has_loop = _file(folder, END).exists()
     loop = (_load(folder, ROUNDS_PART), _load(folder, END)) if has_loop else None
-    adapters = [] if pools is None else pools_of(spec, pools)
+    return _function(model, loop, [] if pools is None else pools_of(spec, pools))
 
+
+def open_utterance_parts(stages: Stages, max_mel_frames: int) -> Callable[..., list[NDArray[Any]]]:
+    """Open `stages` as they would be written, as a function `(*inputs) -> outputs`."""
+    model, *loop = (part.module for part in utterance_parts(stages, max_mel_frames))
+    return _function(model, tuple(loop) or None, [])
+
+
+def _function(
+    model: Any, loop: Any, adapters: Sequence[torch.Tensor]
+) -> Callable[..., list[NDArray[Any]]]:
     @torch.inference_mode()
     def run(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
         rows = len(inputs[0])

@@ -54,7 +54,7 @@ def _header(title: str) -> str:
 
 def _onnxruntime(stage: StageSpec, spec: OfflineSpec) -> str:
     # If all other stages have engines, the decoder of a transducer is the only work of the CPU.
-    busiest = "decoder_offline" if spec.runtime.startswith("tensorrt") else "encoder_offline"
+    busiest = "decoder_offline" if spec.runtime == "tensorrt" else "encoder_offline"
     instances = spec.serving.encoder_instances if stage.role == busiest else 1
     group = f"kind: KIND_CPU count: {instances}"
     return _bundled(stage, spec, "ONNX Runtime", group, _stage_parameters(stage, spec))

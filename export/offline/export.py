@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedCheckpoint
@@ -18,11 +19,13 @@ from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
 from export.offline.adapter_parity import check_adapters
 from export.offline.config import config_files
+from export.offline.half import range_of, rescaled
 from export.offline.parity import check_offline_parity
 from export.offline.reference import lookahead_of
 from export.offline.spec import OfflineSpec
 from export.options import ExportOptions, Report
 from export.parity import Parity
+from export.precision.ranges import half_facts
 from export.recordings import load_recordings
 from export.spec import ADAPTED
 from export.stages.offline.decoder import CtcDecoder, TransducerDecoder
@@ -32,19 +35,15 @@ from export.stages.offline.half import Stages, half_stages
 
 
 def build_stages(checkpoint: Checkpoint, spec: OfflineSpec) -> Stages:
-    """Return feature extractor, encoder and decoder for utterances up to the longest bucket.
-
-    A fused model has them in its precision; other runtimes reduce it in their own files.
-    """
+    """Return feature extractor, encoder and decoder for utterances up to the longest bucket."""
     _require_durations(checkpoint)
     features = checkpoint.processor.feature_extractor
     model = checkpoint.model
-    stages = (
+    return (
         OfflineFeatureExtractor(features.mel_filters, features.preemphasis, not checkpoint.streams),
         OfflineEncoder(model, _causal(checkpoint), spec.max_mel_frames),
         TransducerDecoder(model) if spec.ctc_blank is None else CtcDecoder(model),
     )
-    return half_stages(stages, spec.precision) if spec.fused else stages
 
 
 def _require_durations(checkpoint: Checkpoint) -> None:
@@ -110,26 +109,48 @@ def export_offline(
 
     Raises:
         UnsupportedCheckpoint: the stages do not support the checkpoint.
-        ParityFailed: the result differs from the original.
+        ParityFailed: half precision overflows, or the result differs from the original.
     """
     began = time.monotonic()
     spec = spec_of(checkpoint, options)
     stages = build_stages(checkpoint, spec)
+    facts: dict[str, Any] = {}
+    if spec.fused and spec.precision != "fp32":
+        stages, facts = _half(stages, spec, options, report)
     spec = with_adapters(spec, stages)
     folder = new.add(spec.models, spec.obsolete_models)
     _write_engines(folder, stages, spec, report)
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.text_model.name, checkpoint)
-    parity = None
-    if options.compare:
-        report("comparing with transformers on real speech")
-        utterances = [recording.samples for recording in load_recordings()]
-        open_stage = open_utterance_program if spec.fused else open_stateless
-        parity = check_offline_parity(checkpoint, folder, spec, utterances, open_stage)
-        if spec.serving.adapters:
-            report("comparing files without an adapter beside those that have one")
-            check_adapters([checkpoint], [no_adapter(spec.stages)], folder, spec, utterances)
-    write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
+    parity = _compare(checkpoint, folder, spec, report) if options.compare else None
+    write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began, facts)
+    return parity
+
+
+def _half(
+    stages: Stages, spec: OfflineSpec, options: ExportOptions, report: Report
+) -> tuple[Stages, dict[str, Any]]:
+    """Return the stages in half precision, and entries of the manifest about its range.
+
+    Without a comparison nothing is measured, and no layer is rescaled.
+    """
+    if not options.compare:
+        return half_stages(stages, spec.precision), {}
+    report("half precision on real speech")
+    speech = [recording.samples for recording in load_recordings()]
+    stages, factors = rescaled(stages, spec, speech)
+    stages = half_stages(stages, spec.precision)
+    return stages, half_facts(factors, range_of(stages, spec, speech))
+
+
+def _compare(checkpoint: Checkpoint, folder: Path, spec: OfflineSpec, report: Report) -> Parity:
+    report("comparing with transformers on real speech")
+    utterances = [recording.samples for recording in load_recordings()]
+    open_stage = open_utterance_program if spec.fused else open_stateless
+    parity = check_offline_parity(checkpoint, folder, spec, utterances, open_stage)
+    if spec.serving.adapters:
+        report("comparing files without an adapter beside those that have one")
+        check_adapters([checkpoint], [no_adapter(spec.stages)], folder, spec, utterances)
     return parity
 
 

@@ -187,7 +187,7 @@ class OfflineSpec:
     @property
     def ends_in_plan(self) -> bool:
         """Return True if the last engine is a plan: the TensorRT backend computes no text."""
-        return self.runtime.startswith("tensorrt") and self.ctc_blank is not None
+        return self.runtime == "tensorrt" and self.ctc_blank is not None
 
     @property
     def detokenizer(self) -> StageSpec | None:

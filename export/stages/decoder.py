@@ -5,7 +5,7 @@ Equal to `NemotronAsrStreamingForRNNT.generate`: at each encoder frame emit toke
 has its own frame pointer. The loop ends when every stream is past its last frame, so that a symbol
 count is never carried over to the next chunk.
 
-State (one row): 1.0 once started, number of frames decoded, the last `CONTEXT_TOKENS` tokens
+State (one row): number of frames decoded (see `frame_count.py`), the last `CONTEXT_TOKENS` tokens
 plus one (0 where none), predictor output, then h and c of each LSTM layer.
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 
+from export.stages import frame_count
 from export.stages.adapters import Adapters, GatheredAdapters, Projection, project
 from export.stages.layout import CONTEXT_TOKENS, StateLayout
 from export.stages.predictor import PROJECTOR, Predictor
@@ -58,7 +59,7 @@ class DecoderDims:
     def part_sizes(self) -> list[int]:
         """Return the sizes of the parts of the state, in order; see the module's docstring."""
         layers = [self.decoder_hidden_size] * (2 * self.num_decoder_layers)
-        return [1, 1, CONTEXT_TOKENS, self.decoder_hidden_size, *layers]
+        return [frame_count.VALUES, CONTEXT_TOKENS, self.decoder_hidden_size, *layers]
 
 
 class DecoderInputs(NamedTuple):
@@ -69,7 +70,7 @@ class DecoderInputs(NamedTuple):
     length: Tensor
     """Valid frames, int64 [B]."""
     frames_before: Tensor
-    """Frames of the stream before this chunk, [B, 1]."""
+    """Frames of the stream before this chunk, [B, 2]; see `frame_count.py`."""
     context: Tensor
     """The last tokens before this chunk plus one, [B, CONTEXT_TOKENS]."""
     adapters: tuple[Tensor, ...] = ()
@@ -101,7 +102,7 @@ class Decoder(Stage):
     def _start_of_stream(self) -> Tensor:
         """Return predictor output, h and c after the blank that opens every utterance, flat."""
         blank = torch.tensor([self.dims.blank_token_id])
-        zero = torch.zeros(1, sum(self.dims.part_sizes[3:]))
+        zero = torch.zeros(1, sum(self.dims.part_sizes[2:]))
         with torch.no_grad():
             return self.predictor(blank, zero)
 
@@ -124,15 +125,15 @@ class Decoder(Stage):
     ) -> tuple[DecoderInputs, Tensor]:
         """Return the inputs of the search, and the predictor's state [B, P] at its start."""
         encoded, encoded_length = inputs
-        parts = [1, 1, CONTEXT_TOKENS, self.start.shape[1]]
-        started, frames_before, context, predictor = state.read(0, 1)[:, 0].split(parts, dim=1)
+        parts = [frame_count.VALUES, CONTEXT_TOKENS, self.start.shape[1]]
+        frames_before, context, predictor = state.read(0, 1)[:, 0].split(parts, dim=1)
         # Once for all rounds of the search, which use them again and again.
         matrices = () if adapters is None else adapters.gathered()
         start = self.start
         if matrices:
             start = start.expand(encoded.shape[0], -1)
             start = self.predictor.changed(start, GatheredAdapters(self.projections(), matrices))
-        predictor = torch.where(started > 0, predictor, start)
+        predictor = torch.where(frame_count.has_begun(frames_before), predictor, start)
         length = encoded_length[:, 0].to(torch.int64)
         return DecoderInputs(encoded, length, frames_before, context, matrices), predictor
 
@@ -142,11 +143,11 @@ class Decoder(Stage):
         """Return the outputs and next state of a chunk from the result of `_decode`."""
         predictor, tokens, frames, logprobs, count = result
         frames_before, context = inputs.frames_before, inputs.context
-        absolute = torch.where(tokens >= 0, frames + frames_before.to(torch.int32), frames)
+        first_frame = frame_count.as_integer(frames_before)
+        absolute = torch.where(tokens >= 0, frames + first_frame, frames)
         next_context = _last_tokens(context, tokens, count)
-        frames_after = frames_before + inputs.length[:, None].to(frames_before.dtype)
-        next_parts = [torch.ones_like(frames_before), frames_after, next_context, predictor]
-        values = torch.cat(next_parts, dim=1)[:, None]
+        frames_after = frame_count.advanced(frames_before, inputs.length[:, None])
+        values = torch.cat([frames_after, next_context, predictor], dim=1)[:, None]
         update = Update(rows=all_rows(self.layout, context), values=values)
         previous = context.to(torch.int32) - 1
         return (tokens, absolute, logprobs, count[:, None], previous), update

@@ -109,12 +109,14 @@ class _FusedLayer(nn.Module):
         adapters: Adapters | None,
     ) -> tuple[Tensor, ...]:
         """Return residual stream, normed stream, next convolution tail and new ring rows."""
-        hidden, normed = add(hidden, self.feed_forward1(normed, adapters), self.norm_self_att)
+        dtype = normed.dtype
+        branch = self.feed_forward1(normed, adapters)
+        hidden, normed = add(hidden, branch, dtype, self.norm_self_att)
         attended, new_rows = self.attention(normed, counters, state, start, adapters)
-        hidden, normed = add(hidden, attended, self.norm_conv)
+        hidden, normed = add(hidden, attended, dtype, self.norm_conv)
         convolved, tail = self.convolution(normed, tail)
-        hidden, normed = add(hidden, convolved, self.norm_feed_forward2)
-        hidden, normed = add(hidden, self.feed_forward2(normed, adapters), *self.last_norms)
+        hidden, normed = add(hidden, convolved, dtype, self.norm_feed_forward2)
+        hidden, normed = add(hidden, self.feed_forward2(normed, adapters), dtype, *self.last_norms)
         return hidden, normed, tail, new_rows
 
 

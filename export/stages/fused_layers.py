@@ -52,8 +52,12 @@ def _weights_and_biases(projection: nn.Linear) -> list[tuple[Tensor, Tensor]]:
     return list(zip(weight.chunk(3), bias.chunk(3), strict=True))
 
 
-def add(hidden: Tensor, branch: Tensor, *norms: nn.Module) -> tuple[Tensor, Tensor]:
-    """Add a branch to the residual stream; return it, and normed for the next branch."""
+def add(
+    hidden: Tensor, branch: Tensor, dtype: torch.dtype, *norms: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """Add a branch to the residual stream; return it, and normed for the next branch in `dtype`."""
     layer_norms = [cast(nn.LayerNorm, norm) for norm in norms]
     weights = [part for norm in layer_norms for part in (norm.weight, norm.bias)]
-    return fused_ops.add_and_norm(hidden, branch, weights, layer_norms[0].eps)
+    hidden, normed = fused_ops.add_and_norm(hidden, branch, weights, layer_norms[0].eps)
+    # A rescaled layer has a float32 output. Other programs get no conversion, not even an idle one.
+    return hidden, normed if normed.dtype == dtype else normed.to(dtype)

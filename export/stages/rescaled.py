@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from export.stages.state import Stage
-
 RESCALABLE = (
     "linear2",
     "attention.output",
@@ -41,7 +39,7 @@ class RescaledLinear(nn.Linear):
         return super().forward(input).float() * self.factor
 
 
-def rescalable(stage: Stage) -> dict[str, nn.Linear]:
+def rescalable(stage: nn.Module) -> dict[str, nn.Linear]:
     """Return the linear layers of a stage that can be replaced, by name."""
     return {
         name: module

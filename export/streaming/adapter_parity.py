@@ -45,17 +45,13 @@ def check_adapters(
     ]
     speech = [samples for _ in merged for samples in utterances]
     packed = PackedAdapters.of_each(adapters, len(utterances))
-    together = _chain(folder, spec, packed).transcribe(speech)
-    alone = [
-        _chain(
-            folder, spec, PackedAdapters(packed.pools, packed.slots[index : index + 1])
-        ).transcribe([samples])[0]
-        for index, samples in enumerate(speech)
-    ]
-    comparison = Comparison(references=references, together=together, alone=alone)
-    return evaluate(comparison, speech, spec.precision)
-
-
-def _chain(folder: Path, spec: StreamingSpec, adapters: PackedAdapters) -> Chain:
     stage = open_torch_stage if spec.runtime == "torch" else OnnxStage
-    return Chain(folder, spec, len(adapters.slots), partial(stage, adapters=adapters))
+    together, alone = (
+        Chain(folder, spec, len(speech), partial(stage, adapters=packed)) for _ in range(2)
+    )
+    comparison = Comparison(
+        references=references,
+        together=together.transcribe(speech),
+        alone=alone.transcribe_alone(speech),
+    )
+    return evaluate(comparison, speech, spec.precision)

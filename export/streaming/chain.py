@@ -72,6 +72,18 @@ class Chain:
         """
         return self.transcribe_chunks(chunked(utterances, self.spec.chunk_samples))
 
+    def transcribe_alone(self, utterances: Sequence[NDArray[np.float32]]) -> list[StreamResult]:
+        """Transcribe utterances of samples [N] one after the other, each in a slot of its own.
+
+        A batch never has more than one stream. The stages are opened once, which takes seconds in
+        the sizes of real checkpoints.
+        """
+        results: list[StreamResult] = []
+        for slot, stream in enumerate(chunked(utterances, self.spec.chunk_samples)):
+            before: list[list[Piece]] = [[] for _ in range(slot)]
+            results.append(self.transcribe_chunks([*before, stream])[slot])
+        return results
+
     def transcribe_chunks(self, streams: Sequence[Sequence[Piece]]) -> list[StreamResult]:
         """Transcribe streams that are in chunks already, in one batch."""
         results = [StreamResult() for _ in streams]

@@ -6,7 +6,7 @@ files of all other runtimes with the bundled backend, whose last engine does tha
 
 from __future__ import annotations
 
-from export.options import Serving
+from export.options import SHARED_ENGINES, Serving
 from export.pbtxt import HEADER, adapter_parameters, ensemble_scheduling
 from export.pbtxt import parameter_list as _parameters
 from export.pbtxt import tensor_list as _tensors
@@ -20,7 +20,6 @@ _RUNTIMES = {
     "tensorrt-rtx": ("TensorRT for RTX", "KIND_MODEL"),
 }
 """Title and instance kind of each runtime of the bundled backend."""
-_ON_GPU = ("torch", "tensorrt-rtx")
 _CANDIDATES = 16_384
 """Each takes about a kilobyte of memory."""
 _THREADS = 1
@@ -71,8 +70,10 @@ def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
         "state_rows": ", ".join(str(state.rows) for state in stage.states),
         "intra_op_threads": str(_THREADS),
     }
-    if spec.runtime in _ON_GPU:
+    if spec.runtime in SHARED_ENGINES:
         parameters["runtime"] = spec.runtime
+    if serving.own_engines:
+        parameters["engine"] = "own"
     if spec.runtime == "torch":
         parameters["device"] = "auto"
     values, length = stage.inputs
@@ -102,8 +103,9 @@ def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
 
 
 def engine_slots(stage: StageSpec, spec: StreamingSpec) -> int:
-    """Return the slots of the engine that all instances of a stage share, on a GPU."""
-    return _instances(stage, spec) * pool_slots(stage, spec)
+    """Return the slots of an engine on a GPU, which all instances of a stage share by default."""
+    sharing = 1 if spec.serving.own_engines else _instances(stage, spec)
+    return sharing * pool_slots(stage, spec)
 
 
 def _instances(stage: StageSpec, spec: StreamingSpec) -> int:
@@ -117,7 +119,7 @@ def pool_slots(stage: StageSpec, spec: StreamingSpec) -> int:
     streams, and another stage refuses a stream too many. A pool on a GPU is allocated as a whole,
     and a model that is the only stage has to count, so the instances share the streams.
     """
-    if spec.runtime in _ON_GPU or stage.members:
+    if spec.runtime in SHARED_ENGINES or stage.members:
         return -(-spec.serving.max_streams // _instances(stage, spec))
     return spec.serving.max_streams
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from export.checkpoint import Checkpoint
 from export.formats.onnx_file import export_onnx, quantize_encoder
@@ -15,6 +17,7 @@ from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
 from export.options import ExportOptions, Report
 from export.parity import Parity
+from export.precision.ranges import half_facts
 from export.recordings import load_recordings
 from export.spec import ADAPTED
 from export.stages.decoder import Decoder
@@ -24,6 +27,7 @@ from export.stages.half import Stages, half_stages
 from export.stages.state import Stage
 from export.streaming.adapter_parity import check_adapters
 from export.streaming.config import config_files
+from export.streaming.half import range_of, rescaled
 from export.streaming.parity import check_parity
 from export.streaming.spec import StreamingSpec
 
@@ -78,28 +82,50 @@ def export_streaming(
 
     Raises:
         UnsupportedOption: the checkpoint was not trained for this chunk.
-        ParityFailed: the result differs from the original.
+        ParityFailed: half precision overflows, or the result differs from the original.
     """
     began = time.monotonic()
     checkpoint.require_chunk(options.chunk_ms)
     stages = build_stages(checkpoint, options.frames)
-    if options.runtime == "torch":
-        stages = half_stages(stages, options.precision)
+    facts: dict[str, Any] = {}
+    if options.runtime == "torch" and options.precision != "fp32":
+        stages, facts = _half(checkpoint, stages, options, report)
     spec = spec_of(checkpoint, stages, options)
     folder = new.add(spec.models, spec.obsolete_models)
     _write_engines(folder, stages, spec, report)
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.text_model.name, checkpoint)
-    parity = None
-    if options.compare:
-        report("comparing with transformers on real speech")
-        utterances = [recording.samples for recording in load_recordings()]
-        open_stage = open_torch_stage if options.runtime == "torch" else OnnxStage
-        parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
-        if options.serving.adapters:
-            report("comparing streams without an adapter beside those that have one")
-            check_adapters([checkpoint], [no_adapter(spec.engines)], folder, spec, utterances)
-    write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
+    parity = _compare(checkpoint, folder, spec, report) if options.compare else None
+    write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began, facts)
+    return parity
+
+
+def _half(
+    checkpoint: Checkpoint, stages: Stages, options: ExportOptions, report: Report
+) -> tuple[Stages, dict[str, Any]]:
+    """Return the stages in half precision, and entries of the manifest about its range.
+
+    Without a comparison nothing is measured, and no layer is rescaled.
+    """
+    if not options.compare:
+        return half_stages(stages, options.precision), {}
+    report("half precision on minutes of speech")
+    speech = [recording.samples for recording in load_recordings()]
+    exact = spec_of(checkpoint, stages, replace(options, precision="fp32"))
+    stages, factors = rescaled(stages, exact, options.precision, speech)
+    stages = half_stages(stages, options.precision)
+    found = range_of(stages, spec_of(checkpoint, stages, options), speech)
+    return stages, half_facts(factors, found)
+
+
+def _compare(checkpoint: Checkpoint, folder: Path, spec: StreamingSpec, report: Report) -> Parity:
+    report("comparing with transformers on real speech")
+    utterances = [recording.samples for recording in load_recordings()]
+    open_stage = open_torch_stage if spec.runtime == "torch" else OnnxStage
+    parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
+    if spec.serving.adapters:
+        report("comparing streams without an adapter beside those that have one")
+        check_adapters([checkpoint], [no_adapter(spec.engines)], folder, spec, utterances)
     return parity
 
 

@@ -34,7 +34,7 @@ def check_parity(
     """
     references = transcribe(checkpoint, utterances, lookahead=spec.frames - 1)
     together = Chain(folder, spec, len(utterances), open_stage).transcribe(utterances)
-    alone = [Chain(folder, spec, 1, open_stage).transcribe([samples])[0] for samples in utterances]
+    alone = Chain(folder, spec, len(utterances), open_stage).transcribe_alone(utterances)
     comparison = Comparison(references=references, together=together, alone=alone)
     if spec.layout == "stages":
         stages = Chain(folder, spec, len(utterances), open_stage)

@@ -23,6 +23,7 @@ from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import file_sha256, write_manifest
 from export.options import ExportOptions, Report
 from export.parity import Parity
+from export.precision.ranges import long_utterances
 from export.recordings import load_recordings
 from export.stages.state import Stage
 from export.streaming.chain import OpenStage
@@ -33,7 +34,7 @@ from export.streaming.spec import StreamingSpec
 from export.tensorrt.flat import open_onnx
 from export.tensorrt.fp8 import modelopt_python, quantize_encoder_fp8
 from export.tensorrt.graph_gate import check_graph
-from export.tensorrt.numerics import Numerics, long_utterances, measure
+from export.tensorrt.numerics import Numerics, measure
 from export.tensorrt.profiles import chunk_profiles
 from export.tensorrt.stages import rescaled_stages
 from export.tensorrt.targets import Target, manifest_entry, target_of
@@ -41,7 +42,6 @@ from export.tensorrt.verify import verify_engines
 
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "fp8": 20}
 """Convolution supports bf16 from opset 22 on."""
-LONG_STREAMS = 4
 
 
 def export_tensorrt(
@@ -113,7 +113,7 @@ def half_numerics(
     Raises:
         ParityFailed: half precision overflows, or comes near it.
     """
-    utterances = long_utterances(speech, LONG_STREAMS)
+    utterances = long_utterances(speech)
     references = transcribe(checkpoint, utterances, lookahead=spec.frames - 1)
     return measure(folder, stages, spec, utterances, references, open_exported)
 

@@ -1,4 +1,4 @@
-"""Export an offline model to TensorRT, or to TensorRT for RTX: graphs, gate, engines, verification.
+"""Export an offline model to TensorRT: graphs, gate, engines, verification.
 
 Feature extractor, encoder and the decoder of a CTC model become engines, with a profile for each
 bucket. The decoder of a transducer does not: without a loop it would take thousands of steps, most
@@ -32,7 +32,7 @@ from export.recordings import load_recordings
 from export.spec import StageSpec
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.profiles import bucket_profiles
-from export.tensorrt.targets import Target, ThisGpu, manifest_entry, target_of
+from export.tensorrt.targets import Target, manifest_entry, target_of
 
 _BYTES = 4
 """Size of every element of every tensor: float32, or a 32-bit integer."""
@@ -56,13 +56,8 @@ def export_offline_tensorrt(
     write_configs(folder, config_files(spec))
     write_tokenizer(folder / spec.text_model.name, checkpoint)
     speech = [recording.samples for recording in load_recordings()]
-    if isinstance(target, ThisGpu):
-        report("comparing engines with transformers on real speech")
-        open_stage = open_engines(spec)
-    else:
-        report("comparing the engines' graphs with transformers on real speech")
-        open_stage = open_stateless
-    parity = check_offline_parity(checkpoint, folder, spec, speech, open_stage)
+    report("comparing engines with transformers on real speech")
+    parity = check_offline_parity(checkpoint, folder, spec, speech, open_engines(spec))
     seconds = time.monotonic() - began
     write_manifest(folder, checkpoint, spec, parity, seconds, {manifest_entry(spec.runtime): facts})
     return parity

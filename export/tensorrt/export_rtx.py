@@ -40,6 +40,7 @@ from export.tensorrt.export import OPSETS, half_numerics
 from export.tensorrt.profiles import Profile
 from export.tensorrt.stages import looped_stages, rescaled_stages
 from export.tensorrt.targets import NamedGpus, manifest_entry, target_of
+from export.tensorrt.versions import RELEASES
 
 DESCRIPTION = "engines.json"
 
@@ -64,9 +65,16 @@ def export_rtx(
     stages = looped_stages(checkpoint, options, factors)
     spec = spec_of(checkpoint, stages, options)
     folder = new.add(spec.models, spec.obsolete_models)
-    description = {"gpus": list(options.gpus)}
+    from export.tensorrt.engine import tensorrt_version
+
+    # What the server compares with its machine before it opens an engine.
+    needed = {
+        "gpus": list(options.gpus),
+        "version": tensorrt_version(),
+        "driver": RELEASES[spec.runtime].driver,
+    }
     parts = {
-        engine.name: write_parts(folder, members, engine, spec, description, report)
+        engine.name: write_parts(folder, members, engine, spec, needed, report)
         for engine, members in zip(spec.engines, members_of(stages, spec), strict=True)
     }
     open_stage = opener(parts, spec)
@@ -96,18 +104,22 @@ def write_parts(
     members: Sequence[Stage],
     engine: StageSpec,
     spec: StreamingSpec,
-    description: dict[str, Any],
+    needed: dict[str, Any],
     report: Report,
 ) -> list[Part]:
-    """Write the ONNX file of each part of a model, and the description that the backend reads."""
+    """Write the ONNX file of each part of a model, and the description that the backend reads.
+
+    Args:
+        needed: entries of the description about the machine that the engines need.
+    """
     report(f"{engine.role} to ONNX ({spec.precision})")
     version = folder / engine.name / "1"
     parts = parts_of(members, engine)
     for part in parts:
         path = version / f"{part.name}.onnx"
         opset, names = OPSETS[spec.precision], _input_names(part)
-        write_onnx(part.module, part.arguments, part.shapes, path, opset, input_names=names)
-    description = description_of(members, engine, spec.precision) | description
+        write_onnx(part.module, part.arguments, (part.shapes,), path, opset, input_names=names)
+    description = description_of(members, engine, spec.precision) | needed
     (version / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return parts
 
@@ -154,13 +166,13 @@ def _build(
         report(f"{engine.name} to TensorRT engines")
         for part in parts[engine.name]:
             onnx = folder / engine.name / "1" / f"{part.name}.onnx"
-            facts = build_engine(onnx, engine, [_profile(part, engine, spec)], target)
+            facts = build_engine(onnx, engine, [part_profile(part, engine, spec)], target)
             name = engine.name if part.name == MODEL else f"{engine.name}/{part.name}"
             engines[name] = {"source_sha256": file_sha256(onnx), **asdict(facts)}
     return {"version": tensorrt_version(), "engines": engines}
 
 
-def _profile(part: Part, engine: StageSpec, spec: StreamingSpec) -> Profile:
+def part_profile(part: Part, engine: StageSpec, spec: StreamingSpec) -> Profile:
     """Return the shapes of a part: any batch, and pools as large as the backend makes them."""
     slots = engine_slots(engine, spec) + 1  # Padding has a slot of its own.
     names = _input_names(part)

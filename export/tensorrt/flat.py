@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from export.formats.onnx_stage import Arrays, open_session
 from export.spec import StageSpec
 from export.stages.state import FlatStage, Stage
+from export.streaming.chain import OpenStage
+from export.streaming.spec import StreamingSpec
 
 Array = NDArray[Any]
 Run = Callable[[Sequence[Array], Array], Arrays]
@@ -66,3 +68,13 @@ def open_torch(stage: Stage, spec: StageSpec, streams: int) -> StatefulStage:
         return [tensor.numpy() for tensor in (*outputs, next_state)]
 
     return StatefulStage(run, spec, streams)
+
+
+def opener_of(stages: Sequence[Stage], spec: StreamingSpec) -> OpenStage:
+    """Return what opens each of `stages` in torch; see `open_torch`."""
+    by_name = {stage.name: module for stage, module in zip(spec.stages, stages, strict=True)}
+
+    def open_stage(path: Path, stage: StageSpec, streams: int) -> StatefulStage:
+        return open_torch(by_name[stage.name], stage, streams)
+
+    return open_stage

@@ -43,7 +43,6 @@ _WHY_NOT = {
     "ScatterND": "its index depends on the batch; the state is written with Where",
     "ReduceLogSumExp": "TensorRT sums the bare exponentials, which overflow; subtract the maximum",
     "STFT": "log-mel is a product with a constant basis",
-    "DFT": "log-mel is a product with a constant basis",
 }
 
 

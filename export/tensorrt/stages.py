@@ -1,19 +1,22 @@
-"""Streaming stages in the forms that TensorRT takes: half precision, with and without a loop."""
+"""Streaming stages in the form that TensorRT takes: half precision, without a loop."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.checkpoint import Checkpoint
 from export.options import ExportOptions
+from export.precision.headroom import headroom_factors, rescale
 from export.stages.half import DTYPES, Stages, half_stages
 from export.stages.unrolled_decoder import UnrolledDecoder
+from export.streaming.chain import Chain
 from export.streaming.export import build_stages, spec_of
-from export.tensorrt.headroom import headroom_factors, rescale
+from export.tensorrt.flat import opener_of
 
 
 def tensorrt_stages(checkpoint: Checkpoint, frames: int, precision: str) -> Stages:
@@ -32,9 +35,11 @@ def rescaled_stages(
     stages = build_stages(checkpoint, options.frames, UnrolledDecoder)
     factors: dict[str, float] = {}
     if DTYPES[options.precision][0] == "FP16":
-        spec = spec_of(checkpoint, stages, replace(options, precision="fp32"))
-        factors = headroom_factors(stages, spec, speech)
-        stages = rescale(stages, spec, factors)
+        exact = replace(options, precision="fp32", layout="stages")
+        spec = spec_of(checkpoint, stages, exact)
+        chain = Chain(Path(), spec, len(speech), opener_of(stages, spec))
+        factors = headroom_factors(stages, lambda: chain.transcribe(speech))
+        stages = rescale(stages, factors)
     return half_stages(stages, options.precision), factors
 
 
@@ -42,8 +47,7 @@ def looped_stages(
     checkpoint: Checkpoint, options: ExportOptions, factors: Mapping[str, float]
 ) -> Stages:
     """Return the stages with the decoder's loop, and the factors of `rescaled_stages`."""
-    stages = build_stages(checkpoint, options.frames)
-    spec = spec_of(checkpoint, stages, replace(options, precision="fp32"))
     # The one layer that has another name there.
     named = {name.replace(".stepped.", ".predictor."): value for name, value in factors.items()}
-    return half_stages(rescale(stages, spec, named), options.precision)
+    stages = rescale(build_stages(checkpoint, options.frames), named)
+    return half_stages(stages, options.precision)

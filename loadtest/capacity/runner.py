@@ -31,7 +31,7 @@ from loadtest.options import PROJECT, LoadOptions, console
 from loadtest.service.monitor import ServerMonitor, ServerUse
 from loadtest.service.server import free_port
 
-START_S = 60.0
+START_S = 300.0
 """For the workers of this machine to connect, and for the live users to be spawned."""
 REMOTE_START_S = 600.0
 """For the workers that are started by hand on other machines."""

@@ -220,7 +220,7 @@ async def _refusal_ms(client: earshot.AsyncClient, script: Script) -> float:
 @contextmanager
 def _serving(options: LoadOptions) -> Generator[_Served]:
     command = [sys.executable, "-m", "server", "--repository", str(options.repository)]
-    command += ["--grpc-port", "0", "--metrics-port", "0"]
+    command += ["--grpc-port", "0", "--metrics-port", "0", "--chunk-share", "0"]
     with subprocess.Popen(
         command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as launcher:

@@ -21,7 +21,7 @@ class TcpProxy:
         self._port = 0
         self._listener: asyncio.Server | None = None
         self._flowing: set[asyncio.Task[None]] = set()
-        self._open: list[asyncio.StreamWriter] = []
+        self._servers: list[asyncio.StreamWriter] = []
         self._clients: list[asyncio.StreamWriter] = []
 
     @property
@@ -38,15 +38,22 @@ class TcpProxy:
         self._run(self._silence())
 
     def cut(self) -> None:
-        """Close all connections, and refuse new ones until `listen`."""
+        """Hang up, and refuse new connections until `listen`."""
         self._run(self._cut())
 
     def hang_up(self) -> None:
-        """Close the connections of clients; the server does not notice, and new ones work."""
+        """Close the connections of clients; new ones work.
+
+        The server does not notice: Triton 2.51 may crash when a connection goes under its requests.
+        """
         self._run(self._hang_up())
 
+    def close(self) -> None:
+        """Close everything."""
+        self._run(self._close())
+
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=60)
 
     async def _listen(self) -> None:
         self._listener = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
@@ -66,14 +73,17 @@ class TcpProxy:
     async def _cut(self) -> None:
         if self._listener is not None:
             self._listener.close()
-        await self._silence()
-        for writer in self._open:
+        await self._hang_up()
+
+    async def _close(self) -> None:
+        await self._cut()
+        for writer in self._servers:
             writer.transport.abort()
-        self._open.clear()
+        self._servers.clear()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(*self._target)
-        self._open += [writer, up_writer]
+        self._servers.append(up_writer)
         self._clients.append(writer)
         for source, sink in ((reader, up_writer), (up_reader, writer)):
             self._flowing.add(asyncio.ensure_future(_copy(source, sink)))
@@ -100,7 +110,7 @@ def tcp_proxy(target: str) -> Generator[TcpProxy]:
         proxy.listen()
         yield proxy
     finally:
-        proxy.cut()
+        proxy.close()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -1,4 +1,4 @@
-"""`python -m loadtest gpu-bundle`, `gpu-report`, `gpu-plot`, `gpu-tokens`: measuring one GPU.
+"""`python -m loadtest gpu-bundle`, `gpu-report`, `gpu-plot`, `gpu-page`, `gpu-tokens`: one GPU.
 
 Server and load generator run on the same machine and share its cores: a capacity is a lower bound
 of what the GPU sustains when the load comes from elsewhere.
@@ -63,25 +63,37 @@ def gpu_report(
     ] = "0.6b,demo,115m",
     chunks_ms: Annotated[
         str, typer.Option(help="Chunks, most important first; files: whole files.")
-    ] = "560,files,1120,320,160",
+    ] = "560,1120,320,160,files",
     precision: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
     instances: Annotated[
-        int, typer.Option(min=1, help="Recognizer processes, which share one engine.")
-    ] = 8,
+        int | None,
+        typer.Option(min=1, help="Recognizer processes. Default: 8, or 5 with --own-engines."),
+    ] = None,
+    own_engines: Annotated[
+        bool,
+        typer.Option(
+            "--own-engines",
+            help="Of live streams: each of these processes has an engine of its own, instead of "
+            "one for all; results have names of their own.",
+        ),
+    ] = False,
     max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 512,
     processes: Annotated[
         int, typer.Option(min=0, help="Load generator processes; 0: three eighths of the cores.")
     ] = 0,
-    hold_s: Annotated[float, typer.Option(min=1, help="Length of the hold that counts.")] = 60.0,
+    hold_s: Annotated[
+        float,
+        typer.Option(min=1, help="Length of the hold that counts; half for all but one chunk."),
+    ] = 60.0,
     short_hold_s: Annotated[
         float, typer.Option(min=1, help="Length of the other holds of a search.")
     ] = 8.0,
     long_hold_s: Annotated[
-        float, typer.Option(min=1, help="Length of the hold at 80 % of the capacity.")
+        float, typer.Option(min=1, help="Length of the hold at 80 % of the capacity, at most.")
     ] = 300.0,
     first_streams: Annotated[
         int | None,
-        typer.Option(min=1, help="Where searches begin. Default: two thirds of the target."),
+        typer.Option(min=1, help="Where searches begin. Default: 80 % of the target."),
     ] = None,
     max_streams: Annotated[
         int | None,
@@ -97,21 +109,30 @@ def gpu_report(
     budget_s: Annotated[
         float, typer.Option(min=1, help="Start nothing that will not end within this time.")
     ] = 520.0,
+    next_budget_s: Annotated[
+        float,
+        typer.Option(min=0, help="Time of a call that will follow, to which steps may be left."),
+    ] = 0.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run when, and run nothing.")
+    ] = False,
 ) -> None:
     """Measure tokens, engine times and capacity on this machine's GPU, step by step.
 
     Exit codes: 0 all done, 1 a step failed, 3 the budget is used up: call again.
     """
     from loadtest.gpu.machine import gpu_bytes
-    from loadtest.gpu.plan import ReportOptions, mistake
-    from loadtest.gpu.report import run_report
+    from loadtest.gpu.plan import INSTANCES, OWN_INSTANCES, ReportOptions, mistake
+    from loadtest.gpu.report import planned, run_report
+    from loadtest.gpu.schedule import print_schedule
     from loadtest.result.machine import usable_cores
 
     options = ReportOptions(
         sizes=tuple(sizes.split(",")),
         chunks_ms=tuple(_chunk_ms(chunk) for chunk in chunks_ms.split(",")),
         precision=precision,
-        instances=instances,
+        instances=instances or (OWN_INSTANCES if own_engines else INSTANCES),
+        own_engines=own_engines,
         max_batch=max_batch,
         processes=processes or max(1, usable_cores() * 3 // 8),
         hold_s=hold_s,
@@ -126,7 +147,11 @@ def gpu_report(
     )
     if wrong := mistake(options):
         raise typer.BadParameter(wrong)
-    raise typer.Exit(run_report(options, budget_s).exit_code)
+    if dry_run:
+        calls_s = (budget_s, next_budget_s)
+        print_schedule(planned(options, calls_s), calls_s)
+        return
+    raise typer.Exit(run_report(options, budget_s, next_budget_s).exit_code)
 
 
 def gpu_plot(
@@ -140,11 +165,24 @@ def gpu_plot(
     from loadtest.result.document import CapacityResult
 
     with exiting_on(OSError, ValueError):
-        documents = [CapacityResult.from_json(path) for path in results]
-        given = documents[0].conditions
-        title = f"{given.checkpoint}, {given.precision}, one {given.gpu_model}, with the load "
-        title += f"generator on the same {given.cpu_cores} cores"
-        plot_levels(documents, title, output)
+        plot_levels([CapacityResult.from_json(path) for path in results], output)
+
+
+def gpu_page(
+    results: Annotated[
+        list[Path], typer.Argument(help="Documents of `capacity` and `hold`, of one GPU.")
+    ],
+    price_per_hour: Annotated[
+        float, typer.Option(min=0, help="Price of the GPU with its host, in any currency.")
+    ],
+    instances: Annotated[int, typer.Option(min=1, help="Recognizer processes of the server.")],
+    output: Annotated[Path, typer.Option(help="Page to write (.html).")],
+) -> None:
+    """Write a page: the streams that a GPU held, their cost, what limited them, and the plot."""
+    from loadtest.gpu.page import write_page
+
+    with exiting_on(OSError, ValueError):
+        write_page(results, price_per_hour, instances, output)
 
 
 def _chunk_ms(text: str) -> int:

@@ -41,7 +41,7 @@ class Exports:
         Raises:
             StepFailed: The export failed, now or earlier in this call.
         """
-        model = replace(model, precision="fp32")  # one for all precisions
+        model = replace(model, precision="fp32", own_engines=False)  # one for all of them
         repository = self._options.work / f"reference_{model.name}"
         command = ["export", DEMO_CHECKPOINT, *_what(model), "--repository", str(repository)]
         self._once(repository, lambda: run_module(*command, deadline_s=deadline_s))
@@ -66,7 +66,7 @@ class Exports:
         demo = model.size == DEMO
         whole = model.chunk_ms == WHOLE
         instances = FILES_INSTANCES if whole else options.instances
-        live = () if whole else _live_options(options, model)
+        live = [] if whole else _live_options(options, model)
         run_module(
             *("export" if demo else "export.random_model", DEMO_CHECKPOINT if demo else model.size),
             *(*_what(model), "--precision", model.precision, "--runtime", "torch"),
@@ -87,4 +87,5 @@ def _live_options(options: ReportOptions, model: Model) -> list[str]:
     return [
         *("--layout", "fused", "--max-streams", str(slots(options, model))),
         *("--max-batch-size", str(options.max_batch)),
+        *(["--own-engines"] if model.own_engines else []),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +17,42 @@ COLOURS = {160: "tab:purple", 320: "tab:orange", 560: "tab:blue", 1120: "tab:gre
 TICKS = (25, 50, 100, 200, 400)
 
 
-def plot_levels(results: Sequence[CapacityResult], title: str, path: Path) -> None:
-    """Write a plot of `results`; the suffix is the format."""
+def plot_levels(results: Sequence[CapacityResult], path: Path) -> None:
+    """Write a plot of `results` of one GPU; the suffix is the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _figure(results).savefig(path)
+
+
+def levels_svg(results: Sequence[CapacityResult]) -> str:
+    """Return the same plot as an SVG element."""
+    picture = StringIO()
+    _figure(results).savefig(picture, format="svg")
+    text = picture.getvalue()
+    return text[text.index("<svg") :]
+
+
+def title_of(result: CapacityResult) -> str:
+    """Return what was measured on which hardware."""
+    given = result.conditions
+    return (
+        f"{given.checkpoint}, {given.precision}, one {given.gpu_model}, with the load generator on "
+        f"the same {given.cpu_cores} cores"
+    )
+
+
+def _figure(results: Sequence[CapacityResult]) -> Any:
     from matplotlib.figure import Figure  # a second that other commands need not wait
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes: Any = figure.subplots(1, 2)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(title_of(results[0]), x=0.01, ha="left", fontsize=10)
     _plot_held(axes[0], results)
     _plot_latency(axes[1], results)
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
         each.grid(axis="y", alpha=0.3)
         each.set_axisbelow(True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    return figure
 
 
 def held_streams(results: Sequence[CapacityResult]) -> dict[int, Level]:

@@ -20,6 +20,7 @@ from rich.console import Console
 from loadtest.gpu.exports import Exports
 from loadtest.gpu.plan import ReportOptions
 from loadtest.gpu.process import StepFailed, run_module
+from loadtest.gpu.schedule import Slot, allotted_s, schedule
 from loadtest.gpu.steps import Step, Steps, StepUnfinished, unfinished_path
 from loadtest.gpu.summary import write_summary
 from loadtest.report.page import render
@@ -28,8 +29,6 @@ from loadtest.result.machine import usable_cores
 
 ENVIRONMENT_S = 180.0
 """For the check of the environment: imports from a cold disk, and a context on the GPU."""
-CHECKS_S = 180.0
-"""For the checks beside the exports: if one hangs, measurements wait no longer than this."""
 _console = Console(stderr=True)
 
 
@@ -48,8 +47,14 @@ class Outcome:
         return 1 if self.failed else 3 if self.left or self.unfinished else 0
 
 
-def run_report(options: ReportOptions, budget_s: float) -> Outcome:
-    """Run the steps that have no result yet for `budget_s` seconds, and write the pages."""
+def run_report(options: ReportOptions, budget_s: float, next_budget_s: float = 0) -> Outcome:
+    """Run the steps that have no result yet, and write the pages.
+
+    Args:
+        options: What to measure.
+        budget_s: Time of this call.
+        next_budget_s: Time of a call that will follow, to which steps may be left.
+    """
     deadline_s = time.monotonic() + budget_s
     options.results.mkdir(parents=True, exist_ok=True)
     outcome = Outcome()
@@ -58,9 +63,9 @@ def run_report(options: ReportOptions, budget_s: float) -> Outcome:
         exports = Exports(options)
         for group in in_groups(Steps(options, exports).all(), options.results):
             prepare(group, exports, options.results, deadline_s, outcome)
-            run_steps(group, options.results, deadline_s, outcome)
+            run_steps(group, options.results, deadline_s, outcome, next_budget_s)
         write_pages(options.results)
-        write_summary(options.results, options.instances)
+        write_summary(options.results, options.instances, options.own_engines)
     print_outcome(outcome)
     return outcome
 
@@ -82,15 +87,13 @@ def prepare(
     An export is mostly one thread. Its failure is reported by the steps that need the model.
     """
     left_s = deadline_s - time.monotonic()
-    todo = [step for step in group if not _result_path(step, results).exists()]
-    todo = [step for step in todo if step.estimate_s <= left_s]
+    todo = [step for step in without_result(group, results) if step.least_s <= left_s]
     models = dict.fromkeys(step.model for step in todo if step.model)
     with ThreadPoolExecutor(max(2, usable_cores() // 2)) as pool:
         for model in models:
             pool.submit(exports.repository, model, deadline_s)
-        checks_deadline_s = min(deadline_s, time.monotonic() + CHECKS_S)
         checks = [
-            pool.submit(run_step, step, results, checks_deadline_s, outcome)
+            pool.submit(_check, step, results, deadline_s, outcome)
             for step in todo
             if not step.timed
         ]
@@ -98,26 +101,50 @@ def prepare(
         check.result()
 
 
+def _check(step: Step, results: Path, deadline_s: float, outcome: Outcome) -> None:
+    """Run a step for the time that it may take from now on, as it may have waited for a thread."""
+    run_step(step, results, min(deadline_s, time.monotonic() + step.most_s), outcome)
+
+
 def run_steps(
-    todo: Sequence[Step], results: Path, deadline_s: float, outcome: Outcome | None = None
+    todo: Sequence[Step],
+    results: Path,
+    deadline_s: float,
+    outcome: Outcome | None = None,
+    next_budget_s: float = 0,
 ) -> Outcome:
     """Run the steps that have no result and no outcome yet, until the deadline."""
     outcome = outcome or Outcome()
-    for step in todo:
+    for number, step in enumerate(todo):
         if step.name in (*outcome.done, *outcome.failed, *outcome.unfinished):
             continue
+        left_s = deadline_s - time.monotonic()
         if _result_path(step, results).exists():
             outcome.done.append(step.name)
-        elif deadline_s - time.monotonic() < step.estimate_s:
+        elif left_s < step.least_s or step.needs in outcome.failed:
             outcome.left.append(step.name)
         else:
-            run_step(step, results, deadline_s, outcome)
+            following = without_result(todo[number + 1 :], results)
+            took_s = allotted_s(step, following, left_s, next_budget_s)
+            run_step(step, results, time.monotonic() + took_s, outcome)
     return outcome
+
+
+def without_result(todo: Sequence[Step], results: Path) -> list[Step]:
+    """Return the steps that are still to do."""
+    return [step for step in todo if not _result_path(step, results).exists()]
+
+
+def planned(options: ReportOptions, calls_s: Sequence[float]) -> list[Slot]:
+    """Return the schedule of what is still to do."""
+    groups = in_groups(Steps(options, Exports(options)).all(), options.results)
+    todo = [step for group in groups for step in without_result(group, options.results)]
+    return schedule(todo, calls_s)
 
 
 def run_step(step: Step, results: Path, deadline_s: float, outcome: Outcome) -> None:
     """Run a step; the reason of a failure is kept in `<step>.failed.txt`."""
-    _console.print(f"{step.name} ({deadline_s - time.monotonic():.0f} s left)", highlight=False)
+    _console.print(f"{step.name} (for {deadline_s - time.monotonic():.0f} s)", highlight=False)
     path = _result_path(step, results)
     try:
         step.run(path, deadline_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from loadtest.capacity.commands import SPAWN_S
 from loadtest.gpu.exports import Exports
 from loadtest.gpu.machine import describe_machine
-from loadtest.gpu.plan import DEMO, FILES, TARGETS, WHOLE, Model, ReportOptions
+from loadtest.gpu.plan import DEMO, FIRST_SHARE, TARGETS, WHOLE, Model, ReportOptions
 from loadtest.gpu.process import GOODBYE_S, StepFailed, end_of, run_module
 from loadtest.options import LoadOptions
 from loadtest.result.document import CapacityResult
@@ -22,13 +23,24 @@ GROWTH, RESOLUTION = 1.4, 0.1
 """Of the capacity search. Streams far beyond the capacity take long to end, which costs a lease."""
 HOLD_SHARE = 0.8
 """Share of the capacity that is held long."""
+LONG_HOLD_LEAST_S = 60.0
+"""A hold at a share of the capacity is not worth a start for less."""
+LEVELS, FINALS = 6, 2
+"""Levels and final holds of a search, at most: a level that passes for some seconds may fail in the
+final hold, as both searches on a GPU have seen."""
+CHECK_LEAST_S, CHECK_MOST_S, CPU_CHECK_MOST_S = 60.0, 120.0, 300.0
+"""Of a check beside the exports: if one hangs, measurements wait no longer than this."""
 SERVER_S = 30.0
 """For a server to load a model: five processes of 0.6B took 20 s on an H200, 30 s two at a time."""
 REFERENCE_S = 18.0
 """For the reference in chunks of 160 ms, ten scripts one after the other; an H200 took so long."""
 LEVEL_S = SPAWN_S + LoadOptions.warm_up_s
 """Around the hold of a level: users are spawned and warm up."""
-ENGINE_TESTS = ("tests/server/test_torch_engine.py", "tests/server/test_torch_utterances.py")
+ENGINE_TESTS = tuple(
+    f"tests/server/test_{name}.py" for name in ("torch_engine", "torch_utterances", "fused_ops")
+)
+ON_GPU, ON_CPU = "cuda or on_a_gpu", "recorded"
+"""Of these tests, by their names: those of a GPU, or of recordings that work like CUDA graphs."""
 FILES_S = 20.0
 """For which whole files are sent."""
 FILES_AT_ONCE, CPU_FILES_AT_ONCE = 1024, 16
@@ -46,7 +58,7 @@ class Step:
     """A part of the report that leaves `<name>.json` among the results."""
 
     name: str
-    estimate_s: float
+    least_s: float
     """It is not started with less time than this."""
     run: Callable[[Path, float], None]
     """Takes the file to write, and the deadline on the monotonic clock."""
@@ -56,6 +68,12 @@ class Step:
     """It needs the machine for itself; others run beside the exports."""
     later: bool = False
     """It comes after all other steps, and its model is exported then."""
+    most_s: float = math.inf
+    """It gets no more time than this."""
+    filler: bool = False
+    """It takes what time is left: earlier steps keep none for it."""
+    needs: str = ""
+    """Name of a step that must not have failed in the same call."""
 
 
 class Steps:
@@ -68,59 +86,96 @@ class Steps:
     def all(self) -> list[Step]:
         """Return all steps, the most important first."""
         options = self._options
-        todo = [Step("machine", 1, lambda path, _: _write(path, describe_machine()))]
-        todo.append(Step("engine_tests", 120, _run_engine_tests, timed=False))
+        first, *others = options.sizes
+        models = [options.model(first, chunk_ms) for chunk_ms in options.chunks_ms]
+        todo = [
+            Step("machine", 1, lambda path, _: _write(path, describe_machine()), most_s=5),
+            self._engine_tests(),
+        ]
         if DEMO in options.sizes:
             todo += self._tokens(options.precision)
-        first, *others = options.sizes
-        for chunk_ms in options.chunks_ms:
-            todo += self._measurements(Model(first, chunk_ms, options.precision))
+        todo += [self._service(model) for model in models]
+        for chunk_ms in (*options.live_chunks_ms[:1], WHOLE):
+            todo += [self._engine(model) for model in models if model.chunk_ms == chunk_ms]
         if options.live_chunks_ms:
-            todo.append(self._long_hold(Model(first, options.live_chunks_ms[0], options.precision)))
+            todo.append(self._long_hold(options.model(first, options.live_chunks_ms[0])))
+        todo += [self._engine(options.model(first, ms), True) for ms in options.live_chunks_ms[1:]]
         for chunk_ms in options.chunks_ms:
-            for size in others:
-                todo += self._measurements(Model(size, chunk_ms, options.precision), later=True)
+            for model in [options.model(size, chunk_ms) for size in others]:
+                todo += [self._service(model, later=True), self._engine(model, later=True)]
         if DEMO in options.sizes and options.precision != "fp32":
             todo += self._tokens("fp32", later=True)
         return todo
 
+    def _engine_tests(self) -> Step:
+        run = partial(_run_engine_tests, ON_GPU if self._options.gpu_bytes else ON_CPU)
+        return Step("engine_tests", CHECK_LEAST_S, run, timed=False, most_s=self._check_most_s)
+
+    @property
+    def _check_most_s(self) -> float:
+        return CHECK_MOST_S if self._options.gpu_bytes else CPU_CHECK_MOST_S
+
     def _tokens(self, precision: str, later: bool = False) -> list[Step]:
         """Compare the demo model as live streams, and for whole files, if these are measured."""
-        chunks_ms = self._options.chunks_ms
-        named = [(chunk_ms, f"tokens_{DEMO}") for chunk_ms in self._options.live_chunks_ms[:1]]
-        named += [(WHOLE, f"tokens_{DEMO}_{FILES}")] * (WHOLE in chunks_ms)
+        chunks_ms = [
+            *self._options.live_chunks_ms[:1],
+            *(WHOLE,) * (WHOLE in self._options.chunks_ms),
+        ]
+        models = [self._options.model(DEMO, chunk_ms, precision) for chunk_ms in chunks_ms]
         return [
             Step(
-                f"{name}_{precision}",
-                60,
+                f"tokens_{model.name}",
+                CHECK_LEAST_S,
                 partial(self._compare_tokens, model),
                 model,
                 timed=False,
                 later=later,
+                most_s=self._check_most_s,
             )
-            for chunk_ms, name in named
-            for model in [Model(DEMO, chunk_ms, precision)]
+            for model in models
         ]
 
-    def _measurements(self, model: Model, later: bool = False) -> list[Step]:
+    def _engine(self, model: Model, later: bool = False) -> Step:
+        """Time the engine alone."""
+        whole = model.chunk_ms == WHOLE
+        run = self._time_files if whole else self._time_engine
+        least_s, most_s = (80.0, 150.0) if whole else (45.0, 90.0)
+        name = f"engine_{model.name}"
+        return Step(
+            name, least_s, partial(run, model), model, later=later, most_s=most_s, filler=True
+        )
+
+    def _service(self, model: Model, later: bool = False) -> Step:
+        """Measure a model through gRPC and Triton: a capacity, or the rate of whole files."""
         options = self._options
         if model.chunk_ms == WHOLE:
-            return [
-                Step(
-                    f"engine_{model.name}", 80, partial(self._time_files, model), model, later=later
-                ),
-                Step(f"{model.name}", 90, partial(self._send_files, model), model, later=later),
-            ]
-        engine, capacity = partial(self._time_engine, model), partial(self._find_capacity, model)
-        levels_s = 2 * LEVEL_S + options.short_hold_s + options.hold_s
-        return [
-            Step(f"engine_{model.name}", 45, engine, model, later=later),
-            Step(f"capacity_{model.name}", start_s(model) + levels_s, capacity, model, later=later),
-        ]
+            run = partial(self._send_files, model)
+            return Step(model.name, 90, run, model, later=later, most_s=150)
+        first = options.model(options.sizes[0], options.live_chunks_ms[0])
+        level_s = LEVEL_S + options.short_hold_s
+        final_s = LEVEL_S + options.hold_of(model.chunk_ms)
+        least_s = 2 * (level_s + final_s) if model == first else level_s + final_s
+        return Step(
+            f"capacity_{model.name}",
+            start_s(model) + least_s,
+            partial(self._find_capacity, model),
+            model,
+            later=later,
+            most_s=start_s(model) + LEVELS * level_s + FINALS * final_s,
+            needs="" if model == first else f"capacity_{first.name}",
+        )
 
     def _long_hold(self, model: Model) -> Step:
-        estimate_s = start_s(model) + LEVEL_S + self._options.long_hold_s
-        return Step(f"hold_{model.name}", estimate_s, partial(self._hold_long, model), model)
+        around_s, long_s = start_s(model) + LEVEL_S, self._options.long_hold_s
+        return Step(
+            f"hold_{model.name}",
+            around_s + min(LONG_HOLD_LEAST_S, long_s),
+            partial(self._hold_long, model),
+            model,
+            most_s=around_s + long_s,
+            filler=True,
+            needs=f"capacity_{model.name}",
+        )
 
     def _compare_tokens(self, model: Model, path: Path, deadline_s: float) -> None:
         """Compare the service on the GPU with one on the CPU that has passed the export's gate."""
@@ -165,23 +220,27 @@ class Steps:
 
     def _find_capacity(self, model: Model, path: Path, deadline_s: float) -> None:
         options = self._options
-        first = options.first_streams or TARGETS[model.chunk_ms] * 2 // 3
+        first = options.first_streams or int(FIRST_SHARE * TARGETS[model.chunk_ms])
         # The export comes first: it may take its part of the time.
         self._exports.repository(model, deadline_s)
         budget_s = max(1.0, deadline_s - time.monotonic() - GOODBYE_S)
         search = ["capacity", "--first-streams", str(first), "--growth", str(GROWTH)]
         search += ["--resolution", str(RESOLUTION), "--short-hold-s", str(options.short_hold_s)]
-        search += ["--hold-s", str(options.hold_s), "--budget-s", f"{budget_s:.0f}"]
+        search += ["--hold-s", str(options.hold_of(model.chunk_ms))]
+        search += ["--budget-s", f"{budget_s:.0f}"]
         self._load(model, search, path, deadline_s)
 
     def _hold_long(self, model: Model, path: Path, deadline_s: float) -> None:
-        """Hold 80 % of the capacity for long."""
+        """Hold 80 % of the capacity for as long as time allows."""
         found = self._options.results / f"capacity_{model.name}.json"
         streams = CapacityResult.from_json(found).streams if found.exists() else 0
         if not streams:
             raise StepFailed(f"{found.name} has no count to hold {HOLD_SHARE:.0%} of")
+        self._exports.repository(model, deadline_s)
+        around_s = start_s(model) + LEVEL_S
+        room_s = max(LONG_HOLD_LEAST_S, deadline_s - time.monotonic() - around_s)
         hold = ["hold", "--streams", str(int(HOLD_SHARE * streams))]
-        hold += ["--hold-s", str(self._options.long_hold_s)]
+        hold += ["--hold-s", f"{min(self._options.long_hold_s, room_s):.0f}"]
         self._load(model, hold, path, deadline_s)
 
     def _load(self, model: Model, command: list[str], path: Path, deadline_s: float) -> None:
@@ -235,9 +294,9 @@ def _keep_result(unfinished: Path, path: Path, output: str) -> None:
     unfinished.replace(path)
 
 
-def _run_engine_tests(path: Path, deadline_s: float) -> None:
-    """Run the engine's own tests; on a GPU they hold recorded graphs against the stages."""
-    arguments = ["-q", "-p", "no:cacheprovider", *ENGINE_TESTS]
+def _run_engine_tests(which: str, path: Path, deadline_s: float) -> None:
+    """Run the engine's own tests on this device, which hold recorded graphs against the stages."""
+    arguments = ["-q", "-p", "no:cacheprovider", "-k", which, *ENGINE_TESTS]
     output = run_module("pytest", *arguments, deadline_s=deadline_s)
     _write(path, {"passed": output.splitlines()[-1]})
 

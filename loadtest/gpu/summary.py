@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.gpu.plan import FILES
+from loadtest.gpu.plan import FILES, INSTANCES, OWN_INSTANCES, OWN_SUFFIX
 from loadtest.report.templates import load_template
 from loadtest.result.document import CapacityResult, Level, StageUse
 from loadtest.service.monitor import ENGINE_SUFFIX
@@ -34,6 +34,10 @@ class Row:
     precision: str
     verdict: str
     streams: int
+    transcripts: int
+    """Streams of the level that was held whose transcripts were compared."""
+    largest_change: float | None
+    """Largest share of the tokens of one of them that differ from the reference."""
     limit_seen: str
     """Limit in the result itself."""
     level_streams: int
@@ -59,10 +63,17 @@ class Row:
     """The resource of which the largest share was used; see `limit_of`."""
 
 
-def write_summary(results: Path, instances: int) -> None:
-    """Write `summary.json` and `summary.html` beside the results, if there are any."""
+def write_summary(results: Path, instances: int, own_engines: bool = False) -> None:
+    """Write `summary.json` and `summary.html` beside the results, if there are any.
+
+    Args:
+        results: Folder with the results.
+        instances: Recognizer processes in the results of one kind; others have the usual number.
+        own_engines: The kind is that whose processes have an engine each.
+    """
     paths = sorted([*results.glob("capacity_*.json"), *results.glob("hold_*.json")])
-    rows = [row_of(path, instances) for path in paths]
+    usual = {False: INSTANCES, True: OWN_INSTANCES, own_engines: instances}
+    rows = [row_of(path, usual[OWN_SUFFIX in path.stem]) for path in paths]
     others = {
         path.stem: json.loads(path.read_text())
         for name in _OTHERS
@@ -83,8 +94,7 @@ def row_of(path: Path, instances: int) -> Row:
     level = limiting_level(result)
     stages = {stage.model: stage for stage in level.stages}
     recognizer, engine = stages.get(RECOGNIZER), stages.get(RECOGNIZER + ENGINE_SUFFIX)
-    engine_busy = engine and _busy(engine, level.hold_s, instances=1)
-    busy = recognizer and _busy(recognizer, level.hold_s, instances)
+    engine_busy, busy = busy_shares(level, instances)
     seen = sum(stage.cpu_cores or 0.0 for stage in level.stages)
     triton = None if level.server_cpu_cores is None else level.server_cpu_cores - seen
     return Row(
@@ -94,6 +104,8 @@ def row_of(path: Path, instances: int) -> Row:
         precision=result.conditions.precision,
         verdict=result.verdict,
         streams=result.streams,
+        transcripts=result.shown_level.transcripts_compared,
+        largest_change=result.shown_level.largest_change,
         limit_seen=result.limit,
         level_streams=level.streams,
         chunk_p99_ms=level.chunk_latency.p99_ms,
@@ -108,9 +120,25 @@ def row_of(path: Path, instances: int) -> Row:
         server_cores=level.server_cpu_cores,
         generator_cores=level.generator_cpu_cores,
         cores=result.conditions.cpu_cores,
-        limit="not known, the search did not end"
-        if result.unfinished
-        else limit_of(level, engine_busy, busy, result.conditions.cpu_cores),
+        limit=limit_in(result, instances),
+    )
+
+
+def limit_in(result: CapacityResult, instances: int) -> str:
+    """Return the limit that a result shows, of a recognizer with so many processes, in words."""
+    if result.unfinished:
+        return "not known, the search did not end"
+    level = limiting_level(result)
+    return limit_of(level, *busy_shares(level, instances), result.conditions.cpu_cores)
+
+
+def busy_shares(level: Level, instances: int) -> tuple[float | None, float | None]:
+    """Return the busy shares of the engine and of the recognizer's processes, if there are any."""
+    stages = {stage.model: stage for stage in level.stages}
+    recognizer, engine = stages.get(RECOGNIZER), stages.get(RECOGNIZER + ENGINE_SUFFIX)
+    return (
+        engine and _busy(engine, level.hold_s, instances=1),
+        recognizer and _busy(recognizer, level.hold_s, instances),
     )
 
 
@@ -148,7 +176,7 @@ def _busy(stage: StageUse, hold_s: float, instances: int) -> float:
 
 def _engine_ms(path: Path, batch: float) -> float | None:
     """Return the engine's time for such a batch of the same model, if it was measured."""
-    model = path.stem.removesuffix(".unfinished").partition("_")[2]
+    model = path.stem.removesuffix(".unfinished").partition("_")[2].removesuffix(OWN_SUFFIX)
     engine = path.with_name(f"engine_{model}.json")
     if not engine.exists():
         return None

@@ -23,6 +23,12 @@ BUSY_CORES = 0.9
 """Nor does it if a worker used more: it runs Python on one core at a time, and answers may have
 waited for it."""
 
+_SATURATED = "this server is saturated"
+_LIMITED = (
+    ": it refuses streams by its own limit (--chunk-share), which says nothing about what its "
+    "cores carry; measure a server that was started with --chunk-share 0"
+)
+
 
 def rule_for(info: ServerInfo, hold_s: float, options: LoadOptions) -> Rule:
     """Return the rule for a server.
@@ -70,6 +76,7 @@ def check_level(
         failures=dict(samples.failures),
         transcripts_compared=transcripts.compared,
         transcripts_different=transcripts.different,
+        largest_change=transcripts.largest_change,
         wer=transcripts.wer,
         unanswered_chunks=samples.unanswered,
         timeline=_timeline(samples, rule.hold_s),
@@ -98,7 +105,8 @@ def _broken(
     transcripts: TranscriptCheck,
 ) -> Iterator[str]:
     for kind, count in samples.failures.items():
-        yield f"{count} streams failed: {kind} ({samples.messages[kind]})"
+        why = _LIMITED if _SATURATED in samples.messages[kind] else ""
+        yield f"{count} streams failed: {kind} ({samples.messages[kind]}){why}"
     if samples.unanswered:
         yield (
             f"{samples.unanswered} chunks were never answered; they count with the time that they "

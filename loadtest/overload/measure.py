@@ -50,6 +50,7 @@ def measure(options: LoadOptions, users: int, arrival_s: float) -> OverloadResul
             _watched(
                 tally,
                 offer(served.url, served.model, scripts, users, arrival_s, served.hold_s, tally),
+                began_s,
             )
         )
         held_s = began_s + arrival_s
@@ -81,13 +82,19 @@ def measure(options: LoadOptions, users: int, arrival_s: float) -> OverloadResul
         )
 
 
-async def _watched(tally: Tally, work: object) -> list[int]:
-    """Run `work`; return how many streams were open in each second of it."""
+async def _watched(tally: Tally, work: object, began_s: float) -> list[int]:
+    """Run `work`; return how many streams were open in each second since `began_s`.
+
+    A second in which this process was held up has what was seen after it.
+    """
     live: list[int] = []
     task = asyncio.ensure_future(work)  # pyright: ignore
-    while not task.done():
-        live.append(tally.live)
-        await asyncio.wait([task], timeout=1.0)
+    while True:
+        seconds = int(time.monotonic() - began_s) + 1
+        live += [tally.live] * (seconds - len(live))
+        if task.done():
+            break
+        await asyncio.wait([task], timeout=max(0.0, began_s + seconds - time.monotonic()))
     await task
     return live
 
@@ -119,7 +126,7 @@ def _reasons(
     if refusals.p99_ms > REFUSAL_P99_MS:
         reasons.append(f"p99 of the refusals is {refusals.p99_ms:.0f} ms > {REFUSAL_P99_MS:.0f} ms")
     if not refusals.count:
-        reasons.append("nobody was refused: offer more, or give the server --chunk-share")
+        reasons.append("nobody was refused: offer more, to a server with --chunk-share")
     if texts.different:
         reasons.append(f"{texts.different} transcripts differ from the reference")
     return reasons

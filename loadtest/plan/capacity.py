@@ -10,14 +10,53 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtest.overload.document import OverloadResult
 from loadtest.result.document import CapacityResult, Conditions
 from loadtest.result.files import of_kind
 
 LONG_HOLD_S = 60.0
+"""Levels of a few seconds have passed on an H200 that failed over 40 s (docs/gpu.md)."""
 
 
 class NoPlan(Exception):
-    """No plan is possible: the result has no capacity, or the headroom leaves none of it."""
+    """No plan is possible, for example because the result has no capacity."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The streams that a server admits, by a measured overload."""
+
+    chunk_share: float
+    streams_per_unit: float
+
+
+def admission_of(overload: OverloadResult, result: CapacityResult) -> Admission:
+    """Return what the server of `result` admits, by an overload of the same server.
+
+    Raises:
+        NoPlan: The overload failed, had no limit, or was of another server.
+    """
+    if not overload.passes:
+        raise NoPlan(f"this overload failed ({'; '.join(overload.reasons)}): measure again")
+    if overload.chunk_share is None:
+        raise NoPlan("this overload was of a server that was there: its --chunk-share is not known")
+    measured, limited = _served(result.conditions), _served(overload.conditions)
+    if measured != limited:
+        raise NoPlan(f"expected an overload of {measured}, got one of {limited}")
+    units = max(1, overload.conditions.gpu_count)
+    return Admission(overload.chunk_share, overload.live_mean / units)
+
+
+def _served(conditions: Conditions) -> str:
+    hardware = conditions.gpu_model or f"{conditions.cpu_cores} cores of {conditions.cpu_model}"
+    return f"{_deployed(conditions)} on {hardware}"
+
+
+def _deployed(conditions: Conditions) -> str:
+    return (
+        f"{conditions.checkpoint}, {conditions.runtime} {conditions.precision}, "
+        f"{conditions.chunk_ms} ms chunks"
+    )
 
 
 @dataclass(frozen=True)
@@ -41,6 +80,9 @@ class CapacityPlan:
     unit: str
     """`GPU` or `machine`."""
     streams_per_unit_measured: float
+    admission: Admission | None
+    """What each admits, if that has been measured."""
+    headroom: float
     streams_per_unit_planned: int
     units_for_the_streams: int
     spare_units: int
@@ -52,9 +94,18 @@ class CapacityPlan:
     """Cost of one stream at the peak, spare units included."""
     assumptions: list[str]
 
+    @property
+    def streams_per_unit(self) -> float:
+        """Return the streams that one unit sustains and admits."""
+        return _sustained(self.streams_per_unit_measured, self.admission)
+
+
+def _sustained(measured: float, admission: Admission | None) -> float:
+    return measured if admission is None else min(measured, admission.streams_per_unit)
+
 
 def newest_result(folder: Path) -> Path:
-    """Return the newest capacity result in `folder` that passed.
+    """Return the newest capacity result in `folder` that passed and was held for long.
 
     Raises:
         NoPlan: There is none.
@@ -62,27 +113,31 @@ def newest_result(folder: Path) -> Path:
     found: list[tuple[str, Path]] = []
     for path in of_kind(folder.glob("*.json"), "capacity"):
         result = CapacityResult.from_json(path)
-        if result.verdict == "pass":
+        if result.verdict == "pass" and _held_s(result) >= LONG_HOLD_S:
             found.append((result.conditions.started_at, path))
     if not found:
         raise NoPlan(f"no capacity result that passed in {folder}: measure one, or name a file")
     return max(found)[1]
 
 
-def make_plan(result: CapacityResult, demand: Demand) -> CapacityPlan:
+def make_plan(
+    result: CapacityResult, demand: Demand, admission: Admission | None = None
+) -> CapacityPlan:
     """Plan the units for `demand`, each with the capacity of `result`.
 
     Raises:
-        NoPlan: The result is invalid or failed, or the headroom leaves no stream.
+        NoPlan: The result is invalid or failed, was not held for long enough, or the headroom
+            leaves no stream.
     """
     unit, measured = _measured(result)
+    sustained = _sustained(measured, admission)
     if not 0 <= demand.headroom < 1:
         raise NoPlan(f"expected a headroom from 0 to below 1, got {demand.headroom:g}")
     # Streams are whole numbers; the small addend corrects 0.8 * 10 = 7.999...
-    planned = math.floor(measured * (1 - demand.headroom) + 1e-9)
+    planned = math.floor(sustained * (1 - demand.headroom) + 1e-9)
     if planned < 1:
         raise NoPlan(
-            f"a headroom of {demand.headroom:.0%} leaves no whole stream of the {measured:g} that "
+            f"a headroom of {demand.headroom:.0%} leaves no whole stream of the {sustained:g} that "
             f"one {unit} sustains: choose a smaller one"
         )
     needed = math.ceil(demand.streams / planned)
@@ -94,6 +149,8 @@ def make_plan(result: CapacityResult, demand: Demand) -> CapacityPlan:
     return CapacityPlan(
         unit=unit,
         streams_per_unit_measured=measured,
+        admission=admission,
+        headroom=demand.headroom,
         streams_per_unit_planned=planned,
         units_for_the_streams=needed,
         spare_units=spare,
@@ -101,7 +158,7 @@ def make_plan(result: CapacityResult, demand: Demand) -> CapacityPlan:
         streams_per_replica_at_peak=demand.streams / replicas if replicas else None,
         cost_per_hour=cost,
         cost_per_stream_hour=cost / demand.streams if cost is not None and needed else None,
-        assumptions=_assumptions(result, demand, unit, spare),
+        assumptions=_assumptions(result, demand, admission, unit, spare),
     )
 
 
@@ -117,12 +174,25 @@ def _measured(result: CapacityResult) -> tuple[str, float]:
         )
     if result.verdict == "fail" or not result.streams:
         raise NoPlan(f"this {what} failed ({result.limit}): there is no capacity to plan with")
+    if _held_s(result) < LONG_HOLD_S:
+        raise NoPlan(
+            f"expected {result.streams:,} streams held for {LONG_HOLD_S:.0f} s, got "
+            f"{_held_s(result):.0f} s: too short to plan with; hold them for longer (--hold-s)"
+        )
     if result.streams_per_gpu is not None:
         return "GPU", result.streams_per_gpu
     return "machine", float(result.streams)
 
 
-def _assumptions(result: CapacityResult, demand: Demand, unit: str, spare: int) -> list[str]:
+def _held_s(result: CapacityResult) -> float:
+    """Return how long a level with as many streams as the result has was held."""
+    enough = (level for level in result.levels if level.passes and level.streams >= result.streams)
+    return max((level.hold_s for level in enough), default=0.0)
+
+
+def _assumptions(
+    result: CapacityResult, demand: Demand, admission: Admission | None, unit: str, spare: int
+) -> list[str]:
     conditions = result.conditions
     assumed = [
         f"{demand.streams:,} is the peak of streams live at the same time, all of them with audio "
@@ -131,9 +201,9 @@ def _assumptions(result: CapacityResult, demand: Demand, unit: str, spare: int) 
         f"{spare} spare: this many {unit}s may fail at the peak",
         f"n {unit}s sustain n times what one sustains: one server on each, streams spread evenly "
         "over them, network and load balancer no limit",
-        f"what is deployed is what was measured: {conditions.checkpoint}, "
-        f"{conditions.runtime} {conditions.precision}, {conditions.chunk_ms} ms chunks",
+        f"what is deployed is what was measured: {_deployed(conditions)}",
         f"each {unit} is {_unit_in_words(conditions)}",
+        _admitted_in_words(admission, unit),
     ]
     if demand.price_per_hour is not None:
         assumed.append(
@@ -142,6 +212,18 @@ def _assumptions(result: CapacityResult, demand: Demand, unit: str, spare: int) 
             "at the peak: fewer streams cost more each"
         )
     return assumed + _weaknesses(result)
+
+
+def _admitted_in_words(admission: Admission | None, unit: str) -> str:
+    if admission is None:
+        return (
+            f"each {unit} admits as many streams as it sustains: with server.chunkShare it may "
+            "refuse before (a result of `loadtest overload` as --admission counts that)"
+        )
+    return (
+        f"each {unit} refuses streams above {admission.streams_per_unit:.0f}, as many as it served "
+        f"in an overload with --chunk-share {admission.chunk_share:g}"
+    )
 
 
 def _unit_in_words(conditions: Conditions) -> str:
@@ -164,9 +246,4 @@ def _weaknesses(result: CapacityResult) -> list[str]:
         )
     if result.kind == "level":
         weak.append("one level that passed, not a search: there may be room above it")
-    held_s = max(level.hold_s for level in result.levels if level.passes)
-    if held_s < LONG_HOLD_S:
-        weak.append(
-            f"no level was held for longer than {held_s:.0f} s: that is a short measurement"
-        )
     return weak

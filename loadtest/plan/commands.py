@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.options import Json, exiting_on
-from loadtest.plan.capacity import CapacityPlan, Demand, NoPlan, make_plan, newest_result
+from loadtest.overload.document import OverloadResult
+from loadtest.plan.capacity import (
+    CapacityPlan,
+    Demand,
+    NoPlan,
+    admission_of,
+    make_plan,
+    newest_result,
+)
 from loadtest.plan.plot import plot_day
 from loadtest.plan.values import chart_values, scaling_of
 from loadtest.result.document import CapacityResult
@@ -43,6 +51,13 @@ def plan(
         float, typer.Option(help="Share of each unit that stays free, from 0 to below 1.")
     ] = 0.2,
     spare: Annotated[int, typer.Option(min=0, help="Units that may fail at the peak.")] = 1,
+    admission: Annotated[
+        Path | None,
+        typer.Option(
+            help="Result of `loadtest overload` on the same server: plan with no more streams than "
+            "it admits, and with its --chunk-share."
+        ),
+    ] = None,
     price_per_hour: Annotated[
         float | None,
         typer.Option(min=0, help="Price of one unit (GPU or machine), in any currency."),
@@ -63,11 +78,11 @@ def plan(
     demand = Demand(streams, headroom, spare, price_per_hour)
     with exiting_on(OSError, ValueError, NoPlan):
         paths = results or [newest_result(RESULTS)]
-        if len(paths) > 1 and (values or plot):
-            raise NoPlan("--values and --plot take one result: name it")
+        if len(paths) > 1 and (values or plot or admission):
+            raise NoPlan("--values, --plot and --admission take one result: name it")
         if plot and not day:
             raise NoPlan("--plot draws a simulated day: name one with --day")
-        planned = [_plan(path, demand, day) for path in paths]
+        planned = [_plan(path, demand, admission, day) for path in paths]
         if values:
             write_whole(values, chart_values(planned[0].plan, planned[0].path))
         if plot and planned[0].day:
@@ -80,20 +95,22 @@ def plan(
             _print(each, demand)
 
 
-def _plan(path: Path, demand: Demand, day: Path | None) -> _Planned:
-    made = make_plan(CapacityResult.from_json(path), demand)
+def _plan(path: Path, demand: Demand, admission: Path | None, day: Path | None) -> _Planned:
+    result = CapacityResult.from_json(path)
+    limit = admission and admission_of(OverloadResult.from_json(admission), result)
+    made = make_plan(result, demand, limit)
     simulated = None
     if day is not None:
         from loadtest.plan.day import Day, simulate  # numpy, which other plans need not wait for
 
-        sustained = int(made.streams_per_unit_measured)
+        sustained = int(made.streams_per_unit)
         simulated = simulate(Day.from_json(day), demand.streams, sustained, scaling_of(made))
     return _Planned(str(path), made, simulated)
 
 
 def _plot(plan: CapacityPlan, day: SimulatedDay, demand: Demand, path: Path) -> None:
     title = f"A simulated day with {demand.streams:,} live streams at its peak"
-    plot_day(day, title, plan.unit, int(plan.streams_per_unit_measured), path)
+    plot_day(day, title, plan.unit, int(plan.streams_per_unit), path)
 
 
 def _document(planned: _Planned, price_per_hour: float | None) -> dict[str, Any]:
@@ -137,6 +154,10 @@ def _table(plan: CapacityPlan) -> Table:
     table = _two_columns()
     measured = f"{plan.streams_per_unit_measured:,.4g}"
     table.add_row(f"streams per {plan.unit}, measured", measured)
+    if plan.admission is not None:
+        table.add_row(
+            f"streams per {plan.unit}, admitted", f"{plan.admission.streams_per_unit:,.0f}"
+        )
     table.add_row(f"streams per {plan.unit}, with headroom", f"{plan.streams_per_unit_planned:,}")
     table.add_row(f"{plan.unit}s for the streams", f"{plan.units_for_the_streams:,}")
     table.add_row("spare", f"{plan.spare_units:,}")

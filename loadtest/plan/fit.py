@@ -49,8 +49,10 @@ def fit(
         table.add_row(gpu, f"{GPU_BYTES[gpu] / 1e9:.1f}", f"{streams:,}")
     console = Console()
     console.print(table)
+    one = footprint.engines == 1
     console.print(
-        f"A stream takes {footprint.state_bytes / 1e6:.2f} MB, the engine's process "
+        f"A stream takes {footprint.state_bytes / 1e6:.2f} MB, "
+        f"{'the engine' if one else f'each of {footprint.engines} engines'} "
         f"{footprint.process_bytes / 1e9:.1f} GB and {BATCH_COPIES} states for each of the "
         f"{footprint.max_batch} rows of its largest batch; {GPU_SHARE:.0%} of the memory is "
         "planned with.",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.plan.scaling import TOLERANCE, Scaling
+from loadtest.plan.scaling import FULL, TOLERANCE, Scaling
 
 _SCALE_DOWN_EVERY_S = 300.0
 _SCALE_DOWN_SHARE = 0.1
@@ -99,10 +99,17 @@ class Fleet:
             self._shrunk_s = now_s
 
     def _desired(self) -> int:
-        there = len(self.serving) + len(self.starting)
-        ratio = self.live / (self.scaling.threshold * there)
-        wanted = there if abs(ratio - 1) <= TOLERANCE else math.ceil(ratio * there - 1e-9)
+        shares = self.serving / self.capacity
+        wanted = max(
+            self._replicas_for(self.live / self.scaling.threshold),
+            self._replicas_for(float(shares[shares > FULL].sum()) / self.scaling.fullness),
+        )
         return min(max(wanted, self.scaling.min_replicas), self.scaling.max_replicas)
+
+    def _replicas_for(self, load: float) -> int:
+        """Return the replicas that Kubernetes wants for the load of so many."""
+        there = len(self.serving) + len(self.starting)
+        return there if abs(load / there - 1) <= TOLERANCE else math.ceil(load - 1e-9)
 
     def _begin_to_serve(self, now_s: float) -> None:
         ready = sum(begins_s <= now_s for begins_s in self.starting)

@@ -1,7 +1,7 @@
 """How many live streams the memory of a GPU holds, whatever its speed.
 
 On `--runtime torch` the state of every stream lies in the GPU's memory, beside the weights and the
-recorded graphs of the one process that has the engine.
+recorded graphs of the process that has the engine, or of several with an engine each.
 """
 
 from __future__ import annotations
@@ -45,9 +45,11 @@ class Footprint:
     state_bytes: float
     """Of one stream."""
     process_bytes: float
-    """Of the engine's process, without its recorded graphs."""
+    """Of an engine's process, without its recorded graphs."""
     max_batch: int
     """Streams in one batch, at most."""
+    engines: int = 1
+    """Processes with an engine; those that share one count once."""
 
 
 def footprint_of(repository: Path, name: str = "") -> Footprint:
@@ -79,11 +81,14 @@ def footprint_of(repository: Path, name: str = "") -> Footprint:
     found: Any = model_config_pb2.ModelConfig()  # pyright: ignore
     text_format.Parse(config.read_text(encoding="utf-8"), found)
     process_bytes = _CONTEXT_BYTES + weights.stat().st_size
-    return Footprint(state_bytes, process_bytes, found.max_batch_size)
+    own = found.parameters["engine"].string_value == "own"
+    engines = sum(group.count for group in found.instance_group) if own else 1
+    return Footprint(state_bytes, process_bytes, found.max_batch_size, engines)
 
 
 def streams_that_fit(footprint: Footprint, gpu_bytes: float) -> int:
-    """Return the slots that fit beside the engine's process; 0 if not even that does."""
+    """Return the slots that fit beside the engines; 0 if not even these do."""
     graphs = BATCH_COPIES * footprint.state_bytes * footprint.max_batch
-    left_bytes = GPU_SHARE * gpu_bytes - footprint.process_bytes - graphs
+    engines_bytes = footprint.engines * (footprint.process_bytes + graphs)
+    left_bytes = GPU_SHARE * gpu_bytes - engines_bytes
     return max(0, int(left_bytes / footprint.state_bytes))

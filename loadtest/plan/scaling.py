@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 TOLERANCE = 0.1
 """By how much the mean load must miss the threshold before Kubernetes acts."""
+FULL = 0.7
+"""Above this share of what they admit, replicas are filling up; as in the chart's scaling.yaml."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Scaling:
     """Planned; a replica takes more than that, up to what was measured."""
     threshold: int
     """Mean streams per replica that the scaling aims at."""
+    fullness: float
+    """Mean share of the streams admitted by those that fill up, at which the scaling aims."""
     start_s: float = 180.0
     """From the decision to the first stream of a replica."""
     drain_s: float = 900.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from loadtest.plan.capacity import CapacityPlan
-from loadtest.plan.scaling import TOLERANCE, Scaling
+from loadtest.plan.scaling import FULL, TOLERANCE, Scaling
 
 _SMALLEST = 2
 """Replicas that are always there: one of them may fail, or be replaced."""
@@ -20,7 +20,13 @@ def scaling_of(plan: CapacityPlan) -> Scaling:
         streams_per_replica=planned,
         # Kubernetes does nothing before the mean is above the threshold by its tolerance.
         threshold=max(1, math.floor(planned / (1 + TOLERANCE))),
+        fullness=_fullness(plan.headroom),
     )
+
+
+def _fullness(headroom: float) -> float:
+    """Return the fullness with which Kubernetes acts midway between planned and refused."""
+    return max(FULL, math.floor(100 * (1 - headroom / 2) / (1 + TOLERANCE)) / 100)
 
 
 def chart_values(plan: CapacityPlan, result: str) -> str:
@@ -41,5 +47,8 @@ def chart_values(plan: CapacityPlan, result: str) -> str:
         f"  maxReplicas: {scaling.max_replicas}",
         f"  streamsPerReplica: {scaling.streams_per_replica}",
         f"  threshold: {scaling.threshold}",
+        f"  fullness: {scaling.fullness:g}",
     ]
+    if plan.admission is not None:
+        lines += ["server:", f"  chunkShare: {plan.admission.chunk_share:g}"]
     return "\n".join(lines) + "\n"

@@ -114,6 +114,9 @@ class Level:
     gpu_memory_bytes: int | None
     unanswered_chunks: int = 0
     """They count in the latencies with the time that they waited, at least ten seconds."""
+    largest_change: float | None = None
+    """Largest share of the tokens of a stream that differ from its reference, changes of one or two
+    tokens left out; `None` in documents that were written before it was recorded."""
 
     @property
     def verdict(self) -> Verdict:

@@ -29,9 +29,11 @@ def connect(url: str, model: str | None) -> earshot.Client:
     return earshot.connect(url, model=model, timeouts=NO_RESUMING, **_credentials())
 
 
-def connect_async(url: str, model: str | None) -> AbstractAsyncContextManager[earshot.AsyncClient]:
+def connect_async(
+    url: str, model: str | None, timeouts: earshot.Timeouts = NO_RESUMING
+) -> AbstractAsyncContextManager[earshot.AsyncClient]:
     """Connect for the length of an `async with` block; raise as `connect`."""
-    return earshot.connect_async(url, model=model, timeouts=NO_RESUMING, **_credentials())
+    return earshot.connect_async(url, model=model, timeouts=timeouts, **_credentials())
 
 
 def open_channel(url: str, timeouts: earshot.Timeouts) -> Channel:

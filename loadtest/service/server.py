@@ -47,14 +47,21 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(repository: Path, *flags: str) -> Generator[ServerProcess]:
+def serving(
+    repository: Path, *flags: str, chunk_share: float | None = None
+) -> Generator[ServerProcess]:
     """Serve `repository` on free ports, with further `flags`, for the length of the block.
+
+    Args:
+        chunk_share: `--chunk-share`; without it no stream is refused for the load on the cores,
+            which is what most measurements are about.
 
     Raises:
         ServerEnded: The server ended before it was ready; its own message is on stderr.
     """
-    arguments = ["--repository", str(repository), "--grpc-port", "0", "--metrics-port", "0", *flags]
-    command = [sys.executable, "-m", "server", *arguments]
+    arguments = ["--repository", str(repository), "--grpc-port", "0", "--metrics-port", "0"]
+    arguments += ["--chunk-share", str(chunk_share or 0)]
+    command = [sys.executable, "-m", "server", *arguments, *flags]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, preexec_fn=_obey_interrupts
     ) as process:
@@ -96,7 +103,5 @@ def ensure_server(options: LoadOptions) -> Generator[LoadOptions]:
     if options.url or options.repository is None:
         yield options
         return
-    share = options.chunk_share
-    flags = () if share is None else ("--chunk-share", str(share))
-    with serving(options.repository, *flags) as server:
+    with serving(options.repository, chunk_share=options.chunk_share) as server:
         yield replace(options, url=server.url, metrics_url=server.metrics_url)

@@ -24,7 +24,10 @@ BEGUN = "begun"
 
 
 class Vanishing:
-    """Starts the process, kills it after `LIFE_S`, and starts another, until it is stopped."""
+    """Starts the process, kills it after `LIFE_S`, and starts another, until it is stopped.
+
+    The last one is killed at the end of the block, when its streams have begun.
+    """
 
     def __init__(self, options: LoadOptions, streams: int) -> None:
         model, speech = options.model or "", str(options.speech.resolve())
@@ -33,7 +36,6 @@ class Vanishing:
         self._streams = streams
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        self._process: subprocess.Popen[str] | None = None
         self.vanished = 0
 
     def __enter__(self) -> Vanishing:
@@ -42,8 +44,6 @@ class Vanishing:
 
     def __exit__(self, *exception: object) -> None:
         self._stopped.set()
-        if self._process is not None:
-            self._process.kill()  # it may not have begun
         self._thread.join()
 
     def _run(self) -> None:
@@ -52,7 +52,6 @@ class Vanishing:
                 self._command, cwd=PROJECT, stdout=subprocess.PIPE, text=True
             ) as process:
                 assert process.stdout is not None
-                self._process = process
                 begun = process.stdout.readline().strip() == BEGUN
                 self._stopped.wait(LIFE_S)
                 process.kill()

@@ -110,12 +110,13 @@ def test_end_on_cancellation(server: FakeRecognizer) -> None:
             async with client.stream(sample_rate_hz=RATE_HZ) as stream:
                 await stream.send(chunk(fake_recognizer.SLOW))
 
-        streaming = asyncio.ensure_future(stream())
-        while len(server.chunks()) == before:
-            await asyncio.sleep(0.01)
-        streaming.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await streaming
+        with server.holding():
+            streaming = asyncio.ensure_future(stream())
+            while len(server.chunks()) == before:
+                await asyncio.sleep(0.01)
+            streaming.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await streaming
 
     run(server, scenario)
 
@@ -156,24 +157,27 @@ def test_end_when_the_client_closes(server: FakeRecognizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("marker", "kind"),
+    ("marker", "timeouts", "kind"),
     [
-        (fake_recognizer.SLOW, earshot.ChunkTimeout),
-        (fake_recognizer.FAIL, earshot.ServerFailed),
+        (fake_recognizer.SLOW, replace(PATIENT, chunk_s=0.2), earshot.ChunkTimeout),
+        (fake_recognizer.FAIL, PATIENT, earshot.ServerFailed),
     ],
 )
 def test_errors_carry_what_was_recognized(
-    server: FakeRecognizer, marker: float, kind: type[earshot.StreamError]
+    server: FakeRecognizer,
+    marker: float,
+    timeouts: earshot.Timeouts,
+    kind: type[earshot.StreamError],
 ) -> None:
     async def scenario(client: earshot.AsyncClient) -> None:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         (first,) = await stream.send(noise(FIRST))
-        with pytest.raises(kind) as caught:
+        with server.holding(), pytest.raises(kind) as caught:
             await stream.send(chunk(marker))
         assert caught.value.transcript is not None
         assert caught.value.transcript.text == first.text
 
-    run(server, scenario, replace(PATIENT, chunk_s=0.2))
+    run(server, scenario, timeouts)
 
 
 def test_refused(server: FakeRecognizer) -> None:

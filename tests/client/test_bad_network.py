@@ -126,7 +126,7 @@ def test_a_stream_begins_on_a_dying_connection(fake: FakeTriton) -> None:
 
 def test_a_connection_that_dies_each_time_gives_a_stream_up_in_time(fake: FakeTriton) -> None:
     fake.lose["chunk"] = 1000
-    timeouts = earshot.Timeouts(queue_s=0.3, chunk_s=0.2)
+    timeouts = earshot.Timeouts(queue_s=1, chunk_s=1)
     with earshot.connect(fake.url, timeouts=timeouts) as client:
         with pytest.raises(earshot.ConnectionFailed, match="Stream removed"):
             client.stream(sample_rate_hz=16000).send(SECOND)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 from earshot._audio_file import AudioFile
-from earshot._cli import app
+from earshot._cli import app, microphone
 from earshot._files import open_audio
 from earshot._format import AudioFormat
 from typer.testing import CliRunner
@@ -27,17 +27,22 @@ from typer.testing import CliRunner
 from tests.support import fake_recognizer
 from tests.support.fake_recognizer import RATE_HZ, FakeRecognizer, noise
 from tests.support.fake_triton import fake_triton
+from tests.support.late_text import without_lag
+from tests.support.launcher import wait_for
 
 COMMAND = [str(Path(sys.executable).with_name("earshot"))]
-PATIENT_COMMAND = [
-    sys.executable,
-    "-c",
-    "from functools import partial\n"
-    "from earshot._cli import app, server_options\n"
-    "server_options.Timeouts = partial(server_options.Timeouts, close_s=60)\n"
-    "app()",
-]
-"""The same, for as long as the server takes to read an END."""
+
+
+def command_with(timeouts: str) -> list[str]:
+    """Return the command with other deadlines than its own."""
+    return [
+        sys.executable,
+        "-c",
+        "from functools import partial\n"
+        "from earshot._cli import app, server_options\n"
+        f"server_options.Timeouts = partial(server_options.Timeouts, {timeouts})\n"
+        "app()",
+    ]
 
 
 def earshot(*arguments: object, url: str = "localhost:1"):
@@ -109,7 +114,7 @@ def test_text_of_one_file(server: FakeRecognizer, speech: Path) -> None:
     result = earshot("transcribe", speech, url=server.url)
     assert result.exit_code == 0
     assert result.stdout == " ".join(words_in(speech)) + "\n"
-    assert result.stderr == ""
+    assert without_lag(result.stderr) == ""
 
 
 @pytest.mark.triton
@@ -125,7 +130,7 @@ def test_json(server: FakeRecognizer, speech: Path) -> None:
         "confidence": 0.3679,
     }
     assert report["duration_s"] == 1.25
-    assert report["audio_s_per_s"] > 1
+    assert report["audio_s_per_s"] > 0
     assert (report["model"], report["chunk_ms"]) == ("fake", 80)
 
 
@@ -155,7 +160,7 @@ def test_unreadable_files_do_not_stop_the_rest(
     result = earshot("transcribe", text, speech, empty, missing, speech, url=server.url)
     assert result.exit_code == 1
     assert result.stdout == f"{speech}: {' '.join(words_in(speech))}\n" * 2
-    messages = result.stderr.splitlines()
+    messages = without_lag(result.stderr).splitlines()
     assert [line.split(": ")[1] for line in messages] == [str(p) for p in (text, empty, missing)]
     assert messages[2] == f"earshot: {missing}: no such file"
 
@@ -173,7 +178,7 @@ def test_file_names_that_are_not_valid_utf8(server: FakeRecognizer, speech: Path
         assert result.returncode == 1
         assert "caf\N{REPLACEMENT CHARACTER}.wav" in result.stdout
         assert " ".join(words_in_odd(odd)) in result.stdout
-        assert result.stderr.endswith("\N{REPLACEMENT CHARACTER}.wav: no such file\n")
+        assert without_lag(result.stderr).endswith("\N{REPLACEMENT CHARACTER}.wav: no such file\n")
 
 
 def words_in_odd(path: Path) -> list[str]:
@@ -195,7 +200,7 @@ def test_an_unexpected_error_in_one_file_leaves_the_others(
     result = earshot("transcribe", bad, speech, url=server.url)
     assert result.exit_code == 1
     assert result.stdout == f"{speech}: {' '.join(words_in(speech))}\n"
-    assert result.stderr == f"earshot: {bad}: RuntimeError: unexpected\n"
+    assert without_lag(result.stderr) == f"earshot: {bad}: RuntimeError: unexpected\n"
 
 
 @pytest.mark.triton
@@ -204,7 +209,7 @@ def test_a_truncated_wav(server: FakeRecognizer, speech: Path) -> None:
     result = earshot("transcribe", speech, url=server.url)
     assert result.exit_code == 0
     assert result.stdout == " ".join(words_in(speech)) + "\n"
-    assert result.stderr == (
+    assert without_lag(result.stderr) == (
         f"earshot: {speech}: the file is truncated: its header states more audio\n"
     )
 
@@ -238,6 +243,11 @@ class FakeSoundDevice(ModuleType):
 
     PortAudioError = RuntimeError
 
+    def __init__(self, server: FakeRecognizer) -> None:
+        """Press it when `server` has received the first chunk."""
+        super().__init__("sounddevice")
+        self._server = server.from_now_on()
+
     def query_devices(self, kind: str) -> dict[str, float]:
         assert kind == "input"
         return {"default_samplerate": 48000.0}
@@ -249,19 +259,26 @@ class FakeSoundDevice(ModuleType):
         assert (samplerate, channels, dtype) == (48000, 1, "int16")
         for _ in range(5):
             callback(bytearray(9600), 4800, None, SimpleNamespace(input_overflow=True))
-        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+        threading.Thread(target=self._interrupt).start()
         yield
+
+    def _interrupt(self) -> None:
+        wait_for(lambda: bool(self._server.chunks()))
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.triton
 def test_mic(server: FakeRecognizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice("sounddevice"))
+    monkeypatch.setattr(microphone, "SILENCE_S", 60)
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice(server))
     result = earshot("mic", url=server.url)
     assert result.exit_code == 0
     assert (
         result.stdout == " ".join(fake_recognizer.expected_words(np.zeros(8000, np.float32))) + "\n"
     )
-    assert result.stderr == "earshot: the machine was too slow 5 times, and audio was lost\n"
+    told = without_lag(result.stderr)
+    assert told == "earshot: the machine was too slow 5 times, and audio was lost\n"
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice(server))
     lines = earshot("mic", "--endpoint-ms", 500, url=server.url).stdout
     assert lines == result.stdout, "text without speech, as loud as it may be, is an utterance"
 
@@ -314,28 +331,28 @@ def test_ctrl_c_ends_the_stream(server: FakeRecognizer, tmp_path: Path) -> None:
     soundfile.write(path, audio, RATE_HZ, subtype="FLOAT")
     before = len(server.chunks())
     command = subprocess.Popen(
-        [*PATIENT_COMMAND, "transcribe", "--url", server.url, path],
+        [*command_with("close_s=60"), "transcribe", "--url", server.url, path],
         stderr=subprocess.PIPE,
         text=True,
     )
     while len(server.chunks()) == before:
         time.sleep(0.02)
     command.send_signal(signal.SIGINT)
-    _, message = command.communicate(timeout=60)
+    _, message = command.communicate(timeout=300)
     assert command.returncode == 130
-    assert message == "earshot: interrupted\n"
+    assert without_lag(message) == "earshot: interrupted\n"
     assert server.chunks()[-1].end
 
 
 def test_ctrl_c_while_the_server_hangs(speech: Path) -> None:
     with fake_triton(fake_recognizer.PARAMETERS) as fake:
         command = subprocess.Popen(
-            [*COMMAND, "transcribe", "--url", fake.url, speech], stderr=subprocess.PIPE, text=True
+            [*command_with("chunk_s=600"), "transcribe", "--url", fake.url, speech],
+            stderr=subprocess.PIPE,
+            text=True,
         )
         fake.arrived.acquire()
         command.send_signal(signal.SIGINT)
-        started_s = time.monotonic()
-        _, message = command.communicate(timeout=60)
-        assert time.monotonic() - started_s < 12  # the first chunk has 15 s, close_s is 1 s
+        _, message = command.communicate(timeout=300)  # the chunk has 600 s, close_s is 1 s
     assert command.returncode == 130
     assert message == "earshot: interrupted\n"

@@ -15,6 +15,7 @@ import soundfile
 
 from tests.support.fake_recognizer import RATE_HZ, FakeRecognizer, expected_words, noise
 from tests.support.fake_triton import OFFLINE, fake_triton
+from tests.support.late_text import without_lag
 from tests.support.spoken_numbers import audio, recognize_numbers, script, words
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -27,9 +28,9 @@ def run(example: str, *arguments: object, url: str) -> str:
         env={**os.environ, "EARSHOT_URL": url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, without_lag(done.stderr)) == (0, "")
     return done.stdout
 
 
@@ -126,5 +127,5 @@ def test_live_microphone_until_ctrl_c(server: FakeRecognizer, tmp_path: Path) ->
     before = " ".join(expected[:-1])  # the last chunk waits for the end
     assert process.stdout.read(len(before)) == before
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=300)
     assert (process.returncode, before + rest) == (0, " ".join(expected) + "\n")

@@ -46,7 +46,7 @@ def test_a_forked_process_is_told_to_connect_for_itself() -> None:
             [sys.executable, "-c", textwrap.dedent(script), fake.url],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert list(fake.chunks.values()) == [4]
     *told, duration = result.stdout.splitlines()

@@ -226,7 +226,8 @@ def test_first_chunk_deadline(server: FakeRecognizer) -> None:
     timeouts = replace(PATIENT, queue_s=0.1, chunk_s=0.1)
     with earshot.connect(server.url, timeouts=timeouts) as client:
         stream = client.stream(sample_rate_hz=RATE_HZ)
-        with pytest.raises(earshot.ChunkTimeout, match=r"the first chunk within 0\.2 s"):
+        late = pytest.raises(earshot.ChunkTimeout, match=r"the first chunk within 0\.2 s")
+        with server.holding(), late:
             stream.send(chunk(fake_recognizer.SLOW))
 
 
@@ -234,7 +235,8 @@ def test_chunk_deadline(server: FakeRecognizer) -> None:
     with earshot.connect(server.url, timeouts=replace(PATIENT, chunk_s=0.2)) as client:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         (first,) = stream.send(noise(FIRST))
-        with pytest.raises(earshot.ChunkTimeout, match=r"a chunk within 0\.2 s") as caught:
+        late = pytest.raises(earshot.ChunkTimeout, match=r"a chunk within 0\.2 s")
+        with server.holding(), late as caught:
             stream.send(chunk(fake_recognizer.SLOW))
         assert caught.value.transcript is not None
         assert caught.value.transcript.text == first.text
@@ -247,7 +249,7 @@ def test_finish_deadline(server: FakeRecognizer) -> None:
         stream = client.stream(sample_rate_hz=RATE_HZ)
         (first,) = stream.send(noise(FIRST))
         stream.send(chunk(fake_recognizer.SLOW)[:100])
-        with pytest.raises(earshot.ChunkTimeout) as caught:
+        with server.holding(), pytest.raises(earshot.ChunkTimeout) as caught:
             stream.finish()
         assert caught.value.transcript is not None
         assert caught.value.transcript.text == first.text

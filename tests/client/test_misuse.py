@@ -21,6 +21,7 @@ from earshot._cli.microphone import Microphone
 from tests.support import fake_recognizer
 from tests.support.fake_recognizer import SLOW, FakeRecognizer, chunk
 from tests.support.fake_triton import OFFLINE, fake_triton
+from tests.support.launcher import wait_for
 
 pytestmark = pytest.mark.triton
 
@@ -73,7 +74,7 @@ def test_closing_ends_the_tasks_that_wait_for_a_chunk() -> None:
                 task = asyncio.create_task(stream.send(SECOND))
                 await asyncio.to_thread(fake.arrived.acquire)
             with pytest.raises(earshot.StreamClosed, match="client is closed"):
-                await asyncio.wait_for(task, 10)
+                await asyncio.wait_for(task, 60)
 
     asyncio.run(run())
 
@@ -86,7 +87,7 @@ def test_closing_ends_the_tasks_that_wait_for_a_file() -> None:
 
         def recognize(piece: Any) -> list[Any]:
             loop.call_soon_threadsafe(arrived.set)
-            release.wait(10)
+            release.wait(60)
             return []
 
         with fake_triton(None, models={"asr_offline": OFFLINE}) as fake:
@@ -96,17 +97,18 @@ def test_closing_ends_the_tasks_that_wait_for_a_file() -> None:
                 await arrived.wait()
             release.set()
             with pytest.raises(earshot.StreamClosed, match="client is closed"):
-                await asyncio.wait_for(task, 10)
+                await asyncio.wait_for(task, 60)
 
     asyncio.run(run())
 
 
-def test_two_threads_on_one_stream(client: earshot.Client) -> None:
+def test_two_threads_on_one_stream(client: earshot.Client, server: FakeRecognizer) -> None:
     with client.stream(sample_rate_hz=16000) as stream:
         slow = threading.Thread(target=stream.send, args=(chunk(SLOW),))
-        slow.start()
-        with pytest.raises(earshot.StreamInUse, match="send from one place"):
-            while slow.is_alive():
+        with server.holding():
+            slow.start()
+            wait_for(lambda: bool(server.chunks()))
+            with pytest.raises(earshot.StreamInUse, match="send from one place"):
                 stream.send(SECOND[:10])
         slow.join()
         assert stream.finish().duration_s > 0  # the stream of the first thread goes on

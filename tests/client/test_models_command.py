@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import earshot
 import pytest
 from earshot._cli import app
-from earshot._repository import StageStreams
+from earshot._repository import StageStreams, count_canaries
 from typer.testing import CliRunner
 
 from tests.support import fake_recognizer
@@ -79,7 +79,7 @@ def test_metrics_of_a_runtime_that_does_not_count_streams(fake: FakeTriton) -> N
     other = 'earshot_live_streams{instance="a_0",model="court_encoder"} 3\n'
     with metrics(other) as url:
         message = message_of(fake, "retire", "clinic_v1", "--metrics-url", url)
-    assert "has no earshot_live_streams of 'clinic_v1'" in message
+    assert "have no earshot_live_streams of 'clinic_v1'" in message
 
 
 def test_streams_of_adapters_are_counted_apart() -> None:
@@ -99,3 +99,13 @@ earshot_adapter_streams{adapter="coffee",instance="e_1",model="encoder"} 1
     assert [live.of_adapter(name) for name in ("clinic", "coffee", "tavern")] == [3, 1, 0]
     assert live.of_adapter("") == 5
     assert StageStreams(text, {"court_encoder"}).of_adapter("") == 7
+
+
+def test_chunks_with_which_the_server_tests_itself_are_told_apart() -> None:
+    text = """
+earshot_canary_requests_total{model="clinic_asr_streaming"} 31.0
+earshot_canary_requests_total{model="clinic_asr_offline"} 30.0
+earshot_canary_requests_total{model="court_asr_streaming"} 7.0
+"""
+    assert count_canaries(text, ["clinic_asr_streaming", "clinic_asr_offline"]) == 61
+    assert count_canaries(text, ["tavern_asr_streaming"]) == 0

@@ -97,7 +97,7 @@ def test_a_late_chunk_is_answered_before_the_end_is_sent_gevent() -> None:
         assert command.stdout is not None
         assert command.stdout.readline() == "late\n"
         fake.answer.set()
-        assert command.wait(timeout=60) == 0
+        assert command.wait(timeout=300) == 0
         assert fake.seen == IN_ORDER
 
 

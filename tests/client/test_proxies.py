@@ -11,7 +11,7 @@ import earshot
 import pytest
 
 from tests.support import fake_recognizer
-from tests.support.fake_recognizer import CHUNK_SAMPLES, FIRST, RATE_HZ, noise, texts
+from tests.support.fake_recognizer import CHUNK_SAMPLES, FIRST, PATIENT, RATE_HZ, noise, texts
 from tests.support.fake_triton import OFFLINE, FakeTriton, fake_triton
 from tests.support.proxies import free_port, haproxy, nginx
 
@@ -98,7 +98,7 @@ def test_the_tag_of_a_stream_is_in_the_log_of_nginx(fake: FakeTriton, tmp_path: 
     options = earshot.StreamOptions(tag="call-17")
     with (
         nginx(fake.url, tmp_path, settings) as url,
-        earshot.connect(url) as client,
+        earshot.connect(url, timeouts=PATIENT) as client,
         client.stream(sample_rate_hz=RATE_HZ, options=options) as stream,
     ):
         stream.send(noise(FIRST))

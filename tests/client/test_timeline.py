@@ -25,6 +25,13 @@ def test_a_silence_takes_no_time() -> None:
     assert frames_of(timeline, 9, 20) == [6, 17]
 
 
+def test_frames_are_exact_after_years() -> None:
+    timeline = Timeline()
+    timeline.insert(frame=2**31 + 1, frames=3)
+    timeline.insert(frame=2**53 + 1, frames=4)
+    assert frames_of(timeline, 2**53 + 4, 2**53 + 9) == [2**53 + 1, 2**53 + 2]
+
+
 def test_silences_add_up() -> None:
     timeline = Timeline()
     timeline.insert(frame=5, frames=3)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -263,7 +262,7 @@ def test_so_many_pieces_are_under_way_and_no_more(
             counts["most"] = max(counts["most"], counts["under way"])
             among_the_first = counts["arrived"] <= 3
         if among_the_first:
-            meet.wait(timeout=10)
+            meet.wait(timeout=60)
         tokens = recognize_numbers(piece)
         with lock:
             counts["under way"] -= 1
@@ -419,23 +418,22 @@ def test_ctrl_c_while_the_server_hangs(fake: FakeTriton, tmp_path: Path, client:
 
     fake.recognize = hang
     path = write(tmp_path / "a.wav", script(400, 20))
+    timeouts = earshot.Timeouts(piece_s=600)
     code = textwrap.dedent(f"""
         import asyncio, earshot
         async def main():
-            async with earshot.connect_async({fake.url!r}) as client:
+            async with earshot.connect_async({fake.url!r}, timeouts=earshot.{timeouts}) as client:
                 await client.transcribe({str(path)!r})
         if {client == "async"}:
             asyncio.run(main())
-        with earshot.connect({fake.url!r}) as client:
+        with earshot.connect({fake.url!r}, timeouts=earshot.{timeouts}) as client:
             client.transcribe({str(path)!r})
     """)
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     try:
         assert arrived.wait(60)
-        started_s = time.monotonic()
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-        assert time.monotonic() - started_s < 30  # a piece has 60 s
+        _, stderr = process.communicate(timeout=300)  # a piece has 600 s
         assert stderr.rstrip().endswith("KeyboardInterrupt")
     finally:
         released.set()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
+from loadtest.plan.scaling import FULL
 from tests.support.custom_resources import check_custom_resource
 from tests.support.helm import CHART, KUBERNETES, render, run_helm
-from tests.support.project import help_of
+from tests.support.project import PROJECT, help_of
 
-VALUES = ("values.yaml", "values-gpu.yaml", "values-cpu.yaml")
+VALUES = ("values.yaml", "values-gpu.yaml", "values-gpu-torch.yaml", "values-cpu.yaml")
 FOREIGN = ("keda.sh/", "monitoring.coreos.com/")
 """Groups of objects whose schemas are not those of Kubernetes."""
 
+OLDEST_KUBERNETES = re.findall(r'kubeVersion: ">=(1\.\d+)\.', (CHART / "Chart.yaml").read_text())[0]
+PLATFORM = (PROJECT / "docs" / "platform.md").read_text()
 TRACED = ("--set", "tracing.url=http://collector.monitoring:4318/v1/traces")
 
 Object = dict[str, Any]
@@ -40,12 +44,20 @@ def test_helm_finds_no_fault(values: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_kubernetes_takes_every_object(objects: list[Object]) -> None:
+@pytest.mark.parametrize("version", [OLDEST_KUBERNETES, KUBERNETES])
+def test_kubernetes_takes_every_object(objects: list[Object], version: str) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     checked = [thing for thing in objects if not thing["apiVersion"].startswith(FOREIGN)]
     for thing in checked:
-        kubernetes_validate.validate(thing, KUBERNETES, strict=True)
+        kubernetes_validate.validate(thing, version, strict=True)
     assert len(checked) > 8
+
+
+def test_the_promise_of_versions_is_kept_and_said() -> None:
+    assert f"Kubernetes {OLDEST_KUBERNETES} or newer" in PLATFORM
+    for version, refused in ((OLDEST_KUBERNETES, False), ("1.26", True)):
+        done = run_helm("template", "earshot", str(CHART), "--kube-version", version)
+        assert (done.returncode != 0) == ("chart requires kubeVersion" in done.stderr) == refused
 
 
 def test_operators_take_their_objects(objects: list[Object]) -> None:
@@ -133,7 +145,8 @@ def test_a_pod_outlives_its_drain(objects: list[Object]) -> None:
 
 
 def test_the_server_has_the_options_that_it_is_given() -> None:
-    objects = render("--values", str(CHART / "values-gpu.yaml"), *TRACED)
+    share = ("--set", "server.chunkShare=1")
+    objects = render("--values", str(CHART / "values-gpu.yaml"), *TRACED, *share)
     given = {
         (arg.partition("=")[0])
         for pod in filter(None, map(_pod, objects))
@@ -143,6 +156,36 @@ def test_the_server_has_the_options_that_it_is_given() -> None:
     }
     assert len(given) == 9
     assert given <= set(re.findall(r"--[a-z-]+", help_of("server")))
+
+
+@pytest.mark.parametrize("values", ["values-gpu.yaml", "values-gpu-torch.yaml"])
+def test_engines_are_built_by_a_command_and_images_that_exist(values: str) -> None:
+    objects = render("--values", str(CHART / values))
+    [job] = [thing for thing in objects if thing["kind"] == "Job"]
+    [build] = _pod(job)["containers"]
+    program, _, *options = build["args"]
+    assert program == "export"
+    assert {option.partition("=")[0] for option in options} <= set(
+        re.findall(r"--[a-z-]+", help_of("export"))
+    )
+    [served] = [
+        thing
+        for thing in objects
+        if thing["metadata"]["name"] == "earshot-replicas" and thing["kind"] == "Deployment"
+    ]
+    images = {build["image"], _pod(served)["containers"][0]["image"]}
+    targets = re.findall(r"^FROM \S+ AS (\S+)", (CHART.parent / "Dockerfile").read_text(), re.M)
+    assert {image.partition(":")[0].removeprefix("earshot-") for image in images} <= set(targets)
+    assert len({image.partition(":")[2] for image in images}) == 1
+
+
+def test_programs_are_exported_and_served_by_one_torch() -> None:
+    values = yaml.safe_load((CHART / "values-gpu-torch.yaml").read_text())
+    [torch] = re.findall(r"^torch==(\S+)", (PROJECT / "constraints.txt").read_text(), re.M)
+    [python] = re.findall(
+        r"^ARG PYTHON_TAG=(\d+\.\d+)-", (CHART.parent / "Dockerfile").read_text(), re.M
+    )
+    assert values["image"]["tag"] == f"{torch}-py{python}"
 
 
 def test_replicas_reach_the_collector_of_traces_and_nothing_else() -> None:
@@ -174,6 +217,16 @@ def test_scaling_leaves_the_count_to_keda() -> None:
     assert replicas("--set", "scaling.enabled=false") == 2
 
 
+def test_the_queries_of_the_scaling_are_those_of_the_tested_rules() -> None:
+    [scaled] = render("--show-only", "templates/scaling.yaml")
+    queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+    assert len(queries) == 2
+    tested = (PROJECT / "tests" / "deploy" / "rules" / "alerts.test.yaml").read_text()
+    for query in queries:
+        assert query in tested
+    assert queries[1].endswith(f"> {FULL})")
+
+
 def test_a_canary_gets_new_streams_beside_the_others() -> None:
     objects = render("--set", "canary.replicas=1,canary.path=next")
     stable, canary = (
@@ -197,6 +250,22 @@ def test_a_canary_gets_new_streams_beside_the_others() -> None:
     assert "--repository=/models/next" in _pod(canary)["containers"][0]["args"]
 
 
+@pytest.mark.parametrize(
+    ("values", "flags"),
+    [("", []), ("server: { chunkShare: 0 }", ["=0"]), ("server: { chunkShare: 0.3 }", ["=0.3"])],
+)
+def test_the_share_is_the_server_s_own_unless_it_is_given(
+    values: str, flags: list[str], tmp_path: Path
+) -> None:
+    """Its default knows whether the models can keep it."""
+    (tmp_path / "values.yaml").write_text(values)
+    given = ("--values", str(tmp_path / "values.yaml"))
+    objects = render("--show-only", "templates/replicas.yaml", *given)
+    [replicas] = [thing for thing in objects if thing["kind"] == "Deployment"]
+    arguments = _pod(replicas)["containers"][0]["args"]
+    assert [x for x in arguments if "chunk-share" in x] == [f"--chunk-share{x}" for x in flags]
+
+
 REFUSED = {
     "models.claim=": "models.claim",
     "models.chunkMs=500": "models.chunkMs",
@@ -204,6 +273,7 @@ REFUSED = {
     "server.chunkShare=0.01": "server.chunkShare",
     "scaling.minReplica=3": "minReplica is not allowed",
     "scaling.minReplicas=20": "expected minReplicas at most maxReplicas, got 20 and 10",
+    "scaling.fullness=0.95": "scaling.fullness",
     "scaling.threshold=900": "expected a threshold of at most streamsPerReplica",
     "monitoring.enabled=false": "scaling.enabled needs monitoring.enabled",
     "envoy.tls.clientCertificates=true": "needs envoy.tls.secret",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,13 @@ from tests.support.project import PROJECT, help_of
 
 DEPLOY = PROJECT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+STAGES = {
+    target: (before, stage)
+    for before, target, stage in re.findall(
+        r"^FROM (\S+) AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.M | re.S
+    )
+}
+"""Targets, each with the image that it is built on and its instructions."""
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 BIN = Path(sys.executable).parent
 
@@ -51,7 +60,7 @@ def test_services_are_confined(name: str) -> None:
     assert service["read_only"] is True
     assert service["user"] == "10001:10001"
     assert service["cap_drop"] == ["ALL"]
-    assert DOCKERFILE.count("USER 10001") == 2
+    assert DOCKERFILE.count("USER 10001") == 4
     [gpu] = service["deploy"]["resources"]["reservations"]["devices"]
     assert gpu["count"] == 1
 
@@ -70,6 +79,52 @@ def test_what_the_images_copy_is_there_and_sent() -> None:
         for source in line.split():
             assert (PROJECT / source).exists(), source
             assert f"!{source.removeprefix('./')}" in sent, source
+
+
+def test_every_image_has_the_packages_of_the_project_that_it_imports() -> None:
+    packages = {path.parent.name for path in PROJECT.glob("*/__init__.py")}
+    project = packages | {path.stem for path in PROJECT.glob("*.py")}
+    for target in ("build", "serve", "build-torch", "serve-torch"):
+        copied = [PROJECT / source for source in copied_into(target)]
+        present = {path.stem for path in copied}
+        for path in copied:
+            for file in [path] if path.suffix == ".py" else path.rglob("*.py"):
+                assert imported_by(file) & project <= present, f"{file} in {target}"
+
+
+def copied_into(target: str) -> list[str]:
+    """Return what an image has of this repository, that of the image before it included."""
+    before, stage = STAGES[target]
+    lines = re.findall(r"^COPY (.+) \S+$", stage, re.M)
+    own = [source for line in lines for source in line.split()]
+    return own + (copied_into(before) if before in STAGES else [])
+
+
+def imported_by(file: Path) -> set[str]:
+    """Return the packages that a module imports, also in functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_images_for_torch_have_the_packages_of_the_environment() -> None:
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    serve = {re.split("[<>=]", name)[0] for name in extras["server"]} | {"torch", "grpcio"}
+    assert packages_of("torch") == serve
+    assert packages_of("build-torch") | serve >= set(extras["export"])
+
+
+def packages_of(target: str) -> set[str]:
+    """Return the packages that the only `pip install` of a target names."""
+    _, stage = STAGES[target]
+    [names] = re.findall(r"--constraint constraints\.txt (.+)", stage.replace("\\\n", " "))
+    return set(names.split())
 
 
 def test_the_commands_of_the_containers_exist() -> None:

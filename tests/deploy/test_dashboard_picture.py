@@ -26,13 +26,14 @@ from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
 from export.streaming.export import export_streaming
 from tests.support.envoy import Envoy, envoy
-from tests.support.launcher import Started, started
+from tests.support.launcher import UNLIMITED, Started, started
 from tests.support.project import DEMO_CHECKPOINT
 from tests.support.prometheus import prometheus
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-USERS = int(os.environ.get("EARSHOT_USERS", "50"))
+USERS = 24
+SLOTS = 16
 PART_S = 50
 PARTS = 4
 
@@ -40,14 +41,15 @@ PARTS = 4
 def test_every_panel_is_drawn(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(str(DEMO_CHECKPOINT))
     folder = tmp_path / "demo"
-    options = ExportOptions(checkpoint.name, folder, serving=Serving(max_streams=64))
+    # Fewer than the users: one replica refuses some until the second comes.
+    options = ExportOptions(checkpoint.name, folder, serving=Serving(max_streams=SLOTS))
     with replacing(folder) as new:
         export_streaming(checkpoint, options, new, lambda step: None)
     picture = Path(os.environ.get("EARSHOT_PICTURE", tmp_path / "dashboard.svg"))
     with (
-        started(folder) as one,
-        started(folder) as other,
-        started(folder) as third,
+        started(folder, *UNLIMITED) as one,
+        started(folder, *UNLIMITED) as other,
+        started(folder, *UNLIMITED) as third,
         envoy(tmp_path, [one.url]) as proxy,
     ):
         servers = (one, other, third)
@@ -55,7 +57,8 @@ def test_every_panel_is_drawn(tmp_path: Path) -> None:
             "earshot-replicas": [server.metrics_url.split("/")[2] for server in servers],
             "earshot-envoy": [proxy.metrics_url.split("/")[2]],
         }
-        planned = ("--set", "scaling.streamsPerReplica=40,scaling.threshold=32,models.chunkMs=560")
+        streams = f"scaling.streamsPerReplica={SLOTS},scaling.threshold={SLOTS - 2}"
+        planned = ("--set", f"{streams},models.chunkMs=560")
         with prometheus(tmp_path, targets, *planned) as watching:
             asyncio.run(_work(proxy, servers))
             drawn = draw(watching.url, picture, PARTS * PART_S / 60, rate_s=5)

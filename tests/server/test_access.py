@@ -106,7 +106,7 @@ def test_a_wrong_file_exits_with_2(tmp_path: Path) -> None:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
     )
     assert result.returncode == 2
     assert (

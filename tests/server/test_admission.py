@@ -10,11 +10,19 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from server.admission import INTERVAL_S, Admission, Reading, StreamLimit
+from server.admission import (
+    DEFAULT_SHARE,
+    INTERVAL_S,
+    Admission,
+    Reading,
+    StreamLimit,
+    chosen_share,
+)
 from server.backends.earshot.earshot_runtime.counts import LIVE_STREAMS
 from server.backends.earshot.earshot_runtime.limit import read_limit, write_limit
+from server.errors import BadRepository
 from server.launch import running
-from server.repository import Ensemble
+from server.repository import ONNXRUNTIME, TENSORRT, Ensemble, Repository
 from tests.support.toy_streams import Stream, constant
 
 CHUNK_S = 0.56
@@ -62,6 +70,51 @@ def test_an_idle_server_takes_what_it_carries_without_batching() -> None:
     assert 16 <= last <= 20  # CHUNK_S / IDLE_S is 18.7
 
 
+def test_a_slow_machine_takes_streams_whatever_the_share() -> None:
+    """A chunk alone takes longer than the share allows, and the half of the cores is idle."""
+    server, limit, live = Simulated(150), StreamLimit(CHUNK_S, 0.5 * IDLE_S / CHUNK_S), 0
+    for _ in range(100):
+        live = max(live, limit.update(server.hold(live)) or 0)
+    assert 0.85 * 75 <= live <= 1.1 * 75 + 1
+
+
+def test_counters_that_begin_anew_are_a_model_that_was_loaded_again() -> None:
+    server, limit = Simulated(150), StreamLimit(CHUNK_S, 0.3)
+    for _ in range(10):
+        limit.update(server.hold(20))
+    again = Simulated(150, replace(server.reading, total_s=0.0, chunks=0))
+    allowed = [limit.update(again.hold(20)) for _ in range(10)]
+    assert allowed[0] is None
+    assert all(streams is not None and streams >= 20 for streams in allowed[1:])
+
+
+def test_a_first_chunk_that_is_under_way_closes_no_door() -> None:
+    limit = StreamLimit(CHUNK_S, 0.3)
+    waiting = [Reading(n * INTERVAL_S, 0.0, 0, live=1, waiting=1) for n in range(5)]
+    assert [limit.update(now) for now in waiting] == [None, None, None, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("requested", "runtime", "share"),
+    [
+        (None, ONNXRUNTIME, DEFAULT_SHARE),
+        (0.3, ONNXRUNTIME, 0.3),
+        (0.0, ONNXRUNTIME, None),
+        (None, TENSORRT, None),
+        (0.0, TENSORRT, None),
+    ],
+)
+def test_the_share_is_on_where_it_can_be_kept(
+    requested: float | None, runtime: str, share: float | None
+) -> None:
+    assert chosen_share(requested, Repository(Path(), (), 0, runtime)) == share
+
+
+def test_a_share_that_native_tensorrt_cannot_keep_is_refused() -> None:
+    with pytest.raises(BadRepository, match="Triton's TensorRT backend: leave it out"):
+        chosen_share(0.15, Repository(Path("models"), (), 0, TENSORRT))
+
+
 def test_streams_that_send_nothing_leave_room_for_others() -> None:
     server, limit = Simulated(150), StreamLimit(CHUNK_S, 0.3)
     allowed = None
@@ -90,7 +143,8 @@ def test_the_limit_follows_triton_s_metrics(tmp_path: Path) -> None:
         chunk_ms=560,
     )
     seen: list[int] = []
-    admission = Admission("", [ensemble], tmp_path, 0.3, lambda _, streams: seen.append(streams))
+    admission = Admission("", tmp_path, 0.3, lambda _, streams: seen.append(streams))
+    admission.serve([ensemble])
     assert read_limit(tmp_path, "features") is None
     for second in range(4):
         features, encoder = '{model="features",version="1"}', '{model="encoder",version="1"}'
@@ -107,6 +161,8 @@ def test_the_limit_follows_triton_s_metrics(tmp_path: Path) -> None:
         admission.decide("\n".join(lines), float(second))
     assert read_limit(tmp_path, "features") == -(-seen[-1] // 2)
     assert seen[-1] == 28 + 18  # half of the load, and what fits without batching
+    admission.serve([])
+    assert read_limit(tmp_path, "features") is None  # a model that is loaded again begins anew
 
 
 def test_ensembles_that_share_a_stage_share_its_limit(tmp_path: Path) -> None:
@@ -114,7 +170,8 @@ def test_ensembles_that_share_a_stage_share_its_limit(tmp_path: Path) -> None:
     base = Ensemble("zeta", 16, 64, stages={"features": 1, "encoder": 1}, chunk_ms=560)
     stages = {"features": 1, "encoder": 1, "heads": 1}
     heads = Ensemble("orders", 16, 64, stages=stages, chunk_ms=560)
-    admission = Admission("", [base, heads], tmp_path, 0.3)
+    admission = Admission("", tmp_path, 0.3)
+    admission.serve([base, heads])
     beat = {"model": "features", "metrics": [[LIVE_STREAMS[0], {}, 100]]}
     (tmp_path / "features.json").write_text(json.dumps(beat))
     for second in range(4):
@@ -137,12 +194,12 @@ def test_a_stage_refuses_new_streams_at_its_limit(toy_repository: Path) -> None:
         grpcclient.InferenceServerClient(triton.grpc_url) as client,
     ):
         stream = Stream(client)
-        stream.send(constant(1.0)).result(timeout=10)
+        stream.send(constant(1.0)).result(timeout=60)
         write_limit(triton.heartbeats, "summer", 1)
         with pytest.raises(InferenceServerException, match="this server is saturated") as refusal:
-            Stream(client).send(constant(1.0)).result(timeout=10)
+            Stream(client).send(constant(1.0)).result(timeout=60)
         assert "UNAVAILABLE" in str(refusal.value.status())
-        assert stream.send(constant(1.0)).result(timeout=10)["SUM"] == 16.0
+        assert stream.send(constant(1.0)).result(timeout=60)["SUM"] == 16.0
         write_limit(triton.heartbeats, "summer", 2)
-        Stream(client).send(constant(1.0), end=True).result(timeout=10)
+        Stream(client).send(constant(1.0), end=True).result(timeout=60)
         stream.finish()

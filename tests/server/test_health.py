@@ -12,15 +12,21 @@ import tempfile
 import time
 from pathlib import Path
 
-import onnx
 import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from server.heartbeats import standstill
+from server.launch import running
 from server.stages import StageWatch
-from tests.support.launcher import ROOT, Started, children, started, wait_for
-from tests.support.toy_repository import save, summer_graph
+from tests.support.gated_repository import write_gated_repository
+from tests.support.launcher import ROOT, Started, children, started, stop_process, wait_for
+from tests.support.toy_repository import (
+    MAX_ABS,
+    damaged_summer_graph,
+    hanging_summer_graph,
+    save,
+)
 from tests.support.toy_streams import Stream, constant
 
 pytestmark = pytest.mark.triton
@@ -50,7 +56,7 @@ def test_a_dead_or_frozen_stage_ends_the_server(
     with started(toy_repository) as server:
         pid = _stage(server, "summer_0_0")
         os.kill(pid, how)
-        _, errors = server.launcher.communicate(timeout=60)
+        _, errors = server.launcher.communicate(timeout=300)
         assert server.launcher.returncode == 1
         assert re.search(f"error: {message.format(pid=pid)}", errors)
 
@@ -58,7 +64,7 @@ def test_a_dead_or_frozen_stage_ends_the_server(
 def test_health_is_an_answer_of_every_stage(toy_repository: Path) -> None:
     with started(toy_repository) as server:
         assert _health(server).returncode == 0
-        os.kill(server.launcher.pid, signal.SIGSTOP)  # or it ends the server before it is asked
+        stop_process(server.launcher.pid)  # or it ends the server before it is asked
         os.kill(_stage(server, "accumulator_0_0"), signal.SIGKILL)
         check = _health(server)
         os.kill(server.launcher.pid, signal.SIGCONT)
@@ -66,25 +72,50 @@ def test_health_is_an_answer_of_every_stage(toy_repository: Path) -> None:
         assert "toy_streaming does not answer a chunk of silence" in check.stderr
 
 
-def test_a_stage_that_always_fails_ends_the_server(toy_repository: Path, tmp_path: Path) -> None:
-    """Its weights are damaged, so that it loads, and no output is finite."""
-    graph = summer_graph()
-    for tensor in graph.initializer:
-        if tensor.name == "zero":
-            tensor.CopyFrom(onnx.helper.make_tensor("zero", 1, [], [float("inf")]))
-    save(graph, toy_repository / "summer" / "1" / "model.onnx")
+def test_a_damaged_model_is_refused_before_the_server_is_ready(toy_repository: Path) -> None:
+    save(damaged_summer_graph(), toy_repository / "summer" / "1" / "model.onnx")
+    command = [sys.executable, "-m", "server", "--repository", str(toy_repository)]
+    command += ["--grpc-port", "0", "--metrics-port", "0"]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert refused.returncode == 1
+    assert refused.stdout == ""  # it was never ready
+    assert "error: toy_streaming does not answer a chunk of silence" in refused.stderr
+    assert "SUM holds NaN or infinity" in refused.stderr
+    assert "nothing is served: export toy_streaming again, or remove its folder" in refused.stderr
+
+
+def test_the_log_tells_whose_chunk_failed(toy_repository: Path, tmp_path: Path) -> None:
+    save(damaged_summer_graph(), toy_repository / "summer" / "1" / "model.onnx")
     log = tmp_path / "triton.log"
-    with started(toy_repository, "--log-file", str(log)) as server:
-        with (
-            grpcclient.InferenceServerClient(server.url) as client,
-            pytest.raises(InferenceServerException, match="SUM holds NaN or infinity"),
-        ):
-            Stream(client, tag="call-17").send(constant(1.0)).result(timeout=10)
-        _, errors = server.launcher.communicate(timeout=60)
-        assert server.launcher.returncode == 1
+    with (
+        running(toy_repository, log_path=log) as triton,
+        grpcclient.InferenceServerClient(triton.grpc_url) as client,
+    ):
+        with pytest.raises(InferenceServerException, match="SUM holds NaN or infinity"):
+            Stream(client, tag="call-17").send(constant(1.0)).result(timeout=60)
         assert "summer: stream call-17: SUM holds NaN or infinity" in log.read_text()
-        assert "does not answer a chunk of silence" in errors
-        assert "SUM holds NaN or infinity" in errors
+
+
+def test_a_stage_that_begins_to_fail_ends_the_server(tmp_path: Path) -> None:
+    gate = write_gated_repository(tmp_path)
+    with started(gate.repository) as server:
+        gate.set("broken")
+        _, errors = server.launcher.communicate(timeout=300)
+        assert server.launcher.returncode == 1
+        assert "error: toy_streaming does not answer a chunk of silence" in errors
+        assert "the gate is broken; the server ends" in errors
+
+
+def test_a_stage_that_hangs_in_a_batch_ends_the_server(toy_repository: Path) -> None:
+    save(hanging_summer_graph(), toy_repository / "summer" / "1" / "model.onnx")
+    with started(toy_repository) as server:
+        with grpcclient.InferenceServerClient(server.url) as client:
+            stream = Stream(client)
+            assert stream.send(constant(1.0)).result(timeout=60)["SUM"] == 8
+            stream.send(constant(MAX_ABS))
+            _, errors = server.launcher.communicate(timeout=300)
+        assert server.launcher.returncode == 1
+        assert re.search(r"summer_0_0 \(\d+\) hangs in a batch that takes longer than \d", errors)
 
 
 def test_a_launcher_that_was_held_up_judges_nobody(
@@ -163,4 +194,4 @@ def _stage(server: Started, instance: str) -> int:
 
 def _health(server: Started) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "server", "health", "--grpc-port", server.url.split(":")[1]]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -17,7 +17,7 @@ from tritonclient.grpc import InferenceServerClient
 from server.errors import TritonDied
 from server.launch import running
 from server.workspace import workspace
-from tests.support.launcher import ROOT, process_group, served, wait_for
+from tests.support.launcher import ROOT, children, process_group, served, wait_for
 from tests.support.metrics import metric
 from tests.support.toy_streams import Stream, constant
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.triton
 
 
 @pytest.fixture(autouse=True)
-def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers_end: None) -> None:
     """Servers that die keep their log: not in the machine's own temporary folder."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -40,15 +40,18 @@ def test_stop_leaves_nothing(toy_repository: Path) -> None:
         assert len(process_group(pid)) == 3  # tritonserver and a process per stage
         assert list(SHARED_MEMORY.glob(f"{folder.name}*"))
     assert progress[-1] == (3, 3, [])
-    assert not process_group(pid)
+    wait_for(lambda: not process_group(pid))
     assert not folder.exists()
     assert not list(SHARED_MEMORY.glob(f"{folder.name}*"))
 
 
-def test_a_normal_stop_crashes_no_stage(toy_repository: Path) -> None:
+def test_a_normal_stop_crashes_no_stage(
+    toy_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.process._STOP_TIMEOUT_S", 300)
     with running(toy_repository) as triton, InferenceServerClient(triton.grpc_url) as client:
         group = process_group(triton.process.pid)
-        Stream(client).send(constant(1.0), end=True).result(timeout=10)
+        Stream(client).send(constant(1.0), end=True).result(timeout=60)
         wait_for(lambda: metric(triton, "earshot_live_streams", "summer") == 0)
     assert triton.process.exit_code == 0
     kernel_log = subprocess.run(["dmesg"], capture_output=True, text=True)
@@ -67,7 +70,33 @@ def test_a_proxy_does_not_hide_the_server(
         monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
     for variable in ("no_proxy", "no_grpc_proxy"):
         monkeypatch.delenv(variable, raising=False)
-    with running(toy_repository, ready_timeout_s=30):
+    with running(toy_repository):
+        pass
+
+
+def test_a_server_that_aborts_while_it_starts_is_started_again(toy_repository: Path) -> None:
+    others, aborted = set(children(os.getpid())), list[int]()
+
+    def abort_once(*_: object) -> None:
+        if not aborted:
+            aborted.extend(set(children(os.getpid())) - others)
+            os.kill(aborted[0], signal.SIGABRT)
+
+    with running(toy_repository, progress=abort_once) as triton:
+        assert [triton.process.pid] != aborted
+        assert len(list(triton.heartbeats.glob("*.json"))) == 2
+        with InferenceServerClient(triton.grpc_url) as client:
+            Stream(client).send(constant(1.0), end=True).result(timeout=60)
+
+
+def test_a_server_that_aborts_again_is_reported(toy_repository: Path) -> None:
+    others = set(children(os.getpid()))
+
+    def abort(*_: object) -> None:
+        for pid in set(children(os.getpid())) - others:
+            os.kill(pid, signal.SIGABRT)
+
+    with pytest.raises(TritonDied, match="ended with -6"), running(toy_repository, progress=abort):
         pass
 
 
@@ -102,8 +131,8 @@ def test_a_server_that_dies_under_way_is_reported_with_its_log(toy_repository: P
 def test_a_signal_stops_the_server_cleanly(toy_repository: Path, how: signal.Signals) -> None:
     with served(toy_repository) as (launcher, pid):
         launcher.send_signal(how)
-        assert launcher.wait(timeout=30) == 0
-        assert not process_group(pid)
+        assert launcher.wait(timeout=300) == 0
+        wait_for(lambda: not process_group(pid))
 
 
 def test_a_killed_launcher_takes_the_server_with_it(toy_repository: Path, tmp_path: Path) -> None:
@@ -121,7 +150,7 @@ def test_a_killed_launcher_takes_the_server_with_it(toy_repository: Path, tmp_pa
 def test_a_dead_server_exits_with_1(toy_repository: Path) -> None:
     with served(toy_repository) as (launcher, pid):
         os.kill(pid, signal.SIGKILL)
-        _, errors = launcher.communicate(timeout=30)
+        _, errors = launcher.communicate(timeout=300)
         assert launcher.returncode == 1
         assert "error: tritonserver ended with -9" in errors
 
@@ -146,7 +175,7 @@ def _expect_error(arguments: list[str], message: str) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
     )
     assert result.returncode == 2
     assert message in result.stderr

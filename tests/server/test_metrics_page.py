@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+import tomllib
 import urllib.error
 import urllib.request
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from server import __version__
+from server.access import OPEN
 from server.backends.earshot.earshot_runtime.heartbeat import INTERVAL_S
 from server.canary import Canary
 from server.heartbeats import Work, read_heartbeats
 from server.launch import Triton, running
+from server.local_client import open_client
 from server.metrics_page import StageCollector
+from server.sent_canaries import SentCanaries
 from tests.support.launcher import wait_for
+from tests.support.project import PROJECT
 from tests.support.toy_repository import MAX_STREAMS
 from tests.support.toy_streams import Stream, constant
 
@@ -29,13 +34,15 @@ def test_the_page_tells_what_happens(toy_repository: Path) -> None:
     with running(toy_repository) as triton, InferenceServerClient(triton.grpc_url) as client:
         streams = [Stream(client) for _ in range(MAX_STREAMS)]
         for answer in [stream.send(constant(1.0)) for stream in streams]:
-            answer.result(timeout=10)
+            answer.result(timeout=60)
         with pytest.raises(InferenceServerException, match="all are taken"):
-            Stream(client).send(constant(1.0)).result(timeout=10)
+            Stream(client).send(constant(1.0)).result(timeout=60)
+        assert not list(_canary(triton, client).failures(triton.ensembles))  # in no caller's slot
         with pytest.raises(InferenceServerException, match="NaN"):
-            streams[0].send(constant(float("nan"))).result(timeout=10)
+            streams[0].send(constant(float("nan"))).result(timeout=60)
         streams[1].finish()
-        wait_for(lambda: _read(triton, "earshot_refused_chunks_total") == 1)
+        _wait_for_heartbeats(triton)
+        assert _read(triton, "earshot_refused_chunks_total") == 1
         assert _read(triton, "earshot_slots") == MAX_STREAMS
         assert _read(triton, "earshot_started_streams_total") == MAX_STREAMS
         assert _read(triton, "earshot_refused_streams_total", reason="full") == 1
@@ -45,26 +52,27 @@ def test_the_page_tells_what_happens(toy_repository: Path) -> None:
         assert _read(triton, "earshot_batch_seconds_sum") > 0
         assert _read(triton, "earshot_stage_up") == 1
         assert _read(triton, "nv_inference_count_total") >= MAX_STREAMS
-        with closing(_canary(triton)) as canary:
-            wait_for(lambda: canary.failure() is None)  # a place is free again
         assert _read(triton, "earshot_canary_seconds_count", "toy_streaming") == 1
+        assert _read(triton, "earshot_canary_requests_total", "toy_streaming") == 1
+        assert _read(triton, "earshot_build_info", "", version=__version__) == 1
         assert _read(triton, "earshot_model_info", "toy_streaming") == 1
         assert _read(triton, "earshot_draining", "") == 0
         with pytest.raises(urllib.error.HTTPError, match="expected /metrics"):
-            urllib.request.urlopen(triton.metrics_url + "/other", timeout=5)
+            urllib.request.urlopen(triton.metrics_url + "/other", timeout=60)
 
 
 @pytest.mark.triton
 def test_instances_that_have_worked_need_no_canary_of_their_own(toy_repository: Path) -> None:
     config = toy_repository / "summer" / "config.pbtxt"
     config.write_text(config.read_text().replace("count: 1", "count: 2"))
-    with running(toy_repository) as triton, closing(_canary(triton)) as canary:
-        started: list[float] = []
+    with running(toy_repository) as triton, open_client(triton.grpc_url, OPEN) as client:
+        canary, sent = _canary(triton, client), []
         for _ in range(3):
-            assert canary.failure() is None
+            assert not list(canary.failures(triton.ensembles))
             _wait_for_heartbeats(triton)  # that say so
-            started.append(_read(triton, "earshot_started_streams_total"))
-        assert started == [2, 3, 5]  # all; one, for both have worked; all, for one has not
+            sent.append(_read(triton, "earshot_canary_requests_total", "toy_streaming"))
+        assert _read(triton, "earshot_started_streams_total") == 0
+        assert sent == [2, 3, 5]  # all; one, for both have worked; all, for one has not
 
 
 def _wait_for_heartbeats(triton: Triton) -> None:
@@ -73,11 +81,11 @@ def _wait_for_heartbeats(triton: Triton) -> None:
     wait_for(lambda: all(beat["beat_s"] > after_s for beat in read_heartbeats(triton.heartbeats)))
 
 
-def _canary(triton: Triton) -> Canary:
+def _canary(triton: Triton, client: InferenceServerClient) -> Canary:
     return Canary(
-        triton.grpc_url,
-        triton.ensembles,
-        triton.access,
+        client,
+        triton.canary_secret,
+        SentCanaries(triton.heartbeats),
         10.0,
         triton.metrics.observe_canary,
         Work(triton.heartbeats),
@@ -86,7 +94,7 @@ def _canary(triton: Triton) -> Canary:
 
 def _read(triton: Triton, name: str, model: str = "summer", **labels: str) -> float:
     """Return the sum over what has these labels."""
-    with urllib.request.urlopen(triton.metrics_url, timeout=5) as response:
+    with urllib.request.urlopen(triton.metrics_url, timeout=60) as response:
         families = list(text_string_to_metric_families(response.read().decode()))
     wanted = labels | ({"model": model} if model else {})
     values = [
@@ -97,6 +105,11 @@ def _read(triton: Triton, name: str, model: str = "summer", **labels: str) -> fl
     ]
     assert values, f"no {name} with {wanted}"
     return sum(values)
+
+
+def test_the_version_is_that_of_the_client() -> None:
+    project = tomllib.loads((PROJECT / "client" / "pyproject.toml").read_text())
+    assert project["project"]["version"] == __version__
 
 
 def test_a_process_that_stands_still_is_down(tmp_path: Path) -> None:

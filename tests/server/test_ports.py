@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from server.errors import BadEndpoint, PortInUse
-from server.ports import choose_endpoints
+from server.ports import choose_endpoints, reserving
 
 HOST = "127.0.0.1"
 
@@ -19,6 +19,17 @@ def test_free_ports_differ_and_can_be_asked_for() -> None:
         HOST, grpc_port=free.grpc_port, metrics_port=free.metrics_port, http_port=None
     )
     assert (again.grpc_port, again.metrics_port) == (free.grpc_port, free.metrics_port)
+
+
+def test_reserved_ports_are_for_the_server_alone() -> None:
+    free = choose_endpoints(HOST, grpc_port=None, metrics_port=None, http_port=None)
+    ports = (free.grpc_port, free.metrics_port, free.triton_metrics_port)
+    with reserving(free):
+        for port in ports:
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind((HOST, port))
+            with socket.create_server((HOST, port)), socket.create_connection((HOST, port)):
+                pass
 
 
 def test_a_taken_port_is_named() -> None:

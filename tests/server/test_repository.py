@@ -91,14 +91,26 @@ def test_an_unknown_runtime_is_named(toy_repository: Path) -> None:
         read_repository(toy_repository)
 
 
+def _add_ensemble(repository: Path, name: str, runtime: str) -> None:
+    parameters = f'parameters {{ key: "runtime" value {{ string_value: "{runtime}" }} }}'
+    audio = 'input { name: "AUDIO" } input { name: "AUDIO_LENGTH" }'
+    write_config(repository, name, f'name: "{name}" platform: "ensemble" {audio} {parameters}')
+
+
 def test_two_runtimes_in_one_repository_are_refused(toy_repository: Path) -> None:
-    for name, runtime in (("first", "onnxruntime"), ("second", "torch")):
-        (toy_repository / name).mkdir()
-        parameters = f'parameters {{ key: "runtime" value {{ string_value: "{runtime}" }} }}'
-        config = f'name: "{name}" platform: "ensemble" {parameters}'
-        (toy_repository / name / "config.pbtxt").write_text(config)
+    _add_ensemble(toy_repository, "first", "onnxruntime")
+    _add_ensemble(toy_repository, "second", "torch")
     with pytest.raises(BadRepository, match=r"first for onnxruntime, second for torch.*their own"):
         read_repository(toy_repository)
+
+
+def test_whole_files_run_on_cores_beside_engines_of_tensorrt_for_rtx(toy_repository: Path) -> None:
+    _add_ensemble(toy_repository, "files", "onnxruntime")
+    _add_ensemble(toy_repository, "streams", "tensorrt-rtx")
+    repository = read_repository(toy_repository)
+    assert repository.runtime == "tensorrt-rtx"
+    runtimes = {ensemble.name: ensemble.runtime for ensemble in repository.ensembles}
+    assert (runtimes["files"], runtimes["streams"]) == ("onnxruntime", "tensorrt-rtx")
 
 
 def test_a_broken_config_is_quoted(toy_repository: Path) -> None:
@@ -138,6 +150,16 @@ def test_adapters_share_the_streams_of_their_base(toy_repository: Path) -> None:
     assert repository.max_streams == MAX_STREAMS
     assert [ensemble.name for ensemble in repository.ensembles] == ["toy_streaming"]
     assert len(repository.models) == 303
+
+
+def test_an_ensemble_of_somebody_else_is_no_recognizer(toy_repository: Path) -> None:
+    """It is served, and neither tested with silence nor limited."""
+    text = (toy_repository / "toy_streaming" / "config.pbtxt").read_text()
+    text = text.replace('name: "toy_streaming"', 'name: "other"').replace('"AUDIO"', '"NUMBERS"')
+    write_config(toy_repository, "other", text)
+    repository = read_repository(toy_repository)
+    assert "other" in repository.models
+    assert [ensemble.name for ensemble in repository.ensembles] == ["toy_streaming"]
 
 
 def test_an_adapter_whose_base_takes_none_is_refused(toy_repository: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 import termios
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from server.backends.earshot.earshot_runtime.errors import BadStage, EngineFaile
 from server.backends.earshot.earshot_runtime.shared_engine import SharedEngine, join_engine
 from server.backends.earshot.earshot_runtime.spec import AdapterSpec, StageSpec
 from server.heartbeats import read_heartbeats
-from tests.support.launcher import children, wait_for
+from tests.support.launcher import children, stop_process, wait_for
 from tests.support.toy_repository import adapted_summer_graph, save, write_toy_repository
 from tests.support.toy_stages import model_config
 
@@ -65,11 +65,12 @@ def joining(repository: Path, spec: StageSpec, meeting: Path) -> list[Future[Sha
 
 def engine_processes() -> set[int]:
     """Return the processes that this one has started for engines."""
-    return {
-        pid
-        for pid in children(os.getpid())
-        if "engine_process" in Path(f"/proc/{pid}/cmdline").read_text()
-    }
+    found: set[int] = set()
+    for pid in children(os.getpid()):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended at this moment
+            if "engine_process" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.add(pid)
+    return found
 
 
 @contextmanager
@@ -77,8 +78,7 @@ def running_together(engines: list[SharedEngine]) -> Generator[ThreadPoolExecuto
     """Stop the engine's process until each of `engines` has asked it for something."""
     [process] = engine_processes()
     with ThreadPoolExecutor(INSTANCES) as pool:
-        os.kill(process, signal.SIGSTOP)
-        wait_for(lambda: "\nState:\tT" in Path(f"/proc/{process}/status").read_text())
+        stop_process(process)
         try:
             yield pool
             wait_for(lambda: all(unread_bytes(engine) for engine in engines))
@@ -130,6 +130,17 @@ def test_each_instance_has_slots_of_its_own(engines: list[SharedEngine]) -> None
         [[(step + 1) * (1 + number) * (1 + row) for row in range(7)] for step in range(50)]
         for number in range(INSTANCES)
     ]
+
+
+def test_the_spare_slot_is_that_of_all_instances(engines: list[SharedEngine]) -> None:
+    """A canary, which has it, changes no stream of any instance."""
+    for engine in engines:
+        assert run(engine, [0.001] * STREAMS, range(STREAMS), starts=True) == [1] * STREAMS
+    for number, engine in enumerate(engines):
+        values = [0.001 * (2 + number), 0.001 * (3 + number)]
+        assert run(engine, values, [STREAMS] * 2, starts=True) == [2 + number, 3 + number]
+    for engine in engines:
+        assert run(engine, [0.001] * STREAMS, range(STREAMS)) == [2] * STREAMS
 
 
 def test_each_instance_has_adapters_of_its_own(engines: list[SharedEngine]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from server.backends.earshot.earshot_runtime.errors import BadStage
 from server.backends.earshot.earshot_runtime.graph import open_graph
 from server.backends.earshot.earshot_runtime.spec import StageSpec
-from tests.support.toy_repository import MAX_IDLE_S, MAX_STREAMS, save, stateless_summer_graph
+from tests.support.toy_repository import LONG_IDLE_S, MAX_STREAMS, save, stateless_summer_graph
 from tests.support.toy_stages import model_config
 
 Config = dict[str, Any]
@@ -25,9 +25,18 @@ def test_all_is_read_from_the_config(toy_repository: Path) -> None:
     ]
     assert spec.sequence is not None
     assert spec.sequence.max_streams == MAX_STREAMS
-    assert spec.sequence.max_idle_s == MAX_IDLE_S
+    assert spec.sequence.max_idle_s == LONG_IDLE_S
     assert (spec.bounded_inputs, spec.max_abs) == (("AUDIO",), 8.0)
     assert (spec.length_input, spec.length_of, spec.full_length) == ("AUDIO_LENGTH", "AUDIO", 8)
+
+
+def test_instances_share_an_engine_if_their_config_says_so(toy_repository: Path) -> None:
+    config = model_config(toy_repository, "summer")
+    config["instance_group"][0]["count"] = 3
+    assert not StageSpec.from_model_config(config).shares_engine
+    for value, shared in (("shared", True), ("own", False)):
+        config["parameters"]["engine"] = {"string_value": value}
+        assert StageSpec.from_model_config(config).shares_engine is shared
 
 
 def _drop(key: str) -> Callable[[Config], None]:
@@ -57,6 +66,7 @@ def _free_dim(config: Config) -> None:
         (_set("bounded_inputs", "AUDIO_LENGTH"), "AUDIO_LENGTH, which has no float type"),
         (_drop("bounded_inputs"), "go together"),
         (_drop("max_abs"), "go together"),
+        (_set("engine", "each"), "'engine' must be shared or own, not 'each'"),
         (_set("max_abs", "loud"), "'max_abs' must be a number > 0, not 'loud'"),
         (_set("max_abs", "nan"), "must be a number > 0, not 'nan'"),
         (_set("max_abs", "inf"), "must be a number > 0, not 'inf'"),

@@ -16,7 +16,7 @@ FLOAT32 = np.dtype(np.float32)
 def test_memory_is_backed_by_use() -> None:
     spec = StateSpec(suffix="", rows=16, width=MEGABYTE // 64, update_rows=1, dtype=FLOAT32)
     before = _resident_bytes()
-    pool = StatePool(spec, capacity=4096, max_batch=4)  # 4 GiB
+    pool = StatePool(spec, slots=4096, max_batch=4)  # 4 GiB
     pool.clear(np.array([7, 4000]))
     assert _resident_bytes() - before < 20 * MEGABYTE
 
@@ -27,7 +27,7 @@ def _resident_bytes() -> int:
 
 def test_no_copy_of_the_pool_is_made() -> None:
     spec = StateSpec(suffix="", rows=4, width=MEGABYTE // 16, update_rows=1, dtype=FLOAT32)
-    pool = StatePool(spec, capacity=64, max_batch=8)
+    pool = StatePool(spec, slots=64, max_batch=8)
     slots = np.arange(8)
     tracemalloc.start()
     pool.clear(slots[slots < 0])

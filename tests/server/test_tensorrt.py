@@ -182,6 +182,12 @@ def test_engines_do_not_come_and_go(engines: Path, machine: Path) -> None:
         pass
 
 
+def test_a_limit_that_engines_do_not_keep_is_refused(engines: Path, machine: Path) -> None:
+    refused = pytest.raises(BadRepository, match="Triton's TensorRT backend: leave it out")
+    with refused, running(engines, chunk_share=0.15):
+        pass
+
+
 def _state_size(folder: Path, name: str) -> int:
     config = repository._read_config(folder / name)
     return config.sequence_batching.state[0].dims[0]
@@ -249,7 +255,7 @@ def test_a_machine_without_a_gpu_exits_with_2(engines: Path) -> None:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert result.returncode == 2
     assert "nvidia-smi finds none here" in result.stderr

@@ -183,6 +183,7 @@ def chunks(*entries: tuple[int, str, int, int]) -> Chunks:
             [np.array([[length]], np.int32) for *_, length in entries],
         ],
         adapters=[""] * len(entries),
+        canaries=[False] * len(entries),
     )
 
 

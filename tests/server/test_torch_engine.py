@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from server.backends.earshot.earshot_runtime.torch_engine import (
 )
 from server.backends.earshot.earshot_runtime.torch_program import open_program
 from tests.support.cpu_recorder import CpuRecorder, OnOneDevice
+from tests.support.long_streams import assert_frames_are_exact
 from tests.support.torch_recognizer import FRAMES, STREAMS, Recognizer
 
 
@@ -103,6 +105,27 @@ def test_a_start_resets_its_slot_alone(recognizer: Recognizer, engine: TorchEngi
     for step in range(3):
         got = _run(engine, audio[step, :1], lengths[step, :1], [4], start=step == 0)
         _assert_same(got, [output[:1] for output in expected[step]])
+
+
+def test_chunks_in_the_spare_slot_are_streams_of_their_own(
+    recognizer: Recognizer, engine: TorchEngine
+) -> None:
+    """Padding has it as well: three rows run as eight."""
+    audio, lengths = _noise(chunks=2, batch=3)
+    expected = recognizer.expected(audio, lengths)[0]
+    for slots in ([STREAMS, 3, STREAMS], [STREAMS] * 3):
+        _assert_same(_run(engine, audio[0], lengths[0], slots, start=True), expected)
+
+
+def test_tokens_have_their_frames_after_weeks(engine: TorchEngine) -> None:
+    def step(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        audio, lengths = inputs
+        return _run(engine, audio, lengths[:, 0], [0, 1], start=False)
+
+    with torch.inference_mode(), engine._recorder.stream():
+        for pool in engine._pools:
+            pool.zero_()
+        assert_frames_are_exact(step, engine._pools[2], FRAMES * 1280)
 
 
 def test_what_a_refused_row_leaves_behind_does_no_harm(

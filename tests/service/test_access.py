@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 from server.access import Access, read_access
 from server.launch import Triton, running
 from tests.support.certificates import Certificate, make_authority, sign
-from tests.support.fake_recognizer import write_repository
+from tests.support.fake_recognizer import PATIENT, write_repository
 
 pytestmark = pytest.mark.triton
 
@@ -74,13 +74,13 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
 
 def test_streams_run_behind_every_door(guarded: Guarded) -> None:
     audio = np.zeros(48000, np.int16)
-    with earshot.connect(guarded.triton.grpc_url, **guarded.credentials) as client:
+    url, credentials = guarded.triton.grpc_url, guarded.credentials
+    with earshot.connect(url, timeouts=PATIENT, **credentials) as client:
         assert client.is_ready()
         assert client.transcribe(audio, sample_rate_hz=16000).duration_s == 3
 
     async def transcribe() -> float:
-        url = guarded.triton.grpc_url
-        async with earshot.connect_async(url, **guarded.credentials) as client:
+        async with earshot.connect_async(url, timeouts=PATIENT, **credentials) as client:
             assert await client.is_ready()
             return (await client.transcribe(audio, sample_rate_hz=16000)).duration_s
 
@@ -129,11 +129,11 @@ def test_the_command_line_takes_the_same(guarded: Guarded) -> None:
     command += ["--url", guarded.triton.grpc_url, "--token", TOKEN]
     command += ["--root-certificates", str(guarded.authority.path)]
     command += ["--certificate", str(guarded.client.path), "--key", str(guarded.client.key_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["ready"] is True
     command[command.index(TOKEN)] = "another-0123456789"
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "asks for a token" in done.stderr
 

@@ -26,6 +26,7 @@ from export.recordings import load_recordings
 from export.streaming.reference import transcribe
 from server.launch import Triton, running
 from tests.support.adapters import write_merged, write_random_adapter
+from tests.support.fake_recognizer import PATIENT
 from tests.support.generations import FIRST, install_first
 from tests.support.project import ADAPTED_CHUNK_MS, ADAPTER_RANK, Exported, ExportedOffline
 from tests.support.workers import made_once, shared_folder
@@ -163,7 +164,7 @@ def remove(repository: Path, name: str) -> None:
 
 
 async def tokens_of_file(url: str, name: str, samples: np.ndarray) -> Tokens:
-    async with earshot.connect_async(url, model=name) as client:
+    async with earshot.connect_async(url, model=name, timeouts=PATIENT) as client:
         assert client.served.offline is not None
         transcript = await client.transcribe(samples, sample_rate_hz=SAMPLE_RATE_HZ)
     return [token.id for token in transcript.tokens]
@@ -171,7 +172,7 @@ async def tokens_of_file(url: str, name: str, samples: np.ndarray) -> Tokens:
 
 async def tokens_of(url: str, name: str, samples: np.ndarray) -> Tokens:
     async with (
-        earshot.connect_async(url, model=name) as client,
+        earshot.connect_async(url, model=name, timeouts=PATIENT) as client,
         client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream,
     ):
         for start in range(0, len(samples), SAMPLE_RATE_HZ):
@@ -272,7 +273,7 @@ def _come_and_go(
             assert asyncio.run(tokens_of(url, name, utterances[0])) == expected[like][0]
             tokens = asyncio.run(tokens_of_file(url, name, utterances[0]))
             assert tokens == expected_of_files[like][0]
-            control.retire(name, triton.metrics_url, 0.0, 10.0, lambda live: None)
+            control.retire(name, triton.metrics_url, 0.0, 300.0, lambda live: None)
             with pytest.raises(earshot.UnsupportedServer, match=f"no model '{name}'"):
                 earshot.connect(url, model=name)
             remove(models, name)
@@ -308,7 +309,7 @@ def test_an_adapter_whose_files_are_gone(triton: Triton, models: Path) -> None:
     add(models, "gone", CLINIC)
     with open_repository(triton.grpc_url) as control:
         control.load("gone")
-    with earshot.connect(triton.grpc_url, model="gone") as client:
+    with earshot.connect(triton.grpc_url, model="gone", timeouts=PATIENT) as client:
         assert client.info.adapter == "gone"
         remove(models, "gone")
         silence = np.zeros(SAMPLE_RATE_HZ, np.float32)

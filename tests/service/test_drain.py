@@ -12,6 +12,7 @@ from earshot import ServerDraining, Transcript, connect_async
 from export.audio import SAMPLE_RATE_HZ
 from export.recordings import load_recordings
 from server.launch import Triton, running
+from tests.support.fake_recognizer import PATIENT
 from tests.support.project import Exported
 from tests.support.streaming_service import Service
 
@@ -28,7 +29,7 @@ def test_streams_end_with_the_right_text_after_sigterm(
     with running(exported(CHUNK_MS)) as triton:
         service = Service.of(triton.grpc_url, triton.metrics_url, random_checkpoint, CHUNK_MS)
         transcripts = asyncio.run(_transcribe_across_sigterm(triton, samples))
-        assert triton.process.wait(timeout_s=30) == 0
+        assert triton.process.wait(timeout_s=300) == 0
     [reference] = service.references([samples])
     for transcript in transcripts:
         service.assert_equal(transcript, reference)
@@ -36,7 +37,7 @@ def test_streams_end_with_the_right_text_after_sigterm(
 
 async def _transcribe_across_sigterm(triton: Triton, samples: np.ndarray) -> list[Transcript]:
     half = len(samples) // 2
-    async with connect_async(triton.grpc_url) as client:
+    async with connect_async(triton.grpc_url, timeouts=PATIENT) as client:
         streams = [client.stream(sample_rate_hz=SAMPLE_RATE_HZ) for _ in range(STREAMS)]
         await asyncio.gather(*(stream.send(samples[:half]) for stream in streams))
         triton.process.terminate()

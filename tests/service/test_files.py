@@ -18,6 +18,7 @@ from export.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.offline.reference import transcribe
 from export.recordings import load_recordings
+from tests.support.fake_recognizer import PATIENT
 from tests.support.project import PROJECT, ExportedOffline, Served
 
 pytestmark = pytest.mark.triton
@@ -49,7 +50,7 @@ def test_transcripts_of_recordings_match_the_reference(
 ) -> None:
     references = transcribe(service.checkpoint, speech)
     assert sum(len(reference.tokens) for reference in references) > 100
-    with earshot.connect(service.url, model="clinic") as client:
+    with earshot.connect(service.url, model="clinic", timeouts=PATIENT) as client:
         for samples, expected in zip(speech, references, strict=True):
             got = client.transcribe(samples, sample_rate_hz=SAMPLE_RATE_HZ)
             assert [token.id for token in got.tokens] == expected.tokens
@@ -75,7 +76,7 @@ def test_a_long_file_is_its_pieces(
         first = piece.start_sample // FRAME_SAMPLES
         frames = [first + frame for frame in reference.token_frames]
         expected += zip(reference.tokens, frames, strict=True)
-    with earshot.connect(service.url) as client:
+    with earshot.connect(service.url, timeouts=PATIENT) as client:
         got = client.transcribe(path)
     assert got.failed == ()
     assert [(token.id, token.frame) for token in got.tokens] == expected
@@ -83,7 +84,7 @@ def test_a_long_file_is_its_pieces(
 
 @pytest.mark.parametrize("samples", [1, 319, 321, 5000])
 def test_what_is_hardly_audio(service: Service, speech: list[np.ndarray], samples: int) -> None:
-    with earshot.connect(service.url) as client:
+    with earshot.connect(service.url, timeouts=PATIENT) as client:
         transcript = client.transcribe(speech[0][:samples], sample_rate_hz=SAMPLE_RATE_HZ)
     assert transcript.failed == ()
     assert transcript.duration_s == samples / SAMPLE_RATE_HZ

@@ -29,6 +29,7 @@ from export.install import replacing
 from export.recordings import load_recordings
 from server.launch import Triton, running
 from tests.support.adapters import write_random_adapter
+from tests.support.fake_recognizer import PATIENT
 from tests.support.fuzz_requests import malformed_request
 from tests.support.heads import write_random_heads
 from tests.support.parity_record import record
@@ -151,7 +152,7 @@ async def _attack(triton: Triton, requests: int, streams: int) -> Outcome:
     outcome = Outcome()
     speech = [recording.samples[:32000] for recording in load_recordings()]
     async with (
-        earshot.connect_async(triton.grpc_url) as client,
+        earshot.connect_async(triton.grpc_url, timeouts=PATIENT) as client,
         _aio.insecure_channel(triton.grpc_url) as channel,
     ):
         quiet = [await _transcribe(client, samples) for samples in speech]

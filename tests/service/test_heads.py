@@ -24,6 +24,7 @@ from export.heads.parity import probabilities
 from export.recordings import load_recordings
 from export.streaming.reference import ReferenceResult, transcribe
 from server.launch import Triton, running
+from tests.support.fake_recognizer import PATIENT
 from tests.support.heads import write_random_heads
 from tests.support.project import Exported
 
@@ -111,7 +112,7 @@ def test_heads_are_loaded_and_retired_beside_live_streams(
     live = utterances[0]
     pieces = iter(np.array_split(live.samples, 5))
     with (
-        earshot.connect(triton.grpc_url) as base,
+        earshot.connect(triton.grpc_url, timeouts=PATIENT) as base,
         base.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream,
     ):
         [*_, before] = stream.send(next(pieces))
@@ -132,7 +133,7 @@ def test_heads_are_loaded_and_retired_beside_live_streams(
 
 def _label_streams(triton: Triton, heads: Path, utterances: list[Utterance]) -> None:
     """Streams side by side get their own labels, after every chunk and in the end."""
-    with earshot.connect(triton.grpc_url, model=NAME) as client:
+    with earshot.connect(triton.grpc_url, model=NAME, timeouts=PATIENT) as client:
         assert [head.name for head in client.info.heads] == ["size", "native"]
         streams = [client.stream(sample_rate_hz=SAMPLE_RATE_HZ) for _ in utterances]
         first = CHUNK - LEAD_SAMPLES

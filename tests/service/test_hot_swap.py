@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from earshot._cli import app
+from earshot._repository import fetch_metrics
 from earshot._sync import open_repository
 from typer.testing import CliRunner
 
@@ -23,8 +24,10 @@ from export.checkpoint import load_checkpoint
 from export.offline.reference import transcribe as transcribe_files
 from export.recordings import load_recordings
 from export.streaming.reference import transcribe
-from server.launch import Triton, running
+from server.launch import running
+from tests.support.fake_recognizer import PATIENT
 from tests.support.generations import FIRST, SECOND, install_first, install_second
+from tests.support.launcher import UNLIMITED, Started, started, wait_for
 from tests.support.project import Exported, ExportedOffline
 
 pytestmark = pytest.mark.triton
@@ -79,7 +82,7 @@ class Traffic:
         with self.progress:
             wanted = count + self._count(generation)
             done = self.progress.wait_for(
-                lambda: bool(self.errors) or self._count(generation) >= wanted, timeout=60
+                lambda: bool(self.errors) or self._count(generation) >= wanted, timeout=300
             )
         assert done
         assert not self.errors
@@ -125,7 +128,7 @@ def traffic_on(url: str, utterances: Sequence[np.ndarray]) -> Iterator[Traffic]:
 
 
 async def _run(traffic: Traffic, url: str, utterances: Sequence[np.ndarray]) -> None:
-    async with earshot.connect_async(url, model="clinic") as client:
+    async with earshot.connect_async(url, model="clinic", timeouts=PATIENT) as client:
         await asyncio.gather(
             *(_come_and_go(traffic, client, utterances, start) for start in range(AT_ONCE)),
             _send_files(traffic, client, utterances),
@@ -178,35 +181,35 @@ def repository(exported: Exported, exported_offline: ExportedOffline, tmp_path: 
 
 
 @pytest.fixture
-def triton(repository: Path) -> Iterator[Triton]:
-    """Serves the first generation, and lets models come and go."""
-    with running(repository, model_control=True) as triton:
+def triton(repository: Path) -> Iterator[Started]:
+    """Serves the first generation, and lets models come and go; its launcher tests them."""
+    with started(repository, "--model-control", *UNLIMITED) as triton:
         yield triton
 
 
-def models(triton: Triton, *arguments: str) -> str:
-    command = ["models", *arguments, "--url", triton.grpc_url]
+def models(triton: Started, *arguments: str) -> str:
+    command = ["models", *arguments, "--url", triton.url]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.stderr
     return result.stdout
 
 
-def states(triton: Triton) -> dict[str, str]:
-    with open_repository(triton.grpc_url) as repository:
+def states(url: str) -> dict[str, str]:
+    with open_repository(url) as repository:
         return {status.name: status.state for status in repository.statuses()}
 
 
-def loaded_models(triton: Triton) -> set[str]:
+def loaded_models(triton: Started) -> set[str]:
     """All models that are loaded, stages too."""
-    with grpcclient.InferenceServerClient(triton.grpc_url) as client:
+    with grpcclient.InferenceServerClient(triton.url) as client:
         index: Any = client.get_model_repository_index()
     return {model.name for model in index.models if model.state == "READY"}
 
 
 def test_streams_run_through_the_change(
-    triton: Triton, repository: Path, utterances: list[np.ndarray], expected: Expected
+    triton: Started, repository: Path, utterances: list[np.ndarray], expected: Expected
 ) -> None:
-    with traffic_on(triton.grpc_url, utterances) as traffic:
+    with traffic_on(triton.url, utterances) as traffic:
         traffic.wait_for(FIRST, AT_ONCE)
         install_second(repository)
         assert models(triton, "load", SECOND) == f"{SECOND} is live\n"
@@ -225,25 +228,25 @@ def test_streams_run_through_the_change(
     }
     through = [h for h in traffic.finished if (h.generation, h.newest_at_end) == (FIRST, SECOND)]
     assert sum(not finished.file for finished in through) >= AT_ONCE // 2
-    assert states(triton) == {FIRST: "UNAVAILABLE", SECOND: "READY"}
+    assert states(triton.url) == {FIRST: "UNAVAILABLE", SECOND: "READY"}
     assert loaded_models(triton) == {model.name for model in repository.glob(f"{SECOND}_*")}
 
 
 def test_retiring_waits_for_the_last_stream(
-    triton: Triton, utterances: list[np.ndarray], expected: Expected
+    triton: Started, utterances: list[np.ndarray], expected: Expected
 ) -> None:
-    with open_repository(triton.grpc_url) as repository:
+    with open_repository(triton.url) as repository:
         live: list[int] = []
 
         def retire(timeout_s: float) -> None:
             repository.retire(FIRST, triton.metrics_url, 2.0, timeout_s, live.append)
 
         with (
-            earshot.connect(triton.grpc_url, model=FIRST) as client,
+            earshot.connect(triton.url, model=FIRST, timeouts=PATIENT) as client,
             client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream,
         ):
             stream.send(utterances[0][: 4 * PIECE])
-            _until(lambda: repository.live_streams(FIRST, triton.metrics_url) == 1)
+            wait_for(lambda: repository.live_streams(FIRST, fetch_metrics(triton.metrics_url)) == 1)
             with pytest.raises(
                 earshot.UnsupportedServer, match=r"in use after 1 s \(1 open streams\)"
             ):
@@ -252,14 +255,14 @@ def test_retiring_waits_for_the_last_stream(
             stream.send(utterances[0][4 * PIECE :])
             tokens = [token.id for token in stream.finish().tokens]
         assert tokens == expected.streams[0]
-        retire(timeout_s=30)
-        assert states(triton) == {FIRST: "UNAVAILABLE"}
+        retire(timeout_s=300)
+        assert states(triton.url) == {FIRST: "UNAVAILABLE"}
         with pytest.raises(earshot.UnsupportedServer, match="is not loaded"):
             retire(timeout_s=1)
 
 
-def test_a_model_that_is_gone_is_reported(triton: Triton) -> None:
-    with earshot.connect(triton.grpc_url) as client:
+def test_a_model_that_is_gone_is_reported(triton: Started) -> None:
+    with earshot.connect(triton.url, timeouts=PATIENT) as client:
         models(triton, "unload", FIRST)
         with (
             pytest.raises(earshot.StreamLost, match="no longer serves clinic_v1_asr_streaming"),
@@ -271,9 +274,9 @@ def test_a_model_that_is_gone_is_reported(triton: Triton) -> None:
             client.refresh()
 
 
-def test_what_cannot_be_loaded(triton: Triton, repository: Path) -> None:
+def test_what_cannot_be_loaded(triton: Started, repository: Path) -> None:
     def fail(*arguments: str) -> str:
-        result = CliRunner().invoke(app, ["models", *arguments, "--url", triton.grpc_url])
+        result = CliRunner().invoke(app, ["models", *arguments, "--url", triton.url])
         assert result.exit_code == 2
         assert result.stdout == ""
         return result.stderr
@@ -286,7 +289,7 @@ def test_what_cannot_be_loaded(triton: Triton, repository: Path) -> None:
     (repository / "clinic_v2_encoder" / "1" / "model.onnx").write_text("no graph")
     complaint = fail("load", "clinic_v2")
     assert "clinic_v2_encoder" in complaint
-    assert states(triton)[FIRST] == "READY"
+    assert states(triton.url)[FIRST] == "READY"
     assert loaded_models(triton) == served
 
 
@@ -295,12 +298,4 @@ def test_a_server_with_fixed_models(repository: Path) -> None:
         result = CliRunner().invoke(app, ["models", "unload", FIRST, "--url", triton.grpc_url])
         assert result.exit_code == 2
         assert "--model-control" in result.stderr
-        assert states(triton) == {FIRST: "READY"}
-
-
-def _until(condition) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("it did not come true within 10 s")
+        assert states(triton.grpc_url) == {FIRST: "READY"}

@@ -11,6 +11,7 @@ import pytest
 
 from export.audio import FRAME_SAMPLES, LEAD_SAMPLES, SUPPORTED_CHUNK_MS
 from export.recordings import Recording, load_recordings
+from tests.support.fake_recognizer import PATIENT
 from tests.support.project import Exported, Served
 from tests.support.streaming_service import Service
 
@@ -71,7 +72,10 @@ def test_finalize_is_silence_that_takes_no_time(service: Service, speech: list[R
     frames = -(-silence // FRAME_SAMPLES)
     silent = np.zeros(frames * FRAME_SAMPLES, np.float32)
     [expected] = service.references([np.concatenate([before, silent, after])])
-    with earshot.connect(service.url) as client, client.stream(sample_rate_hz=16_000) as stream:
+    with (
+        earshot.connect(service.url, timeouts=PATIENT) as client,
+        client.stream(sample_rate_hz=16_000) as stream,
+    ):
         stream.send(before)
         stream.finalize()
         stream.send(after)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,24 @@ def test_more_streams_than_slots_one_after_another(service: Service) -> None:
         service.assert_equal(got, expected)
 
 
+def test_engines_of_their_own_transcribe_the_same(
+    repository: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The choice is one line of the config, without another export."""
+    if repository.name != "torch-fused":
+        pytest.skip("instances share an engine with torch, and one model shows it")
+    own = shutil.copytree(repository, tmp_path / "own")
+    with (own / "recognizer" / "config.pbtxt").open("a") as config:
+        config.write('parameters { key: "engine" value: { string_value: "own" } }\n')
+    utterances = [recording.samples for recording in load_recordings()[:6]]
+    with started(own) as server:
+        assert not [pid for stage in children(server.pid) for pid in children(stage)]
+        service = Service.of(server.url, server.metrics_url, random_checkpoint, CHUNK_MS)
+        references = service.references(utterances)
+        for got, expected in zip(service.transcribe(utterances), references, strict=True):
+            service.assert_equal(got, expected)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_dead_or_frozen_engine_ends_the_server(repository: Path, how: signal.Signals) -> None:
     if repository.name.startswith("onnxruntime"):
@@ -77,10 +96,23 @@ def test_a_dead_or_frozen_engine_ends_the_server(repository: Path, how: signal.S
     with started(repository) as server:
         [pid] = [pid for stage in children(server.pid) for pid in children(stage)]
         os.kill(pid, how)
-        _, errors = server.launcher.communicate(timeout=60)
+        _, errors = server.launcher.communicate(timeout=300)
         assert server.launcher.returncode == 1
         # A canary may fail before.
         assert re.search(rf"process of .*engine.* \({pid}\)|does not answer", errors)
+
+
+def test_a_request_is_counted_without_its_engine(repository: Path, tmp_path: Path) -> None:
+    if repository.name != "torch-fused":
+        pytest.skip("the recognizer without a network is the same for each runtime")
+    output = tmp_path / "hop.json"
+    command = [sys.executable, "-m", "loadtest", "hop", "--repository", str(repository), "--shared"]
+    command += ["--streams", "20", "--hold-s", "2", "--output", str(output)]
+    subprocess.run(command, check=True, cwd=PROJECT)
+    [level] = json.loads(output.read_text())["levels"]
+    assert level["requests_per_s"] > 20
+    parts = [level[f"{part}_us"] for part in ("triton", "recognizer", "generator")]
+    assert min(parts) > 0
 
 
 def test_the_engine_alone_is_timed(repository: Path, tmp_path: Path) -> None:

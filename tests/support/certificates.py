@@ -46,6 +46,6 @@ def _make(folder: Path, name: str, extension: str, *signer: str) -> Certificate:
     subject = ["-subj", f"/CN={name}", "-addext", extension]
     output = ["-keyout", str(made.key_path), "-out", str(made.path)]
     subprocess.run(
-        [*command.split(), *subject, *signer, *output], check=True, capture_output=True, timeout=30
+        [*command.split(), *subject, *signer, *output], check=True, capture_output=True, timeout=300
     )
     return made

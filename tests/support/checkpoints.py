@@ -25,12 +25,14 @@ BLANK_BIAS = 3.0
 SPEECH = Path(__file__).parents[2] / "recordings" / "jfk" / "jfk.flac"
 
 
-def write_random_checkpoint(folder: Path, seed: int = 0, blank_bias: float = BLANK_BIAS) -> Path:
-    """Save a random two-layer streaming transducer that `python -m export` takes."""
+def write_random_checkpoint(
+    folder: Path, seed: int = 0, blank_bias: float = BLANK_BIAS, encoder_layers: int = 2
+) -> Path:
+    """Save a small random streaming transducer that `python -m export` takes."""
     torch.manual_seed(seed)
     encoder = NemotronAsrStreamingEncoderConfig(
         hidden_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=encoder_layers,
         num_attention_heads=4,
         intermediate_size=96,
         subsampling_conv_channels=8,

@@ -54,7 +54,7 @@ class Envoy:
         *shell, script = container["lifecycle"]["preStop"]["exec"]["command"]
         port = self.admin_url.rpartition(":")[2]
         script, _, _ = script.replace("9901", port).partition(" sleep")
-        subprocess.run([*shell, script], check=True, timeout=10)
+        subprocess.run([*shell, script], check=True, timeout=300)
 
     def connections(self) -> int:
         """Return how many connections of clients are open."""
@@ -66,7 +66,7 @@ class Envoy:
         return [line for line in lines if line.startswith("replicas::127.")]
 
     def _ask(self, path: str) -> str:
-        with urllib.request.urlopen(f"{self.admin_url}/{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.admin_url}/{path}", timeout=60) as answer:
             return answer.read().decode()
 
 
@@ -151,7 +151,7 @@ def _address(port: int) -> dict[str, Any]:
 
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status == 200
     except OSError:
         return False

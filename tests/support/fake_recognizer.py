@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ MAX_TOKENS = 8
 MAX_STREAMS = 64
 
 # A sample of exactly this value asks the fake recognizer, for the chunk that holds it, to ...
-SLOW = 0.1234567  # answer after SLOW_S
+SLOW = 0.1234567  # answer after SLOW_S, and not before the end of `FakeRecognizer.holding`
 FAIL = 0.2345678  # fail with INTERNAL
 REFUSE = 0.3456789  # fail with UNAVAILABLE, as a server at capacity does
 SLOW_S = 0.6
@@ -106,6 +107,16 @@ class FakeRecognizer:
         lines = self.log.read_text().splitlines()[self.first :]
         return [Chunk(**json.loads(line)) for line in lines]
 
+    @contextmanager
+    def holding(self) -> Generator[None]:
+        """Let slow chunks wait for the end of the block, however slow the machine is."""
+        held = _hold(self.log)
+        held.touch()
+        try:
+            yield
+        finally:
+            held.unlink()
+
     def streams_left_open(self) -> set[int]:
         """Return the ids of the streams that were started and not ended."""
         chunks = self.chunks()
@@ -141,6 +152,11 @@ def texts(words: Iterable[Word]) -> list[str]:
     return [word.text for word in words]
 
 
+def _hold(log: Path) -> Path:
+    """Return the file beside the log for whose end slow chunks wait."""
+    return log.with_name(f"{log.name}.hold")
+
+
 def _recorder_config(log: Path) -> str:
     return f"""
 backend: "python"
@@ -157,7 +173,7 @@ sequence_batching {{
   ]
 }}
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
-{_parameters({"log": str(log), "slow_s": str(SLOW_S), **MARKERS})}
+{_parameters({"log": str(log), "hold": str(_hold(log)), "slow_s": str(SLOW_S), **MARKERS})}
 """
 
 

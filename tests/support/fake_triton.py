@@ -69,6 +69,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.seen: list[str] = []
         self.lose: Counter[str] = Counter()
         """How many of the next requests of a kind, `chunk` or `END`, are lost with a connection."""
+        self.saturated = 0
+        """How many of the next chunks are refused, as those of new streams are."""
         self.headers: list[dict[str, str]] = []
         """The headers of each chunk."""
         self.answer_headers: tuple[tuple[str, str], ...] = ()
@@ -124,6 +126,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.seen.append(f"{chunk} arrived")
         self.arrived.release()
         self.answer.wait()
+        if self.saturated > 0:
+            self.saturated -= 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, "this server is saturated")
         if self.lose[chunk] > 0:
             self.lose[chunk] -= 1
             self.seen.append(f"{chunk} lost")

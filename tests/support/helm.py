@@ -22,7 +22,8 @@ import yaml
 from tests.support.project import PROJECT
 
 CHART = PROJECT / "deploy" / "chart"
-KUBERNETES = "1.34"
+KUBERNETES = "1.37"
+"""The newest version whose schemas are installed."""
 _CARRIER = "aws-cdk.asset-kubectl-v20"
 _JSII = Path("aws_cdk/asset_kubectl_v20/_jsii")
 
@@ -55,7 +56,7 @@ def _packed_helm(folder: Path) -> bytes:
 
 def run_helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run helm, and return its exit code and output."""
-    return subprocess.run([helm(), *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([helm(), *arguments], capture_output=True, text=True, timeout=300)
 
 
 def render(*options: str) -> list[dict[str, Any]]:

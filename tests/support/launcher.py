@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+UNLIMITED = ("--chunk-share", "0")
+"""Refuse no stream for the load on the cores, which on a busy machine is not the test's own."""
 _READY = re.compile(r"ready: gRPC (?P<grpc>127\.0\.0\.1:\d+), metrics (?P<metrics>\S+), log ")
 
 
@@ -46,7 +50,7 @@ def started(repository: Path, *options: str) -> Iterator[Started]:
         try:
             assert launcher.stdout is not None
             ready = _READY.match(launcher.stdout.readline())
-            assert ready
+            assert ready, launcher.communicate()[1]
             (pid,) = children(launcher.pid)
             yield Started(launcher, pid, ready["grpc"], ready["metrics"])
         finally:
@@ -62,6 +66,12 @@ def process_group(pid: int) -> list[int]:
     return [member for member, _, group in _processes() if group == pid]
 
 
+def stop_process(pid: int) -> None:
+    """Send SIGSTOP, and wait until the process has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: "\nState:\tT" in Path(f"/proc/{pid}/status").read_text())
+
+
 def _processes() -> Iterator[tuple[int, int, int]]:
     """(pid, parent, process group) of all that are not zombies."""
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -71,7 +81,7 @@ def _processes() -> Iterator[tuple[int, int, int]]:
                 yield int(path.parent.name), int(parent), int(group)
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "did not happen in time"

@@ -10,7 +10,7 @@ from server.launch import Triton
 
 def metric(triton: Triton, name: str, model: str, **labels: str) -> float:
     """The sum of a metric over a model's instances."""
-    with urllib.request.urlopen(triton.metrics_url, timeout=5) as response:
+    with urllib.request.urlopen(triton.metrics_url, timeout=60) as response:
         lines = response.read().decode().splitlines()
     values: list[float] = []
     for line in lines:

@@ -71,7 +71,7 @@ class OfflineService:
 
     def counter(self, metric: str) -> dict[str, float]:
         """A counter's value by model, all instances together."""
-        with _without_proxy.open(self.metrics_url, timeout=10) as response:
+        with _without_proxy.open(self.metrics_url, timeout=60) as response:
             families = text_string_to_metric_families(response.read().decode())
         values: dict[str, float] = {}
         for family in families:

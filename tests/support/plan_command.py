@@ -15,6 +15,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={"COLUMNS": "200", "PATH": "/usr/bin:/bin", "TERM": "dumb"},
     )

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+from typer.testing import CliRunner, Result
+
 if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
     from export.streaming.reference import ReferenceResult
@@ -55,12 +58,10 @@ def help_of(module: str) -> str:
     ).stdout
 
 
-def run_export(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m export` as a user does, and return its exit code and output."""
-    return subprocess.run(
-        [sys.executable, "-m", "export", *arguments],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def run_export(*arguments: str) -> Result:
+    """Run the command `python -m export` in this process, which has loaded torch already."""
+    from export.cli import main
+
+    command = typer.Typer()
+    command.command()(main)
+    return CliRunner().invoke(command, arguments)

@@ -44,7 +44,7 @@ class Prometheus:
 
     def _ask(self, api: str, **parameters: str) -> list[Any]:
         query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self.url}/api/v1/{api}?{query}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{api}?{query}", timeout=60) as answer:
             return json.load(answer)["data"]["result"]
 
 
@@ -91,7 +91,7 @@ def prometheus(
 
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/-/ready", timeout=5) as answer:
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=60) as answer:
             return answer.status == 200
     except OSError:
         return False

@@ -26,7 +26,7 @@ http {{
 _HAPROXY = """
 defaults
   mode http
-  timeout connect 200ms
+  timeout connect 60s
   retries 0
   timeout client 60s
   timeout server 60s
@@ -37,6 +37,9 @@ frontend front
 backend back
   server one {target} proto h2
 """
+
+_held: list[socket.socket] = []
+"""Sockets that are bound and do not listen, for each port that was given out."""
 
 
 @contextmanager
@@ -72,13 +75,16 @@ def _proxy(
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    """Return a port that nobody listens on, and that nobody else is given while the tests run."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    _held.append(holder)
+    return holder.getsockname()[1]
 
 
 def _wait_until_open(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
         try:
             socket.create_connection(("127.0.0.1", port)).close()

@@ -16,6 +16,7 @@ def options(folder: Path, **changed: Any) -> ReportOptions:
         chunks_ms=(560,),
         precision="fp16",
         instances=1,
+        own_engines=False,
         max_batch=64,
         processes=1,
         hold_s=5,

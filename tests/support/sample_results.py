@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from loadtest.overload.document import SCHEMA as OVERLOAD_SCHEMA
+from loadtest.overload.document import OverloadResult
 from loadtest.result.baseline import (
     ALL_SETS,
     RecognizerComparison,
@@ -120,6 +122,30 @@ def gpu_result() -> CapacityResult:
         streams_per_core=None,
         levels=levels,
         conditions=conditions,
+    )
+
+
+def overload_result() -> OverloadResult:
+    """Return an overload in which the server of `capacity_result` admitted 118.6 streams."""
+    return OverloadResult(
+        schema=OVERLOAD_SCHEMA,
+        kind="overload",
+        passes=True,
+        reasons=[],
+        chunk_share=0.15,
+        users=400,
+        arrival_s=20.0,
+        hold_s=60.0,
+        live_mean=118.6,
+        chunk_latency=latency(120, 490),
+        refusal_latency=latency(14, 72),
+        p99_ms=560.0,
+        refusal_p99_ms=100.0,
+        failures={},
+        transcripts_compared=480,
+        transcripts_different=0,
+        seconds=[],
+        conditions=CONDITIONS,
     )
 
 

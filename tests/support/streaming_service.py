@@ -13,6 +13,7 @@ from earshot import AsyncClient, Transcript, connect_async
 from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.streaming.reference import ReferenceResult, text_of, transcribe
+from tests.support.fake_recognizer import PATIENT
 
 AT_ONCE = 64
 
@@ -47,7 +48,7 @@ async def _transcribe_all(
     url: str, utterances: Sequence[np.ndarray], at_once: int
 ) -> list[Transcript]:
     gate = asyncio.Semaphore(at_once)
-    async with connect_async(url) as client:
+    async with connect_async(url, timeouts=PATIENT) as client:
         return await asyncio.gather(*(_transcribe(client, gate, u) for u in utterances))
 
 

@@ -15,7 +15,9 @@ from onnx import TensorProto, helper
 CHUNK_SAMPLES = 8
 MAX_ABS = 8
 MAX_STREAMS = 64
-MAX_IDLE_S = 6.0
+MAX_IDLE_S = 10.0
+LONG_IDLE_S = 600.0
+"""For tests in which no stream should expire, however slow the machine is."""
 
 STAGE_CONFIG = """
 name: "{name}"
@@ -87,9 +89,11 @@ ensemble_scheduling {{
 """
 
 
-def write_toy_repository(folder: Path, *, max_streams: int = MAX_STREAMS) -> Path:
+def write_toy_repository(
+    folder: Path, *, max_streams: int = MAX_STREAMS, max_idle_s: float = MAX_IDLE_S
+) -> Path:
     """Write the repository to `folder` and return it."""
-    stage = partial(_write_stage, folder, max_streams=max_streams)
+    stage = partial(_write_stage, folder, max_streams=max_streams, max_idle_s=max_idle_s)
     stage("summer", SUMMER_TENSORS, summer_graph(), state_rows=1, parameters=SUMMER_PARAMETERS)
     stage("accumulator", ACCUMULATOR_TENSORS, accumulator_graph(), state_rows=3)
     write_config(folder, "toy_streaming", ENSEMBLE_CONFIG)
@@ -103,6 +107,7 @@ def _write_stage(
     graph: onnx.GraphProto,
     *,
     max_streams: int,
+    max_idle_s: float,
     state_rows: int,
     parameters: str = "",
 ) -> None:
@@ -112,7 +117,7 @@ def _write_stage(
         parameters=parameters,
         max_streams=max_streams,
         state_rows=state_rows,
-        idle_us=int(MAX_IDLE_S * 1e6),
+        idle_us=int(max_idle_s * 1e6),
     )
     write_config(folder, name, config)
     save(graph, folder / name / "1" / "model.onnx")
@@ -163,21 +168,67 @@ def summer_graph() -> onnx.GraphProto:
     )
 
 
-def adapted_summer_graph() -> onnx.GraphProto:
-    """`summer` with adapters of one value, which is added to every SUM."""
+def damaged_summer_graph() -> onnx.GraphProto:
+    """`summer` with a damaged weight: it loads, and no output is finite."""
+    graph = summer_graph()
+    for tensor in graph.initializer:
+        if tensor.name == "zero":
+            tensor.CopyFrom(helper.make_tensor("zero", TensorProto.FLOAT, [], [float("inf")]))
+    return graph
+
+
+def hanging_summer_graph() -> onnx.GraphProto:
+    """`summer` that does not end on a chunk with a value of `MAX_ABS`."""
+    node = helper.make_node
+    scalar = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("Identity", ["go_on"], ["goes_on"]), node("Mul", ["before", "one"], ["after"])],
+        "round",
+        [
+            scalar("round_number", TensorProto.INT64, []),
+            scalar("go_on", TensorProto.BOOL, []),
+            scalar("before", TensorProto.FLOAT, []),
+        ],
+        [scalar("goes_on", TensorProto.BOOL, []), scalar("after", TensorProto.FLOAT, [])],
+        [helper.make_tensor("one", TensorProto.FLOAT, [], [1.0])],
+    )
+    graph = _changed_sum(
+        [
+            node("ReduceMax", ["AUDIO"], ["peak"], keepdims=0),
+            node("Sub", ["peak", "harmless"], ["excess"]),
+            node("Relu", ["excess"], ["harm"]),
+            node("Mul", ["harm", "ages"], ["rounds_as_float"]),
+            node("Cast", ["rounds_as_float"], ["rounds"], to=TensorProto.INT64),
+            node("Loop", ["rounds", "", "zero"], ["change"], body=body),
+        ]
+    )
+    graph.initializer.extend(
+        [
+            helper.make_tensor("harmless", TensorProto.FLOAT, [], [MAX_ABS - 1.0]),
+            helper.make_tensor("ages", TensorProto.FLOAT, [], [1e15]),
+        ]
+    )
+    return graph
+
+
+def _changed_sum(nodes: list[onnx.NodeProto]) -> onnx.GraphProto:
+    """`summer` with `nodes`, of which one computes `change`, which is added to every SUM."""
     graph = summer_graph()
     for node in graph.node:
         if node.output[0] == "SUM":
             node.output[0] = "sum_of_base"
-    node = helper.make_node
-    adapted = [
-        node("Gather", ["ADAPTER_POOL", "ADAPTER_SLOTS"], ["change"], axis=0),
-        node("Add", ["sum_of_base", "change"], ["SUM"]),
-    ]
+    add = helper.make_node("Add", ["sum_of_base", "change"], ["SUM"])
     at = next(i for i, node in enumerate(graph.node) if node.output[0] == "UPDATE")
-    nodes = [*graph.node[:at], *adapted, *graph.node[at:]]
+    changed = [*graph.node[:at], *nodes, add, *graph.node[at:]]
     del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.extend(changed)
+    return graph
+
+
+def adapted_summer_graph() -> onnx.GraphProto:
+    """`summer` with adapters of one value, which is added to every SUM."""
+    gather = helper.make_node("Gather", ["ADAPTER_POOL", "ADAPTER_SLOTS"], ["change"], axis=0)
+    graph = _changed_sum([gather])
     graph.input.extend(
         [
             helper.make_tensor_value_info("ADAPTER_POOL", TensorProto.FLOAT, ["adapters", 1]),

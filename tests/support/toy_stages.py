@@ -41,16 +41,18 @@ def summer_chunks(
 ) -> Chunks:
     """Chunks of (stream, value of every sample) for `summer`.
 
-    `flags` has a character per entry: S for START, E for END, B for both, anything else for none.
+    `flags` has a character per entry: S for START, E for END, B for both, C for a canary, which has
+    both, anything else for none.
     """
     flags = flags.ljust(len(entries), "-")
     return Chunks(
         streams=[stream for stream, _ in entries],
-        starts=[flag in "SB" for flag in flags],
-        ends=[flag in "EB" for flag in flags],
+        starts=[flag in "SBC" for flag in flags],
+        ends=[flag in "EBC" for flag in flags],
         inputs=[
             [np.full((1, CHUNK_SAMPLES), value, np.float32) for _, value in entries],
             [np.array([[length]], np.int32) for _ in entries],
         ],
         adapters=list(adapters) or [""] * len(entries),
+        canaries=[flag == "C" for flag in flags],
     )

@@ -33,6 +33,7 @@ class Stream:
     model: str = "toy_streaming"
     stream_id: int = field(default_factory=new_id)
     tag: str = ""
+    parameters: dict[str, str] | None = None
     started: bool = False
 
     def send(
@@ -57,12 +58,13 @@ class Stream:
             sequence_start=start,
             sequence_end=end,
             headers=headers,
+            parameters=self.parameters,
         )
         return answer
 
     def finish(self) -> None:
         """End the stream and wait until the server has freed it."""
-        self.send(constant(0.0), length=0, end=True).result(timeout=10)
+        self.send(constant(0.0), length=0, end=True).result(timeout=60)
 
 
 def _inputs(audio: np.ndarray[Any, Any], length: int) -> list[grpcclient.InferInput]:

@@ -9,7 +9,15 @@ import pytest
 import soundfile
 
 from training.batches import load_pool
-from training.corpora import SPEED_VARIANTS, corpora, is_held_out, prepare_corpus, prepare_noise
+from training.corpora import (
+    SPEED_VARIANTS,
+    corpora,
+    is_held_out,
+    prepare_corpus,
+    prepare_noise,
+    read_corpus,
+    read_tested,
+)
 from training.features import FRAMES_PER_SECOND, SAMPLE_RATE_HZ, read_audio, read_shard
 from training.prepare import prepare
 from training.synthesize import make_words_shard, words_shard_name
@@ -52,6 +60,29 @@ def test_held_out_speakers_are_in_no_training_shard(tmp_path: Path) -> None:
     assert 0 < len(expected) < len(SPEAKERS)
     assert held_out == {f"read by {speaker}" for speaker in expected}
     assert trained == {f"read by {speaker}" for speaker in SPEAKERS} - held_out
+
+
+def test_speakers_of_the_test_sets_are_not_trained_on(tmp_path: Path) -> None:
+    """Sets keep a recording in another format, or without the name of its speaker."""
+    write_corpus(tmp_path, "books", [(s, 1.0, f"Read by {s}.") for s in ("ann", "ann", "ben")])
+    write_tests(tmp_path / "test" / "clean", ["1.mp3", "other.flac"])
+    assert [each.speaker for each in read_corpus(tmp_path, "books")] == ["ben"]
+    prepare_corpus(tmp_path, tmp_path / "features", "books")
+    trained = read_shard(tmp_path / "features" / "real-books.tsv")
+    assert [utterance.text for utterance in trained] == ["read by ben"]
+
+
+def test_recordings_that_are_trained_on_do_not_count_as_tests(tmp_path: Path) -> None:
+    write_corpus(tmp_path, "books", [("ann", 1.0, "some words")])
+    write_tests(tmp_path / "test" / "clean", ["0.mp3", "other.flac"])
+    kept = read_tested(tmp_path / "test" / "clean")
+    assert [each.path.name for each in kept] == ["other.flac"]
+
+
+def write_tests(folder: Path, files: list[str]) -> None:
+    folder.mkdir(parents=True)
+    lines = ["file\tseconds\ttranscript", *(f"{file}\t1.0\tsome words" for file in files)]
+    (folder / "manifest.tsv").write_text("\n".join(lines) + "\n")
 
 
 def test_few_speakers_are_all_trained_on(tmp_path: Path) -> None:

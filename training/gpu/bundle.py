@@ -1,7 +1,8 @@
 """Everything that training on a GPU machine needs and the repository lacks, in pieces to carry.
 
-The pieces hold the recordings and sentences of `--speech` in their own layout (without the test
-sets), the `hibari` voice as a package folder, and the checkpoint that training starts from.
+The pieces hold the recordings and sentences of `--speech` in their own layout (of the test sets
+only the manifests, which say what not to train on), the `hibari` voice as a package folder, and the
+checkpoint that training starts from.
 """
 
 import importlib.util
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import soundfile
 
-from training.corpora import SOUND_SUFFIXES, corpora
-from training.features import SAMPLE_RATE_HZ, read_audio, read_manifest
+from training.corpora import SOUND_SUFFIXES, corpora, read_corpus
+from training.features import SAMPLE_RATE_HZ, read_audio
 from training.gpu.pieces import write_pieces
 
 NAME = "training.tar.xz"
@@ -41,8 +42,10 @@ def write_bundle(
         sources = list(_sounds(speech))
         targets = [copy / source.relative_to(speech) for source in sources]
         list(workers.map(encode_smaller, sources, targets, chunksize=20))
-    for corpus in corpora(speech):
-        shutil.copy(speech / "train" / corpus / "manifest.tsv", copy / "train" / corpus)
+    for manifest in speech.glob("*/*/manifest.tsv"):
+        target = copy / manifest.relative_to(speech)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(manifest, target)
     (copy / "train" / "text").mkdir(exist_ok=True)
     shutil.copy(speech / "train" / "text" / "sentences.txt", copy / "train" / "text")
     with tempfile.TemporaryDirectory() as scratch:
@@ -55,7 +58,7 @@ def write_bundle(
 
 def _sounds(speech: Path) -> Iterator[Path]:
     for corpus in corpora(speech):
-        for recording in read_manifest(speech / "train" / corpus):
+        for recording in read_corpus(speech, corpus):
             yield recording.path
     for path in sorted((speech / "noise").iterdir()):
         if path.suffix in SOUND_SUFFIXES:

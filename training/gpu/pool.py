@@ -26,7 +26,6 @@ CORPUS_FACTORS = {
     "an4": 4.0,
     "librispeech_train_clean": 0.8,
     "librispeech_dev_clean": 1.2,
-    "fsdd_digits": 0.4,
 }
 """Factor of each corpus in the draw: many voices weigh more than many hours."""
 SLOWEST_HOP, FASTEST_HOP = 136, 188

@@ -23,8 +23,9 @@ from training.corpora import (
     corpora,
     is_held_out,
     join_words,
+    read_corpus,
 )
-from training.features import SAMPLE_RATE_HZ, Recording, read_audio, read_manifest
+from training.features import SAMPLE_RATE_HZ, Recording, read_audio
 from training.gpu.environment import hide_optional_packages
 from training.gpu.sound import Pcm, to_pcm, write_sound
 from training.text import read_sentences
@@ -91,7 +92,7 @@ def _decode(speech: Path, folder: Path, corpus: str) -> None:
             write_sound(folder, NOISE, _noises(speech / "noise"))
         return
     parts: dict[str, list[Recording]] = {"real": [], "dev": []}
-    recordings = read_manifest(speech / "train" / corpus)
+    recordings = read_corpus(speech, corpus)
     many = len({recording.speaker for recording in recordings}) >= MIN_SPEAKERS_TO_HOLD_OUT
     for recording in recordings:
         held_out = many and is_held_out(corpus, recording.speaker)

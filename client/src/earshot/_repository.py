@@ -5,11 +5,13 @@ It unloads them with it (`unload_dependents`) only if they were loaded that way,
 so they are unloaded one by one here. Unloading takes effect at once and breaks off open streams; so
 does loading a stage again, or a new version of it. Therefore a new checkpoint gets a new name, and
 the old one is retired when no stream has been open for a while, according to the metric
-`earshot_live_streams` of the bundled backend.
+`earshot_live_streams` of the bundled backend, and no request has been answered but those with which
+the server tests itself.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import urllib.request
@@ -38,6 +40,9 @@ _SAMPLE = re.compile(
     r"^earshot_(?P<metric>live_streams|adapter_streams|adapters)"
     r"\{(?P<labels>[^}]*)\} (?P<value>\S+)$",
     re.MULTILINE,
+)
+_CANARIES = re.compile(
+    r'^earshot_canary_requests_total\{model="(?P<model>[^"]*)"\} (?P<value>\S+)$', re.MULTILINE
 )
 _LABEL = re.compile(r'\b(?P<name>model|adapter)="(?P<value>[^"]*)"')
 
@@ -129,14 +134,14 @@ class Repository:
         """
         ensembles = self._loaded(name)
         deadline_s = time.monotonic() + timeout_s
-        answered = sum(map(self._answered, ensembles))
+        most = -math.inf
         idle_since_s = time.monotonic()
         while time.monotonic() - idle_since_s < quiet_s:
-            live, before = self.live_streams(name, metrics_url), answered
+            live, answered = self._use(name, ensembles, metrics_url)
             report(live)
-            answered = sum(map(self._answered, ensembles))
-            if live or answered != before:
+            if live or answered > most:
                 idle_since_s = time.monotonic()
+            most = max(most, answered)
             if idle_since_s > deadline_s:
                 raise UnsupportedServer(
                     f"'{name or UNNAMED}' is still in use after {timeout_s:g} s ({live} open "
@@ -146,8 +151,18 @@ class Repository:
             time.sleep(_POLL_S)
         self.unload(name)
 
-    def live_streams(self, name: str, metrics_url: str) -> int:
-        """Return the number of open streams: that of the stage with the most.
+    def _use(self, name: str, ensembles: list[str], metrics_url: str) -> tuple[int, int]:
+        """Return the open streams, and the answered requests of callers.
+
+        The latter are fewer as long as a chunk is under way with which the server tests itself: it
+        counts those before it sends them, and is asked for that count last.
+        """
+        answered = sum(map(self._answered, ensembles))
+        metrics = fetch_metrics(metrics_url)
+        return self.live_streams(name, metrics), answered - count_canaries(metrics, ensembles)
+
+    def live_streams(self, name: str, metrics: str) -> int:
+        """Return the number of open streams in a page of metrics: that of the stage with the most.
 
         Stages that other loaded recognizers use, too, count only if it has no others.
         """
@@ -156,11 +171,12 @@ class Repository:
             return 0
         members = self._members([ensemble])
         own = members - self._members(self._other_ensembles([ensemble]))
-        live = StageStreams(_fetch(metrics_url), own or members)
+        live = StageStreams(metrics, own or members)
         if not live.streams:
             raise UnsupportedServer(
-                f"{metrics_url} has no earshot_live_streams of '{name or UNNAMED}', so the end of "
-                "its last stream is unknown; `earshot models unload` unloads it at once"
+                f"the metrics of {self._target} have no earshot_live_streams of "
+                f"'{name or UNNAMED}', so the end of its last stream is unknown; "
+                "`earshot models unload` unloads it at once"
             )
         return live.of_adapter(self._parameters(ensemble).get("adapter", ""))
 
@@ -303,7 +319,14 @@ class StageStreams:
         return max(self.streams[stage] - others[stage] for stage in stages)
 
 
-def _fetch(metrics_url: str) -> str:
+def count_canaries(metrics: str, ensembles: list[str]) -> int:
+    """Return how many requests the server has sent to ensembles to test itself."""
+    counts = {sample["model"]: float(sample["value"]) for sample in _CANARIES.finditer(metrics)}
+    return round(sum(counts.get(ensemble, 0.0) for ensemble in ensembles))
+
+
+def fetch_metrics(metrics_url: str) -> str:
+    """Return a page of metrics; raise UnsupportedServer if there is none."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(metrics_url, timeout=5) as response:

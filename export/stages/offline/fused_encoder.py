@@ -72,7 +72,7 @@ class FusedOfflineEncoder(AdaptedModule):
         linear = self.subsampling.linear
         frames = self.subsampling(in_type_of(linear, mel), mel_length)
         length = encoder_frames(mel_length, self.causal is not None)
-        context = _context(frames, length, self.causal, adapters)
+        context = _context(frames, linear.weight.dtype, length, self.causal, adapters)
         hidden = frames.flatten(0, 1).float()
         normed = in_type_of(linear, self.first_norm(hidden))
         for layer in self.layers:
@@ -84,7 +84,11 @@ class FusedOfflineEncoder(AdaptedModule):
 
 
 def _context(
-    frames: Tensor, length: Tensor, causal: Causal | None, adapters: Adapters | None
+    frames: Tensor,
+    dtype: torch.dtype,
+    length: Tensor,
+    causal: Causal | None,
+    adapters: Adapters | None,
 ) -> _Context:
     frame = torch.arange(frames.shape[1], dtype=torch.int32, device=frames.device)
     valid = frame < length
@@ -93,8 +97,8 @@ def _context(
         chunk = whole_division(frame, causal.chunk_frames)
         behind = chunk[:, None] - chunk
         attended = attended & (behind >= 0) & (behind <= causal.left_chunks)
-    mask = torch.where(attended, 0.0, MASKED).to(frames.dtype)
-    return _Context(valid.to(frames.dtype)[..., None], mask[:, None], adapters)
+    mask = torch.where(attended, 0.0, MASKED).to(dtype)
+    return _Context(valid.to(dtype)[..., None], mask[:, None], adapters)
 
 
 class _FusedLayer(nn.Module):
@@ -113,11 +117,13 @@ class _FusedLayer(nn.Module):
 
     def forward(self, hidden: Tensor, normed: Tensor, context: _Context) -> tuple[Tensor, Tensor]:
         """Return residual stream and normed stream [B * T, D]."""
-        adapters = context.adapters
-        hidden, normed = add(hidden, self.feed_forward1(normed, adapters), self.norm_self_att)
-        hidden, normed = add(hidden, self.attention(normed, context), self.norm_conv)
-        hidden, normed = add(hidden, self.convolution(normed, context), self.norm_feed_forward2)
-        return add(hidden, self.feed_forward2(normed, adapters), *self.last_norms)
+        adapters, dtype = context.adapters, normed.dtype
+        branch = self.feed_forward1(normed, adapters)
+        hidden, normed = add(hidden, branch, dtype, self.norm_self_att)
+        hidden, normed = add(hidden, self.attention(normed, context), dtype, self.norm_conv)
+        branch = self.convolution(normed, context)
+        hidden, normed = add(hidden, branch, dtype, self.norm_feed_forward2)
+        return add(hidden, self.feed_forward2(normed, adapters), dtype, *self.last_norms)
 
 
 class _FusedAttention(nn.Module):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import triton_python_backend_utils as pb_utils
 from earshot_runtime.adapter_files import AdapterFiles
 from earshot_runtime.adapters import AdapterPools, LoadedAdapters
+from earshot_runtime.canary_mark import CanaryMark
 from earshot_runtime.chunks import Chunks, Outcome
 from earshot_runtime.engine import Engine
 from earshot_runtime.engines import open_engine, open_utterance_engine
@@ -58,6 +59,7 @@ class TritonPythonModel:
         self._spec = StageSpec.from_model_config(json.loads(args["model_config"]))
         self._messages = Path(os.environ[FOLDER_VARIABLE])
         self._lock = threading.Lock()
+        self._canary_mark = CanaryMark()
         began_s = time.monotonic()
         folder = Path(args["model_repository"]) / args["model_version"]
         self._housekeeper = None
@@ -159,6 +161,10 @@ class TritonPythonModel:
             ],
             adapters=[
                 self._read_adapter(request) if flag & START else ""
+                for request, flag in zip(requests, flags, strict=True)
+            ],
+            canaries=[
+                bool(flag & START and flag & END) and self._canary_mark.is_on(request.parameters())
                 for request, flag in zip(requests, flags, strict=True)
             ],
         )

@@ -18,6 +18,7 @@ from export.options import ExportOptions
 from export.recordings import load_recordings
 from export.stages.offline.encoder import OfflineEncoder
 from export.stages.offline.fused_encoder import FusedOfflineEncoder
+from export.stages.offline.half import half_stages
 from tests.support.project import OFFLINE_KINDS, OfflineCheckpoint
 from tests.support.random_adapters import Layers, merged, random_layers
 
@@ -33,7 +34,7 @@ def checkpoint(request: pytest.FixtureRequest, offline_checkpoint: OfflineCheckp
 
 def stages_of(checkpoint: Checkpoint, precision: str = "fp32") -> Stages:
     options = ExportOptions("mine", runtime="torch", precision=precision)
-    return build_stages(checkpoint, spec_of(checkpoint, options))
+    return half_stages(build_stages(checkpoint, spec_of(checkpoint, options)), precision)
 
 
 def modules_of(stages: Stages, adapter_rank: int = 0) -> list[nn.Module]:

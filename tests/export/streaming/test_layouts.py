@@ -19,6 +19,8 @@ from export.errors import UnsupportedOption
 from export.formats.onnx_file import TORCH_DTYPES
 from export.formats.pooled_stage import open_torch_stage
 from export.install import replacing
+from export.offline.config import config_files as offline_config_files
+from export.offline.export import spec_of as offline_spec_of
 from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
 from export.stages.half import half_stages
@@ -28,6 +30,7 @@ from export.streaming.config import config_files, engine_slots
 from export.streaming.export import build_stages, export_streaming, spec_of
 from export.streaming.spec import RECOGNIZER, StreamingSpec
 from server.backends.earshot.earshot_runtime.spec import StageSpec
+from server.repository import read_repository
 
 # The generated protobuf classes carry no types.
 _pb: Any = model_config_pb2
@@ -35,7 +38,13 @@ _pb: Any = model_config_pb2
 CHUNK_MS, FRAMES = 320, 4
 
 
-def _spec(folder: Path, runtime: str, layout: str, precision: str = "fp32") -> StreamingSpec:
+def _spec(
+    folder: Path,
+    runtime: str,
+    layout: str,
+    precision: str = "fp32",
+    own_engines: bool = False,
+) -> StreamingSpec:
     checkpoint = load_checkpoint(str(folder))
     stages = half_stages(build_stages(checkpoint, FRAMES), precision)
     options = ExportOptions(
@@ -44,7 +53,7 @@ def _spec(folder: Path, runtime: str, layout: str, precision: str = "fp32") -> S
         runtime=runtime,
         precision=precision,
         layout=layout,
-        serving=Serving(max_streams=100, encoder_instances=3),
+        serving=Serving(max_streams=100, encoder_instances=3, own_engines=own_engines),
     )
     return spec_of(checkpoint, stages, options)
 
@@ -97,6 +106,54 @@ def test_the_engine_that_instances_share_has_the_slots_of_all(random_checkpoint:
     assert engine_slots(spec.recognizer, spec) == served.of_engine.sequence.max_streams == 3 * 34
 
 
+def test_whole_files_beside_engines_of_tensorrt_for_rtx_are_served_on_cores(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Nothing opens an engine for whole files: `--mode both` exports them as without a GPU."""
+    options = ExportOptions("mine", runtime="tensorrt-rtx", precision="fp16", gpus=("sm89",))
+    whole = offline_spec_of(load_checkpoint(str(random_checkpoint)), options.of_whole_files)
+    assert (whole.runtime, whole.precision) == ("onnxruntime", "fp32")
+    streams = _spec(random_checkpoint, "tensorrt-rtx", "stages")
+    for name, text in (config_files(streams) | offline_config_files(whole)).items():
+        version = (tmp_path / name).parent / "1"
+        version.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+        for file in ("tokenizer.json", "model.onnx" if "_offline" in name else "model.engine"):
+            (version / file).touch()
+    served = read_repository(tmp_path)
+    assert served.runtime == "tensorrt-rtx"
+    runtimes = {ensemble.name: ensemble.runtime for ensemble in served.ensembles}
+    assert runtimes == {"asr_offline": "onnxruntime", "asr_streaming": "tensorrt-rtx"}
+
+
+def test_engines_of_their_own_are_one_line_of_the_config(random_checkpoint: Path) -> None:
+    """So that a service can be changed without another export."""
+    shared, own = (
+        config_files(_spec(random_checkpoint, "torch", "fused", own_engines=own))
+        for own in (False, True)
+    )
+    lines = [files["recognizer/config.pbtxt"].splitlines() for files in (shared, own)]
+    [added] = set(lines[1]) - set(lines[0])
+    assert added == 'parameters { key: "engine" value: { string_value: "own" } }'
+    assert [line for line in lines[1] if line != added] == lines[0]
+
+
+def test_an_engine_of_its_own_has_the_slots_of_one_instance(random_checkpoint: Path) -> None:
+    spec = _spec(random_checkpoint, "tensorrt-rtx", "fused", own_engines=True)
+    config = json_format.MessageToDict(
+        _parsed(config_files(spec)["recognizer/config.pbtxt"]), preserving_proto_field_name=True
+    )
+    served = StageSpec.from_model_config(config)
+    assert (served.instances, served.shares_engine) == (3, False)
+    assert served.sequence
+    assert engine_slots(spec.recognizer, spec) == served.sequence.max_streams == 34
+
+
+def test_engines_are_shared_on_a_gpu_only() -> None:
+    with pytest.raises(UnsupportedOption, match="own-engines is for torch and tensorrt-rtx"):
+        ExportOptions("checkpoint", serving=Serving(own_engines=True))
+
+
 @pytest.mark.parametrize(
     ("runtime", "precision", "layout", "message"),
     [
@@ -126,6 +183,11 @@ STREAMING, CTC = "NemotronAsrStreamingForRNNT", "ParakeetForCTC"
         ),
         (
             CTC,
+            ExportOptions("mine", mode="offline", runtime="tensorrt-rtx"),
+            "builds engines for live streams.*--runtime torch on a GPU",
+        ),
+        (
+            CTC,
             ExportOptions("mine", mode="offline", layout="fused"),
             "--layout fused is for live.*one model with torch",
         ),
@@ -133,6 +195,13 @@ STREAMING, CTC = "NemotronAsrStreamingForRNNT", "ParakeetForCTC"
             CTC,
             ExportOptions("mine", mode="offline", runtime="torch", layout="stages"),
             "--layout stages is for live.*leave it out",
+        ),
+        (
+            CTC,
+            ExportOptions(
+                "mine", mode="offline", runtime="torch", serving=Serving(own_engines=True)
+            ),
+            "--own-engines is for live streams.*leave it out",
         ),
     ],
 )

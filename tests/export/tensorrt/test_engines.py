@@ -11,10 +11,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from export.checkpoint import load_checkpoint
+from export.offline.export import build_stages as build_offline_stages
+from export.offline.export import spec_of as offline_spec_of
+from export.options import ExportOptions
 from export.spec import StageSpec
 from export.tensorrt.engine import build_engine, tensorrt_version
-from export.tensorrt.profiles import chunk_profiles
+from export.tensorrt.export_offline import engine_stages, write_offline_graphs
+from export.tensorrt.profiles import bucket_profiles, chunk_profiles
 from export.tensorrt.targets import NamedGpus
+from server.repository import read_repository
+from tests.support.engine_table import RecordEngine
 from tests.support.project import DEMO_CHECKPOINT, PROJECT
 from tests.support.tensorrt_graphs import FlatGraphs, Graphs
 
@@ -32,21 +39,29 @@ def stage_of(graphs: Graphs, name: str, folder: Path) -> tuple[StageSpec, Path]:
 @pytest.mark.parametrize("name", STAGES)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_an_engine_is_built(
-    flat_graphs: FlatGraphs, precision: str, name: str, tmp_path: Path
+    record_engine: RecordEngine,
+    flat_graphs: FlatGraphs,
+    precision: str,
+    name: str,
+    tmp_path: Path,
 ) -> None:
     stage, path = stage_of(flat_graphs(precision), name, tmp_path)
     facts = build_engine(path, stage, chunk_profiles(stage, 64), NamedGpus(("sm80", "sm120")))
     assert facts.layers > 100
     assert facts.plan_bytes == (tmp_path / "model.engine").stat().st_size
     assert facts.device_memory_bytes is None
+    record_engine(f"{name}, straight line", precision, facts)
 
 
-def test_an_fp8_encoder_is_built(flat_graphs: FlatGraphs, tmp_path: Path) -> None:
-    """With Q/DQ around every linear layer, where modelopt places them."""
+def test_an_fp8_encoder_is_built(
+    record_engine: RecordEngine, flat_graphs: FlatGraphs, tmp_path: Path
+) -> None:
+    """With Q/DQ around every linear layer, as modelopt places them; with scales of one."""
     stage, path = stage_of(flat_graphs("fp16"), "encoder", tmp_path)
     quantize_gemms(path)
     facts = build_engine(path, stage, chunk_profiles(stage, 64), NamedGpus(("sm89",)))
     assert facts.layers > 100
+    record_engine("encoder, straight line", "fp8", facts)
 
 
 def quantize_gemms(path: Path) -> None:
@@ -74,18 +89,32 @@ def quantize_gemms(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    ("precision", "mode", "engines"),
-    [("fp32", "both", 7), ("fp16", "streaming", 5), ("bf16", "streaming", 5)],
+    ("precision", "mode"), [("fp32", "both"), ("fp16", "streaming"), ("bf16", "streaming")]
 )
-def test_engines_of_the_demo_model_are_built(
-    precision: str, mode: str, engines: int, tmp_path: Path
-) -> None:
-    """Of the sizes that are served: whole files need the most scratch memory of all."""
+def test_engines_of_the_demo_model_are_built(precision: str, mode: str, tmp_path: Path) -> None:
+    """Of the sizes that are served, with whole files beside them in ONNX Runtime."""
     command = [sys.executable, "-m", "export", str(DEMO_CHECKPOINT), "--runtime=tensorrt-rtx"]
     command += [f"--precision={precision}", f"--mode={mode}", f"--repository={tmp_path / 'models'}"]
     result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, result.stderr
-    assert len(list(tmp_path.glob("models/*/1/*.engine"))) == engines
+    assert len(list(tmp_path.glob("models/*/1/*.engine"))) == 5
+    served = {each.name: each.runtime for each in read_repository(tmp_path / "models").ensembles}
+    assert served.pop("asr_streaming") == "tensorrt-rtx"
+    assert served == ({"asr_offline": "onnxruntime"} if mode == "both" else {})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_engines_of_the_demo_model_for_whole_files_are_built(tmp_path: Path) -> None:
+    """They need the most scratch memory of all."""
+    checkpoint = load_checkpoint(str(DEMO_CHECKPOINT))
+    spec = offline_spec_of(checkpoint, ExportOptions(checkpoint.name, runtime="tensorrt"))
+    stages = build_offline_stages(checkpoint, spec)
+    write_offline_graphs(tmp_path, stages, spec, lambda step: None)
+    for stage in engine_stages(spec):
+        onnx_path = tmp_path / stage.name / "1" / "model.onnx"
+        profiles = bucket_profiles(stage, spec)
+        assert build_engine(onnx_path, stage, profiles, NamedGpus(("sm80", "sm120"))).layers > 100
 
 
 def test_the_version_is_that_of_the_pinned_wheels() -> None:

@@ -78,6 +78,7 @@ HALF, INT16 = TensorProto.FLOAT16, TensorProto.INT16
     [
         ([node("Unique", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_Unique .*: Unique "),
         ([node("NonZero", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_NonZero .* not found"),
+        ([node("DFT", ["X"], ["N"]), node("Relu", ["X"], ["Y"])], "the_DFT .*Plugin not found"),
         ([node("Strange", ["X"], ["Y"], domain="mine")], "the_Strange .*Plugin not found"),
         (
             [
@@ -186,13 +187,13 @@ def test_a_state_of_another_type_is_refused(tmp_path: Path) -> None:
 def test_straight_line_decoder_equals_the_loop(tmp_path: Path, blank_bias: float) -> None:
     """From a checkpoint with few tokens to one that always emits the most symbols per frame."""
     folder = write_random_checkpoint(tmp_path / "many-tokens", blank_bias=blank_bias)
-    model = load_checkpoint(str(folder)).model
-    loop, straight = Decoder(model, FRAMES), UnrolledDecoder(model, FRAMES)
+    model, frames = load_checkpoint(str(folder)).model, 4
+    loop, straight = Decoder(model, frames), UnrolledDecoder(model, frames)
     torch.manual_seed(0)
     state = torch.zeros(5, loop.layout.size)
     counts = []
     for _ in range(12):
-        encoded = torch.randn(5, FRAMES, model.config.decoder_hidden_size)
+        encoded = torch.randn(5, frames, model.config.decoder_hidden_size)
         length = torch.tensor([[4], [4], [0], [3], [1]], dtype=torch.int32)
         expected = FlatStage(loop)(encoded, length, state)
         got = FlatStage(straight)(encoded, length, state)

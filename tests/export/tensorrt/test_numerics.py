@@ -14,6 +14,7 @@ import torch
 
 from export.checkpoint import Checkpoint
 from export.errors import ParityFailed, UnsupportedOption
+from export.precision.ranges import long_utterances
 from export.recordings import load_recordings
 from export.spec import StageSpec
 from export.stages.encoder import Encoder
@@ -21,9 +22,10 @@ from export.streaming.chain import OpenStage, RunningStage
 from export.streaming.parity import check_parity
 from export.streaming.reference import transcribe
 from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
-from export.tensorrt.numerics import long_utterances, measure
+from export.tensorrt.numerics import measure
 from export.tensorrt.stages import tensorrt_stages
 from export.tensorrt.verify import compare_stages, reference_of
+from tests.support.long_streams import assert_frames_are_exact
 from tests.support.tensorrt_graphs import FRAMES, FlatGraphs, stages_and_spec
 
 
@@ -37,10 +39,27 @@ def test_float32_graphs_match_transformers(
 ) -> None:
     """Flat state, straight-line decoder, in ONNX Runtime: every token and frame."""
     graphs = flat_graphs("fp32")
-    parity = check_parity(many_tokens, graphs.folder, graphs.spec, speech[:2], open_onnx)
+    opened: list[str] = []
+
+    def open_stage(path: Path, stage: StageSpec, streams: int) -> RunningStage:
+        opened.append(stage.name)
+        return open_onnx(path, stage, streams)
+
+    parity = check_parity(many_tokens, graphs.folder, graphs.spec, speech[:2], open_stage)
+    assert len(opened) == 3 * len(graphs.spec.stages), "however many utterances there are"
     assert parity.reference_tokens > 100
     assert parity.chain_token_difference == 0
     assert parity.token_frames_equal
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tokens_have_their_frames_after_weeks(flat_graphs: FlatGraphs, precision: str) -> None:
+    graphs = flat_graphs(precision)
+    spec = graphs.spec.stages[2]
+    stage = open_onnx(graphs.folder / spec.name / "1" / "model.onnx", spec, 2)
+    assert_frames_are_exact(
+        lambda inputs: stage.step(inputs, np.array([0, 1])), stage.states, *spec.inputs[0].dims
+    )
 
 
 def test_half_weights_leave_the_checkpoint_alone(many_tokens: Checkpoint) -> None:
@@ -81,9 +100,9 @@ def test_overflow_is_refused_by_name(
     assert isinstance(encoder, Encoder)
     overflowing: Any = copy.deepcopy(encoder)
     with torch.no_grad():
-        overflowing.layers[1].feed_forward1.linear1.weight.mul_(200_000)
+        overflowing.layers[0].feed_forward1.linear1.weight.mul_(200_000)
     references = transcribe(many_tokens, speech[:1], lookahead=FRAMES - 1)
-    with pytest.raises(ParityFailed, match=r"half precision reaches \S+ at .*layers\.1\.feed_forw"):
+    with pytest.raises(ParityFailed, match=r"half precision reaches \S+ at .*layers\.0\.feed_forw"):
         measure(
             graphs.folder,
             (features, overflowing, decoder),
@@ -152,5 +171,5 @@ def test_a_ring_that_half_precision_cannot_count_is_refused(
     longer.config = copy.deepcopy(many_tokens.model.config)
     longer.config.encoder_config.sliding_window = 2000
     wide = Checkpoint("wide", longer, many_tokens.processor, "")
-    with pytest.raises(UnsupportedOption, match="bf16 counts to 256 and the ring has 499 blocks"):
+    with pytest.raises(UnsupportedOption, match="bf16 counts to 256 and the ring has 999 blocks"):
         tensorrt_stages(wide, FRAMES, "bf16")

@@ -6,6 +6,8 @@ ONNX Runtime takes the place of the engine, restricted to the shapes of its prof
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +25,32 @@ from export.offline.parity import check_offline_parity
 from export.offline.spec import OfflineSpec
 from export.options import ExportOptions
 from export.recordings import load_recordings
-from export.spec import StageSpec, TensorSpec
+from export.spec import StageSpec, TensorSpec, served_name
+from export.tensorrt import export_offline as tensorrt_export
 from export.tensorrt.engine import build_engine
 from export.tensorrt.export_offline import buffer_bytes, engine_stages, write_offline_graphs
 from export.tensorrt.graph_gate import check_graph
 from export.tensorrt.profiles import bucket_profiles
 from export.tensorrt.targets import NamedGpus
-from tests.support.project import OFFLINE_KINDS, OfflineCheckpoint
+from tests.support.project import (
+    OFFLINE_KINDS,
+    OFFLINE_NAMES,
+    ExportedOffline,
+    OfflineCheckpoint,
+)
 from tests.support.repository_files import read_config
 
 LONGEST_S = 30
 
 
 @pytest.fixture(scope="module", params=OFFLINE_KINDS)
-def checkpoint(request: pytest.FixtureRequest, offline_checkpoint: OfflineCheckpoint) -> Checkpoint:
-    return load_checkpoint(str(offline_checkpoint(request.param)))
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def checkpoint(kind: str, offline_checkpoint: OfflineCheckpoint) -> Checkpoint:
+    return load_checkpoint(str(offline_checkpoint(kind)))
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +64,36 @@ def stages(checkpoint: Checkpoint, spec: OfflineSpec) -> Stages:
 
 
 @pytest.fixture(scope="module")
-def graphs(stages: Stages, spec: OfflineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the ONNX files of all stages; those of engines have passed the graph gate."""
+def graphs(
+    stages: Stages,
+    spec: OfflineSpec,
+    kind: str,
+    exported_offline: ExportedOffline,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Write the ONNX files of all stages; those of engines have passed the graph gate.
+
+    The same stages are exported for ONNX Runtime, to the same files: those are copied, as writing
+    them takes longer than all that is tested here.
+    """
+    exported, name = exported_offline(kind), OFFLINE_NAMES.get(kind, "")
+
+    def copy_exported(
+        folder: Path, exported_stages: Stages, specs: Sequence[StageSpec], max_mel_frames: int
+    ) -> None:
+        other = replace(spec, runtime="onnxruntime")
+        assert exported_stages is stages
+        assert max_mel_frames == other.max_mel_frames
+        for stage, same in zip(specs, other.stages, strict=True):
+            assert (stage.inputs, stage.outputs) == (same.inputs, same.outputs)
+            version = folder / stage.name / "1"
+            version.mkdir(parents=True)
+            shutil.copy(exported / served_name(name, stage.name) / "1" / "model.onnx", version)
+
     folder = tmp_path_factory.mktemp("graphs")
-    write_offline_graphs(folder, stages, spec, lambda step: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensorrt_export, "export_offline_onnx", copy_exported)
+        write_offline_graphs(folder, stages, spec, lambda step: None)
     return folder
 
 
@@ -90,7 +129,7 @@ def test_the_graphs_match_transformers_in_the_shapes_of_the_profiles(
 
 
 def test_an_engine_is_built_for_each_stage_without_a_loop(
-    spec: OfflineSpec, graphs: Path, tmp_path: Path
+    spec: OfflineSpec, graphs: Path, tmp_path: Path, record_engine
 ) -> None:
     """With a profile for each bucket, by NVIDIA's parser and builder."""
     for stage in engine_stages(spec):
@@ -98,6 +137,7 @@ def test_an_engine_is_built_for_each_stage_without_a_loop(
         facts = build_engine(onnx, stage, bucket_profiles(stage, spec), NamedGpus(("sm89",)))
         assert facts.plan_bytes == (tmp_path / "model.engine").stat().st_size
         assert facts.layers > 10
+        record_engine(f"{stage.name}, {spec.architecture}", "fp32", facts)
 
 
 def test_a_profile_for_each_bucket_fits_the_next_stage(spec: OfflineSpec, graphs: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from export.tensorrt.engine import tensorrt_version
+from export.tensorrt.engine import EngineFacts, tensorrt_version
 from export.tensorrt.export_rtx import onnx_function
 from server.backends.earshot.earshot_runtime.engines import open_engine
 from server.backends.earshot.earshot_runtime.errors import BadStage
@@ -21,6 +24,8 @@ from server.backends.earshot.earshot_runtime.rtx_program import read_engines
 from server.backends.earshot.earshot_runtime.spec import StageSpec
 from server.backends.earshot.earshot_runtime.torch_engine import TorchEngine
 from server.repository import read_repository
+from tests.support.engine_table import RecordEngine
+from tests.support.long_streams import assert_frames_are_exact
 from tests.support.project import PROJECT
 from tests.support.toy_stages import model_config
 
@@ -37,7 +42,9 @@ def repository(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def test_every_stage_has_an_engine_and_a_place_in_the_manifest(repository: Path) -> None:
+def test_every_stage_has_an_engine_and_a_place_in_the_manifest(
+    record_engine: RecordEngine, repository: Path
+) -> None:
     manifest = json.loads((repository / "asr_streaming" / "1" / "manifest.json").read_text())
     facts = manifest["tensorrt_rtx"]
     assert facts["gpus"] == ["sm89", "sm120"]
@@ -51,6 +58,7 @@ def test_every_stage_has_an_engine_and_a_place_in_the_manifest(repository: Path)
         relative = path.relative_to(repository)
         assert engine["source_sha256"] == manifest["files"][str(relative.with_suffix(".onnx"))]
         assert str(relative) in manifest["files"]
+        record_engine(f"{stage}/{part or 'model'}", "fp32", _facts(engine))
     rounds = facts["engines"]["decoder/rounds"]
     assert rounds["layers"] < 1000, "a round is short, whatever the length of a chunk"
     assert manifest["parity"]["chain_token_difference"] == 0
@@ -109,6 +117,19 @@ def test_the_backend_runs_the_parts_of_a_stage(repository: Path, stage: str) -> 
                 np.testing.assert_allclose(one[0], three[row], atol=1e-4)
 
 
+@torch.inference_mode()
+def test_tokens_have_their_frames_after_weeks(repository: Path) -> None:
+    engine = _engine(repository, "decoder")
+
+    def step(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        for array, values in zip(engine.inputs.values(), inputs, strict=True):
+            array[:2] = values
+        engine.run(np.array([0, 1]), np.zeros(2, dtype=bool))
+        return [output[:2].copy() for output in engine.outputs.values()]
+
+    assert_frames_are_exact(step, engine._pools[0], *engine.inputs["ENCODED"].shape[1:])
+
+
 def _engine(repository: Path, stage: str) -> TorchEngine:
     folder, spec = repository / stage / "1", _spec(repository, stage)
     parts = {path.stem: onnx_function(path) for path in folder.glob("*.onnx")}
@@ -130,6 +151,10 @@ def test_the_bindings_have_what_the_backend_calls(owner: str, names: list[str]) 
     """No engine can run here, so that a misspelt name would be found by the first user."""
     bindings = import_module("tensorrt_rtx_bindings")
     assert not [name for name in names if not hasattr(getattr(bindings, owner), name)]
+
+
+def _facts(engine: dict[str, Any]) -> EngineFacts:
+    return EngineFacts(**{field.name: engine[field.name] for field in fields(EngineFacts)})
 
 
 def _spec(repository: Path, stage: str) -> StageSpec:

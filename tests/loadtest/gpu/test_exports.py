@@ -42,6 +42,21 @@ def test_steps_at_the_same_time_share_an_export(
     assert arguments[arguments.index("--max-batch-size") + 1] == "48"
 
 
+def test_an_engine_for_each_process_is_another_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(exports, "run_module", exporting(calls))
+    chosen = options(tmp_path, own_engines=True)
+    models = Exports(chosen)
+    own = models.repository(chosen.model("demo", 560), time.monotonic())
+    assert own == tmp_path / "demo_560ms_fp16_own"
+    assert models.repository(MODEL, time.monotonic()) != own
+    assert ["--own-engines" in arguments for arguments in calls] == [True, False]
+    reference = models.reference(chosen.model("demo", 560), time.monotonic())
+    assert reference == models.reference(MODEL, time.monotonic())
+
+
 def test_a_failed_export_fails_every_step_that_needs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,6 @@ from loadtest.gpu.exports import Exports
 from loadtest.gpu.machine import describe_machine
 from loadtest.gpu.process import StepFailed
 from loadtest.gpu.report import (
-    CHECKS_S,
     Outcome,
     in_groups,
     prepare,
@@ -24,7 +23,8 @@ from loadtest.gpu.report import (
     run_steps,
     write_pages,
 )
-from loadtest.gpu.steps import Step, StepUnfinished
+from loadtest.gpu.schedule import MARGIN_S
+from loadtest.gpu.steps import CHECK_MOST_S, Step, StepUnfinished
 from tests.support.sample_report_options import options
 from tests.support.sample_results import gpu_result
 
@@ -56,6 +56,31 @@ def test_no_step_starts_that_would_not_end_in_time(tmp_path: Path) -> None:
     outcome = run_steps([long, writes(calls, "short")], tmp_path, in_s(10))
     assert calls == ["short"]
     assert (outcome.left, outcome.exit_code) == (["long"], 3)
+
+
+def test_a_step_leaves_time_for_those_after_it(tmp_path: Path) -> None:
+    given: list[float] = []
+
+    def run(path: Path, deadline_s: float) -> None:
+        given.append(deadline_s - time.monotonic())
+        path.write_text("{}")
+
+    todo = [Step("search", 10, run, most_s=300), Step("next", 40, run), Step("done", 30, run)]
+    (tmp_path / "done.json").write_text("{}")
+    run_steps(todo, tmp_path, in_s(100))
+    assert given == pytest.approx([100 - 40 - MARGIN_S, 100], abs=1)
+
+
+def test_steps_that_need_one_that_failed_are_left(tmp_path: Path) -> None:
+    """If the first search fails, a call that does something else has the time instead."""
+    calls: list[str] = []
+
+    def fails(path: Path, deadline_s: float) -> None:
+        raise StepFailed("the server ended")
+
+    other = Step("other", 1, lambda path, _: calls.append("other"), needs="first")
+    outcome = run_steps([Step("first", 1, fails), other], tmp_path, in_s(10))
+    assert (outcome.failed, outcome.left, calls) == (["first"], ["other"], [])
 
 
 def test_a_step_that_fails_leaves_its_reason_and_no_result(tmp_path: Path) -> None:
@@ -92,11 +117,12 @@ def test_checks_run_beside_the_exports_and_not_for_long(tmp_path: Path) -> None:
         deadlines.append(deadline_s - time.monotonic())
         path.write_text("{}")
 
-    todo = [Step("check", 1, run, timed=False), Step("measurement", 1, run)]
+    check = Step("check", 1, run, timed=False, most_s=CHECK_MOST_S)
+    todo = [check, Step("measurement", 1, run)]
     outcome = Outcome()
     prepare(todo, Exports(options(tmp_path)), tmp_path, in_s(1000), outcome)
     assert outcome.done == ["check"]
-    assert deadlines[0] <= CHECKS_S
+    assert deadlines[0] <= CHECK_MOST_S
     run_steps(todo, tmp_path, in_s(1000), outcome)
     assert outcome.done == ["check", "measurement"]
 
@@ -153,6 +179,14 @@ def test_the_machine_is_described() -> None:
     assert described["cores"] >= 1
     assert described["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
     assert described["versions"]["torch"][0].isdigit()
+
+
+def test_a_dry_run_prints_the_schedule_and_leaves_nothing(tmp_path: Path) -> None:
+    arguments = ["--dry-run", "--budget-s=550", "--next-budget-s=190"]
+    outcome = CliRunner().invoke(app, ["gpu-report", "--results", str(tmp_path), *arguments])
+    assert outcome.exit_code == 0
+    assert "capacity_0.6b_560ms_fp16" in outcome.output
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

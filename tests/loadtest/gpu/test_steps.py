@@ -17,6 +17,7 @@ from loadtest.gpu.process import StepFailed
 from loadtest.gpu.steps import Step, Steps, StepUnfinished
 from loadtest.options import LoadOptions
 from loadtest.result.document import UNFINISHED, CapacityResult
+from tests.support.project import PROJECT
 from tests.support.sample_report_options import options
 from tests.support.sample_results import gpu_result
 
@@ -63,32 +64,44 @@ def test_every_size_and_chunk_is_covered_the_most_important_first(tmp_path: Path
     assert [step.name for step in todo if not step.later] == [
         "machine",
         "engine_tests",
-        "tokens_demo_fp16",
-        "engine_0.6b_560ms_fp16",
+        "tokens_demo_560ms_fp16",
         "capacity_0.6b_560ms_fp16",
-        "engine_0.6b_160ms_fp16",
         "capacity_0.6b_160ms_fp16",
+        "engine_0.6b_560ms_fp16",
         "hold_0.6b_560ms_fp16",
     ]
     assert [step.name for step in todo if step.later] == [
-        "engine_demo_560ms_fp16",
+        "engine_0.6b_160ms_fp16",
         "capacity_demo_560ms_fp16",
-        "engine_demo_160ms_fp16",
+        "engine_demo_560ms_fp16",
         "capacity_demo_160ms_fp16",
-        "tokens_demo_fp32",
+        "engine_demo_160ms_fp16",
+        "tokens_demo_560ms_fp32",
     ]
+
+
+def test_processes_with_an_engine_each_have_results_of_their_own(tmp_path: Path) -> None:
+    """So that both can be measured on one machine, and compared."""
+    names = [
+        {step.name for step in Steps(chosen, Exports(chosen)).all()}
+        for own in (False, True)
+        for chosen in [options(tmp_path, chunks_ms=(560, WHOLE), own_engines=own)]
+    ]
+    assert {name for name in names[1] if name.endswith("_own")} == names[1] - names[0]
+    assert "capacity_demo_560ms_fp16_own" in names[1]
+    assert "demo_files_fp16" in names[0] & names[1]
 
 
 def test_whole_files_are_measured_where_they_stand_among_the_chunks(tmp_path: Path) -> None:
     chosen = options(tmp_path, sizes=("0.6b", "demo"), chunks_ms=(WHOLE, 560))
     names = [step.name for step in Steps(chosen, Exports(chosen)).all() if not step.later]
     assert names[2:] == [
-        "tokens_demo_fp16",
+        "tokens_demo_560ms_fp16",
         "tokens_demo_files_fp16",
-        "engine_0.6b_files_fp16",
         "0.6b_files_fp16",
-        "engine_0.6b_560ms_fp16",
         "capacity_0.6b_560ms_fp16",
+        "engine_0.6b_560ms_fp16",
+        "engine_0.6b_files_fp16",
         "hold_0.6b_560ms_fp16",
     ]
 
@@ -96,7 +109,7 @@ def test_whole_files_are_measured_where_they_stand_among_the_chunks(tmp_path: Pa
 def test_whole_files_alone_need_no_live_stream(tmp_path: Path) -> None:
     chosen = options(tmp_path, chunks_ms=(WHOLE,))
     names = [step.name for step in Steps(chosen, Exports(chosen)).all() if not step.later]
-    assert names[2:] == ["tokens_demo_files_fp16", "engine_demo_files_fp16", "demo_files_fp16"]
+    assert names[2:] == ["tokens_demo_files_fp16", "demo_files_fp16", "engine_demo_files_fp16"]
 
 
 def test_files_are_sent_to_the_exported_recognizer(
@@ -155,7 +168,49 @@ def test_a_search_is_not_started_without_time_for_a_level_and_the_final_hold(
     server_s, spawn_s, warm_up_s = 20, SPAWN_S, LoadOptions.warm_up_s
     levels_s = 6 + 40 + 2 * (spawn_s + warm_up_s)
     search = step(chosen, "capacity")
-    assert search.estimate_s - steps.GOODBYE_S >= server_s + reference_s + levels_s
+    assert search.least_s - steps.GOODBYE_S >= server_s + reference_s + levels_s
+
+
+def test_the_first_chunk_has_time_for_a_final_hold_that_fails(tmp_path: Path) -> None:
+    """Seen twice on a GPU: a level passed for 6 s and failed the final hold of 60 s."""
+    chosen = options(tmp_path, chunks_ms=(560, 1120), hold_s=60)
+    todo = Steps(chosen, Exports(chosen)).all()
+    [first, second] = [step for step in todo if step.name.startswith("capacity")]
+    assert first.least_s > 2 * 60
+    assert 60 < second.least_s < 2 * 60
+
+
+def test_the_hold_that_counts_is_half_as_long_after_the_first_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = options(tmp_path, chunks_ms=(560, 1120), hold_s=60)
+    held: list[str] = []
+    for chunk_ms in chosen.chunks_ms:
+        (tmp_path / f"demo_{chunk_ms}ms_fp16").mkdir()
+        calls: list[tuple[str, ...]] = []
+        monkeypatch.setattr(steps, "run_module", writing(gpu_result(), calls))
+        [search] = [
+            step
+            for step in Steps(chosen, Exports(chosen)).all()
+            if step.name == f"capacity_demo_{chunk_ms}ms_fp16"
+        ]
+        run(search, tmp_path)
+        held.append(calls[0][calls[0].index("--hold-s") + 1])
+    assert [float(hold_s) for hold_s in held] == [60, 30]
+
+
+def test_tests_of_the_engine_are_chosen_by_device(
+    chosen: ReportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(steps, "run_module", writing(None, calls))
+    for gpu_bytes in (0.0, 80e9):
+        run(step(replace(chosen, gpu_bytes=gpu_bytes), "engine_tests"), tmp_path)
+    names = [arguments[arguments.index("-k") + 1].split(" or ") for arguments in calls]
+    assert names == [["recorded"], ["cuda", "on_a_gpu"]]
+    texts = "".join((PROJECT / path).read_text() for path in steps.ENGINE_TESTS)
+    assert 'param("cuda"' in texts
+    assert "_on_a_gpu()" in texts
 
 
 def test_random_models_may_change_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +219,7 @@ def test_random_models_may_change_more(tmp_path: Path, monkeypatch: pytest.Monke
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(steps, "run_module", writing(gpu_result(), calls))
     run(step(chosen, "capacity"), tmp_path)
-    assert calls[0][calls[0].index("--allowed-change") + 1] == "0.6"
+    assert calls[0][calls[0].index("--allowed-change") + 1] == "0.8"
 
 
 def test_a_search_that_is_ended_keeps_its_levels_and_is_not_done(
@@ -210,8 +265,20 @@ def test_the_long_hold_has_a_share_of_the_capacity(
     result.write(tmp_path / "capacity_demo_560ms_fp16.json")
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(steps, "run_module", writing(result, calls))
-    run(hold, tmp_path)
+    run(hold, tmp_path, seconds=1000)
     [arguments] = calls
     held = int(arguments[arguments.index("--streams") + 1])
     assert 0.79 * result.streams < held <= 0.8 * result.streams
     assert arguments[arguments.index("--hold-s") + 1] == str(chosen.long_hold_s)
+
+
+def test_the_long_hold_is_as_long_as_time_allows(
+    chosen: ReportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_result().write(tmp_path / "capacity_demo_560ms_fp16.json")
+    hold = step(chosen, "hold")
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(steps, "run_module", writing(gpu_result(), calls))
+    run(hold, tmp_path, seconds=hold.least_s + 30)
+    held_s = float(calls[0][calls[0].index("--hold-s") + 1])
+    assert steps.LONG_HOLD_LEAST_S + 25 < held_s <= steps.LONG_HOLD_LEAST_S + 30

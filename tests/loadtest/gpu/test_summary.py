@@ -7,8 +7,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from loadtest.gpu.summary import limit_of, write_summary
-from loadtest.result.document import UNFINISHED
+from loadtest.result.document import UNFINISHED, StageUse
 from tests.support.sample_results import gpu_result, level
 
 
@@ -21,6 +23,18 @@ def test_the_summary_names_the_limit_of_each_result(tmp_path: Path) -> None:
     assert row["streams"] == gpu_result().streams
     assert row["limit"] in html.unescape((tmp_path / "summary.html").read_text())
     assert row["limit"].endswith("% in use")
+
+
+def test_processes_are_counted_by_kind(tmp_path: Path) -> None:
+    """Results of both kinds lie side by side after a call with `--own-engines`."""
+    [*levels, last] = gpu_result().levels
+    stages = [StageUse("recognizer", 1.0, 0.0, 4.0, round(1000 * last.hold_s), None)]
+    result = replace(gpu_result(), levels=[*levels, replace(last, stages=stages)])
+    for kind in ("", "_own"):
+        result.write(tmp_path / f"capacity_demo_560ms_fp16{kind}.json")
+    write_summary(tmp_path, instances=4, own_engines=True)
+    rows = json.loads((tmp_path / "summary.json").read_text())["results"]
+    assert [row["recognizer_busy"] for row in rows] == pytest.approx([4 / 8, 4 / 4])
 
 
 def test_a_late_generator_is_the_limit() -> None:

@@ -44,6 +44,12 @@ def test_a_failed_stream_fails_the_level() -> None:
     assert reason(recorded) == "2 streams failed: ServerBusy (all recorded)"
 
 
+def test_refusals_by_the_limit_of_the_server_are_said_to_be_that() -> None:
+    message = "localhost:8001 has no free slot for the stream: this server is saturated: with ..."
+    recorded = samples(failures=Counter({"ServerBusy": 2}), messages={"ServerBusy": message})
+    assert "measure a server that was started with --chunk-share 0" in reason(recorded)
+
+
 def test_a_stream_that_was_never_answered_fails_the_level() -> None:
     assert reason(samples(streams=7)) == "only 7 of 8 streams were answered"
 

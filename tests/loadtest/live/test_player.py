@@ -19,7 +19,7 @@ from tests.support import fake_recognizer
 from tests.support.fake_triton import FakeTriton, fake_triton
 from tests.support.sample_levels import checked, samples
 
-TIMEOUTS = earshot.Timeouts(queue_s=0.1, chunk_s=0.1)
+HURRIED = earshot.Timeouts(queue_s=0.1, chunk_s=0.1)
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def fake() -> Iterator[FakeTriton]:
         yield fake
 
 
-def play(fake: FakeTriton) -> LevelSamples:
+def play(fake: FakeTriton, timeouts: earshot.Timeouts) -> LevelSamples:
     script = Script(np.zeros(32000, np.float32), None)
     recorder = SampleRecorder()
     recorder.start(Window(1, warm_up_s=0.0, hold_s=60.0))
-    service = Service(fake.url, None, [script], TIMEOUTS)
+    service = Service(fake.url, None, [script], timeouts)
     StreamPlayer(1, service, recorder).play()
     service.close()
     collector = SampleCollector(1)
@@ -42,7 +42,7 @@ def play(fake: FakeTriton) -> LevelSamples:
 
 
 def test_a_chunk_without_an_answer_is_the_slowest_of_all(fake: FakeTriton) -> None:
-    got = play(fake)
+    got = play(fake, HURRIED)
     assert got.failures == {"ChunkTimeout": 1}
     assert got.unanswered == 1
     assert got.latency_ms.tolist() == [UNANSWERED_MS]
@@ -55,7 +55,7 @@ def test_a_refused_stream_has_no_latency(fake: FakeTriton, monkeypatch: pytest.M
 
     monkeypatch.setattr(FakeTriton, "ModelInfer", refuse)
     with fake_triton(fake_recognizer.PARAMETERS) as refusing:
-        got = play(refusing)
+        got = play(refusing, fake_recognizer.PATIENT)
     assert got.failures == {"ServerBusy": 1}
     assert (got.unanswered, len(got.latency_ms)) == (0, 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import gevent
@@ -61,7 +62,8 @@ def test_streams_keep_their_replica_behind_envoy(tmp_path: Path) -> None:
 
 def play_all(url: str) -> list[str]:
     """Play all streams side by side; return their texts."""
-    service = Service(url, None, [Script(SAMPLES, None)])
+    timeouts = replace(fake_recognizer.PATIENT, resume_s=0)
+    service = Service(url, None, [Script(SAMPLES, None)], timeouts)
 
     def play() -> str:
         with service.stream(service.scripts[0]) as stream:
@@ -70,6 +72,6 @@ def play_all(url: str) -> list[str]:
         return "".join(answer.text for answer in answers)
 
     playing = [gevent.spawn(play) for _ in range(STREAMS)]
-    gevent.joinall(playing, timeout=30, raise_error=True)
+    gevent.joinall(playing, timeout=300, raise_error=True)
     service.close()
     return [each.get() for each in playing]

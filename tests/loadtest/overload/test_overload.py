@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from loadtest.overload.document import OverloadResult
+from loadtest.overload.measure import _watched  # pyright: ignore[reportPrivateUsage]
+from loadtest.overload.users import Tally
 from server.access import Access
 from server.backends.earshot.earshot_runtime.limit import write_limit
 from server.launch import running
@@ -17,6 +21,18 @@ from tests.support.project import PROJECT, Exported
 
 ADMITTED = 3
 TOKEN = "a-token-of-the-tests"
+
+
+def test_seconds_in_which_the_process_was_held_up_are_counted() -> None:
+    """Else what was refused in the last ones would not be."""
+    tally, began_s = Tally(live=2), time.monotonic()
+
+    async def work() -> None:
+        time.sleep(1.1)  # holds up the event loop
+
+    live = asyncio.run(_watched(tally, work(), began_s))
+    assert len(live) >= 2
+    assert set(live) == {2}
 
 
 @pytest.mark.triton
@@ -51,5 +67,5 @@ def _run(command: list[str], **environment: str) -> subprocess.CompletedProcess[
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.plan.capacity import Demand, NoPlan, make_plan, newest_result
+from loadtest.plan.capacity import Demand, NoPlan, admission_of, make_plan, newest_result
 from tests.support.plan_command import run
-from tests.support.sample_results import capacity_result, gpu_result, invalid_result, level
+from tests.support.sample_results import (
+    capacity_result,
+    gpu_result,
+    invalid_result,
+    level,
+    overload_result,
+)
 
 
 def demand(
@@ -77,16 +83,42 @@ def test_the_plan_lists_its_assumptions() -> None:
         "the load generator ran on the server's own machine",
     ):
         assert assumption in text
-    assert "short measurement" not in text
+    assert "with server.chunkShare it may refuse before" in text
 
 
 def test_a_single_level_that_passed_is_a_lower_bound() -> None:
-    result = replace(capacity_result(), kind="level", streams=64, levels=[level(64, 90, 10)])
+    result = replace(capacity_result(), kind="level", streams=64, levels=[level(64, 90, 60)])
     plan = make_plan(result, demand(64, headroom=0))
     assert plan.units_for_the_streams == 1
-    text = " ".join(plan.assumptions)
-    assert "one level that passed, not a search" in text
-    assert "no level was held for longer than 10 s" in text
+    assert "one level that passed, not a search" in " ".join(plan.assumptions)
+
+
+def test_streams_that_were_held_for_a_short_time_are_no_capacity() -> None:
+    held = [level(64, 90, 20), level(32, 50, 60)]
+    result = replace(capacity_result(), kind="level", streams=64, levels=held)
+    with pytest.raises(NoPlan, match="expected 64 streams held for 60 s, got 20 s"):
+        make_plan(result, demand(64))
+
+
+def test_a_plan_has_no_more_streams_than_are_admitted() -> None:
+    # 208 are sustained, 118.6 of them admitted, 94.9 used: 1000 / 94 = 10.6.
+    admission = admission_of(overload_result(), capacity_result())
+    plan = make_plan(capacity_result(), demand(1000), admission)
+    assert (plan.streams_per_unit_measured, plan.streams_per_unit) == (208, 118.6)
+    assert (plan.streams_per_unit_planned, plan.units_for_the_streams) == (94, 11)
+    assert "refuses streams above 119" in " ".join(plan.assumptions)
+    roomy = replace(admission, streams_per_unit=300)
+    assert make_plan(capacity_result(), demand(1000), roomy).streams_per_unit_planned == 166
+
+
+def test_an_overload_of_another_server_is_refused() -> None:
+    overload = overload_result()
+    with pytest.raises(NoPlan, match=r"failed \(p99 600 ms\)"):
+        admission_of(replace(overload, passes=False, reasons=["p99 600 ms"]), capacity_result())
+    with pytest.raises(NoPlan, match="its --chunk-share is not known"):
+        admission_of(replace(overload, chunk_share=None), capacity_result())
+    with pytest.raises(NoPlan, match=r"expected an overload of demo, .* on NVIDIA H100, got one"):
+        admission_of(overload, gpu_result())
 
 
 def test_invalid_and_failed_results_are_refused() -> None:

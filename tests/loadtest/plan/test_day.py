@@ -18,8 +18,8 @@ from tests.support.sample_results import gpu_result
 
 WORKING_DAY = PROJECT / "loadtest" / "plan" / "working_day.json"
 STEADY = Day("as many calls at any time", 240.0, [1.0] * 24, [])
-ONE = Scaling(min_replicas=1, max_replicas=1, streams_per_replica=40, threshold=36)
-MANY = Scaling(min_replicas=2, max_replicas=20, streams_per_replica=100, threshold=90)
+ONE = Scaling(1, 1, streams_per_replica=40, threshold=36, fullness=0.8)
+MANY = Scaling(2, 20, streams_per_replica=100, threshold=90, fullness=0.8)
 
 
 def erlang_b(offered: float, servers: int) -> float:
@@ -63,6 +63,18 @@ def test_nothing_happens_within_the_tolerance() -> None:
     balanced = fleet(98, 98)
     balanced.scale(0)
     assert balanced.replicas == 2
+
+
+def test_replicas_come_before_others_refuse_although_more_was_planned() -> None:
+    planned = Scaling(2, 20, streams_per_replica=144, threshold=130, fullness=0.8)
+
+    def after(streams: int) -> int:
+        filled = Fleet(planned, 119, np.array([streams, streams], np.int64))
+        filled.scale(0)
+        return filled.replicas
+
+    assert after(104) == 2
+    assert after(105) == 3  # 0.88 of what they admit
 
 
 def test_a_replica_serves_after_its_start() -> None:

@@ -32,9 +32,20 @@ def test_sizes_are_read_from_the_export(repository: Path) -> None:
     assert footprint_of(repository) == Footprint(2_040_000, 801_000_000, 64)
 
 
+def test_engines_that_processes_do_not_share_count_each(repository: Path) -> None:
+    config = repository / "recognizer" / "config.pbtxt"
+    config.write_text("max_batch_size: 64 instance_group [ { count: 5 } ]")
+    assert footprint_of(repository).engines == 1
+    own = 'parameters { key: "engine" value: { string_value: "own" } }'
+    config.write_text(f"{config.read_text()} {own}")
+    assert footprint_of(repository).engines == 5
+    assert "each of 5 engines" in CliRunner().invoke(app, ["fit", str(repository)]).stdout
+
+
 def test_states_processes_and_graphs_share_the_memory() -> None:
     # 90 GB, less a process of 1 GB and 1.4 GB of graphs, hold states of 10 MB.
     assert streams_that_fit(Footprint(10e6, 1e9, 100), 100e9) == 8760
+    assert streams_that_fit(Footprint(10e6, 1e9, 100, engines=5), 100e9) == 7800
     assert streams_that_fit(Footprint(10e6, 1e9, 100), 2e9) == 0
 
 

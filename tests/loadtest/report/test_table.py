@@ -79,7 +79,7 @@ def test_the_command_updates_a_page(tmp_path: Path) -> None:
     page.write_text(markers.format("capacity") + markers.format("baseline"))
     command = [sys.executable, "-m", "loadtest", "table", str(tmp_path / "cpu.json")]
     done = subprocess.run(
-        [*command, "--update", str(page)], cwd=PROJECT, capture_output=True, text=True, timeout=120
+        [*command, "--update", str(page)], cwd=PROJECT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert (

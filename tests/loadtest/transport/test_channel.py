@@ -66,12 +66,12 @@ def server() -> Server:
 
 
 def channel_to(url: str, headers: Headers = (), tls: Any = None) -> Channel:
-    return Channel(url, headers, connect_s=2.0, silence_s=8.0, tls=tls)
+    return Channel(url, headers, connect_s=60.0, silence_s=60.0, tls=tls)
 
 
 def call(channel: Channel, *message: bytes) -> Reply:
-    with gevent.Timeout(20):
-        return channel.start(channel.block(METHOD, (("grpc-timeout", "30S"),)), *message).wait()
+    with gevent.Timeout(120):
+        return channel.start(channel.block(METHOD, (("grpc-timeout", "600S"),)), *message).wait()
 
 
 def test_the_server_gets_headers_deadline_and_message(server: Server) -> None:
@@ -83,7 +83,7 @@ def test_the_server_gets_headers_deadline_and_message(server: Server) -> None:
     assert reply.message == struct.pack("<I", zlib.crc32(b"parts"))
     assert ("earshot-replica", "b") in reply.headers
     assert server.headers[0]["token"] == "c39f"
-    assert 25 < server.deadlines_s[0] < 31
+    assert 400 < server.deadlines_s[0] < 601
 
 
 def test_requests_and_answers_larger_than_all_windows_and_more_calls_than_streams(
@@ -94,7 +94,7 @@ def test_requests_and_answers_larger_than_all_windows_and_more_calls_than_stream
         channel = channel_to(url)
         block = channel.block(METHOD, ())
         pending = [channel.start(block, message) for message in messages]
-        with gevent.Timeout(30):
+        with gevent.Timeout(120):
             replies = [each.wait() for each in pending]
         channel.close()
     expected = [struct.pack("<I", zlib.crc32(message)) * 401 for message in messages]
@@ -125,7 +125,8 @@ def test_without_a_server_calls_fail_until_there_is_one(
     for _ in range(2):  # a server that stops closes the connection
         with serving(server, port=port):
             assert call(channel, b"a").succeeded
-        gevent.sleep(0.05)
+        while "failed to connect" not in call(channel, b"a").details():
+            gevent.sleep(0.01)  # until the end of the connection has been noticed
     channel.close()
     assert "closed" in call(channel, b"a").details()
 

@@ -12,18 +12,23 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
 
 from .._aio import AsyncClient
-from .._errors import EarshotError
+from .._errors import EarshotError, ServerBusy, ServerDraining
 from .._files import open_audio
 from .._server_info import OfflineInfo, ServerInfo
 from .._stream_options import StreamOptions
 from .._transcript import Transcript
 from .inputs import Input, Recording
+
+_BUSY_S = 60.0
+"""How long a file waits for a server that takes no new stream; a live stream could not wait."""
+_RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,21 +109,8 @@ class Batch:
         started_s = time.monotonic()
         transcript = error = None
         bar = self._bars.add_task(recording.label.rpartition("/")[2], total=None)
-
-        def show(done_s: float) -> None:
-            self._bars.update(bar, completed=done_s)
-
         try:
-            with open_audio(recording.path, self._given.form) as audio:
-                self._bars.update(bar, total=audio.duration_s)
-                transcript = await self._client.transcribe(
-                    audio,
-                    encoding=self._given.form and self._given.form.encoding,
-                    channel=recording.channel,
-                    streaming=self._streaming,
-                    options=self._options,
-                    on_progress=show,
-                )
+            transcript = await self._patiently(recording, bar)
         except EarshotError as caught:
             error = caught
         except Exception as caught:  # the other files go on, whatever it is
@@ -127,3 +119,31 @@ class Batch:
         self._bars.remove_task(bar)
         seconds = time.monotonic() - started_s
         return FileResult(recording, transcript, error, self._info, seconds)
+
+    async def _patiently(self, recording: Recording, bar: TaskID) -> Transcript:
+        """Transcribe a file, and begin again while the server is too busy for another stream."""
+        deadline_s = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                return await self._once(recording, bar)
+            except ServerBusy as refusal:
+                # What came through a pipe has been read.
+                once = isinstance(refusal, ServerDraining) or not recording.path.is_file()
+                if once or time.monotonic() > deadline_s:
+                    raise
+            await asyncio.sleep(_RETRY_S)
+
+    async def _once(self, recording: Recording, bar: TaskID) -> Transcript:
+        def show(done_s: float) -> None:
+            self._bars.update(bar, completed=done_s)
+
+        with open_audio(recording.path, self._given.form) as audio:
+            self._bars.update(bar, total=audio.duration_s)
+            return await self._client.transcribe(
+                audio,
+                encoding=self._given.form and self._given.form.encoding,
+                channel=recording.channel,
+                streaming=self._streaming,
+                options=self._options,
+                on_progress=show,
+            )

@@ -25,6 +25,8 @@ class Chunks:
     inputs: list[list[npt.NDArray[Any]]]
     adapters: list[str]
     """The adapter that each stream asks for when it starts; "" for none, and later."""
+    canaries: list[bool]
+    """True for a chunk of the launcher, which starts and ends a stream."""
 
     def __len__(self) -> int:
         return len(self.streams)
@@ -37,6 +39,7 @@ class Chunks:
             [self.ends[i] for i in indices],
             [[column[i] for i in indices] for column in self.inputs],
             [self.adapters[i] for i in indices],
+            [self.canaries[i] for i in indices],
         )
 
 

@@ -70,14 +70,22 @@ class Counts:
         self._times = BatchTimes()
 
     def batch(self, chunks: Chunks, errors: Errors, took_s: float) -> None:
-        """Count a batch that has run, and the chunks of it that have failed."""
+        """Count a batch that has run, and the chunks of it that have failed.
+
+        A canary counts only if the stage fails on it: it is nobody's stream.
+        """
         self._times.add(took_s)
-        refused = sum(chunks.starts[row] for row in errors)
-        self._events[STARTED] += sum(chunks.starts) - refused
+        starts = [
+            start and not canary
+            for start, canary in zip(chunks.starts, chunks.canaries, strict=True)
+        ]
+        self._events[STARTED] += sum(starts) - sum(starts[row] for row in errors)
         for row, error in errors.items():
             if isinstance(error, (NotFinite, RunFailed)):
                 self._events[FAILED_CHUNKS] += 1
-            elif chunks.starts[row]:
+            elif chunks.canaries[row]:
+                continue
+            elif starts[row]:
                 self._events[_refused(_REASONS.get(type(error), _INVALID))] += 1
             else:
                 self._events[REFUSED_CHUNKS] += 1

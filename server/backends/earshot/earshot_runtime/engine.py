@@ -15,7 +15,11 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Engine(Protocol):
-    """Runs batches; the state of the streams stays on the engine's device."""
+    """Runs batches; the state of the streams stays on the engine's device.
+
+    There is one slot more than `max_streams`, the spare one, whose state nobody needs: several rows
+    of a batch may have it, if they start.
+    """
 
     @property
     def inputs(self) -> Arrays:

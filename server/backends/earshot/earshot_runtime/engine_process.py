@@ -218,8 +218,11 @@ class EngineProcess:
         return None
 
     def _slots(self, instance: Instance, slots: Slots) -> Slots:
+        """Return the slots of an instance in the engine, which has one spare slot for all."""
         assert self._spec.sequence is not None
-        return slots + instance.number * self._spec.sequence.max_streams
+        streams = self._spec.sequence.max_streams
+        spare = self._spec.instances * streams
+        return np.where(slots == streams, spare, slots + instance.number * streams)
 
     def _adapters(self, instance: Instance, slots: AdapterSlots) -> AdapterSlots:
         capacity = self._spec.adapters.capacity if self._spec.adapters else 0

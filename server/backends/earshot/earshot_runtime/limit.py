@@ -12,6 +12,11 @@ def write_limit(folder: Path, model: str, streams: int) -> None:
     new.replace(_path(folder, model))  # readers never see half a file
 
 
+def clear_limit(folder: Path, model: str) -> None:
+    """Let the instances of `model` hold as many streams as they have slots."""
+    _path(folder, model).unlink(missing_ok=True)
+
+
 def read_limit(folder: Path, model: str) -> int | None:
     """Return the limit of each instance of `model`; None if there is none."""
     try:

@@ -36,7 +36,7 @@ class OnnxEngine:
         self.inputs: Arrays = _allocate(spec.inputs, spec.max_batch)
         self.outputs: Arrays = _allocate(spec.outputs, spec.max_batch)
         self._slots = np.zeros(spec.max_batch, np.int64)
-        self._states = [StatePool(state, streams, spec.max_batch) for state in graph.states]
+        self._states = [StatePool(state, streams + 1, spec.max_batch) for state in graph.states]
         self._base = BoundGraph(graph, self._bind)
         self._adapted = self._base
         self._adapter_slots = np.zeros(spec.max_batch, np.int64)

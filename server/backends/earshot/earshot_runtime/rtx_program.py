@@ -8,31 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from .errors import BadStage
 from .opening import Opening
 from .program import compose, read_description
+from .rtx_requirements import BINDINGS, require_rtx
 from .spec import StageSpec
 from .torch_engine import TorchEngine
 
 DESCRIPTION = "engines.json"
-_BINDINGS = "tensorrt_rtx_bindings"
+_DEVICE = torch.device("cuda:0")
 
 
 def open_rtx(folder: Path, spec: StageSpec) -> TorchEngine:
     """Return the engine for the files in `folder`, on the first GPU.
 
     Raises:
-        BadStage: there is no GPU, it is none of those that the engines were built for, or
-            TensorRT for RTX is not installed or refuses them.
+        BadStage: this machine lacks what the engines need, or TensorRT for RTX refuses them.
     """
     description = read_engines(folder, spec)
-    _require_gpu(spec, description["gpus"])
+    require_rtx(spec, description)
     parts: dict[str, _Part] = {}
 
     def open_part(name: str) -> _Part:
@@ -42,7 +42,7 @@ def open_rtx(folder: Path, spec: StageSpec) -> TorchEngine:
     opening = Opening(spec.model)
     program = compose(spec, folder / DESCRIPTION, description, open_part)
     opening.done("program")
-    engine = TorchEngine(program, spec, torch.device("cuda:0"))
+    engine = TorchEngine(program, spec, _DEVICE)
     for part in parts.values():
         part.keep_kernels()
     return engine
@@ -54,34 +54,11 @@ def read_engines(folder: Path, spec: StageSpec) -> dict[str, Any]:
     return read_description(path.read_text() if path.exists() else "", spec, path)
 
 
-def _require_gpu(spec: StageSpec, gpus: list[str]) -> None:
-    if not torch.cuda.is_available():
-        raise BadStage(
-            f"{spec.model}: engines for {', '.join(gpus)} need such a GPU, and torch "
-            f"{torch.__version__} sees none here: export with --runtime onnxruntime for a CPU"
-        )
-    major, minor = torch.cuda.get_device_capability()
-    here = f"sm{major}{minor}"
-    if here not in gpus:
-        raise BadStage(
-            f"{spec.model}: the engines are for {', '.join(gpus)}, and "
-            f"{torch.cuda.get_device_name()} is {here}: export with --gpu {here}, or with "
-            "--runtime torch if TensorRT for RTX does not support it, as sm90 (H100, H200)"
-        )
-    if find_spec(_BINDINGS) is None:
-        raise BadStage(
-            f"{spec.model}: its engines need TensorRT for RTX, which is not installed: "
-            "pip install '.[tensorrt-rtx]'"
-        )
-
-
 class _Part:
     """One engine as a function that runs in torch's current CUDA stream."""
 
     def __init__(self, path: Path, spec: StageSpec) -> None:
-        import tensorrt_rtx_bindings
-
-        trt = cast(Any, tensorrt_rtx_bindings)
+        trt: Any = import_module(BINDINGS)
         self._model = spec.model
         self._path = path
         # Kept as long as what was made with them.
@@ -142,6 +119,6 @@ class _Part:
     def _allocate(self, name: str) -> torch.Tensor:
         shape = tuple(self._context.get_tensor_shape(name))
         dtype = self._dtypes[self._engine.get_tensor_dtype(name)]
-        result = torch.empty(shape, dtype=dtype, device="cuda")
+        result = torch.empty(shape, dtype=dtype, device=_DEVICE)
         self._context.set_tensor_address(name, result.data_ptr())
         return result

@@ -27,6 +27,8 @@ class SequenceStage:
 
     A chunk that is refused leaves its stream as it was, with two exceptions: END always closes
     the stream, here and in the later stages, and a refused START leaves it closed.
+
+    A canary is never refused for want of a slot: it runs in the spare one, and leaves nothing.
     """
 
     def __init__(
@@ -46,14 +48,15 @@ class SequenceStage:
         assert sequence is not None
         self.slots = SlotTable(sequence.max_streams, sequence.max_idle_s)
         self._engine = engine
-        self._adapters = adapters and StreamAdapters(adapters, sequence.max_streams)
+        slots = sequence.max_streams + 1  # with the spare one
+        self._adapters = adapters and StreamAdapters(adapters, slots)
         self._inputs = engine.inputs
         self._content = ContentChecks(spec)
         self._most_streams: int | None = None
         self._counts = Counts()
         self._endings = Endings(spec)
         self._texts = texts
-        self._audio_ends = AudioEnds(spec, sequence.max_streams)
+        self._audio_ends = AudioEnds(spec, slots)
 
     def process(
         self, chunks: Chunks, now_s: float, *, most_streams: int | None = None
@@ -117,7 +120,9 @@ class SequenceStage:
         errors: Errors = {}
         for row, (stream, starts) in enumerate(zip(chunks.streams, chunks.starts, strict=True)):
             try:
-                if starts:
+                if chunks.canaries[row]:
+                    slots[row] = self.slots.spare
+                elif starts:
                     slots[row] = self._open(stream, now_s, chunks.adapters[row])
                 else:
                     slots[row] = self.slots.find(stream, now_s)

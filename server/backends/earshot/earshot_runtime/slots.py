@@ -39,6 +39,11 @@ class SlotTable:
         return len(self._slot_of)
 
     @property
+    def spare(self) -> int:
+        """Return the slot after those of the streams, whose state nobody needs."""
+        return self.capacity
+
+    @property
     def taken(self) -> list[int]:
         """Return the slots of all open streams; any thread may ask."""
         return list(self._slot_of.values())

@@ -31,6 +31,8 @@ DTYPES: dict[str, type[np.generic]] = {
 TOKENIZERS = "tokenizers"
 """The runtime of a stage that has no engine, and converts tokens to text."""
 _ON_DEVICE = ("torch", "tensorrt-rtx")
+_SHARED, _OWN = "shared", "own"
+"""Values of the parameter `engine`; without it the runtime decides."""
 _TEXT = ("TEXT", "TOKEN_TEXT_LENGTHS")
 _TOKENS = ("TOKENS", "TOKEN_FRAMES", "TOKEN_LOGPROBS", "TOKEN_COUNT")
 
@@ -113,6 +115,9 @@ class StageSpec:
     """The blank label, if the engine's outputs are the labels of CTC."""
     instances: int = 1
     """Processes in which Triton runs the stage."""
+    shares: bool | None = None
+    """Whether these processes share one engine; `None`: on a device, but not on the cores of a CPU,
+    which processes share without that."""
 
     @property
     def full_length(self) -> int:
@@ -121,11 +126,9 @@ class StageSpec:
 
     @property
     def shares_engine(self) -> bool:
-        """Return True if the instances hand their batches to one engine, in a process of its own.
-
-        ONNX Runtime computes on cores, which instances can share without that.
-        """
-        return self.sequence is not None and self.instances > 1 and self.runtime in _ON_DEVICE
+        """Return True if instances hand their batches to one engine, in a process of its own."""
+        shares = self.runtime in _ON_DEVICE if self.shares is None else self.shares
+        return self.sequence is not None and self.instances > 1 and shares
 
     @property
     def of_engine(self) -> StageSpec:
@@ -176,6 +179,7 @@ class StageSpec:
             sequence=None if runtime == TOKENIZERS else _sequence(model, config, parameters),
             adapters=_adapters(model, parameters),
             instances=sum(int(group["count"]) for group in config.get("instance_group", [])) or 1,
+            shares=parameters.either("engine", _SHARED, _OWN),
         )
         _check(spec)
         return spec
@@ -190,6 +194,13 @@ class _Parameters:
 
     def text(self, key: str) -> str | None:
         return self._values.get(key)
+
+    def either(self, key: str, yes: str, no: str) -> bool | None:
+        """Return True for `yes`, False for `no`, None without such a parameter."""
+        text = self._values.get(key)
+        if text not in (None, yes, no):
+            raise BadStage(f"{self._model}: parameter '{key}' must be {yes} or {no}, not '{text}'")
+        return None if text is None else text == yes
 
     def names(self, key: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in self._values.get(key, "").split(",") if name.strip())

@@ -45,9 +45,9 @@ class StateSpec:
 class StatePool:
     """State of all streams, and the arrays that hold the updates of a batch."""
 
-    def __init__(self, spec: StateSpec, capacity: int, max_batch: int) -> None:
+    def __init__(self, spec: StateSpec, slots: int, max_batch: int) -> None:
         self._suffix = spec.suffix
-        self._pool = np.zeros((capacity, spec.rows, spec.width), spec.dtype)
+        self._pool = np.zeros((slots, spec.rows, spec.width), spec.dtype)
         self._update = np.zeros((max_batch, spec.update_rows, spec.width), spec.dtype)
         self._update_rows = np.zeros((max_batch, spec.update_rows), np.int64)
 

@@ -51,7 +51,7 @@ def batch_sizes(max_batch: int) -> list[int]:
 
 
 class TorchEngine:
-    """Implements `Engine`; padding writes to one slot more than there are streams."""
+    """Implements `Engine`; padding writes to the spare slot."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class TorchEngine:
         self.device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         self._program = program
         self._sizes = batch_sizes(spec.max_batch)
-        self._scratch = streams
+        self._spare = streams
         self._recorder = CudaRecorder() if device.type == "cuda" else Plain()
         rows = self._sizes[-1]
         self._in = Mirror([*spec.inputs, _SLOTS, _ADAPTER_SLOTS], rows, device)
@@ -104,7 +104,7 @@ class TorchEngine:
         batch = len(slots)
         size = self._sizes[bisect_left(self._sizes, batch)]
         self._in.host[_SLOTS.name][:batch] = slots
-        self._in.host[_SLOTS.name][batch:size] = self._scratch
+        self._in.host[_SLOTS.name][batch:size] = self._spare
         self._in.host[_ADAPTER_SLOTS.name][:size] = NONE
         if adapters is not None:
             self._in.host[_ADAPTER_SLOTS.name][:batch] = adapters

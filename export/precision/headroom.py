@@ -3,58 +3,50 @@
 The residual stream of the stages is float32, but what the layers add to it is half. Some
 checkpoints reach tens of thousands there. The largest outputs are measured in float32 on real
 speech; layers that come near the limit are replaced by `RescaledLinear`, all others stay as they
-are. `numerics.py` then checks the result on minutes of speech, as for any other checkpoint.
+are. `ranges.py` then checks the result, as for any other checkpoint.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.spec import StageSpec
-from export.stages.half import Stages
+from export.precision.ranges import HEADROOM
 from export.stages.rescaled import RescaledLinear, rescalable
-from export.streaming.chain import Chain
-from export.streaming.spec import StreamingSpec
-from export.tensorrt.flat import StatefulStage, open_torch
-from export.tensorrt.numerics import HEADROOM
 
 _LIMIT = torch.finfo(torch.float16).max
 NEAR = _LIMIT / HEADROOM / 4
 """Outputs and weights above are rescaled: a fourth of what is allowed, for louder speech."""
 _TARGET = _LIMIT / 64
+_ROLES = ("feature_extractor", "encoder", "decoder")
+
+AnyStages = TypeVar("AnyStages", bound=tuple[nn.Module, nn.Module, nn.Module])
 
 
-def headroom_factors(
-    stages: Stages, spec: StreamingSpec, utterances: Sequence[NDArray[np.float32]]
-) -> dict[str, float]:
-    """Return the factors of the layers whose outputs are too large, by module.
+def headroom_factors(stages: Sequence[nn.Module], run: Callable[[], object]) -> dict[str, float]:
+    """Return the factors of the layers whose outputs are too large, by role and name of module.
 
     Args:
-        stages: in float32, without a loop, whose steps a hook cannot look into.
-        utterances: real speech, samples [N] at 16 kHz.
+        stages: feature extractor, encoder and decoder, in float32.
+        run: runs them on real speech, without a compiled loop, whose steps a hook cannot look into.
     """
-    largest = _largest_outputs(stages, spec, utterances)
+    largest = _largest_outputs(stages, run)
     return {name: _factor(value) for name, value in largest.items() if value > NEAR}
 
 
-def rescale(stages: Stages, spec: StreamingSpec, factors: Mapping[str, float]) -> Stages:
+def rescale(stages: AnyStages, factors: Mapping[str, float]) -> AnyStages:
     """Return float32 stages in which the layers that `factors` names are rescaled."""
     if not factors:
         return stages
     rescaled = copy.deepcopy(stages)
-    for stage_spec, stage in zip(spec.stages, rescaled, strict=True):
+    for role, stage in zip(_ROLES, rescaled, strict=True):
         for name, linear in rescalable(stage).items():
-            factor = factors.get(f"{stage_spec.role}.{name}")
+            factor = factors.get(f"{role}.{name}")
             if factor is not None:
                 stage.set_submodule(name, RescaledLinear(linear, factor))
     return rescaled
@@ -64,18 +56,15 @@ def _factor(largest: float) -> float:
     return 2.0 ** math.ceil(math.log2(largest / _TARGET))
 
 
-def _largest_outputs(
-    stages: Stages, spec: StreamingSpec, utterances: Sequence[NDArray[np.float32]]
-) -> dict[str, float]:
+def _largest_outputs(stages: Sequence[nn.Module], run: Callable[[], object]) -> dict[str, float]:
     """Return the largest magnitude of each rescalable layer, by role and name of its module.
 
     That of its output or, if they are larger, of its weights.
     """
-    by_name = {stage.name: module for stage, module in zip(spec.stages, stages, strict=True)}
     linears = {
-        f"{stage.role}.{name}": linear
-        for stage in spec.stages
-        for name, linear in rescalable(by_name[stage.name]).items()
+        f"{role}.{name}": linear
+        for role, stage in zip(_ROLES, stages, strict=True)
+        for name, linear in rescalable(stage).items()
     }
     largest = {
         name: max(float(weight.detach().abs().max()) for weight in linear.parameters())
@@ -84,14 +73,8 @@ def _largest_outputs(
     hooks = [
         linear.register_forward_hook(_recorder(largest, name)) for name, linear in linears.items()
     ]
-
-    def open_stage(path: Path, stage: StageSpec, streams: int) -> StatefulStage:
-        return open_torch(by_name[stage.name], stage, streams)
-
     try:
-        Chain(Path(), replace(spec, layout="stages"), len(utterances), open_stage).transcribe(
-            utterances
-        )
+        run()
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,0 +1,1 @@
+"""Range of float16: rescale layers that would leave it, refuse models that come near its end."""

@@ -1,0 +1,1 @@
+"""Live streams that lose their server, and what that changes in their text."""
