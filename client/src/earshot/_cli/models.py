@@ -102,7 +102,7 @@ def retire(
     ] = None,
     quiet_s: Annotated[
         float, typer.Option(min=2, help="Unload when it has been idle for this long.")
-    ] = 5.0,
+    ] = 3.0,
     timeout_s: Annotated[
         float, typer.Option(min=0, help="Give up after this long, without unloading.")
     ] = 3600.0,
