@@ -109,8 +109,8 @@ live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY
 	$(BIN)/earshot transcribe --model $(NAME) --url localhost:$(GRPC_PORT) recordings/jfk/jfk.flac && \
 	echo "$$(( $$(date +%s) - began )) s from the checkpoint to the first transcript"
 
-# One worker more than two cores: the tests of the load test mostly wait for timers.
-TEST_WORKERS ?= 3
+# More workers than two cores: many tests wait for timers, or for what another worker makes for all.
+TEST_WORKERS ?= 4
 
 test: $(READY) ## Unit tests, and tests against a real Triton
 	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS)

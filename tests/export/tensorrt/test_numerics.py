@@ -52,6 +52,7 @@ def test_float32_graphs_match_transformers(
     assert parity.token_frames_equal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tokens_have_their_frames_after_weeks(flat_graphs: FlatGraphs, precision: str) -> None:
     graphs = flat_graphs(precision)
