@@ -200,11 +200,11 @@ def health(grpc_port: _GrpcPort = 8001) -> None:
 
 @contextlib.contextmanager
 def _stopping_at_once() -> Generator[None]:
-    """End without an error on Ctrl-C, or on a second SIGTERM, but say so."""
+    """End without an error on Ctrl-C, or on a second SIGTERM, but say that it has ended."""
     try:
         yield
     except KeyboardInterrupt:
-        _report("stopped at once: open streams are cut")
+        _report("the server has stopped")
 
 
 def _report(message: str) -> None:
