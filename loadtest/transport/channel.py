@@ -33,6 +33,8 @@ from loadtest.transport.http2 import (
 _READ_BYTES = 2**18
 _RETRY_S = 1.0
 """Callers within this time after a failed attempt to connect get its error."""
+_PAUSE_S = 0.1
+"""Time after which a server that refused a call unseen, as it had no room, is asked again."""
 _READ, _WRITE = 1, 2
 """Events of libev."""
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -182,6 +184,7 @@ class _Link:
         self._loop: Any = get_hub().loop
         self._readable = self._loop.io(opened.fileno(), _READ)
         self._writable = self._loop.io(opened.fileno(), _WRITE)
+        self._pause = self._loop.timer(0.0, _PAUSE_S)
         self._readable.start(self._read)
         self._send()
 
@@ -217,7 +220,7 @@ class _Link:
             return
         self._closed, self._why = True, why
         self._ready.set()
-        for watcher in (self._readable, self._writable):
+        for watcher in (self._readable, self._writable, self._pause):
             watcher.stop()
             watcher.close()
         self._socket.close()
@@ -241,11 +244,19 @@ class _Link:
             return
         if self._connection.is_ready:
             self._ready.set()
+        if self._connection.is_paused and not self._pause.active:
+            self._pause.again(self._resume)
         if orphans := self._connection.take_orphans():
             gevent.spawn(self._move, orphans)
         if not self._unsent:
             self._send()
         _deliver(done)
+
+    def _resume(self) -> None:
+        self._pause.stop()
+        self._connection.resume()
+        if not self._unsent:
+            self._send()
 
     def _send(self) -> None:
         """Send what there is, or as much as the socket takes; the rest when it takes more."""

@@ -212,6 +212,8 @@ class Connection:
         """Whether the peer has said what it takes, so that calls may start."""
         self.takes_calls = True
         """Whether the peer still takes calls on this connection."""
+        self.is_paused = False
+        """Whether the peer has refused a call unseen; none is started until `resume`."""
 
     @property
     def calls(self) -> int:
@@ -219,8 +221,8 @@ class Connection:
         return len(self._calls) + len(self._waiting)
 
     def start(self, call: UnaryCall) -> None:
-        """Start a call; `take_bytes` has what is to be sent then."""
-        if not self.takes_calls or len(self._calls) >= self._most_streams:
+        """Start a call, at once or when the peer takes it; `take_bytes` has what is to be sent."""
+        if not self._has_room:
             self._waiting.append(call)
             return
         stream = self._next_stream
@@ -231,6 +233,11 @@ class Connection:
         call.begin(self._first_window)
         self._frame(_Kind.HEADERS, _END_HEADERS, stream, call.block)
         self._send(stream, call)
+
+    def resume(self) -> None:
+        """Start calls again, after a pause."""
+        self.is_paused = False
+        self._start_waiting()
 
     def take_orphans(self) -> list[UnaryCall]:
         """Return and forget the calls that are for another connection, as the peer goes away."""
@@ -305,8 +312,12 @@ class Connection:
                 return
             self._send(stream, call)
 
+    @property
+    def _has_room(self) -> bool:
+        return self.takes_calls and not self.is_paused and len(self._calls) < self._most_streams
+
     def _start_waiting(self) -> None:
-        while self._waiting and self.takes_calls and len(self._calls) < self._most_streams:
+        while self._waiting and self._has_room:
             self.start(self._waiting.popleft())
 
     def _give_credit(self, size: int) -> None:
@@ -369,8 +380,10 @@ class Connection:
         (error,) = _U32.unpack(payload)
         code = _STATUS_OF_RESET.get(error, StatusCode.INTERNAL)
         reply = Reply(code, f"Received RST_STREAM with error code {error}")
-        # A server may count a call as open a little longer than we do, and refuse one more.
-        if error != _REFUSED or not self._keep(stream):
+        if error == _REFUSED and self._keep(stream):
+            # A server may count a call as open longer than we do, and refuse one more until then.
+            self.is_paused = True
+        else:
             self._end(stream, reply)
 
     def _keep(self, stream: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any
 
 import gevent
 import grpc
+import hpack
 import pytest
 from gevent import ssl
 
@@ -100,6 +102,36 @@ def test_requests_and_answers_larger_than_all_windows_and_more_calls_than_stream
     expected = [struct.pack("<I", zlib.crc32(message)) * 401 for message in messages]
     assert not [reply.details() for reply in replies if not reply.succeeded]
     assert [reply.message for reply in replies] == expected
+
+
+def test_a_server_that_has_no_room_for_half_a_second_is_asked_again() -> None:
+    block = hpack.Encoder().encode([(":status", "200"), ("grpc-status", "5")])
+
+    def answer(connection: Any) -> None:
+        connection.sendall(struct.pack(">IBI", 4, 0, 0))
+        buffer, refused, began_s = b"", 0, time.monotonic()
+        while True:
+            buffer += connection.recv(100_000)
+            for stream in sent_calls(buffer)[refused:]:
+                if time.monotonic() - began_s > 0.5:
+                    connection.sendall(struct.pack(">IBI", len(block) << 8 | 1, 5, stream) + block)
+                    return
+                refused += 1
+                connection.sendall(struct.pack(">IBII", 4 << 8 | 3, 0, stream, 7))
+
+    assert reply_of(answer).code() is grpc.StatusCode.NOT_FOUND
+
+
+def sent_calls(data: bytes) -> list[int]:
+    """The streams of the calls of which the client has sent the header fields."""
+    data = data.removeprefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    found: list[int] = []
+    while len(data) >= 9:
+        length, _, stream = struct.unpack_from(">IBI", data)
+        if length & 0xFF == 1:
+            found.append(stream)
+        data = data[9 + (length >> 8) :]
+    return found
 
 
 def test_a_status_comes_with_its_message(server: Server) -> None:

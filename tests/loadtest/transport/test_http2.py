@@ -94,9 +94,22 @@ def test_a_call_that_the_peer_refuses_unseen_is_sent_again_but_not_for_ever() ->
     while not replies:
         stream += 2
         replies += receive(connection, frame(RST, 0, stream, struct.pack(">I", 7)))
+        connection.resume()
     sent = [stream for kind, _, stream, _ in frames(connection.take_bytes()) if kind == DATA]
     assert sent == list(range(1, 42, 2))
     assert [reply.code() for reply in replies] == [grpc.StatusCode.UNAVAILABLE]
+
+
+def test_after_a_refusal_no_call_is_started_until_the_pause_has_ended() -> None:
+    connection, replies = begun(2)
+    connection.take_bytes()
+    receive(connection, frame(RST, 0, 3, struct.pack(">I", 7)))
+    connection.start(UnaryCall(BLOCK, [b"later"], replies.append))
+    assert connection.is_paused
+    assert not connection.take_bytes()
+    connection.resume()
+    sent = [stream for kind, _, stream, _ in frames(connection.take_bytes()) if kind == HEADERS]
+    assert sent == [5, 7]
 
 
 def test_settings_and_pings_are_answered() -> None:
