@@ -1,6 +1,6 @@
-"""The console script `earshot`: Ctrl-C ends it with one line, also while the client is imported.
+"""The console script `earshot`, which Ctrl-C ends with one line even while it imports the client.
 
-It is no part of the package `earshot`, which would be imported, with gRPC and numpy, before it.
+It lies outside the package `earshot`, so that it runs before that package imports gRPC and numpy.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import signal
 def main() -> None:
     """Run the command `earshot`."""
     usual = signal.getsignal(signal.SIGINT)
-    if usual is not signal.SIG_IGN:  # a job in the background
-        # Imports leave nothing behind to clean up, and may lose a KeyboardInterrupt.
+    if usual is not signal.SIG_IGN:  # SIGINT stays ignored in a background job
+        # Imports leave nothing to clean up, and may swallow a KeyboardInterrupt.
         signal.signal(signal.SIGINT, _end)
     from earshot._cli import app
 

@@ -209,13 +209,13 @@ class AsyncClient:
         return AsyncStream(session, connection)
 
     async def _offline_again(self) -> OfflineInfo | None:
-        """Return the offline recognizer that the server has now, or as known if it is silent."""
+        """Return the server's current offline recognizer, or the last known one if it is silent."""
         with contextlib.suppress(EarshotError):
             await self.refresh()
         return self.offline
 
     async def is_ready(self) -> bool:
-        """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
+        """Return whether the recognizer is ready; raise ConnectionFailed if no server answers."""
         connection = self._connection
         connection.check_open()
         connect_s = connection.timeouts.connect_s
@@ -229,8 +229,8 @@ class AsyncClient:
 class AsyncStream:
     """One live stream; `AsyncClient.stream` makes it. One task at a time may use it.
 
-    A stream that is not finished is still ended on the server: on leaving its `async with` block,
-    on an error, on cancellation, and when it is garbage collected.
+    An unfinished stream is ended on the server when its `async with` block is left, on an error, on
+    cancellation, and when it is garbage collected.
     """
 
     def __init__(self, session: Session, connection: _Connection) -> None:
@@ -274,14 +274,14 @@ class AsyncStream:
         return await self._deliver(self._session.end)
 
     async def finish(self) -> Transcript:
-        """End the stream unless `end` has; return the transcript."""
+        """End the stream if it has not ended yet; return the transcript."""
         if not self._session.finished:
             await self.end()
         return self.transcript
 
     @property
     def tag(self) -> str:
-        """Return the tag of the stream: that of its options, or a random one."""
+        """Return the tag of the stream: the one in its options, or a random one."""
         return self._session.tag
 
     @property
@@ -291,7 +291,7 @@ class AsyncStream:
 
     @property
     def duration_s(self) -> float:
-        """Return the length of the audio that the stream has taken so far."""
+        """Return the length of the audio sent so far, in seconds."""
         return self._session.duration_s
 
     @property
@@ -301,11 +301,11 @@ class AsyncStream:
 
     @property
     def resumptions(self) -> tuple[Resumption, ...]:
-        """Return how often, when and why the stream changed servers; see `Stream`."""
+        """Return an entry for each time that the stream changed servers; see `Stream`."""
         return self._session.resumptions
 
     def close(self) -> None:
-        """Close the stream without waiting for the server; audio that is not sent is dropped."""
+        """Close the stream without waiting for the server, and drop audio that was not sent."""
         self._abandon.detach()
         if self._keep_alive is not None:
             self._keep_alive.stop()
@@ -337,7 +337,7 @@ class AsyncStream:
             raise
 
     async def _deliver(self, calls: Callable[[], Iterator[Call]]) -> list[ChunkResult]:
-        """Exchange calls; return their results, and those that silence has brought."""
+        """Exchange calls; return their results, after those of keep-alive silence sent before."""
         async with self._sending():
             with self._session.delivering() as results:
                 for call in calls():
@@ -369,7 +369,7 @@ class AsyncStream:
             raise
 
     async def _do(self, step: Step) -> Any:
-        """Take a step; return its answer, or raise its error."""
+        """Perform a step; return its answer, or raise its error."""
         connection = self._connection
         match step:
             case Send(call):
@@ -415,17 +415,17 @@ class _Connection:
 
     @property
     def stub(self) -> Any:
-        """Return the calls of the server that takes new streams."""
+        """Return the stub of the server that takes new streams."""
         return self._stub(self.servers.current)
 
     def check_open(self) -> None:
-        """Raise StreamClosed if the client is closed, or of another process."""
+        """Raise StreamClosed if the client is closed, or belongs to another process."""
         self.home.check()
         if self.closed:
             raise StreamClosed(CLIENT_CLOSED)
 
     async def find_server(self) -> None:
-        """Find the first server that answers; raise the error of the first one if none does."""
+        """Find the first server that answers; if none does, raise the error of the first one."""
         errors: list[EarshotError] = []
         for server in range(len(self._addresses)):
             try:
@@ -491,7 +491,7 @@ class _Connection:
             self._in_background(self._end(sequence, request, in_flight), self._ends)
 
     def abandon_threadsafe(self, session: Session) -> None:
-        """Abandon from a finalizer, in any thread, even after the loop has ended; never raise."""
+        """Abandon a stream from a finalizer, in any thread, even after the loop; never raise."""
         with contextlib.suppress(Exception):
             self._loop.call_soon_threadsafe(self.abandon, session, None)
 
@@ -533,7 +533,7 @@ class _Connection:
         task.add_done_callback(tasks.discard)
 
     def _stub(self, server: int) -> Any:
-        """Return the calls of a server, to which a channel is opened when it is first needed."""
+        """Return the stub of a server; open its channel when it is first needed."""
         if server not in self._stubs:
             address = self._addresses[server]
             channel = self._channels[server] = _open_channel(address, self.timeouts)
@@ -542,7 +542,7 @@ class _Connection:
 
 
 async def _answer(call: Awaitable[Any]) -> Any:
-    """Return the answer to a call, or its failure."""
+    """Return the reply to a call, or the error with which it failed."""
     try:
         return await call
     except grpc.RpcError as failure:

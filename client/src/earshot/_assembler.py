@@ -1,4 +1,4 @@
-"""Join the text of chunks to words: a word may span chunks and ends where the next one begins."""
+"""Join the text of chunks into words: a word may span chunks and ends where the next one begins."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ _RUNS = re.compile(r"\s+|\S+")
 _LONGEST_GAP_MS = 1000
 """A longer gap between two tokens of a word is a pause, in which the word was not spoken."""
 _LONGEST_CHARACTER_TOKENS = 8
-"""More than a character can have, in bytes or parts."""
+"""More tokens than one character can consist of, even if each token is a single byte."""
 _LONGEST_WORD_TOKENS = 1000
-"""Text without white space, as in Chinese, is cut here, so that it does not grow for ever."""
+"""Longer text without white space, as in Chinese, is cut so that a word does not grow without
+bound."""
 
 
 class Assembler:
-    """Collects the tokens of one stream, and the words that they make."""
+    """Collects the tokens of one stream, and the words that they form."""
 
     def __init__(self, frame_ms: int, *, keep: bool = True) -> None:
-        """`keep` holds all tokens and words for `transcript`; else memory stays bounded."""
+        """Keep all tokens and words for `transcript`, or only the open ones if `keep` is false."""
         self._frame_ms = frame_ms
         self._keep = keep
         self._tokens: list[Token] = []
@@ -49,7 +50,7 @@ class Assembler:
 
     @property
     def open_word(self) -> str:
-        """Return the beginning of the word that further tokens may go on with, or ""."""
+        """Return the beginning of a word that later tokens may continue, or ""."""
         return self._open_text
 
     def transcript(self, duration_s: float) -> Transcript:
@@ -103,10 +104,10 @@ class Assembler:
         )
 
     def _spoken(self, tokens: Sequence[Token]) -> tuple[Token, Token]:
-        """Return the first and the last token of the part of a word that was spoken in one go.
+        """Return the first and last token of the part of a word that was spoken without a pause.
 
-        A recognizer may emit the end of a word, or its punctuation, only when it hears the next
-        one. Of the parts before and after such a pause, this is the one with the most letters.
+        A recognizer may delay the end of a word, or its punctuation, until the next word is spoken.
+        Of the parts before and after such a pause, the one with the most letters is chosen.
         """
         borders = [
             index

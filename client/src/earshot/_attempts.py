@@ -1,7 +1,7 @@
-"""Attempts at a request that is lost with its connection.
+"""Attempts at a request that was lost with its connection.
 
-gRPC reports that a connection has ended before it leaves it. What is sent meanwhile, for some
-milliseconds or, with a full send buffer, some seconds, is lost in the same way.
+gRPC reports that a connection has ended before it stops using it. Requests sent in between, which
+takes milliseconds or, with a full send buffer, seconds, are lost in the same way.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _LONGEST_DELAY_S = 1.0
 
 
 class Attempts:
-    """The attempts at one request, the last of which begins after `within_s` at most."""
+    """The attempts at one request, all of which begin within `within_s` seconds."""
 
     def __init__(self, within_s: float) -> None:
         self._deadline_s = time.monotonic() + within_s
         self._delay_s = _FIRST_DELAY_S
 
     def delay_s(self, outcome: RpcFailure) -> float | None:
-        """Return how long to wait before the next attempt, or None if there should be none."""
+        """Return the delay before the next attempt, or None if there should be none."""
         delay_s = self._delay_s
         if not is_broken_connection(outcome) or time.monotonic() + delay_s > self._deadline_s:
             return None

@@ -1,4 +1,4 @@
-"""An open audio file, whatever reads it."""
+"""An open audio file, independent of the library that decodes it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class AudioFile(ABC):
         self.sample_rate_hz = sample_rate_hz
         self.channels = channels
         self.duration_s = duration_s
-        """The length that its header states; None if it states none."""
+        """The length according to the header; None if the header states none."""
         self.warnings: list[str] = []
-        """What is doubtful about the file; complete when all blocks have been read."""
+        """Problems found in the file; complete when all blocks have been read."""
         self.failed: list[FailedSpan] = []
         """The spans that cannot be read; complete when all blocks have been read."""
 
@@ -40,7 +40,7 @@ class AudioFile(ABC):
 
     @property
     def block_frames(self) -> int:
-        """Return the samples of each channel in a block."""
+        """Return the number of samples per channel in a block."""
         return max(1, int(self.sample_rate_hz) // BLOCKS_PER_SECOND)
 
     def skip(self, start: int, stop: int, reason: str) -> Iterator[Samples]:

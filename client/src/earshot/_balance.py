@@ -1,4 +1,4 @@
-"""Notice channels that cancel each other when they are averaged."""
+"""Detect channels that cancel each other when they are averaged."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy.typing as npt
 class Balance:
     """Compares the energy of the channels with that of their mean.
 
-    The mean of independent channels has their energy divided by their number; far less is left
-    only where they cancel each other, for example because a plug inverts one of two.
+    The mean of n independent channels has 1/n of the energy of one. Far less is left only if they
+    cancel each other, for example because a plug inverts one of two.
     """
 
     # 13 dB below independent channels.
     _CANCELLED = 0.05
-    # Mean square of a sample: below is noise, which says nothing about the channels.
+    # Below this mean square, audio is noise, which says nothing about the channels.
     _SILENCE = 1e-7
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Balance:
         """Add samples [n, channels], and their mean [n]."""
         self._values += frames.size
         self._apart += float(np.square(frames).sum(dtype=np.float64))
-        # Of independent channels, this sum is as large as the other one.
+        # For independent channels, both sums are equal.
         self._mean += float(np.square(mono).sum(dtype=np.float64)) * frames.shape[1] ** 2
 
     @property

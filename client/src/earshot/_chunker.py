@@ -45,7 +45,7 @@ class Chunker:
 
     @property
     def missing(self) -> int:
-        """Return the number of samples that would complete the chunk at hand."""
+        """Return the number of samples that would complete the current chunk."""
         return self._buffer.size - self._filled
 
     def end(self) -> Chunk:

@@ -22,7 +22,7 @@ OVERLAP_MS = 2000
 
 # Anything below is silence: the noise floor of a good microphone, dither.
 _SILENCE_DB = -65.0
-# The least difference between speech and pauses.
+# The smallest difference between speech and pauses.
 _LEAST_CONTRAST_DB = 10.0
 # The share of the range from the quietest to the loudest level that counts as a pause.
 _PAUSE_SHARE = 0.3
@@ -45,7 +45,7 @@ class Piece:
 
 
 class Cutter:
-    """Buffers the samples of one recording, at most one piece, until they are cut."""
+    """Buffers the samples of one recording, at most one piece of them, and cuts it."""
 
     def __init__(self, sample_rate_hz: int, frame_samples: int, longest_samples: int) -> None:
         self._rate_hz = sample_rate_hz
@@ -59,7 +59,7 @@ class Cutter:
         """Add samples [n]; yield each piece that they complete."""
         taken = 0
         while taken < samples.size:
-            # Not earlier: samples that just fill the buffer may be the last ones.
+            # Not as soon as it is full: the samples that fill the buffer may be the last ones.
             if self._filled == self._buffer.size:
                 yield self._cut()
             count = min(self._buffer.size - self._filled, samples.size - taken)
@@ -99,7 +99,7 @@ class Cutter:
 
 
 def find_pause(samples: Samples, sample_rate_hz: int, first_sample: int) -> int | None:
-    """Return the middle of the longest pause after `first_sample`; of equal ones, the last.
+    """Return the middle of the longest pause after `first_sample`; of equally long ones, the last.
 
     Return None if there is no pause, or if speech and pauses cannot be told apart.
     """
@@ -118,7 +118,7 @@ def find_pause(samples: Samples, sample_rate_hz: int, first_sample: int) -> int 
 
 
 def _levels_db(samples: Samples, window: int) -> npt.NDArray[np.float64]:
-    """Return the level of each window [samples / window] in dBFS, not below that of silence."""
+    """Return the level of each window [samples / window] in dBFS, clipped at that of silence."""
     whole = samples[: samples.size // window * window].reshape(-1, window)
     power = np.mean(np.square(whole, dtype=np.float64), axis=1)
     return np.maximum(10 * np.log10(power + 1e-12), _SILENCE_DB)

@@ -1,8 +1,9 @@
 """Find where speech ends in a stream, by the level of its audio.
 
-Speech is what lies clearly above the background. Both levels are followed along the stream, so that
-any gain and any steady noise will do, without a model and at little cost. Voices in the background
-count as speech: the stream's tokens would tell no better, because the recognizer writes them down.
+Speech is sound clearly above the background. Both levels are tracked along the stream, so that this
+works with any gain and any steady noise, without a model and at little cost. Voices in the
+background count as speech. The tokens could not tell them apart either, because the recognizer
+transcribes such voices.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ WINDOW_MS = 20
 SHORTEST_SPEECH_MS = 60
 """Shorter sounds (a click, a key) neither begin speech nor prolong it."""
 
-# Anything below is digital silence, which tells nothing about the background: a microphone that is
-# muted, or a line that sends nothing between words.
+# Anything below is digital silence, which says nothing about the background: the microphone is
+# muted, or the line sends nothing between words.
 _LEAST_POWER = 1e-8
-# The background is the lowest level of this time: long enough to have a gap between sounds in it,
-# and short enough to follow a noise that changes, as rain does.
+# The background is the lowest level within this time, which is long enough to include a gap between
+# sounds, and short enough to follow changing noise such as rain.
 _BACKGROUND_S = 2.0
 _BLOCK_S = 0.5
-# The loudness is the highest level of late; it follows a softer speaker at this rate.
+# The loudness is the highest recent level; it falls at this rate to follow a softer speaker.
 _LOUDNESS_FALL_DB_PER_S = 2.0
-# The share of the range from background to loudness, and the least distance from the background,
-# above which a window is speech.
+# A window is speech if its level exceeds the background by this share of the range from background
+# to loudness, and by at least this contrast.
 _SPEECH_SHARE = 0.2
 _LEAST_CONTRAST_DB = 5.0
 
@@ -47,11 +48,11 @@ class SpeechEnd(NamedTuple):
 
     speech: Speech
     offset: int
-    """Samples of the piece at hand up to the point at which the end became known."""
+    """Samples of the pushed piece up to the point at which the end became known."""
 
 
 class Endpointer:
-    """Follows one stream; an end is known `endpoint_ms` after it."""
+    """Detects the ends of speech in one stream, `endpoint_ms` after each of them."""
 
     def __init__(self, sample_rate_hz: int, endpoint_ms: int) -> None:
         self._window = WINDOW_MS * sample_rate_hz // 1000
@@ -65,7 +66,7 @@ class Endpointer:
         self._speech: Speech | None = None
 
     def push(self, samples: Samples) -> Iterator[SpeechEnd]:
-        """Add samples [n]; yield the ends that become known in them."""
+        """Add samples [n]; yield each end of speech that they reveal."""
         begin = self._position
         self._position += samples.size
         joined = np.concatenate((self._rest, samples)) if self._rest.size else samples
@@ -74,12 +75,12 @@ class Endpointer:
         self._rest = joined[whole:].copy()
         for level_db in self._levels_db(joined[:whole]):
             end += self._window
-            self._hear(end, self._threshold.is_speech(level_db))
+            self._add_window(end, self._threshold.is_speech(level_db))
             if self._has_ended(end):
                 yield SpeechEnd(self._take(), end - begin)
 
     def cut(self) -> Speech | None:
-        """End the speech at hand here; return it, or None if there is none."""
+        """End the current speech here; return it, or None if there is none."""
         if self._speech is None:
             return None
         return self._take()
@@ -93,8 +94,8 @@ class Endpointer:
             variance = square / self._window - (total / self._window) ** 2
             yield 10 * math.log10(variance) if variance > _LEAST_POWER else -math.inf
 
-    def _hear(self, end: int, is_speech: bool) -> None:
-        """Take in the window that ends at sample `end`."""
+    def _add_window(self, end: int, is_speech: bool) -> None:
+        """Update the current speech with the window that ends at sample `end`."""
         if not is_speech:
             self._sound_start = None
             return
@@ -105,7 +106,7 @@ class Endpointer:
             self._speech = Speech(start, end)
 
     def _has_ended(self, position: int) -> bool:
-        """Tell whether the speech has ended; a sound that has just begun may be more of it."""
+        """Return whether the speech has ended; a sound that has just begun may continue it."""
         return (
             self._speech is not None
             and self._sound_start is None
@@ -120,7 +121,7 @@ class Endpointer:
 
 
 class _Threshold:
-    """Tells speech from background by the levels of the last seconds."""
+    """Distinguishes speech from background by the levels of the last seconds."""
 
     def __init__(self) -> None:
         self._block_windows = round(_BLOCK_S * 1000 / WINDOW_MS)
@@ -131,7 +132,7 @@ class _Threshold:
         self._fall_db = _LOUDNESS_FALL_DB_PER_S * WINDOW_MS / 1000
 
     def is_speech(self, level_db: float) -> bool:
-        """Take in the level of a window; tell whether it is speech."""
+        """Update both levels with that of a window; return whether the window is speech."""
         if level_db == -math.inf:
             return False
         background_db = self._background_db(level_db)
@@ -140,7 +141,7 @@ class _Threshold:
         return level_db > background_db + max(contrast_db, _LEAST_CONTRAST_DB)
 
     def _background_db(self, level_db: float) -> float:
-        """Return the lowest level of the last seconds, with this one."""
+        """Return the lowest level of the last seconds, including this one."""
         self._block_db = min(self._block_db, level_db)
         self._windows += 1
         if self._windows == self._block_windows:

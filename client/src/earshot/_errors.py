@@ -2,7 +2,7 @@
 
     EarshotError
     ├── ConnectionFailed     no server answers at this address
-    ├── AccessDenied         the server asks for a token or key that this client has not shown
+    ├── AccessDenied         the server asks for a token or key that this client did not send
     ├── UnsupportedServer    the server lacks the requested model, or breaks the contract
     ├── StreamInUse          another thread or task is sending on the stream
     ├── InvalidAudio         the audio is not finite, of a wrong type, or unreadable
@@ -15,8 +15,9 @@
         ├── ServerFailed     the server reported an internal error
         └── StreamClosed     audio was sent after the end, after an error, or on a closed client
 
-An error that a stream raises has the attributes `transcript`, what was recognized before the error,
-`results`, those of the chunks of the same call before the error, and `tag`, that of the stream.
+An error that a stream raises has three attributes: `transcript` is the text recognized before the
+error, `results` are the results that the failed call had until then, and `tag` is that of the
+stream.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class EarshotError(Exception):
     transcript: Transcript | None = None
     """The transcript up to the error; None if no audio was being recognized."""
     results: tuple[ChunkResult, ...] = ()
-    """The results of the call before the error, which it can no longer return."""
+    """The results that the failed call had before the error, and could not return."""
     tag: str = ""
-    """The tag of the stream that its caller chose, if any; the message has it, too."""
+    """The tag that the caller chose for the stream, if any; the message includes it."""
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -44,7 +45,7 @@ class ConnectionFailed(EarshotError):
 
 
 class AccessDenied(EarshotError):
-    """The server asks for a token or key, and got none or another one."""
+    """The server asks for a token or key, and got none or a wrong one."""
 
 
 class UnsupportedServer(EarshotError):

@@ -1,7 +1,7 @@
-"""Exchange the chunks of one stream with a server, and with another one when that goes.
+"""Exchange the chunks of one stream with a server, and with another one if it is lost.
 
-This module does no input or output: it yields steps, which the blocking and the asyncio client take
-in their own ways. A step that fails raises its error here.
+This module does no input or output: it yields steps, which the blocking and the asyncio client
+perform in their own ways. The error of a step that fails is raised here, at its `yield`.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _log = logging.getLogger("earshot")
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 1.0
-# A chunk that is lost so often may be what ends the servers.
+# A chunk that is lost this often may itself be what crashes the servers.
 _LOSSES_PER_CHUNK = 3
 # A stream changes servers in a pause of this length, where a seam is safest ...
 _PAUSE_MS = 400
 # ... but does not wait for one for longer than this.
 _LONGEST_WAIT_FOR_PAUSE_S = 5.0
-# After an attempt to change servers failed.
+# Time between a failed attempt to change servers and the next one.
 _CHANGE_AGAIN_S = 2.0
 
 
@@ -64,21 +64,21 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Begin to ask a server whether it is ready, without waiting; tell `Servers` the answer."""
+    """Ask a server in the background whether it is ready; `Servers.checked` gets the answer."""
 
     server: int
 
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Begin to end a sequence on its server, without waiting."""
+    """End a sequence on its server, in the background."""
 
     sequence: TritonSequence
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait."""
+    """Wait for `delay_s` seconds."""
 
     delay_s: float
 
@@ -95,12 +95,12 @@ class Exchanger:
         self._session = session
         self._servers = servers
         self._losses = 0
-        """How often the chunk under way was lost."""
+        """Number of times that the current chunk was lost."""
         self._change_after_s = 0.0
         self._change_by_s: float | None = None
 
     def exchange(self, call: Call) -> Steps[ChunkResult]:
-        """Take the steps from a chunk to its result; raise an EarshotError if the stream ends."""
+        """Yield the steps from a chunk to its result; raise an EarshotError if the stream ends."""
         try:
             return (yield from self._exchange(call))
         except EarshotError as error:
@@ -127,7 +127,7 @@ class Exchanger:
         return self._session.receive(call, reply, sent_s, received_s, resumed)
 
     def _start_again(self, call: Call, failure: Any) -> Steps[tuple[Call, Any]]:
-        """Begin the stream once more, or on another server; return the call and its reply."""
+        """Begin the stream again, if need be on another server; return the call and its reply."""
         attempts = Attempts(call.deadline_s)
         while (delay_s := attempts.delay_s(failure)) is not None:
             yield Wait(delay_s)
@@ -148,15 +148,15 @@ class Exchanger:
         raise error from failure
 
     def _starting_places(self, home: int, failure: Any, error: EarshotError) -> Iterator[int]:
-        """Yield the servers that may take a new stream that `home` has not taken."""
+        """Yield the servers that may take a new stream after `home` did not."""
         if is_unknown_model(failure):
-            # The next generation of the model may have taken its place.
+            # A newer generation may have replaced the model.
             yield home
         if is_lost(failure) or isinstance(error, ServerBusy):
             yield from self._servers.others(home)
 
     def _resume(self, call: Call, failure: Any) -> Steps[tuple[Call, Any]]:
-        """Carry the stream on where that is possible; return the call and its reply."""
+        """Continue the stream on any server that can; return the call and its reply."""
         resume_s = self._session.timeouts.resume_s
         error = last = self._session.explain(call, failure)
         if not (resume_s and is_lost(failure)):
@@ -183,7 +183,7 @@ class Exchanger:
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
 
     def _resuming_places(self, home: int, failure: Any) -> Iterator[int]:
-        """Yield all servers; the one that lost the stream last, unless it serves."""
+        """Yield all servers, the current one last unless it is up and only forgot the stream."""
         if is_forgotten(failure):
             yield home
             yield from self._servers.others(home)
@@ -192,7 +192,7 @@ class Exchanger:
             yield home
 
     def _carry_on(self, server: int, call: Call, deadline_s: float) -> Steps[tuple[Call, Any]]:
-        """Let a server carry the stream on, with a chunk that is not answered yet."""
+        """Continue the stream on a server, with the chunk that has not been answered yet."""
         sequence = yield from self._replay(server, deadline_s)
         again = sequence.write(call.chunk, call.index)
         try:
@@ -206,30 +206,30 @@ class Exchanger:
             raise
 
     def _replay(self, server: int, deadline_s: float) -> Steps[TritonSequence]:
-        """Repeat the last seconds to a server; return the sequence there, which the stream takes.
+        """Replay the last seconds of audio to a server; move the stream to the new sequence there.
 
-        The stream keeps its sequence if that fails.
+        If that fails, the stream keeps its sequence.
         """
         session = self._session
         served = yield Ask(server)
         sequence = session.sequence_on(require_streaming(served), server)
-        heard: list[Token] = []
+        replayed: list[Token] = []
         try:
             for call in session.repeat(sequence):
                 try:
-                    heard += session.read(call, (yield Send(call)))
+                    replayed += session.read(call, (yield Send(call)))
                 except grpc.RpcError as failure:
                     raise session.explain(call, failure) from failure
                 if time.monotonic() > deadline_s:
-                    raise session.lost(f"{sequence.info.url} is too slow to carry it on in time")
+                    raise session.lost(f"{sequence.info.url} is too slow to continue it in time")
         except EarshotError:
             yield Free(sequence)
             raise
-        session.switch(sequence, heard)
+        session.switch(sequence, replayed)
         return sequence
 
     def _should_change(self, call: Call) -> bool:
-        """Tell whether to leave a server that is about to stop before this chunk."""
+        """Return whether to leave the server before this chunk because it is about to stop."""
         if not self._servers.should_leave(call.sequence.server):
             self._change_by_s = None
             return False

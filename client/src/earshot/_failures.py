@@ -20,7 +20,7 @@ from ._errors import (
 )
 from ._server_info import OfflineInfo, ServerInfo
 
-# gRPC reports connection failures and the refusal of a server with the same code, UNAVAILABLE; only
+# gRPC reports a failed connection and a refusal by the server with the same code, UNAVAILABLE; only
 # the message differs.
 _NO_CONNECTION = re.compile(
     r"failed to connect|errors resolving|name resolution|socket closed|connection (reset|refused)"
@@ -29,7 +29,7 @@ _NO_CONNECTION = re.compile(
     r"|http2 header with status: 50[23]|no healthy upstream|upstream connect error",
     re.IGNORECASE,
 )
-# A connection that was there has ended; a request may or may not have arrived.
+# An established connection has ended; a request may or may not have arrived.
 _BROKEN = re.compile(
     r"socket closed|connection reset|recvmsg|broken pipe|ping timeout|keepalive|delayed close",
     re.IGNORECASE,
@@ -50,7 +50,7 @@ _RESTRICTED = re.compile(
     r"protocol is restricted, expecting header '(?:.*-)?(?P<header>token|admin-key)'"
 )
 
-# Codes that another attempt does not change.
+# Codes for which another attempt is pointless.
 _FINAL = {
     "FAILED_PRECONDITION",
     "INVALID_ARGUMENT",
@@ -60,7 +60,7 @@ _FINAL = {
     "UNIMPLEMENTED",
 }
 
-# Codes of a chunk whose server has gone, is failing, or has lost the stream.
+# Codes of a chunk whose server is gone, is failing, or has lost the stream.
 _LOST = {"CANCELLED", "INTERNAL", "NOT_FOUND", "UNAVAILABLE", "UNKNOWN"}
 
 
@@ -72,7 +72,7 @@ class StatusCode(Protocol):
 
 
 class RpcFailure(Protocol):
-    """The part that the errors of grpc and of grpc.aio have in common."""
+    """The interface that the errors of grpc and of grpc.aio share."""
 
     def code(self) -> StatusCode: ...
 
@@ -85,12 +85,12 @@ def access_error(failure: RpcFailure, url: str) -> AccessDenied | None:
     restricted = _RESTRICTED.search(details)
     if restricted and restricted["header"] == "admin-key":
         return AccessDenied(
-            f"{url} asks for the operators' key, and got none or another one: pass it with "
+            f"{url} asks for the operators' key, and got none or a wrong one: pass it with "
             "--admin-key or EARSHOT_ADMIN_KEY"
         )
     if restricted:
         return AccessDenied(
-            f"{url} asks for a token, and got none or another one: pass `token` (--token, "
+            f"{url} asks for a token, and got none or a wrong one: pass `token` (--token, "
             "EARSHOT_TOKEN)"
         )
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
@@ -170,18 +170,18 @@ def piece_error(failure: RpcFailure, info: OfflineInfo, piece_s: float, size: in
 
 
 class Remedy(Enum):
-    """What may help after the failure of a piece."""
+    """The next step that may help after the failure of a piece."""
 
     NONE = auto()
     TRY_AGAIN = auto()
     LOOK_AGAIN = auto()
-    """The model has gone; another generation may have taken its place."""
+    """The model is gone; another generation may have replaced it."""
     WAIT = auto()
     """The server cannot be reached, or is stopping."""
 
 
 def remedy(failure: RpcFailure) -> Remedy:
-    """Return what may help after a failure."""
+    """Return the next step that may help after a failure."""
     code, details = _read(failure)
     if code == "UNAVAILABLE" and (_NO_CONNECTION.search(details) or _STOPPING.search(details)):
         return Remedy.WAIT
@@ -194,9 +194,9 @@ def remedy(failure: RpcFailure) -> Remedy:
 
 
 def is_lost(failure: RpcFailure) -> bool:
-    """Tell whether a stream that has begun may go on elsewhere, or on the same server again.
+    """Return whether a stream that has begun may continue, on another or on the same server.
 
-    That is not so for a request that every server refuses.
+    A request that every server would refuse is not repeated.
     """
     code, details = _read(failure)
     if any(final.search(details) for final in (_RESTRICTED, _TOO_LARGE, _STATUS_413)):
@@ -205,23 +205,23 @@ def is_lost(failure: RpcFailure) -> bool:
 
 
 def is_draining(failure: RpcFailure) -> bool:
-    """Tell whether the server has been asked to stop: it then fails even a question for that."""
+    """Return whether the server has been asked to stop; even a readiness request then fails so."""
     return _DRAINING.search(_read(failure)[1]) is not None
 
 
 def is_forgotten(failure: RpcFailure) -> bool:
-    """Tell whether the server serves, but no longer knows the stream or its model."""
+    """Return whether the server is up, but no longer knows the stream or its model."""
     return is_unknown_model(failure) or _UNKNOWN_STREAM.search(_read(failure)[1]) is not None
 
 
 def is_broken_connection(failure: RpcFailure) -> bool:
-    """Tell whether a connection ended under way; gRPC makes another one."""
+    """Return whether the connection broke during the call; gRPC then opens another one."""
     code, details = _read(failure)
     return code == "UNAVAILABLE" and _BROKEN.search(details) is not None
 
 
 def is_unknown_model(failure: RpcFailure) -> bool:
-    """Tell whether the server does not serve the model, for example because it was unloaded."""
+    """Return whether the server does not serve the model, for example because it was unloaded."""
     return failure.code().name == "NOT_FOUND"
 
 

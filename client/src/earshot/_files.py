@@ -1,4 +1,4 @@
-"""Open audio files of any format that can be read here, by their path or as open files."""
+"""Open audio files of all supported formats, by their path or as open files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ._pyav import load_av, open_pyav
 STDIN = "-"
 """The path of standard input."""
 
-# Position and mark of formats that libsndfile does not read.
+# Offset and signature of formats that libsndfile does not read.
 _KINDS = (
     (4, b"ftyp", "MPEG-4 (m4a, mp4)"),
     (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
@@ -35,7 +35,7 @@ def open_audio(
 ) -> Generator[AudioFile, None, None]:
     """Open a file by its path (`-` is standard input) or as an open binary file.
 
-    `form` is that of a file without header.
+    `form` is the format of a file without a header.
 
     Raises:
         InvalidAudio: It cannot be read, or contains no audio.
@@ -71,7 +71,7 @@ def _decoded(file: BinaryIO, name: str) -> Generator[AudioFile, None, None]:
 
 
 class _RawFile(AudioFile):
-    """A file of samples without header."""
+    """A file of samples without a header."""
 
     def __init__(self, name: str, file: BinaryIO, size: int, form: AudioFormat) -> None:
         frame_bytes = form.channels * form.bytes_per_sample
@@ -91,7 +91,7 @@ def _open(source: str | PathLike[str] | BinaryIO, name: str) -> Generator[Binary
         nothing: Any = source.read(0)
         if nothing != b"":
             raise InvalidAudio(
-                "expected a file that is open in binary mode ('rb'), got one of text"
+                "expected a file that is open in binary mode ('rb'), got one in text mode"
             )
         yield source
     elif fspath(source) == STDIN:
@@ -124,7 +124,7 @@ def _seekable(file: BinaryIO) -> Generator[BinaryIO, None, None]:
 
 
 def _unreadable(file: BinaryIO, name: str, reason: str, *, has_av: bool) -> str:
-    """Return the message for a file of an unknown format: what is read here, and what helps."""
+    """Return the message for a file of an unknown format, with the known formats and advice."""
     file.seek(0)
     head = file.read(12)
     kind = next((kind for place, mark, kind in _KINDS if head.startswith(mark, place)), None)

@@ -16,7 +16,7 @@ _WINDOW_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Frame:
-    """The place of a frame in its file."""
+    """The position of a frame in its file."""
 
     start: int
     end: int
@@ -24,7 +24,7 @@ class Frame:
 
 
 def metadata(file: BinaryIO) -> bytes:
-    """Return the beginning of a FLAC file, up to its first frame; b"" if it is none."""
+    """Return the beginning of a FLAC file, up to its first frame; b"" if it is not FLAC."""
     file.seek(0)
     head = file.read(4)
     if head != b"fLaC":
@@ -49,7 +49,7 @@ def frames(file: BinaryIO, start: int) -> Iterator[Frame]:
 
 
 def is_intact(file: BinaryIO, frame: Frame) -> bool:
-    """Tell whether the checksum at the end of a frame is that of its content."""
+    """Return whether the checksum at the end of a frame matches its content."""
     file.seek(frame.start)
     data = file.read(frame.end - frame.start)
     crc = 0
@@ -74,7 +74,7 @@ def _headers(file: BinaryIO, start: int, block_samples: int) -> Iterator[tuple[i
 
 
 def _first_sample(header: bytes, block_samples: int) -> int | None:
-    """Return the first sample of the frame with this header; None if it is no header."""
+    """Return the first sample of the frame with this header; None if the header is invalid."""
     number_bytes = max(1, 8 - (header[4] ^ 0xFF).bit_length())
     if header[4] & 0xC0 == 0x80 or number_bytes > 7:
         return None
@@ -97,7 +97,7 @@ def _crc8(data: bytes) -> int:
 
 
 def _crc_table(bits: int, polynomial: int) -> list[int]:
-    """Return the remainder of each byte, for a checksum of this many bits."""
+    """Return the remainder of each byte value, for a checksum of this many bits."""
     table: list[int] = []
     for byte in range(256):
         crc = byte << bits - 8

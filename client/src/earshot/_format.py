@@ -1,4 +1,4 @@
-"""The form of raw audio: rate, channels and encoding, and the channel to transcribe."""
+"""The format of raw audio: rate, channels and encoding, and the channel to transcribe."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _MAX_RATE_HZ = 768_000
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """The form of raw audio."""
+    """The format of raw audio."""
 
     sample_rate_hz: float
     channels: int = 1
     """Channels of the audio, interleaved."""
     encoding: Encoding = "linear16"
-    """What bytes contain; arrays say it themselves."""
+    """The encoding of audio passed as bytes; arrays have a dtype instead."""
     channel: int | None = None
     """The channel to transcribe, from 1; None averages all."""
 
@@ -60,7 +60,7 @@ class AudioFormat:
         return 2 if self.encoding == "linear16" else 1
 
     def decode(self, data: bytes) -> npt.NDArray[np.int16]:
-        """Return the samples of whole bytes."""
+        """Decode bytes that hold a whole number of samples."""
         if self.encoding == "linear16":
             return np.frombuffer(data, dtype="<i2")
         return _G711[self.encoding][np.frombuffer(data, dtype=np.uint8)]

@@ -19,22 +19,22 @@ _HEADER_PREFIX = "triton-grpc-protocol-"
 TOKEN_HEADER = f"{_HEADER_PREFIX}token"
 ADMIN_HEADER = f"{_HEADER_PREFIX}admin-key"
 
-# The generated stub carries no types.
+# The generated stub has no types.
 _stubs: Any = service_pb2_grpc
 
-# gRPC waits up to two minutes between attempts to connect, and 20 s for each.
+# By default, gRPC waits up to two minutes between attempts to connect, and 20 s for each.
 _RECONNECT_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 3000),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # gRPC shares connections between all channels of a process: a dead one would meet new clients.
+    # By default, all channels of a process share connections: a new client could get a dead one.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a client shows to a server, and how it verifies the server."""
+    """The secrets that a client presents to a server, and the means to verify the server."""
 
     tls: bool = False
     root_certificates: bytes | None = None
@@ -52,7 +52,7 @@ class Credentials:
 
     @property
     def encrypted(self) -> bool:
-        """Return whether they are for TLS."""
+        """Return whether they require TLS."""
         return self.tls or self.root_certificates is not None or self.certificate is not None
 
     @property
@@ -86,7 +86,7 @@ class Address:
 
 
 def _keepalive_options(keepalive_s: float) -> list[tuple[str, int]]:
-    """Return the options with which a silent connection is found dead after twice this time."""
+    """Return the options that detect a dead connection after at most twice this time."""
     if math.isinf(keepalive_s):
         return []
     keepalive_ms = round(1000 * keepalive_s)
@@ -122,7 +122,7 @@ def read_address(url: str, credentials: Credentials = NO_CREDENTIALS) -> Address
 def read_addresses(
     url: str | Sequence[str], credentials: Credentials = NO_CREDENTIALS
 ) -> list[Address]:
-    """Parse the URL of a server, or of several that may carry on each other's streams."""
+    """Parse the URL of a server, or of several that can continue each other's streams."""
     urls = [url] if isinstance(url, str) else list(url)
     if not urls:
         raise ValueError("expected the URL of a server, or of several, got none")

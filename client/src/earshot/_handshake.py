@@ -36,7 +36,7 @@ READY_STATE = "READY"
 UNNAMED = "default"
 """The name that users see for the unnamed recognizer."""
 
-# The generated protobuf classes carry no types.
+# The generated protobuf classes have no types.
 _pb: Any = service_pb2
 
 
@@ -84,7 +84,7 @@ def require_offline(served: Served) -> OfflineInfo:
 
 
 def ready_request(served: Served) -> Any:
-    """Return the request that asks whether a recognizer serves now."""
+    """Return the request that asks whether a recognizer is ready."""
     return _pb.ModelReadyRequest(name=_either(served).ensemble)
 
 
@@ -116,7 +116,7 @@ def handshake(target: str, model: str | None, connect_s: float) -> Handshake:
     if served is None:
         [index] = yield [INDEX_QUESTION]
         if isinstance(index, grpc.RpcError):
-            # Operators alone may see the repository; everybody sees what is loaded.
+            # Only operators may list the repository; everybody may see which models are loaded.
             [index] = yield [_STATISTICS_QUESTION]
         name = server.choose(index, model)
         served = server.read((yield _config_questions(name)), name)
@@ -149,7 +149,7 @@ class _Server:
         )
 
     def choose(self, index: Any, model: str | None) -> str:
-        """Return the name that `model` selects when no recognizer is called exactly that."""
+        """Return the name that `model` selects if no recognizer has exactly that name."""
         wanted = f"'{model}'" if model else STREAMING
         if isinstance(index, grpc.RpcError):
             raise UnsupportedServer(
@@ -192,7 +192,7 @@ def recognizers(models: Iterable[str]) -> list[str]:
 def _complete(index: Any) -> list[str]:
     """Return the recognizers whose models are all ready: others may still be loading.
 
-    Statistics only tell of models that are loaded.
+    Statistics cover only models that are loaded.
     """
     if isinstance(index, _pb.ModelStatisticsResponse):
         return recognizers(entry.name for entry in index.model_stats)
@@ -225,5 +225,5 @@ def _config_questions(name: str) -> list[Question]:
 
 
 def _is_unknown(answer: Any) -> bool:
-    """Tell whether the server has no such model; it answers NOT_FOUND for an unloaded one, too."""
+    """Return whether the server lacks the model; it answers NOT_FOUND for an unloaded one, too."""
     return isinstance(answer, grpc.RpcError) and answer.code() == grpc.StatusCode.NOT_FOUND  # pyright: ignore

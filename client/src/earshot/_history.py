@@ -1,4 +1,4 @@
-"""Keep the last seconds of a stream, which another server has to hear to carry it on."""
+"""Keep the last seconds of a stream, which another server needs in order to continue it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._server_info import ServerInfo
 from ._transcript import Token
 
 CONTEXT_S = 16.0
-"""The audio that is repeated to another server: 64 kB per second and stream at 16 kHz."""
+"""Seconds of audio that are replayed to another server; one takes 64 kB per stream at 16 kHz."""
 
 
 class History:
@@ -36,7 +36,7 @@ class History:
 
     @property
     def pause_frames(self) -> int:
-        """Return the frames since the last token."""
+        """Return the number of frames since the last token."""
         last = self.tokens[-1].frame if self.tokens else -1
         return self.end_frame - 1 - last
 
@@ -48,6 +48,7 @@ class History:
         self.chunks.append(chunk)
         self.tokens += tokens
         first_frame = self.first_chunk * self._frames_per_chunk
-        # The last token says whether a space belongs before the next one, however old it is.
+        # The last token is kept however old it is: it decides whether a space precedes the next
+        # one.
         while len(self.tokens) > 1 and self.tokens[0].frame < first_frame:
             self.tokens.popleft()

@@ -1,4 +1,4 @@
-"""Give a file another beginning."""
+"""Replace the beginning of a file."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Join the tokens of pieces to the tokens of the recording.
+"""Join the tokens of pieces into those of the recording.
 
 After a pause, one piece simply follows the other. Where two pieces overlap, both contain tokens for
 the same two seconds. The join lies in the middle of the longest run of tokens on which they agree,
-because a piece is least reliable at its edges. Without agreement, it is the time that falls between
-words of both, or cuts least into a word; of several, the one nearest to the middle.
+because a piece is least reliable at its edges. Without agreement, it lies where it falls between
+words of both pieces, or cuts least into a word; of several such places, at the one nearest to the
+middle.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class Joiner:
         before = [token for token in self.tokens if token.frame < first]
         shared = self.tokens[len(before) :]
         if not shared or not tokens or tokens[0].frame >= end:
-            # Only one of the pieces has tokens there.
+            # Only one of the pieces has tokens in the overlap.
             self._append(tokens)
             return
         agreement = self._agreement(shared, tokens)
         keep, skip = agreement or _between_words(shared, tokens, first, end)
         self.tokens = [*before, *shared[:keep]]
-        # Two pieces may time a token a little differently, but frames must not go back.
+        # Two pieces may time a token slightly differently, but frame numbers must not decrease.
         latest = max((token.frame for token in self.tokens[-1:]), default=0)
         rest = [replace(token, frame=max(token.frame, latest)) for token in tokens[skip:]]
         if agreement:
@@ -86,7 +87,7 @@ class Joiner:
 
 
 def needs_space(before: str, text: str) -> bool:
-    """Tell whether a space belongs between the text so far and the first word of another part."""
+    """Return whether a space belongs between the text `before` and the first word of `text`."""
     return (
         bool(before)
         and not before[-1].isspace()
@@ -99,7 +100,7 @@ def needs_space(before: str, text: str) -> bool:
 def _between_words(
     ours: Sequence[Token], theirs: Sequence[Token], first: int, end: int
 ) -> tuple[int, int]:
-    """Return how many of `ours` to keep and of `theirs` to skip, to lose or repeat the least."""
+    """Return how many of `ours` to keep and of `theirs` to skip, losing and repeating the least."""
     # The tokens after the overlap are in the second piece alone.
     beyond = next((i for i, token in enumerate(theirs) if token.frame >= end), len(theirs))
 

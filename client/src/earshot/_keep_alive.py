@@ -1,7 +1,7 @@
 """Keep a stream open on the server while its caller sends nothing.
 
-A server drops a stream that is idle for too long. So silence is sent for it; the times of what
-comes later do not count it.
+A server drops a stream that is idle for too long, so silence is sent to it. The times of later
+words do not include this silence.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 from ._errors import EarshotError
 
 _SHARE_OF_IDLE = 1 / 3
-"""Silence is sent when this share of the time after which the server drops a stream has passed."""
+"""Silence is sent after this share of the time after which the server drops an idle stream."""
 
 
 class BlockingStream(Protocol):
@@ -38,7 +38,7 @@ class AwaitedStream(Protocol):
 
 
 class KeepAlive:
-    """Sends silence from a thread. The caller holds it, with `with`, while it sends."""
+    """Sends silence from a thread, except while the caller sends inside its `with` block."""
 
     def __init__(self, stream: BlockingStream, idle_s: float) -> None:
         self._stream = weakref.ref(stream)
@@ -78,7 +78,7 @@ class KeepAlive:
 
 
 class AsyncKeepAlive:
-    """Sends silence from a task. The caller holds it, with `async with`, while it sends."""
+    """Sends silence from a task, except while the caller sends inside its `async with` block."""
 
     def __init__(self, stream: AwaitedStream, idle_s: float) -> None:
         self._stream = weakref.ref(stream)

@@ -1,8 +1,8 @@
 """Measure how far the text of a live stream falls behind its audio.
 
-A stream has one chunk under way at a time. Where a reply takes longer than its chunk lasts, because
-of a slow path or a busy server, audio piles up before the client, and the text comes later and
-later. A caller that has nothing to send for a while has no audio waiting.
+A stream has one chunk in flight at a time. If replies take longer than their chunks last, because
+of a slow network or a busy server, audio piles up in front of the client, and the text falls
+further and further behind. A caller that sends nothing for a while has no audio waiting.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import logging
 _log = logging.getLogger("earshot")
 
 _FIRST_WARNING_S = 1.0
-# Audio that comes faster than it was spoken is a recording, whose text is never late. Live audio
-# comes so far ahead at most, because it waited for the stream to begin.
+# Live audio that had to wait until the stream began is ahead of real time by at most this. Audio
+# that is further ahead is a recording, whose text is never late.
 _LARGEST_LEAD_S = 2.0
 
 
@@ -34,17 +34,17 @@ class Lag:
         """Return the lag in seconds after a chunk that was sent and answered at these times.
 
         Args:
-            sent_s: When the chunk was sent, on `time.monotonic()`.
-            received_s: When its reply was received.
+            sent_s: Time at which the chunk was sent, by `time.monotonic()`.
+            received_s: Time at which its reply was received.
             taken_s: The seconds of audio that the stream has taken so far.
-            resumed: Whether the chunk waited for another server; that is reported elsewhere.
+            resumed: True if the chunk waited for another server, which is reported elsewhere.
         """
         if self._began_s is None:
             self._began_s = self._answered_s = sent_s
         idle_s = sent_s - self._answered_s
         self._answered_s = received_s
         self._live &= taken_s - (sent_s - self._began_s) < _LARGEST_LEAD_S
-        # A caller that let more than half a chunk pass had no audio waiting.
+        # A caller that was idle for more than half a chunk had no audio waiting.
         if not self._live or idle_s > self._chunk_s / 2:
             self._lag_s = idle_s = 0.0
         if self._live:

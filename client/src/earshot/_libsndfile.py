@@ -22,7 +22,7 @@ from ._pcm import Samples
 _SHORT_DATA = re.compile(r"^ ?(?:data|SSND) : (\d+) \(should be \d+\)", re.MULTILINE)
 _NO_LAST_PAGE = re.compile(r"^Ogg ?: (Last page lacks|File ended|Junk after)", re.MULTILINE)
 
-# soundfile carries no types.
+# soundfile has no types.
 _soundfile: Any = soundfile
 
 _Blocks: TypeAlias = Generator[Samples, None, str | None]
@@ -30,7 +30,7 @@ _Blocks: TypeAlias = Generator[Samples, None, str | None]
 
 
 class NotRecognized(Exception):
-    """The file is of no format that libsndfile knows; `reason` is its own."""
+    """libsndfile does not know the format of the file; `reason` is its message."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -70,7 +70,7 @@ class _SoundFile(AudioFile):
         if self._sound.format == "OGG":
             position = self._file.tell()
             gap_s = _ogg.gap_s(self._file, self._sound.samplerate)
-            self._file.seek(position)  # where libsndfile goes on
+            self._file.seek(position)  # libsndfile continues from here
             if gap_s is not None:
                 yield from self._around_gap(round(gap_s * self._sound.samplerate))
                 return
@@ -89,7 +89,7 @@ class _SoundFile(AudioFile):
             raise InvalidAudio(f"{self.name}: {error}")
 
     def _after_damage(self) -> Iterator[Samples]:
-        """Yield the rest of a FLAC file: silence for what is damaged, and what can be read."""
+        """Yield the rest of a FLAC file, with silence in place of damaged frames."""
         head = _flac.metadata(self._file)
         for frame in _flac.frames(self._file, len(head)):
             if frame.first_sample < self._frames or not _flac.is_intact(self._file, frame):
@@ -102,7 +102,7 @@ class _SoundFile(AudioFile):
         self.warnings.append(TRUNCATED)
 
     def _around_gap(self, first: int) -> Iterator[Samples]:
-        """Yield an ogg file with silence at `first` for what the decoder leaves out."""
+        """Yield an ogg file, with silence at `first` in place of the samples that were skipped."""
         readable = sum(map(len, _blocks(self._sound, self.block_frames)))
         with _decode(joined(b"", self._file, 0)) as sound:
             for block in _blocks(sound, self.block_frames):
@@ -116,7 +116,7 @@ class _SoundFile(AudioFile):
                 yield block[cut:]
 
     def _runs_of_mp3(self) -> Iterator[Samples]:
-        """Yield the parts of a damaged mp3 file, with silence for what lies between them."""
+        """Yield the intact parts of a damaged mp3 file, with silence in place of the damage."""
         before: _mp3.Run | None = None
         frame_samples = _mp3.samples_per_frame(self._file, self._scan.runs[0])
         for run in self._scan.runs:
@@ -139,12 +139,13 @@ class _SoundFile(AudioFile):
 
 
 def _blocks(sound: Any, frames: int) -> _Blocks:
-    """Yield blocks to the end, or to an error, which is returned."""
+    """Yield blocks up to the end, or up to an error, which is returned."""
     # soundfile seeks after each read of a seekable file, to where it already is. For mp3 this
     # loses the decoder's bit reservoir, and the next frames are decoded wrongly.
     sound.seekable = lambda: False
     while True:
-        # What stays NaN has not been read: after an error, soundfile does not tell how much.
+        # Samples that stay NaN were not read: after an error, soundfile does not report their
+        # number.
         block = np.full((frames, sound.channels), np.nan, np.float32)
         try:
             block = sound.read(out=block)

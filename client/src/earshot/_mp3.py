@@ -1,7 +1,7 @@
-"""Find the frames of mp3 files, and give them the header that states their length.
+"""Find the frames of mp3 files, and add a header that states their number if there is none.
 
-Without it, libsndfile guesses the length from the first frame, and reads no more than that. Where
-a file is damaged, its decoder goes on after a while, so that all later times are too early.
+Without that header, libsndfile guesses the length from the first frame, and reads no further. After
+damage, its decoder skips some audio, so that all later times are too early.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from ._joined import joined
 
 _MPEG1, _MPEG2 = 3, 2
-# Of layer III, in kbit/s, by MPEG 1 or later ones, and by the code in the header.
+# Bit rates of layer III in kbit/s, for MPEG 1 (True) and later versions, by the code in the header.
 _KBITS = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -25,7 +25,7 @@ _SYNC = re.compile(rb"\xff[\xe2-\xff]")
 _WINDOW_BYTES = 1 << 16
 _LOOKAHEAD_BYTES = 1 << 13
 FEWEST_FRAMES = 4
-"""Frames in a row that are no accident."""
+"""This many frames in a row are not a coincidence."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Scan:
     """The frames of an mp3 file."""
 
     runs: tuple[Run, ...]
-    """Several if the file is damaged between them; none if it is no mp3."""
+    """Several if the file is damaged between them; none if it is not an mp3 file."""
     states_length: bool
-    """Whether the first frame is a header that states the length."""
+    """True if the first frame is a header that states the length."""
     breaks_off: bool
-    """Whether the file ends inside a frame."""
+    """True if the file ends inside a frame."""
 
     def frames_between(self, run: Run, following: Run) -> int:
-        """Return the frames that are lost between two runs, by the bytes of the others."""
+        """Estimate the number of frames lost between two runs, from the mean size of the others."""
         frame_bytes = (run.end - run.start) / run.frames
         return round((following.start - run.end) / frame_bytes)
 
@@ -64,7 +64,7 @@ def scan(file: BinaryIO) -> Scan:
     runs: list[Run] = []
     while frame_bytes(head[:4]) is not None:
         run, end = _follow(file, position, size)
-        if run.frames < FEWEST_FRAMES:  # any data may begin like one frame
+        if run.frames < FEWEST_FRAMES:  # a few bytes of any data may look like a frame
             break
         runs.append(run)
         if end > size:
@@ -77,13 +77,13 @@ def scan(file: BinaryIO) -> Scan:
 
 
 def with_length(file: BinaryIO, run: Run) -> BinaryIO:
-    """Return a file that begins with a run, and states its length."""
+    """Return a file that begins at a run, with a header that states its length."""
     file.seek(run.start)
     return joined(_length_frame(file.read(4), run.frames), file, run.start)
 
 
 def samples_per_frame(file: BinaryIO, run: Run) -> int:
-    """Return the samples of each channel in a frame of a run."""
+    """Return the number of samples per channel in a frame of a run."""
     file.seek(run.start)
     return 1152 if file.read(2)[1] >> 3 & 3 == _MPEG1 else 576
 
@@ -117,7 +117,7 @@ def _follow(file: BinaryIO, start: int, size: int) -> tuple[Run, int]:
 
 
 def _next_run(file: BinaryIO, position: int, size: int) -> int | None:
-    """Return where the next run begins, if there is one."""
+    """Return the position of the next run, or None if there is none."""
     while position < size:
         file.seek(position)
         window = file.read(_WINDOW_BYTES)
@@ -130,7 +130,7 @@ def _next_run(file: BinaryIO, position: int, size: int) -> int | None:
 
 
 def _length_frame(header: bytes, frames: int) -> bytes:
-    """Return a silent frame that states the number of the `frames` after it (Xing)."""
+    """Return a silent frame with a Xing header, which states the number of `frames` after it."""
     first, mono = header[1] >> 3 & 3 == _MPEG1, header[3] >> 6 == 3
     # Without checksum and padding.
     head = bytes((0xFF, header[1] | 1, _KBITS_CODE << 4 | header[2] & 0x0C, header[3]))

@@ -1,6 +1,6 @@
 """Find damage in an ogg file by the checksums of its pages (https://www.rfc-editor.org/rfc/rfc3533).
 
-The decoder leaves out what is damaged, without a word, so that all later times are too early.
+The decoder skips damaged pages without an error, so that all later times are too early.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import BinaryIO
 _HEADER_BYTES = 27
 _OPUS_RATE_HZ = 48000
 _SEARCHED_BYTES = 1 << 20
-"""A page after the damage begins within this; pages have at most 64 KB."""
+"""The next page after the damage begins within this distance; a page has at most 64 KB."""
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -44,9 +44,9 @@ def _read_page(file: BinaryIO, position: int) -> bytes:
 
 
 def _is_intact(page: bytes) -> bool:
-    """Tell whether the checksum of a page is that of its content.
+    """Return whether the checksum of a page matches its content.
 
-    It is the one of zlib with the bits in the other order, and without its inversions.
+    It is the CRC-32 of zlib with the bits in reverse order, and without its inversions.
     """
     content = page[:22] + bytes(4) + page[26:]
     crc = zlib.crc32(content.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF

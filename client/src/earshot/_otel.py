@@ -1,8 +1,8 @@
-"""Spans of streams and files for OpenTelemetry, where the application records them.
+"""Spans of streams and files for OpenTelemetry, if the application records any.
 
 A stream is one span, however long it is. Some of its chunks carry the span's context to the server,
-which adds the spans of its stages. Where the application's sampler drops a stream, nothing is
-recorded and nothing is sent.
+which adds the spans of its stages. If the application's sampler drops a stream, nothing is recorded
+and nothing is sent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ._version import __version__
 def start_span(
     operation: str, info: ServerInfo | OfflineInfo, tag: str, trace_every: int
 ) -> ClientSpan:
-    """Start the span of an operation, below the span in which its caller is."""
+    """Start the span of an operation, as a child of the caller's current span."""
     host, _, port = info.url.rpartition(":")
     attributes: dict[str, str | int] = {
         "server.address": host,
@@ -44,7 +44,7 @@ class _RecordedSpan(ClientSpan):
         self._span = span
         self._every = trace_every
         self._resumptions = 0
-        # Triton traces whatever carries a context, also one that says that it is not sampled.
+        # Triton traces every request with a context, even if the context is marked as not sampled.
         self._context = _context(span) if span.get_span_context().trace_flags.sampled else ()
 
     def headers(self, index: int) -> Headers:

@@ -1,6 +1,6 @@
 """Convert pieces of PCM to mono float32 at the model's rate.
 
-Every step works sample by sample or keeps its state. So the result is the same, to the last bit,
+Every step works sample by sample or keeps its state, so the result is the same, to the last bit,
 however the audio was cut into pieces; a test checks this for soxr's streaming resampler.
 """
 
@@ -16,19 +16,18 @@ from ._balance import Balance
 from ._errors import InvalidAudio
 from ._format import AudioFormat
 
-# soxr carries no types.
+# soxr has no types.
 _soxr: Any = soxr
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 Pcm: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.int16] | npt.NDArray[np.float32]
 """int16 or float32 samples, [n] interleaved or [frames, channels]; bytes are int16, little-endian.
-Other buffers, such as array.array, are taken for what their format says.
+Other buffers, such as array.array, are read according to their format.
 
-A piece may end anywhere, even inside a sample. Floats are in [-1, 1].
-"""
+A piece may end anywhere, even inside a sample. Floats are in [-1, 1]."""
 
 _INT16_SCALE = np.float32(1 / 32768)
-# Decoders exceed 1.0 a little, a microphone with gain by more, and int16 values that were cast to
+# Decoders exceed 1.0 slightly, microphones with gain by more, and int16 values that were cast to
 # float by thousands.
 _PEAK_LIMIT = 8.0
 
@@ -50,12 +49,12 @@ class PcmReader:
 
     @property
     def duration_s(self) -> float:
-        """Return the length of the audio read so far."""
+        """Return the length of the audio read so far, in seconds."""
         return self._frames / self._form.sample_rate_hz
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return what is doubtful about the audio read so far."""
+        """Return the problems found in the audio read so far."""
         if not self._balance.cancels:
             return ()
         return (
@@ -70,7 +69,7 @@ class PcmReader:
         return mono if self._resampler is None else self._resampler.resample_chunk(mono)
 
     def flush(self) -> Samples:
-        """Return the samples that the resampler still held, which then begins anew."""
+        """Return the samples that the resampler still holds, and reset it."""
         nothing = np.empty(0, dtype=np.float32)
         if self._resampler is None:
             return nothing
@@ -109,7 +108,7 @@ class PcmReader:
         )
 
     def _mix_down(self, samples: Samples) -> Samples:
-        """Return the chosen channel, or the mean, added in an order that no piece size changes."""
+        """Return the chosen channel, or the mean, summed in the same order for any piece size."""
         channels = self._form.channels
         if channels == 1:
             return samples
@@ -137,7 +136,7 @@ class _Unfit(Exception):
 
 
 def _from_buffer(piece: Any) -> bytes | npt.NDArray[Any]:
-    """Return the bytes of a buffer of bytes, or an array of one that says what it holds."""
+    """Return the bytes of a buffer of bytes, or an array of a buffer with another format."""
     try:
         view = memoryview(piece)
     except TypeError:

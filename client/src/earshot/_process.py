@@ -15,11 +15,11 @@ class HomeProcess:
 
     @property
     def is_here(self) -> bool:
-        """Return whether this is that process."""
+        """Return whether the current process is the one in which the client was made."""
         return os.getpid() == self._id
 
     def check(self) -> None:
-        """Raise StreamClosed in a process that was forked from it."""
+        """Raise StreamClosed in a process that was forked from that one."""
         if not self.is_here:
             raise StreamClosed(
                 f"the client belongs to process {self._id}, and gRPC does not work in one that is "

@@ -12,9 +12,10 @@ from ._audio_file import DAMAGED, TRUNCATED, AudioFile
 from ._errors import InvalidAudio
 from ._pcm import Samples
 
-# FFmpeg knows hundreds of formats, and takes raw audio for one of them.
+# Of its hundreds of formats, FFmpeg would mistake raw audio for one; so only these are tried.
 _FORMATS = "mov,matroska,aac,amr,asf,avi,flv,mpegts,mpeg,wv,ape,tta,ac3,caf"
-# Encoders round the length up to whole frames, and containers state that of their longest stream.
+# Encoders round the length up to whole frames, and containers state the length of their longest
+# stream.
 _TOLERANCE_S = 0.5
 
 
@@ -68,7 +69,7 @@ class _AvFile(AudioFile):
                 continue
             for frame in frames:
                 if error is not None and frame.time is not None:
-                    # What could not be decoded lies before this frame.
+                    # The part that could not be decoded lies before this frame.
                     first = round(frame.time * self.sample_rate_hz)
                     yield from self.skip(read, max(read, first), DAMAGED)
                     read, error = max(read, first), None
@@ -84,6 +85,6 @@ class _AvFile(AudioFile):
             self.warnings.append(TRUNCATED)
 
     def _packets(self) -> Iterator[Any]:
-        """Yield packets to the end, or to where the container itself is damaged."""
+        """Yield packets up to the end, or to the point at which the container itself is damaged."""
         with contextlib.suppress(self._av.FFmpegError):
             yield from self._container.demux(audio=0)

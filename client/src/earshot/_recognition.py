@@ -27,13 +27,13 @@ from ._transcript import FailedSpan, Token, Transcript
 from ._wire import address_piece, piece_request, read_reply
 
 PIECES_AT_ONCE = 8
-"""Pieces that are under way at a time by default: enough to fill a batch."""
+"""Default number of pieces in flight at a time: enough to fill a batch."""
 ATTEMPTS = 4
 """Attempts per piece, including the first."""
 FIRST_DELAY_S = 0.5
-"""Wait before the second attempt; it doubles with each further attempt."""
+"""Delay before the second attempt; it doubles with each further attempt."""
 OUTAGE_DELAY_S = 0.5
-"""Wait between attempts to reach a server that has gone."""
+"""Delay between attempts to reach a server that is gone."""
 RECOGNIZE_DEPRECATED = "recognize is deprecated and will be removed in 0.3: call transcribe"
 
 
@@ -46,7 +46,7 @@ class PieceCall:
     end_sample: int
     overlap_samples: int
     trace: Headers = ()
-    """The context of the recording's span, if the server is to trace the piece."""
+    """The trace context of the recording's span, if the server is to trace the piece."""
     attempts: int = 0
     tokens: tuple[Token, ...] = ()
     error: EarshotError | None = None
@@ -54,11 +54,11 @@ class PieceCall:
 
 @dataclass(frozen=True)
 class Retry:
-    """How to go on with a piece that failed."""
+    """The way to continue with a piece that failed."""
 
     delay_s: float
     look_again: bool = False
-    """Whether to look for another generation of the recognizer first."""
+    """True to look for another generation of the recognizer first."""
 
 
 class Recognition:
@@ -107,10 +107,10 @@ class Recognition:
         call.tokens = tuple(replace(token, frame=token.frame + first_frame) for token in tokens)
 
     def fail(self, call: PieceCall, failure: RpcFailure, now_s: float) -> Retry | None:
-        """Return how to go on with `call` after a failure at `now_s`; None means not at all.
+        """Return the retry of `call` after a failure at `now_s`, or None to give it up.
 
-        While the server cannot be reached, attempts do not count: the recording waits for it, until
-        no piece has been answered for `Timeouts.outage_s`.
+        While the server cannot be reached, attempts do not count: the recording waits until no
+        piece has been answered for `Timeouts.outage_s`.
         """
         needed = remedy(failure)
         if needed is Remedy.WAIT:

@@ -56,7 +56,7 @@ async def recognize_pieces(
 
 
 class _Sender:
-    """Keeps a few pieces under way."""
+    """Keeps a few pieces in flight."""
 
     def __init__(
         self, stub: Any, recognition: Recognition, on_progress: Progress, look_again: LookAgain
@@ -69,12 +69,12 @@ class _Sender:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def send(self, call: PieceCall) -> None:
-        """Send a piece; wait while the allowed number is under way."""
+        """Send a piece; wait while the allowed number is in flight."""
         await self._free.acquire()
         self._tasks.append(asyncio.ensure_future(self._deliver(call)))
 
     async def wait(self) -> None:
-        """Wait until every piece is answered or given up; a cancellation cancels them."""
+        """Wait until every piece is answered or given up; if cancelled, cancel the pieces."""
         try:
             await asyncio.gather(*self._tasks)
         except BaseException:
@@ -82,7 +82,7 @@ class _Sender:
             raise
 
     def cancel(self) -> None:
-        """Give up the pieces that are under way."""
+        """Give up the pieces in flight."""
         for task in self._tasks:
             task.cancel()
 
@@ -102,10 +102,11 @@ class _Sender:
         )
 
     async def _attempt(self, call: PieceCall) -> Retry | None:
-        """Send `call` once; return how to go on, or None if it is done."""
+        """Send `call` once; return how to retry it, or None if it is done."""
         rpc = asyncio.ensure_future(self._send(call))
         try:
-            # Unlike await, wait tells a cancelled task from a call that the client has cancelled.
+            # Unlike await, wait distinguishes a cancelled task from a call that the client has
+            # cancelled.
             await asyncio.wait((rpc,))
         except asyncio.CancelledError:
             rpc.cancel()

@@ -48,7 +48,7 @@ def recognize_pieces(
 
 
 class _Sender:
-    """Keeps a few pieces under way; leaving its `with` block waits for all of them."""
+    """Keeps a few pieces in flight; leaving its `with` block waits for all of them."""
 
     def __init__(
         self, stub: Any, recognition: Recognition, on_progress: Progress, look_again: LookAgain
@@ -65,7 +65,7 @@ class _Sender:
         self._stopped = threading.Event()
 
     def send(self, call: PieceCall) -> None:
-        """Send a piece; wait while the allowed number is under way."""
+        """Send a piece; wait while the allowed number is in flight."""
         self._free.acquire()
         self._sent.append(self._pool.submit(self._deliver, call))
 
@@ -103,7 +103,7 @@ class _Sender:
             self._free.release()
 
     def _attempt(self, call: PieceCall) -> Retry | None:
-        """Send `call` once; return how to go on, or None if it is done."""
+        """Send `call` once; return how to retry it, or None if it is done."""
         rpc = self._infer(call.request, timeout=self._recognition.timeout_s, metadata=call.trace)
         self._under_way.add(rpc)
         if self._stopped.is_set():

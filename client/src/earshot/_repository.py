@@ -1,12 +1,12 @@
 """List the recognizers of a server, and load or unload one while the others serve.
 
 A recognizer is one or two ensembles and their stages. Triton loads the stages with their ensemble.
-It unloads them with it (`unload_dependents`) only if they were loaded that way, not at the start,
-so they are unloaded one by one here. Unloading takes effect at once and breaks off open streams; so
-does loading a stage again, or a new version of it. Therefore a new checkpoint gets a new name, and
-the old one is retired when no stream has been open for a while, according to the metric
-`earshot_live_streams` of the bundled backend, and no request has been answered but those with which
-the server tests itself.
+It unloads them with the ensemble (`unload_dependents`) only if they were loaded that way rather
+than at startup, so here they are unloaded one by one. Unloading takes effect at once and breaks off
+open streams; so does reloading a stage, or loading a new version of it. Therefore a new checkpoint
+gets a new name, and the old one is retired when no stream has been open for a while, according to
+the metric `earshot_live_streams` of the bundled backend, and no request has been answered except
+those with which the server tests itself.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ._server_info import OFFLINE, STREAMING, served_name
 
 LOAD_TIMEOUT_S = 600.0
 UNLOAD_TIMEOUT_S = 120.0
-"""Triton first completes the requests that are under way."""
+"""Triton first completes the requests in flight."""
 _POLL_S = 0.2
 _ALIVE = (READY_STATE, "LOADING", "UNLOADING")
 
-# Triton's message for a fixed set of models.
+# Triton's message if its set of models is fixed.
 _NO_CONTROL = re.compile(r"load / unload is not allowed")
 _SAMPLE = re.compile(
     r"^earshot_(?P<metric>live_streams|adapter_streams|adapters)"
@@ -46,11 +46,11 @@ _CANARIES = re.compile(
 )
 _LABEL = re.compile(r'\b(?P<name>model|adapter)="(?P<value>[^"]*)"')
 
-# The generated protobuf classes carry no types.
+# The generated protobuf classes have no types.
 _pb: Any = service_pb2
 
 Report = Callable[[int], None]
-"""Takes the number of open streams."""
+"""Called with the number of open streams."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class Repository:
 
         Args:
             name: The recognizer; "" is the unnamed one.
-            metrics_url: The metrics of the server.
-            quiet_s: How long the recognizer must be idle.
-            timeout_s: How long to wait for that.
+            metrics_url: The URL of the server's metrics.
+            quiet_s: Time for which the recognizer must be idle.
+            timeout_s: Time to wait for that at most.
             report: Called with the number of open streams.
 
         Raises:
@@ -152,19 +152,19 @@ class Repository:
         self.unload(name)
 
     def _use(self, name: str, ensembles: list[str], metrics_url: str) -> tuple[int, int]:
-        """Return the open streams, and the answered requests of callers.
+        """Return the number of open streams, and that of answered requests from clients.
 
-        The latter are fewer as long as a chunk is under way with which the server tests itself: it
-        counts those before it sends them, and is asked for that count last.
+        The second number is too low while one of the server's own test requests is in flight: the
+        server counts them before it sends them, and that count is read last.
         """
         answered = sum(map(self._answered, ensembles))
         metrics = fetch_metrics(metrics_url)
         return self.live_streams(name, metrics), answered - count_canaries(metrics, ensembles)
 
     def live_streams(self, name: str, metrics: str) -> int:
-        """Return the number of open streams in a page of metrics: that of the stage with the most.
+        """Return the number of open streams in a page of metrics: the highest of all stages.
 
-        Stages that other loaded recognizers use, too, count only if it has no others.
+        Stages that other loaded recognizers share count only if the recognizer has no other ones.
         """
         ensemble = served_name(name, STREAMING)
         if self._states().get(ensemble, ("", ""))[0] != READY_STATE:
@@ -181,7 +181,7 @@ class Repository:
         return live.of_adapter(self._parameters(ensemble).get("adapter", ""))
 
     def _answered(self, ensemble: str) -> int:
-        """Return the number of answered requests, because files have no streams to count."""
+        """Return the number of answered requests; files have no streams that could be counted."""
         request = _pb.ModelStatisticsRequest(name=ensemble)
         stats = [
             entry.inference_stats for entry in self._call("ModelStatistics", request).model_stats
@@ -285,7 +285,7 @@ class Repository:
 
 
 class StageStreams:
-    """The open streams of some stages, which adapters share with their base."""
+    """The open streams of some stages, which adapters share with their base checkpoint."""
 
     def __init__(self, metrics: str, stages: set[str]) -> None:
         self.streams: Counter[str] = Counter()
@@ -293,7 +293,7 @@ class StageStreams:
         self._adapted: Counter[tuple[str, str]] = Counter()
         """By stage and adapter."""
         self._tell_adapters: set[str] = set()
-        """Stages that know the adapter of a stream."""
+        """Stages that report the adapter of a stream."""
         for sample in _SAMPLE.finditer(metrics):
             labels = {label["name"]: label["value"] for label in _LABEL.finditer(sample["labels"])}
             stage, count = labels.get("model", ""), round(float(sample["value"]))
@@ -307,7 +307,7 @@ class StageStreams:
                 self._adapted[stage, labels["adapter"]] += count
 
     def of_adapter(self, adapter: str) -> int:
-        """Return the streams of an adapter, or those without one; that of the stage with most."""
+        """Return the number of streams with an adapter, or without one: the highest of a stage."""
         if adapter:
             return max(
                 (count for key, count in self._adapted.items() if key[1] == adapter), default=0
@@ -320,13 +320,13 @@ class StageStreams:
 
 
 def count_canaries(metrics: str, ensembles: list[str]) -> int:
-    """Return how many requests the server has sent to ensembles to test itself."""
+    """Return the number of requests that the server has sent to ensembles to test itself."""
     counts = {sample["model"]: float(sample["value"]) for sample in _CANARIES.finditer(metrics)}
     return round(sum(counts.get(ensemble, 0.0) for ensemble in ensembles))
 
 
 def fetch_metrics(metrics_url: str) -> str:
-    """Return a page of metrics; raise UnsupportedServer if there is none."""
+    """Return the page of metrics; raise UnsupportedServer if there is none."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(metrics_url, timeout=5) as response:

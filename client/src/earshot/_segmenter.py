@@ -1,8 +1,8 @@
-"""Cut a stream into chunks, and complete one with silence where what was said is wanted at once.
+"""Cut a stream into chunks, and complete a chunk with silence to get its text at once.
 
-That is at the end of an utterance, and where the application asks for it. The silence is a whole
-number of frames, so that the frames of the audio after it stay where they are; what its chunk has
-no room for begins the next one. Times are those of the audio, without the silence.
+This happens at the end of an utterance, and when the application asks for it. The silence is a
+whole number of frames, so that the frame boundaries in the audio after it do not move; silence that
+does not fit into its chunk begins the next one. Times are those of the audio, without the silence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ._timeline import Timeline
 from ._transcript import Token, Utterance, Word
 from ._utterances import Utterances
 
-# A recognizer may write a word a little after it was said.
+# A recognizer may emit a word a little after it was spoken.
 _LEAST_SILENCE_MS = 320
 
 
@@ -41,7 +41,7 @@ class Segmenter:
         self._samples = 0
         self._has_news = False
         self.completed = False
-        """Whether the answer to the last chunk makes all words final."""
+        """True if the reply to the last chunk makes all words final."""
 
     def push(self, samples: Samples) -> Iterator[Chunk]:
         """Add samples [n]; yield each chunk that is full, or that ends an utterance."""
@@ -50,12 +50,12 @@ class Segmenter:
         return self._split(samples, self._endpointer)
 
     def complete(self) -> Iterator[Chunk]:
-        """Yield the chunks that bring out the text of all audio so far; none without new audio."""
+        """Yield the chunks needed for the text of all audio so far; none without new audio."""
         if self._has_news:
             yield from self._complete(self._cut(), self._least_silence)
 
     def wait(self) -> Iterator[Chunk]:
-        """Yield a chunk, completed with silence, although there may be no new audio."""
+        """Yield a chunk, completed with silence, even if there is no new audio."""
         return self._complete(self._cut(), 0)
 
     def end(self) -> Chunk:
@@ -64,16 +64,16 @@ class Segmenter:
         return self._chunker.end()
 
     def place(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
-        """Return the tokens of the last chunk with the frames of the audio."""
+        """Return the tokens of the last chunk, with frames counted without the silence."""
         return self._timeline.map(tokens)
 
     def audio_s(self, samples: int) -> float:
-        """Return the time in the audio of a position in what was sent, without the silence."""
+        """Convert a position in the sent samples to seconds of audio, without the silence."""
         frame = self._timeline.audio_frame(samples / self._frame_samples)
         return frame * self._frame_ms / 1000
 
     def utterances(self, text: str, words: Sequence[Word]) -> tuple[Utterance, ...]:
-        """Take in the result of the last chunk; return the utterance that it ends, if any."""
+        """Add the result of the last chunk; return the utterance that it ends, if any."""
         if self._endpointer is None:
             return ()
         self._utterances.add(text, words)
@@ -100,7 +100,7 @@ class Segmenter:
         return self._chunker.push(samples)
 
     def _complete(self, speech: Speech | None, silence: int) -> Iterator[Chunk]:
-        """Complete the chunk at hand, or one more, with at least `silence` zeros."""
+        """Complete the current chunk, and further ones if needed, with at least `silence` zeros."""
         zeros = self._chunker.missing
         zeros += -(-max(0, silence - zeros) // self._chunk_samples) * self._chunk_samples
         frames = -(-zeros // self._frame_samples)
@@ -112,5 +112,5 @@ class Segmenter:
         yield last
 
     def _cut(self) -> Speech | None:
-        """End the speech at hand here."""
+        """End the current speech here."""
         return None if self._endpointer is None else self._endpointer.cut()

@@ -1,6 +1,6 @@
 """A sequence of requests on one server.
 
-A stream is one sequence, unless its server goes: then another one carries it on.
+A stream is one sequence, unless its server is lost: then another sequence continues it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ._wire import RequestWriter
 STREAM_HEADER = "earshot-stream"
 TAG_HEADER = "x-request-id"
 REPLICA_HEADER = "earshot-replica"
-"""Names the server of a stream behind a proxy: the proxy sets it in the first answer, and sends the
-chunks that carry it to the same server."""
+"""Names the server of a stream behind a proxy: the proxy sets it in the first reply, and sends
+chunks with this header to the same server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,24 @@ class Call:
     chunk: Chunk
     request: Any
     deadline_s: float
-    """How long the client waits for the reply."""
+    """Time for which the client waits for the reply."""
     wire_s: float
-    """How long gRPC waits before it cancels the request. It must not do so while the server still
-    works on it: an ensemble drops a cancelled sequence in its first stage, and an END no longer
-    reaches the stages after it."""
+    """Time after which gRPC cancels the request. It must not do so while the server still works on
+    it: an ensemble drops a cancelled sequence in its first stage, and END then no longer reaches
+    the stages after it."""
     index: int
     """The number of the chunk in its stream."""
     trace: Headers
-    """The context of the stream's span, if the server is to trace the chunk."""
+    """The trace context of the stream's span, if the server is to trace the chunk."""
 
     @property
     def starts(self) -> bool:
-        """Return whether it is the first one of its sequence."""
+        """Return whether this is the first chunk of its sequence."""
         return self.index == self.sequence.first_chunk
 
     @property
     def last(self) -> bool:
-        """Return whether it ends the stream."""
+        """Return whether this chunk ends the stream."""
         return self.chunk.last
 
 
@@ -69,24 +69,24 @@ class TritonSequence:
     ) -> None:
         # 0 means "no sequence" to Triton; 63 bits, because its parameter is a signed integer.
         self.id = secrets.randbits(63) or 1
-        # A proxy that knows no REPLICA_HEADER can choose the server by the first one; it writes
-        # the second one to its log.
+        # A proxy without support for REPLICA_HEADER can choose the server by the first header, and
+        # write the second one to its log.
         self.metadata = ((STREAM_HEADER, str(self.id)), (TAG_HEADER, tag))
         self.info = info
         self.server = server
         """The number of the server, in the order of the client's URLs."""
         self.first_chunk = first_chunk
         self.idle_s = info.sequence_idle_ms / 1000
-        """After this time without a request, the server drops the sequence by itself."""
+        """Time without a request after which the server drops the sequence."""
         self._timeouts = timeouts
         self._span = span
         self._writer = RequestWriter(
             self.id, info.chunk_samples, timeouts.queue_s, info.ensemble, tag, info.adapter
         )
         self.is_open = False
-        """Whether it may have a slot on its server."""
+        """True if the sequence may have a slot on its server."""
         self.is_placed = False
-        """Whether its first answer has come, which may name the server behind a proxy."""
+        """True once the first reply has come, which may name the server behind a proxy."""
 
     def write(self, chunk: Chunk, index: int) -> Call:
         """Return the call for the chunk of this number in the stream."""
@@ -100,7 +100,7 @@ class TritonSequence:
         return Call(self, chunk, request, deadline_s, deadline_s + self.idle_s, index, trace)
 
     def stay(self, answer: Iterable[tuple[str, Any]] | None) -> None:
-        """Send what follows to the server that the metadata of the first answer names, if any."""
+        """Send later requests to the server that the metadata of the first reply names, if any."""
         if not self.is_placed:
             self.is_placed = True
             self.metadata += tuple(pair for pair in answer or () if pair[0] == REPLICA_HEADER)
@@ -117,7 +117,7 @@ class TritonSequence:
         self.is_open = False
 
     def place(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
-        """Count the frames of tokens from the start of the stream, not of the sequence."""
+        """Return the tokens with frames from the start of the stream, not of the sequence."""
         first_frame = self.first_chunk * self.info.chunk_ms // self.info.frame_ms
         if not first_frame:
             return tuple(tokens)

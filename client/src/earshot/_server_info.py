@@ -12,8 +12,8 @@ STREAMING = "asr_streaming"
 OFFLINE = "asr_offline"
 CONTRACT_VERSION = "1"
 ADAPTED_CONTRACT_VERSION = "2"
-"""Of a recognizer with the parameter `adapter`, which clients name to the server when a stream
-starts, and with every piece of a file."""
+"""The contract of a recognizer with the parameter `adapter`, whose value clients repeat to the
+server when a stream starts, and with every piece of a file."""
 
 
 def served_name(name: str, role: str) -> str:
@@ -54,7 +54,7 @@ class ServerInfo:
     name: str = ""
     """Name of the recognizer; "" is the unnamed one."""
     adapter: str = ""
-    """The adapter that makes the recognizer of its checkpoint; "" for the checkpoint itself."""
+    """The adapter that the recognizer adds to its checkpoint; "" for the checkpoint alone."""
     heads: tuple[Head, ...] = ()
     """Its classifiers; most recognizers have none."""
 
@@ -84,7 +84,7 @@ class OfflineInfo:
     name: str = ""
     """Name of the recognizer; "" is the unnamed one."""
     adapter: str = ""
-    """The adapter that makes the recognizer of its checkpoint; "" for the checkpoint itself."""
+    """The adapter that the recognizer adds to its checkpoint; "" for the checkpoint alone."""
 
     @property
     def ensemble(self) -> str:
@@ -166,7 +166,7 @@ class _Parameters:
     values: Mapping[str, str]
 
     def adapter(self) -> str:
-        """Return the adapter; raise UnsupportedServer if the contract is not known."""
+        """Return the adapter; raise UnsupportedServer if the contract version is unknown."""
         version = self.text("contract_version")
         if version not in (CONTRACT_VERSION, ADAPTED_CONTRACT_VERSION):
             raise UnsupportedServer(

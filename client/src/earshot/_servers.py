@@ -1,4 +1,4 @@
-"""The servers of a client: which ones there are, and which one takes new streams."""
+"""The servers of a client, and which of them takes new streams."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tritonclient.grpc import service_pb2
 from ._failures import RpcFailure, is_draining
 from ._handshake import Handshake, Served, handshake
 
-# The generated protobuf classes carry no types.
+# The generated protobuf classes have no types.
 _pb: Any = service_pb2
 
 READY_REQUEST = _pb.ServerReadyRequest()
 READY_CHECK_S = 1.0
-"""How often a server is asked whether it is ready, while there is another to change to."""
+"""Interval at which a server is asked whether it is ready, if there is another to change to."""
 
 
 class Servers:
-    """What the streams of a client know of its servers; each is known by its number."""
+    """The state of a client's servers, as its streams see it; servers are identified by number."""
 
     def __init__(self, targets: Sequence[str], model: str | None) -> None:
         self._targets = tuple(targets)
@@ -50,12 +50,12 @@ class Servers:
         self._served[server] = served
 
     def others(self, server: int) -> Iterator[int]:
-        """Yield the servers except `server`, those that drain last."""
+        """Yield all servers except `server`; servers that are draining come last."""
         others = [other for other in range(len(self._targets)) if other != server]
         return iter(sorted(others, key=self._draining.__contains__))
 
     def is_check_due(self, server: int) -> bool:
-        """Tell whether to ask `server` if it is ready; if so, the caller asks."""
+        """Return whether the caller must now ask `server` if it is ready."""
         now_s = time.monotonic()
         if len(self._targets) == 1 or now_s < self._next_check_s[server]:
             return False
@@ -63,12 +63,12 @@ class Servers:
         return True
 
     def checked(self, server: int, failure: RpcFailure | None) -> None:
-        """Note whether a server is about to stop, by its answer to the question if it is ready."""
+        """Note the outcome of a readiness check: whether the server is about to stop."""
         if failure is None:
             self._draining.discard(server)
         elif is_draining(failure):
             self._draining.add(server)
 
     def should_leave(self, server: int) -> bool:
-        """Tell whether the streams of `server` should change to another one."""
+        """Return whether the streams of `server` should change to another one."""
         return server in self._draining and len(self._draining) < len(self._targets)

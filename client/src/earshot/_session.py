@@ -55,7 +55,7 @@ class Session:
         self.keep_alive = options.keep_alive
         self.span = start_span("stream", info, self.tag, options.trace_every)
         self.sequence = TritonSequence(info, timeouts, self.tag, self.span, server=server)
-        """The sequence that carries the stream now."""
+        """The sequence that currently carries the stream."""
         self._sequences = [self.sequence]
         self.timeouts = timeouts
         self.resumptions: tuple[Resumption, ...] = ()
@@ -76,11 +76,11 @@ class Session:
 
     @contextmanager
     def in_use(self) -> Generator[None, None, None]:
-        """Keep the stream for one caller; raise StreamInUse if another one sends."""
+        """Reserve the stream for one caller; raise StreamInUse if another one is sending."""
         if not self._in_use.acquire(blocking=False):
             raise StreamInUse(
-                "another thread or task is sending on this stream, and audio has one order: send "
-                "from one place, or open a stream for each"
+                "another thread or task is sending on this stream, and its audio must stay in "
+                "order: send from one of them, or open a stream for each"
             )
         try:
             yield
@@ -89,7 +89,7 @@ class Session:
 
     @contextmanager
     def delivering(self) -> Generator[list[ChunkResult], None, None]:
-        """Yield a list for the results of a call; an error that ends the call takes them along."""
+        """Yield a list for the results of a call; an error that ends the call includes them."""
         results, self._undelivered = self._undelivered, []
         try:
             yield results
@@ -120,7 +120,7 @@ class Session:
         return self._calls(self._segmenter.push(samples))
 
     def finalize(self) -> Iterator[Call]:
-        """Yield the calls that bring out the text of all audio so far; none without new audio."""
+        """Yield the calls needed for the text of all audio so far; none without new audio."""
         self.check_open()
         yield from self._calls(self._segmenter.push(self._reader.flush()))
         yield from self._calls(self._segmenter.complete())
@@ -188,17 +188,17 @@ class Session:
 
     @contextmanager
     def _adding_transcript(self) -> Generator[None]:
-        """Add the transcript so far to an error of the block."""
+        """Attach the transcript so far to an error raised in the block."""
         try:
             yield
         except EarshotError as error:
             raise self._with_transcript(error) from error.__cause__
 
     def sequence_on(self, info: ServerInfo, server: int) -> TritonSequence:
-        """Return a sequence that can carry the stream on, from the audio that is still kept.
+        """Return a sequence that can continue the stream, starting from the audio still kept.
 
         Raises:
-            UnsupportedServer: The recognizer takes other chunks than those of the stream.
+            UnsupportedServer: The recognizer expects chunks of another form than the stream has.
         """
         require_same_chunks(self._info, info)
         self.check_open()
@@ -216,10 +216,10 @@ class Session:
             yield sequence.write(chunk, index)
         self.check_open()
 
-    def switch(self, sequence: TritonSequence, heard: Sequence[Token]) -> None:
-        """Let `sequence` carry the stream, which emitted `heard` for the repeated audio."""
+    def switch(self, sequence: TritonSequence, replayed: Sequence[Token]) -> None:
+        """Continue the stream on `sequence`, which emitted `replayed` for the repeated audio."""
         history = self._history
-        self._seam = Seam(history.tokens, heard, history.end_frame, self._info.frame_ms)
+        self._seam = Seam(history.tokens, replayed, history.end_frame, self._info.frame_ms)
         self.sequence = sequence
 
     def free(self, sequence: TritonSequence) -> Any | None:
@@ -229,11 +229,11 @@ class Session:
         return sequence.end()
 
     def lost(self, message: str) -> StreamLost:
-        """Return the exception for a stream that no server carries on."""
+        """Return the exception for a stream that no server could continue."""
         return self._with_transcript(StreamLost(message))
 
     def close_error(self) -> StreamClosed:
-        """Return the exception for a call that closing the client has ended."""
+        """Return the exception for a call that ended because the client was closed."""
         return self._with_transcript(StreamClosed(CLIENT_CLOSED))
 
     def explain(self, call: Call, failure: RpcFailure) -> EarshotError:
@@ -265,7 +265,7 @@ class Session:
 
     @property
     def duration_s(self) -> float:
-        """Return the length of the audio that the stream has taken so far."""
+        """Return the length of the audio sent so far, in seconds."""
         return self._reader.duration_s
 
     @property
@@ -279,7 +279,7 @@ class Session:
 
     @property
     def pause_ms(self) -> int:
-        """Return the audio that was answered since the last token, as far as it is kept."""
+        """Return the milliseconds of answered audio since the last token, as far as it is kept."""
         return self._history.pause_frames * self._info.frame_ms
 
     @property
@@ -294,7 +294,7 @@ class Session:
         )
 
     def check_open(self) -> None:
-        """Raise StreamClosed if the stream is closed, or the error that has ended it meanwhile."""
+        """Raise StreamClosed if the stream has ended, or the error with which keep-alive failed."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error

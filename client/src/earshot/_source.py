@@ -76,7 +76,7 @@ def open_source(
     if isinstance(audio, AudioSource) or (is_file and encoding is None):
         if sample_rate_hz is not None:
             raise ValueError(
-                "a file or source has its own sample_rate_hz: leave the argument out, or say the "
+                "a file or source has its own sample_rate_hz: leave the argument out, or pass the "
                 "`encoding` of a file without header"
             )
         if isinstance(audio, AudioSource):
@@ -96,7 +96,7 @@ def open_source(
 
 
 def with_remarks(transcript: Transcript, source: AudioSource) -> Transcript:
-    """Return the transcript with the damaged spans of its file, and what is doubtful about it."""
+    """Return the transcript with the damaged spans and the warnings of its source."""
     if not isinstance(source, AudioFile):
         return transcript
     failed = sorted((*transcript.failed, *source.failed), key=lambda span: span.start_s)

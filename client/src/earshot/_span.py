@@ -9,8 +9,8 @@ from ._transcript import Resumption
 Headers: TypeAlias = "tuple[tuple[str, str], ...]"
 
 TRACE_EVERY = 10
-"""By default one chunk in so many carries the context of a recorded stream: a chunk brings some ten
-spans of the server, and an hour of speech has thousands of chunks."""
+"""By default, one chunk in this many carries the trace context of a recorded stream: each such
+chunk adds about ten spans of the server, and an hour of speech has thousands of chunks."""
 
 
 class ClientSpan:

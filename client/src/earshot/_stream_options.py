@@ -12,7 +12,7 @@ LONGEST_TAG = 128
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """What a stream does besides turning audio into text.
+    """The behaviour of a stream beyond turning audio into text.
 
     endpoint_ms      the silence, in milliseconds, that ends an utterance (see `Utterance`); None:
                      the stream has no utterances
@@ -23,8 +23,8 @@ class StreamOptions:
     tag              a name for the stream, in ASCII: results and errors have it, requests carry it
                      as their id and as the header `x-request-id`, for the logs of servers and
                      proxies; "" stands for a random one
-    trace_every      of a stream or file whose span OpenTelemetry samples, one chunk or piece in so
-                     many, the first among them, is traced through the stages of the server
+    trace_every      if OpenTelemetry samples the span of the stream or file, one chunk or piece in
+                     this many, beginning with the first, is traced through the server's stages
     """
 
     endpoint_ms: int | None = None
@@ -49,7 +49,7 @@ class StreamOptions:
 
     @property
     def needs_stream(self) -> bool:
-        """Return whether only a streaming recognizer has what they ask for."""
+        """Return whether these options need a streaming recognizer."""
         return self.endpoint_ms is not None
 
 

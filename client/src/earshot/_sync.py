@@ -58,7 +58,7 @@ def connect(
     Args:
         url: `host`, `host:port`, `grpc://host:port` or `grpcs://host:port`; the default port is
             8001, and grpcs encrypts. Of several, the first that answers takes the streams; they
-            change to another one when their server goes.
+            change to another one if their server is lost.
         model: The name of a recognizer, if the server has several; `clinic` also selects the
             newest of `clinic_v1`, `clinic_v2`, ...
         tls: Encrypt the connection.
@@ -70,7 +70,7 @@ def connect(
 
     Raises:
         ConnectionFailed: No server answers at this address.
-        AccessDenied: The server asks for a token, and got none or another one.
+        AccessDenied: The server asks for a token, and got none or a wrong one.
         UnsupportedServer: The server lacks the requested model, or breaks the contract.
     """
     credentials = Credentials(tls, root_certificates, certificate, key, token)
@@ -155,7 +155,7 @@ class Client:
             channels: The number of interleaved channels of the audio.
             encoding: What bytes contain: linear16 (int16, little-endian), or mulaw or alaw (G.711).
             channel: The channel to transcribe, from 1; by default all are averaged.
-            options: What the stream does besides turning audio into text.
+            options: The behaviour of the stream beyond turning audio into text.
         """
         self._connection.check_open()
         return self._stream(AudioFormat(sample_rate_hz, channels, encoding, channel), options)
@@ -199,14 +199,14 @@ class Client:
                 binary file, samples, or an `AudioSource`.
             sample_rate_hz: The rate of samples; sources, and files with a header, have their own.
             channels: The number of interleaved channels of samples.
-            encoding: What bytes contain (linear16 by default, or mulaw or alaw). With it, a file is
-                one without header, which needs `sample_rate_hz`.
+            encoding: What bytes contain (linear16 by default, or mulaw or alaw). If it is given, a
+                file is read as one without a header, and `sample_rate_hz` is required.
             channel: The channel to transcribe, from 1; by default all are averaged.
             streaming: Stream the audio, as if it were live, even if there is an offline recognizer.
             options: The options of that stream; `endpoint_ms` implies `streaming`.
-            at_once: The pieces that the offline recognizer has under way at a time.
-            on_progress: Called with the seconds of audio that are done; by the offline recognizer
-                on a thread of this client.
+            at_once: The number of pieces in flight to the offline recognizer at a time.
+            on_progress: Called with the seconds of audio that are done; with the offline
+                recognizer, on a thread of this client.
 
         Raises:
             InvalidAudio: The file cannot be read, or the samples are not valid `Pcm`.
@@ -273,13 +273,13 @@ class Client:
         return Stream(session, connection)
 
     def _offline_again(self) -> OfflineInfo | None:
-        """Return the offline recognizer that the server has now, or as known if it is silent."""
+        """Return the server's current offline recognizer, or the last known one if it is silent."""
         with contextlib.suppress(EarshotError):
             self.refresh()
         return self.offline
 
     def is_ready(self) -> bool:
-        """Tell whether the recognizer serves now; raise ConnectionFailed if no server answers."""
+        """Return whether the recognizer is ready; raise ConnectionFailed if no server answers."""
         connection = self._connection
         connection.check_open()
         connect_s = connection.timeouts.connect_s
@@ -307,8 +307,8 @@ class Client:
 class Stream:
     """One live stream; `Client.stream` makes it. One thread at a time may use it.
 
-    A stream that is not finished is still ended on the server: on leaving its `with` block, on an
-    error, and when it is garbage collected.
+    An unfinished stream is ended on the server when its `with` block is left, on an error, and when
+    it is garbage collected.
     """
 
     def __init__(self, session: Session, connection: _Connection) -> None:
@@ -351,8 +351,8 @@ class Stream:
     def finalize(self) -> list[ChunkResult]:
         """Send the audio so far, completed with silence; return the results. The stream goes on.
 
-        The text of everything said so far is known then, its last word is final, and so is the
-        utterance, if the stream has any. Silence does not shift the times of what comes later.
+        Then the text of all audio so far is known, its last word is final, and so is the utterance,
+        if the stream has any. The silence does not shift the times of later words.
         """
         return self._deliver(self._session.finalize)
 
@@ -361,14 +361,14 @@ class Stream:
         return self._deliver(self._session.end)
 
     def finish(self) -> Transcript:
-        """End the stream unless `end` has; return the transcript."""
+        """End the stream if it has not ended yet; return the transcript."""
         if not self._session.finished:
             self.end()
         return self.transcript
 
     @property
     def tag(self) -> str:
-        """Return the tag of the stream: that of its options, or a random one."""
+        """Return the tag of the stream: the one in its options, or a random one."""
         return self._session.tag
 
     @property
@@ -378,28 +378,28 @@ class Stream:
 
     @property
     def duration_s(self) -> float:
-        """Return the length of the audio that the stream has taken so far."""
+        """Return the length of the audio sent so far, in seconds."""
         return self._session.duration_s
 
     @property
     def acknowledged_s(self) -> float:
         """Return the position in the audio up to which the server has answered.
 
-        A new stream that starts there, with a few seconds from before to begin with, misses
-        nothing; the text so far has nothing from after it.
+        A new stream that starts a few seconds before this position misses nothing, and the text so
+        far has no words from after it.
         """
         return self._session.acknowledged_s
 
     @property
     def resumptions(self) -> tuple[Resumption, ...]:
-        """Return how often, when and why the stream went on at another server, or a restarted one.
+        """Return an entry for each time that the stream moved to another or a restarted server.
 
-        The first result after each of them has it in `ChunkResult.resumed`.
+        The first result after each move has its entry in `ChunkResult.resumed`.
         """
         return self._session.resumptions
 
     def close(self) -> None:
-        """Close the stream without waiting for the server; audio that is not sent is dropped."""
+        """Close the stream without waiting for the server, and drop audio that was not sent."""
         self._abandon.detach()
         if self._keep_alive is not None:
             self._keep_alive.stop()
@@ -431,7 +431,7 @@ class Stream:
             raise
 
     def _deliver(self, calls: Callable[[], Iterator[Call]]) -> list[ChunkResult]:
-        """Exchange calls; return their results, and those that silence has brought."""
+        """Exchange calls; return their results, after those of keep-alive silence sent before."""
         with self._sending(), self._session.delivering() as results:
             for call in calls():
                 results.append(self._exchange(call))
@@ -461,7 +461,7 @@ class Stream:
             raise
 
     def _do(self, step: Step) -> Any:
-        """Take a step; return its answer, or raise its error."""
+        """Perform a step; return its answer, or raise its error."""
         connection = self._connection
         match step:
             case Send(call):
@@ -493,7 +493,7 @@ class Stream:
 
 
 class _Connection:
-    """The channels of a client and its open calls; a stream keeps it alive after the client."""
+    """The channels and open calls of a client; a stream keeps them alive without the client."""
 
     def __init__(self, addresses: Sequence[Address], model: str | None, timeouts: Timeouts) -> None:
         self.servers = Servers([address.target for address in addresses], model)
@@ -512,17 +512,17 @@ class _Connection:
 
     @property
     def stub(self) -> Any:
-        """Return the calls of the server that takes new streams."""
+        """Return the stub of the server that takes new streams."""
         return self._stub(self.servers.current)
 
     def check_open(self) -> None:
-        """Raise StreamClosed if the client is closed, or of another process."""
+        """Raise StreamClosed if the client is closed, or belongs to another process."""
         self.home.check()
         if self.closed:
             raise StreamClosed(CLIENT_CLOSED)
 
     def find_server(self) -> None:
-        """Find the first server that answers; raise the error of the first one if none does."""
+        """Find the first server that answers; if none does, raise the error of the first one."""
         errors: list[EarshotError] = []
         for server in range(len(self._addresses)):
             try:
@@ -595,7 +595,7 @@ class _Connection:
 
             def end(first: Any) -> None:
                 if first is not None and not sequence.is_placed:
-                    # The answer to START came too late for the stream, not for its END.
+                    # The reply to START came too late for the stream, but its END can still use it.
                     sequence.stay(first.initial_metadata())
                 self._end(sequence, request, Attempts(sequence.idle_s), ended)
 
@@ -611,7 +611,7 @@ class _Connection:
         attempts: Attempts,
         ended: futures.Future[None],
     ) -> None:
-        """Send END until it arrives; set `ended` when there is no more to be done for it."""
+        """Send END until it arrives; set `ended` once it has arrived or cannot."""
 
         def answered(call: Any) -> None:
             delay_s = attempts.delay_s(call)
@@ -629,7 +629,7 @@ class _Connection:
             ended.set_result(None)
 
     def abandon_garbage(self, session: Session) -> None:
-        """Abandon from a finalizer, which may interrupt gRPC while it holds one of its locks."""
+        """Abandon a stream from a finalizer, which may run while gRPC holds one of its locks."""
         if getattr(self._this_thread, "in_grpc", False):
             self._garbage.append(session)
         else:
@@ -651,7 +651,7 @@ class _Connection:
         return infer(request, timeout=wire_s, metadata=sequence.metadata + trace)
 
     def _stub(self, server: int) -> Any:
-        """Return the calls of a server, to which a channel is opened when it is first needed."""
+        """Return the stub of a server; open its channel when it is first needed."""
         if server not in self._stubs:
             with self._opening:
                 if server not in self._stubs:

@@ -1,4 +1,4 @@
-"""Keep the times of a stream those of its audio, although silence was inserted into it."""
+"""Keep the times of a stream relative to its audio, without the silence inserted into it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Timeline:
         self._frame, self._frames = frame, frames
 
     def map(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
-        """Return the tokens with frames of the audio; one in the silence has the frame before."""
+        """Return the tokens with frames of the audio; one in the silence gets the frame before."""
         if not self._frames:
             return tuple(tokens)
         return tuple(replace(token, frame=self.audio_frame(token.frame)) for token in tokens)
 
     def audio_frame(self, frame: _Frame) -> _Frame:
-        """Return the frame of the audio for one that the server counts, or for a part of one."""
+        """Convert a frame that the server counts, or a fraction of one, to that of the audio."""
         frame -= self._removed
         return max(frame - self._frames, min(frame, self._frame))

@@ -16,11 +16,11 @@ class Timeouts:
     piece_s     offline recognizer: for each attempt at a piece of a file
     close_s     closing the client: for the server to receive the end of open streams; it drops the
                 other ones itself when they have been idle for long enough
-    keepalive_s a connection that owes a reply for this long is checked; it is given up if it is
-                still silent after the same time again. math.inf for servers that forbid pings:
+    keepalive_s a connection without a reply for this long is pinged, and given up if it is still
+                silent after the same time again. math.inf for servers that forbid pings:
                 Triton does unless it is started by `python -m server`
     outage_s    whole files: for a server that cannot be reached, or is being restarted, to return
-    resume_s    live streams: for a server that was lost, or another one, to carry the stream on,
+    resume_s    live streams: for a server that was lost, or another one, to continue the stream,
                 else StreamLost; 0 gives up at once
     """
 

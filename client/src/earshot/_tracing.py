@@ -1,4 +1,4 @@
-"""Starts spans if `opentelemetry-api` is installed (`earshot-client[otel]`); costs nothing else."""
+"""Start spans if `opentelemetry-api` is installed (`earshot-client[otel]`); else do nothing."""
 
 from __future__ import annotations
 

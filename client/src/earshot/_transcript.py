@@ -32,15 +32,15 @@ class Word:
     start_ms: int
     """Start of the frame of its first token."""
     end_ms: int
-    """End of the frame of its last token. Where its tokens are a pause apart, because the rest was
+    """End of the frame of its last token. If there is a pause between its tokens, because some were
     emitted with the next word, both times are those of the part with the most letters."""
     confidence: float
-    """Geometric mean of the probabilities of its tokens, so that words of any length compare."""
+    """Geometric mean of the probabilities of its tokens, comparable between words of any length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What one head of the recognizer takes a stream for, by all of its audio so far."""
+    """The label that a head of the recognizer gives a stream, based on all of its audio so far."""
 
     text: str
     """One of the labels of the head, which `ServerInfo.heads` lists."""
@@ -49,24 +49,24 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """What was said between two silences of at least `StreamOptions.endpoint_ms`."""
+    """The speech between two silences of at least `StreamOptions.endpoint_ms`."""
 
     text: str
     words: tuple[Word, ...]
     start_ms: int
     """Start of the speech, by the level of the audio."""
     end_ms: int
-    """End of the speech. Words may lie a little later: see above."""
+    """End of the speech. Words may lie a little later, because tokens may be emitted late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """A live stream lost its server and went on, on the restarted one or on another."""
+    """The continuation of a live stream on another server, or on its own after a restart."""
 
     position_s: float
     """The audio before this was recognized by the earlier server, the rest by the new one."""
     gap_ms: int
-    """How long the text stood still: from the chunk that was not answered to its answer."""
+    """Time without new text: from sending the chunk that was not answered to its reply."""
     url: str
     """The server that carried the stream on."""
     cause: str
@@ -93,8 +93,8 @@ class ChunkResult:
     tag: str = ""
     """The tag of the stream."""
     lag_s: float = 0.0
-    """Audio that waits in front of the stream because replies take longer than their chunks last;
-    0 if the caller had to wait for audio. It grows without bound on a path that is too slow."""
+    """Seconds of audio that wait to be sent because replies take longer than their chunks last; 0
+    if the caller had to wait for audio. It grows without bound on a network that is too slow."""
     resumed: Resumption | None = None
     """Set if this is the first result after the stream lost its server."""
     labels: Mapping[str, Label] = field(default_factory=dict[str, Label], hash=False)
@@ -102,7 +102,7 @@ class ChunkResult:
 
     @property
     def is_final(self) -> bool:
-        """Return whether later results leave the text as it is: always, it is only added to."""
+        """Return whether the text is final. It always is: later results only add to it."""
         return True
 
 
@@ -127,7 +127,8 @@ class Transcript:
     failed: tuple[FailedSpan, ...] = ()
     """The spans of a file without text; empty for a stream, which raises instead."""
     warnings: tuple[str, ...] = ()
-    """What is doubtful about the audio: it is truncated, or its channels cancel each other."""
+    """Problems of the audio, for example that it is truncated, or that its channels cancel each
+    other."""
     utterances: tuple[Utterance, ...] = ()
     """The utterances that have ended; always empty without `StreamOptions.endpoint_ms`."""
     labels: Mapping[str, Label] = field(default_factory=dict[str, Label], hash=False)

@@ -8,15 +8,15 @@ from ._endpointer import Speech
 from ._transcript import Utterance, Word
 
 _MOST_WORDS = 500
-"""An utterance that goes on is cut here, so that the memory of a stream is bounded: some three
-minutes of talk without a pause."""
+"""A longer utterance is cut, so that the memory of a stream is bounded: about three minutes of
+speech without a pause."""
 
 
 class Utterances:
     """Collects the text and the words of one stream until an utterance ends."""
 
     def __init__(self, sample_rate_hz: int, *, keep: bool = True) -> None:
-        """`keep` collects all that have ended."""
+        """Keep all utterances that have ended if `keep` is true."""
         self._keep = keep
         self._samples_per_ms = sample_rate_hz / 1000
         self._text = ""
@@ -24,7 +24,7 @@ class Utterances:
         self.ended: list[Utterance] = []
 
     def add(self, text: str, words: Sequence[Word]) -> None:
-        """Add what the next chunk brought."""
+        """Add the text and the words of the next chunk."""
         self._text += text
         self._words += words
 
@@ -37,8 +37,8 @@ class Utterances:
         """Return the utterance that ends here, if there is text since the last one.
 
         Args:
-            speech: The speech that was heard; None if the text came without any, for then its words
-                must tell the times.
+            speech: The speech that was detected; None if there was none, in which case the times
+                are those of the words.
         """
         if not self._words:
             return ()

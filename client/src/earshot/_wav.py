@@ -1,4 +1,4 @@
-"""Mend headers of WAV files that libsndfile cannot follow.
+"""Mend headers of WAV files that libsndfile cannot read.
 
 A program that writes to a pipe cannot know the length: it states 0, or the most that the field
 holds, or 2,000,000,000. Some programs forget the byte that pads a chunk of odd length.
@@ -13,15 +13,15 @@ from typing import BinaryIO
 
 from ._joined import joined
 
-# Lengths from here on are those of programs that do not know the length.
+# Programs that do not know the length state one of at least this.
 LENGTH_UNKNOWN = 1_999_999_000
 _HEADER_BYTES = 1 << 20
-"""The audio begins before this position: chunks before it are texts and tables."""
+"""The audio begins before this position: only text and tables come before it."""
 _CHUNK_NAME = re.compile(rb"[ -~]{4}")
 
 
 def mended(file: BinaryIO) -> BinaryIO:
-    """Return a file with a header that libsndfile follows; `file` itself if it has one already."""
+    """Return a file with a header that libsndfile can read; `file` itself if it has one already."""
     file.seek(0)
     head = file.read(_HEADER_BYTES)
     size = file.seek(0, io.SEEK_END)
@@ -63,7 +63,7 @@ def _find_chunks(head: bytes) -> tuple[bytes, int, int, bool] | None:
 
 
 def _is_unpadded(head: bytes, end: int) -> bool:
-    """Tell whether the next chunk begins right at the `end` of one of odd length."""
+    """Return whether the next chunk begins right at the `end` of one with an odd length."""
     at_end, after = head[end : end + 4], head[end + 1 : end + 5]
     return bool(_CHUNK_NAME.fullmatch(at_end)) and not _CHUNK_NAME.fullmatch(after)
 

@@ -20,7 +20,7 @@ from ._errors import ServerFailed, UnsupportedServer
 from ._server_info import Head, OfflineInfo
 from ._transcript import Label, Token
 
-# The generated protobuf classes carry no types.
+# The generated protobuf classes have no types.
 _pb: Any = service_pb2
 
 _ADAPTER = "adapter"
@@ -83,7 +83,7 @@ def piece_request(samples: npt.NDArray[np.float32], bucket_samples: int) -> Any:
 
 
 def address_piece(request: Any, info: OfflineInfo) -> None:
-    """Address a request to a recognizer, whatever its address was before."""
+    """Address a request to a recognizer, replacing any earlier address."""
     request.model_name = info.ensemble
     request.ClearField("parameters")
     if info.adapter:

@@ -27,7 +27,8 @@ from .._transcript import Transcript
 from .inputs import Input, Recording
 
 _BUSY_S = 60.0
-"""How long a file waits for a server that takes no new stream; a live stream could not wait."""
+"""Time for which a file waits for a server that accepts no new stream; live audio could not
+wait."""
 _RETRY_S = 1.0
 
 
@@ -45,7 +46,7 @@ class FileResult:
 
 
 class Batch:
-    """Transcribes files, `jobs` of them at a time."""
+    """Transcribes up to `jobs` files at a time."""
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class Batch:
         )
 
     async def results(self, paths: Sequence[Path]) -> AsyncGenerator[FileResult, None]:
-        """Yield the results of each path, in their order, as soon as they are known."""
+        """Yield the results of the paths in the given order, each as soon as it is known."""
         tasks = [asyncio.ensure_future(self._transcribe(path)) for path in paths]
         try:
             for task in tasks:
@@ -110,30 +111,30 @@ class Batch:
         transcript = error = None
         bar = self._bars.add_task(recording.label.rpartition("/")[2], total=None)
         try:
-            transcript = await self._patiently(recording, bar)
+            transcript = await self._retry_while_busy(recording, bar)
         except EarshotError as caught:
             error = caught
-        except Exception as caught:  # the other files go on, whatever it is
+        except Exception as caught:  # no error of one file may stop the others
             error = EarshotError(f"{type(caught).__name__}: {caught}")
             error.__cause__ = caught
         self._bars.remove_task(bar)
         seconds = time.monotonic() - started_s
         return FileResult(recording, transcript, error, self._info, seconds)
 
-    async def _patiently(self, recording: Recording, bar: TaskID) -> Transcript:
-        """Transcribe a file, and begin again while the server is too busy for another stream."""
+    async def _retry_while_busy(self, recording: Recording, bar: TaskID) -> Transcript:
+        """Transcribe a file, and start again while the server has no slot for another stream."""
         deadline_s = time.monotonic() + _BUSY_S
         while True:
             try:
-                return await self._once(recording, bar)
+                return await self._transcribe_once(recording, bar)
             except ServerBusy as refusal:
-                # What came through a pipe has been read.
+                # A pipe cannot be read twice.
                 once = isinstance(refusal, ServerDraining) or not recording.path.is_file()
                 if once or time.monotonic() > deadline_s:
                     raise
             await asyncio.sleep(_RETRY_S)
 
-    async def _once(self, recording: Recording, bar: TaskID) -> Transcript:
+    async def _transcribe_once(self, recording: Recording, bar: TaskID) -> Transcript:
         def show(done_s: float) -> None:
             self._bars.update(bar, completed=done_s)
 

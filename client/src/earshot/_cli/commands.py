@@ -51,7 +51,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # brackets in help texts are meant as such
+    rich_markup_mode=None,  # brackets in help texts are not markup
 )
 app.add_typer(models)
 
@@ -182,7 +182,7 @@ def _check_targets(writer: Writer, files: list[Path]) -> None:
 
 
 def _try_to_write(path: Path) -> None:
-    """Exit if a file cannot be written, before the work of which the result would be lost."""
+    """Exit if a file cannot be written, before the work whose result would be lost."""
     existed = path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -266,7 +266,7 @@ def _describe(served: Served) -> dict[str, Any]:
 
 
 def _stop_on_ctrl_c(microphone: Microphone) -> None:
-    """Stop the microphone on Ctrl-C but print the last words; a second Ctrl-C interrupts."""
+    """Let Ctrl-C stop the microphone and print the last words; a second Ctrl-C interrupts."""
 
     def stop(*_: Any) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""The options of `earshot transcribe` that say what the files contain."""
+"""The options of `earshot transcribe` that describe the content of the files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFAULT_RATE_HZ = 8000.0
 
 
 class RawEncoding(str, Enum):  # noqa: UP042 (Python 3.10 has no StrEnum)
-    """The encoding of a file without header."""
+    """The encoding of a file without a header."""
 
     linear16 = "linear16"
     mulaw = "mulaw"
@@ -27,14 +27,14 @@ class RawEncoding(str, Enum):  # noqa: UP042 (Python 3.10 has no StrEnum)
 
 @dataclass(frozen=True)
 class Input:
-    """What the files contain, and which of their channels to transcribe."""
+    """The format of the files, and the channels to transcribe."""
 
     form: AudioFormat | None
-    """The form of files without header; None if they have headers."""
+    """The format of files without a header; None if they have headers."""
     channel: int | None
     """The channel to transcribe, from 1; None averages all."""
     split: bool
-    """Transcribe each channel on its own."""
+    """True to transcribe each channel separately."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,24 @@ Encoding = Annotated[
     RawEncoding | None,
     typer.Option(
         "--encoding",
-        help="The files have no header and contain this: int16 (linear16), or mu-law or A-law of "
-        "G.711.",
+        help="Encoding of files without a header: int16 (linear16), or mu-law or A-law of G.711.",
     ),
 ]
 SampleRate = Annotated[
     float | None,
     typer.Option(
-        "--sample-rate-hz", help=f"Rate of files without header. [default: {_DEFAULT_RATE_HZ:g}]"
+        "--sample-rate-hz", help=f"Rate of files without a header. [default: {_DEFAULT_RATE_HZ:g}]"
     ),
 ]
 Channels = Annotated[
-    int | None, typer.Option("--channels", help="Channels of files without header. [default: 1]")
+    int | None, typer.Option("--channels", help="Channels of files without a header. [default: 1]")
 ]
 Channel = Annotated[
     int | None,
     typer.Option(min=1, help="Transcribe this channel, from 1, instead of the average of all."),
 ]
 SplitChannels = Annotated[
-    bool, typer.Option("--split-channels", help="Transcribe each channel on its own.")
+    bool, typer.Option("--split-channels", help="Transcribe each channel separately.")
 ]
 
 
@@ -85,7 +84,7 @@ def read_input(
     channel: int | None,
     split: bool,
 ) -> Input:
-    """Return what the options say; refuse those that contradict each other."""
+    """Return the input that the options describe; refuse options that contradict each other."""
     if split and channel is not None:
         raise typer.BadParameter("--channel and --split-channels contradict each other: pass one")
     if split and Path(STDIN) in files:

@@ -11,7 +11,8 @@ from typing import Any
 from .._errors import InvalidAudio
 
 SILENCE_S = 5.0
-"""A device that delivers nothing for this long has stopped; even silence is audio."""
+"""A device that delivers no samples for this long has stopped: in silence it still delivers
+some."""
 
 
 class Microphone:
@@ -24,7 +25,7 @@ class Microphone:
         # Unbounded, so that a slow server delays the text but loses no audio.
         self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.overflows = 0
-        """How often the machine was too slow, and audio before a piece was lost."""
+        """Number of times that the machine was too slow, and audio before a piece was lost."""
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield int16 samples as they are recorded, until `stop`.

@@ -1,4 +1,4 @@
-"""`earshot models`: list, load, unload and retire recognizers while a server serves."""
+"""`earshot models`: list, load, unload and retire the recognizers of a running server."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def retire(
 ) -> None:
     """Wait until the last stream and file of a recognizer have ended, then unload it.
 
-    Move the clients to the new one first. Those that connect with the name of the family (clinic)
-    move when they connect or call `refresh`.
+    Move its clients to the new recognizer first. Clients that connect with the name of the family
+    (clinic) move when they next connect or call `refresh`.
     """
     with (
         _repository(server, admin_key) as repository,

@@ -1,4 +1,4 @@
-"""The option of the recognizer, and the exit codes, for all commands of `earshot`."""
+"""The options and the exit codes that the commands of `earshot` share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EndpointMs = Annotated[
     int | None,
     typer.Option(
         min=SHORTEST_ENDPOINT_MS,
-        help="Silence that ends an utterance, in milliseconds; print one utterance a line.",
+        help="Silence that ends an utterance, in milliseconds; print one utterance per line.",
         show_default=False,
     ),
 ]
@@ -47,7 +47,7 @@ ResumeS = Annotated[
 
 
 class _Messages(logging.Handler):
-    """Prints what the client logs: lost servers, and text that comes late."""
+    """Prints what the client logs: lost servers, and late text."""
 
     def emit(self, record: logging.LogRecord) -> None:
         stderr.print(f"earshot: {record.getMessage()}")
@@ -97,7 +97,7 @@ def print_result(text: str) -> None:
     try:
         typer.echo(text, nl=False)
     except BrokenPipeError:
-        raise  # whoever read the output has had enough; typer ends the command quietly
+        raise  # the reader closed the pipe; typer ends the command quietly
     except OSError as error:
         # Python would try to write the rest again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

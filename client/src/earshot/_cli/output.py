@@ -1,4 +1,4 @@
-"""Render transcripts as text, JSON or subtitles, and choose the files that they go to."""
+"""Render transcripts as text, JSON or subtitles, and choose the files to write them to."""
 
 from __future__ import annotations
 

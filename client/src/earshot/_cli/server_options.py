@@ -1,4 +1,4 @@
-"""The options of all commands that say which server to use, and what to show it."""
+"""The options of all commands that select a server and the credentials for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _split(url: str) -> list[str]:
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """A server and how to connect to it; `takes_server` makes options of its fields."""
+    """A server and how to connect to it; `takes_server` turns the fields into options."""
 
     url: Annotated[
         str,
@@ -69,8 +69,8 @@ class ServerOptions:
         float,
         typer.Option(
             min=0.1,
-            help="A connection that owes a reply for this long is checked, and given up after the "
-            "same time; inf: never.",
+            help="Seconds without a reply after which a connection is pinged; it is given up if it "
+            "stays silent for as long again. inf: never.",
         ),
     ] = Timeouts.keepalive_s
 
@@ -81,13 +81,13 @@ class ServerOptions:
 
     @property
     def only_url(self) -> str:
-        """Return the server of a command that takes one; exit if there are several."""
+        """Return the server for a command that takes only one; exit if there are several."""
         if len(self.urls) > 1:
             raise typer.BadParameter(f"expected one server, got {self.url}")
         return self.url
 
     def arguments(self, *, resume_s: float = Timeouts.resume_s) -> dict[str, Any]:
-        """Return the arguments of `connect` that these options set; exit if they contradict."""
+        """Return the arguments of `connect` for these options; exit if they are contradictory."""
         arguments: dict[str, Any] = {
             "root_certificates": _content(self.root_certificates),
             "certificate": _content(self.certificate),

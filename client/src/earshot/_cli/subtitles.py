@@ -20,7 +20,7 @@ SHORTEST_CUE_MS = 1000
 PAUSE_MS = 800
 """A silence between words that ends a cue."""
 SLOWEST_MS = 250
-"""A word takes no longer than this for each letter, and a second: the rest is a pause."""
+"""A word lasts at most one second plus this for each letter: the rest is a pause."""
 
 _SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
 
@@ -78,7 +78,7 @@ def _grouped(words: Iterable[Word]) -> Iterator[list[Word]]:
 
 
 def _belongs(group: list[Word], word: Word) -> bool:
-    """Tell whether `word` may follow on the same cue."""
+    """Return whether `word` may be part of the same cue."""
     last = group[-1]
     # A recognizer may emit several words at the same time, but a cue must have a duration.
     return word.start_ms <= group[0].start_ms or (
