@@ -5,4 +5,4 @@ for the length of a `with` block.
 """
 
 __version__ = "0.2.0.dev0"
-"""That of the client, of which a server's container has no copy."""
+"""The version of the client, repeated here because a server's container has no copy of it."""

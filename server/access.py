@@ -1,9 +1,9 @@
-"""Who may call the server: TLS, the token of clients, the key of operators, and closed protocols.
+"""Control who may call the server: TLS, the clients' token, the operators' key, closed protocols.
 
-Triton knows no users. It compares one header per protocol with a secret: a token opens all models
-to its holder, a key the model repository. Protocols that no client needs are closed with a secret
-that nobody knows: through shared memory a caller reads other people's audio, and logging and trace
-change the server's settings.
+Triton has no users. It compares one header per protocol with a secret: a token gives access to all
+models, a key to the model repository. Protocols that no client needs are closed with a secret that
+nobody knows: through shared memory a caller could read other people's audio, and through logging
+and trace change the server's settings.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Tls:
 
 @dataclass(frozen=True)
 class Access:
-    """What callers have to show; by default nothing."""
+    """The credentials that callers must present; by default none."""
 
     tls: Tls | None = None
     token: str | None = None
     admin_key: str | None = None
 
     def check(self, host: str, *, model_control: bool, http: bool) -> None:
-        """Raise BadAccess if these doors do not suit the rest of the server."""
+        """Raise BadAccess if these credentials contradict the other options of the server."""
         if model_control and not self.admin_key and not is_loopback(host):
             raise BadAccess(
                 "--model-control lets a caller run any Python code as the user of the server, and "
@@ -63,7 +63,7 @@ class Access:
             raise BadAccess("Triton's HTTP has no TLS: leave out --http-port or --tls-certificate")
 
     def warnings(self, host: str) -> list[str]:
-        """Return what an operator should know about a server on `host`."""
+        """Return warnings for the operator of a server on `host`."""
         if is_loopback(host) or (self.tls and self.tls.client_ca):
             return []
         if not self.token:
@@ -74,7 +74,7 @@ class Access:
         return [] if self.tls else ["tokens and speech are not encrypted: see --tls-certificate"]
 
     def flags(self, folder: Path, *, http: bool) -> list[str]:
-        """Return Triton's flags; a file that they name is written to `folder`."""
+        """Return Triton's flags; files that they name are written to `folder`."""
         groups: list[tuple[tuple[str, ...], str, str]] = [
             (_CLOSED, _CLOSED_HEADER, secrets.token_hex(32))
         ]
@@ -93,7 +93,7 @@ class Access:
         return [*restrictions, *(_tls_flags(self.tls, folder) if self.tls else [])]
 
     def record(self) -> dict[str, Any]:
-        """Return all of this as JSON, for `from_record`."""
+        """Return the fields as JSON, for `from_record`."""
         record = asdict(self)
         if self.tls is not None:
             files = ("certificate", "key", "client_ca")
@@ -103,7 +103,7 @@ class Access:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Access:
-        """Return what `record` has written down."""
+        """Return the access that `record` has described."""
         tls = record["tls"]
         if tls is not None:
             client_ca = tls["client_ca"] and Path(tls["client_ca"])
@@ -116,7 +116,7 @@ OPEN = Access()
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches `host`."""
+    """Return whether `host` can be reached from this machine only."""
     return _LOOPBACK.fullmatch(host) is not None
 
 
@@ -169,15 +169,16 @@ def _read_tls(certificate: Path | None, key: Path | None, client_ca: Path | None
 
 
 def _names(certificate: Path, key: Path, *, mutual: bool) -> tuple[str, ...]:
-    """Return the names that the certificate is valid for, seen in a handshake in memory.
+    """Return the names that the certificate is valid for, as seen in an in-memory handshake.
 
     The handshake also shows that the key belongs to the certificate, and that it has not expired.
-    For mutual TLS the client shows the same certificate, as the launcher does to its own server.
+    For mutual TLS the client presents the same certificate, as the launcher does to its own server.
     """
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it is trusted itself, not its issuer
+    # The certificate itself is trusted, not its issuer.
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         server.load_cert_chain(certificate, key, password=_refuse_password)
         client.load_verify_locations(certificate)
@@ -218,7 +219,7 @@ def _peer_certificate(server: ssl.SSLContext, client: ssl.SSLContext) -> list[tu
 
 
 def _refuse_password() -> str:
-    """Keep OpenSSL from asking for one on the terminal."""
+    """Keep OpenSSL from asking for a password on the terminal."""
     return ""
 
 

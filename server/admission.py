@@ -1,11 +1,11 @@
-"""Limit the open streams by how long chunks take, so that the open streams stay in time.
+"""Limit the open streams by the latency of their chunks, so that all of them stay in real time.
 
-Slots say how many streams fit into memory, not how many the cores carry. That shows in the time
-from a chunk's arrival to its text, which Triton counts for every chunk and stage. While work
-waits for work, that time is `idle / (1 - busy)`: `idle` is what a chunk takes on an idle server,
-and `busy` the share of what the cores can do. So two times tell how busy the server is, and its
-load tells with how many streams it would be as busy as it may be. Concurrency limits of the Vegas
-kind (TCP's, and those of request servers) work alike.
+Slots limit the streams to what fits into memory, not to what the cores can serve. That shows in the
+latency of a chunk, from its arrival to its text, which Triton sums up for every stage. As in a
+queue, the latency is `idle / (1 - busy)`: `idle` is the latency on an idle server, and `busy` the
+utilization of the cores. So the two latencies yield the utilization, and together with the load the
+number of streams at which it would reach its limit. TCP Vegas and the concurrency limits of some
+request servers work in the same way.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ LEAST_SHARE = 0.05
 INTERVAL_S = 0.5
 _LEAST_WINDOW_S = 1.0
 _LEAST_BUSY = 0.05
-"""Below, the two times are too close to each other to compare."""
+"""Below this utilization, the two latencies are too close to each other to compare."""
 _LEAST_IDLE_TIMES = 2.0
-"""A chunk may take so many times as long as on the idle server, whatever the share: below, a model
-whose chunks are short, or a slow machine, would have no stream at all."""
+"""A chunk may always take this many times as long as on the idle server, whatever the share: else a
+model with short chunks, or a slow machine, would accept no stream at all."""
 _GROWTH = 1.5
-"""Per window: streams that have just begun do not show in the times yet."""
+"""Largest growth per window: streams that have just begun do not show in the latencies yet."""
 _TIMEOUT_S = 5.0
 _SAMPLE = re.compile(
     r"^nv_inference_(request_duration_us|request_success|pending_request_count)"
@@ -43,17 +43,17 @@ _SAMPLE = re.compile(
 )
 
 Observe = Callable[[str, int], None]
-"""Takes an ensemble and the streams that it may hold from now on."""
+"""Called with an ensemble and the number of streams that it may hold from now on."""
 
 
 def chosen_share(requested: float | None, models: Repository) -> float | None:
-    """Return the share of its length that a chunk may take; None for no limit.
+    """Return the latency that a chunk may have, as a share of its length; None for no limit.
 
     Args:
         requested: 0 for no limit, None for the default of the models.
 
     Raises:
-        BadRepository: the models cannot keep a limit.
+        BadRepository: the runtime of the models does not support a limit.
     """
     if models.runtime != TENSORRT:
         return DEFAULT_SHARE if requested is None else requested or None
@@ -72,12 +72,12 @@ class Reading:
 
     at_s: float
     total_s: float
-    """The time that the chunks took."""
+    """Sum of the latencies of the chunks."""
     chunks: int
     live: int
-    """Open streams, those that send nothing among them."""
+    """Open streams, including those that send nothing."""
     waiting: int
-    """Chunks that wait at some stage."""
+    """Chunks that wait at any stage."""
 
 
 @dataclass
@@ -87,11 +87,11 @@ class StreamLimit:
     chunk_s: float
     chunk_share: float
     idle_s: float = math.inf
-    """The least mean time of a chunk so far."""
+    """The lowest mean latency of a chunk so far."""
     _readings: deque[Reading] = field(default_factory=deque[Reading])
 
     def update(self, now: Reading) -> int | None:
-        """Return the limit; None as long as too little has been seen to change it."""
+        """Return the limit, or None to keep it while there are too few observations."""
         if self._readings and now.chunks < self._readings[-1].chunks:
             self._readings.clear()  # the model was loaded again
         self._readings.append(now)
@@ -99,7 +99,7 @@ class StreamLimit:
         while len(self._readings) > 2 and now.at_s - self._readings[1].at_s >= window_s:
             self._readings.popleft()
         before = self._readings[0]
-        # What streams that have begun since then bring does not show in the times yet.
+        # Streams that have begun since then do not show in the latencies yet.
         live = min(before.live, now.live)
         chunks = now.chunks - before.chunks
         if not chunks and now.waiting:
@@ -108,8 +108,8 @@ class StreamLimit:
             return self._idle_limit(live)
         mean_s = (now.total_s - before.total_s) / chunks
         self.idle_s = min(self.idle_s, mean_s)
-        # Every stream has one chunk per `chunk_s`: the share that waits now tells the time that
-        # they will have taken.
+        # Every stream has one chunk per `chunk_s`, so the share of streams with a waiting chunk
+        # shows the latency that these chunks will have.
         mean_s = max(mean_s, self.chunk_s * now.waiting / max(1, now.live))
         load = chunks * self.chunk_s / (now.at_s - before.at_s)
         return max(1, live + self._more(load, mean_s))
@@ -118,7 +118,7 @@ class StreamLimit:
         return None if math.isinf(self.idle_s) else live + self._one_by_one()
 
     def _more(self, load: float, mean_s: float) -> int:
-        """Return how many streams fit beside `load`; below 0 if even those are too many."""
+        """Return how many streams fit in addition to `load`; below 0 if `load` is too much."""
         busy = max(_LEAST_BUSY, 1 - self.idle_s / mean_s)
         most_s = max(self.chunk_share * self.chunk_s, _LEAST_IDLE_TIMES * self.idle_s)
         allowed = 1 - self.idle_s / most_s
@@ -126,7 +126,7 @@ class StreamLimit:
         return min(more, math.floor((_GROWTH - 1) * load) + self._one_by_one())
 
     def _one_by_one(self) -> int:
-        """Return how many streams an idle server carries without any batching."""
+        """Return how many streams an idle server can serve without any batching."""
         return max(1, math.floor(self.chunk_s / self.idle_s))
 
 
@@ -140,7 +140,7 @@ class Admission:
         chunk_share: float,
         observe: Observe = lambda model, streams: None,
     ) -> None:
-        """Let the mean chunk take `chunk_share` of its length at most.
+        """Limit the mean latency of a chunk to `chunk_share` of its length.
 
         Args:
             folder: where the stages look for the limit.
@@ -150,7 +150,8 @@ class Admission:
         self._chunk_share = chunk_share
         self._observe = observe
         self._sharing: dict[str, list[Ensemble]] = {}
-        """Ensembles by their first stage, which a recognizer with heads shares with its base."""
+        """Ensembles by their first stage: a recognizer with heads shares its first stage with its
+        base."""
         self._limits: dict[str, StreamLimit] = {}
 
     def serve(self, ensembles: Sequence[Ensemble]) -> None:
@@ -167,15 +168,15 @@ class Admission:
                 self._limits[stage] = StreamLimit(ensemble.chunk_ms / 1000, self._chunk_share)
 
     def measure(self) -> None:
-        """Read the metrics, and decide anew."""
+        """Read the metrics and update the limits."""
         try:
             with urllib.request.urlopen(self._metrics_url, timeout=_TIMEOUT_S) as response:
                 self.decide(response.read().decode(), time.monotonic())
-        except OSError:  # no answer in time: what was decided stays
+        except OSError:  # no answer in time: keep the limits
             return
 
     def decide(self, metrics: str, at_s: float) -> None:
-        """Decide from the text of Triton's metrics at `at_s`."""
+        """Update the limits from the text of Triton's metrics at `at_s`."""
         values: defaultdict[tuple[str, str], float] = defaultdict(float)
         for kind, model, value in _SAMPLE.findall(metrics):
             values[model, kind] += float(value)  # a model on GPUs has a value for each
@@ -184,7 +185,7 @@ class Admission:
             stages = {stage for ensemble in sharing for stage in ensemble.stages}
             now = Reading(
                 at_s,
-                # Of the stages, not of the ensembles: adapters have ensembles of their own.
+                # Sums over stages, not ensembles, because adapters have ensembles of their own.
                 sum(values[stage, "request_duration_us"] for stage in stages) / 1e6,
                 round(values[first, "request_success"]),
                 live[first],

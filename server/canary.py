@@ -1,8 +1,8 @@
-"""Send chunks of silence through every instance of every stage, and say what fails.
+"""Send chunks of silence through every instance of every stage, and report failures.
 
-A model is ready for Triton as soon as it is loaded; only an answer shows that it works. The stages
-know these chunks by their mark (`earshot_runtime/canary_mark.py`): they take no caller's slot, and
-no limit refuses them.
+Triton calls a model ready as soon as it is loaded; only an answer shows that it works. The stages
+recognize these chunks by their mark (`earshot_runtime/canary_mark.py`): they take no slot of a
+client, and no limit refuses them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .repository import Ensemble
 from .sent_canaries import SentCanaries
 from .warm_up import bucket_samples, silence
 
-# A server that drains refuses and is not broken, nor is a full one on TensorRT.
+# The code of a server that drains, or that is full on TensorRT: neither of them is broken.
 _REFUSED = "StatusCode.UNAVAILABLE"
 _NO_ANSWER = "StatusCode.DEADLINE_EXCEEDED"
 _QUEUE_S = 5.0
-"""On native TensorRT there is no slot beside those of the callers: a canary waits for one."""
+"""On native TensorRT there is no spare slot: a canary waits this long for one."""
 
 
 class Canary:
@@ -44,10 +44,10 @@ class Canary:
         """Send over `client`, a connection of the launcher.
 
         Args:
-            secret: by which the stages know a canary.
+            secret: the secret by which the stages recognize a canary.
             sent: counts the canaries.
             observe: called with the ensemble and the seconds of each chunk that was answered.
-            work: shows which instances the streams prove; those need no canary of their own.
+            work: shows which instances streams have proved to work; those need no canary.
         """
         self._client = client
         self._mark = {CANARY: secret}
@@ -66,7 +66,7 @@ class Canary:
             streams = _canaries(ensemble, proven)
             error = self._failure(ensemble, streams)
             if error is not None and error.status() != _NO_ANSWER:
-                # Once may be bad luck, such as memory that was short for a moment.
+                # A single failure may have a passing cause, such as a short lack of memory.
                 error = self._failure(ensemble, streams)
             if error is not None:
                 yield ensemble, f"{ensemble.name} does not answer a chunk of silence: {error}"
@@ -78,13 +78,13 @@ class Canary:
             if error is None:
                 self._observe(ensemble.name, time.monotonic() - began_s)
                 return None
-            unloaded = not self._client.is_model_ready(ensemble.name)  # meanwhile
+            unloaded = not self._client.is_model_ready(ensemble.name)  # in the meantime
         except InferenceServerException as failure:
             return failure
         return None if error.status() == _REFUSED or unloaded else error
 
     def _probe(self, ensemble: Ensemble, streams: int) -> InferenceServerException | None:
-        """Run as many streams at once; Triton spreads them over the instances of each stage."""
+        """Run `streams` streams at once; Triton spreads them over the instances of each stage."""
         inputs = self._inputs.get(ensemble.name) or self._silence(ensemble)
         answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
         self._sent.add(ensemble.name, streams)
@@ -116,10 +116,10 @@ def _whole_stream() -> dict[str, Any]:
 
 
 def _canaries(ensemble: Ensemble, proven: Counter[str]) -> int:
-    """Return as many streams as reach all instances, or one if all have worked since the last look.
+    """Return the number of canaries that reach all instances, or 1 if all are proved to work.
 
-    One is sent in any case: its time is the chunk latency that the metrics show. Canaries are work,
-    too, so that without streams every instance gets one every other time.
+    One is sent in any case: its duration is the chunk latency in the metrics. Canaries prove
+    instances, too, so that without streams every instance gets one every other time.
     """
     if all(proven[stage] == count for stage, count in ensemble.stages.items() if count > 1):
         return 1

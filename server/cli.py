@@ -66,7 +66,7 @@ def serve(
     log_file: Annotated[
         Path | None,
         typer.Option(
-            callback=_check_log, help="Where Triton's log goes; a temporary file by default."
+            callback=_check_log, help="File for Triton's log; a temporary file by default."
         ),
     ] = None,
     model_control: Annotated[
@@ -83,17 +83,19 @@ def serve(
         typer.Option(
             callback=_check_share,
             show_default=False,
-            help="Refuse new streams with which chunks would take longer than this share of their "
-            "length; 0: never. 0.15 by default, for TensorRT 0.",
+            help="Refuse a new stream if chunks would then take longer than this share of their "
+            "length; 0: never. 0.15 by default, 0 for TensorRT.",
         ),
     ] = None,
     drain_s: Annotated[
         float,
-        typer.Option(min=1, help="How long open streams may go on after SIGTERM or `drain`."),
+        typer.Option(
+            min=1, help="Seconds that open streams may continue after SIGTERM or `drain`."
+        ),
     ] = 60.0,
     admin_key_file: Annotated[
         Path | None,
-        typer.Option(help="File with the key that --model-control then asks for."),
+        typer.Option(help="File with the key that --model-control then requires."),
     ] = None,
     token_file: Annotated[
         Path | None,
@@ -122,15 +124,15 @@ def serve(
         typer.Option(
             min=0,
             max=MAX_TRACE_EVERY,
-            help="Trace one in so many of the requests that carry no trace context; 0: none. Those "
-            "that carry one are always traced.",
+            help="Trace one in this many requests that have no trace context; 0: none. Requests "
+            "that have one are always traced.",
         ),
     ] = TRACE_EVERY,
 ) -> None:
     """Serve a model repository with the embedded Triton or, for TensorRT, in NVIDIA's container.
 
-    SIGTERM drains: no longer ready, new streams refused, open ones served up to --drain-s. A second
-    SIGTERM, or Ctrl-C, stops at once.
+    SIGTERM drains the server: it is no longer ready, refuses new streams, and serves open ones for
+    up to --drain-s. A second SIGTERM, or Ctrl-C, stops it at once.
     """
     if context.invoked_subcommand is not None:
         return
@@ -200,7 +202,7 @@ def health(grpc_port: _GrpcPort = 8001) -> None:
 
 @contextlib.contextmanager
 def _stopping_at_once() -> Generator[None]:
-    """End without an error on Ctrl-C, or on a second SIGTERM, but say that it has ended."""
+    """End without an error on Ctrl-C, or on a second SIGTERM, and report the end."""
     try:
         yield
     except KeyboardInterrupt:

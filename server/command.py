@@ -23,15 +23,15 @@ _LEAST_SHM_BYTES = 16 * 2**20
 # While a model is replaced, the old and the new one are both loaded.
 _GENERATIONS = 2
 
-# Clients ping a connection on which a reply is late, to notice that the path is dead. By default
-# Triton takes more than two pings in five minutes for an attack, and disconnects.
+# Clients ping a connection on which a reply is late, to detect a dead network path. By default
+# Triton treats more than two pings in five minutes as an attack, and disconnects.
 _KEEPALIVE_FLAGS = (
     "--grpc-keepalive-permit-without-calls=1",
     "--grpc-http2-min-recv-ping-interval-without-data=1000",
 )
 
-# Each stage runs in a process of its own: a pool of BLAS or OpenMP threads in each would fight
-# over the cores. ONNX Runtime's threads are set per model and do not read these.
+# Each stage runs in a process of its own: BLAS or OpenMP thread pools in all of them would compete
+# for the cores. ONNX Runtime's threads are set per model, and ignore these variables.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -51,7 +51,7 @@ def triton_command(
 
     Args:
         model_control: lets clients load and unload models.
-        drain_s: how long tritonserver serves open streams after SIGTERM.
+        drain_s: the seconds for which tritonserver serves open streams after SIGTERM.
         access_flags: the flags of `Access`.
         tracing: sends traces to a collector; by default there are none.
     """
@@ -64,7 +64,7 @@ def triton_command(
         "--disable-auto-complete-config",
         *_model_control_flags(model_control),
         "--strict-readiness=true",
-        # How long a chunk takes from its arrival to its text: of the ensemble, over a minute.
+        # The latency of a chunk, from its arrival to its text: of the ensemble, over a minute.
         "--metrics-config=summary_latencies=true",
         "--metrics-config=summary_quantiles=0.5:0.05,0.9:0.01,0.99:0.001",
         f"--exit-timeout-secs={math.ceil(drain_s)}",
@@ -81,7 +81,7 @@ def _tensorrt_flags(budget: Budget | None) -> list[str]:
     if budget is None:
         return []
     return [
-        # Implicit state lies in this pool, which cannot grow; its default is 64 MiB.
+        # Implicit state is kept in this pool, which cannot grow; its default size is 64 MiB.
         f"--cuda-memory-pool-byte-size=0:{budget.pool}",
         # A thread per instance, so that no stage waits for the GPU work of another.
         "--backend-config=tensorrt,execution-policy=BLOCKING",
@@ -100,7 +100,7 @@ def _transport_flags(max_streams: int, endpoints: Endpoints) -> list[str]:
         f"--grpc-address={endpoints.host}",
         f"--grpc-port={endpoints.grpc_port}",
         # Request objects beyond the pool are freed while others are in flight, which has crashed
-        # the server: two per stream cover one chunk in flight and one on its way out.
+        # the server: two per stream cover one chunk in flight and one being answered.
         f"--grpc-infer-allocation-pool-size={max(64, 2 * max_streams)}",
         *_KEEPALIVE_FLAGS,
         f"--metrics-address={LOOPBACK}",
@@ -130,14 +130,14 @@ def _shared_memory_flags(repository: Repository, prefix: str) -> list[str]:
 def triton_environment(
     install: TritonInstall, heartbeats: Path, canary_secret: str
 ) -> dict[str, str]:
-    """Return the environment that makes the backends use the Python that runs now.
+    """Return the environment that makes the backends use the running Python.
 
     Args:
-        heartbeats: the folder in which each stage shows that it lives.
-        canary_secret: by which the stages know the launcher's own chunks.
+        heartbeats: the folder of the stages' heartbeats.
+        canary_secret: the secret by which the stages recognize the launcher's test chunks.
     """
-    # The stub embeds Python, ignores PYTHONHOME and PYTHONPATH, and takes the first `python3` on
-    # PATH for its home: that of a virtual environment brings the environment's packages.
+    # The stub embeds Python, ignores PYTHONHOME and PYTHONPATH, and finds its home from the first
+    # `python3` on PATH: if that is in a virtual environment, its packages are available.
     path = [str(install.python_dir), *filter(None, [os.environ.get("PATH")])]
     return {
         **os.environ,

@@ -17,7 +17,7 @@ def drain_server(grpc_port: int) -> None:
     """Ask the server on `grpc_port` to drain, and return when it has ended.
 
     Raises:
-        NoServer: no `python -m server` of this user and machine serves on that port.
+        NoServer: no `python -m server` of this user on this machine serves on that port.
     """
     pid = find_launcher(grpc_port).pid
     process = os.pidfd_open(pid)

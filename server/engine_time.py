@@ -1,7 +1,7 @@
-"""`python -m server.engine_time`: time of a batch in a fused recognizer's engine, without Triton.
+"""`python -m server.engine_time`: time the batches of a fused recognizer's engine without Triton.
 
-Its chunks per second are an upper bound for any server around the engine; the rest is the host's
-part. Each stream has a recording of its own, and the state of all slots is in use.
+The chunks per second are an upper bound for any server around the engine; the difference is the
+host's share. Each stream has a recording of its own, and the state of all slots is in use.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main(
 def _time(
     engine: Engine, spec: StageSpec, samples: NDArray[np.float32], batch: int, runs: int
 ) -> dict[str, float]:
-    """Time batches that walk through all slots, so that no state comes from a cache."""
+    """Time batches that cycle through all slots, so that no state comes from a cache."""
     assert spec.sequence is not None
     streams = spec.sequence.max_streams
     took_ms: list[float] = []
@@ -118,14 +118,14 @@ def write_report(report: dict[str, Any], output: Path | None) -> None:
         print(text)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
-        # At once: what is there already must outlive an end in the middle of this.
+        # Atomic: an interruption must not destroy the report that is there already.
         new = output.with_name(f".{output.name}.new")
         new.write_text(text + "\n")
         new.replace(output)
 
 
 def load_speech(folder: Path, least_samples: int = 0) -> NDArray[np.float32]:
-    """Return all recordings below `folder`, one after the other, again until they are enough."""
+    """Return all recordings below `folder`, concatenated and repeated up to `least_samples`."""
     files = sorted(folder.rglob("*.flac"))
     if not files:
         raise typer.BadParameter(f"no recordings (*.flac) below {folder}")

@@ -4,11 +4,11 @@ ServerError
 ├── UserError             the caller can correct it; the command line exits with 2
 │   ├── TritonNotFound        no tritonserver, or one without a Python backend for this Python
 │   ├── BadRepository         no models, not exported, or made for another runtime
-│   ├── BadGpu                no GPU, too small a one, or not the one that engines were built for
+│   ├── BadGpu                no GPU, or one that is too small or that the engines do not fit
 │   ├── BadEndpoint           a host or port that the server cannot listen on
 │   ├── NoServer              no server of this machine listens on the port
 │   ├── BadAccess             certificates, tokens or keys that cannot be used together
-│   ├── BadTracing            no URL that traces can be sent to
+│   ├── BadTracing            not a URL that traces can be sent to
 │   └── PortInUse             another process listens there
 └── TritonDied            tritonserver ended, or did not become ready in time; exits with 1
     └── Unhealthy             a stage is dead, hangs or fails
@@ -22,7 +22,7 @@ class ServerError(Exception):
 
 
 class UserError(ServerError):
-    """A mistake that the caller can correct."""
+    """An error that the caller can correct."""
 
 
 class TritonNotFound(UserError):

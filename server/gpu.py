@@ -1,4 +1,4 @@
-"""Identify the GPU and TensorRT of this machine: a plan runs only where it was built for."""
+"""Identify the GPU and TensorRT of this machine: a plan runs only on those it was built for."""
 
 from __future__ import annotations
 

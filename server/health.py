@@ -1,6 +1,6 @@
-"""`python -m server health`: exit with 0 if every stage of the server on a port answers.
+"""`python -m server health`: exit with 0 if every stage of a server answers.
 
-For health checks of containers, where neither HTTP nor a shell's tools are at hand.
+This is for health checks of containers, which have neither HTTP nor shell tools.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check_health(grpc_port: int) -> None:
     """Send chunks of silence through the server on `grpc_port` of this machine.
 
     Raises:
-        NoServer: no `python -m server` of this user and machine serves on that port.
+        NoServer: no `python -m server` of this user on this machine serves on that port.
         Unhealthy: a stage fails or hangs, or the server drains.
     """
     launcher = find_launcher(grpc_port)

@@ -1,4 +1,4 @@
-"""Read the files in which the stages show that they live."""
+"""Read the heartbeat files of the stages."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 from .backends.earshot.earshot_runtime.counts import FAILED_CHUNKS, LIVE_STREAMS
 
 _SILENT_S = 1.25
-"""A process without a heartbeat for so long stands still, if it also does nothing."""
+"""A process without a heartbeat for this long has stopped, if it is idle as well."""
 _STARVED_S = 5.0
-"""One that works, or waits for a core or a disk, may only be slow: others may have taken them."""
+"""The same for a process that runs, or waits for a core or a disk: it may only be slow."""
 _WORKING = {"R", "D"}
 
 
 def read_heartbeats(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the last heartbeat of each process that has not ended by itself."""
     for path in sorted(folder.glob("*.json")):
-        with contextlib.suppress(FileNotFoundError):  # unloaded at this moment
+        with contextlib.suppress(FileNotFoundError):  # unloaded in the meantime
             yield json.loads(path.read_text())
 
 
 def standstill(beat: dict[str, Any], now_s: float) -> str | None:
-    """Return what a process that does not go on does at the monotonic time `now_s`, else None."""
+    """Return what is wrong with a process that makes no progress, else None."""
     silent_s = now_s - beat["beat_s"]
     if silent_s > _STARVED_S or (silent_s > _SILENT_S and not _is_working(beat["pid"])):
         return "stands still"
@@ -51,14 +51,14 @@ def _open_streams(beats: Iterable[dict[str, Any]]) -> Counter[str]:
 
 
 class Work:
-    """Sees which instances have worked well between two looks."""
+    """Detects the instances that have worked without a failure between two looks."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen: dict[str, tuple[int, float]] = {}
 
     def look(self) -> Counter[str]:
-        """Return how many instances of each stage have run batches without a failed chunk."""
+        """Count the instances of each stage that have run batches without a failed chunk."""
         before, self._seen = self._seen, {}
         proven: Counter[str] = Counter()
         for beat in read_heartbeats(self._folder):
@@ -71,7 +71,7 @@ class Work:
 
 
 class Idleness:
-    """Sees for how long no stage has had a stream, or has begun or ended a batch."""
+    """Measures for how long no stage has had a stream, or has begun or ended a batch."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -79,7 +79,7 @@ class Idleness:
         self._since_s = time.monotonic()
 
     def look(self) -> float:
-        """Return the seconds between the last look that saw work and this one."""
+        """Return the seconds since the last look that saw work."""
         beats = list(read_heartbeats(self._folder))
         seen = [(beat["instance"], beat["batches"]) for beat in beats]
         busy = any(beat["busy_since_s"] for beat in beats) or any(_open_streams(beats).values())
@@ -90,7 +90,7 @@ class Idleness:
 
 
 def _is_working(pid: int) -> bool:
-    """Return True if a thread of the process runs or waits for a core or a disk."""
+    """Return True if a thread of the process is running, or waits for a core or a disk."""
     for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(OSError):
             if thread.read_text().rpartition(")")[2].split()[0] in _WORKING:

@@ -34,13 +34,13 @@ from .workspace import BACKENDS, HEARTBEATS, record_launcher, shm_prefix, worksp
 
 _POLL_S = 0.1
 DRAIN_S = 60.0
-"""How long open streams may go on after a request to stop."""
+"""Seconds that open streams may continue after a request to stop."""
 EXIT_S = 15.0
-"""tritonserver ends some 4 s after its last stream, but once in thousands of ends it has not ended:
-after so long without work it is killed."""
+"""tritonserver exits about 4 s after its last stream, but once in thousands of times it does not:
+after this long without work it is killed."""
 
-# Called with the number of loaded models, the number of all models, and a line for each phase of
-# opening an engine that has ended so far.
+# Called with the number of loaded models, that of all models, and a line for each completed phase
+# of opening an engine.
 Progress = Callable[[int, int, list[str]], None]
 
 
@@ -56,10 +56,10 @@ class Triton:
     budget: Budget | None = None
     access: Access = OPEN
     canary_secret: str = ""
-    """By which the stages know the launcher's own chunks."""
+    """The secret by which the stages recognize the launcher's test chunks."""
     chunk_share: float | None = None
-    """New streams are refused with which chunks would take longer than this share of their length;
-    None: the slots alone limit."""
+    """New streams are refused if chunks would then take longer than this share of their length;
+    None: only the slots are a limit."""
 
     @property
     def grpc_url(self) -> str:
@@ -77,10 +77,10 @@ class Triton:
         return self.process.log_path
 
     def drain(self, deadline_s: float) -> bool:
-        """Refuse new streams, and serve the open ones for `deadline_s` at most.
+        """Refuse new streams, and serve the open ones for at most `deadline_s` seconds.
 
         Returns:
-            True if all streams have ended and the server with them.
+            True if all streams, and then the server, have ended.
         """
         self.metrics.draining.set(1)
         self.process.terminate()
@@ -93,7 +93,7 @@ class Triton:
         return self.process.exit_code == 0
 
     def check_state_pool(self) -> None:
-        """Raise TritonDied if states have gone to host memory; without TensorRT, do nothing."""
+        """Raise TritonDied if states were moved to host memory; without TensorRT, do nothing."""
         if self.budget is None:
             return
         overflow = cuda_pool_overflow(self.log_path)
@@ -124,16 +124,17 @@ def running(
 ) -> Generator[Triton]:
     """Serve `repository` for the length of the block.
 
-    Ports that are None are chosen among the free ones, but HTTP stays off without `http_port`.
-    Without `log_path` the log lies in a temporary folder, which is kept only if Triton dies. The
-    server ends at the latest with the thread that called this function.
+    A free port is chosen for each port that is None, but HTTP stays off without `http_port`.
+    Without `log_path` the log is in a temporary folder, which is kept only if Triton dies. The
+    server never outlives the thread that called this function.
 
     Args:
         model_control: lets clients load and unload models.
-        drain_s: the longest drain; a killed launcher's server also ends after this time.
-        chunk_share: see `Triton.chunk_share`; 0 for no such limit, None for the default. It is
-            `watch` that limits.
-        access: what callers have to show; nothing by default.
+        drain_s: the longest drain; the server of a launcher that was killed also ends after this
+            time.
+        chunk_share: see `Triton.chunk_share`; 0 for no such limit, None for the default. `watch`
+            applies the limit.
+        access: the credentials that callers must present; none by default.
         tracing: sends traces to a collector; by default there are none.
 
     Raises:
@@ -206,9 +207,9 @@ def running(
 def _ready(
     start: Callable[[], TritonProcess], wait_until_ready: Callable[[TritonProcess], None]
 ) -> Generator[TritonProcess]:
-    """Start tritonserver and wait until it is ready; start it once more if it aborts meanwhile.
+    """Start tritonserver and wait until it is ready; if it aborts before, start it once more.
 
-    It does (2.51) if the machine stands still for a second while it starts the process of a stage.
+    Version 2.51 aborts if the machine stalls for a second while a stage's process starts.
     """
     with ExitStack() as stack:
         process = stack.enter_context(start())
@@ -224,7 +225,7 @@ def _ready(
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a server has left in `folder` that aborted while it started."""
+    """Remove the files in `folder` of a server that aborted while it started."""
     shutil.rmtree(folder / BACKENDS, ignore_errors=True)
     for left in (folder / HEARTBEATS).glob("*.json"):
         left.unlink()
@@ -311,7 +312,7 @@ def _triton_version(endpoints: Endpoints, access: Access) -> str:
 
 def _is_ready(endpoints: Endpoints, access: Access) -> bool:
     try:
-        # gRPC waits longer and longer after a refused connection; a plain socket does not.
+        # gRPC backs off after each refused connection; a plain socket does not.
         for address in (
             (endpoints.host, endpoints.grpc_port),
             (LOOPBACK, endpoints.triton_metrics_port),

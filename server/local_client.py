@@ -1,4 +1,4 @@
-"""Connections of the launcher to its own server, through the doors that it has closed."""
+"""Open connections of the launcher to its own server, with the secrets of restricted protocols."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _HEADER_PREFIX = "triton-grpc-protocol-"
 
 def open_client(url: str, access: Access) -> grpcclient.InferenceServerClient:
     """Connect to the server of this machine at `url`."""
-    # A proxy for outgoing requests does not lead to a server of this machine.
+    # A proxy for outgoing requests cannot reach a server of this machine.
     options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
     credentials = None
     if access.tls:
         credentials = _credentials(access.tls)
-        # The certificate names the server as clients reach it, not the address it listens on.
+        # The certificate contains the name that clients use, not the address the server listens on.
         name = access.tls.names[0].replace("*", "server")
         options.append(("grpc.ssl_target_name_override", name))
     client = grpcclient.InferenceServerClient(url, creds=credentials, channel_args=options)

@@ -1,7 +1,7 @@
 """Find a tritonserver and the parts of its Python backend.
 
 The wheel and NVIDIA's container share one layout: `bin/tritonserver` next to `backends/python`.
-They differ in where the stub (the process that embeds Python) and the libraries lie.
+They differ in the location of the stub (the process that embeds Python) and of the libraries.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TritonInstall:
 
 
 def find_triton() -> TritonInstall:
-    """Return the tritonserver of the environment variable, else of PATH, else of the wheel."""
+    """Return the tritonserver from the environment variable, else PATH, else the wheel."""
     binary = _find_binary()
     root = binary.parent.parent
     python_backend = root / "backends" / "python"
@@ -94,7 +94,7 @@ def _find_stub(root: Path, python_backend: Path) -> Path:
 
 
 def _require_numpy_1() -> None:
-    """Refuse numpy 2: the wheel's stub is built for numpy 1 and would pass empty strings."""
+    """Refuse numpy 2: the wheel's stub was built for numpy 1 and would pass empty strings."""
     found = version("numpy")
     if int(found.partition(".")[0]) >= 2:
         raise TritonNotFound(
@@ -104,7 +104,7 @@ def _require_numpy_1() -> None:
 
 
 def _library_dirs(root: Path) -> tuple[Path, ...]:
-    """Return the library folders, that of the running Python first: the stub must load that one."""
+    """Return the library folders; the first is that of this Python, which the stub must load."""
     candidates = (
         Path(sysconfig.get_config_var("LIBDIR") or sys.base_prefix),
         root.parent.parent / "nvidia_pytriton.libs",
@@ -114,7 +114,7 @@ def _library_dirs(root: Path) -> tuple[Path, ...]:
 
 
 def _python_dir() -> Path:
-    """Return the folder of the running interpreter, unresolved: a link names its environment."""
+    """Return the folder of the interpreter; links are not resolved, so it is in its environment."""
     folder = Path(sys.executable).parent
     if (folder / "python3").resolve() != Path(sys.executable).resolve():
         raise TritonNotFound(
@@ -125,7 +125,7 @@ def _python_dir() -> Path:
 
 
 def _check_stub(install: TritonInstall) -> None:
-    """Resolve the stub's libraries now: Triton would only report that the stub died."""
+    """Check that the stub's libraries load: Triton would only report that the stub died."""
     env = {**os.environ, "LD_LIBRARY_PATH": install.library_path}
     try:
         probe = subprocess.run([install.stub], env=env, capture_output=True, text=True, timeout=30)

@@ -1,4 +1,4 @@
-"""Read the log of tritonserver: the progress of its start, and the reason of a failure."""
+"""Read the log of tritonserver: the progress of its start, and the cause of a failure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 _LINES = 30
 _LOADED = re.compile(r"successfully loaded '")
-# What `earshot_runtime/opening.py` prints.
+# The lines that `earshot_runtime/opening.py` prints.
 _OPENING = re.compile(r"^opening .* s$", re.MULTILINE)
-# An error of a model, up to its end or to the traceback that a Python backend appends after the
-# escaped end of a line.
+# An error of a model, without the traceback that a Python backend appends after an escaped newline.
 _LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version \d+: (.+?)(?:\\n|\"$)", re.MULTILINE)
 _POOL = re.compile(r"CUDA memory pool is created on device 0 with size (\d+)")
 _POOL_OVERFLOW = re.compile(r"^.*falling back to pinned system memory.*$", re.MULTILINE)
@@ -24,7 +23,7 @@ def loaded_models(path: Path) -> int:
 
 
 def opening_lines(path: Path) -> list[str]:
-    """Return a line for each phase of opening an engine that has ended so far."""
+    """Return a line for each completed phase of opening an engine."""
     return _OPENING.findall(_read(path))
 
 
@@ -43,7 +42,7 @@ def cuda_pool_bytes(path: Path) -> int:
 
 
 def cuda_pool_overflow(path: Path) -> str | None:
-    """Return the line in which Triton reports, once, that states now go to host memory."""
+    """Return the line in which Triton reports, once, that it moves states to host memory."""
     overflow = _POOL_OVERFLOW.search(_read(path))
     return overflow[0] if overflow else None
 

@@ -1,6 +1,6 @@
 """Serve one page of metrics: Triton's, those of the stages, and those of the launcher.
 
-The stages write theirs into their heartbeats. The page reads these when it is asked, so that no
+The stages write their metrics into their heartbeats. The page reads them on each scrape, so that no
 chunk waits for a metric.
 """
 
@@ -40,15 +40,15 @@ from .sent_canaries import SentCanaries
 
 _TIMEOUT_S = 5.0
 _CHUNKS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.24, 0.32, 0.56, 0.84, 1.12, 2.24)
-"""Chunks last 0.08, 0.16, 0.32, 0.56 or 1.12 s, and one that takes longer than it lasts is late."""
+"""Chunks last 0.08, 0.16, 0.32, 0.56 or 1.12 s, and a chunk that takes longer than that is late."""
 _DESCRIPTIONS = {
     "earshot_live_streams": "Streams that hold a slot of the state pool",
     "earshot_adapter_streams": "Streams that have an adapter, by adapter",
     "earshot_adapters": "Adapters in memory",
     "earshot_loaded_adapters": "Adapters that were read into memory",
     "earshot_slots": "Streams that the state pool can hold",
-    "earshot_started_streams": "Streams that have got a slot",
-    "earshot_refused_streams": "Streams that have got none, by reason",
+    "earshot_started_streams": "Streams that got a slot",
+    "earshot_refused_streams": "Streams that were refused, by reason",
     "earshot_expired_streams": "Streams that were dropped because they were idle too long",
     "earshot_refused_chunks": "Chunks of open streams that broke a rule",
     "earshot_failed_chunks": "Chunks on which the stage itself has failed",
@@ -56,12 +56,12 @@ _DESCRIPTIONS = {
     "earshot_rows": "Utterances in all runs of the graph",
 }
 _LABELS = ("model", "instance")
-disable_created_metrics()  # Two series per counter would say when, and nobody asks.
+disable_created_metrics()  # An extra series per counter that nobody needs.
 _without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class LauncherMetrics:
-    """What the launcher itself knows."""
+    """The metrics of the launcher itself."""
 
     def __init__(self, models: Repository) -> None:
         self.registry = CollectorRegistry()
@@ -73,7 +73,7 @@ class LauncherMetrics:
         )
         self._canary_s = Histogram(
             "earshot_canary_seconds",
-            "How long a chunk of silence takes through the ensemble, once a second",
+            "Time that a chunk of silence takes through the ensemble, once a second",
             ["model"],
             buckets=_CHUNKS_S,
             registry=self.registry,
@@ -105,15 +105,15 @@ class LauncherMetrics:
         self.show_models(models.ensembles)
 
     def show_build(self, triton: str) -> None:
-        """Show which version of Triton runs."""
+        """Show the running version of Triton."""
         self._build.labels(__version__, triton).set(1)
 
     def show_models(self, ensembles: Sequence[Ensemble]) -> None:
-        """Show these ensembles; what was measured of those that are gone goes with them."""
+        """Show these ensembles; remove the values of ensembles that are gone."""
         facts = {ensemble.name: _facts(ensemble) for ensemble in ensembles}
         for name in [name for name in self._shown if facts.get(name) != self._shown[name]]:
             for of_model in (self._canary_s, self._stream_limit):
-                with suppress(KeyError):  # there is none yet
+                with suppress(KeyError):  # there is no value yet
                     of_model.remove(name)
             self._info.remove(*self._shown.pop(name))
         for name in facts.keys() - self._shown.keys():
@@ -152,12 +152,12 @@ class StageCollector(Collector):
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metrics of all processes that have not ended."""
+        """Yield the metrics of all running processes."""
         beats = list(read_heartbeats(self._folder))
         now_s = time.monotonic()
         up = GaugeMetricFamily(
             "earshot_stage_up",
-            "1 if the process of the stage lives and does not hang",
+            "1 if the process of the stage is alive and does not hang",
             labels=_LABELS,
         )
         for beat in beats:
@@ -198,19 +198,19 @@ def _batches(beats: list[dict[str, Any]]) -> Metric:
             if name == f"{BATCH_SECONDS}_bucket"
         ]
         sums = [value for name, _, value in beat["metrics"] if name == f"{BATCH_SECONDS}_sum"]
-        for seconds in sums:  # one, or none of a stage without streams
+        for seconds in sums:  # one histogram, or none for a stage without streams
             family.add_metric(_process(beat), buckets, seconds)
     return family
 
 
 class CanaryCollector(Collector):
-    """Reads how many chunks of silence each ensemble was sent."""
+    """Reads the number of chunks of silence that each ensemble was sent."""
 
     def __init__(self, sent: SentCanaries) -> None:
         self._sent = sent
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the counts, which `earshot models retire` takes off an ensemble's requests."""
+        """Yield the counts, which `earshot models retire` subtracts from an ensemble's requests."""
         family = CounterMetricFamily(
             "earshot_canary_requests",
             "Chunks of silence that the launcher and `server health` have sent to the ensemble",
@@ -243,7 +243,7 @@ def metrics_page(
 
 
 def _triton(url: str) -> bytes:
-    """Return Triton's page; nothing if it does not answer, as while it loads or drains."""
+    """Return Triton's page, or nothing if it does not answer, as while it loads or drains."""
     try:
         with _without_proxy.open(url, timeout=_TIMEOUT_S) as response:
             return response.read()
@@ -265,6 +265,6 @@ def _handler(page: Callable[[], bytes]) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Stay silent: a scrape is no news."""
+            """Do not log scrapes."""
 
     return Handler

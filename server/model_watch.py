@@ -1,7 +1,7 @@
-"""Test all models of a server again and again, those that were loaded since its start too.
+"""Test all models of a server repeatedly, including those that were loaded after its start.
 
-A model that has answered before and fails now is a fault of the server, which ends. One that was
-loaded while others serve, and has never answered, is unloaded again: the others go on.
+If a model that has answered before fails, the server ends. A model that was loaded later and has
+never answered is unloaded again, and the others continue.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .sent_canaries import SentCanaries
 from .served_models import ServedModels
 
 _PATIENCE_S = 60.0
-"""Longer than any chunk waits on a server that is merely overloaded."""
+"""Longer than any chunk waits on a server that is only overloaded."""
 
 
 class ModelWatch:
-    """Keeps `ensembles`, those that are served, and `failure`, what the server has to end for."""
+    """Keeps `ensembles`, the served ones, and `failure`, the reason why the server must end."""
 
     def __init__(self, triton: Triton, report: Callable[[str], None]) -> None:
-        """Watch `triton`, and tell `report` which models were unloaded."""
+        """Watch `triton`; call `report` for each model that is unloaded."""
         self.ensembles = triton.ensembles
         self.failure: str | None = None
         self._answered = {ensemble.name for ensemble in triton.ensembles}
@@ -50,7 +50,7 @@ class ModelWatch:
         self._client.close()
 
     def require_answers(self) -> None:
-        """Raise Unhealthy if a model of the start does not answer."""
+        """Raise Unhealthy if a model that was loaded at the start does not answer."""
         for ensemble, failure in self._canary.failures(self.ensembles):
             raise Unhealthy(
                 f"{failure}; nothing is served: export {ensemble.name} again, or remove its folder "
@@ -58,7 +58,7 @@ class ModelWatch:
             )
 
     def look(self) -> None:
-        """Read which models are served now, and test each of them."""
+        """Find the models that are served now, and test each of them."""
         self._read_models()
         failed: set[str] = set()
         for ensemble, failure in self._canary.failures(self.ensembles):
@@ -72,7 +72,7 @@ class ModelWatch:
         try:
             self.ensembles = self._served.look()
         except InferenceServerException:
-            return  # the canaries tell whether it is more than a late answer
+            return  # the canaries will show if this is more than a late answer
         except BadRepository as error:
             if self._reported != str(error):
                 self._report(f"{error}; until then new models are neither tested nor limited")
@@ -82,7 +82,7 @@ class ModelWatch:
         self._metrics.show_models(self.ensembles)
 
     def _unload(self, ensemble: Ensemble, failure: str) -> bool:
-        """Unload a model with the stages that only it has; return False if that fails."""
+        """Unload a model, with the stages that it does not share; return False if that fails."""
         try:
             self._client.unload_model(ensemble.name, unload_dependents=True)
         except InferenceServerException:

@@ -1,4 +1,4 @@
-"""Choose the ports of the server, and refuse ports that cannot work before Triton starts."""
+"""Choose the ports of the server, and refuse unusable ports before Triton starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Endpoints:
     metrics_port: int
     http_port: int | None
     triton_metrics_port: int
-    """Of Triton's own metrics, on loopback: those of the server include them."""
+    """Port of Triton's own metrics, on loopback; the server's page of metrics includes them."""
 
     @property
     def triton_metrics_url(self) -> str:
@@ -64,10 +64,11 @@ def choose_endpoints(
 
 @contextmanager
 def reserving(endpoints: Endpoints) -> Generator[None]:
-    """Keep the ports from programs that ask for a free one, for the length of the block.
+    """Reserve the ports for the length of the block, so that no program gets one as free.
 
-    tritonserver takes seconds to load its models before it listens. A port that is bound is given
-    to nobody else; the server itself may bind it too, for nobody listens on it here.
+    tritonserver takes seconds to load its models before it listens. A bound port is not given to
+    other programs as a free one; the server itself can still bind it, because nothing listens on it
+    here.
     """
     host = endpoints.host
     addresses = [(host, endpoints.grpc_port), (host, endpoints.metrics_port)]
@@ -107,7 +108,7 @@ def _check_port(host: str, port: int, purpose: str) -> None:
     if not 1 <= port <= MAX_PORT:
         raise BadEndpoint(f"--{purpose}-port must lie in 1..{MAX_PORT}, not {port}")
     with socket.socket(socket.AF_INET) as probe:
-        # As Triton does: a port in TIME_WAIT from an earlier server counts as free.
+        # As Triton does, so that a port in TIME_WAIT from an earlier server counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -15,8 +15,8 @@ from .workspace import clear_shared_memory, hide_shared_memory
 
 _TIED_EXEC = Path(__file__).with_name("tied_exec.py")
 
-# Enough for the chunks in flight and for the backends' processes. Streams that are still open are
-# not waited for: that is a drain, which `terminate` begins.
+# Enough for the chunks in flight and for the backends' processes. This does not wait for open
+# streams: that is a drain, which `terminate` begins.
 _STOP_TIMEOUT_S = 5.0
 
 
@@ -25,8 +25,8 @@ class TritonProcess:
 
     As a context manager, it is stopped at the end of the block.
 
-    The kernel ties the child to the thread that creates it: create this on a thread that lives
-    as long as the server should.
+    The kernel ties the child to the thread that creates it: create this object on a thread that
+    lives as long as the server should.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class TritonProcess:
         return self.exit_code is not None and not self._asked_to_end
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait for the end; return the exit code, or None if `timeout_s` has passed before."""
+        """Wait for the end; return the exit code, or None after `timeout_s`."""
         if self.exit_code is None:
-            # Popen.wait with a timeout looks twenty times a second.
+            # Popen.wait with a timeout would poll twenty times a second.
             ended = select.poll()
             ended.register(self._pidfd, select.POLLIN)
             ended.poll(None if timeout_s is None else 1000 * max(0.0, timeout_s))
         return self.exit_code
 
     def hide_shared_memory(self) -> None:
-        """Keep other users of the machine from the shared memory of the models loaded so far."""
+        """Deny other users of the machine the shared memory of the models loaded so far."""
         hide_shared_memory(self._shm_prefix)
 
     def __enter__(self) -> TritonProcess:
@@ -84,8 +84,8 @@ class TritonProcess:
     def terminate(self) -> None:
         """Ask tritonserver to end.
 
-        It is then not ready, refuses new streams, and serves the open ones until the last has ended
-        or its exit timeout has passed.
+        It then reports that it is not ready, refuses new streams, and serves the open ones until
+        the last has ended or its exit timeout has passed.
         """
         self._asked_to_end = True
         self._popen.send_signal(signal.SIGTERM)
@@ -99,13 +99,13 @@ class TritonProcess:
     def stop(self) -> None:
         """Terminate tritonserver, kill it if it does not end, and remove its shared memory.
 
-        If it has been asked to end before, it has had its time and is killed at once.
+        If it was asked to end before, it is killed at once.
         """
         try:
             if self.exit_code is None and not self._asked_to_end:
                 self.terminate()
                 self.wait(_STOP_TIMEOUT_S)
-        finally:  # also when a second Ctrl-C cuts the waiting short
+        finally:  # even if a second Ctrl-C interrupts the wait
             self._clear()
 
     def _clear(self) -> None:

@@ -1,6 +1,6 @@
 """Check a model repository before Triton loads it, and read what Triton's flags depend on.
 
-Triton reports a missing file in the middle of a load; the message here also says what to do.
+Triton would report a missing file only while it loads; the errors here also say what to do.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ class Ensemble:
     max_streams: int
     """0 for whole files."""
     stages: Mapping[str, int] = field(default_factory=dict[str, int])
-    """The instances of its models; the first of these takes the audio."""
+    """The number of instances of each of its models; the first model takes the audio."""
     chunk_ms: int = 0
     """0 for whole files."""
     checkpoint: str = ""
     runtime: str = ""
     precision: str = ""
     adapter: str = ""
-    """Of an ensemble that shares the stages of another one, which this adapter changes."""
+    """Name of the adapter of an ensemble that shares the stages of its base; "" for others."""
     takes_audio: bool = True
-    """False for an ensemble that somebody has added for something else."""
+    """False for an ensemble that somebody added for another purpose."""
 
     @property
     def is_recognizer(self) -> bool:
-        """Return True for an ensemble that is tested and limited; adapters are with their base."""
+        """Return True for an ensemble to test and to limit; adapters are covered by their base."""
         return self.takes_audio and not self.adapter
 
     @property
@@ -83,11 +83,11 @@ class Repository:
     models: tuple[str, ...]
     max_streams: int
     runtime: str = ONNXRUNTIME
-    """What the models were exported for, or those for live streams beside whole files."""
+    """The runtime of the models, or of those for live streams if the ones for files differ."""
     budget: Budget | None = None
     """GPU memory; for TensorRT only."""
     ensembles: tuple[Ensemble, ...] = ()
-    """Recognizers with stages of their own; adapters add nothing to them but names."""
+    """Recognizers with stages of their own; adapters only add names to them."""
     batch_bytes: int = 0
     """Bytes of inputs and outputs of the largest batch of any model with fixed shapes."""
 
@@ -121,7 +121,7 @@ def _runtime(repository: Path, configs: Mapping[str, Any]) -> str:
         if config.platform == "ensemble" and runtime in _BACKENDS:
             runtimes[runtime] = model
     if runtimes.keys() == {ONNXRUNTIME, TENSORRT_RTX}:
-        # Whole files have no engines of that kind.
+        # TensorRT for RTX has no engines for whole files, which then run on ONNX Runtime.
         return TENSORRT_RTX
     if len(runtimes) > 1:
         found = ", ".join(f"{model} for {runtime}" for runtime, model in runtimes.items())
@@ -178,7 +178,7 @@ def _model_files(config: Any, backend: str) -> list[str]:
 
 
 def read_ensembles(configs: Mapping[str, Any]) -> tuple[Ensemble, ...]:
-    """Return the ensembles among models, those of adapters too, from their configs by name."""
+    """Return all ensembles, including those of adapters, from the configs of models by name."""
     instances = {
         model: sum(group.count for group in config.instance_group) or 1
         for model, config in configs.items()
@@ -220,7 +220,7 @@ def _check_steps(path: Path, ensembles: tuple[Ensemble, ...], configs: Mapping[s
 def _check_adapters(
     path: Path, ensembles: tuple[Ensemble, ...], configs: Mapping[str, Any]
 ) -> None:
-    """Refuse an adapter whose stages would ignore it, so that its clients got the base."""
+    """Refuse an adapter whose stages would ignore it, so that its clients would get the base."""
     for ensemble in ensembles:
         stages = (configs[stage] for stage in ensemble.stages if stage in configs)
         takes = [stage.name for stage in stages if "adapters" in stage.parameters]
@@ -236,9 +236,9 @@ def _members(config: Any) -> list[str]:
 
 
 def _batch_bytes(configs: Mapping[str, Any]) -> int:
-    """Return the bytes of a batch, with four bytes per element and free dimensions of one.
+    """Return the bytes of a batch, assuming four bytes per element and free dimensions of 1.
 
-    Tensors whose elements take more are small; batches of whole utterances have any size.
+    Tensors with larger elements are small; batches of whole utterances have no fixed size.
     """
     return max(
         max(1, config.max_batch_size)

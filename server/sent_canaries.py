@@ -1,7 +1,7 @@
-"""Count the chunks of silence that each ensemble was sent, for those who count its requests.
+"""Count the chunks of silence sent to each ensemble, to subtract them from its requests.
 
-The launcher and `python -m server health` send them, each from a process of its own: a file holds
-the counts.
+The launcher and `python -m server health` send them from different processes, so a file holds the
+counts.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from pathlib import Path
 
 
 class SentCanaries:
-    """The counts of the server whose stages show in `folder` that they live."""
+    """The counts of the server whose heartbeats are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "canaries"
         self._path.touch()
 
     def add(self, ensemble: str, count: int) -> None:
-        """Count chunks that are about to be sent, so that no reader sees an answer before them."""
+        """Count chunks before they are sent, so that the count never lags behind the answers."""
         with self._path.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             counts = _parse(file.read())
             counts[ensemble] = counts.get(ensemble, 0) + count
             file.seek(0)
-            file.write(json.dumps(counts))  # never shorter than before
+            file.write(json.dumps(counts))  # never shorter than before, as counts only grow
 
     def read(self) -> dict[str, int]:
-        """Return the chunks by ensemble, since the server's start."""
+        """Return the number of chunks by ensemble, since the server's start."""
         with self._path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             return _parse(file.read())

@@ -1,4 +1,4 @@
-"""Know which ensembles a server serves now: with --model-control they come and go."""
+"""Find the ensembles that a server serves now: with --model-control they come and go."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ _READY = "READY"
 
 
 class ServedModels:
-    """Follows the index of Triton's model repository."""
+    """Tracks the index of Triton's model repository."""
 
     def __init__(self, client: Any) -> None:
-        """Ask over `client`, a connection of the launcher."""
+        """Use `client`, a connection of the launcher."""
         self._client = client
         self._configs: dict[tuple[str, str], Any] = {}
-        """By model and version."""
+        """Configs by model and version."""
         self._ensembles: tuple[Ensemble, ...] = ()
 
     def look(self) -> tuple[Ensemble, ...]:
         """Return the recognizers that are ready and have stages of their own.
 
-        A look is one short request; the configs of new models are read when they appear.
+        This takes one short request; the configs of new models are read when they appear.
 
         Raises:
             InferenceServerException: there is no answer.
-            BadRepository: the config of a new model is none of an export.
+            BadRepository: the config of a new model was not written by an export.
         """
         index = self._client.get_model_repository_index(client_timeout=_TIMEOUT_S)
         ready = {(model.name, model.version) for model in index.models if model.state == _READY}
@@ -44,7 +44,7 @@ class ServedModels:
 
 
 def _complete(configs: dict[str, Any]) -> tuple[Ensemble, ...]:
-    """Return the recognizers whose stages are all there."""
+    """Return the recognizers whose stages are all present."""
     return tuple(
         ensemble
         for ensemble in read_ensembles(configs)

@@ -1,4 +1,4 @@
-"""Watch the processes of the stages: Triton calls a model ready whose process is dead or hangs."""
+"""Watch the processes of the stages: for Triton, a model with a dead process is still ready."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .heartbeats import read_heartbeats, standstill
 
 POLL_S = 0.25
 _HELD_UP_S = 4 * POLL_S
-"""After so long between two looks the machine is too busy to judge anybody."""
+"""After this long between two looks, the machine is too busy for a reliable result."""
 _LOOKS_PER_LISTING = 8
-"""A tritonserver has hundreds of threads, and each lists the processes that it has started."""
+"""Listing is slow: a tritonserver has hundreds of threads, each with its own list of children."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class _Process:
 
     @property
     def is_dead(self) -> bool:
-        """Return True if the process has ended and nobody has waited for it."""
+        """Return True if the process is a zombie."""
         return self.state == "Z"
 
 
 class StageWatch:
     """Looks at the processes that a tritonserver has started, and at their heartbeats.
 
-    Among them are those that the stages have started for engines that they share.
+    This includes the processes that stages have started for shared engines.
     """
 
     def __init__(self, server_pid: int, heartbeats: Path) -> None:
@@ -47,7 +47,7 @@ class StageWatch:
         self.look()
 
     def look(self) -> str | None:
-        """Return what is wrong with a stage, if two looks in a row find it, else None."""
+        """Return the problem of a stage if two looks in a row find it, else None."""
         now_s = time.monotonic()
         held_up = now_s - self._looked_s > _HELD_UP_S
         self._looked_s = now_s
@@ -65,8 +65,8 @@ class StageWatch:
         living: set[int] = set()
         for process in filter(None, map(_read, self._children)):
             if process.is_dead:
-                # Triton waits for the processes that it ends itself; this one ended by itself. The
-                # process of an engine does so without an error after its last stage.
+                # Triton reaps the processes that it ends, so this one ended by itself. The process
+                # of an engine does so, without an error, after its last stage.
                 if process.exit_status or process.pid not in self._engines:
                     yield f"{self._name(process.pid)} {_how(process.exit_status)}"
             else:
@@ -76,14 +76,14 @@ class StageWatch:
                 yield f"{self._name(beat['pid'])} {problem}"
 
     def _name(self, pid: int) -> str:
-        """Return the name of a process, which its heartbeat tells when it is dead, too."""
+        """Return the name of a process, from its heartbeat, which is there even after its death."""
         beats = read_heartbeats(self._heartbeats)
         instance = next((beat["instance"] for beat in beats if beat["pid"] == pid), "a stage")
         return f"the process of {instance} ({pid})"
 
 
 def _list_children(parent: int) -> Iterator[int]:
-    """Yield the child processes of `parent`, dead ones that it has not waited for included."""
+    """Yield the child processes of `parent`, including zombies."""
     for task in Path(f"/proc/{parent}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             yield from map(int, task.read_text().split())

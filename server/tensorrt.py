@@ -1,6 +1,6 @@
 """Check that TensorRT engines may run here, and compute the GPU memory of their streams.
 
-Implicit state lies in Triton's CUDA memory pool, whose size is set by a flag (64 MiB by default)
+Implicit state is kept in Triton's CUDA memory pool, whose size is set by a flag (64 MiB by default)
 and never grows. If it is full, Triton moves states to host memory, logs that once, and continues
 slowly. So the launcher computes the size of the pool and stops if that line appears in the log.
 """
@@ -20,13 +20,14 @@ from .log import cuda_pool_bytes
 REBUILD_HINT = "`make gpu-up` builds engines for this GPU and container, and serves them"
 
 _TYPE_BYTES = {"TYPE_FP32": 4, "TYPE_INT32": 4, "TYPE_FP16": 2, "TYPE_BF16": 2}
-# The pool's allocator hands out whole blocks.
+# The pool allocates whole blocks.
 _BLOCK_BYTES = 512
 _GIB = 2**30
 _MIB = 2**20
-# CUDA's context, cuBLAS and Triton itself, as seen with other models in such containers.
+# Memory of the CUDA context, cuBLAS and Triton itself, as seen with other models in such
+# containers.
 _OTHER_BYTES = 2 * _GIB
-# Batches of whole utterances: one that runs and one that waits.
+# Batches of whole utterances: one running and one waiting.
 _BATCHES_IN_FLIGHT = 2
 # Share of the pool that is lost to fragmentation between blocks of three sizes.
 _POOL_SLACK = 1.1
@@ -39,13 +40,13 @@ class Budget:
     weights: int
     """Plans and the activations of their execution contexts."""
     state_per_stream: int
-    """States of all stages of the largest ensemble; Triton keeps one buffer for in and out."""
+    """States of all stages of the largest ensemble; Triton uses one buffer for input and output."""
     in_flight_per_stream: int
-    """Tensors between the stages for one chunk, at most."""
+    """Largest size of the tensors between the stages for one chunk."""
     batch_buffers: int
     """The backend's own inputs and outputs, states included, at the largest batch."""
     files_in_flight: int
-    """Tensors between offline stages, for a batch that runs and one that waits."""
+    """Tensors between offline stages, for a running and a waiting batch."""
     streams: int
     gpu: Gpu
 
@@ -104,12 +105,12 @@ def read_budget(folder: Path, configs: dict[str, Any], streams: int) -> Budget:
 def budget_of(
     configs: dict[str, Any], every: list[dict[str, Any]], streams: int, gpu: Gpu
 ) -> Budget:
-    """Return the memory that follows from `configs` (model -> ModelConfig) and the manifests."""
+    """Compute the budget from `configs` (model -> ModelConfig) and the manifests."""
     engines = [engine for facts in every for engine in facts["engines"].values()]
-    # The configs leave the length of utterances free; the manifests hold the bytes.
+    # The length of utterances is free in the configs; the manifests contain the bytes.
     files = sum(engine.get("buffer_bytes", 0) for engine in engines)
     stages = {name: config for name, config in configs.items() if _states(config)}
-    # A stream runs through the stages of one ensemble.
+    # A stream uses the stages of one ensemble only.
     ensembles = [
         [stages[step.model_name] for step in steps if step.model_name in stages]
         for steps in (config.ensemble_scheduling.step for config in configs.values())

@@ -1,8 +1,8 @@
 """Traces of requests through the stages, which Triton sends to an OpenTelemetry collector.
 
 A traced request has a span for itself, the ensemble, each stage and the stage's computation. Triton
-traces every request that carries a trace context, whether or not that says that it is sampled:
-clients choose, and send the context of few chunks. Of the others the server chooses one in so many.
+traces every request with a trace context, whether or not the context is marked as sampled: clients
+decide, and send a context with few chunks. Of the other requests, the server traces one in `every`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _SERVICE = "earshot"
 
 @dataclass(frozen=True)
 class Tracing:
-    """Where traces go, and how many there are."""
+    """The destination of traces, and their share of the requests."""
 
     url: str
     """A collector's receiver of OTLP over HTTP; Triton sends JSON."""
     every: int = TRACE_EVERY
-    """Of the requests without a trace context, one in so many is traced; 0: none."""
+    """One in this many requests without a trace context is traced; 0: none."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -44,7 +44,7 @@ class Tracing:
             "rate": self.every,
             "opentelemetry,url": self.url,
             "opentelemetry,resource=service.name": os.environ.get("OTEL_SERVICE_NAME") or _SERVICE,
-            # In a pod, its name.
+            # In a pod, this is the name of the pod.
             "opentelemetry,resource=service.instance.id": socket.gethostname(),
         }
         return [f"--trace-config={name}={value}" for name, value in settings.items()]

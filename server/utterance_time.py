@@ -1,10 +1,10 @@
-"""`python -m server.utterance_time`: seconds of audio per second of an engine for whole files.
+"""`python -m server.utterance_time`: measure the seconds of audio per second of a file engine.
 
-It measures a recognizer for torch alone, without Triton, on runs of real speech that fill their
-length: an upper bound for any server around it, whose files are padded to the lengths of runs.
+It measures a recognizer for torch, without Triton, on runs of real speech without padding: an upper
+bound for any server around it, which has to pad files to the lengths of runs.
 
-The most telling shapes come first, and the report is written after each: what was measured stays
-when it is ended early.
+The most informative shapes come first, and the report is written after each of them, so that an
+early end loses no measurement.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .repository import read_repository
 _SAMPLE_RATE_HZ = 16_000
 _ROWS = (1, 8, 32, 64, 128, 256)
 _WARM_UP = 2
-"""Runs that do not count: libraries choose kernels in the first, the second may be recorded."""
+"""Runs that do not count: libraries choose kernels in the first, and the second may be recorded."""
 _TYPICAL_S = 15.0
 """Length of an utterance whose runs are measured first."""
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -44,7 +44,7 @@ def main(
     speech: Annotated[Path, typer.Option(help="Folder with recordings.")] = Path("recordings"),
     runs: Annotated[int, typer.Option(min=1, help="Runs of each shape.")] = 5,
     max_s: Annotated[
-        float, typer.Option(min=1, help="Leave out runs with more seconds of audio.")
+        float, typer.Option(min=1, help="Skip runs with more seconds of audio.")
     ] = 1e6,
     output: Annotated[Path | None, typer.Option(help="JSON file; default: print.")] = None,
 ) -> None:
@@ -84,10 +84,10 @@ def main(
 
 
 def shapes(lengths: Sequence[int], most_rows: Callable[[int], int]) -> list[tuple[int, int]]:
-    """Return rows and length of the runs to measure, the most telling first.
+    """Return rows and length of the runs to measure, the most informative first.
 
-    These are the largest of each length, then single utterances; of either kind those of usual
-    lengths come first.
+    These are the largest runs of each length, then single utterances, then the others; in each
+    group, typical lengths come first.
     """
 
     def rank(shape: tuple[int, int]) -> tuple[int, float]:
@@ -141,8 +141,8 @@ def _time(
 
 
 def _tokens(spec: StageSpec, outputs: Sequence[NDArray[Any]], audio_s: float) -> dict[str, float]:
-    """Return tokens per second of the last run: the rounds of a decoder grow with them."""
-    if spec.length_output is None:  # of CTC, which has no rounds
+    """Return the tokens per second of the last run, with which the rounds of a decoder grow."""
+    if spec.length_output is None:  # CTC, which has no rounds
         return {}
     names = [tensor.name for tensor in spec.outputs]
     count = int(outputs[names.index(spec.length_output)].sum())

@@ -1,7 +1,7 @@
 """Run every batch size, then all streams at once, before the server reports that it is ready.
 
-TensorRT loads kernels when they first run, which would delay the first clients by a second. Opening
-as many streams as an ensemble accepts also shows that the state pool holds them.
+TensorRT loads kernels on their first run, which would delay the first clients by a second. Opening
+as many streams as an ensemble accepts also checks that they fit into the state pool.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def warm_up(
 
 
 def warm_up_files(url: str, ensemble: str, max_batch_size: int, access: Access = OPEN) -> None:
-    """Send silence of every length that clients pad to: one request, then the largest batch.
+    """Send silence of every length to which clients pad files: one request, then the largest batch.
 
     Raises:
         TritonDied: a request fails.
@@ -58,7 +58,7 @@ def bucket_samples(client: Any, ensemble: str) -> list[int]:
 
 
 def silence(client: Any, ensemble: str, samples: int | None = None) -> list[Any]:
-    """Return zeros for the model's inputs: so many samples, or a whole chunk."""
+    """Return zeros for the model's inputs: `samples` samples, or a whole chunk."""
     metadata = client.get_model_metadata(ensemble, client_timeout=_TIMEOUT_S)
     audio, length = metadata.inputs
     count = samples or int(audio.shape[-1])
@@ -75,8 +75,8 @@ def silence(client: Any, ensemble: str, samples: int | None = None) -> list[Any]
 
 
 def _run_streams(client: Any, ensemble: str, inputs: list[Any], count: int) -> None:
-    """Send all first chunks, then all last ones, so that every state is alive in between."""
-    # Not from 1 on: a client may have opened a stream of that number.
+    """Send all first chunks, then all last ones, so that all streams are open in between."""
+    # Not from 1 on, because a client may already have opened a stream with that number.
     first_id = secrets.randbits(62) + 1
     ids = range(first_id, first_id + count)
     for flag in ("sequence_start", "sequence_end"):

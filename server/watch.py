@@ -21,7 +21,7 @@ _POLLS_PER_POOL_CHECK = 20
 
 
 class _DrainRequested(BaseException):
-    """SIGTERM has come; not an Exception, so that no other handler takes it for a failure."""
+    """SIGTERM was received; not an Exception, so that no handler mistakes it for a failure."""
 
 
 def stop_on_sigterm() -> None:
@@ -38,8 +38,8 @@ def watch(
     """Return when the server has ended; the first SIGTERM drains it.
 
     Args:
-        report: told what an operator should know.
-        announce: called when all models have answered, and SIGTERM drains.
+        report: called with messages for the operator.
+        announce: called when all models have answered and SIGTERM starts a drain.
 
     Raises:
         Unhealthy: a stage is dead, hangs or fails.
@@ -59,7 +59,7 @@ def watch(
         if triton.drain(drain_s):
             report("drained: all streams have ended")
         else:
-            report(f"streams were still open after {drain_s:g} s, and are cut")
+            report(f"streams were still open after {drain_s:g} s, and are cut off")
 
 
 def _watch_stages(triton: Triton, stages: StageWatch, models: ModelWatch) -> None:
@@ -67,7 +67,8 @@ def _watch_stages(triton: Triton, stages: StageWatch, models: ModelWatch) -> Non
     while triton.process.wait(POLL_S) is None:
         problem = stages.look() or models.failure
         if problem is not None and triton.process.exit_code is None:
-            # At once: what hangs would not end by itself, and a new server waits for the port.
+            # Kill it at once: a process that hangs would not end by itself, and a new server needs
+            # the port.
             triton.process.kill()
             raise Unhealthy(
                 f"{problem}; the server ends, so that a new one can take its place (its log: "
@@ -76,21 +77,21 @@ def _watch_stages(triton: Triton, stages: StageWatch, models: ModelWatch) -> Non
         polls += 1
         if polls % _POLLS_PER_POOL_CHECK == 0:
             triton.check_state_pool()
-            triton.process.hide_shared_memory()  # of models that were loaded since
+            triton.process.hide_shared_memory()  # that of models loaded since then
 
 
 @contextmanager
 def _repeating(
     name: str, interval_s: float, work: Callable[[], None], end: Callable[[], None] = lambda: None
 ) -> Generator[None]:
-    """Call `work` again and again from a thread for the length of the block, then `end` once."""
+    """Call `work` repeatedly from a thread for the length of the block, then `end` once."""
     stopping = threading.Event()
 
     def repeat() -> None:
         while not stopping.wait(interval_s):
             try:
                 work()
-            except Exception:  # whatever it is, the next time may go well
+            except Exception:  # whatever fails, the next attempt may succeed
                 print(f"{name} failed, trying again:", file=sys.stderr)
                 traceback.print_exc()
         end()

@@ -1,7 +1,7 @@
-"""Keep the temporary folder of a running server, and remove those of launchers that were killed.
+"""Manage the temporary folder of a running server, and remove those of launchers that were killed.
 
-A launcher holds a lock on a file in its folder for as long as it lives, however it dies. A folder
-whose lock nobody holds is removed by the next launcher, with the shared memory of its server.
+A launcher holds a lock on a file in its folder until it ends, in whatever way. The next launcher
+removes a folder whose lock is free, with the shared memory of its server.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHM = Path("/dev/shm")
 
 @contextmanager
 def workspace() -> Generator[Path]:
-    """Provide a temporary folder, which is kept with its log if Triton dies."""
+    """Provide a temporary folder; if Triton dies, keep it with its log."""
     _remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     (folder / HEARTBEATS).mkdir()
@@ -57,7 +57,7 @@ def shm_prefix(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Launcher:
-    """A living launcher of this machine."""
+    """A running launcher on this machine."""
 
     pid: int
     grpc_url: str
@@ -67,7 +67,7 @@ class Launcher:
 
 
 def record_launcher(folder: Path, endpoints: Endpoints, access: Access, canary_secret: str) -> None:
-    """Record for `find_launcher` what this process serves; other users cannot read it."""
+    """Record the server of this process for `find_launcher`, readable by this user only."""
     record = {
         "pid": os.getpid(),
         "grpc_port": endpoints.grpc_port,
@@ -81,7 +81,7 @@ def record_launcher(folder: Path, endpoints: Endpoints, access: Access, canary_s
 
 
 def find_launcher(grpc_port: int) -> Launcher:
-    """Return the living launcher that serves on `grpc_port`; raise NoServer if there is none."""
+    """Return the running launcher that serves on `grpc_port`; raise NoServer if there is none."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LAUNCHER}"):
         # Another launcher has removed the folder, or it belongs to another user.
         with contextlib.suppress(OSError), path.with_name(_OWNER).open() as owner:
@@ -107,7 +107,7 @@ def clear_shared_memory(prefix: str) -> None:
 
 
 def hide_shared_memory(prefix: str) -> None:
-    """Keep other users from the shared memory of a server, which holds the speech of all streams.
+    """Deny other users the shared memory of a server, which holds the speech of all streams.
 
     Triton makes it readable for all, whatever the umask.
     """
@@ -121,7 +121,7 @@ def _owning(folder: Path) -> Generator[None]:
     new = folder / f"{_OWNER}.new"
     with new.open("w") as owner:
         fcntl.flock(owner, fcntl.LOCK_EX)
-        new.rename(folder / _OWNER)  # never seen by others without its lock
+        new.rename(folder / _OWNER)  # others never see it without its lock
         yield
 
 

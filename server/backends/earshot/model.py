@@ -41,14 +41,14 @@ from earshot_runtime.text_stage import TextStage
 from earshot_runtime.utterance_engine import Array
 from earshot_runtime.utterances import UtteranceStage
 
-if TYPE_CHECKING:  # it brings a library that other stages do not need
+if TYPE_CHECKING:  # it imports a library that other stages do not need
     from earshot_runtime.text import Texts
 
 START = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START
 END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
 ADAPTER = "adapter"
-"""Parameter of the request that starts a stream, and of each with a file; the client takes it from
-the ensemble's config."""
+"""Parameter of a request that starts a stream, and of every request with a file; the client reads
+it from the ensemble's config."""
 
 
 class TritonPythonModel:
@@ -71,7 +71,7 @@ class TritonPythonModel:
             metrics = self._streams.metrics
             self._housekeeper = Housekeeper(self._streams.slots, self._lock)
             self._housekeeper.start()
-        # Loading includes runs of several sizes, so no batch should take much longer.
+        # Opening the engine includes runs of several sizes, so no batch should take much longer.
         self._heartbeat = Heartbeat(
             self._messages,
             self._spec.model,
@@ -80,7 +80,7 @@ class TritonPythonModel:
             slowest_s=(time.monotonic() - began_s) / 5,
         )
         self._heartbeat.start()
-        # The objects of now live as long as the process: later collections can skip them.
+        # All objects created so far live as long as the process: later collections can skip them.
         gc.freeze()
 
     def execute(
@@ -89,7 +89,7 @@ class TritonPythonModel:
         """Return the responses to the requests of one batch, in order."""
         try:
             outcomes = self._process(requests)
-        except Exception as error:  # Triton would send its traceback, with paths, to the clients
+        except Exception as error:  # else Triton would send the traceback, with paths, to clients
             outcomes = [RunFailed.of(error, len(requests))] * len(requests)
         for request, outcome in zip(requests, outcomes, strict=True):
             if isinstance(outcome, (NotFinite, RunFailed)):
@@ -99,7 +99,8 @@ class TritonPythonModel:
     def _process(self, requests: list[pb_utils.InferenceRequest]) -> Sequence[Outcome]:
         if self._spec.sequence is None:
             adapters = [self._read_adapter(request) for request in requests]
-            # A batch of long files is many runs; each shows that the process goes on.
+            # A batch of long files takes many runs; each of them shows that the process makes
+            # progress.
             inputs = self._read_inputs(requests)
             return self._stateless.process(inputs, adapters, self._heartbeat.batch)
         chunks = self._read_chunks(requests)
@@ -108,7 +109,7 @@ class TritonPythonModel:
             return self._streams.process(chunks, time.monotonic(), most_streams=most)
 
     def finalize(self) -> None:
-        """Stop the threads, and release what must not outlive the interpreter: it would crash."""
+        """Stop the threads; release objects that would crash if they outlived the interpreter."""
         self._heartbeat.stop()
         if self._housekeeper is not None:
             self._housekeeper.stop()
@@ -170,13 +171,13 @@ class TritonPythonModel:
         )
 
     def _read_adapter(self, request: pb_utils.InferenceRequest) -> str:
-        """Return the adapter that a stream asks for when it starts, or a file at any time."""
+        """Return the adapter that a starting stream, or any request with a file, asks for."""
         if self._spec.adapters is None:
             return ""
         return str(json.loads(request.parameters() or "{}").get(ADAPTER, ""))
 
     def _log(self, request: pb_utils.InferenceRequest, failure: ChunkError) -> None:
-        """Log a failure of this server's own, with the tag that the client gave the stream."""
+        """Log a failure of the server itself, with the tag that the client gave the stream."""
         stream = request.request_id() or request.correlation_id()
         pb_utils.Logger.log_error(f"{self._spec.model}: stream {stream}: {failure}")
 

@@ -20,12 +20,12 @@ _WEIGHTS = Path("1", "adapter.safetensors")
 _NAME = re.compile(r"[a-z0-9_]+")
 _MOST_LISTED = 20
 _MOST_OPENED = 100
-"""Files that an unknown name makes the stage open: anybody may ask for one."""
+"""Most files that the stage opens to list the adapters: any client can send an unknown name."""
 
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """One version of an adapter's file; another one of the same name is another adapter."""
+    """One version of an adapter's file; another version with the same name is another adapter."""
 
     name: str
     path: Path
@@ -41,7 +41,7 @@ class AdapterFiles:
         self._spec = spec
 
     def find(self, name: str) -> AdapterFile:
-        """Return the file of an adapter as it is now, or raise UnknownAdapter."""
+        """Return the current file of an adapter, or raise UnknownAdapter."""
         path = self._repository / f"{name}_{self._spec.ensemble}" / _WEIGHTS
         try:
             if not _NAME.fullmatch(name):
@@ -103,5 +103,5 @@ class AdapterFiles:
 
 
 def _base_of(tensors: Any) -> str:
-    """Return the hash of the weights that an adapter was installed beside."""
+    """Return the hash of the base weights for which an adapter was installed."""
     return (tensors.metadata() or {}).get("base_sha256", "")

@@ -5,9 +5,9 @@ A stage with adapters has a second graph with two more inputs:
     ADAPTER_POOL   (adapters * rows, width)   the matrices of all adapters, `rows` rows each
     ADAPTER_SLOTS  (B,) int64                 the adapter of each stream of the batch
 
-A graph that holds several stages in a row has a pool for each that adapters change, named as those
-of states are. The first adapter is zero and changes nothing. As with states, a page of memory is
-taken when an adapter is first written to it.
+A graph of several fused stages has a pool for each stage that adapters change, named like the pools
+of states. The first adapter is zero and changes nothing. As with states, a page of memory is
+allocated when an adapter is first written to it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ADAPTER_POOL, ADAPTER_SLOTS = "ADAPTER_POOL", "ADAPTER_SLOTS"
 
 
 class AdapterPool:
-    """The part of all adapters that changes one stage of a graph."""
+    """The parts of all adapters that change one stage of a graph."""
 
     def __init__(self, name: str, capacity: int, rows: int, width: int) -> None:
         self.name = name
@@ -30,7 +30,7 @@ class AdapterPool:
 
     @property
     def rows(self) -> npt.NDArray[np.float32]:
-        """Return the graph's input [adapters * rows, width], which is no copy."""
+        """Return the graph's input [adapters * rows, width], a view of the pool."""
         return self._pool.reshape(-1, self._pool.shape[-1])
 
     def bind(self, binding: ort.IOBinding) -> None:

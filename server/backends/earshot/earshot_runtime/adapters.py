@@ -1,8 +1,8 @@
 """Give each stream the adapter that it asks for, and keep those in use in the engine's pools.
 
-A pool has a limited number of slots. An adapter is read when a stream or a file needs it and stays
-until another one needs its slot: then the one goes that is not in use and that was asked for least
-recently. Slot 0 is zero, for streams and files without an adapter.
+A pool has a limited number of slots. An adapter is read when a stream or a file needs it, and stays
+until another one needs its slot: the least recently used adapter that is not in use is then
+replaced. Slot 0 is zero, for streams and files without an adapter.
 """
 
 from __future__ import annotations
@@ -67,17 +67,18 @@ class AdapterTable:
         )
 
     def give_back(self, slot: int) -> None:
-        """Free a slot that was taken."""
+        """Free a slot returned by `take`."""
         self._free.append(slot)
 
     def put(self, adapter: AdapterFile, slot: int) -> None:
-        """Note that an adapter is in a slot that was taken."""
+        """Note that an adapter is in a slot returned by `take`."""
         self._slot_of[adapter] = slot
         self._names[slot] = adapter.name
 
     def names(self) -> dict[int, str]:
         """Return the names of the adapters in memory, by slot; any thread may call this."""
-        return self._names.copy()  # at once, unlike a copy of `_slot_of`, whose keys have a hash
+        # Atomic, unlike a copy of `_slot_of`, whose keys have a `__hash__` in Python.
+        return self._names.copy()
 
 
 class LoadedAdapters:
@@ -91,11 +92,11 @@ class LoadedAdapters:
         self._table = AdapterTable(capacity)
 
     def find(self, name: str) -> AdapterFile:
-        """Return the file of an adapter as it is now, or raise UnknownAdapter."""
+        """Return the current file of an adapter, or raise UnknownAdapter."""
         return self._files.find(name)
 
     def load(self, file: AdapterFile, in_use: Collection[int]) -> int:
-        """Return the slot of an adapter; if need be, it is read first.
+        """Return the slot of an adapter; read its file first if it is not in memory.
 
         Args:
             in_use: slots whose adapters stay in memory.
@@ -130,7 +131,7 @@ class LoadedAdapters:
 
 
 class StreamAdapters:
-    """Know the adapter of each open stream of a stage."""
+    """Keeps the adapter of each open stream of a stage."""
 
     def __init__(self, loaded: LoadedAdapters, streams: int) -> None:
         self._loaded = loaded
@@ -140,10 +141,10 @@ class StreamAdapters:
         """Give the stream that starts in `slot` an adapter; "" stands for none.
 
         Args:
-            open_slots: those of all open streams, whose adapters stay in memory.
+            open_slots: the slots of all open streams, whose adapters stay in memory.
 
         Raises:
-            ChunkError: the adapter is not there, cannot be read, or there is no room for it.
+            ChunkError: the adapter is missing, cannot be read, or there is no room for it.
         """
         self._of_stream[slot] = NONE
         if name:
@@ -151,11 +152,11 @@ class StreamAdapters:
             self._of_stream[slot] = self._loaded.load(self._loaded.find(name), in_use)
 
     def of(self, slots: Slots) -> AdapterSlots:
-        """Return the adapter's slot of each stream."""
+        """Return the slot of each stream's adapter."""
         return self._of_stream[slots]
 
     def metrics(self, open_slots: Collection[int]) -> dict[Sample, float]:
-        """Return those of the adapters, and the number of open streams of each that has any."""
+        """Return the metrics of the adapters, and the number of open streams of each one in use."""
         names = self._loaded.names()
         used = self._of_stream[list(open_slots)].tolist()
         live = Counter(names[slot] for slot in used if slot in names)

@@ -22,7 +22,7 @@ Errors = dict[int, ChunkError]
 
 
 class ContentChecks:
-    """Check each row of a batch: values within bounds, lengths that fit the chunk."""
+    """Checks each row of a batch: values within bounds, lengths that fit the chunk."""
 
     def __init__(self, spec: StageSpec) -> None:
         self._bounded_inputs = spec.bounded_inputs
@@ -86,7 +86,7 @@ def _not_finite(name: str) -> NotFinite:
 
 
 def reject_length(spec: StageSpec, length: int) -> InvalidChunk | None:
-    """Return an error for an utterance whose padded length the stage does not take."""
+    """Return an error for an utterance whose padded length the stage does not accept."""
     if not spec.lengths:
         if length >= 1 and (spec.max_length is None or length <= spec.max_length):
             return None
@@ -102,7 +102,7 @@ def reject_length(spec: StageSpec, length: int) -> InvalidChunk | None:
 
 
 class AudioEnds:
-    """Remember the streams whose audio has ended: those that had a chunk that was not full.
+    """Remembers the streams whose audio has ended: those that sent a chunk that was not full.
 
     This also holds after the first stage: a stage turns a full chunk into a full one and an empty
     chunk into an empty one, so only the last chunk with audio of a stream can be short.

@@ -1,4 +1,4 @@
-"""Hold the requests of one call of Triton as columns, and their outcomes."""
+"""Hold the requests of one `execute` call of Triton as columns, and their outcomes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Chunks:
     ends: list[bool]
     inputs: list[list[npt.NDArray[Any]]]
     adapters: list[str]
-    """The adapter that each stream asks for when it starts; "" for none, and later."""
+    """The adapter that a starting stream asks for; "" for none, and for later chunks."""
     canaries: list[bool]
-    """True for a chunk of the launcher, which starts and ends a stream."""
+    """True for a test chunk of the launcher, which is a whole stream."""
 
     def __len__(self) -> int:
         return len(self.streams)

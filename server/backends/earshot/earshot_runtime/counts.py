@@ -10,7 +10,7 @@ from .chunks import Chunks
 from .errors import AdaptersFull, ChunkError, NotFinite, RunFailed, Saturated, ServerFull
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
-"""The name of a metric, and the labels that it has beside those of its process."""
+"""The name of a metric, and its labels in addition to those of its process."""
 Values = Mapping[Sample, float]
 
 LIVE_STREAMS: Sample = ("earshot_live_streams", ())
@@ -26,11 +26,11 @@ _REASONS: dict[type[ChunkError], str] = {
     Saturated: "saturated",
 }
 _BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.56, 1.12, 2.24)
-"""Around the lengths of chunks, 80 to 1120 ms: a batch that takes longer than one is late."""
+"""Bounds around the lengths of chunks, 80 to 1120 ms: a batch that takes longer is late."""
 
 
 class BatchTimes:
-    """Count the batches of one process by how long they take."""
+    """Counts the batches of one process by duration."""
 
     def __init__(self) -> None:
         self._busy_s = 0.0
@@ -42,7 +42,7 @@ class BatchTimes:
         self._batches[bisect_left(_BUCKETS_S, took_s)] += 1
 
     def values(self) -> dict[Sample, float]:
-        """Return the histogram so far; any thread may ask."""
+        """Return the histogram so far; any thread may call this."""
         values: dict[Sample, float] = {(f"{BATCH_SECONDS}_sum", ()): self._busy_s}
         total = 0
         for bound, batches in zip((*_BUCKETS_S, "+Inf"), self._batches, strict=True):
@@ -54,7 +54,7 @@ class BatchTimes:
 class Counts:
     """Counts the streams and batches of one process.
 
-    Every metric is there from the start, so that another thread can read while one counts.
+    Every metric exists from the start, so that another thread can read while this one counts.
     """
 
     def __init__(self) -> None:
@@ -70,9 +70,9 @@ class Counts:
         self._times = BatchTimes()
 
     def batch(self, chunks: Chunks, errors: Errors, took_s: float) -> None:
-        """Count a batch that has run, and the chunks of it that have failed.
+        """Count a batch that has run, and its failed chunks.
 
-        A canary counts only if the stage fails on it: it is nobody's stream.
+        A canary counts only if the stage fails on it, because it is not a client's stream.
         """
         self._times.add(took_s)
         starts = [

@@ -1,4 +1,4 @@
-"""Collapse labels of frames to tokens: repetitions are one, blanks none (Graves et al. 2006)."""
+"""Collapse frame labels to tokens: merge repetitions, then drop blanks (Graves et al. 2006)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def collapse(
 ) -> dict[str, npt.NDArray[Any]]:
     """Return TOKENS, TOKEN_FRAMES, TOKEN_LOGPROBS [B, T], padded with -1, and TOKEN_COUNT [B, 1].
 
-    Frame and log-probability of a token are those of the first frame of its run.
+    The frame and the log-probability of a token are those of the first frame of its run.
 
     Args:
         labels: [B, T], the best label of each frame; blank after the end.

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 _CONTEXT_TOKENS = 8
-"""The decoder of a stream passes on as many tokens."""
+"""The decoder of a stream passes on the same number of tokens."""
 _BYTES_BEFORE_LAST = 3
 """The largest number of bytes of a UTF-8 character before its last one."""
 

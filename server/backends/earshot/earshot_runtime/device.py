@@ -15,7 +15,7 @@ def open_device(spec: StageSpec) -> torch.device:
     # Convolutions would round float32 to 10 bits on a GPU unless told otherwise.
     torch.backends.cudnn.allow_tf32 = False
     # torch prefers cuDNN's attention on H100 and later, which compiles a kernel for each new shape
-    # of a run, for up to half a second. The next in line, `efficient_attention`, is compiled.
+    # of a run, for up to half a second. The next choice, `efficient_attention`, is precompiled.
     torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
@@ -32,5 +32,5 @@ def device_of(spec: StageSpec) -> torch.device:
             "here: install a CUDA build of torch and a driver, or set device to auto or cpu"
         )
     wants_cuda = spec.device != "cpu" and torch.cuda.is_available()
-    # With its index: programs compare their tensors' device with it, and cuda is not cuda:0.
+    # With the index, because programs compare it with the device of their tensors: cuda != cuda:0.
     return torch.device("cuda:0" if wants_cuda else "cpu")

@@ -1,8 +1,8 @@
 """Pass the refusal of a stream's last chunk on to the later stages, so that they free the stream.
 
 An error response ends a request at its stage. The later stages would never get the END, and would
-keep the stream until it is idle for too long. So the stage answers with a length that no chunk has;
-the next one refuses it, frees the stream and passes it on, until the last one makes an error of it
+keep the stream until it is idle for too long. So the stage answers with an impossible length; the
+next stage refuses it, frees the stream and passes it on, until the last one turns it into an error
 for the client.
 """
 
@@ -19,7 +19,7 @@ REFUSED, FAILED = -1, -2
 
 
 def passed_on(length: int) -> ChunkError | None:
-    """Return the error that an earlier stage passed on as `length`; None if it is a length."""
+    """Return the error that an earlier stage passed on as `length`; None for a real length."""
     if length == FAILED:
         return EarlierStageFailed("a stage failed on the last chunk; the server's log says why")
     if length == REFUSED:
@@ -31,7 +31,7 @@ def passed_on(length: int) -> ChunkError | None:
 
 
 class Endings:
-    """Makes the rows with which a stage answers the END of a stream that it refuses."""
+    """Builds the rows with which a stage answers an END that it refuses."""
 
     def __init__(self, spec: StageSpec) -> None:
         self._outputs = spec.outputs
@@ -42,7 +42,8 @@ class Endings:
     def pass_on(self, error: ChunkError, chunks: Chunks, row: int) -> Rows | ChunkError:
         """Return the rows for the next stage in place of `error`, or an error for the client.
 
-        Later stages have never seen a stream whose START is refused, or that is not open here.
+        Errors of a START, or of a stream that is not open here, are not passed on: later stages do
+        not have such a stream.
         """
         waited_for = chunks.ends[row] and not chunks.starts[row]
         if not waited_for or not isinstance(error, (InvalidChunk, NotFinite, RunFailed)):

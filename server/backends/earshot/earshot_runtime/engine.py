@@ -17,8 +17,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 class Engine(Protocol):
     """Runs batches; the state of the streams stays on the engine's device.
 
-    There is one slot more than `max_streams`, the spare one, whose state nobody needs: several rows
-    of a batch may have it, if they start.
+    There is one slot more than `max_streams`: the state of this spare slot is never needed, so
+    several starting rows of a batch may use it.
     """
 
     @property
@@ -39,7 +39,7 @@ class Engine(Protocol):
     ) -> None:
         """Advance the streams in `slots` [B] by one chunk, those in `starts` from a zero state.
 
-        An error of the library underneath is passed on. The streams then stay as they were, except
+        An error of the underlying library is passed on. The streams then stay as they were, except
         for those that start.
 
         Args:

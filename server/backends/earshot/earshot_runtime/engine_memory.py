@@ -1,4 +1,4 @@
-"""Hold the rows that an instance and the process of its engine exchange in memory of both."""
+"""Hold the rows that an instance and its engine's process exchange in shared memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _ADAPTERS = TensorSpec("ADAPTER_SLOTS", np.dtype(np.int64), ())
 
 
 class EngineMemory:
-    """Arrays [max_batch, *dims] of the largest batch of one instance."""
+    """Arrays [max_batch, *dims] for the largest batch of one instance."""
 
     def __init__(self, spec: StageSpec, file: int) -> None:
-        """Map `file`, a descriptor that may be closed afterwards; an empty file grows."""
+        """Map `file`, a descriptor that may be closed afterwards; enlarge it if it is empty."""
         tensors = (*spec.inputs, *spec.outputs, _SLOTS, _STARTS, _ADAPTERS)
         sizes = [_bytes(tensor, spec.max_batch) for tensor in tensors]
         if os.fstat(file).st_size == 0:

@@ -1,8 +1,8 @@
-"""Run as the process of an engine that all instances of a model share.
+"""Run the process of an engine that all instances of a model share.
 
-Each instance has a part of the slots, and one batch under way at most. The batches that arrive
-while another one runs are run together next, so that runs grow with the load. The process ends with
-the last of its instances; `shared_engine.py` is their side.
+Each instance owns a part of the slots, and has at most one batch in flight. Batches that arrive
+during a run are run together next, so that runs grow with the load. The process ends with the last
+of its instances; `shared_engine.py` is the instances' side.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .spec import StageSpec
 
 
 def main() -> None:
-    """Serve the engine that the instance on the other end of stdin describes."""
+    """Serve the engine that the instance at the other end of stdin describes."""
     folder, spec, address = pickle.load(sys.stdin.buffer)
     EngineProcess(folder, spec, address).serve()
 
@@ -61,7 +61,7 @@ class Batch:
 
 
 class EngineProcess:
-    """Takes in the instances, and runs what they ask for until the last of them has gone."""
+    """Accepts the instances, and runs their batches until the last of them is gone."""
 
     def __init__(self, folder: Path, spec: StageSpec, address: Path) -> None:
         """Listen at `address` at once, then open the engine, which takes longer."""
@@ -94,7 +94,7 @@ class EngineProcess:
         return None
 
     def serve(self) -> None:
-        """Return when the last instance has gone, or the first one before all have joined."""
+        """Return when the last instance is gone, or the first one before all have joined."""
         self._heartbeat.start()
         gc.freeze()
         while self._instances or not self._complete:
@@ -118,7 +118,7 @@ class EngineProcess:
                 self._receive(self._instances[ready])
             elif ready is self._listener:
                 self._accept()
-        return self._complete or starter not in found  # which has ended
+        return self._complete or starter not in found  # the starter has ended
 
     def _accept(self) -> None:
         connection = Connection(self._listener.accept()[0].detach())
@@ -128,7 +128,7 @@ class EngineProcess:
             # A model that is loaded again has another process.
             self._address.unlink()
             self._listener.close()
-        with suppress(EOFError, OSError):  # it has ended meanwhile
+        with suppress(EOFError, OSError):  # the instance has ended in the meantime
             memory = self._memory_of(connection)
             connection.send(self._problem)
             if self._problem is None:
@@ -153,7 +153,7 @@ class EngineProcess:
             instance.connection.close()
 
     def _store(self, instance: Instance, slot: int) -> None:
-        """Write the adapter whose memory follows into a slot of the instance."""
+        """Receive the memory of an adapter and write it into a slot of the instance."""
         assert self._spec.adapters is not None
         with open(recv_handle(instance.connection), "rb") as file:
             file.seek(0)
@@ -166,7 +166,7 @@ class EngineProcess:
         _answer(instance, problem)
 
     def _next_batches(self) -> list[Batch]:
-        """Return what has waited longest, as much of it as one run takes."""
+        """Return the batches that have waited longest, as many as fit into one run."""
         batches, rows = [self._waiting.popleft()], self._spec.max_batch
         rows -= batches[0].rows
         while self._waiting and self._waiting[0].rows <= rows:
@@ -177,7 +177,7 @@ class EngineProcess:
     def _run(self, batches: list[Batch]) -> None:
         problem = self._attempt(lambda engine: self._run_on(engine, batches))
         if problem is not None and len(batches) > 1:
-            # A run that fails leaves the streams as they were: try again, each on its own.
+            # A failed run leaves the streams as they were, so each batch can be tried again alone.
             for batch in batches:
                 self._run([batch])
             return
@@ -185,7 +185,7 @@ class EngineProcess:
             _answer(batch.instance, problem)
 
     def _run_on(self, engine: Engine, batches: list[Batch]) -> None:
-        """Run the rows of all batches as one, and give each instance the outputs of its own."""
+        """Run the rows of all batches as one, and give each instance its own outputs."""
         ends = np.cumsum([batch.rows for batch in batches]).tolist()
         parts = [slice(end - batch.rows, end) for batch, end in zip(batches, ends, strict=True)]
         slots = np.zeros(ends[-1], np.intp)
@@ -207,7 +207,7 @@ class EngineProcess:
                 batch.instance.memory.outputs[name][: batch.rows] = array[part]
 
     def _attempt(self, work: Callable[[Engine], None]) -> str | None:
-        """Do something with the engine; return what went wrong."""
+        """Call `work` with the engine; return the kind of the error, if any."""
         assert self._engine is not None
         try:
             with self._heartbeat.batch():
@@ -218,7 +218,7 @@ class EngineProcess:
         return None
 
     def _slots(self, instance: Instance, slots: Slots) -> Slots:
-        """Return the slots of an instance in the engine, which has one spare slot for all."""
+        """Convert slots of an instance to those of the engine, which has one spare slot for all."""
         assert self._spec.sequence is not None
         streams = self._spec.sequence.max_streams
         spare = self._spec.instances * streams
@@ -239,7 +239,7 @@ def _listen(address: Path, backlog: int) -> socket.socket:
 
 
 def _answer(instance: Instance, problem: str | None) -> None:
-    with suppress(OSError):  # it has ended meanwhile
+    with suppress(OSError):  # the instance has ended in the meantime
         instance.connection.send(problem)
 
 

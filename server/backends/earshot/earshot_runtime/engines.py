@@ -12,7 +12,7 @@ from .utterance_engine import UtteranceEngine
 
 def open_engine(folder: Path, spec: StageSpec) -> Engine:
     """Return the engine that the config names, for the files in `folder`, or raise BadStage."""
-    # Imported here because the other runtime need not be installed.
+    # Imported here because the other runtimes need not be installed.
     if spec.runtime == "onnxruntime":
         from .onnx_engine import OnnxEngine
 

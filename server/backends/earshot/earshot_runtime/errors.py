@@ -4,10 +4,10 @@ StageError
 ├── BadStage          config and exported files contradict each other: the model does not load
 └── ChunkError        one request fails; the others of its batch do not
     ├── InvalidChunk      audio out of bounds, impossible length, audio after the end
-    ├── UnknownStream     no state is held for this correlation id
+    ├── UnknownStream     no stream with this correlation id is open
     ├── ServerFull        every slot of the pool holds a live stream
-    ├── AdaptersFull      every slot for adapters holds one that a live stream has
-    ├── UnknownAdapter    there is no adapter of the name that a request asks for
+    ├── AdaptersFull      every slot for adapters holds one that a live stream uses
+    ├── UnknownAdapter    the adapter that a request names does not exist
     ├── BadAdapter        the adapter cannot be read, or does not fit the model
     ├── Saturated         the engine is too busy for another stream
     ├── NotFinite         the stage computed NaN or infinity for the chunk
@@ -38,7 +38,7 @@ class InvalidChunk(ChunkError):
 
 
 class UnknownStream(ChunkError):
-    """A chunk continues a stream for which no state is held."""
+    """A chunk continues a stream that is not open."""
 
 
 class ServerFull(ChunkError):
@@ -70,7 +70,7 @@ class EarlierStageFailed(ChunkError):
 
 
 class EngineFailed(Exception):
-    """The engine in another process has failed; the text is the kind of the error there."""
+    """The engine failed in its own process; the text is the kind of the error there."""
 
 
 class RunFailed(ChunkError):
@@ -80,7 +80,7 @@ class RunFailed(ChunkError):
     def of(cls, error: Exception, rows: int, what: str = "the engine") -> RunFailed:
         """Write `error` to the log, and return an error without it for the clients.
 
-        Errors of the engines' libraries are long, and name files of the server.
+        Errors of the engines' libraries are long, and contain paths of the server.
         """
         print(f"a batch of {rows} failed:", file=sys.stderr)
         traceback.print_exception(error)

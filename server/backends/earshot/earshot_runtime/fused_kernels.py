@@ -1,6 +1,6 @@
-"""Triton kernels of the operations in `fused_ops.py`, which says what they compute."""
+"""Triton kernels of the operations in `fused_ops.py`, which defines what they compute."""
 
-# Kernels are in a language of its own: their arguments are pointers and numbers without types.
+# Triton kernels are a language of their own: arguments are pointers and numbers without types.
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def attend(
     return attended
 
 
-# Else it would be compiled twice: for numbers of rows that are multiples of 16, and for others.
+# Else it would be compiled twice: for row counts that are multiples of 16, and for others.
 @triton.jit(do_not_specialize=["rows"])
 def _attend(
     projected,
@@ -83,7 +83,7 @@ def _attend(
         mask=is_query[:, None] & is_channel[None, :],
         other=0.0,
     )
-    # A ring's rows lie one after the other: its keys are one matrix [RING * T, C].
+    # The rows of a ring are contiguous: its keys are one matrix [RING * T, C].
     ring = pool + (tl.load(first_row + stream) + start + head * RING) * T * C
     past = RING * T
     new = key - past
@@ -93,7 +93,7 @@ def _attend(
     in_chunk = new[None, :] * row_width + channel[:, None]
     from_ring = is_past[None, :] & is_channel[:, None]
     from_chunk = is_new[None, :] & is_channel[:, None]
-    # Zero where the other one has the key.
+    # Each load is zero where the other one provides the key.
     keys = tl.load(ring + in_ring, mask=from_ring, other=0.0) + tl.load(
         chunk + 2 * HEADS * C + in_chunk, mask=from_chunk, other=0.0
     )

@@ -1,11 +1,11 @@
-"""Operations of a streaming encoder that are one kernel each on a GPU.
+"""Operations of a streaming encoder that are fused into one kernel each on a GPU.
 
-Made of torch's own operations, a layer is some eighty kernels, and moves its state through memory
-several times. These three take their place in exported programs, by name (`torch.ops.earshot`):
-the export traces them, the server registers them before it opens a program.
+With torch's own operations, a layer takes about eighty kernels, and moves its state through memory
+several times. These three replace them in exported programs, by name (`torch.ops.earshot`): the
+export traces them, and the server registers them before it opens a program.
 
-On a CPU, and on a GPU without Triton, they are the plain operations below, which define what they
-compute. Else they are the kernels of `fused_kernels.py`.
+On a CPU, and on a GPU without the Triton compiler, they are the plain operations below, which
+define what they compute. Otherwise they are the kernels of `fused_kernels.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def attend(
     frames: int,
     ring_blocks: int,
 ) -> Tensor:
-    """Attend to the ring of past chunks, where it lies, and to the new chunk.
+    """Attend to the ring of past chunks, in place, and to the new chunk.
 
     Args:
         projected: [B * T, 4, H, C]: queries by content and by position, keys and values.
@@ -67,7 +67,7 @@ def attend(
 
 
 def _keys_of(counters: Tensor, frames: int, ring_blocks: int) -> tuple[Tensor, Tensor]:
-    """Return row of `by_distance` int64 [B, 1, T, K] and validity [B, K] of each query and key.
+    """Return the row of `by_distance` int64 [B, 1, T, K] and validity [B, K] of queries and keys.
 
     The newest ring block has age 1.
     """
@@ -136,7 +136,8 @@ def add_and_norm(
 ) -> tuple[Tensor, Tensor]:
     """Add a branch to the residual stream, and normalize the sum for the next branch.
 
-    With two norms the first is that at the end of a layer, whose result is the new residual stream.
+    With two norms, the first is the one at the end of a layer, whose result is the new residual
+    stream.
 
     Args:
         hidden: float32 [N, D].
@@ -162,7 +163,7 @@ def _(hidden: Tensor, branch: Tensor, *_: object) -> tuple[Tensor, Tensor]:
 
 
 def _has_compiler() -> bool:
-    """Tell whether Triton finds the C compiler that it needs to launch kernels."""
+    """Return whether Triton finds the C compiler that it needs to launch kernels."""
     return "CC" in os.environ or any(map(shutil.which, ("gcc", "clang")))
 
 

@@ -43,7 +43,7 @@ def open_graph(path: Path, spec: StageSpec, *, adapted: bool = False) -> Graph:
     """Load `path` for the CPU, or raise BadStage if graph and config contradict each other.
 
     Args:
-        adapted: it is the graph for streams with adapters.
+        adapted: True for the graph for streams with adapters.
     """
     try:
         session = ort.InferenceSession(
@@ -99,7 +99,7 @@ def _session_options(spec: StageSpec) -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # errors only: every exported graph causes warnings
-    # Several stages share the cores: a spinning thread takes time from a stage that has work.
+    # Several stages share the cores: a spinning thread would take time from a stage with work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

@@ -1,10 +1,11 @@
-"""Tell the launcher that this process lives, since when it has worked on a batch, and its metrics.
+"""Report to the launcher that this process is alive, when its batch began, and its metrics.
 
-Triton neither replaces a process that has died nor notices one that hangs: it reports the model as
-ready for ever. The launcher reads these files, and ends the server if one of them stands still.
+Triton neither replaces a process that has died nor notices one that hangs: it keeps reporting the
+model as ready. The launcher reads these files, and ends the server if one of them is no longer
+updated.
 
-Triton could publish the metrics as well. But each value is a message to it through shared memory
-with locks of its own, and while models load, it has hung or crashed in these (2.51, nine times in
+Triton could publish the metrics as well. But each value would be a message to it through shared
+memory with its own locks, in which it has hung or crashed while models load (2.51, nine times in
 one run of the tests on a busy machine).
 """
 
@@ -23,13 +24,13 @@ from .counts import Values
 FOLDER_VARIABLE = "EARSHOT_HEARTBEATS"
 INTERVAL_S = 0.5
 _LEAST_PATIENCE_S = 5.0
-"""Shorter, and a machine whose cores are all taken would end a server that is merely slow."""
+"""With less, a server that is merely slow, on a machine without a free core, would be ended."""
 _PATIENCE_BATCHES = 10.0
-"""A batch that takes so many times as long as the slowest before it hangs."""
+"""A batch that takes this many times as long as the slowest one before it is considered to hang."""
 
 
 class Heartbeat:
-    """A file that a thread writes anew every INTERVAL_S while the process lives."""
+    """A file that a thread rewrites every INTERVAL_S while the process is alive."""
 
     def __init__(
         self,
@@ -39,13 +40,14 @@ class Heartbeat:
         metrics: Callable[[], Values],
         slowest_s: float,
     ) -> None:
-        """Begin with `slowest_s` as the time of the slowest batch.
+        """Initialize the duration of the slowest batch with `slowest_s`.
 
         Args:
-            metrics: returns the values of now, in the thread of the heartbeat; it must not wait
+            metrics: returns the current values; called in the heartbeat's thread, it must not wait
                 for a batch, because one may hang.
         """
-        # A model that is loaded again has the same instances, while the old ones end.
+        # A model that is loaded again has instances of the same names, while the old ones still
+        # end.
         self._path = folder / f"{instance}.{os.getpid()}.json"
         self._model = model
         self._instance = instance
@@ -62,14 +64,14 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and remove the file: this process ends because it was asked to."""
+        """End the thread and remove the file, because this process ends on request."""
         self._stopping.set()
         self._thread.join()
         self._path.unlink(missing_ok=True)
 
     @contextmanager
     def batch(self) -> Generator[None]:
-        """Note that a batch runs for the length of the block."""
+        """Report that a batch is running for the length of the block."""
         began_s = self._busy_since_s = time.monotonic()
         try:
             yield

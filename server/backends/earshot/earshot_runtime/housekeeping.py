@@ -1,4 +1,4 @@
-"""Expire silent streams of a stage, also while no request comes."""
+"""Expire idle streams of a stage, even while no request arrives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INTERVAL_S = 1.0
 
 
 class Housekeeper:
-    """A thread that looks after the streams of one stage, once per interval."""
+    """A thread that expires the idle streams of one stage, once per interval."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Housekeeper:
         while not self._stopping.wait(INTERVAL_S):
             try:
                 self.tick()
-            except Exception:  # whatever it is, idle streams must go on to expire
+            except Exception:  # whatever fails, idle streams must still expire later
                 # stderr is Triton's log.
                 print("housekeeping failed, trying again:", file=sys.stderr)
                 traceback.print_exc()

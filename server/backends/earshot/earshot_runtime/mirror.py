@@ -1,4 +1,4 @@
-"""Keep tensors on the device that have a copy on the host."""
+"""Keep tensors on the device together with copies on the host."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .slots import Slots
 from .spec import StageSpec, TensorSpec
 from .state import SLOTS, StatePool
 
-# Each further power of two would double the time of the warm-up.
+# Each further power of two would double the duration of the warm-up.
 _MAX_WARM_UP_BATCH = 16
 _FILE = "model.onnx"
 _ADAPTED = "adapted"
@@ -89,7 +89,7 @@ class OnnxEngine:
 
 
 class BoundGraph:
-    """A graph, and the arrays of each size of a batch, which `bind` binds to it."""
+    """A graph with its arrays bound for each batch size, by `bind`."""
 
     def __init__(self, graph: Graph, bind: Callable[[ort.IOBinding, int], None]) -> None:
         self._session = graph.session
@@ -97,7 +97,7 @@ class BoundGraph:
         self._bindings: dict[int, ort.IOBinding] = {}
 
     def warm_up(self, max_batch: int) -> None:
-        """Run powers of two: ONNX Runtime plans and allocates on the first run of a batch size."""
+        """Run batches of powers of two: ONNX Runtime plans and allocates on a size's first run."""
         batch = 1
         while batch <= min(max_batch, _MAX_WARM_UP_BATCH):
             self.run(batch)

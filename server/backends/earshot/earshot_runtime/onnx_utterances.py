@@ -17,7 +17,7 @@ from .utterance_engine import Array
 
 _ADAPTED = "adapted"
 _MOST_ROWS = 16
-"""More rows in a run save no time on a core and take more memory."""
+"""More rows in a run would save no time on a CPU core, and take more memory."""
 
 
 class OnnxUtterances:

@@ -1,4 +1,4 @@
-"""Print how far an engine has been opened, which takes half a minute on a GPU."""
+"""Print the progress of opening an engine, which takes half a minute on a GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Opening:
-    """Prints each phase of opening a model's engine, when it has ended, with its seconds."""
+    """Prints the duration of each phase of opening a model's engine."""
 
     def __init__(self, model: str) -> None:
         """Begin the first phase."""

@@ -1,4 +1,4 @@
-"""Describe a model as functions of tensors on one device, whatever runs them."""
+"""Describe a model as functions of tensors on one device, independent of the runtime."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Function = Callable[..., tuple[torch.Tensor, ...]]
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """The state, or the adapters, of one stage: `rows` rows of `width` values for each."""
+    """The pool of states or adapters of one stage, with `rows` rows of `width` values each."""
 
     rows: int
     width: int
@@ -37,8 +37,8 @@ class Loop:
     rounds: Function
     end: Function
     runs: int
-    """Runs of `rounds` before the first check whether the loop has ended; of whole utterances, for
-    the longest of them."""
+    """Runs of `rounds` before the first check for the end of the loop; for whole utterances, those
+    of the longest one."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Program:
     model: Function
     pools: tuple[PoolSpec, ...]
     adapter_pools: tuple[PoolSpec, ...]
-    """Of a program for streams with adapters, which also takes their pools and ADAPTER_SLOTS."""
+    """Pools of a program for streams with adapters, which takes them and ADAPTER_SLOTS as well."""
     loop: Loop | None
 
 
@@ -58,7 +58,7 @@ def compose(
     """Return the program that the export described.
 
     Args:
-        path: where the description was found, for errors.
+        path: the path of the description, for errors.
         open_part: opens MODEL, ROUNDS or END.
 
     Raises:

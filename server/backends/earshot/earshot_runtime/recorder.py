@@ -1,4 +1,4 @@
-"""Record what a batch does, so that repeating it is cheap: as CUDA graphs on a GPU."""
+"""Record the operations of a batch for cheap repetition: as CUDA graphs on a GPU."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Recorded = Callable[[], None]
 class Recorder:
     """Turns functions without arguments into recordings that are cheap to repeat.
 
-    What is recorded works on the same memory each time it is repeated.
+    Each repetition of a recording works on the same memory.
     """
 
     defers = True
-    """A recording takes less time than calling its function."""
+    """True if a recording takes less time than calling its function."""
 
     def record(self, function: Recorded) -> Recorded:
         """Run the function in the stream, and return a function that repeats it."""
-        # Libraries set themselves up on their first call, which must not be recorded.
+        # Libraries initialize themselves on their first call, which must not be recorded.
         function()
         self.wait()
         recorded = self.capture(function)
-        # Nothing was computed while it was recorded, and the next function may begin with what this
-        # one leaves: garbage there would be taken for rows of a table.
+        # Recording computes nothing, and the next function may begin with the results of this one:
+        # garbage there would be used as row numbers of a table.
         recorded()
         self.wait()
         return recorded
@@ -39,10 +39,10 @@ class Recorder:
         raise NotImplementedError
 
     def give_back(self) -> None:
-        """Give memory back to the device that functions took before they were recorded."""
+        """Return memory to the device that functions allocated before they were recorded."""
 
     def stream(self) -> AbstractContextManager[object]:
-        """Return a context in which all operations are done in order."""
+        """Return a context in which all operations are executed in order."""
         raise NotImplementedError
 
     def wait(self) -> None:
@@ -56,7 +56,7 @@ class Plain(Recorder):
     defers = False
 
     def record(self, function: Recorded) -> Recorded:
-        """See `Recorder.record`; a first run at load shows errors before a client connects."""
+        """See `Recorder.record`; the first run shows errors before a client connects."""
         function()
         return function
 
@@ -74,14 +74,14 @@ class CudaRecorder(Recorder):
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()
         self._memory = torch.cuda.graph_pool_handle()
-        # Blocking: a thread that waits by spinning takes a core from the others.
+        # Blocking, because a thread that spins while it waits takes a core from the others.
         self._done = torch.cuda.Event(blocking=True)
 
     def capture(self, function: Recorded) -> Recorded:
         """See `Recorder.capture`."""
         graph = torch.cuda.CUDAGraph()
-        # Not `torch.cuda.graph`, which gives back all memory that is not in use at the moment: the
-        # next function that is called would have to get its gigabytes from the driver again.
+        # Not `torch.cuda.graph`, which returns all unused memory to the driver: the next function
+        # would have to allocate its gigabytes again.
         graph.capture_begin(self._memory, capture_error_mode="thread_local")
         try:
             function()

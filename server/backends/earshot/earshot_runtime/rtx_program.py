@@ -1,7 +1,7 @@
 """Open engines of TensorRT for RTX as functions of tensors on the GPU.
 
 The engines were built on another machine, for the GPUs that their description names. Their kernels
-are compiled here at first use, and kept in files beside the engines where these can be written.
+are compiled at first use, and kept in files beside the engines if that folder is writable.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def open_rtx(folder: Path, spec: StageSpec) -> TorchEngine:
 
 
 def read_engines(folder: Path, spec: StageSpec) -> dict[str, Any]:
-    """Return the description that lies beside the engines in `folder`."""
+    """Return the description stored beside the engines in `folder`."""
     path = folder / DESCRIPTION
     return read_description(path.read_text() if path.exists() else "", spec, path)
 
@@ -61,7 +61,7 @@ class _Part:
         trt: Any = import_module(BINDINGS)
         self._model = spec.model
         self._path = path
-        # Kept as long as what was made with them.
+        # These must live as long as the objects created with them.
         self._logger = trt.Logger(trt.Logger.WARNING)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
@@ -83,14 +83,14 @@ class _Part:
         self._inputs = [name for name, read in zip(names, reads, strict=True) if read]
         self._outputs = [name for name, read in zip(names, reads, strict=True) if not read]
         config = self._engine.create_runtime_config()
-        # Kernels for a shape are compiled when the shape first comes, which is while the batches
-        # are recorded: later nothing may change, least of all in a recorded graph.
+        # Kernels for a shape are compiled when the shape is first used, while the batches are
+        # recorded: later nothing may change, least of all in a recorded graph.
         strategies = trt.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         self._kernels = config.create_runtime_cache()
         self._cache = path.with_suffix(".kernels")
         if self._cache.exists():
-            self._kernels.deserialize(self._cache.read_bytes())  # refused if of another GPU
+            self._kernels.deserialize(self._cache.read_bytes())  # ignored if it is from another GPU
         config.set_runtime_cache(self._kernels)
         self._context = self._engine.create_execution_context(config)
 

@@ -1,7 +1,7 @@
-"""Refuse engines of TensorRT for RTX where they would not run: GPU, driver and version.
+"""Refuse engines of TensorRT for RTX that cannot run here because of GPU, driver or version.
 
-The description of a model records what its engines were built for, and by which version. TensorRT's
-own messages go to the log, and do not say what to do.
+The description of a model records the GPUs its engines were built for, and the version that built
+them. TensorRT's own messages go to the log, and do not say what to do.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def require_rtx(spec: StageSpec, description: dict[str, Any]) -> None:
     """Check this machine for the engines of `description`.
 
     Raises:
-        BadStage: there is no GPU, it is none of those that the engines were built for, its driver
-            is too old, or TensorRT for RTX is not installed, or in another version.
+        BadStage: there is no GPU, the engines were not built for it, its driver is too old, or
+            TensorRT for RTX is missing or has another version.
     """
     if "driver" not in description:
         raise BadStage(f"{spec.model}: an earlier version exported its engines: export it again")
@@ -59,7 +59,7 @@ def _require_driver(spec: StageSpec, wanted: int) -> None:
 
 
 def _driver() -> str:
-    """Return the version of the driver, or "" where there is no nvidia-smi to ask."""
+    """Return the version of the driver, or "" if there is no nvidia-smi."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)

@@ -18,7 +18,7 @@ from .errors import ChunkError, RunFailed, Saturated
 from .slots import Slots, SlotTable
 from .spec import StageSpec
 
-if TYPE_CHECKING:  # it brings a library that other stages do not need
+if TYPE_CHECKING:  # it imports a library that other stages do not need
     from .text import Texts
 
 
@@ -28,7 +28,7 @@ class SequenceStage:
     A chunk that is refused leaves its stream as it was, with two exceptions: END always closes
     the stream, here and in the later stages, and a refused START leaves it closed.
 
-    A canary is never refused for want of a slot: it runs in the spare one, and leaves nothing.
+    A canary is never refused for lack of a slot: it runs in the spare one, and leaves no state.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class SequenceStage:
         """Serve `spec` on `engine`.
 
         Args:
-            adapters: those of a stage that adapters change.
+            adapters: the adapters of a stage that adapters change.
             texts: computes the text outputs of a stage that has any.
         """
         sequence = spec.sequence
@@ -64,8 +64,9 @@ class SequenceStage:
         """Return one outcome per request; its rows are views, valid until the next call.
 
         Args:
-            now_s: a time of the clock by which streams expire.
-            most_streams: refuse streams that start beside so many; by default only slots limit.
+            now_s: the time, by the clock by which streams expire.
+            most_streams: refuse new streams once this many are open; by default only the slots are
+                a limit.
         """
         self._most_streams = most_streams
         turns = rounds(chunks.streams)
@@ -147,7 +148,7 @@ class SequenceStage:
         return self._audio_ends.reject(inputs, slots, starts) | self._content.reject(inputs)
 
     def _reject_outputs(self, good: list[int]) -> Errors:
-        """Return an error for each row, of those that have run, whose outputs are not finite."""
+        """Return an error for each of the rows that ran whose outputs are not finite."""
         outputs = {name: array[: len(good)] for name, array in self._engine.outputs.items()}
         return {good[position]: error for position, error in reject_outputs(outputs).items()}
 
@@ -181,7 +182,7 @@ class SequenceStage:
                 self.slots.close(stream)
 
     def _answers(self, good: list[int]) -> tuple[Rows, Errors]:
-        """Return all outputs of the rows that have run, and an error for each that has no text."""
+        """Return all outputs of the rows that ran, and an error for each row without a text."""
         outputs = {name: array[: len(good)] for name, array in self._engine.outputs.items()}
         if self._texts is None:
             return tuple(outputs.values()), {}

@@ -1,14 +1,14 @@
 """Run the batches of an instance in the process of an engine that all instances share.
 
-Triton runs each instance of a model in a process of its own, one batch at a time. What an instance
-does for a batch beside its engine (copy requests, check them, convert tokens to text, answer) takes
-longer than a GPU needs for the batch, so that several instances are needed to keep a GPU busy. With
-an engine each, they would hold the weights several times, and take turns on the GPU with small
-batches. So the first instance starts a process that opens the engine, and all of them hand it
-their rows: see `engine_process.py`.
+Triton runs each instance of a model in a process of its own, one batch at a time. Outside of its
+engine, an instance spends more time on a batch (copy requests, check them, convert tokens to text,
+answer) than a GPU needs for it, so several instances are needed to keep a GPU busy. With an engine
+each, they would hold the weights several times, and take turns on the GPU with small batches. So
+the first instance starts a process that opens the engine, and all of them send it their rows: see
+`engine_process.py`.
 
-They find the process by a socket in a folder that belongs to the server alone; audio and tokens go
-through memory without a name (`engine_memory.py`).
+They find the process by a socket in a folder of the server; audio and tokens go through unnamed
+shared memory (`engine_memory.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .spec import StageSpec
 RUN, STORE = "run", "store"
 """Requests: (RUN, rows, whether a row has an adapter), or (STORE, slot), then the rows' memory."""
 _LISTENS_S = 60.0
-"""For a Python to start, on a busy machine."""
+"""Time for a Python process to start, on a busy machine."""
 _POLL_S = 0.02
 
 
@@ -52,18 +52,18 @@ def join_engine(folder: Path, spec: StageSpec, sockets: Path) -> SharedEngine:
     """Return the engine that the instances of `spec` share, started by the first of them.
 
     Args:
-        folder: that of the engine's files.
-        sockets: where the instances look for the process.
+        folder: the folder of the engine's files.
+        sockets: the folder in which the instances look for the process.
 
     Raises:
         BadStage: the engine cannot be opened.
     """
-    # Its own for each model and shape of the memory, and short, as addresses have to be.
+    # Unique for each model and shape of the memory, and short, as socket addresses must be.
     key = hashlib.sha256(f"{folder} {spec}".encode()).hexdigest()[:16]
     address = sockets / f"{key}.engine"
     try:
         return _join(folder, spec, address)
-    except _EngineGone:  # it may have been that of a model which was unloaded while it opened
+    except _EngineGone:  # it may belong to a model that was unloaded while it was opening
         pass
     try:
         return _join(folder, spec, address)
@@ -93,7 +93,7 @@ class SharedEngine:
         """Join the engine's process and wait until it has opened the engine.
 
         Args:
-            process: the process, if this instance has started it; it ends with its last instance.
+            process: the process, if this instance started it; it ends with its last instance.
         """
         self._connection = connection
         self._process = process
@@ -160,14 +160,14 @@ def _start(folder: Path, spec: StageSpec, address: Path) -> subprocess.Popen[byt
     package = __name__.rpartition(".")[0]
     root = Path(__file__).parents[len(package.split("."))]
     process = subprocess.Popen(
-        # The name of the model is for those who look at the processes.
+        # The name of the model is only for people who list the processes.
         [sys.executable, "-P", "-m", f"{package}.engine_process", spec.model],
         env=os.environ | {"PYTHONPATH": str(root)},
         stdin=subprocess.PIPE,
     )
-    # Left open: its end tells the process that this instance has ended.
+    # stdin stays open: when it closes, the process knows that this instance has ended.
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # `_wait_for` says so
+    with suppress(BrokenPipeError):  # `_wait_for` reports it
         process.stdin.write(pickle.dumps((folder, spec, address)))
         process.stdin.flush()
     return process
@@ -186,7 +186,7 @@ def _wait_for(address: Path, process: subprocess.Popen[bytes], spec: StageSpec) 
 
 @contextmanager
 def short_path(path: Path) -> Generator[str]:
-    """Provide another path of a socket: that of a long folder would not fit its address."""
+    """Provide a short path of a socket, because that of a deep folder would not fit its address."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"

@@ -1,4 +1,4 @@
-"""Assign the slots of the state pool to streams, and expire streams that are silent.
+"""Assign the slots of the state pool to streams, and expire idle streams.
 
 There are no tensors here, so the rules (open, reset, free, expire) can be compared with a simple
 model in a property test.
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from .errors import ServerFull, UnknownStream
 
-# Triton drops a silent sequence after its own limit without telling the backend. Expiring
-# earlier than Triton would refuse chunks that Triton still accepts.
+# Triton drops an idle sequence after its own limit without telling the backend. Expiring it earlier
+# would refuse chunks that Triton still accepts.
 EXPIRY_MARGIN_S = 1.0
 
 Slots = npt.NDArray[np.intp]
@@ -21,7 +21,7 @@ Slots = npt.NDArray[np.intp]
 class SlotTable:
     """Assigns `capacity` slots to correlation ids.
 
-    Freed slots are taken again last-in, first-out: the pool then touches no more memory than the
+    Freed slots are reused last-in, first-out, so that the pool touches only the memory of the
     largest number of streams that were ever live at once.
     """
 
@@ -40,12 +40,12 @@ class SlotTable:
 
     @property
     def spare(self) -> int:
-        """Return the slot after those of the streams, whose state nobody needs."""
+        """Return the slot after those of the streams, whose state is never needed."""
         return self.capacity
 
     @property
     def taken(self) -> list[int]:
-        """Return the slots of all open streams; any thread may ask."""
+        """Return the slots of all open streams; any thread may call this."""
         return list(self._slot_of.values())
 
     def __contains__(self, stream: int) -> bool:
@@ -68,7 +68,7 @@ class SlotTable:
                 "or the server restarted, or its START chunk was missing or refused; "
                 "start a new stream"
             )
-        # At once, not after the run: a START later in the batch may expire idle streams.
+        # Set now, not after the run, because a START later in the batch may expire idle streams.
         self._last_seen_s[slot] = now_s
         return slot
 

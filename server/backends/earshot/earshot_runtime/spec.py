@@ -32,7 +32,7 @@ TOKENIZERS = "tokenizers"
 """The runtime of a stage that has no engine, and converts tokens to text."""
 _ON_DEVICE = ("torch", "tensorrt-rtx")
 _SHARED, _OWN = "shared", "own"
-"""Values of the parameter `engine`; without it the runtime decides."""
+"""Values of the parameter `engine`; the default depends on the runtime."""
 _TEXT = ("TEXT", "TOKEN_TEXT_LENGTHS")
 _TOKENS = ("TOKENS", "TOKEN_FRAMES", "TOKEN_LOGPROBS", "TOKEN_COUNT")
 
@@ -57,24 +57,24 @@ class SequenceSpec:
 
     max_streams: int
     state_rows: tuple[int, ...]
-    """Rows per stream of each state of an ONNX graph; a torch program knows them itself."""
+    """Rows per stream of each state of an ONNX graph; a torch program describes its own."""
     max_idle_s: float
 
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """The adapters that a stage takes."""
+    """The adapters that a stage supports."""
 
     capacity: int
-    """Adapters in memory at once."""
+    """Number of adapters in memory at once."""
     parts: tuple[str, ...]
     """Names of the tensors of an adapter's file, one for each pool."""
     shapes: tuple[tuple[int, int], ...]
     """Rows and width of each of them."""
     ensemble: str
-    """End of the names of the folders of adapters."""
+    """Suffix of the names of the adapters' folders."""
     base: str
-    """Hash of the weights that the adapters were installed beside."""
+    """Hash of the base weights for which the adapters were installed."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class StageSpec:
     max_batch: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    """Those of the engine."""
+    """Outputs of the engine."""
     runtime: str
     device: str
     intra_op_threads: int
@@ -96,9 +96,9 @@ class StageSpec:
     length_output: str | None
     """The output that the next stage takes as its length."""
     lengths: tuple[int, ...]
-    """Lengths that `length_of` may have, ascending; any, if there are none."""
+    """Lengths that `length_of` may have, ascending; empty if any length will do."""
     max_length: int | None
-    """Largest length of `length_of`; None for stages that take any, or have fixed shapes."""
+    """Largest length of `length_of`; None for stages that accept any, or have fixed shapes."""
     length_step: int
     """The length of `length_of` must be a multiple of this number."""
     sequence: SequenceSpec | None
@@ -106,9 +106,9 @@ class StageSpec:
     adapters: AdapterSpec | None = None
     """None for a stage that adapters do not change."""
     run_lengths: tuple[int, ...] = ()
-    """Lengths that a torch program of whole utterances pads its runs to, ascending."""
+    """Lengths to which a torch program pads runs of whole utterances, ascending."""
     max_run_length: int | None = None
-    """Sum of the padded lengths of the utterances of such a run, at most."""
+    """Largest sum of the padded lengths of the utterances in such a run."""
     text_outputs: tuple[TensorSpec, ...] = ()
     """Outputs that are computed from those of the engine; see `Texts`. They come last."""
     ctc_blank: int | None = None
@@ -116,8 +116,8 @@ class StageSpec:
     instances: int = 1
     """Processes in which Triton runs the stage."""
     shares: bool | None = None
-    """Whether these processes share one engine; `None`: on a device, but not on the cores of a CPU,
-    which processes share without that."""
+    """True if these processes share one engine; None: they do on a GPU, but not on a CPU, whose
+    cores processes share anyway."""
 
     @property
     def full_length(self) -> int:
@@ -126,7 +126,7 @@ class StageSpec:
 
     @property
     def shares_engine(self) -> bool:
-        """Return True if instances hand their batches to one engine, in a process of its own."""
+        """Return True if instances send their batches to one engine, in a process of its own."""
         shares = self.runtime in _ON_DEVICE if self.shares is None else self.shares
         return self.sequence is not None and self.instances > 1 and shares
 

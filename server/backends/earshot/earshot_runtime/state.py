@@ -8,11 +8,11 @@ and returns only the rows that changed:
     outputs   UPDATE       (B, U, width)           new values ...
               UPDATE_ROWS  (B, U) int64            ... and the rows of each stream they belong to
 
-A graph that holds several stages in a row has these tensors once for each of them, their names
-followed by `_` and that stage's own name in capitals.
+A graph of several fused stages has these tensors once for each stage, with `_` and the stage's name
+in capitals appended to their names.
 
-A stream starts with zeros. The kernel backs a page of np.zeros when it is first used, so a pool
-takes as much memory as the largest number of streams that were ever live at once.
+A stream starts with zeros. The operating system allocates a page of np.zeros when it is first used,
+so a pool takes the memory of the largest number of streams that were ever live at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Compute what clients get beside the outputs of an engine: tokens of CTC's labels, and text.
+"""Compute the outputs for clients that no engine computes: the tokens of CTC labels, and text.
 
-Text is computed in the process of the last engine: a process of its own costs a hop through Triton
+Text is computed in the process of the last engine: a separate stage would cost a hop through Triton
 for every chunk, which takes longer than the conversion.
 """
 

@@ -1,6 +1,7 @@
-"""Answer requests of a stage without an engine, which converts the tokens of another one to text.
+"""Serve a stage without an engine, which converts the tokens of another stage to text.
 
-Stages of this backend convert their own. This is for engines of Triton's TensorRT backend.
+Stages of this backend convert their own tokens. This one is for engines of Triton's TensorRT
+backend.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from .spec import StageSpec
 from .token_checks import reject_labels, reject_tokens
 from .utterance_engine import Array
 
-if TYPE_CHECKING:  # it brings a library that other stages do not need
+if TYPE_CHECKING:  # it imports a library that other stages do not need
     from .text import Texts
 
 
 class TextStage:
-    """Keeps nothing between requests: the stage before it passes on the context of a stream."""
+    """Keeps no state: the stage before it passes on the context of a stream."""
 
     def __init__(self, spec: StageSpec, texts: Texts | None) -> None:
         """Serve `spec` with `texts`, or raise BadStage if it has no text outputs."""
@@ -41,7 +42,7 @@ class TextStage:
             return [self._answer(inputs) for inputs in requests]
 
     def metrics(self) -> dict[Sample, float]:
-        """Return no metrics: Triton's own count the requests."""
+        """Return no metrics: Triton itself counts the requests."""
         return {}
 
     def _answer(self, inputs: list[Array]) -> Outcome:

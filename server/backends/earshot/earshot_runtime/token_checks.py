@@ -14,7 +14,7 @@ from .errors import ChunkError, InvalidChunk
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 MAX_TOKENS = 20_000
-"""More than any utterance holds that clients send as one request."""
+"""More than any utterance that clients send in one request contains."""
 
 
 def reject_tokens(arrays: Arrays) -> ChunkError | None:

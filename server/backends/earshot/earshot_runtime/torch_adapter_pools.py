@@ -16,7 +16,7 @@ from .spec import StageSpec
 
 
 class TorchAdapterPools:
-    """The pools of adapters that `program` takes; the caller provides the stream of operations."""
+    """The pools of adapters of `program`; call all methods in its stream of operations."""
 
     def __init__(self, program: Program, spec: StageSpec, device: torch.device) -> None:
         """Allocate the pools, or raise BadStage if program and config disagree on their shapes."""
@@ -32,7 +32,7 @@ class TorchAdapterPools:
             torch.zeros((capacity + 1) * pool.rows, pool.width, dtype=pool.dtype, device=device)
             for pool in program.adapter_pools
         ]
-        """One [adapters * rows, width] for each stage that adapters change."""
+        """One pool [adapters * rows, width] for each stage that adapters change."""
 
     def store(self, slot: int, rows: list[npt.NDArray[np.float32]]) -> None:
         """Write the rows [rows, width] of an adapter into a slot of each pool."""

@@ -1,8 +1,8 @@
-"""A stage on torch: the state on the device, one recorded graph per batch size, one wait per batch.
+"""Run a stage on torch: state on the device, one recorded graph and one wait per batch.
 
-Batches are padded to a few sizes. On a GPU all that a batch of one size does, from the copy out of
-page-locked host memory to the copy back into it, is recorded once as a CUDA graph: launching it is
-one call, whatever the number of kernels. On a CPU the same functions run as they are.
+Batches are padded to a few sizes. On a GPU, everything for a batch of one size, from the copy out
+of page-locked host memory to the copy back into it, is recorded once as a CUDA graph, which one
+call launches, whatever the number of kernels. On a CPU the same functions run directly.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .spec import StageSpec, TensorSpec
 from .torch_adapter_pools import TorchAdapterPools
 from .torch_program import open_program
 
-# Sizes that a batch is padded to. Below eight rows a GPU is equally fast; above, a padding of a
-# third at most costs less than recording more sizes.
+# Sizes to which a batch is padded. Below eight rows a GPU is equally fast for all; above, padding
+# by at most a third costs less than recording more sizes.
 _STEPS = (2, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 _ADAPTED = "adapted"
@@ -75,7 +75,7 @@ class TorchEngine:
         self._starting = Mirror([_SLOTS], rows, device)
         self.inputs: Arrays = self._in.arrays(spec.inputs)
         self.outputs: Arrays = self._out.arrays(spec.outputs)
-        # All in one stream: another would not wait for the pools to be zeroed.
+        # All in one CUDA stream: another one would not wait until the pools are zeroed.
         with torch.inference_mode(), self._recorder.stream():
             self._pools = [
                 torch.zeros((streams + 1) * pool.rows, pool.width, dtype=pool.dtype, device=device)
@@ -136,7 +136,7 @@ class TorchEngine:
             self._recorder.wait()
 
     def _record_all(self, program: Program) -> dict[int, _Batch]:
-        # The largest first: the sizes share memory, and it is then large enough at once.
+        # The largest first: the sizes share memory, which is then large enough from the start.
         return {size: self._record(program, size) for size in reversed(self._sizes)}
 
     def _record(self, program: Program, size: int) -> _Batch:
@@ -191,12 +191,12 @@ class _Batch:
         self._end(loop.end, pending)
 
     def _more(self) -> None:
-        """Continue from where the last run stopped, and close the chunk again."""
+        """Continue where the last run stopped, and close the chunk again."""
         loop = self._program.loop
         assert loop is not None
         stopped = self._carried
         pending = self._go_on(loop.rounds)
-        # In place, so that the next replay goes on from here.
+        # In place, so that the next replay continues from here.
         for old, new in zip(stopped, self._carried, strict=True):
             if old is not new:
                 old.copy_(new)
@@ -222,7 +222,7 @@ class _Batch:
 
 _SLOTS = TensorSpec("SLOTS", np.dtype(np.int64), ())
 _ADAPTER_SLOTS = TensorSpec("ADAPTER_SLOTS", np.dtype(np.int64), ())
-# int64 and one per row, only so that it is a tensor like the others.
+# int64 and one per row, only so that it can be handled like the other tensors.
 _PENDING = TensorSpec("PENDING", np.dtype(np.int64), ())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.export.passes import move_to_device_pass
 
-from . import fused_ops as fused_ops  # Registers the operations that programs name.
+from . import fused_ops as fused_ops  # Registers the operations that programs refer to by name.
 from .errors import BadStage
 from .program import MODEL, Function, Program, compose, read_description
 from .spec import StageSpec
@@ -36,7 +36,7 @@ def _load(path: Path, spec: StageSpec, device: torch.device) -> tuple[Function, 
     extra = {_DESCRIPTION: ""}
     try:
         program = torch.export.load(path, extra_files=extra)
-        # Traced on the CPU: constants made inside the graph name their device.
+        # The program was traced on the CPU, and constants inside the graph contain their device.
         program = move_to_device_pass(program, str(device))
     except Exception as error:  # torch's own exceptions share no base class
         raise BadStage(f"{spec.model}: cannot load {path}: {error}") from error

@@ -1,4 +1,4 @@
-"""Whole utterances on torch: a run is padded to one of a few shapes, and waits once for its end."""
+"""Run whole utterances on torch, padded to one of a few shapes, with one wait per run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from .utterance_runs import RunShapes, UtteranceRuns
 
 _ADAPTED = "adapted"
 _ROWS_WITHOUT_GPU = 8
-"""Of the longest utterances, in a run on a CPU: more are no faster there, and take gigabytes."""
+"""Rows of the longest utterances in a run on a CPU: more are no faster there, and take
+gigabytes."""
 _PADDING = -1
-"""Behind the last token of an utterance, in each output."""
+"""Value after the last token of an utterance, in each output."""
 
 
 def open_torch_utterances(folder: Path, spec: StageSpec) -> TorchUtterances:
@@ -62,7 +63,7 @@ class TorchUtterances:
         self._count = names.index(spec.length_output) if spec.length_output else None
         self._audio = Mirror([_AUDIO], self._shapes.most, device)
         self._rows = Mirror([_LENGTH, _ADAPTER_SLOTS], self._shapes.sizes[-1], device)
-        # All in one stream: another would not wait for the pools to be zeroed.
+        # All in one CUDA stream: another one would not wait until the pools are zeroed.
         with torch.inference_mode(), recorder.stream():
             self._adapters = TorchAdapterPools(adapted or program, spec, device)
             self._base = self._record(program)
@@ -87,7 +88,7 @@ class TorchUtterances:
             self._recorder.wait()
 
     def run(self, inputs: Sequence[Array], adapters: AdapterSlots | None = None) -> list[Array]:
-        """See `UtteranceEngine.run`; more rows than fit run one part after the other."""
+        """See `UtteranceEngine.run`; rows that do not fit into one run are split into several."""
         audio, lengths = inputs
         most = self.most_rows(audio.shape[1])
         parts = [slice(first, first + most) for first in range(0, len(audio), most)]
@@ -103,7 +104,7 @@ class TorchUtterances:
         host = self._audio.host[_AUDIO.name][: size * length].reshape(size, length)
         host[:rows, :samples] = audio
         host[:rows, samples:] = 0
-        # Rows behind the last keep the audio of an earlier run, of which nothing is valid.
+        # Rows after the last one keep the audio of an earlier run, with a length of zero.
         self._rows.host[_LENGTH.name][:rows] = lengths
         self._rows.host[_LENGTH.name][rows:size] = 0
         self._rows.host[_ADAPTER_SLOTS.name][:size] = NONE
@@ -148,7 +149,7 @@ def _run_shapes(spec: StageSpec, recorder: Recorder) -> RunShapes:
 
 
 def _require_runs(spec: StageSpec, fewest_rows: int) -> int:
-    """Return the most audio of a run, or raise BadStage if an utterance fits in none."""
+    """Return the largest audio length of a run, or raise BadStage if an utterance fits in none."""
     longest, most = max(spec.lengths, default=0), spec.max_run_length
     lengths = spec.run_lengths
     if most is None or not lengths or lengths[-1] < longest or fewest_rows * lengths[-1] > most:

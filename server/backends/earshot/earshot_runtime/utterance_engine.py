@@ -17,13 +17,13 @@ class UtteranceEngine(Protocol):
     """Runs utterances that are padded to the longest of them."""
 
     def most_rows(self, length: int) -> int:
-        """Return how many utterances of this length a run should have, at most."""
+        """Return the largest number of utterances of this length that a run should have."""
         ...
 
     def run(self, inputs: Sequence[Array], adapters: AdapterSlots | None = None) -> list[Array]:
         """Return the outputs [rows, ...] for the inputs [rows, ...], both in the config's order.
 
-        An error of the library underneath is passed on.
+        An error of the underlying library is passed on.
 
         Args:
             adapters: the slot of each row's adapter; None if no row has one.

@@ -1,12 +1,12 @@
-"""Runs of one program of whole utterances: a few padded shapes, and a decoder in recorded rounds.
+"""Run a program of whole utterances in a few padded shapes, with a decoder in recorded rounds.
 
-What is short on a GPU, so that starting its kernels one by one would take longer than they do, is
-recorded as a CUDA graph: the rounds of the decoder, once for each number of rows, and all that
-comes before them for runs of little audio. Longer runs start their kernels faster than the GPU
-works on them. The rounds of all runs work on the same memory, as large as the largest run needs it.
+Work whose kernels take less time on a GPU than their launches is recorded as a CUDA graph: the
+rounds of the decoder, once for each number of rows, and everything before them for runs with little
+audio. Longer runs launch their kernels faster than the GPU executes them. The rounds of all runs
+share the same memory, sized for the largest run.
 
-Rounds are recorded when the engine opens. There are too many short shapes for that, most of which a
-service never sees: one is recorded when it comes for the second time.
+Rounds are recorded when the engine opens. Short shapes are too many for that, and a service never
+sees most of them: a shape is recorded when it is used for the second time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .program import Loop
 from .recorder import Recorded, Recorder
 
 _RECORDED_SHARE = 1 / 8
-"""Of the audio of the largest run: up to here a run is recorded from its beginning."""
+"""Up to this share of the audio of the largest run, a run is recorded from its beginning."""
 
 Begin = Callable[[int, int], tuple[Tensor, ...]]
 """`(rows, samples) -> values`: runs a program up to its loop, on inputs padded to that shape."""
@@ -33,14 +33,14 @@ Begin = Callable[[int, int], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class RunShapes:
-    """Rows and lengths that runs are padded to."""
+    """Rows and lengths to which runs are padded."""
 
     sizes: tuple[int, ...]
     """Numbers of rows, ascending."""
     lengths: tuple[int, ...]
     """Samples of a row, ascending."""
     most: int
-    """Samples of all rows of a run; at least one size of each length has no more."""
+    """Largest number of samples in all rows of a run; each length fits with at least one size."""
 
     @property
     def longest(self) -> int:
@@ -48,20 +48,20 @@ class RunShapes:
         return self.lengths[-1]
 
     def size(self, rows: int) -> int:
-        """Return the number of rows that so many are padded to."""
+        """Return the number of rows to which `rows` are padded."""
         return self.sizes[bisect_left(self.sizes, rows)]
 
     def length(self, samples: int) -> int:
-        """Return the length that an utterance is padded to."""
+        """Return the length to which an utterance is padded."""
         return self.lengths[bisect_left(self.lengths, samples)]
 
     def most_rows(self, samples: int) -> int:
-        """Return the most rows of a run of utterances of this length."""
+        """Return the largest number of rows in a run of utterances of this length."""
         fitting = self.most // self.length(samples)
         return max(size for size in self.sizes if size <= fitting)
 
     def longest_of(self, size: int) -> int:
-        """Return the longest length of a run with so many rows."""
+        """Return the largest length of a run with `size` rows."""
         return max(length for length in self.lengths if size * length <= self.most)
 
     def all(self) -> list[tuple[int, int]]:
@@ -75,7 +75,7 @@ class RunShapes:
 
 
 class UtteranceRuns:
-    """The runs of a program; all methods are called in the recorder's stream."""
+    """The runs of a program; call all methods in the recorder's stream."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class UtteranceRuns:
         recorder: Recorder,
         opening: Opening,
     ) -> None:
-        """Record the rounds, and run the largest shapes, if recordings are worth it."""
+        """Record the rounds, and, if recordings save time, run the largest shapes."""
         self._begin, self._shapes, self._recorder = begin, shapes, recorder
         self._short = _RECORDED_SHARE * shapes.most if recorder.defers else 0.0
         self._loops = self._record_loops(loop) if loop else {}
@@ -152,7 +152,7 @@ class UtteranceRuns:
     def _take_memory(self) -> None:
         """Run the largest shape, and record the largest of the short ones.
 
-        So all others find their memory, and a lack of it shows when the engine opens.
+        All other shapes then find memory allocated, and a lack of it shows when the engine opens.
         """
         shapes = self._shapes.all()
         self.compute(*max(shapes, key=math.prod))
@@ -163,7 +163,7 @@ class UtteranceRuns:
 
 
 class _Start:
-    """What a run of one shape does before the rounds: fill the loop, or `outputs`."""
+    """The work of a run of one shape before the rounds: it fills the loop, or `outputs`."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class _Start:
         loop: _Loop | None,
         recorder: Recorder | None,
     ) -> None:
-        """Run `begin`; with a recorder, record it when it is run for the second time."""
+        """Prepare to run `begin`; with a recorder, record it on its second run."""
         self._begin, self._loop, self._recorder = begin, loop, recorder
         self.outputs: list[Tensor] = []
         self._has_run = False
@@ -196,9 +196,9 @@ class _Start:
 
 
 class _Loop:
-    """The rounds of runs with so many rows, and the outputs when they have ended.
+    """The rounds of runs with one number of rows, and their outputs.
 
-    `rounds` and `end` go on from what `carried` holds; after `end`, `pending` tells whether an
+    `rounds` and `end` continue from the values in `carried`; after `end`, `pending` is true if an
     utterance is unfinished.
     """
 
@@ -212,13 +212,13 @@ class _Loop:
         self.end: Recorded = recorder.record(self._end)
 
     def load(self, values: Sequence[Tensor]) -> None:
-        """Copy the values of a run, whose time axis may be shorter, to where the rounds work."""
+        """Copy a run's values, whose time axis may be shorter, into the memory of the rounds."""
         for carried, value in zip(self._carried, values, strict=True):
             carried[tuple(slice(size) for size in value.shape)].copy_(value)
 
     def _rounds(self) -> None:
         *state, pending = self._loop.rounds(*self._carried)
-        # In place, so that the next replay goes on from here.
+        # In place, so that the next replay continues from here.
         for carried, value in zip(self._carried[-len(state) :], state, strict=True):
             carried.copy_(value)
         self._goes_on.copy_(pending)

@@ -23,11 +23,11 @@ from .errors import ChunkError, RunFailed
 from .spec import StageSpec
 from .utterance_engine import Array, UtteranceEngine
 
-if TYPE_CHECKING:  # it brings a library that other stages do not need
+if TYPE_CHECKING:  # it imports a library that other stages do not need
     from .text import Texts
 
 _FULL = 0.5
-"""A run with a smaller share of the rows that it may have takes further utterances, at the cost of
+"""A run with less than this share of its allowed rows accepts further utterances, at the cost of
 more padding."""
 _LEAST_SHARE = 0.7
 """Shortest utterance of a full run, as a share of the longest."""
@@ -62,7 +62,7 @@ class UtteranceStage:
         """Serve `spec` on `engine`.
 
         Args:
-            adapters: those of a stage that adapters change.
+            adapters: the adapters of a stage that adapters change.
             texts: computes the text outputs of a stage that has any.
         """
         self.runs = 0
@@ -73,7 +73,7 @@ class UtteranceStage:
         self._texts = texts
         self._content = ContentChecks(spec)
         names = [tensor.name for tensor in spec.inputs]
-        # Never None here: a spec without them and without state is refused.
+        # Never None here: a spec with neither a length input nor state is refused.
         self._length = names.index(str(spec.length_input))
         self._values = names.index(str(spec.length_of))
         self._warm_up()
@@ -97,8 +97,8 @@ class UtteranceStage:
         """Return one outcome per request, in order.
 
         Args:
-            requests: one array per input for each of them.
-            adapters: the name of the adapter of each, "" for none; by default none has one.
+            requests: for each request, one array per input.
+            adapters: the name of each request's adapter, "" for none; by default none has one.
             running: opens a context around each run.
         """
         outcomes: dict[int, Outcome] = {}
@@ -116,7 +116,7 @@ class UtteranceStage:
         return [outcomes[index] for index in range(len(requests))]
 
     def metrics(self) -> dict[Sample, float]:
-        """Return the counts of runs, which Triton does not know: it counts its own batches."""
+        """Return the counts of runs; Triton counts only its own batches."""
         return {
             ("earshot_runs_total", ()): self.runs,
             ("earshot_rows_total", ()): self.rows,
@@ -151,7 +151,7 @@ class UtteranceStage:
     ) -> tuple[dict[int, int], dict[int, ChunkError]]:
         """Return the slot of each request's adapter, or the error of one that cannot be read.
 
-        There is room for all of a run, and any of them may make room after it.
+        There is room for all adapters of a run, and any of them may be replaced after it.
         """
         slots: dict[int, int] = {}
         errors: dict[int, ChunkError] = {}
@@ -193,7 +193,7 @@ class UtteranceStage:
         """Return the outputs for all rows of the requests, in order.
 
         Args:
-            slots: that of each row's adapter; None if no row has one.
+            slots: the slot of each row's adapter; None if no row has one.
         """
         inputs = [
             self._padded(requests)
@@ -226,8 +226,8 @@ def packed(
     """Return the keys of `requests` in runs of similar lengths, the longest utterances first.
 
     Args:
-        most_rows: returns the rows that a run should have at most, for the longest of them.
-        most_adapters: there is room for so many in memory at once.
+        most_rows: returns the largest number of rows of a run, for the length of its longest row.
+        most_adapters: the number of adapters that fit into memory at once.
     """
     runs: list[list[int]] = []
     adapters: set[AdapterFile] = set()
