@@ -1,4 +1,4 @@
-"""Derive every number that relates audio samples to frames and chunks.
+"""Define every number that relates audio samples to frames and chunks.
 
 This is the streaming contract: a stream is `LEAD_SAMPLES` zeros, then the audio, then zeros
 up to a whole number of chunks. With that lead every chunk has the same shape, and chunk `k` of
@@ -21,7 +21,8 @@ FRAME_SAMPLES = SUBSAMPLING * HOP_SAMPLES
 FRAME_MS = 1000 * FRAME_SAMPLES // SAMPLE_RATE_HZ
 
 LEAD_SAMPLES = 1024
-"""Zeros before every stream; the smallest lead whose first chunk has the shape of the others."""
+"""Zeros before every stream; the smallest lead that gives the first chunk the shape of the
+others."""
 LEAD_MEL_FRAMES = SUBSAMPLING - 1
 """Mel frames of the first chunk that lie before the utterance and do not exist in the reference."""
 
@@ -32,7 +33,7 @@ SUPPORTED_CHUNK_MS = (80, 160, 320, 560, 1120)
 
 assert FRAME_MS == 80
 assert TAIL_SAMPLES == 296
-# The last window of a chunk must end inside it and the next one outside: no sample is delayed.
+# The last window of a chunk ends inside it and the next one outside, so no sample is delayed.
 _LAST_WINDOW_END = (-LEAD_MEL_FRAMES + SUBSAMPLING - 1) * HOP_SAMPLES + WINDOW_SAMPLES // 2
 assert _LAST_WINDOW_END + LEAD_SAMPLES <= FRAME_SAMPLES
 assert _LAST_WINDOW_END + LEAD_SAMPLES + HOP_SAMPLES > FRAME_SAMPLES
@@ -53,5 +54,5 @@ def frames_per_chunk(chunk_ms: int) -> int:
 
 
 def chunk_count(samples: int, chunk_samples: int) -> int:
-    """Return the number of chunks of an utterance; at least one, also for an empty utterance."""
+    """Return the number of chunks of an utterance: at least one, even for an empty utterance."""
     return -(-(samples + LEAD_SAMPLES) // chunk_samples)

@@ -33,7 +33,7 @@ class Checkpoint:
     model: Any
     """One of `SUPPORTED_ARCHITECTURES` of `transformers`."""
     processor: Any
-    """Its processor: feature extractor and tokenizer."""
+    """Processor of the model: feature extractor and tokenizer."""
     sha256: str
     """Hash of the weights as loaded: name, dtype and bytes of every tensor."""
 
@@ -49,20 +49,20 @@ class Checkpoint:
 
     @property
     def streams(self) -> bool:
-        """Return True if the model can recognize live streams, not only whole utterances."""
+        """Return True if the model can recognize live streams as well as whole utterances."""
         return self.architecture in STREAMING_ARCHITECTURES.values()
 
     @property
     def supported_chunk_ms(self) -> list[int]:
-        """Return the chunks whose lookahead the model was trained with, shortest first."""
+        """Return the chunk lengths whose lookahead the model was trained with, shortest first."""
         lookaheads = self.processor.supported_num_lookahead_tokens
         return sorted((lookahead + 1) * FRAME_MS for lookahead in lookaheads)
 
     def require_chunk(self, chunk_ms: int) -> None:
-        """Refuse a chunk that the model was not trained for.
+        """Refuse a chunk length that the model was not trained for.
 
         Raises:
-            UnsupportedOption: the message lists the chunks that it supports.
+            UnsupportedOption: the message lists the supported lengths.
         """
         if not self.streams:
             raise UnsupportedOption(
@@ -84,8 +84,8 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
         name_or_path: a local folder in `transformers` format, or a hub id.
 
     Raises:
-        UnsupportedCheckpoint: missing, incomplete, or not a supported architecture, or its weights
-            are not finite.
+        UnsupportedCheckpoint: it is missing or incomplete, its architecture is not supported, or
+            its weights are not finite.
     """
     architecture = _require_architecture(name_or_path)
     import transformers
@@ -119,7 +119,7 @@ def _load_processor(name_or_path: str) -> Any:
 
     try:
         return AutoProcessor.from_pretrained(name_or_path)
-    except Exception as error:  # `tokenizers` raises Exception itself
+    except Exception as error:  # `tokenizers` raises plain Exceptions
         reason = " ".join(str(error).split())
         raise UnsupportedCheckpoint(
             f"the tokenizer or the feature extractor of {name_or_path} cannot be loaded; expected "
@@ -153,7 +153,7 @@ def _require_architecture(name_or_path: str) -> str:
 
 
 def _require_all_weights(name: str, loading: Mapping[str, Any]) -> None:
-    """Refuse missing weights: they would be random in the reference too, and parity would hold."""
+    """Refuse missing weights: they would be random in the reference, too, and parity would hold."""
     lacking = sorted(map(str, (*loading["missing_keys"], *loading["mismatched_keys"])))
     if lacking:
         raise UnsupportedCheckpoint(

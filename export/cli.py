@@ -38,7 +38,7 @@ class Runtime(StrEnum):
 
 
 class Layout(StrEnum):
-    """The number of models: one for each stage, or one for all."""
+    """The division into models: one for each stage, or one for all."""
 
     stages = "stages"
     fused = "fused"
@@ -53,7 +53,7 @@ class Mode(StrEnum):
 
 
 _ON_GPU = (Runtime.torch, Runtime.tensorrt_rtx)
-"""Runtimes of the bundled backend that run on a GPU, where one process is enough."""
+"""Runtimes of the bundled backend for GPUs, where one process is enough."""
 
 
 class Precision(StrEnum):
@@ -75,8 +75,8 @@ def main(
         Mode | None,
         typer.Option(
             help="streaming: chunk by chunk (asr_streaming); offline: whole utterances "
-            "(asr_offline); both: twice the time, disk and memory. By default streaming where the "
-            "architecture can, else offline."
+            "(asr_offline); both: twice the time, disk and memory. By default streaming if the "
+            "architecture supports it, else offline."
         ),
     ] = None,
     chunk_ms: Annotated[
@@ -94,8 +94,8 @@ def main(
     layout: Annotated[
         Layout | None,
         typer.Option(
-            help="Of live streams: one model per stage, the default, or one for all, with fewer "
-            "hops per chunk. Whole files are one model with torch, stages with other runtimes."
+            help="For live streams: one model per stage (default), or one for all, with fewer hops "
+            "per chunk. For whole files: one model with torch, stages with other runtimes."
         ),
     ] = None,
     precision: Annotated[
@@ -127,8 +127,8 @@ def main(
         int | None,
         typer.Option(
             min=1,
-            help="Processes of the encoder or fused recognizer; 2 by default, 1 of one that runs "
-            "on torch or tensorrt-rtx. There they share one engine for live streams.",
+            help="Processes of the encoder or fused recognizer; 2 by default, 1 with torch or "
+            "tensorrt-rtx, where they share one engine for live streams.",
         ),
     ] = None,
     own_engines: Annotated[
@@ -140,13 +140,13 @@ def main(
         ),
     ] = False,
     max_batch_size: Annotated[
-        int, typer.Option(min=1, help="Streams in one batch, at most.")
+        int, typer.Option(min=1, help="Largest number of streams in one batch.")
     ] = Serving.max_batch_size,
     adapters: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Adapters that may be in memory at once, beside the checkpoint itself (see "
+            help="Adapters that may be in memory at once, in addition to the checkpoint (see "
             "`python -m export.adapters`); others are read when a stream or a file needs them.",
         ),
     ] = Serving.adapters,
@@ -154,7 +154,7 @@ def main(
         int, typer.Option(min=1, help="Largest rank of an adapter.")
     ] = Serving.adapter_rank,
 ) -> None:
-    """Export a recognizer to ONNX files and Triton configs, and check that it equals the original.
+    """Export a recognizer for Triton, and check that its output equals that of the original.
 
     The stages are compared with transformers on the recordings of this repository before anything
     is installed; if they differ, the old model repository stays as it was.
@@ -300,9 +300,9 @@ def _require_possible(checkpoint: Checkpoint, options: ExportOptions) -> None:
 
 
 def _warn_of_another_checkpoint(checkpoint: Checkpoint, options: ExportOptions) -> None:
-    """Warn if the ensemble of the other mode, which was not exported, has another checkpoint.
+    """Warn if the ensemble of the other mode, which was not exported, is of another checkpoint.
 
-    Clients take the two ensembles of one name for one recognizer.
+    Clients assume that two ensembles of one name are one recognizer.
     """
     if options.mode == "both":
         return
@@ -322,7 +322,7 @@ def _warn_of_another_checkpoint(checkpoint: Checkpoint, options: ExportOptions) 
 
 
 def _warn_of_outdated(options: ExportOptions) -> None:
-    """Warn of heads and adapters that were made for the weights before."""
+    """Warn of heads and adapters that were made for the previous weights."""
     from export.shared import outdated
 
     modes = {STREAMING: options.mode != "offline", OFFLINE: options.mode != "streaming"}

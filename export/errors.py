@@ -16,7 +16,7 @@ from __future__ import annotations
 
 
 class ExportError(Exception):
-    """Base of every error that the exporter raises on purpose."""
+    """Base of all errors that the exporter raises on purpose."""
 
 
 class UnsupportedCheckpoint(ExportError):

@@ -1,7 +1,7 @@
-"""Install exported models into a model repository in one step, or not at all.
+"""Install exported models into a model repository atomically.
 
-Everything is built and checked in a folder beside the repository. Only then do its models replace
-the old ones, by renames; if a rename fails, the old ones are put back.
+Everything is built and checked in a folder beside the repository. Only then do the new models
+replace the old ones, by renames; if a rename fails, the old ones are restored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from export.errors import UnsupportedOption
 
 
 class Replacement:
-    """Models that are being built for a repository, and the models that they will replace.
+    """Models that are being built for a repository, and the ones that they will replace.
 
     Args:
         repository: the model repository; absolute.
@@ -33,8 +33,8 @@ class Replacement:
         """Register `models` and return the folder to build them in.
 
         Args:
-            models: will replace the models of these names.
-            obsolete: are removed from the repository; all others stay as they are.
+            models: names of the models to build, which replace those of the same names.
+            obsolete: names of models to remove from the repository; all others stay as they are.
 
         Raises:
             UnsupportedOption: the repository is not a model repository.
@@ -76,7 +76,7 @@ def _refuse_foreign_folder(
         folder = repository / model
         if not folder.exists() or any(folder.glob("**/*.pbtxt")):
             continue
-        # Where a config was under version control, its removal leaves what git ignores.
+        # If a config under version control was removed, the files that git ignores are left.
         left_over = model in obsolete and [child.name for child in folder.iterdir()] == ["1"]
         if not left_over:
             raise UnsupportedOption(

@@ -1,4 +1,4 @@
-"""Write the manifest of an ensemble: its origin, files, versions and parity, as one JSON file."""
+"""Write the manifest of an ensemble: origin, files, versions and parity, as one JSON file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 class Comparison(Protocol):
-    """What a comparison with the original found."""
+    """The result of a comparison with the original."""
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return the entries for the manifest."""
@@ -67,7 +67,7 @@ def write_manifest(
     """Write `<ensemble>/1/manifest.json` into a repository that is being built.
 
     Args:
-        runtime_facts: entries that only this runtime has.
+        runtime_facts: entries specific to the runtime.
     """
     # All files: a large model keeps its weights in a file beside the graph.
     found = (file for model in spec.models for file in folder.glob(f"{model}/1/**/*"))
@@ -100,7 +100,7 @@ def write_manifest(
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hash of a file, without reading it into memory at once."""
+    """Return the hash of a file without reading it into memory as a whole."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Options of an export, as one value that is checked when it is made."""
+"""The options of an export, as one value that is validated when it is created."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Report = Callable[[str], None]
 """Called with the name of each step as it begins."""
 
 LAYOUTS = ("stages", "fused")
-"""One model for each stage, or all three in one, so that a chunk passes through fewer processes."""
+"""One model per stage, or one for all three, so that a chunk passes through fewer processes."""
 
 PRECISIONS = {
     "onnxruntime": ("fp32", "int8"),
@@ -25,14 +25,14 @@ PRECISIONS = {
 """Precisions that each runtime supports."""
 
 SHARED_ENGINES = ("torch", "tensorrt-rtx")
-"""Runtimes of the bundled backend that compute on a GPU, for all processes of a model in one."""
+"""Runtimes of the bundled backend on a GPU, where all processes of a model share one engine."""
 
 GPUS = ("sm80", "sm86", "sm89", "sm120")
-"""Compute capabilities that `tensorrt-rtx` builds engines for, if no others are named."""
+"""Compute capabilities for which `tensorrt-rtx` builds engines by default."""
 
 _NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 UNNAMED = "default"
-"""The client's command line shows models without a name under this one."""
+"""The name under which the client's command line shows models without a name."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class Serving:
     """Streams that the server accepts; the next one is refused."""
     max_batch_size: int = 64
     sequence_idle_ms: int = 30_000
-    """A stream that sends nothing for so long is closed."""
+    """Time without a chunk after which a stream is closed."""
     encoder_instances: int = 2
-    """Processes of the encoder or of the fused recognizer. One core each gives the best throughput
-    per core on CPUs."""
+    """Processes of the encoder or of the fused recognizer. On CPUs, one core for each gives the
+    best throughput per core."""
     own_engines: bool = False
-    """Give each of these processes an engine of its own on a GPU, instead of one for all."""
+    """Give each of these processes its own engine on a GPU, instead of one for all."""
     adapters: int = 0
     """Adapters that a process holds in memory at once; 0 if the models take none."""
     adapter_rank: int = 16
-    """Largest rank of an adapter; smaller ones cost as much."""
+    """Largest rank of an adapter; smaller ranks cost as much."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,18 @@ class OfflineServing:
 
     max_batch_size: int = 32
     encoder_instances: int = 2
-    """Processes of the encoder, or of the fused recognizer. One core each gives the best
-    throughput per core on CPUs."""
+    """Processes of the encoder, or of the fused recognizer. On CPUs, one core for each gives the
+    best throughput per core."""
     adapters: int = 0
-    """See `Serving`, as for the next one."""
+    """See `Serving`, also for `adapter_rank`."""
     adapter_rank: int = 16
 
 
 def offline_serving(runtime: str, encoder_instances: int | None) -> OfflineServing:
-    """Return the settings for a runtime: a GPU takes larger batches than a core.
+    """Return the settings for a runtime: a GPU takes larger batches than a CPU core.
 
     Args:
-        encoder_instances: None for one on a GPU, and for the default number on cores.
+        encoder_instances: None for one on a GPU, or for the default number on a CPU.
     """
     if runtime == "torch":
         return OfflineServing(256, encoder_instances or 1)
@@ -84,7 +84,7 @@ class ExportOptions:
     """Everything that a user chooses for one export.
 
     Raises:
-        UnsupportedOption: two options contradict each other, or one has no supported value.
+        UnsupportedOption: two options contradict each other, or a value is not supported.
     """
 
     checkpoint: str
@@ -92,21 +92,22 @@ class ExportOptions:
     repository: Path = Path("model_repository")
     """The model repository to install into."""
     mode: str | None = None
-    """`streaming`, `offline` or `both`; None for streaming if the checkpoint can, else offline."""
+    """`streaming`, `offline` or `both`; None for streaming if the checkpoint supports it, else
+    offline."""
     chunk_ms: int = 560
     runtime: str = "onnxruntime"
     """A key of `PRECISIONS`."""
     precision: str = "fp32"
     layout: str | None = None
-    """Of live streams: one of `LAYOUTS`; None for stages."""
+    """Layout of live streams, one of `LAYOUTS`; None for stages."""
     gpus: tuple[str, ...] = GPUS
-    """For `tensorrt-rtx` only: compute capabilities of the GPUs that one engine is built for."""
+    """For `tensorrt-rtx` only: compute capabilities of the GPUs for which one engine is built."""
     name: str = ""
-    """Prefix of the models' names, where a repository holds several recognizers."""
+    """Prefix of the models' names if a repository holds several recognizers."""
     serving: Serving = Serving()
     offline_serving: OfflineServing = OfflineServing()
     compare: bool = True
-    """Compare the models with `transformers`. Else the manifest records no comparison."""
+    """True to compare the models with `transformers`; else the manifest records no comparison."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -137,8 +138,8 @@ class ExportOptions:
             )
         if self.precision == "int8":
             raise UnsupportedOption(
-                "--adapters needs the weights that the adapters were trained beside, not int8 "
-                "ones; leave out --precision"
+                "--adapters needs the weights that the adapters were trained on, not int8 ones; "
+                "leave out --precision"
             )
 
     @property
@@ -148,13 +149,13 @@ class ExportOptions:
 
     @property
     def of_whole_files(self) -> ExportOptions:
-        """Return the options for whole files: beside engines of TensorRT for RTX they run on cores.
+        """Return the options for whole files; with TensorRT for RTX, those for ONNX Runtime.
 
-        The bundled backend opens such engines for live streams only.
+        The bundled backend opens engines of TensorRT for RTX for live streams only.
         """
         if self.runtime != "tensorrt-rtx":
             return self
-        # What is for live streams and their engines alone could contradict the other runtime.
+        # Options for live streams and their engines could contradict the other runtime.
         return replace(
             self,
             runtime="onnxruntime",
@@ -166,7 +167,7 @@ class ExportOptions:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that Triton, the file system or the client could confuse with another."""
+    """Refuse a name that Triton, the file system or the client could confuse with another one."""
     if name == UNNAMED or (name and not _NAME.fullmatch(name)):
         raise UnsupportedOption(
             f"--name must be lower-case letters and digits, joined by single underscores, and not "

@@ -1,8 +1,8 @@
-"""Compare the output of exported stages with that of `transformers`, and refuse what differs.
+"""Compare the output of exported stages with that of `transformers`, and refuse differences.
 
-Each stage gets the reference's own input of that stage, so that a difference is attributed to the
-stage that causes it; then the whole chain is compared token for token. Everything runs in the
-runtime that will serve it, on the exported files.
+Each stage gets the reference's input of that stage, so that a difference is attributed to the stage
+that causes it; then the whole chain is compared token for token. Everything runs in the runtime
+that will serve it, from the exported files.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from export.errors import ParityFailed
 Frames = NDArray[np.float32]
 
 MEL_TOLERANCE = 5e-3
-"""Of log-mel, for rounding of two float32 transforms in nearly silent bins."""
+"""Tolerance of log-mel, for the rounding of two float32 transforms in nearly silent bins."""
 NORMALIZED_MEL_TOLERANCE = 5e-2
-"""Of normalized log-mel: in a nearly silent bin, that rounding is divided by a small deviation. On
-the recordings of this repository the reference itself differs by up to 0.009 from float64."""
+"""Tolerance of normalized log-mel: in a nearly silent bin, that rounding is divided by a small
+deviation. On the recordings of this repository the reference itself differs by up to 0.009 from
+float64."""
 ENCODED_TOLERANCE = 2e-3
-"""Of the encoder output, of order 1, after minutes of chained state in float32."""
+"""Tolerance of the encoder output, of order 1, after minutes of chained state in float32."""
 FEWEST_TOKENS = 20
-"""With fewer reference tokens, equal tokens show little."""
+"""With fewer reference tokens, equality is no evidence."""
 TOKEN_DIFFERENCE = {"fp32": 0.0, "fp16": 0.05, "bf16": 0.20, "fp8": 0.20, "int8": 0.10}
-"""Largest share of tokens that a precision may change."""
+"""Largest share of tokens that each precision may change."""
 EXACT_DECODERS = ("fp32", "int8")
 """Precisions whose decoder computes in float32."""
 
@@ -43,7 +44,7 @@ class Parity:
     utterances: int
     reference_tokens: int
     mel_max_difference: float | None
-    """None, as the next two, if the stages are fused, which hides the tensors between them."""
+    """None, like the next two, if the stages are fused, which hides the tensors between them."""
     encoded_max_difference: float | None
     decoder_token_difference: float | None
     """Edits per reference token of the decoder alone."""
@@ -92,10 +93,10 @@ class Comparison:
 
     references: Sequence[Reference]
     together: Sequence[Transcription]
-    """Output of the whole chain, utterances in batches."""
+    """Output of the whole chain, with the utterances in batches."""
     alone: Sequence[Transcription]
     mels: Sequence[Frames] | None = None
-    """None, as the next two, if the stages are fused."""
+    """None, like the next two, if the stages are fused."""
     encoded: Sequence[Frames] | None = None
     """Output of the encoder for the reference's features."""
     decoded: Sequence[list[int]] | None = None

@@ -16,9 +16,9 @@ HEADER = """\
 
 
 def ensemble_scheduling(steps: Sequence[StageSpec], ensemble: StageSpec) -> str:
-    """Return the steps of an ensemble; tensors keep their names in it.
+    """Return the steps of an ensemble, in which tensors keep their names.
 
-    Outputs that no step takes and no client gets stay out of it, so that Triton drops them.
+    Outputs that neither a step nor a client uses are left out, so that Triton drops them.
     """
     taken = {tensor.name for step in steps for tensor in step.inputs}
     taken |= {tensor.name for tensor in ensemble.outputs}
@@ -71,12 +71,12 @@ def parameter_list(parameters: Mapping[str, str]) -> str:
 def adapter_parameters(
     stage: StageSpec, capacity: int, ensemble: str, base_sha256: str
 ) -> dict[str, str]:
-    """Return the parameters of a stage about its adapters; none if it takes none.
+    """Return the parameters of a stage about its adapters; empty if it takes none.
 
     Args:
-        capacity: adapters in memory at once.
-        ensemble: end of the names of the adapters' ensembles.
-        base_sha256: hash of the weights that they are installed beside.
+        capacity: number of adapters in memory at once.
+        ensemble: suffix of the names of the adapters' ensembles.
+        base_sha256: hash of the base weights for which they are installed.
     """
     if not stage.adapters:
         return {}

@@ -1,8 +1,8 @@
-"""`python -m export.random_model`: a model of a given size with random weights, ready to serve.
+"""`python -m export.random_model`: build a servable model of a given size with random weights.
 
-Capacity depends on the sizes of a model and on how many tokens it emits, not on its words. The
-encoder is random; the decoder is made so that real speech brings about four tokens a second of a
-live stream, three of a whole file, spread as in English. Such a model is not compared with
+Capacity depends on the size of a model and on the rate of its tokens, not on its words. The encoder
+is random; the decoder is constructed to emit about four tokens per second of real speech in live
+streams, three in whole files, distributed as in English. Such a model is not compared with
 transformers.
 """
 
@@ -35,15 +35,15 @@ VOCABULARY = 1024
 TOLERANCE = 0.2
 SEARCH_FRAMES = 100
 UNRECTIFIED = 4.0
-"""Mean of a unit of the joint network that gives tokens; its deviation is one."""
+"""Mean of the joint network's units for tokens, with a standard deviation of one."""
 RECTIFIED_MEAN = 0.4
-"""Of a unit with mean zero and deviation one."""
+"""Mean of a rectified unit whose input has mean zero and standard deviation one."""
 INHIBITION = 3.0
-"""In the unit of the threshold, which is the deviation of a token's logit."""
+"""Inhibition of an emitted token, in units of the standard deviation of a token's logit."""
 FADING = 0.9
-"""Of the inhibition, from one token to the next."""
+"""Factor of the inhibition from one token to the next."""
 OPEN = 10.0
-"""Bias of a gate that lets everything through."""
+"""Bias of a fully open gate."""
 _console = Console(stderr=True)
 
 
@@ -62,22 +62,22 @@ class Size:
 
 @dataclass(frozen=True)
 class SpeechPieces:
-    """Real speech for which a model is made, and the rate of tokens that it shall bring."""
+    """Real speech for which a model is built, and the wanted rate of tokens."""
 
     tokens_per_second: float
     lookahead_frames: int
     count: int
     length_s: float
     skipped_frames: int = 0
-    """At the start of each piece."""
+    """Encoder frames to skip at the start of each piece."""
 
 
 LIVE = SpeechPieces(4.0, lookahead_frames=6, count=2, length_s=30.0, skipped_frames=70)
-"""As long as streams are: the output of a deep encoder drifts for hundreds of frames. Those without
-the whole left context are unlike the others, and few."""
+"""Pieces as long as streams, because the output of a deep encoder drifts for hundreds of frames.
+Frames without the full left context are skipped: they differ from the others, and are few."""
 FILES = SpeechPieces(3.0, lookahead_frames=13, count=4, length_s=11.0)
-"""As long as files are, which are recognized with the largest lookahead. The file with the most
-tokens decides how many rounds its run takes, so that the first frames count too."""
+"""Pieces as long as files, which are recognized with the largest lookahead. The file with the most
+tokens determines the rounds of its run, so the first frames count, too."""
 
 SIZES = {
     "115m": Size(17, 512, 8, 640, 1, 80, 256),
@@ -100,21 +100,21 @@ class RuntimeName(StrEnum):
 
 
 class ModeName(StrEnum):
-    """What the model recognizes."""
+    """The kind of audio that the model recognizes."""
 
     STREAMING = "streaming"
     OFFLINE = "offline"
 
 
 class LayoutName(StrEnum):
-    """One of `export.spec.LAYOUTS`."""
+    """One of `export.options.LAYOUTS`."""
 
     STAGES = "stages"
     FUSED = "fused"
 
 
 def random_checkpoint(name: str, speech: SpeechPieces = LIVE, seed: int = 0) -> Checkpoint:
-    """Return a checkpoint of the size called `name`; the same weights for the same seed."""
+    """Return a checkpoint of the size `name`; the same seed gives the same weights."""
     import transformers
 
     size = SIZES[name]
@@ -134,7 +134,7 @@ def random_checkpoint(name: str, speech: SpeechPieces = LIVE, seed: int = 0) -> 
         blank_token_id=VOCABULARY,
         decoder_hidden_size=size.decoder_hidden_size,
         num_decoder_layers=size.num_decoder_layers,
-        # As fast as speech gets; the ten of a trained model would be used here.
+        # Enough for fast speech; with a trained model's limit of ten, all ten would be emitted.
         max_symbols_per_step=2,
         encoder_config=encoder,
     )
@@ -150,21 +150,21 @@ def random_checkpoint(name: str, speech: SpeechPieces = LIVE, seed: int = 0) -> 
 
 @torch.no_grad()
 def _set_token_rate(model: Any, features: Any, speech: SpeechPieces) -> None:
-    """Set weights with which real speech brings about so many tokens, spread over the chunks.
+    """Set weights with which real speech yields the wanted rate of tokens, spread over the chunks.
 
-    A token is emitted when the encoder's frames come close to its embedding, which is its row of
-    the head, but not again at once: the predictor outputs a fading sum of the emitted tokens, which
-    is subtracted from the frame. So tokens come one by one as the frames change. The logit of blank
-    grows with the magnitude of the frame: half of the joint network's units are rectified and give
-    that magnitude, the others are not rectified and give the tokens. With random weights there
-    would be ten tokens in one frame, or none for minutes.
+    A token is emitted when the encoder's frames come close to its embedding, which equals its row
+    of the head, but not again at once: the predictor outputs a decaying sum of the emitted tokens,
+    which is subtracted from the frame. So tokens are emitted one by one as the frames change. The
+    logit of blank grows with the magnitude of the frame: half of the joint network's units are
+    rectified and provide that magnitude, the others are not rectified and provide the tokens. Plain
+    random weights would emit ten tokens in one frame, or none for minutes.
     """
     frames = _encode(model, features, speech)[:, speech.skipped_frames :].flatten(0, 1)
     _normalize_projection(model.encoder_projector, frames)
     head, projector = model.joint.head, model.decoder.decoder_projector
     token_units = head.in_features // 2
     rows = torch.randn(VOCABULARY, token_units)
-    # No part in what all frames have in common: the constant that keeps them from being rectified.
+    # Make the rows orthogonal to the constant that keeps these units from being rectified.
     rows -= rows.mean(dim=1, keepdim=True)
     rows /= rows.norm(dim=1, keepdim=True)
     for table in (head.weight, model.decoder.embedding.weight):
@@ -173,7 +173,7 @@ def _set_token_rate(model: Any, features: Any, speech: SpeechPieces) -> None:
     _sum_inputs(model.decoder.lstm)
     projector.weight.copy_(-INHIBITION * torch.eye(projector.in_features))
     projector.bias.zero_()
-    # Cut into pieces, whose rounds run side by side.
+    # Cut into pieces that are decoded as a batch.
     pieces = frames.split(SEARCH_FRAMES)
     encoded = model.encoder_projector(torch.stack(pieces[:-1]))
     _set_blank_weight(model, encoded, speech.tokens_per_second)
@@ -190,7 +190,7 @@ def _encode(model: Any, features: Any, speech: SpeechPieces) -> torch.Tensor:
 
 
 def _normalize_projection(projector: Any, frames: torch.Tensor) -> None:
-    """Scale the projection of frames [N, hidden] to unit variance, half of the units above zero."""
+    """Scale the projection of frames [N, hidden] to unit variance; lift half of the units above."""
     projected = frames @ projector.weight.T
     scale = 1 / projected.std(dim=0)
     projector.weight.mul_(scale[:, None])
@@ -199,7 +199,7 @@ def _normalize_projection(projector: Any, frames: torch.Tensor) -> None:
 
 
 def _sum_inputs(lstm: Any) -> None:
-    """Let layer 0 output the fading sum of its inputs, and the other layers pass it on."""
+    """Let layer 0 output a decaying sum of its inputs, and the other layers pass it on."""
     size = lstm.hidden_size
     for layer in range(lstm.num_layers):
         weights = getattr(lstm, f"weight_ih_l{layer}").zero_()
@@ -212,7 +212,7 @@ def _sum_inputs(lstm: Any) -> None:
 
 
 def _set_blank_weight(model: Any, encoded: torch.Tensor, wanted: float) -> None:
-    """Halve the interval in which the weight must lie until the rate of tokens is met."""
+    """Find the weight by bisection until the rate of tokens is met."""
     blank = model.joint.head.weight[VOCABULARY]
     magnitude = slice(len(blank) // 2, None)
     low, high = 2.0, 6.0
@@ -234,7 +234,7 @@ def tokens_per_second(model: Any, encoded: torch.Tensor) -> float:
     lengths = torch.full((batch, 1), frames, dtype=torch.int32)
     inputs, predictor = decoder.begin(encoded, lengths, state=state)
     loop_state = decoder.before_loop(encoded, inputs.length, predictor)
-    # A plain loop: torch compiles its own anew for each decoder.
+    # A plain Python loop, because torch would compile its own anew for each decoder.
     while bool((loop_state[0] < inputs.length).any()):
         loop_state = decoder.advance(encoded, inputs.length, loop_state)
     *_, counts = loop_state
@@ -242,7 +242,7 @@ def tokens_per_second(model: Any, encoded: torch.Tensor) -> float:
 
 
 def _tokenizer() -> Any:
-    """Return a tokenizer of invented pieces, of which every third starts a word."""
+    """Return a tokenizer of made-up pieces, of which every third starts a word."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -260,25 +260,29 @@ def _tokenizer() -> Any:
 
 
 def main(
-    size: Annotated[SizeName, typer.Argument(help="How large.")],
+    size: Annotated[SizeName, typer.Argument(help="Size of the model.")],
     mode: Annotated[
         ModeName, typer.Option(help="Live streams, or whole files.")
     ] = ModeName.STREAMING,
     chunk_ms: Annotated[int, typer.Option(help="Audio per step.")] = 560,
-    runtime: Annotated[RuntimeName, typer.Option(help="What runs it.")] = RuntimeName.TORCH,
+    runtime: Annotated[
+        RuntimeName, typer.Option(help="Runtime that serves it.")
+    ] = RuntimeName.TORCH,
     precision: Annotated[str, typer.Option(help="fp32; with torch fp16 and bf16.")] = "fp16",
     layout: Annotated[
-        LayoutName, typer.Option(help="Of live streams: one model per stage, or one for all.")
+        LayoutName, typer.Option(help="For live streams: one model per stage, or one for all.")
     ] = LayoutName.FUSED,
-    repository: Annotated[Path, typer.Option(help="Where to.")] = Path("build/random"),
-    max_streams: Annotated[int, typer.Option(min=1, help="Live streams, in all.")] = 1024,
+    repository: Annotated[Path, typer.Option(help="Model repository to write.")] = Path(
+        "build/random"
+    ),
+    max_streams: Annotated[int, typer.Option(min=1, help="Live streams in total.")] = 1024,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 64,
     instances: Annotated[int, typer.Option(min=1, help="Processes of the recognizer.")] = 1,
     own_engines: Annotated[
-        bool, typer.Option("--own-engines", help="Of live streams: an engine for each of them.")
+        bool, typer.Option("--own-engines", help="For live streams: an engine for each process.")
     ] = False,
 ) -> None:
-    """Build a model of a size with random weights and export it, unchecked."""
+    """Build a model of the given size with random weights, and export it without a comparison."""
     began = time.monotonic()
 
     def report(step: str) -> None:

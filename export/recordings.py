@@ -31,7 +31,7 @@ class Recording:
 
 
 def load_recordings(folder: Path = BUNDLED) -> list[Recording]:
-    """Read every recording that a `manifest.tsv` in or below `folder` names.
+    """Read every recording listed in a `manifest.tsv` in or below `folder`.
 
     A manifest has the columns `file` (relative to it) and `transcript`.
 

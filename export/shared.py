@@ -1,4 +1,4 @@
-"""Ensembles that share the models of an exported recognizer: adapters, and heads."""
+"""Find and check ensembles that share the models of a recognizer: adapters and heads."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def read_base(repository: Path, ensemble: str, checkpoint: Checkpoint) -> dict[s
     """Return the manifest of an ensemble whose models are to be shared.
 
     Raises:
-        UnsupportedOption: it is missing, shares those of another one itself, or was exported from
-            other weights than those of `checkpoint`.
+        UnsupportedOption: it is missing, itself shares the models of another ensemble, or was
+            exported from other weights than those of `checkpoint`.
     """
     manifest = read_manifest(repository / ensemble)
     if not manifest:
@@ -44,30 +44,30 @@ def read_base(repository: Path, ensemble: str, checkpoint: Checkpoint) -> dict[s
 
 
 def require_trained_on(folder: Path, base_sha256: str, checkpoint: Path) -> None:
-    """Refuse an adapter or heads that were trained beside other weights than `checkpoint`'s.
+    """Refuse an adapter or heads that were trained on other weights than those of `checkpoint`.
 
     Args:
-        folder: holds the adapter or the heads.
-        base_sha256: hash of the `model.safetensors` that they were trained beside.
+        folder: the folder of the adapter or the heads.
+        base_sha256: hash of the `model.safetensors` that they were trained on.
 
     Raises:
-        UnsupportedCheckpoint: they were.
+        UnsupportedCheckpoint: they were trained on other weights.
     """
     try:
         found = file_sha256(checkpoint / "model.safetensors")
     except OSError as error:
         raise UnsupportedCheckpoint(
-            f"expected the folder of the checkpoint that {folder} was trained beside: {error}"
+            f"expected the folder of the checkpoint that {folder} was trained on: {error}"
         ) from error
     if found != base_sha256:
         raise UnsupportedCheckpoint(
-            f"{folder} was trained beside weights with sha256 {base_sha256[:12]}, those of "
-            f"{checkpoint} have {found[:12]}: train it anew beside this checkpoint"
+            f"{folder} was trained on weights with sha256 {base_sha256[:12]}, those of "
+            f"{checkpoint} have {found[:12]}: train it again on this checkpoint"
         )
 
 
 def require_free(repository: Path, name: str, kind: str) -> None:
-    """Refuse the name of a recognizer of another kind; one of the same kind is replaced.
+    """Refuse the name of a recognizer of another kind; a recognizer of the same kind is replaced.
 
     Args:
         kind: the entry that only the manifests of its kind have, `adapter` or `heads`.
@@ -81,9 +81,9 @@ def require_free(repository: Path, name: str, kind: str) -> None:
 
 
 def outdated(repository: Path, base: str) -> dict[str, str]:
-    """Return the ensembles that share the models of the ensemble `base`, and no longer fit them.
+    """Find the ensembles that share the models of the ensemble `base` but no longer fit them.
 
-    By ensemble, the command that installs it again.
+    Returns, for each of them, the command that installs it again.
     """
     now, steps = read_manifest(repository / base), _steps(repository / base)
     found: dict[str, str] = {}
@@ -109,7 +109,7 @@ def _steps(ensemble: Path) -> set[str]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of an ensemble; empty for what this export has not written."""
+    """Return the manifest of an ensemble; empty if it was not written by this export."""
     try:
         return json.loads((folder / "1" / "manifest.json").read_text("utf-8"))
     except OSError:

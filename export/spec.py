@@ -1,4 +1,4 @@
-"""Describe tensors and models, for every exported file.
+"""Describe tensors and models for all exported files.
 
 `streaming/spec.py` and `offline/spec.py` name the tensors of the two ensembles in these terms; the
 ONNX files and the Triton configs are written from them.
@@ -16,9 +16,9 @@ STREAMING, OFFLINE = ENSEMBLES = ("asr_streaming", "asr_offline")
 """Roles of the models that clients call: live streams, and whole files."""
 CONTRACT_VERSION = "1"
 ADAPTED_CONTRACT_VERSION = "2"
-"""Of ensembles whose clients have to name an adapter when a stream starts."""
+"""The contract of ensembles whose clients have to name an adapter when a stream starts."""
 ADAPTED = "adapted"
-"""Folder, beside the files of a model, of the same with adapters."""
+"""Folder of the variant with adapters, beside the files of a model."""
 
 
 def served_name(name: str, role: str) -> str:
@@ -39,9 +39,9 @@ class TensorSpec:
 class StageSpec:
     """A model of the ensemble.
 
-    `outputs` are those of the engine, `text` what the backend computes from them. `state` is `None`
-    for a model without state between chunks, and for a model that consists of others, its `members`
-    in a row; `adapter` is `None` for a model that adapters do not change.
+    `outputs` are those of the engine, `text` the outputs that the backend computes from them.
+    `state` is `None` for a model without state between chunks, and for a model that consists of
+    consecutive `members`; `adapter` is `None` for a model that adapters do not change.
     """
 
     role: str
@@ -65,13 +65,13 @@ class StageSpec:
 
     @property
     def states(self) -> tuple[StateLayout, ...]:
-        """Return the states that the model keeps for a stream, those of members in their order."""
+        """Return the states that the model keeps for a stream, in the order of its members."""
         own = () if self.state is None else (self.state,)
         return own + tuple(state for member in self.members for state in member.states)
 
     @property
     def has_loop(self) -> bool:
-        """Return whether the model decodes, in a loop whose length depends on the speech."""
+        """Return whether the model decodes in a loop whose length depends on the speech."""
         return self.role == "decoder" or any(member.has_loop for member in self.members)
 
     @property
@@ -84,7 +84,7 @@ class StageSpec:
 
 
 def in_one_model(role: str, members: tuple[StageSpec, ...]) -> StageSpec:
-    """Return the model that consists of `members` in a row."""
+    """Return the model that runs `members` one after the other."""
     first, *_, last = members
     return StageSpec(
         role,
@@ -100,9 +100,9 @@ def obsolete(stages: Iterable[StageSpec], others: Iterable[str], kept: list[str]
     """Return the names of models that a recognizer has in other layouts or on other runtimes.
 
     Args:
-        stages: its stages, one model each.
-        others: names of the models that it may have in place of them or beside them.
-        kept: names of the models that it has.
+        stages: the stages of the recognizer, one model each.
+        others: names of models that it may have instead of or in addition to them.
+        kept: names of the models that it has now.
     """
     return [name for name in (*(s.name for s in stages), *others) if name not in kept]
 

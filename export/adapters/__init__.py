@@ -1,1 +1,1 @@
-"""Adapters beside an exported recognizer: read, checked against `transformers`, installed."""
+"""Read adapters, check them against `transformers`, and install them beside their base."""

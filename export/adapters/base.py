@@ -1,4 +1,4 @@
-"""Find the exported recognizer that an adapter is to be installed beside."""
+"""Find the exported recognizer for which an adapter is to be installed."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ class Base:
     role: str
     """`STREAMING` or `OFFLINE`."""
     ensemble: str
-    """Its name in Triton."""
+    """Name of the ensemble in Triton."""
     plans: Mapping[str, AdapterPlan]
-    """Where the matrices of an adapter lie, by the role of the stage."""
+    """The layout of an adapter's matrices, by the role of the stage."""
     rank: int
     """Largest rank of an adapter."""
     compare: Compare
 
     def pack(self, layers: Mapping[str, LowRank]) -> Parts:
-        """Return the rows of an adapter, by the role of the stage that they change."""
+        """Return the rows of an adapter, by the role of the stage that each part changes."""
         return {role: plan.pack(layers).numpy() for role, plan in self.plans.items()}
 
 
@@ -66,10 +66,11 @@ def read_bases(checkpoint: Checkpoint, repository: Path, name: str) -> list[Base
     """Read the recognizer `name` of a repository: its ensembles that take adapters.
 
     Raises:
-        UnsupportedOption: it is not there, takes no adapters, or is of another checkpoint.
+        UnsupportedOption: it is missing, takes no adapters, or was exported from another
+            checkpoint.
     """
     there = [role for role in ENSEMBLES if (repository / served_name(name, role)).exists()]
-    # One without adapters may be of another checkpoint.
+    # An ensemble without adapters may come from another checkpoint.
     meant = [role for role in there if _may_be_base(repository / served_name(name, role))]
     manifests = {
         role: read_base(repository, served_name(name, role), checkpoint)

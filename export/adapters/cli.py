@@ -21,7 +21,9 @@ def main(
         Path,
         typer.Argument(help="Folder of the adapter: `adapter` in the result of an adaptation."),
     ],
-    name: Annotated[str, typer.Option(help="Its name, such as clinic: clients choose it.")],
+    name: Annotated[
+        str, typer.Option(help="Name of the adapter, such as clinic: clients choose it.")
+    ],
     checkpoint: Annotated[Path, typer.Option(help="Folder of the checkpoint that it changes.")],
     repository: Annotated[
         Path, typer.Option(help="Model repository that holds that checkpoint, with --adapters.")
@@ -30,7 +32,7 @@ def main(
         str, typer.Option(help="Name of that checkpoint in the repository, if it has one.")
     ] = "",
 ) -> None:
-    """Install an adapter, and check that it gives the tokens of the merged checkpoint.
+    """Install an adapter after checking that its tokens are those of the merged checkpoint.
 
     The recognizer that it changes must be in the repository, exported with `python -m export
     --adapters`. A running server takes the adapter with `earshot models load`.

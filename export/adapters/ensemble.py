@@ -1,7 +1,7 @@
 """Write an adapter as an ensemble of its own, which shares the stages of its base.
 
-An ensemble costs no process. It makes an adapter a model like any other: Triton loads, unloads and
-counts it, and clients choose it by name. They read the parameter `adapter` from its config and name
+An ensemble needs no process. It makes an adapter a model like any other: Triton loads, unloads and
+counts it, and clients choose it by name. They read the parameter `adapter` from its config and send
 it to the stages when a stream starts, and with every piece of a file.
 """
 
@@ -31,9 +31,9 @@ def write_ensemble(
 
     Args:
         base: folder of the ensemble of the recognizer that the adapter changes.
-        role: that of the ensemble, `asr_streaming` or `asr_offline`.
+        role: the role of the ensemble, `asr_streaming` or `asr_offline`.
         base_sha256: hash of the weights of that recognizer.
-        parts: the rows of the adapter, by the role of the stage that they change.
+        parts: the rows of the adapter, by the role of the stage that each part changes.
     """
     ensemble = served_name(name, role)
     version = folder / ensemble / "1"
@@ -47,10 +47,10 @@ def write_ensemble(
 
 
 def _adapted(config: str, base: str, ensemble: str, name: str) -> str:
-    """Return the config of the base's ensemble under another name, and with the adapter's."""
+    """Return the config of the base's ensemble, renamed and with the name of the adapter."""
     for old, new in (
         (f'name: "{base}"\n', f'name: "{ensemble}"\n'),
-        # Clients that do not know of adapters would get the base: they refuse this version.
+        # Clients without support for adapters would get the base; they refuse this version.
         (
             parameter_list({"contract_version": CONTRACT_VERSION}),
             parameter_list({"contract_version": ADAPTED_CONTRACT_VERSION, "adapter": name}),

@@ -1,4 +1,4 @@
-"""Install an adapter beside the recognizer that it changes, if it equals the merged checkpoint."""
+"""Install an adapter beside its base, if it is equivalent to the merged checkpoint."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def install_adapter(
 ) -> dict[str, Parity]:
     """Build the ensembles of the adapter in `folder`, to be installed as `name`.
 
-    There is one for live streams, one for whole files, or both, as the base has them.
+    There is one for live streams, one for whole files, or both, as for the base.
 
     Args:
         checkpoint: the adapter's base.
         new: collects the ensembles; its repository holds the exported base.
         base_name: name of the base in that repository; "" for the unnamed recognizer.
-        report: is called with the name of each step as it begins.
+        report: called with the name of each step as it begins.
 
     Returns:
-        The comparison with `transformers`, of base and adapter in the same batches, by ensemble.
+        The comparison with `transformers` by ensemble, with base and adapter in the same batches.
 
     Raises:
-        UnsupportedCheckpoint: the adapter is damaged, or of another base.
+        UnsupportedCheckpoint: the adapter is damaged, or was trained on another base.
         UnsupportedOption: the base does not take the adapter, or the name is taken.
         ParityFailed: the adapter gives other tokens than the merged checkpoint.
     """
@@ -89,7 +89,7 @@ def _write_manifest(
 
 
 def _require_fitting(adapter: Adapter, base: Base) -> None:
-    """Refuse an adapter of a larger rank, or of other layers, than the base takes."""
+    """Refuse an adapter with a larger rank than the base allows, or with other layers."""
     if adapter.rank > base.rank:
         raise UnsupportedOption(
             f"the adapter has rank {adapter.rank}, and {base.ensemble} takes ranks up to "

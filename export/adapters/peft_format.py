@@ -31,18 +31,18 @@ _PLAIN = {
     "rank_pattern": ({},),
     "alpha_pattern": ({},),
 }
-"""Settings of `LoraConfig` with the values that the stages can express."""
+"""Settings of `LoraConfig` with the values that the stages support."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter and the weights that it was trained beside."""
+    """An adapter and the hash of the base weights that it was trained on."""
 
     layers: Mapping[str, LowRank]
-    """By the name of the layer in the checkpoint; the scale is part of the second matrix."""
+    """Matrices by the name of the layer in the checkpoint; the second one includes the scale."""
     rank: int
     base_sha256: str
-    """Of the bytes of the base's `model.safetensors`."""
+    """Hash of the base's `model.safetensors`."""
 
 
 def read_adapter(folder: Path) -> Adapter:

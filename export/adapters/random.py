@@ -1,7 +1,7 @@
-"""`python -m export.adapters.random`: adapters with random weights, to measure what many cost.
+"""`python -m export.adapters.random`: make random adapters, to measure the cost of many.
 
-The cost of an adapter depends on its size, not on its values. These are so small that they change
-few words, and they are not compared with `transformers`.
+The cost of an adapter depends on its size, not on its values. The values are so small that they
+change few words, and the adapters are not compared with `transformers`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(
     repository: Annotated[
         Path, typer.Option(help="Model repository with a recognizer that takes adapters.")
     ],
-    count: Annotated[int, typer.Option(min=1, help="How many.")] = 300,
+    count: Annotated[int, typer.Option(min=1, help="Number of adapters.")] = 300,
     base: Annotated[str, typer.Option(help="Name of that recognizer, if it has one.")] = "",
 ) -> None:
     """Install random adapters, named random_0 and so on, beside the recognizer `base`."""

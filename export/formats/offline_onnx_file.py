@@ -40,7 +40,7 @@ def export_adapted_onnx(
     max_mel_frames: int,
     adapter_rank: int,
 ) -> None:
-    """Write those of `stages` that adapters change to `<name>/1/adapted/model.onnx` in `folder`.
+    """Write each stage that adapters change to `<name>/1/adapted/model.onnx` in `folder`.
 
     The graphs also take `ADAPTER_POOL` float32 [adapters * rows, width] and `ADAPTER_SLOTS` int64
     [B]. See `export_offline_onnx` for the arguments.
@@ -53,8 +53,8 @@ def export_adapted_onnx(
 
 
 def _time_axes(max_mel_frames: int) -> Iterator[tuple[int, Any]]:
-    """Yield an example of the time axis of each stage, and that axis."""
-    # At least two frames: an axis of one is exported with a fixed size.
+    """Yield an example length and the free time axis for each stage."""
+    # At least two frames, because an axis of size one is exported with a fixed size.
     hops = Dim("hops", min=2, max=max_mel_frames)
     yield HOP_SAMPLES * _EXAMPLE_MEL_FRAMES, HOP_SAMPLES * hops
     yield _EXAMPLE_MEL_FRAMES, Dim("mel_frames", min=2, max=max_mel_frames)

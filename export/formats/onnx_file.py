@@ -33,14 +33,14 @@ _BATCH = Dim("batch")
 def export_onnx(
     stages: Sequence[Stage], spec: StageSpec, path: Path, adapter_rank: int = 0
 ) -> None:
-    """Write `stages`, run in a row, to `path`; batch and pool size are the only free axes.
+    """Write `stages`, run one after the other, to `path`; only batch and pool sizes are free axes.
 
-    Graph inputs: the stage's own, `POOL` float32 [slots * rows, width], `SLOTS` int64 [B].
-    Graph outputs: the stage's own, `UPDATE` float32 [B, U, width], `UPDATE_ROWS` int64 [B, U].
-    Several stages have a pool and an update each, named `POOL_ENCODER` and so on.
+    Graph inputs: the stage's own, `POOL` float32 [slots * rows, width], `SLOTS` int64 [B]. Graph
+    outputs: the stage's own, `UPDATE` float32 [B, U, width], `UPDATE_ROWS` int64 [B, U]. With
+    several stages, each has a pool and an update, named `POOL_ENCODER` and so on.
 
-    With adapters of rank `adapter_rank` the graph also takes `ADAPTER_POOL` float32 [adapters *
-    rows, width], one for each stage that has any, and `ADAPTER_SLOTS` int64 [B].
+    With adapters of rank `adapter_rank`, the graph also takes `ADAPTER_POOL` float32 [adapters *
+    rows, width] for each stage that adapters change, and `ADAPTER_SLOTS` int64 [B].
     """
     suffixes = state_suffixes(spec)
     states: dict[str, tuple[Tensor, Any]] = {
@@ -62,7 +62,7 @@ def export_onnx(
 
 
 def state_suffixes(spec: StageSpec) -> list[str]:
-    """Return the suffixes of the names of a graph's state tensors, one for each of its states."""
+    """Return the name suffixes of a graph's state tensors, one for each of its states."""
     return [f"_{member.role.upper()}" for member in spec.members] or [""]
 
 
@@ -78,7 +78,7 @@ def export_flat_onnx(stage: Stage, spec: StageSpec, path: Path, opset: int) -> N
     """Write `stage` to `path` with its state as one tensor; the batch is the only free axis.
 
     Graph inputs: the stage's own, `STATE` [B, rows * width]. Graph outputs: the stage's own,
-    `NEXT_STATE` like `STATE`; its type is that of the layout.
+    `NEXT_STATE`, like `STATE`. The type of both is that of the layout.
     """
     state = torch.zeros(2, stage.layout.size, dtype=TORCH_DTYPES[stage.layout.dtype])
     _export(FlatStage(stage), spec, {"STATE": (state, _BATCH)}, ["NEXT_STATE"], opset, path)
@@ -115,9 +115,9 @@ def write_onnx(
     input_names: Sequence[str],
     output_names: Sequence[str] | None = None,
 ) -> None:
-    """Write a module to `path`; `shapes` are the free axes of the parameters of its `forward`.
+    """Write a module to `path`; `shapes` are the free axes of the parameters of `forward`.
 
-    Those of `*parameters` are a tuple.
+    The axes of a parameter like `*parameters` are a tuple.
     """
     with torch.no_grad(), silenced(), uncollected():
         program = torch.onnx.export(
@@ -138,13 +138,13 @@ def write_onnx(
 def quantize_encoder(path: Path) -> None:
     """Replace the matrix products of an ONNX file by int8 ones, with dynamic activation scales.
 
-    The scale of an activation is taken over the whole batch, so that the rounding of an int8
-    encoder depends, within its measured token difference, on the other streams in the batch.
+    The scale of an activation is that of the whole batch, so the rounding of an int8 encoder
+    depends, within its measured token difference, on the other streams in the batch.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(path)
-    # Shapes recorded by the exporter are wrong once Gemm nodes have become MatMul and Add.
+    # Shapes recorded by the exporter are wrong after Gemm nodes are replaced by MatMul and Add.
     del model.graph.value_info[:]
     with silenced():
         quantize_dynamic(
@@ -159,7 +159,7 @@ def quantize_encoder(path: Path) -> None:
 
 
 def _products_without_matrix(model: onnx.ModelProto) -> list[str]:
-    """Return the products by a constant of several matrices, which have no scale per channel."""
+    """Return the products with a constant stack of matrices, which have no scale per channel."""
     stacks = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 2}
     return [node.name for node in model.graph.node if stacks.intersection(node.input)]
 
@@ -171,10 +171,10 @@ def example(tensor: TensorSpec) -> Tensor:
 
 @contextmanager
 def uncollected() -> Generator[None]:
-    """Context without the garbage collector, for a trace of `torch.export`.
+    """Disable the garbage collector in the block, for a trace of `torch.export`.
 
-    A trace makes objects by the hundred thousand, most of which live until it ends. Looking through
-    all of them again and again takes a tenth of its time or more.
+    A trace creates hundreds of thousands of objects, most of which live until it ends. Collections
+    would scan all of them repeatedly, which takes a tenth of the time or more.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -18,11 +18,11 @@ Arrays = list[NDArray[Any]]
 
 
 class OnnxStage:
-    """An ONNX file and the pools of its streams' states.
+    """An ONNX file with the state pools of its streams.
 
     Args:
-        path: that of the `model.onnx` without adapters.
-        adapters: run the model with these, if it takes any.
+        path: the `model.onnx` without adapters.
+        adapters: adapters to run the model with, if it takes any.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Hold the adapters of a comparison as the exported stages take them."""
+"""Hold the adapters of a comparison in the form that the exported stages expect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from export.formats.onnx_file import TORCH_DTYPES
 from export.spec import StageSpec
 
 Parts = Mapping[str, NDArray[np.float32]]
-"""An adapter: its rows [rows, width] by the role of the stage that they change."""
+"""An adapter: rows [rows, width] by the role of the stage that they change."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PackedAdapters:
 
     @classmethod
     def of_each(cls, adapters: Sequence[Parts], utterances: int) -> PackedAdapters:
-        """Pack adapters, each of which is for so many utterances in a row."""
+        """Pack adapters, each for `utterances` consecutive utterances."""
         return cls(
             pools={
                 role: np.concatenate([parts[role] for parts in adapters]) for role in adapters[0]
@@ -47,7 +47,7 @@ def no_adapter(models: Iterable[StageSpec]) -> Parts:
 
 
 def pools_of(model: StageSpec, pools: Parts) -> list[Tensor]:
-    """Return those of `pools` that a program of torch takes, in its order and precision."""
+    """Return the pools that a torch program takes, in its order and precision."""
     return [
         torch.from_numpy(pools[role]).to(TORCH_DTYPES[layout.dtype])
         for role, layout in model.adapters.items()

@@ -1,4 +1,4 @@
-"""Cut a model of the bundled backend's pool into parts that can be recorded as CUDA graphs."""
+"""Split a model with pooled state into parts that can be recorded as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Part:
     module: nn.Module
     arguments: tuple[Tensor, ...]
     axes: tuple[str, ...]
-    """What the first axis of each argument counts, which is free: BATCH, or the rows of a pool."""
+    """The meaning of the free first axis of each argument: BATCH, or the rows of a pool."""
     second_axes: tuple[Any, ...] = ()
-    """The free second axis of each argument, or None, if any has one."""
+    """The free second axis of each argument, or None; empty if no argument has one."""
 
     @property
     def shapes(self) -> tuple[dict[int, Any], ...]:
@@ -47,13 +47,13 @@ class Part:
 
 
 def parts_of(stages: Sequence[Stage], spec: StageSpec, adapter_rank: int = 0) -> list[Part]:
-    """Return the parts of `stages`, run in a row, as the model `spec`.
+    """Return the parts of `stages`, run one after the other, as the model `spec`.
 
-    MODEL takes the inputs of `spec`, a pool float [slots * rows, width] for each stage
-    and SLOTS int64 [B]. Without a decoder it is the only part, and returns the outputs of `spec`
-    and then, for each stage, new values [B, U, width] and their rows int64 [B, U]. A decoder's loop
-    is cut (see `export.stages.looped`): MODEL runs up to it, ROUNDS_PART runs a few rounds of it,
-    END completes the chunk.
+    MODEL takes the inputs of `spec`, a pool float [slots * rows, width] for each stage and SLOTS
+    int64 [B]. Without a decoder it is the only part, and returns the outputs of `spec` and then,
+    for each stage, new values [B, U, width] and their rows int64 [B, U]. A decoder's loop is split
+    off (see `export.stages.looped`): MODEL runs up to it, ROUNDS_PART runs a few rounds of it, END
+    completes the chunk.
 
     With adapters of rank `adapter_rank`, MODEL also takes their pools and the slots of the
     streams' adapters; see `PooledStages`.
@@ -76,7 +76,7 @@ def parts_of(stages: Sequence[Stage], spec: StageSpec, adapter_rank: int = 0) ->
 def _arguments(
     stages: Sequence[Stage], spec: StageSpec, adapter_rank: int
 ) -> tuple[tuple[Tensor, ...], tuple[str, ...]]:
-    """Return arguments of MODEL, and what the first axis of each counts."""
+    """Return example arguments of MODEL, and the meaning of the first axis of each."""
     found: list[tuple[Tensor, str]] = [(example(tensor), BATCH) for tensor in spec.inputs]
     for index, layout in enumerate(stage.layout for stage in stages):
         pool = torch.zeros(3 * layout.rows, layout.width, dtype=TORCH_DTYPES[layout.dtype])
@@ -88,9 +88,9 @@ def _arguments(
 
 
 def adapter_arguments(plans: Sequence[AdapterPlan | None]) -> list[tuple[Tensor, str]]:
-    """Return the arguments of MODEL for adapters, and what the first axis of each counts.
+    """Return example arguments of MODEL for adapters, and the meaning of the first axis of each.
 
-    They are a pool for each stage that has a plan, and the slots; none if no stage has one.
+    These are a pool for each stage with a plan, and then the slots; none if no stage has a plan.
     """
     layouts = [plan.layout for plan in plans if plan]
     found = [
@@ -100,14 +100,14 @@ def adapter_arguments(plans: Sequence[AdapterPlan | None]) -> list[tuple[Tensor,
         )
         for index, layout in enumerate(layouts)
     ]
-    # A tensor of its own: one that another argument has too would be traced as one input.
+    # A separate tensor: a tensor that is passed twice would be traced as one input.
     return [*found, (torch.tensor([0, 2]), BATCH)] if found else []
 
 
 def description_of(
     stages: Sequence[Stage], spec: StageSpec, precision: str, adapter_rank: int = 0
 ) -> dict[str, Any]:
-    """Return the facts that the backend needs and cannot read from the parts."""
+    """Return the facts that the backend needs but cannot read from the parts."""
     last = stages[-1]
     rounds = fewest_rounds(last) if isinstance(last, Decoder) else 0
     return {

@@ -1,4 +1,4 @@
-"""Run the parts of one exported model on the CPU, with its state pools."""
+"""Run the parts of an exported model on the CPU, with its state pools."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from export.spec import ADAPTED, StageSpec
 
 Function = Callable[..., tuple[Tensor, ...]]
 OpenPart = Callable[[str], Function]
-"""Opens the part of that name."""
+"""Opens the part with the given name."""
 
 
 class PooledStage:
-    """One exported model and the pools of its streams' states.
+    """An exported model with the state pools of its streams.
 
     Args:
-        adapters: run the model with these; its parts are then those that take adapters.
+        adapters: adapters to run the model with; its parts are then those that take adapters.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class PooledStage:
         results = self._model(*tensors, *self._pools, at, *self._adapters_of(slots))
         states = len(self._pools)
         if self._loop:
-            # The decoder's update comes after its loop, those of the other stages before it.
+            # The decoder's update follows its loop; those of the other stages precede it.
             until = len(results) - 2 * (states - 1)
             *outputs, values, rows = self._close(results[:until])
             updates = (*results[until:], values, rows)
@@ -84,10 +84,10 @@ class PooledStage:
 def open_torch_stage(
     path: Path, spec: StageSpec, streams: int, adapters: PackedAdapters | None = None
 ) -> PooledStage:
-    """Open the programs of torch.export that lie where the other runtimes have `path`.
+    """Open the programs of torch.export in the folder of `path`, the file of the other runtimes.
 
     Args:
-        adapters: run the model with these, if it takes any.
+        adapters: adapters to run the model with, if it takes any.
     """
     adapters = adapters if spec.adapters else None
     folder = path.parent if adapters is None else path.parent / ADAPTED
@@ -96,5 +96,5 @@ def open_torch_stage(
 
 @lru_cache(maxsize=9)
 def _load(path: Path) -> Any:
-    """Load a program once: a comparison opens the same programs many times, for seconds each."""
+    """Load a program, cached: a comparison opens the same programs often, for seconds each."""
     return torch.export.load(path).module()

@@ -1,7 +1,7 @@
 """Write stages to programs of `torch.export`, which the bundled backend runs on a GPU.
 
-A program holds graph and weights and is opened with torch alone, so that the server does not need
-this package. It is traced on the CPU in the precision that it will run in.
+A program contains graph and weights and needs only torch to be opened, so the server does not need
+this package. It is traced on the CPU in the precision in which it will run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DESCRIPTION = "earshot.json"
 def export_torch(
     stages: Sequence[Stage], spec: StageSpec, folder: Path, precision: str, adapter_rank: int = 0
 ) -> None:
-    """Write the parts of `stages`, run in a row, as the model `spec` into `folder`.
+    """Write the parts of `stages`, run one after the other, as the model `spec` into `folder`.
 
     An encoder is written as a `FusedEncoder`. `model.pt2` also holds the description.
     """
@@ -44,12 +44,12 @@ def export_torch(
 
 
 def fused(stages: Sequence[Stage]) -> list[Stage]:
-    """Return the stages of a program: an encoder is a `FusedEncoder` there."""
+    """Return the stages of a program, in which an encoder becomes a `FusedEncoder`."""
     return [FusedEncoder(stage) if isinstance(stage, Encoder) else stage for stage in stages]
 
 
 def save_part(part: Part, folder: Path, description: Any) -> None:
-    """Write a part of a model into `folder`, with the description of the model or none."""
+    """Write a part of a model into `folder`, with a description of the model, if any."""
     with torch.no_grad(), uncollected():
         program: ExportedProgram = torch.export.export(
             part.module, part.arguments, dynamic_shapes=(part.shapes,), strict=False
@@ -60,10 +60,10 @@ def save_part(part: Part, folder: Path, description: Any) -> None:
 
 
 def forget_shapes(program: ExportedProgram) -> None:
-    """Replace the shapes of intermediate values by ones.
+    """Replace the shapes of intermediate values with ones.
 
-    They are formulas of the shapes of the inputs. Nothing that runs a program needs them, and
-    parsing them takes more than half of the time in which a server opens it.
+    They are formulas of the input shapes. Running a program does not need them, and parsing them
+    takes more than half of the time that a server needs to open it.
     """
     for node in program.graph_module.graph.nodes:
         if node.op == "call_function" and all(user.op != "output" for user in node.users):

@@ -49,13 +49,13 @@ def export_utterance_program(
     max_mel_frames: int,
     adapter_rank: int = 0,
 ) -> None:
-    """Write `stages`, run in a row, as the model `spec` into `folder`.
+    """Write `stages`, run one after the other, as the model `spec` into `folder`.
 
-    MODEL takes AUDIO and AUDIO_LENGTH. Of CTC it is the only part and returns the outputs of
-    `spec`. The loop of a transducer is cut, see `export.stages.offline.looped`.
+    MODEL takes AUDIO and AUDIO_LENGTH. For CTC it is the only part and returns the outputs of
+    `spec`. The loop of a transducer is split off, see `export.stages.offline.looped`.
 
     Args:
-        precision: that of `stages`, for the description.
+        precision: the precision of `stages`, for the description.
         max_mel_frames: number of mel frames of the longest utterance.
         adapter_rank: if not 0, MODEL also takes the pools of adapters of this rank, and the slots
             of the utterances' adapters.
@@ -70,8 +70,8 @@ def export_utterance_program(
         "outputs": [tensor_entry(tensor) for tensor in spec.outputs],
         "pools": [],
         "adapter_pools": [pool_entry(plan.layout) for plan in plans if plan],
-        # Runs of ROUNDS_PART for the longest utterance, before the first check for the end: one
-        # for each second of its audio.
+        # Runs of ROUNDS_PART for the longest utterance before the first check for the end: one per
+        # second of its audio.
         "runs_of_rounds": max_mel_frames * HOP_SAMPLES // SAMPLE_RATE_HZ if len(parts) > 1 else 0,
     }
     with silenced():
@@ -119,11 +119,11 @@ def _free_axes(values: int, frames: Any, columns: Any) -> tuple[Any, ...]:
 def open_utterance_program(
     path: Path, spec: StageSpec, pools: Parts | None = None
 ) -> Callable[..., list[NDArray[Any]]]:
-    """Open the programs that lie where the other runtimes have `path`: `(*inputs) -> outputs`.
+    """Open the programs in the folder of `path`, the file of the other runtimes.
 
     Args:
-        pools: run the program with the adapters of these pools; the last input is then the slot
-            of each utterance's adapter.
+        pools: pools of adapters to run the program with; the last input is then the slot of each
+            utterance's adapter.
     """
     folder = path.parent if pools is None else path.parent / ADAPTED
     model = _load(folder, MODEL)
@@ -133,7 +133,7 @@ def open_utterance_program(
 
 
 def open_utterance_parts(stages: Stages, max_mel_frames: int) -> Callable[..., list[NDArray[Any]]]:
-    """Open `stages` as they would be written, as a function `(*inputs) -> outputs`."""
+    """Return `stages`, in the form that is written, as a function `(*inputs) -> outputs`."""
     model, *loop = (part.module for part in utterance_parts(stages, max_mel_frames))
     return _function(model, tuple(loop) or None, [])
 
@@ -144,7 +144,7 @@ def _function(
     @torch.inference_mode()
     def run(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
         rows = len(inputs[0])
-        # As in the backend: programs are traced for two rows or more.
+        # Pad as the backend does, because programs are traced for two rows or more.
         audio, length, *slots = (
             torch.from_numpy(np.resize(x, (max(2, rows), *x.shape[1:]))) for x in inputs
         )

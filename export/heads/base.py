@@ -1,4 +1,4 @@
-"""Read from a repository the recognizer that heads are added to."""
+"""Read the recognizer of a repository to which heads are added."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class InstalledBase:
 
     spec: StreamingSpec
     parameters: Mapping[str, str]
-    """What its ensemble tells clients."""
+    """The parameters of its ensemble, which clients read."""
 
 
 def installed_base(repository: Path, name: str, checkpoint: Checkpoint) -> InstalledBase:
-    """Read the recognizer `name`, "" for the one without a name.
+    """Read the recognizer `name`; "" is the unnamed one.
 
     Raises:
-        UnsupportedOption: it is missing, of another checkpoint, or none that heads can be added to.
+        UnsupportedOption: it is missing, is of another checkpoint, or does not support heads.
     """
     folder = repository / served_name(name, STREAMING)
     manifest = read_base(repository, folder.name, checkpoint)

@@ -19,13 +19,13 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     heads: Annotated[
-        list[Path], typer.Argument(help="Folders that `python -m training head` has written.")
+        list[Path], typer.Argument(help="Folders written by `python -m training head`.")
     ],
     name: Annotated[
         str, typer.Option(help="Name of the recognizer with these heads; clients choose it.")
     ],
     checkpoint: Annotated[
-        Path, typer.Option(help="The checkpoint that base and heads are of; a local folder.")
+        Path, typer.Option(help="Local folder of the checkpoint of base and heads.")
     ] = Path("checkpoints/demo"),
     base: Annotated[
         str,
@@ -38,10 +38,10 @@ def main(
         "model_repository"
     ),
 ) -> None:
-    """Serve heads as one more stage beside the models of a recognizer, which stay as they are.
+    """Serve heads as an additional stage of a recognizer, whose models stay as they are.
 
-    A running server takes them with `earshot models load NAME`; streams of the base go on. Labels
-    and probabilities are compared with transformers before anything is installed.
+    A running server loads them with `earshot models load NAME`; streams of the base continue.
+    Labels and probabilities are compared with transformers before anything is installed.
     """
     from export.checkpoint import load_checkpoint
     from export.heads.export import HeadOptions, export_heads

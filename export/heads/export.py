@@ -1,4 +1,4 @@
-"""Add heads to a recognizer of a repository: one stage, and an ensemble that shares the others."""
+"""Add heads to a recognizer of a repository: one stage, and an ensemble that shares its models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HeadOptions:
     """Everything that a user chooses for one export of heads.
 
     Raises:
-        UnsupportedOption: the name cannot be served, or is that of the base.
+        UnsupportedOption: the name is invalid, or is that of the base.
     """
 
     folders: tuple[Path, ...]
@@ -38,10 +38,10 @@ class HeadOptions:
     name: str
     """Name of the recognizer that has the heads."""
     base: str = ""
-    """Name of the recognizer whose models it shares."""
+    """Name of the recognizer whose models the new one shares."""
     repository: Path = Path("model_repository")
     only: tuple[str, ...] = ()
-    """Names of the heads to serve, in this order; none for all."""
+    """Names of the heads to serve, in this order; empty for all."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -56,7 +56,7 @@ def export_heads(options: HeadOptions, checkpoint: Checkpoint, report: Report) -
     """Build the stage and the ensemble, compare with `transformers`, and install both.
 
     Raises:
-        UnsupportedCheckpoint: a folder holds no heads, or heads of other weights.
+        UnsupportedCheckpoint: a folder contains no heads, or heads trained on other weights.
         UnsupportedOption: the heads are for other chunks than those of the base.
         ParityFailed: the result differs from the original; nothing was installed.
     """

@@ -1,4 +1,4 @@
-"""Read heads as `python -m training head` writes them."""
+"""Read the heads that `python -m training head` has written."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ _PARTS = ("query", "query_bias", "weight", "bias")
 
 
 def joined(folders: Sequence[HeadFiles], only: Sequence[str]) -> tuple[Head, ...]:
-    """Return the heads of all folders, or those that `only` names.
+    """Return the heads of all folders, or only those named in `only`.
 
     Raises:
-        UnsupportedOption: two heads have one name, or there is none of a name.
+        UnsupportedOption: two heads have the same name, or a named head does not exist.
     """
     heads = tuple(head for files in folders for head in files.heads)
     names = [head.name for head in heads]

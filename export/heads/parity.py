@@ -25,9 +25,9 @@ from export.streaming.reference import encode
 Frames = NDArray[np.float32]
 
 STAGE_TOLERANCE = 1e-4
-"""Of a probability, for the same frames; sums in another order."""
+"""Tolerance of a probability for the same frames, which are summed in another order."""
 CHAIN_TOLERANCE = 5e-3
-"""Of a probability, behind the served encoder, whose frames differ by its own tolerance."""
+"""Tolerance of a probability after the served encoder, whose frames have their own tolerance."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class HeadParity:
     audio_seconds: float
     utterances: int
     labels: int
-    """One for each head and chunk."""
+    """Number of labels, one for each head and chunk."""
     stage_max_difference: float
-    """Of probabilities, the stage alone on the reference's frames."""
+    """Largest difference of probabilities, for the stage alone on the reference's frames."""
     chain_max_difference: float
-    """Of probabilities, behind the served encoder."""
+    """Largest difference of probabilities, after the served encoder."""
     chain_label_difference: float
-    """Share of labels, behind the served encoder, that are not the most likely ones."""
+    """Share of labels, after the served encoder, that are not the reference's most likely ones."""
 
     def as_dict(self) -> dict[str, float | int]:
         """Return the entries for the manifest."""
@@ -58,7 +58,7 @@ def check_heads(
     spec: HeadsSpec,
     utterances: Sequence[NDArray[np.float32]],
 ) -> HeadParity:
-    """Compare the stage in `folder`, behind the base in `repository`, with the reference.
+    """Compare the stage in `folder`, after the base in `repository`, with the reference.
 
     Args:
         utterances: samples [N], 16 kHz.
@@ -104,7 +104,7 @@ def _check_limits(parity: HeadParity, precision: str) -> None:
 
 
 def probabilities(head: HeadWeights, encoded: Tensor) -> Tensor:
-    """Return the probability of each label for all frames [E, D] of a recording, at least one."""
+    """Return the probability of each label for all frames [E, D] of a recording, with E >= 1."""
     scores = encoded @ head.query.T + head.query_bias
     bounded = head.score_bound * torch.tanh(scores / head.score_bound)
     means = bounded.softmax(dim=0).T @ encoded
@@ -112,7 +112,7 @@ def probabilities(head: HeadWeights, encoded: Tensor) -> Tensor:
 
 
 def _expected(heads: Sequence[Head], encoded: Frames, frames: int) -> list[list[Tensor]]:
-    """Return the probabilities of each head after each chunk: those of the frames until then."""
+    """Return the probabilities of each head after each chunk, from all frames so far."""
     ends = range(frames, len(encoded) + frames, frames)
     until = [torch.from_numpy(encoded[:end]) for end in ends]
     return [[probabilities(head.weights, part) for head in heads] for part in until]
@@ -127,7 +127,7 @@ Labelled = list[tuple[NDArray[np.int32], NDArray[np.float32]]]
 
 
 def _labelled(folder: Path, spec: HeadsSpec, chunks: Sequence[Sequence[Frames]]) -> list[Labelled]:
-    """Return the stage's outputs for the valid frames of every chunk, all utterances in a batch."""
+    """Return the stage's outputs for the valid frames of every chunk, in one batch."""
     stage = OnnxStage(folder / spec.stage.name / "1" / "model.onnx", spec.stage, len(chunks))
     results: list[Labelled] = [[] for _ in chunks]
     for step in range(max(map(len, chunks))):
@@ -151,10 +151,10 @@ class _Difference:
 def _compare(
     expected: Sequence[list[list[Tensor]]], got: Sequence[Labelled], tolerance: float
 ) -> _Difference:
-    """Compare after every chunk; of two labels that are as likely, either may be given."""
+    """Compare after every chunk; of two equally likely labels, either is accepted."""
     largest, wrong, count = 0.0, 0, 0
     for reference, labelled in zip(expected, got, strict=True):
-        # A last chunk without frames leaves the labels as they are.
+        # A last chunk without frames does not change the labels.
         for each, (labels, likely) in zip(reference, labelled, strict=False):
             for head, given, probability in zip(each, labels, likely, strict=True):
                 largest = max(largest, abs(float(head[int(given)]) - float(probability)))

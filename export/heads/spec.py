@@ -1,8 +1,8 @@
 """Define tensor names, shapes and dtypes of heads and of the ensemble that has them.
 
-The ensemble consists of the models of a recognizer that is already in the repository, its base, and
-of one more stage. Triton runs each model once, however many ensembles it is a part of, so that
-streams of the base and of the heads share batches.
+The ensemble consists of the models of its base, a recognizer that is already in the repository, and
+one more stage. Triton runs each model once, however many ensembles it is part of, so streams of the
+base and of the heads share batches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class HeadsSpec:
     """Prefix of the names of the stage and of the ensemble."""
     base: StreamingSpec
     base_parameters: Mapping[str, str]
-    """What the base's ensemble tells clients."""
+    """The parameters of the base's ensemble, which clients read."""
     labels: Mapping[str, tuple[str, ...]]
     """The labels of each head."""
     state: StateLayout
@@ -44,7 +44,7 @@ class HeadsSpec:
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Return the most likely label of each head, an index, and its probability."""
+        """Return the index of each head's most likely label, and its probability."""
         heads = len(self.labels)
         return (
             TensorSpec("LABELS", "INT32", (heads,)),

@@ -1,6 +1,6 @@
-"""Compare files that have adapters with `transformers`, the adapters merged into its weights.
+"""Compare files with adapters to `transformers` with the adapters merged into its weights.
 
-Files with all adapters, and with none, run in the same batches, as they do when they are served.
+Files with different adapters, and with none, run in the same batches, as on a server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def check_adapters(
     """Compare the stages in `folder` with the reference, each utterance with each adapter.
 
     Args:
-        merged: the checkpoint that each of `adapters` is merged into.
+        merged: for each of `adapters`, the checkpoint with that adapter merged.
 
     Raises:
         ParityFailed: the message names the difference.
@@ -56,7 +56,8 @@ def check_adapters(
 def _open_stage(path: Path, spec: StageSpec, pools: Parts) -> RunOfflineStage:
     """Return a stage as a function `(values, length, slots) -> outputs`.
 
-    `slots` are those of the utterances' adapters in `pools`; a stage that takes none ignores them.
+    `slots` are the slots of the utterances' adapters in `pools`; a stage without adapters ignores
+    them.
     """
     if not spec.adapters:
         plain = open_stateless(path, spec)

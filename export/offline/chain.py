@@ -21,7 +21,7 @@ RunOfflineStage = Callable[..., Arrays]
 OpenOfflineStage = Callable[[Path, StageSpec], RunOfflineStage]
 """`(path of model.onnx, spec)`: opens a stage."""
 _MOST_ROWS = 16
-"""More rows take more memory for the attention and are not faster."""
+"""More rows would need more memory for the attention and be no faster."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class OfflineResult:
     tokens: list[int]
     token_frames: list[int]
     mel: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    """Empty, as the next one, if the stages are fused."""
+    """Empty, like `encoded`, if the stages are fused."""
     encoded: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
@@ -60,8 +60,8 @@ class OfflineChain:
         """Transcribe utterances of samples [N], padded to buckets.
 
         Args:
-            together: transcribes them in batches, padded to the bucket of the longest utterance;
-                otherwise one by one.
+            together: transcribe them in batches, padded to the bucket of the longest utterance,
+                instead of one by one.
             adapters: the slot of each utterance's adapter, for stages that take them.
         """
         size = _MOST_ROWS if together else 1
@@ -105,7 +105,7 @@ class OfflineChain:
     def _padded(
         self, values: Sequence[NDArray[np.float32]], stage: StageSpec
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Return `values` [N, ...] of all utterances as one array [B, length, ...], and each N.
+        """Return `values` [N, ...] of all utterances as one array [B, length, ...], and all N.
 
         They are the inputs of a stage; `length` is the bucket of the longest utterance.
         """
@@ -117,7 +117,7 @@ class OfflineChain:
         return batch, np.array([[len(value)] for value in values], dtype=np.int32)
 
     def _tokens(self, decoded: Arrays, row: int) -> tuple[list[int], list[int]]:
-        """Return tokens and their frames; labels of CTC are collapsed as in the backend."""
+        """Return tokens and their frames; CTC labels are collapsed as in the backend."""
         if self.spec.ctc_blank is None:
             tokens, frames, _, counts = decoded
             count = counts[row, 0]

@@ -2,7 +2,7 @@
 
 TensorRT plans are served by Triton's own backend, the files of all other runtimes by the bundled
 one, which also converts tokens to text. The decoder of a transducer is never a plan: its loop over
-the frames stays in ONNX Runtime, on the CPU. For torch all stages are one model.
+the frames runs in ONNX Runtime, on the CPU. For torch, all stages are one model.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ _QUEUE_DELAY_MS = {
     "encoder_offline": 5,
     "decoder_offline": 5,
 }
-"""The first stage collects a batch; the others wait only for the rest of a split batch."""
+"""The first stage collects a batch; the others only wait for the rest of a batch that was split."""
 _MOST_AUDIO_S = 2048
-"""Padded audio in a run on torch: 256 utterances of 8 s, or 64 of 30 s. That fills the largest GPU,
-and keeps every tensor of the largest encoders below 2^31 elements, which kernels count in 32 bits:
-after the first convolution a second is 50 frames, each of 64 bins and 256 channels."""
+"""Largest padded audio of a run on torch: 256 utterances of 8 s, or 64 of 30 s. That fills the
+largest GPU, and keeps every tensor of the largest encoders below the 2^31 elements of kernels with
+32-bit indices: after the first convolution a second is 50 frames, each of 64 bins and 256
+channels."""
 
 
 def config_files(spec: OfflineSpec) -> dict[str, str]:
@@ -53,7 +54,7 @@ def _header(title: str) -> str:
 
 
 def _onnxruntime(stage: StageSpec, spec: OfflineSpec) -> str:
-    # If all other stages have engines, the decoder of a transducer is the only work of the CPU.
+    # If all other stages are engines, the decoder of a transducer is the only stage on the CPU.
     busiest = "decoder_offline" if spec.runtime == "tensorrt" else "encoder_offline"
     instances = spec.serving.encoder_instances if stage.role == busiest else 1
     group = f"kind: KIND_CPU count: {instances}"
@@ -102,7 +103,7 @@ def _stage_parameters(stage: StageSpec, spec: OfflineSpec) -> dict[str, str]:
         "length_of": values.name,
     }
     if stage.inputs == spec.audio:
-        # Audio from clients is checked here: samples in [-1, 1], with room for filters that
+        # Audio from clients is checked here: samples in [-1, 1], with a margin for filters that
         # overshoot, no NaN and no value that would overflow.
         parameters |= {
             "bounded_inputs": values.name,
@@ -111,7 +112,8 @@ def _stage_parameters(stage: StageSpec, spec: OfflineSpec) -> dict[str, str]:
             "length_step": str(HOP_SAMPLES),
         }
     else:
-        # Nobody who calls the stage by name makes it allocate more than the longest bucket needs.
+        # So that no client that calls the stage by name can make it allocate more than the longest
+        # bucket needs.
         parameters["max_length"] = str(max(spec.lengths(stage.inputs)))
     if stage.text:
         parameters |= _ctc_parameters(spec)

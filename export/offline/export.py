@@ -56,7 +56,7 @@ def _require_durations(checkpoint: Checkpoint) -> None:
 
 
 def _causal(checkpoint: Checkpoint) -> Causal | None:
-    """Return the chunks of a streaming model with its largest lookahead: delay does not matter."""
+    """Return the chunks of a streaming model with its largest lookahead, as delay is irrelevant."""
     if not checkpoint.streams:
         return None
     chunk_frames = lookahead_of(checkpoint) + 1
@@ -102,7 +102,7 @@ def export_offline(
 
     Args:
         new: collects the models; other models of its repository stay as they are.
-        report: is called with the name of each step as it begins.
+        report: called with the name of each step as it begins.
 
     Returns:
         The comparison with `transformers`; None if `options` ask for none.
@@ -130,7 +130,7 @@ def export_offline(
 def _half(
     stages: Stages, spec: OfflineSpec, options: ExportOptions, report: Report
 ) -> tuple[Stages, dict[str, Any]]:
-    """Return the stages in half precision, and entries of the manifest about its range.
+    """Return the stages in half precision, and entries of the manifest about the range of values.
 
     Without a comparison nothing is measured, and no layer is rescaled.
     """

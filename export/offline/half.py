@@ -1,7 +1,7 @@
-"""Half precision of the stages for whole files on torch: rescaled where needed, and checked.
+"""Prepare half precision for whole files on torch: rescale layers if needed, check the range.
 
-The modules that become programs run here as they are, one operation after the other, so that every
-value can be looked at.
+The modules that become programs run here operation by operation, so that every value can be
+inspected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Speech = Sequence[NDArray[np.float32]]
 
 
 def rescaled(stages: Stages, spec: OfflineSpec, speech: Speech) -> tuple[Stages, dict[str, float]]:
-    """Return float32 stages that fit the precision of `spec`, and the factors of those that do not.
+    """Return float32 stages that fit the precision of `spec`, and the factors of rescaled layers.
 
     Args:
         speech: real speech on which the layers' outputs are measured, samples [N] at 16 kHz.
@@ -39,7 +39,7 @@ def range_of(stages: Stages, spec: OfflineSpec, speech: Speech) -> HalfRange:
     """Return the range of half stages on `speech`.
 
     Raises:
-        ParityFailed: a half tensor overflows or comes near it; the message names its operator.
+        ParityFailed: a half tensor overflows or nearly does; the message names its operator.
     """
     _, found = half_range(_transcribing(stages, spec, speech), spec.precision)
     return found

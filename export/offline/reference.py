@@ -1,7 +1,7 @@
 """Transcribe utterances with the original in `transformers`, one at a time and unpadded.
 
-A user of the original would compare with such transcripts. Padded batches of the original have the
-same transcripts, except for its bound on their length.
+Users of the original would compare with such transcripts. Padded batches of the original give the
+same transcripts, apart from its limit on their length.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _transducer(checkpoint: Checkpoint, utterance: Samples) -> ReferenceResult:
     features = _features(checkpoint, utterance)
     encoded = model.get_audio_features(**features, output_attention_mask=True)
     valid = int(encoded.attention_mask.sum())
-    # The default bound counts the opening blank; one step per symbol and frame is enough.
+    # The default limit counts the opening blank; one step per symbol and frame is enough.
     generated = model.generate(**features, max_length=valid * model.max_symbols_per_step + 1)
     frames = (generated.durations.cumsum(dim=1) - generated.durations)[0]
     tokens = generated.sequences[0]

@@ -26,9 +26,9 @@ from export.stages.offline.encoder import encoder_frames
 DETOKENIZER = "detokenizer_offline"
 RECOGNIZER = "recognizer_offline"
 BUCKETS_MS = (2000, 4000, 8000, 15000, 30000)
-"""Lengths that clients pad audio to; the last is the longest utterance in one piece."""
+"""Lengths to which clients pad audio; the last is the longest utterance in one piece."""
 RUN_FRAMES = (16, 24, 32, 48, 64, 80, 96, 120, 144, 168, 192, 232, 280, 328, 376)
-"""Encoder frames of the lengths that a fused model pads its runs to, up to the longest bucket."""
+"""Lengths in encoder frames to which a fused model pads its runs, up to the longest bucket."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class OfflineSpec:
     checkpoint: str
     architecture: str
     causal: bool
-    """True if the encoder's convolutions look back only, as in a streaming model."""
+    """True if the encoder's convolutions are causal, as in a streaming model."""
     num_mel_bins: int
     encoded_size: int
     ctc_blank: int | None
@@ -48,10 +48,10 @@ class OfflineSpec:
     buckets_ms: tuple[int, ...] = BUCKETS_MS
     serving: OfflineServing = field(default_factory=OfflineServing)
     name: str = ""
-    """Prefix of the models' names, where a repository holds several recognizers."""
+    """Prefix of the models' names if a repository holds several recognizers."""
     checkpoint_sha256: str = ""
     encoder_adapter: AdapterLayout | None = None
-    """None, as the next one, if the stage takes no adapters."""
+    """None, like `decoder_adapter`, if the stage takes no adapters."""
     decoder_adapter: AdapterLayout | None = None
 
     @property
@@ -61,14 +61,14 @@ class OfflineSpec:
 
     @property
     def fused(self) -> bool:
-        """Return True if all stages are one model: on a GPU, frames then never leave it."""
+        """Return True if all stages are one model, so that frames never leave the GPU."""
         return self.runtime == "torch"
 
     @property
     def run_samples(self) -> tuple[int, ...]:
-        """Return the audio samples that a fused model pads its runs to.
+        """Return the lengths in audio samples to which a fused model pads its runs.
 
-        Numbers of encoder frames are multiples of eight, for which products are fast.
+        In encoder frames they are multiples of eight, for which matrix products are fast.
         """
         before = int(self.causal)
         return tuple((frames - before) * FRAME_SAMPLES for frames in RUN_FRAMES)
@@ -133,7 +133,7 @@ class OfflineSpec:
 
     @property
     def computed(self) -> tuple[TensorSpec, ...]:
-        """Return what the backend computes from the outputs of the decoder."""
+        """Return the tensors that the backend computes from the outputs of the decoder."""
         return self.text if self.ctc_blank is None else (*self.text, *self.tokens)
 
     @property
@@ -186,7 +186,7 @@ class OfflineSpec:
 
     @property
     def ends_in_plan(self) -> bool:
-        """Return True if the last engine is a plan: the TensorRT backend computes no text."""
+        """Return True if the last engine is a plan; the TensorRT backend computes no text."""
         return self.runtime == "tensorrt" and self.ctc_blank is not None
 
     @property

@@ -1,1 +1,1 @@
-"""Range of float16: rescale layers that would leave it, refuse models that come near its end."""
+"""Keep values within float16: rescale layers that would exceed it, refuse models close to it."""

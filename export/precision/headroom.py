@@ -1,9 +1,9 @@
-"""Rescale the layers of a checkpoint whose outputs would come near the end of float16.
+"""Rescale the layers of a checkpoint whose outputs would come close to the limit of float16.
 
-The residual stream of the stages is float32, but what the layers add to it is half. Some
-checkpoints reach tens of thousands there. The largest outputs are measured in float32 on real
-speech; layers that come near the limit are replaced by `RescaledLinear`, all others stay as they
-are. `ranges.py` then checks the result, as for any other checkpoint.
+The residual stream of the stages is float32, but the outputs that layers add to it are half. In
+some checkpoints they reach tens of thousands. The largest outputs are measured in float32 on real
+speech; layers that come close to the limit are replaced by `RescaledLinear`, all others stay as
+they are. `ranges.py` then checks the result, as for any other checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from export.stages.rescaled import RescaledLinear, rescalable
 
 _LIMIT = torch.finfo(torch.float16).max
 NEAR = _LIMIT / HEADROOM / 4
-"""Outputs and weights above are rescaled: a fourth of what is allowed, for louder speech."""
+"""Layers with outputs or weights above this are rescaled: a quarter of what is allowed, as a margin
+for louder speech."""
 _TARGET = _LIMIT / 64
 _ROLES = ("feature_extractor", "encoder", "decoder")
 
@@ -29,11 +30,11 @@ AnyStages = TypeVar("AnyStages", bound=tuple[nn.Module, nn.Module, nn.Module])
 
 
 def headroom_factors(stages: Sequence[nn.Module], run: Callable[[], object]) -> dict[str, float]:
-    """Return the factors of the layers whose outputs are too large, by role and name of module.
+    """Return the factors of the layers whose outputs are too large, by stage role and module name.
 
     Args:
         stages: feature extractor, encoder and decoder, in float32.
-        run: runs them on real speech, without a compiled loop, whose steps a hook cannot look into.
+        run: runs them on real speech, without a compiled loop, into which a hook cannot see.
     """
     largest = _largest_outputs(stages, run)
     return {name: _factor(value) for name, value in largest.items() if value > NEAR}
@@ -57,9 +58,9 @@ def _factor(largest: float) -> float:
 
 
 def _largest_outputs(stages: Sequence[nn.Module], run: Callable[[], object]) -> dict[str, float]:
-    """Return the largest magnitude of each rescalable layer, by role and name of its module.
+    """Return the largest magnitude of each rescalable layer, by stage role and module name.
 
-    That of its output or, if they are larger, of its weights.
+    It is that of the output or of the weights, whichever is larger.
     """
     linears = {
         f"{role}.{name}": linear

@@ -1,8 +1,8 @@
-"""Measure the distance of half precision from overflow, without a GPU.
+"""Measure how close half precision comes to overflow, without a GPU.
 
-ONNX Runtime on the CPU computes half-precision nodes in float32 and rounds only some results, so
-that it hides overflow. In torch every result is rounded to its type in the graph, and the largest
-value of every half tensor is recorded here.
+ONNX Runtime on the CPU computes half-precision nodes in float32 and rounds only some results, which
+hides overflow. So the stages run in torch, which rounds every result to its type in the graph, and
+the largest value of every half tensor is recorded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from export.stages.half import DTYPES
 from export.stages.offline.fused_encoder import MASKED
 
 HEADROOM = 4.0
-"""The largest half value must stay this factor below the type's largest, since speech varies."""
+"""The largest value must be smaller than the type's largest by this factor, since speech varies."""
 LONGEST_S = 180
 LONG_STREAMS = 4
 
@@ -48,7 +48,7 @@ def half_facts(factors: Mapping[str, float], found: HalfRange) -> dict[str, Any]
     """Return the entries of a manifest about half precision.
 
     Args:
-        factors: those of rescaled layers, by role and name of module.
+        factors: the factors of rescaled layers, by stage role and module name.
     """
     return {"half_precision": {"rescaled": dict(factors), **asdict(found)}}
 
@@ -57,7 +57,7 @@ def half_range(run: Callable[[], _Result], precision: str) -> tuple[_Result, Hal
     """Return the result of `run`, which computes in `precision`, and the range of its values.
 
     Raises:
-        ParityFailed: a half tensor overflows or comes near it; the message names its operator.
+        ParityFailed: a half tensor overflows or nearly does; the message names its operator.
     """
     with ModuleTracker() as modules, _HalfRanges(modules) as ranges:
         result = run()
@@ -71,7 +71,7 @@ def half_range(run: Callable[[], _Result], precision: str) -> tuple[_Result, Hal
 class _HalfRanges(TorchDispatchMode):
     """Records the largest magnitude of every half tensor that is computed in the context.
 
-    A mask of scores is large on purpose: neither it nor what is added to it is recorded.
+    A mask of scores is large on purpose: neither the mask nor masked scores are recorded.
     """
 
     def __init__(self, modules: ModuleTracker) -> None:
@@ -79,7 +79,7 @@ class _HalfRanges(TorchDispatchMode):
         self.largest: dict[str, float] = {}
         self._modules = modules
         self._masks: list[Tensor] = []
-        """Kept, so that no other tensor gets their memory."""
+        """Kept alive, so that no other tensor gets their memory."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -89,8 +89,8 @@ class _HalfRanges(TorchDispatchMode):
         if computed:
             known = {_memory(tensor) for tensor in _half_tensors((args, kwargs))}
             for tensor in computed:
-                # A view of a known tensor has no new values; a cast has, and is where
-                # values leave the range.
+                # A view of an input has no new values; a cast has, and that is where values leave
+                # the range.
                 if _memory(tensor) not in known and not self._is_masked(func, known):
                     self._keep(func, tensor)
         return result
@@ -110,8 +110,8 @@ class _HalfRanges(TorchDispatchMode):
             self._masks.append(tensor)
             return
         known = self.largest.get(name, 0.0)
-        # Moved to the end when it grows, so that the first overflow comes before its consequences.
-        # A NaN stays where it first came.
+        # An entry that grows moves to the end, so that the first overflow precedes its
+        # consequences. A NaN stays where it first occurred.
         if not math.isnan(known) and not value <= known:
             self.largest.pop(name, None)
             self.largest[name] = value
@@ -140,7 +140,7 @@ def _require_headroom(largest: dict[str, float], limit: float) -> None:
 def long_utterances(
     recordings: Sequence[NDArray[np.float32]], streams: int = LONG_STREAMS
 ) -> list[NDArray[np.float32]]:
-    """Return utterances of minutes: each a sequence of all recordings, from another one on."""
+    """Return utterances of minutes: all recordings in sequence, each starting with another one."""
     starts = [index * len(recordings) // streams for index in range(streams)]
     chains = [np.concatenate([*recordings[start:], *recordings[:start]]) for start in starts]
     return [chain[: LONGEST_S * SAMPLE_RATE_HZ] for chain in chains]

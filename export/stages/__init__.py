@@ -1,1 +1,1 @@
-"""Stages of a recognizer; those for live streams are pure functions of one chunk and a state."""
+"""The stages of a recognizer; those for live streams are pure functions of a chunk and a state."""

@@ -1,9 +1,9 @@
 """Add low-rank adapters to a stage: each stream of a batch has its own, or none.
 
 An adapter changes projections (Hu et al. 2021, arXiv 2106.09685): `W x` becomes `W x + U D x`, with
-two thin matrices. The matrices of all adapters lie in one pool, `[adapters * rows, width]`, beside
-the weights that all streams share. A run gathers those of its streams and multiplies each stream by
-its own. The first adapter of a pool is zero: it leaves the base as it is.
+two thin matrices. The matrices of all adapters are in one pool, `[adapters * rows, width]`; the
+weights are shared by all streams. A run gathers the matrices of its streams and multiplies each
+stream by its own. The first adapter of a pool is zero: it leaves the base unchanged.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class Projection:
     """A linear layer of a stage that adapters change; it may join layers of the checkpoint."""
 
     names: tuple[str, ...]
-    """The layers of the checkpoint that it joins, in the order of its outputs."""
+    """The joined layers of the checkpoint, in the order of the outputs."""
     inputs: int
     outputs: int
-    """Outputs of each of them."""
+    """Number of outputs of each joined layer."""
     frames: int | None
-    """Rows of one stream that it takes at once; None if their number is free."""
+    """Rows of one stream that it processes at once; None if their number varies."""
     factors: tuple[float, ...]
-    """Constants that are part of its weights, one for each of the layers."""
+    """Constants folded into the weights, one for each joined layer."""
     dtype: torch.dtype
-    """Type of its weights."""
+    """Type of the weights."""
 
     @classmethod
     def of(
         cls, linear: nn.Linear, *names: str, frames: int | None, factors: Sequence[float] = ()
     ) -> Projection:
-        """Describe a layer; factors are 1 if none are given."""
+        """Describe a layer; by default all factors are 1."""
         return cls(
             names=names,
             inputs=linear.in_features,
@@ -54,14 +54,14 @@ class Projection:
 
     @property
     def name(self) -> str:
-        """Return the name by which a stage asks for it: that of its first layer."""
+        """Return the name by which a stage refers to it: that of its first layer."""
         return self.names[0]
 
     def change(self, values: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        """Return what the adapters add to the outputs for `values` [B * frames, inputs].
+        """Return the adapters' contribution to the outputs for `values` [B * frames, inputs].
 
-        `down` is [B, inputs, parts * rank] and `up` is [B, parts, rank, outputs], without the axis
-        of the parts if there is one.
+        `down` is [B, inputs, parts * rank] and `up` is [B, parts, rank, outputs]; with a single
+        part, `up` has no axis of parts.
         """
         parts, rank = len(self.names), up.shape[-2]
         rows = (down.shape[0], -1) if self.frames is None else (-1, self.frames)
@@ -76,16 +76,16 @@ class Adapters(Protocol):
     """The adapters of the streams of a batch."""
 
     def change(self, name: str, values: Tensor) -> Tensor:
-        """Return what they add to the outputs of the projection `name` for its inputs `values`."""
+        """Return the contribution to the outputs of the projection `name` for inputs `values`."""
         ...
 
     def gathered(self) -> tuple[Tensor, ...]:
-        """Return the matrices of all projections, two for each, for code that uses them often."""
+        """Return the matrices of all projections, two for each, for repeated use."""
         ...
 
 
 class AdapterPlan:
-    """Where the matrices of each projection lie in an adapter of rank `rank`."""
+    """The layout of each projection's matrices in an adapter of rank `rank`."""
 
     def __init__(self, projections: Sequence[Projection], rank: int) -> None:
         self.projections = projections
@@ -102,7 +102,7 @@ class AdapterPlan:
     def pack(self, adapter: Mapping[str, LowRank]) -> Tensor:
         """Return the rows [rows, width] of an adapter, given by the names of the layers.
 
-        A layer that it lacks is not changed; a smaller rank is filled with zeros.
+        A layer missing in the adapter is not changed; a smaller rank is padded with zeros.
         """
         packed = torch.zeros(self.layout.rows, self.layout.width)
         for index, projection in enumerate(self.projections):
@@ -155,7 +155,7 @@ class AdapterPlan:
 
 
 class PooledAdapters:
-    """Adapters that are gathered from a pool where they are used."""
+    """Adapters that are gathered from a pool at each use."""
 
     def __init__(self, plan: AdapterPlan, pool: Tensor, slots: Tensor) -> None:
         """Take the adapters in `slots` int64 [B] of `pool` [adapters * rows, width]."""
@@ -203,9 +203,9 @@ def split_off_adapters(
     """Return the arguments of stages without those for adapters, and the adapters of each stage.
 
     Args:
-        arguments: the last ones are the pool of each stage that has a plan, and then the slots of
-            the streams' adapters; there are none of them if no stage has one.
-        plans: of each stage; None for one that adapters do not change.
+        arguments: the last ones are the pool of each stage with a plan, and then the slots of the
+            streams' adapters; if no stage has a plan, there are none of these.
+        plans: the plan of each stage; None for a stage that adapters do not change.
     """
     pools = sum(plan is not None for plan in plans)
     if not pools:
@@ -221,11 +221,11 @@ class AdaptedModule(nn.Module):
     """A module with linear layers that adapters may change."""
 
     def projections(self) -> tuple[Projection, ...]:
-        """Return the layers that adapters change; a module need not have any."""
+        """Return the layers that adapters change; by default there are none."""
         return ()
 
     def adapter_plan(self, rank: int) -> AdapterPlan | None:
-        """Return where the matrices of an adapter lie; None if the module or `rank` has none."""
+        """Return the layout of an adapter; None if no layer can be changed, or `rank` is 0."""
         projections = self.projections() if rank else ()
         return AdapterPlan(projections, rank) if projections else None
 

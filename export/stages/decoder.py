@@ -1,9 +1,9 @@
 """Decode one chunk greedily with a transducer, for a batch of streams, as one graph.
 
-Equal to `NemotronAsrStreamingForRNNT.generate`: at each encoder frame emit tokens until blank or
-`max_symbols_per_step`, then go to the next frame (Graves 2012). All streams step together; each
-has its own frame pointer. The loop ends when every stream is past its last frame, so that a symbol
-count is never carried over to the next chunk.
+Equivalent to `NemotronAsrStreamingForRNNT.generate`: at each encoder frame emit tokens until blank
+or `max_symbols_per_step`, then go to the next frame (Graves 2012). All streams step together; each
+has its own frame pointer. The loop ends when every stream is past its last frame, so a symbol count
+is never carried over to the next chunk.
 
 State (one row): number of frames decoded (see `frame_count.py`), the last `CONTEXT_TOKENS` tokens
 plus one (0 where none), predictor output, then h and c of each LSTM layer.
@@ -127,7 +127,7 @@ class Decoder(Stage):
         encoded, encoded_length = inputs
         parts = [frame_count.VALUES, CONTEXT_TOKENS, self.start.shape[1]]
         frames_before, context, predictor = state.read(0, 1)[:, 0].split(parts, dim=1)
-        # Once for all rounds of the search, which use them again and again.
+        # Gathered once for all rounds of the search, which use them repeatedly.
         matrices = () if adapters is None else adapters.gathered()
         start = self.start
         if matrices:
@@ -208,9 +208,9 @@ class Decoder(Stage):
         loop_state: tuple[Tensor, ...],
         matrices: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, ...]:
-        """Run one round: each stream emits a token, goes to the next frame, or stays at the end.
+        """Run one round: each stream emits a token, goes to the next frame, or has ended.
 
-        `matrices` are those of the streams' adapters, if there are any.
+        `matrices` are the matrices of the streams' adapters, if any.
         """
         adapters = GatheredAdapters(self.projections(), matrices) if matrices else None
         frame, symbols, predictor, tokens, frames, logprobs, count = loop_state

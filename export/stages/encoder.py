@@ -1,6 +1,6 @@
 """Encode one chunk at a time with the cache-aware FastConformer.
 
-Equal to `NemotronAsrStreamingEncoder` over the whole utterance (Rekesh et al. 2023, Noroozi et
+Equivalent to `NemotronAsrStreamingEncoder` over the whole utterance (Rekesh et al. 2023, Noroozi et
 al. 2023, arXiv 2312.17279) with the same lookahead. Three design choices make it fast:
 
 - Keys and values of past chunks are a ring of whole chunks that is written in place and never
@@ -11,10 +11,10 @@ al. 2023, arXiv 2312.17279) with the same lookahead. Three design choices make i
 - Projections run on `[B * T, D]`, 1x1 convolutions are linear layers, constant factors are part of
   the weights.
 
-The same code runs in half precision when its weights are half (see `half.py`): products,
-convolutions, keys and values are then of the weights' type. Everything that would lose precision or
-overflow is float32 explicitly: the residual stream, LayerNorm, scores from their sum on, softmax,
-counters. In float32 those conversions do nothing.
+The same code runs in half precision if its weights are half (see `half.py`): products,
+convolutions, keys and values then have the weights' type. Everything that would lose precision or
+overflow is explicitly float32: the residual stream, LayerNorm, scores from their sum on, softmax,
+counters. In float32 these conversions do nothing.
 
 State, as rows of `T * head_dim` values: first the small part (ring position, filled blocks, last
 input frame of each subsampling convolution, last inputs of each depthwise convolution, zero

@@ -31,7 +31,7 @@ from export.stages.state import Stage, State, Update, all_rows, whole_division
 
 _HALF = WINDOW_SAMPLES // 2
 _BLOCK = math.gcd(_HALF, HOP_SAMPLES)
-"""Frames are cut in whole blocks, so that 40 samples are copied at once."""
+"""Frames are cut in whole blocks, which copies 40 samples at once."""
 _MEL_OFFSET_SAMPLES = 96
 """`(AUDIO_LENGTH + 96) // 160` mel frames of a chunk are valid (see `MEL_LENGTH`)."""
 

@@ -1,8 +1,8 @@
 """Encode a chunk with few, large operations: the streaming encoder for torch on a GPU.
 
-The same function, weights and state as `Encoder`. What differs is how much one operation does:
-`fused_ops.py` of the backend has those that torch lacks. Attention reads keys and values where
-they lie in the pool, so that they are not gathered first.
+It computes the same function as `Encoder`, with the same weights and state, but in larger
+operations; `fused_ops.py` of the backend contains those that torch lacks. Attention reads keys and
+values directly from the pool instead of gathering them first.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from export.stages.state import PooledState, State, Update
 from server.backends.earshot.earshot_runtime import fused_ops
 
 _ALIGNED = 8
-"""Matrix products are fast when rows begin at a multiple of so many values."""
+"""Matrix products are fast if rows begin at a multiple of this many values."""
 
 
 class FusedEncoder(Encoder):
     """`Encoder` for pooled state, made of fused operations.
 
     Args:
-        encoder: whose weights it takes, in their precision; they may be shared.
+        encoder: the encoder whose weights are used, in their precision; they may be shared.
 
     Raises:
-        UnsupportedOption: an activation or a norm is not the one that is fused.
+        UnsupportedOption: an activation or a norm is not one that can be fused.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -47,7 +47,7 @@ class FusedEncoder(Encoder):
             _FusedLayer(layer, norm, self.dims)
             for layer, norm in zip(layers, following, strict=True)
         )
-        # Of layers with the same inputs and outputs as those that take their place here.
+        # The layers of `encoder` have the same inputs and outputs as the fused ones.
         self._projections = encoder.projections()
 
     def projections(self) -> tuple[Projection, ...]:
@@ -85,7 +85,7 @@ class FusedEncoder(Encoder):
 
 
 class _FusedLayer(nn.Module):
-    """One Conformer block: from the normed residual stream to that of the next layer."""
+    """One Conformer block, from the normalized residual stream to that of the next layer."""
 
     def __init__(self, layer: Layer, next_norm: nn.Module | None, dims: EncoderDims) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class _FusedLayer(nn.Module):
         start: int,
         adapters: Adapters | None,
     ) -> tuple[Tensor, ...]:
-        """Return residual stream, normed stream, next convolution tail and new ring rows."""
+        """Return residual stream, normalized stream, next convolution tail and new ring rows."""
         dtype = normed.dtype
         branch = self.feed_forward1(normed, adapters)
         hidden, normed = add(hidden, branch, dtype, self.norm_self_att)
@@ -148,7 +148,7 @@ class _FusedAttention(nn.Module):
         projected = self.projection(normed)
         if adapters is not None:
             change = adapters.change(self.projected[0], normed)
-            # Both queries change alike.
+            # Both queries change in the same way.
             projected = projected + torch.cat([change[:, : dims.hidden_size], change], dim=1)
         projected = projected.view(-1, 4, heads, dims.head_dim)
         by_distance = torch.bmm(projected[:, 1].transpose(0, 1), self.position_keys)

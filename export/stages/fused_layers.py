@@ -1,4 +1,4 @@
-"""Layers that both encoders for torch share, made of few, large operations."""
+"""Layers that both fused encoders share, made of few, large operations."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Branch(nn.Module):
 def two_queries(attention: Any) -> nn.Linear:
     """Return the projection to queries by content and by position, keys and values.
 
-    Queries are projected twice, with the bias of content and with that of position, which saves
-    two passes.
+    Queries are projected twice, with the content bias and with the position bias, which saves two
+    passes.
     """
     query, key, value = _weights_and_biases(attention.projection)
     by_content = (query[0], query[1] + attention.bias_u.detach().flatten())
@@ -45,7 +45,7 @@ def two_queries(attention: Any) -> nn.Linear:
 
 
 def _weights_and_biases(projection: nn.Linear) -> list[tuple[Tensor, Tensor]]:
-    """Return weight and bias of queries, keys and values; a bias that is not there is zero."""
+    """Return weight and bias of queries, keys and values; a missing bias is zero."""
     weight = projection.weight.detach()
     found = dict(projection.named_parameters()).get("bias")
     bias = torch.zeros_like(weight[:, 0]) if found is None else found.detach()
@@ -55,9 +55,10 @@ def _weights_and_biases(projection: nn.Linear) -> list[tuple[Tensor, Tensor]]:
 def add(
     hidden: Tensor, branch: Tensor, dtype: torch.dtype, *norms: nn.Module
 ) -> tuple[Tensor, Tensor]:
-    """Add a branch to the residual stream; return it, and normed for the next branch in `dtype`."""
+    """Return the residual stream plus a branch, and the same normalized in `dtype`."""
     layer_norms = [cast(nn.LayerNorm, norm) for norm in norms]
     weights = [part for norm in layer_norms for part in (norm.weight, norm.bias)]
     hidden, normed = fused_ops.add_and_norm(hidden, branch, weights, layer_norms[0].eps)
-    # A rescaled layer has a float32 output. Other programs get no conversion, not even an idle one.
+    # Only a rescaled layer has a float32 output; other programs get no conversion, not even a
+    # no-op.
     return hidden, normed if normed.dtype == dtype else normed.to(dtype)

@@ -1,14 +1,14 @@
-"""Convert stages to half precision, with a fixed type for every tensor; for TensorRT and torch.
+"""Convert stages to half precision, with a fixed type for every tensor, for TensorRT and torch.
 
-TensorRT 11 takes the type of every tensor from the graph, so that precision is decided here: the
-weights of encoder and decoder become half, and their code converts explicitly where values stay
-float32 (see `encoder.py` and `decoder.py`). The feature extractor is float32 in every precision:
-the range of log-mel is too large for half, and the stage costs little.
+TensorRT 11 takes the type of every tensor from the graph, so precision is decided here: the weights
+of encoder and decoder become half, and their code converts explicitly where values stay float32
+(see `encoder.py` and `decoder.py`). The feature extractor is always float32: the range of log-mel
+is too large for half, and the stage costs little.
 
-State: the encoder's is of the precision of its keys and values, which are nearly all of it, so
-that nothing is lost and a stream takes half the memory. Its two counters stay below the number of
-ring blocks, which half precision counts exactly. The other states are small and hold counts that
-grow with the stream: float32.
+The encoder's state has the precision of its keys and values, which are nearly all of it, so nothing
+is lost and a stream takes half the memory. Its two counters stay below the number of ring blocks,
+which half precision represents exactly. The other states are small, contain counts that grow with
+the stream, and are float32.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def half_stages(stages: Stages, precision: str) -> Stages:
     """Return copies of `stages` in `precision`, which share no weights with the originals.
 
     Raises:
-        UnsupportedOption: the ring has more blocks than the precision counts exactly.
+        UnsupportedOption: the ring has more blocks than the precision can count exactly.
     """
     name, dtype = DTYPES[precision]
     feature_extractor, encoder, decoder = stages

@@ -1,9 +1,9 @@
-"""Label a stream by classifiers on the encoder's frames, chunk after chunk.
+"""Label a stream with classifiers on the encoder's frames, chunk after chunk.
 
-A head has a few queries. A query gives every frame a score; its result is the mean of all frames so
-far, weighted by the exponentials of their scores; one linear layer makes logits of the results of
-all queries. Scores are bounded, so that plain sums over hours stay within float32, and the state of
-a stream is these sums alone: zeros start it, and after its last chunk the labels are those of an
+A head has a few queries. A query scores every frame; its result is the mean of all frames so far,
+weighted by the exponentials of the scores; one linear layer turns the results of all queries into
+logits. Scores are bounded, so plain sums over hours stay within float32, and these sums are the
+whole state of a stream: it starts with zeros, and after the last chunk the labels are those of
 attention over the whole recording.
 
 State: one row for each query, the weighted sum of the frames and then the sum of the weights. It is
@@ -23,7 +23,7 @@ from export.stages.layout import StateLayout
 from export.stages.state import Stage, State, Update, all_rows
 
 _SMALLEST_SUM = 1e-12
-"""Less than the weight of any frame: without frames, the mean is zero."""
+"""Smaller than the weight of any frame; it makes the mean zero if there are no frames."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Heads(Stage):
     def step(
         self, *inputs: Tensor, state: State, adapters: Adapters | None = None
     ) -> tuple[tuple[Tensor, ...], Update]:
-        """Add one chunk to the sums, and label the stream; see the class and module."""
+        """Add one chunk to the sums and label the stream; see the class and module."""
         encoded, length = inputs
         scores = self.bounds * torch.tanh(encoded @ self.query + self.query_bias)
         position = torch.arange(encoded.shape[1], device=encoded.device)

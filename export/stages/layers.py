@@ -13,10 +13,10 @@ OF_FEED_FORWARD = 0.5
 
 
 class FeedForward(nn.Module):
-    """Half a feed-forward step; the factor 0.5 is part of the second projection."""
+    """A half feed-forward step; the factor 0.5 is folded into the second projection."""
 
     def __init__(self, norm: nn.Module, feed_forward: Any, name: str) -> None:
-        """Take the weights of a step; adapters know it by its `name` in the checkpoint."""
+        """Use the weights of a step; `name` is its name in the checkpoint, for adapters."""
         super().__init__()
         self.name = name
         self.norm = norm
@@ -45,7 +45,7 @@ class FeedForward(nn.Module):
 
 
 def in_type_of(linear: nn.Linear, values: Tensor) -> Tensor:
-    """Return `values` in the type of the layer that takes them."""
+    """Return `values` in the type of the layer's weights."""
     return values.to(linear.weight.dtype)
 
 

@@ -1,14 +1,15 @@
-"""Define the shapes of states, shared by stages and configs; without torch, which loads slowly."""
+"""Define the shapes of states for stages and configs, without importing torch, which is slow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 CONTEXT_TOKENS = 8
-"""Tokens before the chunk that the decoder passes on: the conversion to text keeps none."""
+"""Number of tokens before the chunk that the decoder passes on, as the text conversion keeps
+none."""
 ADAPTER_COLUMNS = 64
-"""A row of an adapter has so many values for each of its ranks. Nearly all layers are multiples of
-it, so that their matrices fill whole rows, and one row is large enough to be copied fast."""
+"""Number of values per rank in a row of an adapter. The sizes of nearly all layers are multiples of
+it, so their matrices fill whole rows, and a row is large enough to be copied fast."""
 DTYPE_BYTES = {"FP32": 4, "FP16": 2, "BF16": 2}
 
 

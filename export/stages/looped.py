@@ -1,9 +1,8 @@
-"""Split stages at the decoder's loop into modules of fixed length.
+"""Split stages at the decoder's loop into modules with a fixed number of operations.
 
-A loop whose end depends on the data cannot be recorded as a CUDA graph. Three modules can: one that
-runs up to the loop, one that runs a few rounds of it, one that completes the chunk. The caller runs
-more rounds while a stream is unfinished, so no token is lost, and a round after the end changes
-nothing.
+A loop whose end depends on the data cannot be recorded as a CUDA graph. Three modules can: one up
+to the loop, one for a few rounds of it, and one that completes the chunk. The caller runs more
+rounds while a stream is unfinished, so no token is lost, and a round after the end changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from export.stages.decoder import Decoder, DecoderInputs
 from export.stages.state import PooledStages, Stage, run_in_a_row
 
 ROUNDS = 4
-"""Rounds of one run of `Rounds`: enough to make the cost of its launch small."""
+"""Rounds in one run of `Rounds`: enough to make the cost of the launch small."""
 
 
 class BeforeLoop(nn.Module):
@@ -60,7 +59,7 @@ class _AtLoop(nn.Module):
 
 
 class Rounds(_AtLoop):
-    """`values -> (*loop_state, PENDING)`: some rounds, and whether a stream is still unfinished."""
+    """`values -> (*loop_state, PENDING)`; PENDING is true if a stream is unfinished."""
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Run the rounds; PENDING is one bool."""
@@ -83,7 +82,7 @@ class AfterLoop(_AtLoop):
 
 
 def fewest_rounds(decoder: Decoder) -> int:
-    """Return the rounds that a chunk of ordinary speech takes: one per frame, and more for tokens.
+    """Return the rounds that a chunk of ordinary speech needs: one per frame, and more for tokens.
 
     At four tokens a second, a chunk of T frames has T / 3 tokens, and up to twice as many in a
     large batch.

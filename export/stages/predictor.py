@@ -15,7 +15,7 @@ PROJECTOR = "decoder.decoder_projector"
 
 
 class Predictor(nn.Module):
-    """One step of the LSTM prediction network, its state flat: output, then h and c per layer."""
+    """One step of the LSTM prediction network, with flat state: output, then h and c per layer."""
 
     def __init__(self, decoder: Any) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Predictor(nn.Module):
         return torch.cat([output, *cells], dim=1)
 
     def changed(self, state: Tensor, adapters: Adapters) -> Tensor:
-        """Return a state [B, (1 + 2 * layers) * H] of the base with the adapters' change."""
+        """Return a state [B, (1 + 2 * layers) * H] of the base as changed by the adapters."""
         output, *cells = state.split(self.hidden_size, dim=1)
         inputs = in_type_of(self.projector, cells[-2])
         return torch.cat([output + adapters.change(PROJECTOR, inputs), *cells], dim=1)

@@ -1,8 +1,8 @@
-"""Compute a linear layer in half precision whose output half precision cannot hold.
+"""Compute a half-precision linear layer whose output would overflow half precision.
 
-Float16 ends at 65504. The output of such a layer is computed smaller, by a power of two that is
-part of its weights, and enlarged in float32. Only layers whose output the stage converts to float32
-can be replaced so: those that add to the residual stream, and those that end a stage.
+The largest float16 is 65504. The weights of such a layer are divided by a power of two, and its
+output is multiplied by it in float32. Only layers whose output the stage converts to float32 can be
+replaced: those that add to the residual stream, and those at the end of a stage.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ RESCALABLE = (
     "projector",
     "head",
 )
-"""Ends of the names of modules whose output is converted to float32."""
+"""Suffixes of the names of modules whose output is converted to float32."""
 
 
 class RescaledLinear(nn.Linear):
     """A linear layer with the weights divided by `factor`, and a float32 output."""
 
     def __init__(self, linear: nn.Linear, factor: float) -> None:
-        # Typed as a parameter, and None in layers without one.
+        # Declared as a parameter, but None in layers without a bias.
         bias: Any = linear.bias
         super().__init__(linear.in_features, linear.out_features, bias=bias is not None)
         self.factor = factor

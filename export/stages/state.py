@@ -5,8 +5,8 @@ new values for some of its rows. There are two ways to keep it:
 
 - `FlatState`: the state arrives and leaves as one tensor per stream, `[B, rows * width]`
   (Triton's implicit state, TensorRT).
-- `PooledState`: the states of all streams lie in one pool, `[slots * rows, width]`; the stage
-  gathers what it needs and the caller writes the updated rows back (the bundled backend). The
+- `PooledState`: the states of all streams are in one pool, `[slots * rows, width]`; the stage
+  gathers the rows that it needs, and the caller writes updated rows back (the bundled backend). The
   large, mostly unchanged part of a state (the attention keys and values) is then read once and
   never copied.
 """
@@ -33,7 +33,7 @@ from export.stages.layout import StateLayout
 class Update:
     """New values of some rows: `values` [B, U, width] belong at `rows` int64 [B, U].
 
-    First the replaced rows of the layout, in order, then one block of each ring.
+    First come the replaced rows of the layout, in order, then one block of each ring.
     """
 
     rows: Tensor
@@ -62,8 +62,8 @@ class FlatState:
     def replace(self, update: Update) -> Tensor:
         """Return the next state `[B, rows * width]`: this one with the updated rows replaced.
 
-        It uses a `where` per ring value, not a scatter: element-wise work that a runtime fuses,
-        without an index tensor whose shape depends on the batch.
+        It uses a `where` per ring value instead of a scatter: a runtime can fuse element-wise work,
+        and there is no index tensor whose shape depends on the batch.
         """
         layout = self._layout
         replaced = update.values[:, : layout.replaced_rows].flatten(1)
@@ -119,13 +119,13 @@ class FlatStage(nn.Module):
 
 
 class PooledStages(nn.Module):
-    """`stages` in a row: `(*inputs, *pools, SLOTS) -> (*outputs, *updates)`.
+    """`stages` one after the other: `(*inputs, *pools, SLOTS) -> (*outputs, *updates)`.
 
     One pool for each stage; each update is a pair: new values [B, U, width] and the rows int64
     [B, U] of each stream that they belong to. Outputs of a stage are the inputs of the next.
 
-    With adapters of rank `adapter_rank`, the pools of adapters of those stages that have any, and
-    the slots of the streams' adapters there, follow SLOTS.
+    With adapters of rank `adapter_rank`, SLOTS is followed by the pools of the stages with
+    adapters, and by the slots of the streams' adapters.
     """
 
     def __init__(self, stages: Sequence[Stage], adapter_rank: int = 0) -> None:

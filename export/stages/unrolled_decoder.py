@@ -1,15 +1,15 @@
 """Decode greedily without a loop, for runtimes that run loops slowly, such as TensorRT.
 
-Greedy search emits at most `max_symbols_per_step` tokens at a frame, so that a chunk takes at most
+Greedy search emits at most `max_symbols_per_step` tokens per frame, so a chunk takes at most
 `frames * max_symbols_per_step` evaluations of the joint network. The graph contains that many, one
-after the other. With fewer it would have to drop tokens, or pass frames to the next chunk, which
-the last chunk of a stream does not have. So the tokens equal the reference's for any input. The
-frame of each evaluation is known, so that frames are slices and tokens have fixed columns, from
-which one scatter collects them.
+after the other; with fewer it would have to drop tokens, or pass frames to a next chunk, which does
+not exist after the last chunk. So the tokens equal the reference's for any input. The frame of each
+evaluation is fixed, so frames are slices and tokens have fixed columns, from which one scatter
+collects them.
 
-What does not decide the next evaluation is computed once, after all of them: log-probabilities and
-the choice of what was emitted. The product of the first LSTM layer with an embedding is a row of a
-table.
+Results that the next evaluation does not need are computed once, after all of them:
+log-probabilities and the selection of emitted tokens. The product of the first LSTM layer with an
+embedding is a row of a table.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class UnrolledDecoder(Decoder):
     def __init__(self, model: Any, frames: int) -> None:
         super().__init__(model, frames)
         self.stepped = _SteppedPredictor(self.predictor)
-        # It shares weights with the other, which would then be converted and rescaled twice.
+        # It shares weights with the stepped predictor; they would be converted and rescaled twice.
         del self.predictor
 
     def _decode(
@@ -47,7 +47,7 @@ class UnrolledDecoder(Decoder):
                 joined = self.activation(encoded[:, frame] + output)
                 logits.append(self.head(in_type_of(self.head, joined)))
                 tokens.append(logits[-1].argmax(dim=1, keepdim=True))
-                # Blank ends the frame: the output of its other evaluations is ignored.
+                # Blank ends the frame: the output of its remaining evaluations is ignored.
                 ended = ended | (tokens[-1] == self.dims.blank_token_id)
                 silent.append(ended)
                 cells = self.stepped.advance(tokens[-1], cells, unless=ended)
@@ -69,9 +69,10 @@ class UnrolledDecoder(Decoder):
         """Move the emitted tokens of all evaluations [B, M] to the front, and count them."""
         emitted = tokens >= 0
         column = torch.arange(self.dims.max_tokens, device=tokens.device)[None]
-        # TensorRT sums cumulatively in floating point only; these counts are exact in float32.
+        # TensorRT supports cumulative sums in floating point only; these counts are exact in
+        # float32.
         rank = emitted.float().cumsum(1).to(torch.int64) - 1
-        # Columns without a token go to the end, each to its own, so that no index is repeated.
+        # Columns without a token go to distinct columns at the end, so that no index is repeated.
         to = torch.where(emitted, rank, column + self.dims.max_tokens)
         frames = torch.where(emitted, column // self.dims.max_symbols_per_step, -1)
         count = emitted.float().sum(1).to(torch.int32)

@@ -1,6 +1,6 @@
-"""Compare streams that have adapters with `transformers`, the adapters merged into its weights.
+"""Compare streams with adapters to `transformers` with the adapters merged into its weights.
 
-The streams of all adapters, and of none, run in the same batches, as they do when they are served.
+Streams with different adapters, and with none, run in the same batches, as on a server.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_adapters(
     """Compare the stages in `folder` with the reference, each utterance with each adapter.
 
     Args:
-        merged: the checkpoint that each of `adapters` is merged into.
+        merged: for each of `adapters`, the checkpoint with that adapter merged.
 
     Raises:
         ParityFailed: the message names the difference.

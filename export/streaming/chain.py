@@ -27,7 +27,7 @@ class StreamResult:
 
 
 Piece = tuple[NDArray[np.float32], int]
-"""A chunk or a part of frames, zero-padded to its full length, and its valid length."""
+"""A chunk of samples or frames, zero-padded to its full length, and its valid length."""
 
 
 class RunningStage(Protocol):
@@ -68,15 +68,15 @@ class Chain:
     def transcribe(self, utterances: Sequence[NDArray[np.float32]]) -> list[StreamResult]:
         """Transcribe utterances of samples [N] in one batch, one stream each.
 
-        Mel and encoder frames are collected in the layout `stages` only.
+        Mel and encoder frames are collected only in the layout `stages`.
         """
         return self.transcribe_chunks(chunked(utterances, self.spec.chunk_samples))
 
     def transcribe_alone(self, utterances: Sequence[NDArray[np.float32]]) -> list[StreamResult]:
         """Transcribe utterances of samples [N] one after the other, each in a slot of its own.
 
-        A batch never has more than one stream. The stages are opened once, which takes seconds in
-        the sizes of real checkpoints.
+        A batch never has more than one stream. The stages are opened only once, because that takes
+        seconds for checkpoints of real sizes.
         """
         results: list[StreamResult] = []
         for slot, stream in enumerate(chunked(utterances, self.spec.chunk_samples)):
@@ -85,7 +85,7 @@ class Chain:
         return results
 
     def transcribe_chunks(self, streams: Sequence[Sequence[Piece]]) -> list[StreamResult]:
-        """Transcribe streams that are in chunks already, in one batch."""
+        """Transcribe streams that are already cut into chunks, in one batch."""
         results = [StreamResult() for _ in streams]
         for values, slots in _batches(streams):
             for spec, stage in zip(self.spec.engines, self.stages, strict=True):
@@ -122,7 +122,7 @@ _COLLECTED = {"feature_extractor": "mel", "encoder": "encoded"}
 
 
 def chunked(utterances: Sequence[NDArray[np.float32]], chunk_samples: int) -> list[list[Piece]]:
-    """Return streams as the client sends them: lead, audio, zeros up to a whole chunk."""
+    """Return the streams that the client would send: lead, audio, zeros up to a whole chunk."""
     streams: list[list[Piece]] = []
     for samples in utterances:
         stream = _pieces(np.pad(samples, (LEAD_SAMPLES, 0)), chunk_samples)
@@ -171,6 +171,6 @@ def _collect_tokens(
 
 
 def _drop_lead(result: StreamResult) -> None:
-    """Remove the first seven mel frames of a stream, which lie before its audio."""
+    """Remove the first seven mel frames of a stream, which precede its audio."""
     if result.mel:
         result.mel = [np.concatenate(result.mel)[SUBSAMPLING - 1 :]]

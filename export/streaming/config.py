@@ -21,26 +21,25 @@ _RUNTIMES = {
 }
 """Title and instance kind of each runtime of the bundled backend."""
 _CANDIDATES = 16_384
-"""Each takes about a kilobyte of memory."""
+"""Candidate sequences of a stage; each takes about a kilobyte of memory."""
 _THREADS = 1
 """Threads per process: one gives more streams per core than many in one process."""
 _QUEUE_COMMENT = "# Chunks arrive one by one; a short wait makes batches, and batches save CPU."
 _NO_QUEUE_COMMENT = "# Takes all that wait, and never waits for more: converting text is fast."
 _QUEUE_DELAY_MS = {"recognizer": 5, "feature_extractor": 5, "encoder": 2, "decoder": 2, "heads": 2}
-"""The first stage collects a batch; the others wait only for the rest of a split batch."""
+"""The first stage collects a batch; the others only wait for the rest of a batch that was split."""
 
 _LENGTHS = ("MEL_LENGTH", "ENCODED_LENGTH", "LABELS")
-"""Outputs with which a stage passes on that it refused the last chunk of a stream: to the next
-stage, or, of heads, to the client. The stage that has the text answers with an error."""
+"""Outputs with which a stage reports that it refused the last chunk of a stream: to the next stage
+or, in the case of heads, to the client. The stage with the text answers with an error."""
 
 MAX_ABS = {"AUDIO": 8, "MEL": 64}
-"""Stages refuse larger values, and NaN, which would stay in the state of the stream.
+"""Stages refuse larger values and NaN, which would stay in the state of the stream.
 
-Samples lie in [-1, 1], with room for filters that overshoot; the log-mel of such audio lies within
-17. MEL is checked again for clients that call the encoder alone, because int8 scales a whole batch
-by its largest value. The range of ENCODED depends on the checkpoint, and ENCODED does not affect
-other streams.
-"""
+Samples are in [-1, 1], with a margin for filters that overshoot; the log-mel of such audio stays
+within 17. MEL is checked again for clients that call the encoder directly, because int8 scales a
+whole batch by its largest value. The range of ENCODED depends on the checkpoint, and ENCODED does
+not affect other streams."""
 
 
 def config_files(spec: StreamingSpec) -> dict[str, str]:
@@ -103,7 +102,7 @@ def bundled_config(stage: StageSpec, spec: StreamingSpec) -> str:
 
 
 def engine_slots(stage: StageSpec, spec: StreamingSpec) -> int:
-    """Return the slots of an engine on a GPU, which all instances of a stage share by default."""
+    """Return the slots of a GPU engine, which all instances of a stage share by default."""
     sharing = 1 if spec.serving.own_engines else _instances(stage, spec)
     return sharing * pool_slots(stage, spec)
 
@@ -113,11 +112,12 @@ def _instances(stage: StageSpec, spec: StreamingSpec) -> int:
 
 
 def pool_slots(stage: StageSpec, spec: StreamingSpec) -> int:
-    """Return the slots of one instance; Triton gives each new stream to the one with the fewest.
+    """Return the slots of one instance; Triton assigns a new stream to the one with fewest streams.
 
     A pool in host memory takes no memory until it is used, so each instance can have slots for all
-    streams, and another stage refuses a stream too many. A pool on a GPU is allocated as a whole,
-    and a model that is the only stage has to count, so the instances share the streams.
+    streams, and another stage enforces the limit. A pool on a GPU is allocated as a whole, and the
+    model of a single stage has to enforce the limit itself, so there the instances divide the
+    streams.
     """
     if spec.runtime in SHARED_ENGINES or stage.members:
         return -(-spec.serving.max_streams // _instances(stage, spec))
@@ -148,8 +148,8 @@ def _detokenizer(stage: StageSpec, serving: Serving) -> str:
             f"max_batch_size: {serving.max_batch_size}",
             _tensors("input", stage.inputs),
             _tensors("output", stage.responses),
-            # When Triton stops, a model without sequences refuses every request at once, and live
-            # streams would end there; one with sequences serves the open ones to their end.
+            # When Triton stops, a model without sequences refuses every request at once, which
+            # would end live streams; a model with sequences serves the open ones to their end.
             "# Sequences although it keeps no state: only they go on while the server drains.",
             _sequence_batching(serving, delay_ms=0),
             "instance_group [ { kind: KIND_CPU count: 1 } ]",
@@ -180,9 +180,9 @@ sequence_batching {{
   # A client that disappears without END frees its slot after this time.
   max_sequence_idle_microseconds: {serving.sequence_idle_ms * 1000}
   oldest {{
-    # Far above the pool's size: a stream too many reaches the pool, which refuses it with a reason,
-    # instead of waiting in Triton's unbounded backlog. Whose sender never ENDs it stays a candidate
-    # for as long as it may be idle.
+    # Far above the pool's size: a stream beyond the limit reaches the pool, which refuses it with a
+    # reason, instead of waiting in Triton's unbounded backlog. If its client never sends END, it
+    # stays a candidate until it has been idle for too long.
     max_candidate_sequences: {max(_CANDIDATES, 2 * serving.max_streams)}
     {_QUEUE_COMMENT if delay_ms else _NO_QUEUE_COMMENT}
     max_queue_delay_microseconds: {delay_ms * 1000}

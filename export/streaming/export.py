@@ -75,13 +75,13 @@ def export_streaming(
 
     Args:
         new: collects the models; other models of its repository stay as they are.
-        report: is called with the name of each step as it begins.
+        report: called with the name of each step as it begins.
 
     Returns:
         The comparison with `transformers`; None if `options` ask for none.
 
     Raises:
-        UnsupportedOption: the checkpoint was not trained for this chunk.
+        UnsupportedOption: the checkpoint was not trained for this chunk length.
         ParityFailed: half precision overflows, or the result differs from the original.
     """
     began = time.monotonic()
@@ -103,7 +103,7 @@ def export_streaming(
 def _half(
     checkpoint: Checkpoint, stages: Stages, options: ExportOptions, report: Report
 ) -> tuple[Stages, dict[str, Any]]:
-    """Return the stages in half precision, and entries of the manifest about its range.
+    """Return the stages in half precision, and entries of the manifest about the range of values.
 
     Without a comparison nothing is measured, and no layer is rescaled.
     """

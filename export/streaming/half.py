@@ -1,7 +1,7 @@
-"""Half precision of the streaming stages on torch: rescaled where needed, and checked for overflow.
+"""Prepare half precision for streaming on torch: rescale layers if needed, check for overflow.
 
-The modules that become programs run here as they are, one operation after the other, so that every
-value can be looked at.
+The modules that become programs run here operation by operation, so that every value can be
+inspected.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Speech = Sequence[NDArray[np.float32]]
 def rescaled(
     stages: Stages, spec: StreamingSpec, precision: str, speech: Speech
 ) -> tuple[Stages, dict[str, float]]:
-    """Return float32 stages that fit `precision`, and the factors of the layers that did not.
+    """Return float32 stages that fit `precision`, and the factors of rescaled layers.
 
     Args:
-        spec: that of `stages`, in float32.
+        spec: the spec of `stages`, in float32.
         speech: real speech on which the layers' outputs are measured, samples [N] at 16 kHz.
     """
     if DTYPES[precision][0] != "FP16":
@@ -46,7 +46,7 @@ def range_of(stages: Stages, spec: StreamingSpec, speech: Speech) -> HalfRange:
     """Return the range of half stages on minutes of speech with chained state.
 
     Raises:
-        ParityFailed: a half tensor overflows or comes near it; the message names its operator.
+        ParityFailed: a half tensor overflows or nearly does; the message names its operator.
     """
     utterances = long_utterances(speech)
     chain = rounded_chain(stages, spec, len(utterances))

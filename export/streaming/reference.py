@@ -65,7 +65,7 @@ def encode(
 def transcribe(
     checkpoint: Checkpoint, utterances: Sequence[NDArray[np.float32]], lookahead: int
 ) -> list[ReferenceResult]:
-    """Run `generate` over whole utterances of samples [N], 16 kHz mono, in their order."""
+    """Run `generate` over whole utterances of samples [N], 16 kHz mono; keep their order."""
     order = sorted(range(len(utterances)), key=lambda index: len(utterances[index]))
     results: dict[int, ReferenceResult] = {}
     for start in range(0, len(order), _BATCH):
@@ -96,7 +96,7 @@ def _transcribe_batch(
     _allow_length(model, features.input_features.shape[1])
     encoded = model.get_audio_features(**inputs)
     encoder_frames = int(encoded.attention_mask.shape[1])
-    # The default bound counts the opening blank but no closing ones, so it could end too early.
+    # The default limit counts the opening blank but no closing ones, so it could end too early.
     longest = (model.max_symbols_per_step + 1) * encoder_frames + 1
     generated = model.generate(**inputs, max_length=longest)
     frames = generated.durations.cumsum(dim=1) - generated.durations
@@ -118,6 +118,6 @@ def _transcribe_batch(
 
 
 def _allow_length(model: object, mel_frames: int) -> None:
-    """Raise the reference's bound on positions, which are computed for any length."""
+    """Raise the reference's limit on positions, which can be computed for any length."""
     encoding = model.encoder.encode_positions  # type: ignore[attr-defined]
     encoding.max_position_embeddings = max(encoding.max_position_embeddings, mel_frames)

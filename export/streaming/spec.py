@@ -52,10 +52,10 @@ class StreamingSpec:
     layout: str = "stages"
     serving: Serving = field(default_factory=Serving)
     name: str = ""
-    """Prefix of the models' names, where a repository holds several recognizers."""
+    """Prefix of the models' names if a repository holds several recognizers."""
     checkpoint_sha256: str = ""
     encoder_adapter: AdapterLayout | None = None
-    """None, as the next one, if the models take no adapters."""
+    """None, like `decoder_adapter`, if the models take no adapters."""
     decoder_adapter: AdapterLayout | None = None
 
     @property

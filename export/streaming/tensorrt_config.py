@@ -7,7 +7,7 @@ from export.spec import StageSpec
 from export.stages.layout import StateLayout
 
 QUEUE_DELAY_MS = {"feature_extractor": 5, "encoder": 0, "decoder": 0}
-"""The first stage collects a batch, which then stays together through the other stages."""
+"""The first stage collects a batch, which stays together through the other stages."""
 
 
 def sequence_batching(stage: StageSpec, serving: Serving) -> str:
@@ -51,7 +51,7 @@ instance_group [ { kind: KIND_GPU count: 1 gpus: [ 0 ] } ]
 
 
 def parameters(serving: Serving) -> dict[str, str]:
-    """Return the parameters from which the server computes the size of its pools."""
+    """Return the parameters from which the server computes the sizes of its pools."""
     return {"max_streams": str(serving.max_streams)}
 
 

@@ -1,8 +1,8 @@
-"""Import the TensorRT that is installed: the full one, or TensorRT for RTX.
+"""Import the installed TensorRT: the full one, or TensorRT for RTX.
 
 TensorRT comes with NVIDIA's containers, and builds for the GPU of the machine. TensorRT for RTX
-comes from the package index (extra `tensorrt-rtx`), and builds on a machine without a GPU, for GPUs
-that are named. Parser, network, builder and runtime have the same Python API in both.
+comes from the package index (extra `tensorrt-rtx`), and builds for named GPUs, even on a machine
+without one. Parser, network, builder and runtime have the same Python API in both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m export.tensorrt CHECKPOINT`: check graphs and numerics of a precision without a GPU.
+"""`python -m export.tensorrt CHECKPOINT`: check graphs and numerics of a precision, without a GPU.
 
 It runs the steps of `python -m export --runtime tensorrt` that need no GPU: the ONNX files, the
 graph gate, NVIDIA's parser, and half precision over minutes of speech. It prints the measurements

@@ -1,6 +1,6 @@
-"""Build and run engines with TensorRT, or build them ahead of time with TensorRT for RTX.
+"""Build and run engines with TensorRT, or build them for other GPUs with TensorRT for RTX.
 
-Both are always strongly typed: the graph determines the precision, nothing here does.
+Networks are always strongly typed: only the graph determines the precision.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from export.tensorrt.profiles import Profile
 from export.tensorrt.targets import NamedGpus, Target, ThisGpu
 
 CHUNK_WORKSPACE_BYTES = 2**30
-"""Scratch memory of an engine for chunks, at most; more would be lost for the states of streams."""
+"""Largest scratch memory of a chunk engine; more would be missing for the states of streams."""
 UTTERANCE_WORKSPACE_BYTES = 2**32
-"""The same for whole utterances: the scores of 32 times 30 s take more than one GiB."""
+"""The same for whole utterances: the attention scores of 32 times 30 s take more than 1 GiB."""
 
 _TORCH_DTYPES = {
     trt.DataType.FLOAT: torch.float32,
@@ -45,11 +45,11 @@ class EngineFacts:
     """Entries of the manifest about one engine."""
 
     layers: int
-    """Of the network that the parser made, before they are fused."""
+    """Layers of the parsed network, before fusion."""
     seconds: float
     plan_bytes: int
     device_memory_bytes: int | None
-    """Activations of one execution context; None where no GPU is at hand to load the engine."""
+    """Activations of one execution context; None if there is no GPU to load the engine."""
 
 
 class _Log(trt.ILogger):
@@ -66,11 +66,12 @@ class _Log(trt.ILogger):
 
 
 _LOG = _Log()
-"""One for all builds: TensorRT writes to the first logger of the process and ignores any other."""
+"""A single logger for all builds: TensorRT uses the first logger of a process and ignores
+others."""
 
 
 def tensorrt_version() -> str:
-    """Return the version that a plan built here needs, for example 11.4.0.106."""
+    """Return the version that is needed to load a plan built here, for example 11.4.0.106."""
     return trt.__version__
 
 
@@ -80,9 +81,9 @@ def build_engine(
     """Build the engine beside an ONNX file of a model.
 
     Args:
-        onnx: the file; that of a flat or an offline stage has passed `check_graph`.
-        profiles: the shapes that it will be run with; for Triton in the order of its config.
-        target: named GPUs for TensorRT for RTX, else the GPU of this machine.
+        onnx: the file, which for a flat or an offline stage has passed `check_graph`.
+        profiles: the shapes with which it will run; for Triton in the order of its config.
+        target: the named GPUs of TensorRT for RTX, else the GPU of this machine.
 
     Raises:
         GraphRefused: the parser refuses a node; the message holds its reason.
@@ -92,7 +93,7 @@ def build_engine(
     _LOG.lines.clear()
     builder = trt.Builder(_LOG)
     network = builder.create_network()
-    # Kept until the engine is built: the weights lie in the parser's memory.
+    # Kept until the engine is built, because the weights are in the parser's memory.
     parser = trt.OnnxParser(network, _LOG)
     _parse(parser, onnx, spec)
     config = _config(builder, spec, target)
@@ -147,13 +148,13 @@ def _config(builder: trt.Builder, spec: StageSpec, target: Target) -> trt.IBuild
         _name_gpus(config, target)
         return config
     known = target.timing_cache.read_bytes() if target.timing_cache.is_file() else b""
-    # False: a cache of another GPU or TensorRT is ignored and is no error.
+    # False: a cache from another GPU or TensorRT is ignored instead of being an error.
     config.set_timing_cache(config.create_timing_cache(known), False)
     return config
 
 
 def _name_gpus(config: Any, target: NamedGpus) -> None:
-    """Build for the GPUs of `target`; Any, for this part is not in TensorRT's API but RTX's."""
+    """Build for the GPUs of `target`; typed Any because only TensorRT for RTX has these methods."""
     rtx: Any = trt
     config.num_compute_capabilities = len(target.compute_capabilities)
     for index, name in enumerate(target.compute_capabilities):
@@ -172,7 +173,7 @@ def _profile(builder: trt.Builder, shapes: Profile) -> trt.IOptimizationProfile:
 
 
 def _write_atomically(path: Path, content: memoryview) -> None:
-    """Replace a file so that a reader sees the old or the complete new one."""
+    """Replace a file so that readers see either the old or the complete new one."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_bytes(content)
     os.replace(unfinished, path)

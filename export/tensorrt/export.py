@@ -1,9 +1,9 @@
-"""Export a streaming checkpoint to TensorRT, for the GPU of this machine and for Triton's backend.
+"""Export a streaming checkpoint to TensorRT, for this machine's GPU and Triton's backend.
 
 The steps are graphs, graph gate, numerics, engines and verification.
 
-Checks that need no GPU come first: the graph gate takes a second, the numerics of half precision a
-minute, the build of an engine many minutes.
+Checks that need no GPU come first: the graph gate takes a second, the half-precision numerics a
+minute, and the build of an engine many minutes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from export.tensorrt.targets import Target, manifest_entry, target_of
 from export.tensorrt.verify import verify_engines
 
 OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22, "fp8": 20}
-"""Convolution supports bf16 from opset 22 on."""
+"""ONNX opset by precision; Conv supports bf16 from opset 22 on."""
 
 
 def export_tensorrt(
@@ -50,8 +50,8 @@ def export_tensorrt(
     """Build the engines of `checkpoint`, to be installed; see the module for the steps.
 
     Raises:
-        UnsupportedOption: this machine has no TensorRT, GPU or modelopt, or the checkpoint does
-            not support the chunk.
+        UnsupportedOption: this machine lacks TensorRT, a GPU or modelopt, or the checkpoint does
+            not support the chunk length.
         GateFailed: a graph is refused, half precision overflows, or a build or an engine fails.
     """
     began = time.monotonic()
@@ -111,7 +111,7 @@ def half_numerics(
     """Measure half precision on minutes of speech with chained state; see `measure`.
 
     Raises:
-        ParityFailed: half precision overflows, or comes near it.
+        ParityFailed: half precision overflows or nearly does.
     """
     utterances = long_utterances(speech)
     references = transcribe(checkpoint, utterances, lookahead=spec.frames - 1)

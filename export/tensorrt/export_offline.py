@@ -1,9 +1,9 @@
-"""Export an offline model to TensorRT: graphs, gate, engines, verification.
+"""Export an offline model to TensorRT: graphs, graph gate, engines, verification.
 
 Feature extractor, encoder and the decoder of a CTC model become engines, with a profile for each
 bucket. The decoder of a transducer does not: without a loop it would take thousands of steps, most
-of them unnecessary, and as a loop it waits for the GPU after each step. It is a small part of the
-work and stays in ONNX Runtime on the CPU, the same file as without a GPU.
+of them unnecessary, and with a loop it would wait for the GPU after each step. It is a small part
+of the work and stays in ONNX Runtime on the CPU, with the same file as without a GPU.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _build(folder: Path, spec: OfflineSpec, target: Target, report: Report) -> d
         engines[stage.name] = {
             "source_sha256": file_sha256(onnx),
             **asdict(facts),
-            # Not in the configs, which leave the length free.
+            # The configs lack this, because they leave the length free.
             "buffer_bytes": buffer_bytes(stage, spec),
         }
     return {"version": tensorrt_version(), "buckets_ms": list(spec.buckets_ms), "engines": engines}

@@ -1,9 +1,9 @@
-"""Export a streaming checkpoint to TensorRT for RTX, for GPUs that need not be here.
+"""Export a streaming checkpoint to TensorRT for RTX, for GPUs of other machines.
 
-The engines are for the bundled backend: the states of all streams lie in pools on the GPU, and the
-decoder is three small engines, of which the one in the middle is repeated while a stream has
-something to emit. They cannot run here, so their graphs are compared with the original, in ONNX
-Runtime or, in bf16, which that lacks, in torch.
+The engines are for the bundled backend: the states of all streams are in pools on the GPU, and the
+decoder is three small engines, the second of which is repeated while a stream has tokens to emit.
+They cannot run here, so their graphs are compared with the original in ONNX Runtime or, for bf16,
+which it lacks, in torch.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ DESCRIPTION = "engines.json"
 def export_rtx(
     checkpoint: Checkpoint, options: ExportOptions, new: Replacement, report: Report
 ) -> Parity:
-    """Build the engines of `checkpoint`, to be installed; see the module for what they are.
+    """Build the engines of `checkpoint`, to be installed; see the module for a description.
 
     Raises:
-        UnsupportedOption: TensorRT for RTX is not installed, cannot build for one of the GPUs, or
-            the checkpoint does not support the chunk.
+        UnsupportedOption: TensorRT for RTX is not installed or cannot build for one of the GPUs, or
+            the checkpoint does not support the chunk length.
         GateFailed: a graph is refused, half precision overflows, a build fails, or the graphs
             differ from the original.
     """
@@ -67,7 +67,7 @@ def export_rtx(
     folder = new.add(spec.models, spec.obsolete_models)
     from export.tensorrt.engine import tensorrt_version
 
-    # What the server compares with its machine before it opens an engine.
+    # The server compares these facts with its machine before it opens an engine.
     needed = {
         "gpus": list(options.gpus),
         "version": tensorrt_version(),
@@ -81,7 +81,8 @@ def export_rtx(
     facts = target.facts | {"rescaled": factors}
     if options.precision != "fp32":
         report("half precision on minutes of speech")
-        # Without a loop, into whose steps nothing can look; the files have one.
+        # Measured with the unrolled decoder, because nothing can see into a loop; the files have
+        # one.
         numerics = half_numerics(checkpoint, folder, straight, spec, speech, open_stage)
         facts["numerics"] = asdict(numerics)
     facts |= _build(folder, spec, parts, target, report)
@@ -110,7 +111,7 @@ def write_parts(
     """Write the ONNX file of each part of a model, and the description that the backend reads.
 
     Args:
-        needed: entries of the description about the machine that the engines need.
+        needed: entries of the description about the required machine.
     """
     report(f"{engine.role} to ONNX ({spec.precision})")
     version = folder / engine.name / "1"
@@ -125,7 +126,7 @@ def write_parts(
 
 
 def opener(parts: dict[str, list[Part]], spec: StreamingSpec) -> OpenStage:
-    """Return what opens a model on the CPU: its ONNX files, or its modules in bf16."""
+    """Return a function that opens a model on the CPU: its ONNX files or, for bf16, its modules."""
 
     def open_stage(path: Path, engine: StageSpec, streams: int) -> PooledStage:
         modules = {part.name: part.module for part in parts[engine.name]}
@@ -173,8 +174,8 @@ def _build(
 
 
 def part_profile(part: Part, engine: StageSpec, spec: StreamingSpec) -> Profile:
-    """Return the shapes of a part: any batch, and pools as large as the backend makes them."""
-    slots = engine_slots(engine, spec) + 1  # Padding has a slot of its own.
+    """Return the shapes of a part: any batch size, and pools of the backend's size."""
+    slots = engine_slots(engine, spec) + 1  # One for padding.
     names = _input_names(part)
     dims = {
         name: tuple(tensor.shape[1:]) for name, tensor in zip(names, part.arguments, strict=True)

@@ -24,7 +24,7 @@ _NUMPY = {"FP32": np.float32, "FP16": np.float16}
 
 
 class StatefulStage:
-    """A flat stage and its streams' states in float32, which holds any half value exactly."""
+    """A flat stage with its streams' states in float32, which represents any half value exactly."""
 
     def __init__(self, run: Run, spec: StageSpec, streams: int) -> None:
         assert spec.state is not None
@@ -39,7 +39,7 @@ class StatefulStage:
 
 
 def open_onnx(path: Path, spec: StageSpec, streams: int) -> StatefulStage:
-    """Open a flat ONNX file in ONNX Runtime on the CPU: FP32 or FP16, it has no BF16 kernels."""
+    """Open a flat ONNX file in ONNX Runtime on the CPU: FP32 or FP16, as it has no BF16 kernels."""
     session = open_session(path)
     assert spec.state is not None
     dtype = _NUMPY[spec.state.dtype]
@@ -71,7 +71,7 @@ def open_torch(stage: Stage, spec: StageSpec, streams: int) -> StatefulStage:
 
 
 def opener_of(stages: Sequence[Stage], spec: StreamingSpec) -> OpenStage:
-    """Return what opens each of `stages` in torch; see `open_torch`."""
+    """Return a function that opens each of `stages` in torch; see `open_torch`."""
     by_name = {stage.name: module for stage, module in zip(spec.stages, stages, strict=True)}
 
     def open_stage(path: Path, stage: StageSpec, streams: int) -> StatefulStage:

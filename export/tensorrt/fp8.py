@@ -1,7 +1,7 @@
-"""Quantize the half encoder to fp8: Q/DQ around its linear layers, calibrated on real speech.
+"""Quantize the half-precision encoder to fp8: Q/DQ around its linear layers, calibrated on speech.
 
-NVIDIA's modelopt does it. It pins older versions of onnx and ONNX Runtime than this project, so it
-is installed in an environment of its own and runs `fp8_worker.py` there. The variable
+This uses NVIDIA's modelopt, which pins older versions of onnx and ONNX Runtime than this project.
+So it is installed in an environment of its own, in which `fp8_worker.py` runs. The variable
 `EARSHOT_MODELOPT_PYTHON` names the interpreter of that environment; the container has one.
 """
 
@@ -53,7 +53,7 @@ def quantize_encoder_fp8(
     spec: StreamingSpec,
     utterances: Sequence[NDArray[np.float32]],
 ) -> None:
-    """Replace the half encoder in `encoder_onnx` by one whose linear layers are fp8.
+    """Replace the half-precision encoder in `encoder_onnx` with one whose linear layers are fp8.
 
     Raises:
         BuildFailed: the message holds modelopt's last lines.

@@ -1,6 +1,6 @@
 """Quantize with modelopt: `python fp8_worker.py MODEL.onnx CALIBRATION.npz OUT.onnx`.
 
-This is a script and imports nothing of this project, which is not installed beside modelopt.
+This script imports nothing of this project, which is not installed in modelopt's environment.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ def main(model: str, calibration: str, quantized: str) -> None:
         model,
         quantize_mode="fp8",
         calibration_data=samples,
-        # The largest magnitude: fp8 has exponent bits for outliers, and so nothing is clipped.
+        # Calibrates to the largest magnitude: fp8 has exponent bits for outliers, so nothing is
+        # clipped.
         calibration_method="max",
         calibration_eps=["cpu"],
         calibration_shapes=",".join(shapes),
         op_types_to_quantize=["Gemm"],
         nodes_to_quantize=gemms,
-        # The graph is strongly typed already; "fp32" leaves its types alone.
+        # The graph is already strongly typed; "fp32" leaves its types unchanged.
         high_precision_dtype="fp32",
         output_path=quantized,
         log_level="WARNING",

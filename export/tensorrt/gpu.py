@@ -1,4 +1,4 @@
-"""Identify the GPU of this machine with nvidia-smi: a plan is for one kind of GPU."""
+"""Identify the GPU of this machine with nvidia-smi, because a plan is for one kind of GPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def this_gpu() -> Gpu:
 
 
 def require_tensorrt() -> None:
-    """Refuse to go on without TensorRT.
+    """Refuse to continue without TensorRT.
 
     Raises:
         UnsupportedOption: it is not installed.
@@ -53,10 +53,10 @@ def require_tensorrt() -> None:
 
 
 def require_tensorrt_rtx() -> None:
-    """Refuse to go on without TensorRT for RTX.
+    """Refuse to continue without TensorRT for RTX.
 
     Raises:
-        UnsupportedOption: it is not installed, or TensorRT is, which would be taken instead.
+        UnsupportedOption: it is not installed, or TensorRT is, which would be used instead.
     """
     if not _installed("tensorrt_rtx_bindings"):
         raise UnsupportedOption(
@@ -71,7 +71,7 @@ def require_tensorrt_rtx() -> None:
 
 
 def require_parser() -> None:
-    """Refuse to go on without either TensorRT.
+    """Refuse to continue without either TensorRT.
 
     Raises:
         UnsupportedOption: neither is installed.

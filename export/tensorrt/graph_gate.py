@@ -1,8 +1,8 @@
-"""Check an ONNX file for what TensorRT's parser takes and this project does not.
+"""Refuse ONNX graphs that TensorRT's parser accepts but this project does not.
 
-The parser itself refuses what TensorRT cannot do, with the node and its reason (see `engine.py`).
-It takes a loop, a sum in half precision, a state of another name and a shape that depends on
-values, which would be slow or wrong, or fail in Triton.
+The parser itself refuses what TensorRT cannot build, with the node and the reason (see
+`engine.py`). But it accepts a loop, a sum in half precision, a state with another name and a shape
+that depends on values, which would be slow or wrong, or fail in Triton.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _FLOAT32_ONLY = frozenset(
         *("Exp", "Log", "Sqrt", "Pow", "ReduceSum", "ReduceMean"),
     }
 )
-"""Sums of many terms and exponentials, which half precision overflows or loses; TensorRT sums
-cumulatively in floating point only."""
+"""Operators that sum many terms or exponentials, which overflow or lose precision in half; TensorRT
+supports cumulative sums in floating point only."""
 
 _WHY_NOT = {
     "Loop": "a stage must be straight-line code",
@@ -47,11 +47,12 @@ _WHY_NOT = {
 
 
 _DEPENDS_ON_VALUES = re.compile(r"\?|\bunk__|\bu\d")
-"""Names of sizes that no input's shape determines: the second is onnx's, the third torch's."""
+"""Names of sizes that no input's shape determines; the second form is from onnx, the third from
+torch."""
 
 
 def check_graph(path: Path, spec: StageSpec) -> None:
-    """Check that the ONNX file of a stage fits `spec` and keeps to the limits of this module.
+    """Check that the ONNX file of a stage matches `spec` and respects the limits of this module.
 
     Raises:
         GraphRefused: the message names the first node or tensor that is refused, and the reason.
@@ -84,14 +85,14 @@ def _values(model: ModelProto) -> Iterator[ValueInfoProto]:
 
 
 def _check_opset(model: ModelProto, stage: str) -> None:
-    """The parser also takes newer opsets, and reads their operators as those of older ones."""
+    """Refuse newer opsets, whose operators the parser would read as those of older ones."""
     [opset] = [opset.version for opset in model.opset_import if not opset.domain]
     if opset > MAX_OPSET:
         raise GraphRefused(f"{stage}: expected an opset up to {MAX_OPSET}, got {opset}")
 
 
 def _check_boundary(model: ModelProto, spec: StageSpec) -> None:
-    """Check that inputs and outputs, with the state, are those of the spec."""
+    """Check that inputs and outputs, including the state, are those of the spec."""
     wanted_inputs, wanted_outputs = spec.inputs, spec.outputs
     if spec.state is not None:
         size, dtype = (spec.state.size,), spec.state.dtype
@@ -129,7 +130,7 @@ def _check_operator(node: NodeProto, stage: str) -> None:
 
 
 def _check_types(node: NodeProto, types: dict[str, int], stage: str) -> None:
-    """Check that a node does not work in double, nor in half precision if that loses too much."""
+    """Check that a node does not compute in double, nor in half if that loses too much."""
     got = [types.get(name) for name in (*node.input[:1], *node.output) if name]
     if TensorProto.DOUBLE in got:
         raise GraphRefused(
@@ -144,7 +145,7 @@ def _check_types(node: NodeProto, types: dict[str, int], stage: str) -> None:
 
 
 def _check_shapes(node: NodeProto, tensors: dict[str, ValueInfoProto], spec: StageSpec) -> None:
-    """Check that only the batch varies, for an utterance also sizes that follow from its length."""
+    """Check that only the batch varies, and for utterances the sizes that depend on length."""
     whole = any(-1 in tensor.dims for tensor in spec.inputs)
     for name in node.output:
         tensor = tensors[name].type.tensor_type

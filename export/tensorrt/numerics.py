@@ -1,4 +1,4 @@
-"""Measure the effect of half precision on tokens, and its distance from overflow, without a GPU.
+"""Measure the effect of half precision on tokens, and how close it is to overflow, without a GPU.
 
 The stages run in torch, which rounds every result to its type in the graph, and their ONNX files in
 ONNX Runtime, which on the CPU rounds only some results.
@@ -31,7 +31,7 @@ class Numerics(HalfRange):
     token_difference: float
     """Edits per token of the float32 reference, each tensor rounded to its type in the graph."""
     onnx_token_difference: float | None
-    """The same for the ONNX files in ONNX Runtime; None for bf16, which it does not support."""
+    """The same for the ONNX files in ONNX Runtime; None for bf16, which it lacks."""
 
 
 def measure(
@@ -49,7 +49,7 @@ def measure(
         open_exported: opens these files.
 
     Raises:
-        ParityFailed: a half tensor overflows or comes near it; the message names its operator.
+        ParityFailed: a half tensor overflows or nearly does; the message names its operator.
     """
     apart = replace(spec, layout="stages")
     rounded = Chain(Path(), apart, len(utterances), opener_of(stages, spec))

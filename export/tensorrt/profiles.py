@@ -1,4 +1,4 @@
-"""Define the shapes that an engine is built for: one profile for chunks, one for each bucket."""
+"""Define the shapes for which an engine is built: one profile for chunks, one per bucket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Dims = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Profile:
-    """Shapes of batches from a single row to `max_batch_size`; all other axes are fixed.
+    """Shapes of batches from one row to `max_batch_size`; all other axes are fixed.
 
     - from 1: a single stream must not wait for a batch;
     - tuned for the largest: batches are full when the GPU is busy, and only then speed matters;
@@ -32,7 +32,7 @@ class Profile:
         return [*self.rows, *self.pools]
 
     def shapes(self, name: str) -> tuple[Dims, Dims, Dims]:
-        """Return the smallest shape of an input, the one to tune for, and the largest."""
+        """Return the smallest, the optimal and the largest shape of an input."""
         if name in self.pools:
             shape = self.pools[name]
             return shape, shape, shape
@@ -50,8 +50,8 @@ def chunk_profiles(stage: StageSpec, max_batch_size: int) -> list[Profile]:
 def bucket_profiles(stage: StageSpec, spec: OfflineSpec) -> list[Profile]:
     """Return the profiles of an offline stage: one for each bucket, with its length fixed.
 
-    Clients pad to the buckets, so there are no other lengths; and a kernel for one length is faster
-    than a kernel for all lengths from two to thirty seconds.
+    Clients pad to the buckets, so there are no other lengths, and a kernel for one length is faster
+    than one for all lengths from two to thirty seconds.
     """
     values, length = stage.inputs
     return [

@@ -1,4 +1,4 @@
-"""Streaming stages in the form that TensorRT takes: half precision, without a loop."""
+"""Build streaming stages in the form that TensorRT needs: half precision, no loop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tensorrt_stages(checkpoint: Checkpoint, frames: int, precision: str) -> Stag
 def rescaled_stages(
     checkpoint: Checkpoint, options: ExportOptions, speech: Sequence[NDArray[np.float32]]
 ) -> tuple[Stages, dict[str, float]]:
-    """Return the stages of an export, and the factors of layers that float16 could not hold.
+    """Return the stages of an export, and the factors of layers that would overflow float16.
 
     Args:
         speech: real speech on which the layers' outputs are measured, samples [N] at 16 kHz.
@@ -46,8 +46,8 @@ def rescaled_stages(
 def looped_stages(
     checkpoint: Checkpoint, options: ExportOptions, factors: Mapping[str, float]
 ) -> Stages:
-    """Return the stages with the decoder's loop, and the factors of `rescaled_stages`."""
-    # The one layer that has another name there.
+    """Return the stages with the decoder's loop, rescaled by the factors of `rescaled_stages`."""
+    # The only layer with a different name in the looped decoder.
     named = {name.replace(".stepped.", ".predictor."): value for name, value in factors.items()}
     stages = rescale(build_stages(checkpoint, options.frames), named)
     return half_stages(stages, options.precision)

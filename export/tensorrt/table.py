@@ -21,7 +21,7 @@ _COLUMNS = ("checkpoint", "chunk_ms", "precision", "graph", "layers", "seconds",
 
 
 def engines(repository: Path) -> list[dict[str, Any]]:
-    """Return one row for each engine of a repository, by column; empty if it holds none."""
+    """Return one row for each engine of a repository, by column; empty if it has none."""
     rows: list[dict[str, Any]] = []
     for path in sorted(repository.glob("*/1/manifest.json")):
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Name the GPUs that an engine is built for: that of this machine, or those of a list."""
+"""Define the GPUs for which an engine is built: that of this machine, or a list."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ GPUS = {
     "sm120": "RTX PRO 6000, RTX 50",
     "sm121": "DGX Spark",
 }
-"""Compute capabilities that TensorRT for RTX builds engines for, with some of their GPUs."""
+"""Compute capabilities for which TensorRT for RTX builds engines, with some of their GPUs."""
 
 _FIRST = {"fp32": 75, "fp16": 75, "bf16": 80, "fp8": 89}
-"""The oldest compute capability that has a precision."""
+"""The first compute capability that supports each precision."""
 
 
 @dataclass(frozen=True)
 class ThisGpu:
-    """The GPU of this machine, which TensorRT builds for and measures its kernels on."""
+    """The GPU of this machine, for which TensorRT builds and on which it times kernels."""
 
     gpu: Gpu
     timing_cache: Path
-    """Kept from build to build, so that a rebuild on the same GPU takes seconds."""
+    """File that is kept between builds, so that a rebuild on the same GPU takes seconds."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class ThisGpu:
 
 @dataclass(frozen=True)
 class NamedGpus:
-    """GPUs that TensorRT for RTX builds one engine for, without having them."""
+    """GPUs for which TensorRT for RTX builds one engine, without access to them."""
 
     compute_capabilities: tuple[str, ...]
     """Keys of `GPUS`."""
@@ -56,11 +56,11 @@ Target = ThisGpu | NamedGpus
 
 
 def target_of(options: ExportOptions) -> Target:
-    """Return what the engines of an export are built for.
+    """Return the target of the engines of an export.
 
     Raises:
-        UnsupportedOption: this machine lacks that TensorRT, its version, or a GPU and driver where
-            they are needed; or a named GPU cannot be built for.
+        UnsupportedOption: this machine lacks the TensorRT of the runtime, or a suitable version,
+            GPU or driver; or TensorRT for RTX does not support a named GPU.
     """
     if options.runtime == "tensorrt-rtx":
         require_tensorrt_rtx()
@@ -100,5 +100,5 @@ def _check_gpus(gpus: tuple[str, ...], precision: str) -> None:
 
 
 def manifest_entry(runtime: str) -> str:
-    """Return the name of the entry about the engines in the manifest of an ensemble."""
+    """Return the name of the entry about the engines in an ensemble's manifest."""
     return runtime.replace("-", "_")

@@ -1,7 +1,7 @@
 """`python -m export.tensorrt.verify CHECKPOINT`: compare the installed engines on this GPU.
 
-Every stage is compared with its ONNX file, on the same inputs of real speech, each with its own
-state; then the chain of engines with `transformers`. The command exits with 1 if they differ.
+Every stage is compared with its ONNX file, on the same real speech, each keeping its own state;
+then the chain of engines is compared with `transformers`. The command exits with 1 on a difference.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ from export.tensorrt.flat import StatefulStage, open_onnx, open_torch
 from export.tensorrt.stages import tensorrt_stages
 
 STAGE_TOLERANCE = {"fp32": 5e-3, "fp16": 5e-2, "bf16": 5e-1, "fp8": 5e-1}
-"""Largest difference of an output or a final state, of order 1, after the recordings.
+"""Largest allowed difference of an output or a final state, of order 1, after the recordings.
 
-Two implementations of one graph round differently: ONNX Runtime and torch, both on the CPU, differ
-by less than a fifth of this. It has not been compared with a GPU.
-"""
+Two implementations of a graph round differently: ONNX Runtime and torch, both on the CPU, differ by
+less than a fifth of this. It has not been compared with a GPU."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class StageDifference:
 
 
 class _Pair:
-    """Two runtimes of one stage with the same inputs; the outputs are those of the first."""
+    """Two runtimes of one stage that get the same inputs; the outputs are those of the first."""
 
     def __init__(self, first: StatefulStage, second: StatefulStage) -> None:
         self.first, self.second = first, second
@@ -76,7 +75,7 @@ def compare_stages(
     open_first: OpenStage,
     open_second: OpenStage,
 ) -> dict[str, StageDifference]:
-    """Compare two runtimes stage by stage, in a chain of the first.
+    """Compare two runtimes stage by stage, within the chain of the first.
 
     Raises:
         ParityFailed: the message names the stage that differs by more than its tolerance.
@@ -93,7 +92,7 @@ def compare_stages(
     Chain(folder, spec, len(utterances), open_pair).transcribe(utterances)
     differences = {name: pair.difference for name, pair in pairs.items()}
     for stage in spec.stages:
-        # After another token the decoder's outputs differ anyway; the chain compares its tokens.
+        # After a different token all decoder outputs differ; its tokens are compared in the chain.
         worst = max(differences[stage.name].outputs, differences[stage.name].final_state)
         if stage.role != "decoder" and not worst <= STAGE_TOLERANCE[spec.precision]:
             raise ParityFailed(
@@ -122,7 +121,7 @@ def verify_engines(
     stages: Sequence[Stage],
     utterances: Sequence[NDArray[np.float32]],
 ) -> tuple[dict[str, StageDifference], Parity]:
-    """Compare the engines in `folder` with ONNX by stage, and with `transformers` as a chain.
+    """Compare the engines in `folder` with ONNX stage by stage, and the chain with `transformers`.
 
     Raises:
         ParityFailed: the message names the stage that differs and the difference.

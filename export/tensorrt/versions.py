@@ -1,7 +1,7 @@
-"""List the versions that go together: TensorRT, its parser's opset, the driver, and the container.
+"""List matching versions of TensorRT, its parser's opset, the driver, and the container.
 
-The one place for them. An export refuses by this table; a test holds the container's tag in the
-Makefile and in `deploy/`, and the pinned wheels, to it.
+This is the only place for them. An export checks its machine against this table; a test checks the
+container's tag in the Makefile and in `deploy/`, and the pinned wheels.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from export.errors import UnsupportedOption
 
 @dataclass(frozen=True)
 class Release:
-    """A TensorRT that this project builds engines with."""
+    """A TensorRT with which this project builds engines."""
 
     version: str
-    """Major and minor that the code was written for; another minor of this major is accepted."""
+    """Major and minor version that the code was written for; other minor versions are accepted."""
     opset: int
-    """The highest ONNX opset whose operators its parser documents."""
+    """The highest ONNX opset that its parser documents."""
     driver: int
-    """The first driver branch for its CUDA."""
+    """The first driver branch for its CUDA version."""
     container: str = ""
-    """Tag of NVIDIA's containers with this TensorRT, and with `triton`."""
+    """Tag of NVIDIA's containers with this TensorRT and with this `triton`."""
     triton: str = ""
 
 
@@ -30,18 +30,18 @@ RELEASES = {
     "tensorrt": Release("11.4", opset=24, driver=580, container="26.11-py3", triton="2.75.0"),
     "tensorrt-rtx": Release("1.7", opset=24, driver=580),
 }
-"""By runtime. TensorRT 11 and TensorRT for RTX 1 always take the types from the graph, on which
-every precision of this project relies; TensorRT 10 did so only if asked to."""
+"""Releases by runtime. TensorRT 11 and TensorRT for RTX 1 always take types from the graph, on
+which every precision of this project relies; TensorRT 10 did so only on request."""
 
 
 MAX_OPSET = min(release.opset for release in RELEASES.values())
 
 
 def check_version(runtime: str, version: str) -> None:
-    """Check that the installed TensorRT is of the major version of the table.
+    """Check that the installed TensorRT has the major version of the table.
 
     Raises:
-        UnsupportedOption: it is of another.
+        UnsupportedOption: it has another major version.
     """
     release = RELEASES[runtime]
     major = release.version.partition(".")[0]
@@ -59,7 +59,7 @@ def check_driver(runtime: str, driver: str) -> None:
     """Check that the driver of the GPU is not too old for TensorRT's CUDA.
 
     Raises:
-        UnsupportedOption: it is.
+        UnsupportedOption: it is too old.
     """
     wanted = RELEASES[runtime].driver
     if int(driver.partition(".")[0]) < wanted:

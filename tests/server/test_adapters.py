@@ -172,7 +172,7 @@ def test_no_adapter_is_there(tmp_path: Path, pools: Pools) -> None:
 @pytest.mark.parametrize(
     ("base", "shape", "value", "message"),
     [
-        ("abd", (ROWS, WIDTH), 1.0, "installed beside other weights"),
+        ("abd", (ROWS, WIDTH), 1.0, "installed for other weights"),
         ("abc", (ROWS + 1, WIDTH), 1.0, r"expected finite float32 \[3, 4\]"),
         ("abc", (ROWS, WIDTH * 2), 1.0, r"\[3, 4\], got float32 \[3, 8\]; install it again"),
         ("abc", (ROWS, WIDTH), np.nan, r"expected finite float32 \[3, 4\]"),

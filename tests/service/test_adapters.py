@@ -359,7 +359,7 @@ def test_an_adapter_of_other_weights(
     with (other / "model.safetensors").open("ab") as weights:
         weights.write(b" ")
     with (
-        pytest.raises(UnsupportedCheckpoint, match="was trained beside weights with sha256"),
+        pytest.raises(UnsupportedCheckpoint, match="was trained on weights with sha256"),
         replacing(repository) as new,
     ):
         install_adapter(adapters[CLINIC], other, new, BASE, "clinic", lambda step: None)

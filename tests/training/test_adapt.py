@@ -149,7 +149,7 @@ def test_merging_the_adapter_alone_gives_the_published_weights(
     assert sha256_of(tmp_path / "merged" / weights) == sha256_of(published / weights)
 
     other = write_random_checkpoint(tmp_path / "other", seed=1)
-    with pytest.raises(CannotAdapt, match="trained beside weights with sha256"):
+    with pytest.raises(CannotAdapt, match="trained on weights with sha256"):
         merge(other, published / "adapter", tmp_path / "wrong")
     with pytest.raises(CannotAdapt, match="expected an adapter"):
         merge(checkpoint, tmp_path / "merged", tmp_path / "wrong")

@@ -1,4 +1,4 @@
-"""Merge an adapter with the checkpoint that it was trained beside."""
+"""Merge an adapter with the checkpoint that it was trained on."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def merge(checkpoint: Path, adapter: Path, output: Path) -> None:
     """Write `checkpoint` with `adapter` merged into its weights as a checkpoint of its own.
 
     Raises:
-        CannotAdapt: the adapter was trained beside other weights, `adapter` is no adapter, or the
+        CannotAdapt: the adapter was trained on other weights, `adapter` is no adapter, or the
             output exists.
     """
     if output.exists():
@@ -39,6 +39,6 @@ def _require_base(checkpoint: Path, adapter: Path) -> None:
     found = sha256_of(checkpoint / "model.safetensors")
     if found != expected:
         raise CannotAdapt(
-            f"{adapter} was trained beside weights with sha256 {expected[:12]}, those of "
+            f"{adapter} was trained on weights with sha256 {expected[:12]}, those of "
             f"{checkpoint} have {found[:12]}: adapt this checkpoint anew"
         )

@@ -1,4 +1,4 @@
-"""Give each utterance of a batch its own adapter, or none."""
+"""Apply to each utterance of a batch its own adapter, or none."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from export.stages.adapters import AdaptedModule, AdapterPlan, PooledAdapters
 class AdaptedStage(nn.Module):
     """An offline stage as `(values, length, pool, slots) -> outputs`.
 
-    The adapters lie in `pool` [adapters * rows, width]; `slots` int64 [B] says which one each
-    utterance has.
+    The adapters are in `pool` [adapters * rows, width]; `slots` int64 [B] are those of the
+    utterances.
     """
 
     def __init__(self, stage: AdaptedModule, plan: AdapterPlan) -> None:

@@ -1,4 +1,4 @@
-"""Decode whole utterances greedily: frame by frame (CTC) or with a loop (RNN-T, TDT).
+"""Decode whole utterances greedily, frame by frame (CTC) or in a loop (RNN-T, TDT).
 
 A transducer uses the loop of the streaming decoder over all frames, with two ways to advance: RNN-T
 goes to the next frame on blank or after `max_symbols_per_step` tokens (Graves 2012); TDT predicts
@@ -21,8 +21,8 @@ from export.stages.predictor import PROJECTOR, Predictor
 class CtcDecoder(AdaptedModule):
     """ENCODED float32 [B, T, D], ENCODED_LENGTH int32 [B, 1] -> the best label of every frame.
 
-    Outputs: FRAME_TOKENS int32 [B, T], including blanks, blank after the end, and FRAME_LOGPROBS
-    float32 [B, T]. Repetitions are not collapsed here, but in the backend.
+    Outputs: FRAME_TOKENS int32 [B, T], including blanks, and blank after the end; FRAME_LOGPROBS
+    float32 [B, T]. Repetitions are collapsed in the backend, not here.
 
     Args:
         model: `ParakeetForCTC`, in float32.
@@ -49,9 +49,9 @@ class TransducerDecoder(AdaptedModule):
     """ENCODED float32 [B, T, D], ENCODED_LENGTH int32 [B, 1] -> tokens of the utterance.
 
     Outputs: TOKENS and TOKEN_FRAMES int32 [B, M] and TOKEN_LOGPROBS float32 [B, M], padded with -1;
-    TOKEN_COUNT int32 [B, 1]. M is `T * max_symbols_per_step`: no utterance of RNN-T has more
-    steps. TDT has no bound of its own, because tokens of no duration may follow each other forever;
-    it ends after as many steps, as the reference does with that bound.
+    TOKEN_COUNT int32 [B, 1]. M is `T * max_symbols_per_step`: no utterance of RNN-T has more steps.
+    TDT itself has no bound, because tokens of no duration may follow each other forever; it ends
+    after the same number of steps, as the reference does with that bound.
 
     Args:
         model: a transducer of `transformers` with an LSTM prediction network, in float32.
@@ -92,7 +92,7 @@ class TransducerDecoder(AdaptedModule):
     ) -> tuple[Tensor, GatheredAdapters | None]:
         """Return the predictor's state before the first frame, and the adapters for the loop.
 
-        Their matrices are gathered once for all rounds, which use them again and again.
+        Their matrices are gathered once for all rounds, which use them repeatedly.
         """
         start = self.start.expand(batch, -1).clone()
         if adapters is None:
@@ -106,7 +106,7 @@ class TransducerDecoder(AdaptedModule):
         """Decode a batch of utterances; see the class."""
         batch, frames = encoded.shape[0], encoded.shape[1]
         length = encoded_length[:, 0].to(torch.int64)
-        # One column more than there can be tokens: rows that emit nothing write there.
+        # One column more than there can be tokens, to which rows that emit nothing write.
         unused = frames * self.max_symbols
         start, gathered = self.begin(batch, adapters)
 
@@ -171,7 +171,7 @@ class TransducerDecoder(AdaptedModule):
         return (frame < length) & (steps < length * self.max_symbols)
 
     def _advance(self, logits: Tensor, emits: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the frames to advance by, and the tokens so far on the frame then reached."""
+        """Return the number of frames to advance by, and that of tokens on the frame reached."""
         if self.has_durations:
             duration = logits[:, self.vocab_size :].argmax(dim=1)
             return torch.where(emits, duration, duration.clamp(min=1)), symbols.clone()

@@ -1,9 +1,9 @@
 """Encode whole utterances with the FastConformer (Rekesh et al. 2023, arXiv 2305.05084).
 
-Equal to `ParakeetEncoder`, whose frames attend to the whole utterance, and to
-`NemotronAsrStreamingEncoder` with its causal convolutions and an attention limited to chunks.
-Convolutions and attention mask everything after an utterance's end, so that the result depends
-neither on padding nor on the rest of the batch.
+Equivalent to `ParakeetEncoder`, whose frames attend to the whole utterance, and to
+`NemotronAsrStreamingEncoder`, which has causal convolutions and attention limited to chunks.
+Convolutions and attention mask everything after an utterance's end, so the result depends neither
+on padding nor on the rest of the batch.
 
 As in the streaming stage, 1x1 convolutions are linear layers and constant factors are part of the
 weights. Keys of the relative positions are computed once, for the longest utterance: shorter ones
@@ -56,14 +56,14 @@ class _Context:
 
 
 def encoder_frames(mel_frames: Length, causal: bool) -> Length:
-    """Return the encoder frames of so many mel frames, a number or a tensor."""
+    """Return the number of encoder frames of `mel_frames`, a number or a tensor."""
     for _ in range(_CONVOLUTIONS):
         mel_frames = _strided_length(mel_frames, causal)
     return mel_frames
 
 
 def _strided_length(length: Length, causal: bool) -> Length:
-    """Return the frames after one stride-2 convolution; it never divides a negative number."""
+    """Return the number of frames after one stride-2 convolution; avoid negative dividends."""
     padded = length + sum(_padding(causal)) - 1
     return whole_division(padded, 2) if isinstance(padded, Tensor) else padded // 2
 
@@ -76,8 +76,8 @@ def _padding(causal: bool) -> tuple[int, int]:
 class OfflineEncoder(AdaptedModule):
     """MEL float32 [B, M, n_mels], MEL_LENGTH int32 [B, 1] -> ENCODED [B, T, D], ENCODED_LENGTH.
 
-    D is the width of the joint network where there is one: the projection in front of it belongs
-    to this stage; else the encoder's own.
+    D is the width of the joint network if there is one, as the projection before it belongs to this
+    stage; else it is the encoder's own width.
 
     Args:
         model: a recognizer of `transformers` with a FastConformer encoder, in float32.
@@ -196,7 +196,7 @@ class _Layer(nn.Module):
     """One Conformer block: half feed-forward, attention, convolution, half feed-forward."""
 
     def __init__(self, layer: Any, config: Any, positions: Tensor, causal: bool, name: str) -> None:
-        """Take the weights of a block; adapters know it by its `name` in the checkpoint."""
+        """Use the weights of a block; `name` is its name in the checkpoint, for adapters."""
         super().__init__()
         self.feed_forward1 = FeedForward(
             layer.norm_feed_forward1, layer.feed_forward1, f"{name}.feed_forward1"
@@ -276,7 +276,8 @@ def _by_key(by_distance: Tensor) -> Tensor:
     """Return scores [B, H, T, 2T] by distance, `T - 1` first, as scores [B, H, T, T] by key.
 
     Key `j` of query `i` is in column `T - 1 - i + j`. Rows have one column more than there are
-    distances, so that cutting them one shorter shifts each row by one relative to the row before.
+    distances, so re-cutting them with one column less shifts each row by one relative to the
+    previous one.
     """
     batch, heads, frames, columns = by_distance.shape
     flat = by_distance.flatten(2)

@@ -1,8 +1,9 @@
-"""Compute log-mel features of whole utterances, equal frame for frame to the reference's.
+"""Compute log-mel features of whole utterances, equal to the reference's frame for frame.
 
 The transform is that of the streaming stage: the window is symmetric, so a frame's even half is
-multiplied by cosines and its odd half by sines. In addition, Parakeet models are normalized: each
-mel bin to mean 0 and deviation 1 over the valid frames of its utterance, whatever the padding.
+multiplied by cosines and its odd half by sines. Features of Parakeet models are also normalized:
+each mel bin to mean 0 and deviation 1 over the valid frames of its utterance, independent of the
+padding.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ _HALF = WINDOW_SAMPLES // 2
 _NORMALIZATION_GUARD = 1e-5
 """Added to a deviation before dividing by it, as the reference does."""
 _FEWEST_NORMALIZED_FRAMES = 2
-"""One frame has no deviation: the reference divides 0 by 0 there and returns NaN."""
+"""A single frame has no deviation: the reference divides 0 by 0 and returns NaN."""
 
 
 class OfflineFeatureExtractor(AdaptedModule):
     """AUDIO float32 [B, N], AUDIO_LENGTH int32 [B, 1] -> MEL [B, N / 160, n_mels], MEL_LENGTH.
 
-    N is a multiple of 160. Frames behind MEL_LENGTH int32 [B, 1] are 0. An utterance that is too
-    short to be normalized has none.
+    N is a multiple of 160. Frames after MEL_LENGTH int32 [B, 1] are 0. An utterance that is too
+    short to be normalized has no frames.
 
     Args:
         mel_filters: float32 [n_mels, 257], the checkpoint's own filter bank.
         preemphasis: coefficient of the first-order high-pass in front of the transform.
-        normalize: normalizes each mel bin over its utterance.
+        normalize: normalize each mel bin over its utterance.
     """
 
     def __init__(self, mel_filters: Tensor, preemphasis: float, normalize: bool) -> None:

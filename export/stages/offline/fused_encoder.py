@@ -1,9 +1,9 @@
 """Encode whole utterances with few, large operations: the offline encoder for torch on a GPU.
 
-The same function and weights as `OfflineEncoder`, in any precision. Matrices and what they multiply
-have the precision of the weights; the residual stream and its norms are float32. Scores by position
-and the mask become one bias, with which torch's attention runs as one kernel. All heads are
-multiplied by their position keys in one product over the rows of all utterances.
+It computes the same function as `OfflineEncoder` with the same weights, in any precision. Operands
+of matrix products have the precision of the weights; the residual stream and its norms are float32.
+Position scores and the mask become one bias, so that torch's attention runs as one kernel. The
+position scores of all heads are one product over the rows of all utterances.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from export.stages.offline.encoder import Causal, OfflineEncoder, encoder_frames
 from export.stages.state import whole_division
 
 MASKED = -3e4
-"""Added to the score of a masked key: finite in half precision too, so that no row becomes NaN."""
+"""Added to the score of a masked key; finite even in half precision, so that no row becomes NaN."""
 
 _SPARE = 8
-"""Unused columns on both sides of the position keys; rows of products stay aligned with eight."""
+"""Unused columns on both sides of the position keys; eight keep the rows of products aligned."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class FusedOfflineEncoder(AdaptedModule):
     """MEL float32 [B, M, n_mels], MEL_LENGTH int32 [B, 1] -> ENCODED [B, T, D], ENCODED_LENGTH.
 
     Args:
-        encoder: whose weights it takes, in their precision; they may be shared.
+        encoder: the encoder whose weights are used, in their precision; they may be shared.
     """
 
     def __init__(self, encoder: OfflineEncoder) -> None:
@@ -58,7 +58,7 @@ class FusedOfflineEncoder(AdaptedModule):
         self.layers = nn.ModuleList(
             _FusedLayer(layer, norm) for layer, norm in zip(layers, following, strict=True)
         )
-        # Of layers with the same inputs and outputs as those that take their place here.
+        # The layers of `encoder` have the same inputs and outputs as the fused ones.
         self._projections = encoder.projections()
 
     def projections(self) -> tuple[Projection, ...]:
@@ -102,7 +102,7 @@ def _context(
 
 
 class _FusedLayer(nn.Module):
-    """One Conformer block: from the normed residual stream to that of the next layer."""
+    """One Conformer block, from the normalized residual stream to that of the next layer."""
 
     def __init__(self, layer: Any, next_norm: nn.Module | None) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class _FusedLayer(nn.Module):
         self.last_norms = nn.ModuleList([layer.norm_out, *([next_norm] if next_norm else [])])
 
     def forward(self, hidden: Tensor, normed: Tensor, context: _Context) -> tuple[Tensor, Tensor]:
-        """Return residual stream and normed stream [B * T, D]."""
+        """Return residual stream and normalized stream [B * T, D]."""
         adapters, dtype = context.adapters, normed.dtype
         branch = self.feed_forward1(normed, adapters)
         hidden, normed = add(hidden, branch, dtype, self.norm_self_att)
@@ -135,8 +135,8 @@ class _FusedAttention(nn.Module):
         self.max_frames = attention.max_frames
         self.projection = two_queries(attention)
         self.projected, self.combined = attention.projected, attention.combined
-        # A table that is wider than any part of it: else the program would be traced for all
-        # lengths but the longest.
+        # The table is wider than any slice of it; else the traced program would exclude the longest
+        # length.
         self.position_keys = nn.Buffer(functional.pad(attention.position_keys, (_SPARE, _SPARE)))
         self.output = attention.output
 
@@ -161,14 +161,14 @@ class _FusedAttention(nn.Module):
         if adapters is None:
             return projected
         change = adapters.change(self.projected[0], normed)
-        # Both queries change alike.
+        # Both queries change in the same way.
         return projected + torch.cat([change[:, : self.heads * self.head_dim], change], dim=1)
 
     def _position_scores(self, queries: Tensor, batch: int, frames: int) -> Tensor:
         """Return the scores by position of `queries` [B * T, H, C] as [B, H, T, T] by key.
 
-        Columns of the product are distances, `T - 1` first, so key `j` of query `i` is in column
-        `T - 1 - i + j`: rows that are one column shorter are shifted by one, without a copy.
+        Columns of the product are distances, `T - 1` first, so key `j` of query `i` is in column `T
+        - 1 - i + j`: a view with rows one column shorter shifts each row by one, without a copy.
         """
         middle = _SPARE + self.max_frames
         nearest = slice(middle - frames, middle + frames)

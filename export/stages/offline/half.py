@@ -13,7 +13,7 @@ Stages = tuple[OfflineFeatureExtractor, OfflineEncoder, CtcDecoder | TransducerD
 
 
 def half_stages(stages: Stages, precision: str) -> Stages:
-    """Return copies of `stages` in `precision`; the head of CTC stays float32, as all logits do."""
+    """Return copies of `stages` in `precision`; the head of CTC stays float32, like all logits."""
     feature_extractor, encoder, decoder = stages
     _, dtype = DTYPES[precision]
     encoder = to_half(encoder, dtype)

@@ -1,12 +1,12 @@
-"""Recognize whole utterances as modules of fixed length, without a loop that waits for the data.
+"""Recognize whole utterances in modules with a fixed number of operations, without a loop.
 
 As in `export.stages.looped`, the caller runs more rounds while an utterance is unfinished, so no
 token is lost, and a round after the end changes no output.
 
-While an RNN-T emits blanks, the output of its predictor stays the same. So a round looks at several
-frames at once and goes to the first that emits a token: the tokens are those of the loop over
-single frames, and there are about as many rounds as tokens (cf. label-looping, Bataev et al. 2024,
-arXiv 2406.06220). A TDT skips frames by itself, and a round is one step of its loop.
+While an RNN-T emits blanks, the output of its predictor does not change. So a round evaluates
+several frames at once and goes to the first one that emits a token: the tokens are those of the
+loop over single frames, with about as many rounds as tokens (cf. label-looping, Bataev et al. 2024,
+arXiv 2406.06220). TDT skips frames by itself, so a round is one step of its loop.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from export.stages.offline.feature_extractor import OfflineFeatureExtractor
 from export.stages.offline.fused_encoder import FusedOfflineEncoder
 
 ROUNDS = 8
-"""Rounds of one run of `Rounds`: as many as a second of ordinary speech takes."""
+"""Rounds in one run of `Rounds`: as many as a second of ordinary speech needs."""
 WINDOW = 8
-"""Frames that a round of an RNN-T looks at: most pauses between two tokens are shorter."""
+"""Frames that a round of an RNN-T evaluates: most gaps between two tokens are shorter."""
 
 
 class LoopState(NamedTuple):
-    """State of the search over a batch of utterances; M tokens at most, and one unused column."""
+    """State of the search over a batch of utterances: at most M tokens, and one unused column."""
 
     frame: Tensor
-    """The next frame to look at, int64 [B]."""
+    """The next frame to evaluate, int64 [B]."""
     steps: Tensor
     """Rounds so far, int64 [B]; they bound the tokens of a TDT."""
     symbols: Tensor
-    """Tokens so far on that frame, int64 [B]."""
+    """Tokens emitted so far on that frame, int64 [B]."""
     predictor: Tensor
     """float32 [B, P]"""
     tokens: Tensor
@@ -53,8 +53,8 @@ class LoopState(NamedTuple):
 class _Recognizer(nn.Module):
     """A module whose arguments are AUDIO and AUDIO_LENGTH.
 
-    With adapters of rank `adapter_rank`, the pools of those stages that have any, and the slots of
-    the utterances' adapters there, follow them.
+    With adapters of rank `adapter_rank`, they are followed by the pools of the stages with
+    adapters, and by the slots of the utterances' adapters.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class BeforeLoop(_Recognizer):
 
 
 class Rounds(nn.Module):
-    """`outputs of BeforeLoop -> (*LoopState, PENDING)`: some rounds, and whether there are more."""
+    """`outputs of BeforeLoop -> (*LoopState, PENDING)`; PENDING is true if more rounds follow."""
 
     def __init__(self, decoder: TransducerDecoder) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Rounds(nn.Module):
     def _advance(
         self, encoded: Tensor, length: Tensor, state: LoopState, adapters: Adapters | None
     ) -> LoopState:
-        """Run one round: each utterance emits a token, goes on over blanks, or stays at the end."""
+        """Run one round: each utterance emits a token, skips blanks, or has ended."""
         decoder = self.decoder
         at = state.frame[:, None] + torch.arange(self.window, device=encoded.device)
         logits = self._logits(encoded, at, state.predictor, adapters)
@@ -201,7 +201,7 @@ class Rounds(nn.Module):
     def _move(
         self, chosen: Tensor, emitted: Tensor, skipped: Tensor, symbols: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the frames to advance by, and the tokens so far on the frame then reached."""
+        """Return the number of frames to advance by, and that of tokens on the frame reached."""
         if self.decoder.has_durations:
             duration = chosen[:, self.decoder.vocab_size :].argmax(dim=1)
             return torch.where(emitted, duration, duration.clamp(min=1)), symbols.clone()

@@ -176,7 +176,7 @@ def test_heads_of_other_weights_or_chunks_are_refused(
         return str(caught.value)
 
     of_others = write_random_heads(tmp_path / "a", other, WIDTH, FRAMES - 1)
-    assert "was trained beside weights with sha256" in refusal(of_others)
+    assert "was trained on weights with sha256" in refusal(of_others)
     assert "was exported from other weights" in refusal(
         of_others, other, load_checkpoint(str(other))
     )

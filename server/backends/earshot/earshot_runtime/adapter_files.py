@@ -61,7 +61,7 @@ class AdapterFiles:
                 base = _base_of(tensors)
                 if base != self._spec.base:
                     raise BadAdapter(
-                        f"the adapter '{file.name}' was installed beside other weights "
+                        f"the adapter '{file.name}' was installed for other weights "
                         f"({base[:12]}) than this server has ({self._spec.base[:12]}): install it "
                         "again with `python -m export.adapters`"
                     )
