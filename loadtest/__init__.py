@@ -1,1 +1,1 @@
-"""The load test: capacity of the service, measured through the client with real speech."""
+"""Load test of the service: its capacity, measured through the client with real speech."""

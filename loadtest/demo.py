@@ -1,7 +1,7 @@
-"""`make demo`: real speech through the whole service, then the live streams that a core sustains.
+"""`make demo`: stream real speech through the service, then count live streams per core.
 
-Starts the embedded Triton on the exported demo model, streams a few recordings to it and prints
-each transcript next to the reference, then holds more and more live streams until text is late.
+It starts the embedded Triton with the exported demo model, streams a few recordings to it, prints
+each transcript next to the reference, and then holds more and more live streams until text is late.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from loadtest.service.server import ServerEnded, ServerProcess, serving
 
 HOLD_S = 5.0
 SEARCH = SearchOptions(resolution=0.15, long=False)
-"""For a first impression: `make capacity` searches more closely, and holds levels for longer."""
+"""For a first impression; `make capacity` searches more precisely, and holds levels for longer."""
 _console = Console()
 app = typer.Typer(add_completion=False)
 

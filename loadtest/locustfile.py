@@ -1,4 +1,4 @@
-"""The locustfile of the load test: a Locust user is a live stream.
+"""Define the locustfile of the load test, in which a Locust user is a live stream.
 
     locust -f loadtest/locustfile.py --host HOST:PORT                      with the web UI
     locust -f loadtest/locustfile.py --host HOST:PORT --headless -u 100 -r 100 -t 60s
@@ -67,6 +67,6 @@ def _set_up(environment: Environment, **_: Any) -> None:
     if not isinstance(environment.runner, WorkerRunner):
         controller = LevelController(environment, options, scripts)
         if parsed.headless or parsed.autostart:
-            _prepare(controller)  # now: the run time begins with the spawning
+            _prepare(controller)  # before the run time, which begins with the spawning
         if environment.web_ui is not None:
             LivePage(environment.web_ui, controller.take_recent)

@@ -1,6 +1,6 @@
-"""The options that commands share, the value in which they travel, and the end on a user's mistake.
+"""Define the options that commands share, and end commands on a user's mistake.
 
-Commands import what is heavy where they use it, so that `--help` and bad options answer at once.
+Commands import heavy modules where they use them, so that `--help` and bad options answer at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RECORDINGS = PROJECT / "recordings"
 LOCUSTFILE = PROJECT / "loadtest" / "locustfile.py"
 DEFAULT_REPOSITORY = Path("model_repository")
 MIN_STREAM_S = 20.0
-"""Streams begin and end all the time, as they do in a live service."""
+"""Least length of a stream; streams begin and end all the time, as in a live service."""
 
 Url = Annotated[
     str | None, typer.Option(help="Server, host:port. Default: start one on --repository.")
@@ -54,9 +54,7 @@ AllowedChange = Annotated[
 Processes = Annotated[
     int, typer.Option(min=0, help="Load generator processes to start on this machine.")
 ]
-Workers = Annotated[
-    int, typer.Option(min=0, help="Locust workers to wait for that other machines run.")
-]
+Workers = Annotated[int, typer.Option(min=0, help="Locust workers on other machines to wait for.")]
 MasterPort = Annotated[int | None, typer.Option(help="Port to which those workers connect.")]
 Speech = Annotated[
     Path,
@@ -64,7 +62,7 @@ Speech = Annotated[
         help="Folder with the recordings to send. Default: the bundled ones.", show_default=False
     ),
 ]
-Output = Annotated[Path, typer.Option(help="Where to write the result, as JSON.")]
+Output = Annotated[Path, typer.Option(help="JSON file to write the result to.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 console = Console(stderr=True)
@@ -72,12 +70,12 @@ console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Options of a load test, from the command to every part that needs one of them."""
+    """Options of a load test, passed from the command to all parts."""
 
     url: str = ""
     """Server, host:port; empty: start one on `repository`."""
     repository: Path | None = None
-    """Exported models that the server serves, if they are known."""
+    """Exported models that the server serves, if known."""
     metrics_url: str | None = None
     model: str | None = None
     """Recognizer to use, as for `earshot.connect`."""
@@ -88,7 +86,7 @@ class LoadOptions:
     processes: int = 1
     """Load generator processes to start on this machine."""
     workers: int = 0
-    """Locust workers to wait for that other machines run."""
+    """Locust workers on other machines to wait for."""
     master_port: int | None = None
     """Port to which those workers connect."""
     hold_s: float = 60.0
@@ -103,7 +101,7 @@ class LoadOptions:
     """Share of a stream's tokens that may differ from the reference; `None`: none in float32, a
     quarter otherwise."""
     chunk_share: float | None = None
-    """`--chunk-share` of a server that is started; `None`: it has no such limit."""
+    """`--chunk-share` of a server that is started here; `None`: no such limit."""
     locustfile: Path = LOCUSTFILE
 
 
@@ -125,7 +123,7 @@ class AgreementOptions:
 
 @contextmanager
 def exiting_on(*mistakes: type[Exception]) -> Generator[None]:
-    """End the command with exit code 2 and the message of any of `mistakes`, no traceback."""
+    """On any of `mistakes`, print its message and end the command with exit code 2."""
     try:
         yield
     except mistakes as error:

@@ -1,1 +1,1 @@
-"""Measure what many adapters in one engine cost."""
+"""Measure the cost of many adapters in one engine."""

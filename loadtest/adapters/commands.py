@@ -1,4 +1,4 @@
-"""`python -m loadtest adapters`: what many custom models in one engine cost."""
+"""`python -m loadtest adapters`: measure the cost of many custom models in one engine."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def adapters(
     ] = COUNTS,
     hold_s: Annotated[float, typer.Option(min=2, help="Length of each level.")] = 20.0,
     retired: Annotated[
-        int, typer.Option(min=1, help="Adapters that are retired again under live streams.")
+        int, typer.Option(min=1, help="Adapters to retire again while streams are live.")
     ] = 50,
     speech: Speech = RECORDINGS,
     output: Output = Path("build/adapters.json"),
     as_json: Json = False,
 ) -> None:
-    """Compare the CPU time of live streams with many adapters, and without any.
+    """Compare the CPU time of live streams with many adapters and with none.
 
     The recognizer must have been exported with --adapters; the adapters are random. Exit codes: 0
     no stream failed, 1 some did, 2 usage or no server.

@@ -13,25 +13,26 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Level:
-    """Live streams over which some adapters are spread."""
+    """Live streams that use some number of adapters."""
 
     adapters: int
-    """0: all streams have none."""
+    """Number of adapters; 0 if no stream has one."""
     streams: int
     stream_s: float
     """Seconds of audio that were answered."""
     cpu_ms_per_stream_s: dict[str, float]
-    """CPU time of the server for a second of one stream, by model; `triton` is Triton itself."""
+    """Milliseconds of the server's CPU time per second of a stream, by model; `triton` is Triton
+    itself."""
     total_cpu_ms_per_stream_s: float
     streams_per_core_ratio: float
-    """To that of the levels without adapters in the same run."""
+    """Streams per core, relative to the levels without adapters in the same run."""
     chunk_latency: Latency
     failures: int
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Adapters that went live, or away, while other streams ran."""
+    """Adapters that were loaded, or retired, while other streams ran."""
 
     adapters: int
     mean_ms: float
@@ -40,26 +41,26 @@ class Changes:
 
 @dataclass(frozen=True)
 class AdaptersResult(Stored):
-    """What many adapters cost."""
+    """The cost of many adapters."""
 
     NOUN: ClassVar[str] = "a measurement of adapters"
 
     schema: int
     kind: Literal["adapters"]
     adapter_rank: int
-    """The rank that the models were exported for, which every adapter costs."""
+    """The rank for which the models were exported, which determines the cost of every adapter."""
     adapter_slots: int
-    """Adapters that a process holds at once."""
+    """Number of adapters that a process holds at once."""
     adapter_bytes: int
-    """Of the file of one adapter."""
+    """Size of the file of one adapter."""
     memory_bytes_per_adapter: int
-    """What the server's processes grew by, from the first level to the last, for each adapter."""
+    """Growth of the server's processes per adapter, from the first level to the last."""
     loaded: Changes
-    """From asking Triton for an adapter to the first answer to a stream that has it."""
+    """Times from the request to load an adapter to the first answer to a stream with it."""
     retired: Changes
     live_streams: int
     """Streams that ran while adapters were loaded and retired."""
     live_failures: int
-    """Those of them that failed."""
+    """Number of these streams that failed."""
     levels: list[Level]
     conditions: Conditions

@@ -1,4 +1,4 @@
-"""Measure a server whose live streams have adapters, beside the same streams without."""
+"""Measure a server with live streams that have adapters, and with the same streams without."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class NoAdapters(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured."""
+    """The size of the measurement."""
 
     streams: int
     """Live streams of each level."""
     counts: tuple[int, ...]
-    """Adapters of the levels, beside one level without any before them and one after."""
+    """Adapters of the levels; a level without any precedes and follows them."""
     hold_s: float
     """Length of each level."""
     retired: int
-    """Adapters that go away again while streams run."""
+    """Adapters to retire while streams run."""
 
     @property
     def most(self) -> int:
-        """Return the number of adapters that are installed."""
+        """Return the number of adapters to install."""
         return max(self.counts)
 
 
@@ -59,7 +59,7 @@ def measure(options: LoadOptions, plan: Plan, say: Say) -> AdaptersResult:
     """Measure the recognizer of `options` in a copy of its repository, with random adapters.
 
     Raises:
-        NoAdapters: it takes none.
+        NoAdapters: It takes none.
         EarshotError: The server cannot be reached.
         ServerEnded: The server did not become ready.
     """
@@ -143,7 +143,7 @@ class _Run:
             stream_s=round(stream_s, 1),
             cpu_ms_per_stream_s=cpu_ms,
             total_cpu_ms_per_stream_s=round(total, 3),
-            streams_per_core_ratio=0.0,  # known when all levels are
+            streams_per_core_ratio=0.0,  # computed after all levels
             chunk_latency=latency_of(np.array(latencies_ms)),
             failures=len(tally.failures),
         )
@@ -158,7 +158,7 @@ class _Run:
 
         async def load(name: str, client: triton.InferenceServerClient) -> None:
             await client.load_model(f"{name}_{_ENSEMBLE}")
-            await self._hear(name)
+            await self._start_stream(name)
 
         changes, failures = await self._change(self._names, load)
         self._say(f"{changes.adapters} adapters loaded, {changes.slowest_ms:.0f} ms at most")
@@ -177,7 +177,7 @@ class _Run:
         names: Sequence[str],
         change: Callable[[str, triton.InferenceServerClient], Awaitable[None]],
     ) -> tuple[Changes, int]:
-        """Change the adapters `names` one by one while other streams run, and time each."""
+        """Load or retire the adapters `names` one by one while other streams run; time each."""
         url, took_ms = self._server.url, list[float]()
         models = [self._options.model]
         async with (
@@ -191,8 +191,8 @@ class _Run:
         changes = Changes(len(names), round(float(np.mean(took_ms)), 1), round(max(took_ms), 1))
         return changes, len(tally.failures)
 
-    async def _hear(self, name: str) -> None:
-        """Send the first chunk of a stream, which brings its adapter into memory."""
+    async def _start_stream(self, name: str) -> None:
+        """Send the first chunk of a stream, which loads its adapter into memory."""
         async with (
             connect_async(self._server.url, name) as client,
             client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream,
@@ -210,7 +210,7 @@ class _Run:
 
 
 def compared(levels: Sequence[Level]) -> list[Level]:
-    """Return the levels with the ratio of streams per core to those without adapters."""
+    """Return the levels with their streams per core relative to levels without adapters."""
     without = [level.total_cpu_ms_per_stream_s for level in levels if not level.adapters]
     base = sum(without) / len(without)
     return [

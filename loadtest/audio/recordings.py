@@ -1,8 +1,8 @@
-"""Recordings on disk: the only reader of `manifest.tsv`, and the audio that the manifests name.
+"""Read recordings from disk, and the `manifest.tsv` files that list them.
 
 A set is a folder with a `manifest.tsv` that has the columns `file` and `transcript`. Scripts for
-live users are made of clips, which may lack a transcript and must be 16 kHz mono. Comparisons of
-recognizers need the transcripts, and resample what has another rate.
+live users consist of clips, which may lack a transcript and must be 16 kHz mono. Comparisons of
+recognizers need the transcripts, and resample recordings of other rates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 SAMPLE_RATE_HZ = 16_000
 INT16_PEAK = 32767
 _AUDIO_SUFFIXES = (".flac", ".mp3", ".wav")
-# soxr carries no types.
+# soxr has no types.
 _soxr: Any = soxr
 
 Audio = NDArray[np.float32]
@@ -30,7 +30,7 @@ Audio = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Clip:
-    """The samples of one recording and, if a manifest has it, its transcript."""
+    """The samples of one recording and, if a manifest lists it, its transcript."""
 
     samples: Audio
     transcript: str | None
@@ -95,7 +95,7 @@ def find_recordings(folder: Path, sets: Sequence[str] | None = None) -> list[Lab
 
 
 def read_manifest(manifest: Path) -> list[tuple[Path, str]]:
-    """Read the path and the transcript of each recording that `manifest` names.
+    """Read the path and the transcript of each recording in `manifest`.
 
     Raises:
         ValueError: The column `file` or `transcript` is missing.

@@ -1,4 +1,4 @@
-"""Continuous speech for load: real recordings joined end to end, without skipping pauses."""
+"""Build continuous speech for the load: real recordings joined end to end, with their pauses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio, Clip, load_clips
 
 MAX_SCRIPTS = 16
-"""Each is transcribed once, alone, before the load: the reference for the streams under load."""
+"""Each script is transcribed once, alone, before the load, as reference for the streams under
+load."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Script:
 
 
 def write_scripts(clips: list[Clip], min_s: float) -> list[Script]:
-    """Return up to 16 scripts of at least `min_s` seconds, each beginning with another clip."""
+    """Return up to 16 scripts of at least `min_s` seconds, each beginning with a different clip."""
     step = max(1, len(clips) // MAX_SCRIPTS)
     firsts = range(0, len(clips), step)[:MAX_SCRIPTS]
     return [_script_from(clips, first, min_s) for first in firsts]
@@ -35,7 +36,7 @@ def load_speech(folder: Path) -> Audio:
 
 
 def loop_from(speech: Audio, offset: int, length: int) -> Audio:
-    """Return `length` samples from `offset` on of `speech` repeated without end."""
+    """Return `length` samples of endlessly repeated `speech`, from `offset` on."""
     return np.take(speech, np.arange(offset, offset + length), mode="wrap")
 
 

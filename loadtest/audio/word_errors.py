@@ -1,4 +1,4 @@
-"""Word errors, counted after the normalization that the field uses for English."""
+"""Count word errors, after the usual normalization for English."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import jiwer
 from whisper_normalizer.english import EnglishTextNormalizer
 
-# whisper_normalizer carries no types.
+# whisper_normalizer has no types.
 _Normalizer: Any = EnglishTextNormalizer
 
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Errors of a recognizer in one text."""
+    """Word errors of a recognizer in one text."""
 
     words: int
     """Words in the transcript."""
@@ -35,7 +35,7 @@ def count_errors(transcripts: Sequence[str], recognized: Sequence[str]) -> list[
 
 
 def total(counts: Iterable[WordErrors]) -> WordErrors:
-    """Add the counts up, as if all were one text: long texts weigh more than short ones."""
+    """Add up the counts as if all were one text, so that long texts weigh more than short ones."""
     listed = list(counts)
     return WordErrors(sum(each.words for each in listed), sum(each.errors for each in listed))
 
@@ -47,7 +47,7 @@ def _normalized(texts: Sequence[str]) -> list[str]:
 
 
 def _errors(transcript: str, recognized: str) -> int:
-    if not transcript:  # jiwer cannot align with nothing: every recognized word is an insertion
+    if not transcript:  # jiwer cannot align empty text: every recognized word is an insertion
         return len(recognized.split())
     alignment = jiwer.process_words(transcript, recognized)
     return alignment.substitutions + alignment.deletions + alignment.insertions

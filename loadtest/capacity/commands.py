@@ -1,7 +1,8 @@
 """`python -m loadtest capacity` and `hold`: the number of live streams that a server sustains.
 
 Both print levels on stderr as they go, a sentence at the end on stdout, and write one JSON document
-(`loadtest/result/document.py`). What needs gevent is imported inside: other commands run without.
+(`loadtest/result/document.py`). Modules that need gevent are imported inside the functions, because
+other commands run without it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from loadtest.result.document import Level
 
 SPAWN_S = 12.0
-"""Time around a hold: live users are spawned, streams end, samples are collected."""
+"""Time around a hold, for spawning live users, ending streams and collecting samples."""
 EXIT_CODES = (
     "Exit codes: 0 pass, 1 fail, 2 usage or no server, 3 invalid (the load generator was late, or "
     "the search did not end)."
@@ -77,8 +78,8 @@ def capacity(
         float | None,
         typer.Option(
             min=1,
-            help="Time for the whole command. When only the final hold still fits, the search goes "
-            "on to it. Default: as much as it needs.",
+            help="Seconds for the whole command. When only the final hold still fits, the search "
+            "continues with it. Default: no limit.",
         ),
     ] = None,
     p99_ms: P99Ms = None,
@@ -116,7 +117,7 @@ def capacity(
         hold = _saving(measurement, output)
         found = search(hold, most, SearchOptions(first_streams, growth, resolution), budget)
         result = measurement.result(found, "capacity", _limit(found, most))
-        # Before the server ends: that takes seconds which the command may not have.
+        # Written before the server ends, which takes seconds that the command may not have.
         result.write(output)
         if baseline:
             from loadtest.compare.comparison import with_baseline
@@ -170,7 +171,7 @@ hold.__doc__ = f"{hold.__doc__}\n\n{EXIT_CODES}"
 
 
 def _budget(options: LoadOptions, budget_s: float | None) -> Budget:
-    """Return the time of the search, from now on."""
+    """Return the time budget of the search, starting now."""
     if budget_s is None:
         return Budget()
     around_s = options.warm_up_s + SPAWN_S
@@ -182,7 +183,7 @@ def _budget(options: LoadOptions, budget_s: float | None) -> Budget:
 
 
 def _saving(measurement: Measurement, output: Path) -> Hold:
-    """Return `measurement.hold`, keeping the levels so far at `output` in case the run is ended."""
+    """Return `measurement.hold`, which also saves the levels so far, in case the run is ended."""
     levels: list[Level] = []
 
     def hold(streams: int, final: bool) -> Level:
@@ -209,7 +210,7 @@ def _metrics_of(url: str) -> str:
 
 
 def _require_baseline(options: LoadOptions) -> None:
-    """End the command before the search if the baseline lacks something."""
+    """End the command before the search if the baseline cannot run."""
     import loadtest.live.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
     from loadtest.audio.recordings import find_recordings
     from loadtest.compare.pocketsphinx import NotInstalled, require_installed

@@ -29,13 +29,13 @@ def conditions(
     """Return the conditions of a run.
 
     Args:
-        info: The server's own description.
+        info: The server's description of itself.
         options: Options of the run.
         clips: The recordings that are sent.
         gpus: Number of GPUs that the server reports.
     """
     local = is_local(info.url)
-    # A server on the CPU reports the machine's GPUs too; one on a GPU may lack what reads them.
+    # A server on the CPU reports the machine's GPUs, too; one on a GPU may be unable to read them.
     on_gpus = info.runtime in GPU_RUNTIMES
     names = _gpu_names() if local and on_gpus else []
     seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE_HZ
@@ -90,7 +90,7 @@ def _parameters(repository: Path | None, ensemble: str) -> int | None:
 def _versions(info: ServerInfo, local: bool) -> dict[str, str]:
     server, _, server_version = info.server.partition(" ")
     versions = {server: server_version, "python": platform.python_version()}
-    # The packages installed here tell nothing about a server elsewhere.
+    # The packages installed here say nothing about a remote server.
     packages = {"earshot": "earshot-client", "locust": "locust"}
     if local and info.runtime in ("onnxruntime", "torch", "tensorrt-rtx"):
         packages[info.runtime] = info.runtime

@@ -1,4 +1,4 @@
-"""The display of a run on the terminal: progress while it lasts, then a line for each level."""
+"""Show a run on the terminal: its progress, and then a line for each level."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from loadtest.result.level_line import print_level
 
 @dataclass(frozen=True)
 class Display:
-    """Console for progress, and the function that shows a level when it has been held."""
+    """The console for progress, and the function that shows a finished level."""
 
     console: Console = console
     show_level: Callable[[Level], None] = print_level
 
     def progress(self) -> Progress:
-        """Return a progress display, which shows nothing if the console is no terminal."""
+        """Return a progress display, which shows nothing if the console is not a terminal."""
         return Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""The measurement of one server: everything that a level needs, put together once per run."""
+"""Measure one server: everything that levels need is set up once per run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Unsuitable(Exception):
 
 @dataclass(frozen=True)
 class MeasuredServer:
-    """The server under test: what is known of it before the load."""
+    """The server under test, as known before the load."""
 
     info: earshot.ServerInfo
     comparer: TranscriptComparer
@@ -56,7 +56,7 @@ class Measurement:
         self._display = display
 
     def hold(self, streams: int, final: bool) -> Level:
-        """Hold `streams` live streams, for long if `final`, and check them."""
+        """Hold `streams` live streams, for longer if `final`, and check them."""
         options = self.options
         hold_s = options.hold_s if final else min(options.short_hold_s, options.hold_s)
         rule = rule_for(self.info, hold_s, options)
@@ -75,7 +75,7 @@ class Measurement:
         return level
 
     def pin_workers(self, core: int) -> None:
-        """Keep the workers of this machine, with all their threads, on one core."""
+        """Pin the workers of this machine, with all their threads, to one core."""
         self._runner.pin(core)
 
     def unfinished(self, levels: Sequence[Level]) -> CapacityResult:
@@ -109,7 +109,7 @@ class Measurement:
 def measuring(options: LoadOptions, display: Display) -> Generator[Measurement]:
     """Connect to the server, record the reference transcripts, and start the load runner.
 
-    Without a URL in `options` a server is started on their repository, for the length of the block.
+    If `options` have no URL, serve their repository for the length of the block.
 
     Raises:
         EarshotError: The server cannot be reached.
@@ -131,7 +131,7 @@ def measuring(options: LoadOptions, display: Display) -> Generator[Measurement]:
                 "unknown (--metrics-url)"
             )
         facts = conditions(info, served, clips, monitor.gpus)
-        # By its full name: the newest model may become another one while levels are held.
+        # Use the full name, because the newest model may change while levels are held.
         pinned = replace(served, model=info.name or None)
         with load_runner(pinned) as runner:
             server = MeasuredServer(info, comparer, monitor, facts)
@@ -150,7 +150,7 @@ def _check_generators(options: LoadOptions) -> None:
 def _connect(
     options: LoadOptions, scripts: Sequence[Script], display: Display
 ) -> tuple[earshot.ServerInfo, TranscriptComparer]:
-    """Return what the server is, and its reference transcripts of the scripts."""
+    """Return the description of the server, and its reference transcripts of the scripts."""
     with connect(options.url, options.model) as client, display.progress() as bar:
         info = client.info
         if info.sample_rate_hz != SAMPLE_RATE_HZ:

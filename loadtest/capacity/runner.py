@@ -1,9 +1,8 @@
-"""The load runner holds levels of live streams: a Locust master here, and workers elsewhere.
+"""Hold levels of live streams with a Locust master in this process, and workers in others.
 
-The live users always have processes of their own, so that nothing that this process does (drawing,
-reading metrics, checking levels) can hold them up. Workers on this machine are started here; those
-on other machines are started by hand with
-`locust -f loadtest/locustfile.py --worker --master-host HOST`.
+Live users always run in processes of their own, so that this process (drawing, reading metrics,
+checking levels) cannot delay them. Workers on this machine are started here; those on other
+machines are started by hand with `locust -f loadtest/locustfile.py --worker --master-host HOST`.
 """
 
 from __future__ import annotations
@@ -32,12 +31,13 @@ from loadtest.service.monitor import ServerMonitor, ServerUse
 from loadtest.service.server import free_port
 
 START_S = 300.0
-"""For the workers of this machine to connect, and for the live users to be spawned."""
+"""Time for the workers of this machine to connect, and for the live users to be spawned."""
 REMOTE_START_S = 600.0
-"""For the workers that are started by hand on other machines."""
+"""Time for workers that are started by hand on other machines to connect."""
 
 Progress = Callable[[float, SampleCollector], None]
-"""Takes the seconds into the hold (negative: warm-up) and the samples so far."""
+"""Called with the seconds since the start of the hold (negative: warm-up) and the samples so
+far."""
 
 
 class LoadRunnerFailed(Exception):
@@ -55,7 +55,7 @@ class LoadRunner:
         self._workers = workers
 
     def pin(self, core: int) -> None:
-        """Keep the workers of this machine, with all their threads, on one core."""
+        """Pin the workers of this machine, with all their threads, to one core."""
         for worker in self._workers:
             for thread in psutil.Process(worker.pid).threads():
                 os.sched_setaffinity(thread.id, [core])
@@ -68,7 +68,7 @@ class LoadRunner:
         monitor: ServerMonitor,
         progress: Progress,
     ) -> tuple[LevelSamples, ServerUse]:
-        """Hold `streams` live streams, all of them started afresh.
+        """Hold `streams` live streams, all of them newly started.
 
         Raises:
             LoadRunnerFailed: A worker has ended.
@@ -114,7 +114,8 @@ def load_runner(options: LoadOptions) -> Generator[LoadRunner]:
     Raises:
         LoadRunnerFailed: The workers did not start.
     """
-    # It warns of spawning many users at once: their streams start only when all are there.
+    # Locust warns of spawning many users at once, but their streams start only when all are
+    # spawned.
     logging.getLogger("locust").setLevel(logging.ERROR)
     port = options.master_port or free_port()
     environment = Environment(user_classes=[LiveUser], host=options.url, events=Events())

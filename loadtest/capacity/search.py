@@ -1,10 +1,10 @@
-"""Search for the capacity: grow until a level fails, halve the gap, then hold the result long.
+"""Search for the capacity: grow until a level fails, halve the gap, then hold the result longer.
 
 A time budget ends the first part early, so that the long hold still fits.
 
 If the server does not even sustain the first level, the search shrinks by the same factor. A level
 in which the load generator was late says nothing about the server: it is held once more, and if the
-generator is late again the search goes no higher and its verdict is `invalid`.
+generator is late again, the search goes no higher and its verdict is `invalid`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from dataclasses import dataclass, field
 from loadtest.result.document import Level, Verdict
 
 Hold = Callable[[int, bool], Level]
-"""Takes the number of streams, and `True` for the final, long hold."""
+"""Called with the number of streams, and `True` for the final, long hold."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Levels that a search tries."""
+    """The levels that a search tries."""
 
     first_streams: int = 16
     growth: float = 2.0
-    """Factor between levels until one passes and one fails. A small factor does not overload a
-    server whose capacity is roughly known."""
+    """Factor between levels until one passes and one fails. If the capacity is roughly known, a
+    small factor avoids overloading the server."""
     resolution: float = 0.05
     """Gap between pass and fail at which to stop, as a share of the streams that pass."""
     long: bool = True
-    """Hold the result once more, long, and step down until that passes."""
+    """True to hold the result once more, for longer, and to step down until that passes."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Time that a search has; by default as much as it needs."""
+    """The time for a search; by default unlimited."""
 
     deadline_s: float = math.inf
-    """When the search has to end, on the monotonic clock."""
+    """Monotonic time at which the search has to end."""
     level_s: float = 0.0
     """Time that a short level takes."""
     final_s: float = 0.0
@@ -47,25 +47,25 @@ class Budget:
     now: Callable[[], float] = time.monotonic
 
     def allows_level(self) -> bool:
-        """Return `True` if a short level and the final hold can still be done."""
+        """Return `True` if there is time for a short level and the final hold."""
         return self.now() + self.level_s + self.final_s <= self.deadline_s
 
     def allows_final(self) -> bool:
-        """Return `True` if the final hold can still be done."""
+        """Return `True` if there is time for the final hold."""
         return self.now() + self.final_s <= self.deadline_s
 
 
 @dataclass
 class SearchResult:
-    """The capacity that a search has found, and the levels that it has held."""
+    """The capacity found by a search, and the levels that it held."""
 
     streams: int = 0
     """The largest number of streams that passed; 0 if none did."""
     limit: Level | None = None
-    """The next level above it, which was not sustained or was invalid."""
+    """The next level above the capacity, which was not sustained or was invalid."""
     levels: list[Level] = field(default_factory=list[Level])
     coarse: bool = False
-    """`True` if time was short, so that the gap to the next level is larger than the resolution."""
+    """`True` if, for lack of time, the gap to the next level is larger than the resolution."""
     ended: bool = True
     """`False` if time was too short for any result."""
 
@@ -88,7 +88,7 @@ def search(
         hold: Holds a level.
         max_streams: Most streams to try.
         options: Levels to try.
-        budget: Time that the search has; `None`: as much as it needs.
+        budget: Time for the search; `None`: unlimited.
     """
     budget = budget or Budget()
     found = SearchResult()
@@ -101,7 +101,7 @@ def search(
 def _search_short(
     hold: Hold, max_streams: int, options: SearchOptions, budget: Budget, found: SearchResult
 ) -> None:
-    """Close in on the capacity with short levels, for as long as the budget allows."""
+    """Narrow down the capacity with short levels, as long as the budget allows."""
     streams = min(options.first_streams, max_streams)
     while streams:
         if not budget.allows_level():
@@ -114,7 +114,7 @@ def _search_short(
 
 
 def _hold_long(hold: Hold, options: SearchOptions, budget: Budget, found: SearchResult) -> None:
-    """Hold the result long, and step down until that passes."""
+    """Hold the result for longer, and step down until that passes."""
     while found.streams:
         if not budget.allows_final():
             found.ended = False
@@ -129,7 +129,7 @@ def _hold_long(hold: Hold, options: SearchOptions, budget: Budget, found: Search
 
 
 def _largest_short(found: SearchResult) -> int:
-    """Return the largest number of streams that passed below the limit, if only for short."""
+    """Return the largest number of streams below the limit that passed, even if only briefly."""
     below = found.limit.streams if found.limit else math.inf
     passed = [each.streams for each in found.levels if each.verdict == "pass"]
     return max((streams for streams in passed if streams < below), default=0)

@@ -1,8 +1,8 @@
-"""`python -m loadtest agreement`: comparison of our figures with those of `perf_analyzer`.
+"""`python -m loadtest agreement`: compare our figures with those of `perf_analyzer`.
 
-NVIDIA's tool and ours measure one server in turn, several times each, with the same speech in the
-same chunks: a closed loop, in which each stream has one chunk in flight at every moment, and an
-open loop, in which chunks are due in real time. The medians over the rounds are compared.
+NVIDIA's tool and ours take turns measuring one server, with the same speech in the same chunks: in
+a closed loop, in which each stream always has one chunk in flight, and in an open loop, in which
+chunks are due in real time. The medians over the rounds are compared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUANTITIES = ("chunks_per_s", "p50_ms", "p99_ms")
 
 @dataclass(frozen=True)
 class Quantity:
-    """One figure that both tools measured, round by round."""
+    """One figure that both tools measured in each round."""
 
     loop: str
     streams: int

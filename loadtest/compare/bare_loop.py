@@ -1,8 +1,8 @@
-"""A bare loop over the same ONNX files, to compare the service with: one thread, full batches.
+"""Run the same ONNX files in a bare loop, with one thread and full batches, for comparison.
 
-It has no server, transport or queue, and shows the cost of the network itself. The state stays in
-place, and every step advances the same streams. The export has a chain of the same files to verify
-them; load tests know the model repository only, so these few lines are repeated here.
+Without server, transport or queue, it shows the cost of the network itself. The state stays in
+place, and every step advances the same streams. The export runs a chain of the same files to verify
+them; load tests only know the model repository, so these few lines are repeated here.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class _Stage:
 
 
 def _state_rows(folder: Path) -> list[int]:
-    """Return the rows of each state of one stream, from the backend's config."""
+    """Return the number of rows of each state of one stream, from the backend's config."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 

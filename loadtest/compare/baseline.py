@@ -1,9 +1,9 @@
-"""`python -m loadtest baseline`: Earshot and a traditional pipeline on the same audio and cores.
+"""`python -m loadtest baseline`: compare Earshot with a traditional pipeline on equal terms.
 
-Both recognizers get the same 16 kHz samples. Both figures of streams per core count CPU time,
-without a deadline: PocketSphinx decodes on one thread as fast as it can; the CPU time of the
-server's processes is read while streams saturate it. The streams that are sustained in real time
-are found by `loadtest capacity`.
+Both recognizers get the same 16 kHz samples. Streams per core are computed from CPU time, without a
+deadline: PocketSphinx decodes on one thread as fast as possible; the CPU time of the server's
+processes is read while streams saturate it. `loadtest capacity` finds the streams that are
+sustained in real time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(
     repository: RepositoryWithoutUrl = DEFAULT_REPOSITORY,
     url: Annotated[
         str | None,
-        typer.Option(help="A running server to use instead; its CPU time cannot be seen."),
+        typer.Option(help="A running server to use instead; its CPU time stays unknown."),
     ] = None,
     model: Model = None,
     recordings: Annotated[

@@ -1,7 +1,7 @@
-"""`python -m loadtest client`: the CPU time that the client takes for a chunk.
+"""`python -m loadtest client`: measure the CPU time of the client per chunk.
 
 A fake service in another process answers at once. Each round measures every kind of stream once, in
-a new process. CPU time depends on other work on the machine much less than time does.
+a new process. CPU time depends much less on other work on the machine than elapsed time does.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def client(
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each kind.")] = 5,
     output: Output = Path("build/client.json"),
 ) -> None:
-    """Measure the CPU time that the client takes for a chunk."""
+    """Measure the CPU time of the client per chunk."""
     from loadtest.result.files import require_writable, write_whole
     from loadtest.selftest.fake_service import Truth, fake_service
 
@@ -75,7 +75,7 @@ def client(
 
 
 def _measure(url: str, kind: _Kind, chunks: int) -> float:
-    """Return the microseconds of CPU time for each chunk of one stream.
+    """Return the microseconds of CPU time per chunk of one stream.
 
     Raises:
         ValueError: The client failed.
@@ -94,7 +94,7 @@ def _measure(url: str, kind: _Kind, chunks: int) -> float:
 
 
 def _commit(folder: Path) -> str:
-    """Return the commit of a checkout, or the name of a folder that is none."""
+    """Return the commit of a checkout, or the name of a folder that is not one."""
     command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or folder.name
 

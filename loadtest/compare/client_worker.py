@@ -1,6 +1,6 @@
-"""Measure the CPU time that the client takes for a chunk, in a process that does nothing else.
+"""Measure the CPU time of the client per chunk, in a process that does nothing else.
 
-`client_cost.py` starts it, with the client to measure on PYTHONPATH, which may be an older one.
+`client_cost.py` starts it, with the client to measure, possibly an older one, on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from loadtest.audio.recordings import INT16_PEAK, SAMPLE_RATE_HZ, load_clips
 
 _PIECE = SAMPLE_RATE_HZ // 50
-"""Samples that are sent at a time: 20 ms, as from a microphone."""
+"""Samples sent at a time: 20 ms, as from a microphone."""
 _WARM_UP_CHUNKS = 200
 
 
 def main(url: str, speech: str, chunks: int, timeouts: dict[str, Any], options: Any) -> None:
-    """Stream `chunks` chunks, as fast as they are answered; print the microseconds for each."""
+    """Stream `chunks` chunks, as fast as they are answered; print the microseconds per chunk."""
     chosen: dict[str, Any] = {"options": earshot.StreamOptions(**options)} if options else {}
     joined = np.concatenate([clip.samples for clip in load_clips(Path(speech))])
     samples = np.rint(joined * INT16_PEAK).astype(np.int16)

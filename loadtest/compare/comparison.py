@@ -1,7 +1,7 @@
-"""Comparison of Earshot and PocketSphinx on the same recordings.
+"""Compare Earshot and PocketSphinx on the same recordings.
 
-The baseline command runs it on a server of its own; a capacity run may run it on the server that it
-has just measured, with the streams per core that it has found.
+The baseline command runs this on a server of its own; a capacity run may use the server that it has
+just measured, with the streams per core that it has found.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def measure(recordings: Sequence[LabelledRecording], options: LoadOptions) -> Ba
 def with_baseline(result: CapacityResult, options: LoadOptions) -> CapacityResult:
     """Return `result` with a comparison with PocketSphinx, on the recordings of its run.
 
-    The server is the one that was measured, and idle by now. Raises as `find_recordings` and
+    The server is the one that was measured, and must be idle. Raises as `find_recordings` and
     `compare_with_pocketsphinx`.
     """
     method = HELD if result.conditions.gpu_model is None else ON_GPUS
@@ -133,7 +133,7 @@ def compare_with_pocketsphinx(
 
 
 def word_counts(recordings: Sequence[LabelledRecording]) -> dict[str, int]:
-    """Return the words of the transcripts in each set and in `all`, after normalization."""
+    """Return the number of words in the transcripts of each set and of `all`, normalized."""
     empty = [""] * len(recordings)
     return {name: each.words for name, each in _errors_by_set(recordings, empty).items()}
 

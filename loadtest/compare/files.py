@@ -1,8 +1,8 @@
-"""`python -m loadtest files`: seconds of audio per second that a server of whole files transcribes.
+"""`python -m loadtest files`: measure the audio per second that a server transcribes from files.
 
-Several processes keep files in flight for a while. What they have prepared before is sent again and
-again, because padding and encoding megabytes would take the cores from the server. The figure is a
-lower bound where server and generator share a machine.
+Several processes keep files in flight for a while. They prepare their requests beforehand and send
+them repeatedly, because padding and encoding megabytes would take cores from the server. If server
+and generator share a machine, the figure is a lower bound.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 WARM_UP_S = 3.0
 _START_S = 120.0
-"""For the other processes to start and read their files."""
+"""Time for the other processes to start and to read their files."""
 
 
 @dataclass(frozen=True)
 class FilesLoad:
-    """The load that one process makes."""
+    """The load that one process generates."""
 
     url: str
     info: earshot.OfflineInfo
@@ -52,12 +52,12 @@ class FilesLoad:
     at_once: int
     seed: int
     seconds: float
-    """Length of the time that counts, which begins after `WARM_UP_S`."""
+    """Length of the measured time, which begins after `WARM_UP_S`."""
 
 
 @dataclass(frozen=True)
 class FilesDone:
-    """The files that were answered within the time that counts."""
+    """The files that were answered within the measured time."""
 
     audio_s: float
     answer_ms: list[float]
@@ -72,7 +72,7 @@ def files(
     seconds: Annotated[float, typer.Option(min=1, help="Length of the measurement.")] = 20.0,
     output: Output = Path("build/files.json"),
 ) -> None:
-    """Count the seconds of audio that a server of whole files transcribes per second."""
+    """Measure how many seconds of audio per second a server transcribes from whole files."""
     import earshot
     from tritonclient.utils import InferenceServerException
 
@@ -143,7 +143,7 @@ def _conditions(recordings: Path) -> dict[str, Any]:
 
 
 def run_processes(loads: Sequence[FilesLoad]) -> list[FilesDone]:
-    """Run each load in a process of its own; they begin together, when all are ready."""
+    """Run each load in a process of its own; all begin together when they are ready."""
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(len(loads))
     with ProcessPoolExecutor(
@@ -153,7 +153,7 @@ def run_processes(loads: Sequence[FilesLoad]) -> list[FilesDone]:
 
 
 def _started(ready: Barrier) -> None:
-    """Keep what a process cannot take with its load."""
+    """Store the barrier, which cannot be passed to a process as part of its load."""
     global _ready
     _ready = ready
 
@@ -162,7 +162,7 @@ _ready: Barrier | None = None
 
 
 def send(load: FilesLoad) -> FilesDone:
-    """Keep files in flight until the end of the load, and return those of the time that counts."""
+    """Keep files in flight until the load ends; return those answered in the measured time."""
     from loadtest.audio.recordings import SAMPLE_RATE_HZ, load_clips
     from loadtest.compare.whole_files import file_inputs
 
@@ -210,7 +210,7 @@ async def _send(load: FilesLoad, prepared: Sequence[tuple[float, list[Any]]]) ->
 
 
 def summary(done: Sequence[FilesDone], seconds: float) -> dict[str, float]:
-    """Return the rate, and how long answers took.
+    """Return the rate and the latencies.
 
     Raises:
         ValueError: No file was answered.

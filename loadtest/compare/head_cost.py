@@ -1,7 +1,7 @@
-"""CPU time of a server for live streams on several recognizers of one repository, in turn.
+"""Measure the server's CPU time for live streams on recognizers of one repository, in turn.
 
-Recognizers with heads share all other models with their base, so that what one of them takes more
-is the cost of its heads.
+Recognizers with heads share all other models with their base, so the additional time is the cost of
+their heads.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ WARM_UP_S = 3.0
 
 @dataclass(frozen=True)
 class RecognizerCost:
-    """What live streams on one recognizer cost, over all rounds."""
+    """The cost of live streams on one recognizer, over all rounds."""
 
     recognizer: str
     heads: int
     labels: int
-    """Of all heads."""
+    """Number of labels of all heads."""
     chunks: int
     late_chunks: int
-    """Answered more than a chunk after they were due; many of them mean an overloaded machine."""
+    """Chunks answered more than a chunk after they were due; many of them mean an overloaded
+    machine."""
     cpu_ms_per_stream_s: dict[str, float]
-    """By process of the server."""
+    """Milliseconds of CPU time per second of a stream, by process of the server."""
     streams_per_core: float
     ratio: float
     """Streams per core, relative to the first recognizer."""
@@ -56,7 +57,7 @@ class HeadCostResult(Stored):
     streams: int
     rounds: int
     hold_s: float
-    """Of each recognizer in each round."""
+    """Length of the hold of each recognizer in each round."""
     checkpoint: str
     precision: str
     chunk_ms: int
@@ -90,9 +91,9 @@ async def compare(
     """Hold `streams` live streams on each recognizer in turn, round after round.
 
     Args:
-        server: Serves all of them, and nothing else meanwhile.
-        models: Recognizers as for `earshot.connect`, the one to compare with first.
-        speech: Audio that the streams loop over, each from another offset.
+        server: A server of all recognizers, without other load.
+        models: Recognizers as for `earshot.connect`; the others are compared with the first.
+        speech: Audio that the streams loop over, each from a different offset.
 
     Raises:
         StreamsFailed: A stream failed.

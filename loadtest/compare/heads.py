@@ -1,4 +1,4 @@
-"""`python -m loadtest heads`: what heads cost beside the recognizer that they are added to."""
+"""`python -m loadtest heads`: measure the cost of heads relative to their base recognizer."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 def heads(
     model: Annotated[
-        list[str], typer.Option(help="Recognizer with heads; repeatable. All share one base.")
+        list[str], typer.Option(help="Recognizer with heads; repeatable. All must share one base.")
     ],
     repository: Repository = DEFAULT_REPOSITORY,
     base: Annotated[
-        str | None, typer.Option(help="Their base, if it has a name: what they are compared with.")
+        str | None, typer.Option(help="The base to compare with, if it has a name.")
     ] = None,
     streams: Annotated[int, typer.Option(min=1, help="Live streams at a time.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each recognizer.")] = 2,

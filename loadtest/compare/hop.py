@@ -1,8 +1,8 @@
-"""`python -m loadtest hop`: what a request costs beside its engine, and how many a core passes.
+"""`python -m loadtest hop`: measure the cost of a request outside of its engine.
 
-Live streams are held against a recognizer whose engine computes nothing; the CPU time of each
-process over the hold, divided by the requests, is its part of a request. From these parts follows
-how many requests the cores of another machine pass if all of them are in use.
+Live streams are held on a recognizer whose engine computes nothing; the CPU time of each process
+during the hold, divided by the requests, is its share of a request. From these shares follows the
+request rate of the cores of another machine if all of them are in use.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ BUDGET_CORES = 16
 
 @dataclass(frozen=True)
 class HopCost:
-    """CPU time of a request, by process, while so many streams were held."""
+    """CPU time of a request, by process, while a number of streams was held."""
 
     streams: int
     instances: int
     shared: bool
-    """The recognizer's processes hand their rows to an engine in a process of its own."""
+    """True if the recognizer's processes send their rows to one engine in a process of its own."""
     verdict: str
     p99_ms: float
     requests_per_s: float
     mean_batch: float
     triton_us: float
     recognizer_us: float
-    """All of its processes, that of a shared engine included."""
+    """CPU time of all its processes, including that of a shared engine."""
     generator_us: float
 
     @property
@@ -62,9 +62,9 @@ def hop(
     processes: Annotated[int, typer.Option(min=1, help="Load generator processes.")] = 1,
     output: Output = Path("build/hop.json"),
 ) -> None:
-    """Measure what a request costs beside its engine, which computes nothing here.
+    """Measure the cost of a request outside of its engine, which computes nothing here.
 
-    The repository holds a recognizer in one model, exported with --layout fused for any runtime.
+    The repository must contain a recognizer exported with --layout fused, for any runtime.
     """
     import loadtest.live.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
     from loadtest.compare.null_engine import NotFused, write_null_repository

@@ -1,4 +1,4 @@
-"""Interleaved measurements of perf_analyzer and our own tools on one server."""
+"""Interleave measurements of perf_analyzer and of our own tools on one server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from loadtest.service.server import ServerProcess, serving
 PERF_ANALYZER = "perf_analyzer of tritonclient 2.50.0"
 WARM_UP_S = 1.0
 SCRIPTS = 4
-"""Few, because perf_analyzer reads its input, megabytes of JSON, for every measurement."""
+"""Only a few, because perf_analyzer reads its input, megabytes of JSON, for every measurement."""
 
 Announce = Callable[[str], None]
 
@@ -54,7 +54,7 @@ def serving_both_tools(options: AgreementOptions) -> Generator[InterleavedTools]
 
 
 class InterleavedTools:
-    """Both tools, ready to measure in turn; made by `serving_both_tools`."""
+    """Both tools, ready to take turns; made by `serving_both_tools`."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class InterleavedTools:
         )
 
     def conditions(self) -> dict[str, Any]:
-        """Return the conditions for which the figures hold."""
+        """Return the conditions of the figures."""
         info = self._client.info
         return {
             "checkpoint": info.model,
@@ -150,7 +150,7 @@ class InterleavedTools:
     def _run_stream(
         self, samples: Audio, from_s: float, until_s: float, latencies_ms: list[float]
     ) -> None:
-        """Run one stream without pauses; keep the latencies of what was answered in the window."""
+        """Run one stream without pauses; keep the latencies of chunks answered in the window."""
         info = self._client.info
         cuts = range(info.chunk_samples - info.lead_samples, len(samples), info.chunk_samples)
         *pieces, rest = np.split(samples, cuts)

@@ -1,8 +1,8 @@
-"""A recognizer whose engine computes nothing, for measuring what a server does beside its engine.
+"""Write a recognizer whose engine computes nothing, to measure the rest of the server.
 
 It has the tensors, the tokenizer and the ensemble of an exported one, so that requests pass through
-the same hops. Its graph, for ONNX Runtime whatever the exported one is for, outputs two tokens for
-each chunk, about as many as speech brings in half a second.
+the same hops. Its graph always runs in ONNX Runtime, and outputs two tokens per chunk, about as
+many as half a second of speech.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-# The generated protobuf classes carry no types.
+# The generated protobuf classes have no types.
 _pb: Any = model_config_pb2
 
 RECOGNIZER, ENSEMBLE = "recognizer", "asr_streaming"
@@ -24,7 +24,7 @@ _ELSEWHERE = ("TEXT", "TOKEN_TEXT_LENGTHS")
 
 
 class NotFused(Exception):
-    """The repository holds no recognizer in one model."""
+    """The repository contains no recognizer in one model."""
 
 
 def write_null_repository(
@@ -39,12 +39,12 @@ def write_null_repository(
     """Write the recognizer of `exported` with an engine that computes nothing into `folder`.
 
     Args:
-        exported: Repository with a recognizer in one model.
+        exported: Repository with a recognizer exported with the layout `fused`.
         folder: Repository to write.
         instances: Processes of the recognizer.
-        shared: They share one engine, in a process of its own, as on a GPU.
-        max_streams: Streams that it accepts, in all.
-        max_batch: Streams in one batch, at most.
+        shared: True if they share one engine, in a process of its own, as on a GPU.
+        max_streams: Total number of streams that it accepts.
+        max_batch: Largest number of streams in one batch.
 
     Raises:
         NotFused: There is no such recognizer.
@@ -82,7 +82,7 @@ def _config(model: Path) -> Any:
 
 
 def _save_graph(config: Any, path: Path) -> None:
-    """Save a graph that outputs the same row for each stream, and writes nothing but zeros."""
+    """Save a graph that outputs the same row for each stream and writes only zeros as state."""
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper

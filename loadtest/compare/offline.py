@@ -1,8 +1,8 @@
-"""`python -m loadtest offline`: whole files per second and core, compared with `transformers`.
+"""`python -m loadtest offline`: compare whole files per second and core with `transformers`.
 
 It sends many files at once to `asr_offline`, in random order, and counts the CPU time of all server
 processes; then it runs the original model over the same files on the same cores. Both figures count
-CPU time, so a client on the same machine does not matter; wall time is reported as well.
+CPU time, so a client on the same machine does not affect them; elapsed time is reported as well.
 """
 
 from __future__ import annotations
@@ -53,13 +53,15 @@ def main(
         ),
     ] = RECORDINGS,
     files_at_once: Annotated[int, typer.Option(min=1, help="Files in flight.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="How often every file is sent.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Number of times that every file is sent.")
+    ] = 3,
     adapters: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Then send the files to so many adapters of the recognizer in turn: random_0 and "
-            "so on, as `python -m export.adapters.random` installs them.",
+            help="Then spread the files over this many adapters of the recognizer: random_0 and "
+            "so on, as installed by `python -m export.adapters.random`.",
         ),
     ] = 0,
     as_json: Json = False,

@@ -1,8 +1,9 @@
-"""`python -m loadtest overhead`: the cost of the server on top of the network that it serves.
+"""`python -m loadtest overhead`: measure the cost of the server on top of its network.
 
-Streams per core of the whole service (tritonserver, its backends, all copies and queues) against a
-bare ONNX Runtime loop over the same files, at the batch size that the service reached, one thread
-each, in one run. Both figures count CPU time, so a client on the same machine does not matter.
+Streams per core of the whole service (tritonserver, its backends, all copies and queues) are
+compared with those of a bare ONNX Runtime loop over the same files, at the batch size that the
+service reached, with one thread each, in one run. Both figures count CPU time, so a client on the
+same machine does not affect them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""NVIDIA's `perf_analyzer`, run on the same speech, and the raw samples that it exports.
+"""Run NVIDIA's `perf_analyzer` on the same speech, and read the raw samples that it exports.
 
 The manylinux wheels of `tritonclient` up to 2.50 contain the binary; the wheel of the embedded
 Triton contains the two libraries that it needs, under other names.
@@ -22,9 +22,10 @@ import numpy as np
 from loadtest.audio.recordings import Audio
 
 WINDOWS = 3
-"""The tool calls a measurement stable when this many windows differ little."""
+"""The tool considers a measurement stable when this many windows differ little."""
 ANY_DIFFERENCE = "1000"
-"""In percent: unstable windows are measurements too, and all of them are evaluated here."""
+"""Allowed difference in percent: unstable windows count as well, and all of them are evaluated
+here."""
 LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
 
 
@@ -52,7 +53,7 @@ class LoopFigures:
 
 
 class PerfAnalyzer:
-    """The tool, with its libraries and its input in `folder`; it calls the model `ensemble`."""
+    """The tool, with its libraries and input in `folder`, for requests to the model `ensemble`."""
 
     def __init__(self, binary: Path, folder: Path, url: str, ensemble: str) -> None:
         self._binary = binary.resolve()
@@ -63,7 +64,7 @@ class PerfAnalyzer:
         _link_libraries(folder)
 
     def write_input(self, info: earshot.ServerInfo, streams: Sequence[Audio]) -> None:
-        """Write the tool's input: `streams`, cut into the chunks that the client would send."""
+        """Write `streams` as input of the tool, cut into the chunks that the client would send."""
         data = [_requests(info, samples) for samples in streams]
         (self._folder / "input.json").write_text(json.dumps({"data": data}))
 
@@ -72,7 +73,7 @@ class PerfAnalyzer:
         return self._run(seconds, "--concurrency-range", str(streams))
 
     def open_loop(self, due_s: Sequence[float], period_s: float, seconds: float) -> LoopFigures:
-        """Measure one stream for each of `due_s`, its chunk due at that time of every period."""
+        """Measure one stream for each of `due_s`, with a chunk due at that time in every period."""
         gaps_s = np.diff([*sorted(due_s), min(due_s) + period_s])
         intervals = self._folder / "intervals.txt"
         intervals.write_text("".join(f"{max(1, round(gap_s * 1e6))}\n" for gap_s in gaps_s))
@@ -104,7 +105,7 @@ class PerfAnalyzer:
 
 
 def read_export(export: Any) -> LoopFigures:
-    """Compute the figures from a `--profile-export-file`, which has each request in nanoseconds.
+    """Compute the figures from a `--profile-export-file`, which lists all requests in nanoseconds.
 
     Raises:
         PerfAnalyzerFailed: No request was answered.

@@ -1,7 +1,8 @@
-"""PocketSphinx with its own English models: the traditional pipeline of the comparison.
+"""Run PocketSphinx with its own English models, the traditional pipeline of the comparison.
 
-Gaussian mixtures, a pronunciation dictionary and a trigram language model, with a beam search in
-three passes; everything at its defaults. Each recording is decoded whole, as fast as possible.
+It uses Gaussian mixtures, a pronunciation dictionary and a trigram language model, with a beam
+search in three passes and default settings. Each recording is decoded as a whole, as fast as
+possible.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Decoded:
 def decode(recordings: Sequence[LabelledRecording], advance: Callable[[], None]) -> Decoded:
     """Decode `recordings` one after the other in this thread, on one core.
 
-    CPU time counts the decoding alone, neither reading files nor loading the models.
+    CPU time includes only the decoding, not reading files or loading the models.
 
     Args:
         recordings: Recordings to decode.
@@ -61,7 +62,7 @@ def decode(recordings: Sequence[LabelledRecording], advance: Callable[[], None])
 
 
 def require_installed() -> None:
-    """Raise NotInstalled if PocketSphinx is missing, before minutes are spent on anything else."""
+    """Raise NotInstalled if PocketSphinx is missing, before minutes are spent on other work."""
     if find_spec("pocketsphinx") is None:
         raise NotInstalled(
             "PocketSphinx is not installed: pip install -c constraints.txt '.[baseline]'"
@@ -78,7 +79,7 @@ def _new_decoder() -> Any:
 def _transcribe(decoder: Any, audio: bytes) -> str:
     """Return the best hypothesis for one utterance; it is empty if the search found none."""
     decoder.start_utt()
-    # The whole utterance at once: the features are normalized over all of it.
+    # Pass the whole utterance at once, because the features are normalized over all of it.
     decoder.process_raw(audio, no_search=False, full_utt=True)
     decoder.end_utt()
     best = decoder.hyp()
@@ -87,7 +88,7 @@ def _transcribe(decoder: Any, audio: bytes) -> str:
 
 @contextmanager
 def _on_one_core() -> Generator[None]:
-    """Keep this thread on one core for the length of the block, so that its caches stay warm."""
+    """Pin this thread to one core for the length of the block, so that its caches stay warm."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:

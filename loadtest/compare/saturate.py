@@ -1,4 +1,4 @@
-"""Saturation of a server with more streams than it can follow, to count CPU time per chunk."""
+"""Saturate a server with more streams than it can sustain, to count CPU time per chunk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARM_UP_S = 3.0
 
 
 class StreamsFailed(Exception):
-    """A stream failed, so that fewer streams than intended saturated the server."""
+    """A stream failed, so fewer streams than intended saturated the server."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SaturatedRun:
 
     @property
     def batch(self) -> float:
-        """Return the mean batch of the model that does most of the work."""
+        """Return the mean batch size of the model that does most of the work."""
         return self.mean_batch.get("encoder") or self.mean_batch[FUSED[0]]
 
     @property
@@ -69,7 +69,7 @@ async def saturate(
 
     Args:
         server: The server to saturate.
-        speech: Audio that the streams loop over, each from another offset.
+        speech: Audio that the streams loop over, each from a different offset.
         streams: Number of streams.
         seconds: Length of the measurement, after a warm-up.
         model: Recognizer to use, as for `earshot.connect`.
@@ -79,7 +79,7 @@ async def saturate(
         earshot.EarshotError: The server cannot be reached, has no such model, or serves it as an
             adapter, whose processes are those of its base.
     """
-    # asyncio's client does not run in a process that gevent has patched.
+    # The asyncio client does not run in a process that gevent has patched.
     import earshot
 
     from loadtest.service.connection import connect_async

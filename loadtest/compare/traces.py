@@ -1,7 +1,7 @@
-"""`python -m loadtest traces`: what it costs a server to trace requests.
+"""`python -m loadtest traces`: measure the cost of tracing requests.
 
-CPU time of all processes of the server for each chunk, without traces and with them, in turn, on
-servers of the same models that never wait for audio. The collector discards what it receives.
+The CPU time per chunk of all server processes is measured without and with traces, in turn, on
+saturated servers of the same models. The collector discards what it receives.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 DEFAULT_EVERY = [1000, 100, 1]
 OFF = 0
-"""In the place of "one in so many": no traces at all."""
+"""Value for no traces at all, instead of "one in N"."""
 _SPAN = b'"spanId"'
 
 
@@ -46,14 +46,14 @@ def traces(
     repository: Repository = DEFAULT_REPOSITORY,
     model: Model = None,
     every: Annotated[
-        list[int], typer.Option(min=1, help="Trace one in so many requests; repeatable.")
+        list[int], typer.Option(min=1, help="Trace one in this many requests; repeatable.")
     ] = DEFAULT_EVERY,
     streams: Annotated[int, typer.Option(help="Streams that send without pause.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each setting.")] = 2,
     seconds: Annotated[float, typer.Option(help="Length of a turn.")] = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Compare streams per core of a server without traces and with one in so many requests."""
+    """Compare streams per core of a server without traces and with some requests traced."""
     import earshot
 
     from loadtest.audio.scripts import load_speech
@@ -82,12 +82,12 @@ class _Turn:
 
     run: SaturatedRun
     spans: int
-    """Received by the collector, also while the server warmed up."""
+    """Number of spans that the collector received, including the server's warm-up."""
 
 
 @dataclass
 class _Sink:
-    """A collector that only counts."""
+    """A collector that only counts spans."""
 
     url: str
     spans: int = 0

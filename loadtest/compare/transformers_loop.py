@@ -1,7 +1,7 @@
-"""A loop over whole files with `transformers`, to compare the service with, on the same cores.
+"""Transcribe whole files with `transformers` in a loop on the same cores, for comparison.
 
-Files are sorted by length, so that a batch contains as little padding as possible; features,
-generation and decoding to text are counted, since the service does them too.
+Files are sorted by length, so that batches contain as little padding as possible; features,
+generation and decoding to text are counted, as the service does them, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Load of many whole files at once, to count the CPU time that they take."""
+"""Send many whole files at once, to count the CPU time that they take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loadtest.service.server import ServerProcess
 from loadtest.service.stages import by_stage
 
 Work = tuple[earshot.OfflineInfo, Audio]
-"""A recognizer, and the file that it gets."""
+"""A file, and the recognizer to send it to."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class ServiceRun:
     cpu_s: dict[str, float]
     wall_s: float
     mean_batch: dict[str, float]
-    """Requests in a batch that Triton passes to a model."""
+    """Mean number of requests in a batch that Triton passes to each model."""
     mean_run: dict[str, float]
-    """Utterances in a run of a stage's graph: the backend groups those of similar length."""
+    """Mean number of utterances in a run of each stage's graph; the backend groups similar
+    lengths."""
 
 
 def send_files(
@@ -50,9 +51,9 @@ def send_files(
         server: The server to load.
         files: Samples [N] of each file, 16 kHz.
         at_once: Files in flight.
-        rounds: How often every file is sent.
+        rounds: Number of times that every file is sent.
         model: Recognizer to use, as for `earshot.connect`.
-        adapters: Recognizers that share its models, and get the files in turn in its place.
+        adapters: Recognizers that share its models, which get the files in turn instead.
 
     Raises:
         earshot.EarshotError: The server cannot be reached, or lacks such a recognizer.
@@ -78,7 +79,7 @@ def _recognizer(url: str, model: str | None) -> earshot.OfflineInfo:
 async def _measure(
     server: ServerProcess, recognizer: str, work: Sequence[Work], at_once: int
 ) -> ServiceRun:
-    """Send the files of `work`; count what the models of `recognizer` do for them."""
+    """Send the files of `work`, and count the work of the models of `recognizer`."""
     async with grpcclient.InferenceServerClient(server.url) as client:
         await _send_all(client, work[:at_once], at_once)
         before, began = snapshot(server, recognizer), time.monotonic()

@@ -1,1 +1,1 @@
-"""How well the client finds the ends of utterances."""
+"""Measure how well the client finds the ends of utterances."""

@@ -1,9 +1,8 @@
-"""`python -m loadtest endpointing`: how many ends of utterances are found, and how many invented.
+"""`python -m loadtest endpointing`: count correct and false ends of utterances.
 
 Real recordings are joined with pauses of known length and streamed, as fast as the server answers,
-with several values of `endpoint_ms`. The ends that were reported are compared with those that are
-known. The audio that had been sent when an end was reported is its time; the server's answer, which
-takes a few milliseconds more, is not counted.
+with several values of `endpoint_ms`. The reported ends are compared with the known ones. The time
+of a report is the audio sent until then; the server's latency, a few milliseconds, is not included.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Conversations with known pauses: real recordings, trimmed to their speech and joined.
+"""Build conversations with known pauses from real recordings, trimmed to their speech.
 
-The reference for speech is the level of the clean recording as a whole: a window of 10 ms counts as
-speech if it is at most 30 dB below the loudest of the recording, and 8 dB above the quietest.
-Shorter runs than 50 ms do not count. The endpointer under test sees neither the recording as a
-whole nor, where noise was added, the clean one.
+The reference for speech is the level within the whole clean recording: a window of 10 ms counts as
+speech if it is at most 30 dB below the loudest one, and at least 8 dB above the quietest. Runs
+shorter than 50 ms do not count. The endpointer under test sees neither the whole recording nor, if
+noise was added, the clean one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio, LabelledRecording
 
 WINDOW = SAMPLE_RATE_HZ // 100
 PAUSES_MS = (1200, 1500, 2000, 3000)
-"""Each is longer than the longest endpoint and the time allowed to find it."""
+"""Each pause is longer than the longest endpoint plus the time allowed to find it."""
 NOISE_DB = -30.0
 """Level of the added noise, relative to that of the speech."""
 _LEAST_DB = -65.0
@@ -32,13 +32,13 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Conversation:
-    """Recordings joined with pauses, and where their speech is."""
+    """Recordings joined with pauses, and the positions of their speech."""
 
     samples: Audio
     pauses: tuple[tuple[int, int], ...]
     """Start and end of each pause between recordings, in samples."""
     speech: Mask
-    """For each window of 10 ms, whether the clean recording has speech in it."""
+    """For each window of 10 ms, true if the clean recording has speech in it."""
     transcript: str
     noisy: bool
 
@@ -55,7 +55,7 @@ def write_conversations(recordings: Sequence[LabelledRecording], seed: int) -> l
 
 
 def speech_mask(samples: Audio) -> Mask:
-    """Return for each window whether it has speech."""
+    """Return true for each window that contains speech."""
     windows = samples[: samples.size // WINDOW * WINDOW].reshape(-1, WINDOW)
     power = np.mean(np.square(windows, dtype=np.float64), axis=1)
     levels_db = np.maximum(10 * np.log10(power + 1e-12), _LEAST_DB)
@@ -98,7 +98,7 @@ def _join(
 
 
 def _trimmed(samples: Audio) -> tuple[Audio, Mask]:
-    """Return a recording, from the first to the last window of its speech."""
+    """Return a recording from the first to the last window of its speech."""
     mask = speech_mask(samples)
     spoken = np.flatnonzero(mask)
     first, last = int(spoken[0]), int(spoken[-1]) + 1

@@ -16,19 +16,20 @@ from loadtest.endpointing.conversations import Conversation
 from loadtest.endpointing.score import NOTHING, Score, score
 
 ENDPOINTS_MS = (None, 300, 500, 800)
-"""None: the same streams without utterances, to see what these cost."""
+"""Values of `endpoint_ms`; None for the same streams without utterances, to find the cost of
+these."""
 _PIECE = SAMPLE_RATE_HZ // 50
 _STREAMS = 32
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What one stream brought."""
+class StreamOutput:
+    """The output of one stream."""
 
     events: tuple[int, ...]
-    """For each utterance, the samples that had been sent when its end was reported."""
+    """For each utterance, the number of samples sent when its end was reported."""
     delays_ms: tuple[float, ...]
-    """For each utterance, the audio from its end, as reported, to that point."""
+    """For each utterance, the audio between its reported end and that point."""
     words: tuple[int, ...]
     """The sample at which each word starts."""
     text: str
@@ -46,12 +47,12 @@ async def _measure(
     async with earshot.connect_async(url, model=model) as client:
         info = client.info
         plain = await _stream_all(client, conversations, earshot.StreamOptions())
-        chunks = sum(heard.chunks for heard in plain)
+        chunks = sum(output.chunks for output in plain)
         figures = [_without(conversations, plain)]
         for endpoint_ms in filter(None, ENDPOINTS_MS):
             options = earshot.StreamOptions(endpoint_ms=endpoint_ms)
-            heard = await _stream_all(client, conversations, options)
-            figures.append(_with(conversations, heard, endpoint_ms, chunks))
+            outputs = await _stream_all(client, conversations, options)
+            figures.append(_with(conversations, outputs, endpoint_ms, chunks))
     return {"chunk_ms": info.chunk_ms, "model": info.model, "endpoints": figures}
 
 
@@ -59,10 +60,10 @@ async def _stream_all(
     client: earshot.AsyncClient,
     conversations: Sequence[Conversation],
     options: earshot.StreamOptions,
-) -> list[Heard]:
+) -> list[StreamOutput]:
     gate = asyncio.Semaphore(_STREAMS)
 
-    async def stream(conversation: Conversation) -> Heard:
+    async def stream(conversation: Conversation) -> StreamOutput:
         async with gate:
             return await _stream(client, conversation, options)
 
@@ -71,7 +72,7 @@ async def _stream_all(
 
 async def _stream(
     client: earshot.AsyncClient, conversation: Conversation, options: earshot.StreamOptions
-) -> Heard:
+) -> StreamOutput:
     """Stream a conversation, as fast as the server answers, in pieces of 20 ms."""
     events: list[int] = []
     delays_ms: list[float] = []
@@ -87,26 +88,28 @@ async def _stream(
         chunks += len(await stream.end())
         transcript = stream.transcript
     words = tuple(word.start_ms * SAMPLE_RATE_HZ // 1000 for word in transcript.words)
-    return Heard(tuple(events), tuple(delays_ms), words, transcript.text, chunks)
+    return StreamOutput(tuple(events), tuple(delays_ms), words, transcript.text, chunks)
 
 
-def _without(conversations: Sequence[Conversation], heard: Sequence[Heard]) -> dict[str, Any]:
-    return {"endpoint_ms": None, **_cost(conversations, heard)}
+def _without(
+    conversations: Sequence[Conversation], outputs: Sequence[StreamOutput]
+) -> dict[str, Any]:
+    return {"endpoint_ms": None, **_cost(conversations, outputs)}
 
 
 def _with(
     conversations: Sequence[Conversation],
-    heard: Sequence[Heard],
+    outputs: Sequence[StreamOutput],
     endpoint_ms: int,
     plain_chunks: int,
 ) -> dict[str, Any]:
     """Return the figures for one endpoint; `plain_chunks` were sent without it."""
     scores = [
         (one.noisy, score(one, other.events, other.words, endpoint_ms))
-        for one, other in zip(conversations, heard, strict=True)
+        for one, other in zip(conversations, outputs, strict=True)
     ]
-    delays_ms = [delay_ms for one in heard for delay_ms in one.delays_ms]
-    cost = _cost(conversations, heard)
+    delays_ms = [delay_ms for one in outputs for delay_ms in one.delays_ms]
+    cost = _cost(conversations, outputs)
     return {
         "endpoint_ms": endpoint_ms,
         "all": _shares([counted for _, counted in scores]),
@@ -129,8 +132,8 @@ def _shares(scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def _cost(conversations: Sequence[Conversation], heard: Sequence[Heard]) -> dict[str, Any]:
+def _cost(conversations: Sequence[Conversation], outputs: Sequence[StreamOutput]) -> dict[str, Any]:
     errors = total(
-        count_errors([one.transcript for one in conversations], [one.text for one in heard])
+        count_errors([one.transcript for one in conversations], [one.text for one in outputs])
     )
-    return {"chunks": sum(one.chunks for one in heard), "word_error_rate": round(errors.rate, 4)}
+    return {"chunks": sum(one.chunks for one in outputs), "word_error_rate": round(errors.rate, 4)}

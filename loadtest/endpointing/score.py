@@ -1,4 +1,4 @@
-"""Compare the ends of utterances that a stream reported with those that are known."""
+"""Compare the ends of utterances that a stream reported with the known ones."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from loadtest.audio.recordings import SAMPLE_RATE_HZ
 from loadtest.endpointing.conversations import WINDOW, Conversation
 
 ALLOWED_MS = 300
-"""An end is found in time within the silence asked for and this."""
+"""An end is in time if it is reported within the requested silence plus this."""
 ALLOWED_SPEECH_MS = 100
-"""Speech of the reference, within the silence that an event claims, that does not make it false."""
+"""An event is not false if the reference has at most this much speech within the reported
+silence."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Ends of utterances, counted."""
+    """Counts of ends of utterances."""
 
     pauses: int
-    """Pauses between recordings: ends that must be found."""
+    """Pauses between recordings, which are the ends that must be found."""
     found: int
-    """Those with an event in time."""
+    """Pauses with an event in time."""
     late: int
-    """Those with an event later than that, but before the speech goes on."""
+    """Pauses with a later event, but before the speech continues."""
     wordless: int
-    """Those without an event because the recognizer wrote no word since the pause before."""
+    """Pauses without an event because the recognizer emitted no word since the previous pause."""
     events: int
-    """All events; most of those not at a pause are at one inside a recording."""
+    """All events; most of those outside of these pauses are at pauses inside a recording."""
     false: int
-    """Events without the silence that they claim, and all but the first of a pause."""
+    """Events without the silence that they report, and all but the first event of a pause."""
 
     def __add__(self, other: Score) -> Score:
         return Score(
@@ -51,10 +52,10 @@ def score(
     """Count the ends that a stream reported.
 
     Args:
-        conversation: What was streamed.
-        events: For each event, the samples that had been sent when it was reported.
+        conversation: The conversation that was streamed.
+        events: For each event, the number of samples sent when it was reported.
         words: The sample at which each word starts.
-        endpoint_ms: The silence asked for.
+        endpoint_ms: The requested silence.
     """
     allowed = (endpoint_ms + ALLOWED_MS) * SAMPLE_RATE_HZ // 1000
     found = late = wordless = false = before = 0
@@ -74,7 +75,7 @@ def score(
 
 
 def _is_silent(conversation: Conversation, event: int, endpoint_ms: int) -> bool:
-    """Tell whether the reference has as good as no speech in the silence that an event claims."""
+    """Return whether the reference has almost no speech in the silence that an event reports."""
     first = max(0, event - endpoint_ms * SAMPLE_RATE_HZ // 1000)
     spoken = conversation.speech[first // WINDOW : event // WINDOW].sum()
     return bool(spoken * 10 <= ALLOWED_SPEECH_MS)

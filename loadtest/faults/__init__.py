@@ -1,1 +1,1 @@
-"""Break a server on purpose, and see how it ends."""
+"""Break a server on purpose, and observe how it ends."""

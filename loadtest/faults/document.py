@@ -13,27 +13,27 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Fault:
-    """A signal to a process of the server, and what followed."""
+    """A signal to a process of the server, and its consequences."""
 
     signal: str
     process: str
     """`launcher`, or the instance of a stage."""
     ended_s: float
-    """From the signal to the end of the whole server."""
+    """Seconds from the signal to the end of the whole server."""
     exit_code: int
     said: str
     """The last line that the launcher wrote."""
     open_streams: int
-    """Streams that were live when the signal came."""
+    """Streams that were live at the time of the signal."""
     finished_streams: int
-    """Those that went on to their end, with the text of an undisturbed stream."""
+    """Streams that continued to their end, with the text of an undisturbed stream."""
     refusal_ms: float | None
-    """How long a new stream waited for `ServerDraining` after SIGTERM to the launcher."""
+    """Latency of `ServerDraining` for a new stream after SIGTERM to the launcher."""
 
 
 @dataclass(frozen=True)
 class DeadPath:
-    """The TCP connection of live streams went silent without an end, and what followed.
+    """A silent TCP connection of live streams that never ended, and its consequences.
 
     The client has its default timeouts; new connections reach the server.
     """
@@ -41,11 +41,11 @@ class DeadPath:
     open_streams: int
     """Streams that were live on the connection."""
     resumed_streams: int
-    """Those that the client carried on over another connection, to their end."""
+    """Streams that the client continued over another connection, to their end."""
     right_streams: int
-    """Those of them with the text of an undisturbed stream."""
+    """Resumed streams with the text of an undisturbed stream."""
     recovered_s: list[float]
-    """For each resumed stream, from the silence to the next text."""
+    """For each resumed stream, the seconds from the silence to the next text."""
 
 
 @dataclass(frozen=True)
@@ -59,4 +59,4 @@ class FaultsResult(Stored):
     faults: list[Fault]
     conditions: Conditions
     dead_path: DeadPath | None = None
-    """None in records from before it was measured."""
+    """None in records that were written before this was measured."""

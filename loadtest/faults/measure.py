@@ -1,4 +1,4 @@
-"""Send signals to the processes of a server that serves live streams."""
+"""Send signals to the processes of a server with live streams."""
 
 from __future__ import annotations
 
@@ -123,11 +123,11 @@ class _Outcome:
     refusal_ms: float | None
     said: str
     ended_s: float
-    """From the signal."""
+    """Seconds since the signal."""
 
 
 def _wait(launcher: subprocess.Popen[str]) -> tuple[str, float]:
-    """Return the last line of a launcher, and when it has ended; kill it if it goes on."""
+    """Return the last line of a launcher and the time of its end; kill it if it does not end."""
     try:
         _, errors = launcher.communicate(timeout=_LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -151,7 +151,7 @@ async def _play_across(
         sent_s = time.monotonic()
         os.kill(pid, number)
         refusal_ms = await _refusal_ms(client, reference.scripts[0]) if drains else None
-        # Beside the streams, of which some wait for their timeouts.
+        # In parallel with the streams, some of which wait for their timeouts.
         said, ended_s = await asyncio.to_thread(_wait, served.launcher)
         right = sum(played.right for played in await asyncio.gather(*playing))
     return _Outcome(right, refusal_ms, said, ended_s - sent_s)
@@ -178,13 +178,13 @@ async def _play_over_dead_path(url: str, reference: _Reference, streams: int) ->
 
 @dataclass(frozen=True)
 class _Played:
-    """How a stream ended."""
+    """The end of a stream."""
 
     finished: bool
     right: bool
-    """Its text is the undisturbed one."""
+    """True if its text is that of an undisturbed stream."""
     resumed_s: float | None
-    """When its first text over another connection came."""
+    """Time of its first text over another connection."""
 
 
 async def _play(client: earshot.AsyncClient, reference: _Reference, index: int) -> _Played:
@@ -207,7 +207,7 @@ async def _play(client: earshot.AsyncClient, reference: _Reference, index: int) 
 
 
 async def _refusal_ms(client: earshot.AsyncClient, script: Script) -> float:
-    """Ask for new streams until the drain has begun; return how long its refusal took."""
+    """Ask for new streams until the drain has begun; return the latency of the refusal."""
     while True:
         asked_s = time.monotonic()
         try:
@@ -234,4 +234,4 @@ def _serving(options: LoadOptions) -> Generator[_Served]:
             launcher.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 launcher.wait(1)
-            launcher.terminate()  # now it does not wait for streams that never end
+            launcher.terminate()  # a second SIGTERM: do not wait for streams that never end

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, whose connections can go silent or be cut."""
+"""Put a TCP proxy in front of a server, whose connections can go silent or be cut."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TcpProxy:
         self._run(self._listen())
 
     def silence(self) -> None:
-        """Stop forwarding on the connections that exist, and keep them open; new ones work."""
+        """Stop forwarding on existing connections, but keep them open; new ones work."""
         self._run(self._silence())
 
     def cut(self) -> None:
@@ -44,7 +44,8 @@ class TcpProxy:
     def hang_up(self) -> None:
         """Close the connections of clients; new ones work.
 
-        The server does not notice: Triton 2.51 may crash when a connection goes under its requests.
+        The server does not notice: Triton 2.51 may crash when a connection ends during its
+        requests.
         """
         self._run(self._hang_up())
 

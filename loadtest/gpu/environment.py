@@ -1,7 +1,7 @@
-"""`python -m loadtest.gpu.environment OUTPUT`: check that this Python can do every step.
+"""`python -m loadtest.gpu.environment OUTPUT`: check that this Python can run every step.
 
-It imports what exports, server and load test import, some of it only after minutes, and runs an
-operation on the GPU, so that an environment that is not complete is found within seconds.
+It imports everything that export, server and load test import, some of it only after minutes, and
+runs an operation on the GPU, so that an incomplete environment is found within seconds.
 """
 
 from __future__ import annotations

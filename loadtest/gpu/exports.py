@@ -1,4 +1,4 @@
-"""Models of a GPU report, each exported once, several at the same time."""
+"""Export the models of a GPU report, each once, several at the same time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEMO_CHECKPOINT = "checkpoints/demo"
 
 
 class Exports:
-    """Repositories of models; what is there from an earlier call is used."""
+    """Repositories of models; those exported by an earlier call are reused."""
 
     def __init__(self, options: ReportOptions) -> None:
         self._options = options
@@ -36,7 +36,7 @@ class Exports:
         return repository
 
     def reference(self, model: Model, deadline_s: float) -> Path:
-        """Return the repository of the demo model, as `model` but in float32 and for the CPU.
+        """Return the repository of the demo model like `model`, but in float32 and for the CPU.
 
         Raises:
             StepFailed: The export failed, now or earlier in this call.
@@ -48,7 +48,7 @@ class Exports:
         return repository
 
     def _once(self, repository: Path, export: Callable[[], object]) -> None:
-        """Export what is missing; a step that comes later fails as the first one did, at once."""
+        """Export a missing repository; if that failed before, fail at once in the same way."""
         with self._making_locks:
             lock = self._locks[repository]
         with lock:

@@ -1,4 +1,4 @@
-"""Description of the GPU machine."""
+"""Describe the GPU machine."""
 
 from __future__ import annotations
 

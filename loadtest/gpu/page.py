@@ -1,6 +1,6 @@
-"""A page to show of one GPU's results: streams held, their cost, what limited them, and the plot.
+"""Write a page of one GPU's results: streams held, their cost, the limit, and the plot.
 
-Written where matplotlib is, from documents that the GPU machine has left: it has none itself.
+It is written where matplotlib is installed, from documents of the GPU machine, which lacks it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from loadtest.result.files import write_whole
 
 @dataclass(frozen=True)
 class HeldRow:
-    """What one result has shown."""
+    """One result as a row of the page."""
 
     name: str
     chunk_ms: int
@@ -28,11 +28,11 @@ class HeldRow:
     """The final hold that passed, if one did."""
     published: int | None
     cost: float | None
-    """Of one stream for an hour, with no headroom."""
+    """Cost of one stream for an hour, with no headroom."""
     limit: str
     """The resource of which the largest share was used."""
     limit_seen: str
-    """What the result itself says."""
+    """The limit stated in the result itself."""
 
 
 def write_page(paths: Sequence[Path], price_per_hour: float, instances: int, output: Path) -> None:
@@ -40,13 +40,13 @@ def write_page(paths: Sequence[Path], price_per_hour: float, instances: int, out
 
     Args:
         paths: Documents of one GPU.
-        price_per_hour: Of the GPU with its host.
+        price_per_hour: Price of the GPU with its host.
         instances: Recognizer processes of the server.
-        output: Where to write it.
+        output: File to write.
 
     Raises:
         OSError: A file cannot be read or written.
-        ValueError: A file is no such document, or they are of different GPUs.
+        ValueError: A file is not such a document, or the results are of different GPUs.
     """
     results = [CapacityResult.from_json(path) for path in paths]
     gpus = {result.conditions.gpu_model for result in results}

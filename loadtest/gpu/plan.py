@@ -1,4 +1,4 @@
-"""Plan of a GPU report: its options, its models, and what follows from both and from the GPU."""
+"""Plan a GPU report: its options, its models, and the values that follow from them."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from loadtest.plan.memory import Footprint, streams_that_fit
 
 DEMO = "demo"
 FILES = "files"
-"""Whole files, among the chunks and in the names of steps and folders."""
+"""Stands for whole files in the list of chunks and in the names of steps and folders."""
 WHOLE = 0
-"""Chunk of a model for whole files."""
+"""Chunk length of a model for whole files."""
 INSTANCES, OWN_INSTANCES = 8, 5
-"""Processes of a recognizer of live streams that share an engine, and that have one each. Five
+"""Processes of a recognizer of live streams if they share an engine, and if each has its own. Five
 engines held 3,900 streams of 560 ms."""
 OWN_SUFFIX = "_own"
-"""Of the names of models whose processes have an engine each."""
+"""Suffix of the names of models whose processes each have their own engine."""
 FILES_INSTANCES = 2
 """Processes of a recognizer of whole files: one prepares a batch while the other has the GPU."""
 SIZES = (DEMO, "115m", "0.6b")
 TARGETS = {160: 1200, 320: 2800, 560: 4500, 1120: 7500}
-"""Streams that are wanted of the 0.6B model, by chunk."""
+"""Target number of streams of the 0.6B model, by chunk length."""
 FIRST_SHARE = 0.8
-"""Of the target, with which searches begin: five engines held 87 % of it at 560 ms."""
+"""Share of the target with which searches begin: five engines held 87 % of it at 560 ms."""
 STATE_BYTES = {DEMO: 0.5e6, "115m": 2.7e6, "0.6b": 7.5e6}
-"""State of one stream in 16 bits, slightly more than it takes."""
+"""Upper bound of the state of one stream in 16 bits."""
 PROCESS_BYTES = 2e9
-"""Weights of the 0.6B model in 16 bits, and the CUDA context, of an engine's process."""
+"""Memory of an engine's process: weights of the 0.6B model in 16 bits, and the CUDA context."""
 RANDOM_ALLOWED_CHANGE = 0.8
 """Share of the tokens of a random model's stream that may differ from the reference. Random weights
-amplify rounding, which depends on the batch: more than a quarter of the tokens of 1 stream in 20
-differed in half precision, and one stream of thousands that differs by more makes a level fail. All
-levels that a GPU has held had 0.8. Six of ten streams that got another stream's text still differ
-by more with the bundled recordings. Fewer recordings would not do: scripts would share too much of
-their audio."""
+amplify rounding, which depends on the batch: in half precision, more than a quarter of the tokens
+differed in 1 stream of 20, and a single stream that differs by more than allowed makes a level
+fail. All levels that a GPU has held used 0.8. With the bundled recordings, six of ten streams that
+get another stream's text still differ by more. Fewer recordings would not suffice, as scripts would
+share too much of their audio."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class Model:
     """`WHOLE` for whole files."""
     precision: str
     own_engines: bool = False
-    """Its processes have an engine each, instead of one for all."""
+    """True if each of its processes has its own engine, instead of one for all."""
 
     @property
     def name(self) -> str:
-        """Return the name that steps and folders of this model have in theirs."""
+        """Return the part of the names of steps and folders that stands for this model."""
         what = FILES if self.chunk_ms == WHOLE else f"{self.chunk_ms}ms"
         return f"{self.size}_{what}_{self.precision}" + OWN_SUFFIX * self.own_engines
 
     @property
     def allowed_change(self) -> float | None:
-        """Return the share of a stream's tokens that may differ; `None`: the default."""
+        """Return the share of a stream's tokens that may differ; `None` for the default."""
         return None if self.size == DEMO else RANDOM_ALLOWED_CHANGE
 
 
@@ -65,14 +65,14 @@ class ReportOptions:
     """Options of a GPU report, from the command to every step."""
 
     sizes: tuple[str, ...]
-    """Most important first."""
+    """Sizes of the models, most important first."""
     chunks_ms: tuple[int, ...]
-    """Most important first, `WHOLE` for whole files."""
+    """Chunk lengths, most important first; `WHOLE` for whole files."""
     precision: str
     instances: int
     """Recognizer processes."""
     own_engines: bool
-    """Of live streams: each process has an engine of its own, instead of one for all."""
+    """For live streams: True if each process has its own engine, instead of one for all."""
     max_batch: int
     processes: int
     """Load generator processes."""
@@ -83,7 +83,7 @@ class ReportOptions:
     first_streams: int | None
     """Streams with which searches begin; `None`: `FIRST_SHARE` of the target."""
     max_streams: int | None
-    """Slots; `None`: twice the target, if the GPU holds them."""
+    """Slots; `None`: twice the target, if they fit into the GPU's memory."""
     speech: Path
     """Recordings whose tokens are compared with those of the CPU."""
     gpu_bytes: float
@@ -103,12 +103,12 @@ class ReportOptions:
         return Model(size, chunk_ms, precision or self.precision, own_engines)
 
     def hold_of(self, chunk_ms: int) -> float:
-        """Return the length of the hold that counts: half for all but the first chunk."""
+        """Return the length of the final hold; it is half for all but the first chunk length."""
         return self.hold_s if chunk_ms in self.live_chunks_ms[:1] else self.hold_s / 2
 
 
 def mistake(options: ReportOptions) -> str | None:
-    """Return what is wrong with the sizes and chunks of `options`, if anything."""
+    """Return the error in the sizes and chunks of `options`, if any."""
     unknown = [size for size in options.sizes if size not in SIZES]
     if unknown:
         return f"no size {unknown[0]}; choose from {', '.join(SIZES)}"
@@ -119,7 +119,7 @@ def mistake(options: ReportOptions) -> str | None:
 
 
 def slots(options: ReportOptions, model: Model) -> int:
-    """Return the slots that a model is exported with: twice its target, if the GPU holds them."""
+    """Return the slots of an exported model: twice its target, if they fit into GPU memory."""
     if options.max_streams:
         return options.max_streams
     wanted = 2 * TARGETS[model.chunk_ms]

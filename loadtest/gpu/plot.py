@@ -1,4 +1,4 @@
-"""Picture of the levels of one GPU: the streams that were held in time, and their latencies."""
+"""Plot the levels of one GPU: the streams that were held in time, and their latencies."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from loadtest.result.document import CapacityResult, Level
 
 PUBLISHED = {160: 240, 320: 560, 560: 900, 1120: 2400}
-"""Live streams by chunk that NVIDIA publishes for its streaming transducers of 0.6B parameters
-on one H100 with 28 cores: Nemotron Speech up to 560 ms, Nemotron 3.5 at 1120 ms."""
+"""Live streams, by chunk length, that NVIDIA publishes for its streaming transducers of 0.6B
+parameters on one H100 with 28 cores: Nemotron Speech up to 560 ms, Nemotron 3.5 at 1120 ms."""
 COLOURS = {160: "tab:purple", 320: "tab:orange", 560: "tab:blue", 1120: "tab:green"}
 TICKS = (25, 50, 100, 200, 400)
 
@@ -32,7 +32,7 @@ def levels_svg(results: Sequence[CapacityResult]) -> str:
 
 
 def title_of(result: CapacityResult) -> str:
-    """Return what was measured on which hardware."""
+    """Return a title with the model and the hardware of a result."""
     given = result.conditions
     return (
         f"{given.checkpoint}, {given.precision}, one {given.gpu_model}, with the load generator on "
@@ -41,7 +41,7 @@ def title_of(result: CapacityResult) -> str:
 
 
 def _figure(results: Sequence[CapacityResult]) -> Any:
-    from matplotlib.figure import Figure  # a second that other commands need not wait
+    from matplotlib.figure import Figure  # imported here because it takes a second
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes: Any = figure.subplots(1, 2)
@@ -63,7 +63,7 @@ def held_streams(results: Sequence[CapacityResult]) -> dict[int, Level]:
         for level in result.levels
         if level.final and level.verdict == "pass"
     ]
-    return dict(sorted(held, key=lambda pair: pair[1].streams))  # the last of a chunk stays
+    return dict(sorted(held, key=lambda pair: pair[1].streams))  # the last of each chunk wins
 
 
 def _plot_held(axes: Any, results: Sequence[CapacityResult]) -> None:
@@ -113,7 +113,7 @@ def _plot_latency(axes: Any, results: Sequence[CapacityResult]) -> None:
 
 
 def _mark(level: Level, color: str) -> dict[str, str]:
-    """Return a full dot for a level that passed a final hold, a ring for a short one."""
+    """Return the mark of a level: a dot for a passed final hold, a ring for a short one."""
     if level.verdict != "pass":
         return {"color": color, "marker": "x"}
     return {"edgecolors": color, "facecolors": color if level.final else "none"}

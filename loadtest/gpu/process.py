@@ -1,4 +1,4 @@
-"""Commands of this project, run with a deadline and ended with everything that they started."""
+"""Run commands of this project with a deadline, and end everything that they started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 GOODBYE_S = 20.0
-"""For a server to unload its models."""
+"""Time for a server to unload its models."""
 
 
 class StepFailed(Exception):
@@ -30,12 +30,13 @@ def run_module(
     Args:
         module: Name of the module.
         arguments: Arguments of the command.
-        deadline_s: When to end the command, on the monotonic clock.
-        accepted: Exit codes that are no failure.
+        deadline_s: Monotonic time at which to end the command.
+        accepted: Exit codes that do not count as failures.
         env: Environment of the command; `None`: that of this process.
 
     Raises:
-        StepFailed: The command failed or did not end in time; with the end of its output.
+        StepFailed: The command failed or did not end in time; the message has the end of its
+            output.
     """
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(
@@ -64,7 +65,7 @@ def end_of(output: str | bytes | None) -> str:
 
 
 def _end_group(leader: subprocess.Popen[str]) -> None:
-    """End what a command has left behind: a server would keep the GPU from the next step."""
+    """End the processes that a command has left: a server would block the GPU for the next step."""
     give_up_s = time.monotonic() + GOODBYE_S
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader.pid, signal.SIGTERM)

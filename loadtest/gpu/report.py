@@ -1,9 +1,9 @@
-"""Run of a GPU report: steps that fit a short lease, done once, resumed where a call has stopped.
+"""Run a GPU report in steps that fit a short lease; later calls resume where one has stopped.
 
-A step whose file is there is not done again, so a call that is killed keeps what is done, and a
-machine that starts bare each time needs the results folder alone. Models of the most important size
-are exported side by side before its steps, the others when their turn comes. Steps that failed or
-did not end in an earlier call come last: they may take their time to fail again.
+A step whose file exists is not repeated, so a call that is killed keeps its results, and a machine
+that starts empty each time needs only the results folder. Models of the most important size are
+exported in parallel before their steps, the others when their turn comes. Steps that failed or did
+not end in an earlier call come last, as they may take long to fail again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from loadtest.result.document import CapacityResult
 from loadtest.result.machine import usable_cores
 
 ENVIRONMENT_S = 180.0
-"""For the check of the environment: imports from a cold disk, and a context on the GPU."""
+"""Time for the check of the environment: imports from a cold disk, and a context on the GPU."""
 _console = Console(stderr=True)
 
 
 @dataclass
 class Outcome:
-    """Names of the steps by what has become of them."""
+    """Names of the steps, by outcome."""
 
     done: list[str] = field(default_factory=list[str])
     failed: list[str] = field(default_factory=list[str])
@@ -43,7 +43,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """Return 0 if all is done, 1 if a step failed, 3 if another call would go on."""
+        """Return 0 if all steps are done, 1 if a step failed, 3 if another call would continue."""
         return 1 if self.failed else 3 if self.left or self.unfinished else 0
 
 
@@ -53,7 +53,7 @@ def run_report(options: ReportOptions, budget_s: float, next_budget_s: float = 0
     Args:
         options: What to measure.
         budget_s: Time of this call.
-        next_budget_s: Time of a call that will follow, to which steps may be left.
+        next_budget_s: Time of a later call, to which steps may be left.
     """
     deadline_s = time.monotonic() + budget_s
     options.results.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def run_report(options: ReportOptions, budget_s: float, next_budget_s: float = 0
 
 
 def in_groups(todo: Sequence[Step], results: Path) -> list[list[Step]]:
-    """Return the steps in the order in which they run; each group is prepared together."""
+    """Return the steps in groups, in the order in which they run; a group is prepared together."""
 
     def rank(step: Step) -> int:
         return 2 if _failure_path(step, results).exists() else int(step.later)
@@ -82,9 +82,9 @@ def in_groups(todo: Sequence[Step], results: Path) -> list[list[Step]]:
 def prepare(
     group: Sequence[Step], exports: Exports, results: Path, deadline_s: float, outcome: Outcome
 ) -> None:
-    """Export the models of a group side by side, and run its steps that time nothing beside that.
+    """Export the models of a group in parallel, together with its steps that measure no times.
 
-    An export is mostly one thread. Its failure is reported by the steps that need the model.
+    An export is mostly single-threaded. Its failure is reported by the steps that need the model.
     """
     left_s = deadline_s - time.monotonic()
     todo = [step for step in without_result(group, results) if step.least_s <= left_s]
@@ -102,7 +102,7 @@ def prepare(
 
 
 def _check(step: Step, results: Path, deadline_s: float, outcome: Outcome) -> None:
-    """Run a step for the time that it may take from now on, as it may have waited for a thread."""
+    """Run a step; its time limit starts now, as it may have waited for a thread."""
     run_step(step, results, min(deadline_s, time.monotonic() + step.most_s), outcome)
 
 
@@ -131,19 +131,19 @@ def run_steps(
 
 
 def without_result(todo: Sequence[Step], results: Path) -> list[Step]:
-    """Return the steps that are still to do."""
+    """Return the steps that still have to run."""
     return [step for step in todo if not _result_path(step, results).exists()]
 
 
 def planned(options: ReportOptions, calls_s: Sequence[float]) -> list[Slot]:
-    """Return the schedule of what is still to do."""
+    """Return the schedule of the steps that still have to run."""
     groups = in_groups(Steps(options, Exports(options)).all(), options.results)
     todo = [step for group in groups for step in without_result(group, options.results)]
     return schedule(todo, calls_s)
 
 
 def run_step(step: Step, results: Path, deadline_s: float, outcome: Outcome) -> None:
-    """Run a step; the reason of a failure is kept in `<step>.failed.txt`."""
+    """Run a step; if it fails, write the reason to `<step>.failed.txt`."""
     _console.print(f"{step.name} (for {deadline_s - time.monotonic():.0f} s)", highlight=False)
     path = _result_path(step, results)
     try:

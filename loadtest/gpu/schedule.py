@@ -1,9 +1,9 @@
-"""Schedule of a GPU report: which step gets how much of the time that there is.
+"""Schedule a GPU report: allot the available time to its steps.
 
-Steps run in their order. Each has a time without which it is not started, and one beyond which it
-would gain nothing. It gets what the steps after it can spare, so that a search that closes in
-slowly does not take the time of the next one; what a step leaves goes to those that follow. Steps
-that do not fit this call may be left to the next one.
+Steps run in order. Each has a minimum, without which it is not started, and a maximum, beyond which
+it would gain nothing. It gets the time that later steps can spare, so that a slow search does not
+take the time of the next one; time that a step does not use goes to later ones. Steps that do not
+fit into this call may be left to the next one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from rich.table import Table
 from loadtest.gpu.steps import Step
 
 ENVIRONMENT_S = 15.0
-"""The check of the environment on a GPU machine, once the environment is there."""
+"""Time for the check of the environment on a GPU machine, once it is unpacked."""
 PREPARE_S = 75.0
-"""Exports of five 0.6B models and four of the demo, side by side, and the checks beside them."""
+"""Time to export five 0.6B models and four demo models in parallel, with the checks."""
 
 
 MARGIN_S = 5.0
-"""Kept for a step beyond its least: an earlier one may end a little late."""
+"""Added to the minimum of a later step, as an earlier one may end slightly late."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Slot:
 
     step: Step
     call: int
-    """Number of the call that runs it; 0: none does."""
+    """Number of the call that runs it; 0 if none does."""
     starts_s: float
-    """From the start of the call, at the latest."""
+    """Latest start, in seconds from the start of the call."""
     allotted_s: float
 
 
 def allotted_s(step: Step, following: Sequence[Step], left_s: float, next_s: float) -> float:
-    """Return the time that a step gets of what is left in a call.
+    """Return the share of a call's remaining time that a step gets.
 
     Args:
         step: The step that starts.
@@ -60,11 +60,11 @@ def allotted_s(step: Step, following: Sequence[Step], left_s: float, next_s: flo
 
 
 def schedule(todo: Sequence[Step], calls_s: Sequence[float]) -> list[Slot]:
-    """Return when each step starts if all take the time that they get, call by call.
+    """Return when each step starts if all use their allotted time, call by call.
 
     Args:
         todo: The steps without a result, in their order.
-        calls_s: Length of each call. The machine stays, so that only the first one exports.
+        calls_s: Length of each call. The machine stays the same, so only the first call exports.
     """
     slots: list[Slot] = []
     for call, call_s in enumerate(calls_s, start=1):

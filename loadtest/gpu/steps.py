@@ -1,4 +1,4 @@
-"""Steps of a GPU report, the most important first. Each leaves one JSON file."""
+"""Define the steps of a GPU report, the most important first. Each writes one JSON file."""
 
 from __future__ import annotations
 
@@ -20,66 +20,69 @@ from loadtest.options import LoadOptions
 from loadtest.result.document import CapacityResult
 
 GROWTH, RESOLUTION = 1.4, 0.1
-"""Of the capacity search. Streams far beyond the capacity take long to end, which costs a lease."""
+"""Parameters of the capacity search. Streams far beyond the capacity take long to end, which costs
+time of the lease."""
 HOLD_SHARE = 0.8
-"""Share of the capacity that is held long."""
+"""Share of the capacity at which streams are held for longer."""
 LONG_HOLD_LEAST_S = 60.0
-"""A hold at a share of the capacity is not worth a start for less."""
+"""A hold at a share of the capacity is not worth starting if it is shorter."""
 LEVELS, FINALS = 6, 2
-"""Levels and final holds of a search, at most: a level that passes for some seconds may fail in the
-final hold, as both searches on a GPU have seen."""
+"""Largest numbers of levels and final holds of a search: a level that passes for some seconds may
+fail in the final hold, as in both searches on a GPU so far."""
 CHECK_LEAST_S, CHECK_MOST_S, CPU_CHECK_MOST_S = 60.0, 120.0, 300.0
-"""Of a check beside the exports: if one hangs, measurements wait no longer than this."""
+"""Time limits of a check that runs during the exports: if it hangs, measurements wait no longer."""
 SERVER_S = 30.0
-"""For a server to load a model: five processes of 0.6B took 20 s on an H200, 30 s two at a time."""
+"""Time for a server to load a model: five processes of 0.6B took 20 s on an H200, 30 s two at a
+time."""
 REFERENCE_S = 18.0
-"""For the reference in chunks of 160 ms, ten scripts one after the other; an H200 took so long."""
+"""Time that an H200 took for the reference in chunks of 160 ms: ten scripts, one after the
+other."""
 LEVEL_S = SPAWN_S + LoadOptions.warm_up_s
-"""Around the hold of a level: users are spawned and warm up."""
+"""Time around the hold of a level, in which users are spawned and warm up."""
 ENGINE_TESTS = tuple(
     f"tests/server/test_{name}.py" for name in ("torch_engine", "torch_utterances", "fused_ops")
 )
 ON_GPU, ON_CPU = "cuda or on_a_gpu", "recorded"
-"""Of these tests, by their names: those of a GPU, or of recordings that work like CUDA graphs."""
+"""Tests to select by name: those for a GPU, or those of recordings that work like CUDA graphs."""
 FILES_S = 20.0
-"""For which whole files are sent."""
+"""Time for which whole files are sent."""
 FILES_AT_ONCE, CPU_FILES_AT_ONCE = 1024, 16
-"""On a GPU: two full batches of each of the two processes."""
+"""Files in flight; on a GPU these are two full batches for each of the two processes."""
 CPU_RUN_S = 64.0
-"""Audio of the largest run that a rehearsal without a GPU times."""
+"""Audio of the largest run in a rehearsal without a GPU."""
 
 
 class StepUnfinished(StepFailed):
-    """A measurement was ended; the levels that it has held, or the shapes, are kept."""
+    """A measurement was ended early; its levels or shapes so far are kept."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A part of the report that leaves `<name>.json` among the results."""
+    """A part of the report that writes `<name>.json` into the results."""
 
     name: str
     least_s: float
-    """It is not started with less time than this."""
+    """Minimum time, without which the step is not started."""
     run: Callable[[Path, float], None]
-    """Takes the file to write, and the deadline on the monotonic clock."""
+    """Called with the file to write and the monotonic time of the deadline."""
     model: Model | None = None
-    """The model to export before it."""
+    """The model to export before the step."""
     timed: bool = True
-    """It needs the machine for itself; others run beside the exports."""
+    """True if the step needs the machine for itself; others run during the exports."""
     later: bool = False
-    """It comes after all other steps, and its model is exported then."""
+    """True if the step comes after all others, and its model is exported only then."""
     most_s: float = math.inf
-    """It gets no more time than this."""
+    """Maximum time."""
     wants_s: float = 0.0
-    """Of the time that there is it gets this before any is kept for later steps."""
+    """Time that is reserved for the step before any is kept for later steps."""
     filler: bool = False
-    """It takes what time is left: earlier steps keep none for it."""
+    """True if the step only uses leftover time: earlier steps keep none for it."""
     needs: str = ""
     """Name of a step that must not have failed in the same call."""
 
 
 class Steps:
-    """Makes the steps of a report."""
+    """Builds the steps of a report."""
 
     def __init__(self, options: ReportOptions, exports: Exports) -> None:
         self._options = options
@@ -99,7 +102,7 @@ class Steps:
         todo += [self._service(model) for model in models]
         for chunk_ms in (*options.live_chunks_ms[:1], WHOLE):
             timed = [model for model in models if model.chunk_ms == chunk_ms]
-            # Of processes with an engine each, one is as fast as the one that others share.
+            # Skip models with an engine per process: such an engine is as fast as a shared one.
             todo += [self._engine(model) for model in timed if not model.own_engines]
         if options.live_chunks_ms:
             todo.append(self._long_hold(options.model(first, options.live_chunks_ms[0])))
@@ -123,7 +126,7 @@ class Steps:
         return CHECK_MOST_S if self._options.gpu_bytes else CPU_CHECK_MOST_S
 
     def _tokens(self, precision: str, later: bool = False) -> list[Step]:
-        """Compare the demo model as live streams, and for whole files, if these are measured."""
+        """Compare the demo model's tokens, for live streams and for whole files if measured."""
         chunks_ms = [
             *self._options.live_chunks_ms[:1],
             *(WHOLE,) * (WHOLE in self._options.chunks_ms),
@@ -143,7 +146,7 @@ class Steps:
         ]
 
     def _engine(self, model: Model, later: bool = False) -> Step:
-        """Time the engine alone."""
+        """Time the engine without the server."""
         whole = model.chunk_ms == WHOLE
         run = self._time_files if whole else self._time_engine
         least_s, most_s = (80.0, 150.0) if whole else (45.0, 90.0)
@@ -216,7 +219,7 @@ class Steps:
         unfinished.replace(path)
 
     def _send_files(self, model: Model, path: Path, deadline_s: float) -> None:
-        """Send whole files, as many at once as two full batches of each process of the model."""
+        """Send whole files, with two full batches for each process of the model in flight."""
         options = self._options
         repository = self._exports.repository(model, deadline_s)
         run_module(
@@ -229,7 +232,7 @@ class Steps:
     def _find_capacity(self, model: Model, path: Path, deadline_s: float) -> None:
         options = self._options
         first = options.first_streams or int(FIRST_SHARE * TARGETS[model.chunk_ms])
-        # The export comes first: it may take its part of the time.
+        # Export first, because it may take its part of the time.
         self._exports.repository(model, deadline_s)
         budget_s = max(1.0, deadline_s - time.monotonic() - GOODBYE_S)
         search = ["capacity", "--first-streams", str(first), "--growth", str(GROWTH)]
@@ -252,7 +255,7 @@ class Steps:
         self._load(model, hold, path, deadline_s)
 
     def _load(self, model: Model, command: list[str], path: Path, deadline_s: float) -> None:
-        """Run a load test; that streams are not sustained is a result too.
+        """Run a load test; streams that are not sustained are a result, too.
 
         The document is marked as unfinished until the command has ended.
         """
@@ -271,10 +274,10 @@ class Steps:
 
 
 def start_s(model: Model) -> float:
-    """Return the time of a load test without its levels: of the server and of the reference.
+    """Return the time of a load test apart from its levels: for the server and the reference.
 
-    The scripts stay one after the other, also where time is short: in half precision tokens depend
-    on the batch, and what streams are compared with is one stream alone.
+    Scripts are always transcribed one after the other, even if time is short: in half precision
+    tokens depend on the batch, and the reference is a stream alone.
     """
     return SERVER_S + REFERENCE_S * min(TARGETS) / model.chunk_ms + GOODBYE_S
 
@@ -285,11 +288,11 @@ def unfinished_path(path: Path) -> Path:
 
 
 def _keep_result(unfinished: Path, path: Path, output: str) -> None:
-    """Move a document that is finished to `path`.
+    """Move a finished document to `path`.
 
     Raises:
         StepFailed: There is no document, or no level in it.
-        StepUnfinished: The document is of a search that did not end; it stays where it is.
+        StepUnfinished: The search of the document did not end; it stays where it is.
     """
     if not unfinished.exists():
         raise StepFailed(f"the load test left no result: {output}")
@@ -303,7 +306,7 @@ def _keep_result(unfinished: Path, path: Path, output: str) -> None:
 
 
 def _run_engine_tests(which: str, path: Path, deadline_s: float) -> None:
-    """Run the engine's own tests on this device, which hold recorded graphs against the stages."""
+    """Run the engine's tests on this device, which compare recorded graphs with the stages."""
     arguments = ["-q", "-p", "no:cacheprovider", "-k", which, *ENGINE_TESTS]
     output = run_module("pytest", *arguments, deadline_s=deadline_s)
     _write(path, {"passed": output.splitlines()[-1]})

@@ -1,8 +1,8 @@
-"""Summary of a GPU report: one table over all results, with the limit of each, as JSON and HTML.
+"""Summarize a GPU report in one table of all results with their limits, as JSON and HTML.
 
 The limit is read from the smallest level that was not sustained, or else from the largest that was
-held: the engine that the recognizer's processes share, these processes (share of the time in which
-a batch is in one), the cores, or the load generator.
+held. It is the engine that the recognizer's processes share, these processes (share of the time in
+which they process a batch), the cores, or the load generator.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from loadtest.service.monitor import ENGINE_SUFFIX
 
 RECOGNIZER = "recognizer"
 _ENGINE_FULL = 0.8
-"""Above, processes wait for it most of the time."""
+"""If the engine is busier than this, processes wait for it most of the time."""
 _OTHERS = ("machine", "environment", "engine_tests", "tokens_*", f"*_{FILES}_*")
-"""Results that are shown as they are."""
+"""Results that are shown without evaluation."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,24 @@ class Row:
     verdict: str
     streams: int
     transcripts: int
-    """Streams of the level that was held whose transcripts were compared."""
+    """Streams of the held level whose transcripts were compared."""
     largest_change: float | None
-    """Largest share of the tokens of one of them that differ from the reference."""
+    """Largest share of the tokens of such a stream that differ from the reference."""
     limit_seen: str
-    """Limit in the result itself."""
+    """Limit stated in the result itself."""
     level_streams: int
     """Streams of the level to which the figures below belong."""
     chunk_p99_ms: float
     engine_busy: float | None
-    """Share of the time in which a batch is in the engine that the recognizer's processes share."""
+    """Share of the time in which the engine shared by the recognizer's processes computes a
+    batch."""
     engine_batch: float | None
     recognizer_busy: float | None
-    """Share of the time in which a batch is in a recognizer process, mean over the processes; an
-    upper bound. It counts the time in which one waits for the engine."""
+    """Share of the time in which a recognizer process has a batch, as mean over the processes. It
+    is an upper bound, and includes the time of waiting for the engine."""
     recognizer_batch: float | None
     recognizer_ms: float | None
-    """Per batch, in the service."""
+    """Time of a batch in the service."""
     engine_ms: float | None
     """Time of a batch of at least that size in the engine alone."""
     recognizer_cores: float | None
@@ -68,8 +69,8 @@ def write_summary(results: Path, instances: int, own_engines: bool = False) -> N
 
     Args:
         results: Folder with the results.
-        instances: Recognizer processes in the results of one kind; others have the usual number.
-        own_engines: The kind is that whose processes have an engine each.
+        instances: Recognizer processes in the results of one kind; others have the default number.
+        own_engines: True if that kind is the one whose processes each have their own engine.
     """
     paths = sorted([*results.glob("capacity_*.json"), *results.glob("hold_*.json")])
     usual = {False: INSTANCES, True: OWN_INSTANCES, own_engines: instances}
@@ -125,7 +126,7 @@ def row_of(path: Path, instances: int) -> Row:
 
 
 def limit_in(result: CapacityResult, instances: int) -> str:
-    """Return the limit that a result shows, of a recognizer with so many processes, in words."""
+    """Return in words the limit that a result of a recognizer with `instances` processes shows."""
     if result.unfinished:
         return "not known, the search did not end"
     level = limiting_level(result)
@@ -153,8 +154,8 @@ def limiting_level(result: CapacityResult) -> Level:
 def limit_of(level: Level, engine_busy: float | None, busy: float | None, cores: int) -> str:
     """Return the resource of which the largest share was used, in words.
 
-    Processes that wait for their engine are busy too, so that their share says nothing beside an
-    engine that is busy for most of the time.
+    Processes that wait for their engine count as busy, so their share says nothing if the engine is
+    busy most of the time.
     """
     if not level.valid:
         return "the load generator"
@@ -170,12 +171,13 @@ def limit_of(level: Level, engine_busy: float | None, busy: float | None, cores:
 
 def _busy(stage: StageUse, hold_s: float, instances: int) -> float:
     batches = stage.requests / max(1.0, stage.mean_batch)
-    # Triton's mean is over requests, most of which are in large batches: too much if they differ.
+    # Triton's mean is over requests, most of which are in large batches: it is too high if batches
+    # differ.
     return min(1.0, batches * stage.compute_ms / 1000 / hold_s / instances)
 
 
 def _engine_ms(path: Path, batch: float) -> float | None:
-    """Return the engine's time for such a batch of the same model, if it was measured."""
+    """Return the engine's time for a batch of that size of the same model, if it was measured."""
     model = path.stem.removesuffix(".unfinished").partition("_")[2].removesuffix(OWN_SUFFIX)
     engine = path.with_name(f"engine_{model}.json")
     if not engine.exists():

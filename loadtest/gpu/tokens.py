@@ -1,7 +1,7 @@
-"""Comparison of the tokens that two services output for real speech.
+"""Compare the tokens that two services output for real speech.
 
-One has passed the export gate, so it matches `transformers`; the other may run on another device,
-in another precision. All recordings are sent at once, so that batches form.
+One has passed the export's parity gate, so it matches `transformers`; the other may run on another
+device and in another precision. All recordings are sent at once, so that batches form.
 """
 
 from __future__ import annotations

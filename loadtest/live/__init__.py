@@ -1,1 +1,1 @@
-"""Live users: streams in real time, the samples they take, and the rule that checks them."""
+"""Live users: streams in real time, the samples of their latencies, and the rule for a level."""

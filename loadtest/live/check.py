@@ -1,4 +1,4 @@
-"""The rule: when live streams are sustained, and when a level says nothing about the server."""
+"""Decide if live streams are sustained, and if a level says anything about the server."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from loadtest.service.monitor import ServerUse
 
 KEEP_UP_SHARE = 0.99
 LATE_MS = 10.0
-"""A send or tick this late, with nothing to wait for, is the load generator's fault."""
+"""If a send or tick that waits for nothing is this late, it is the load generator's fault."""
 LATE_SHARE = 0.01
-"""With a larger share late, the level says nothing about the server."""
+"""If a larger share of them is late, the level says nothing about the server."""
 BUSY_CORES = 0.9
-"""Nor does it if a worker used more: it runs Python on one core at a time, and answers may have
-waited for it."""
+"""The same is true if a worker used more than this: it runs Python on one core at a time, and
+answers may have waited for it."""
 
 _SATURATED = "this server is saturated"
 _LIMITED = (
@@ -151,9 +151,9 @@ def _late_share(lateness_ms: NDArray[np.float64], rule: Rule) -> float:
 
 
 def _keep_up_share_min(samples: LevelSamples, rule: Rule) -> float:
-    """Return the share of the due audio that was answered in the hold, of the slowest stream.
+    """Return the smallest share of a stream's due audio that was answered during the hold.
 
-    Audio that was due less than the allowed latency before the end does not count as due.
+    Audio that was due less than the allowed latency before the end is not counted.
     """
     due = samples.due_s <= rule.hold_s - rule.p99_ms / 1000
     if not due.any():

@@ -1,4 +1,4 @@
-"""One timer for all live users: gevent's own sleep makes a timer for every chunk of every user."""
+"""Use one timer for all live users; gevent's sleep creates one for every chunk of every user."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Clock:
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, Any]] = []
-        """A heap of times with what waits for them; the number makes them comparable."""
+        """A heap of (time, number, waiter); the number makes entries comparable."""
         self._numbers = itertools.count()
         self._loop: Any = get_hub().loop
         self._timer: Any = None
         self._rings_s = math.inf
 
     def wait_until(self, due_s: float) -> None:
-        """Let other greenlets run until `due_s`; return at once if that has passed."""
+        """Let other greenlets run until `due_s`; return at once if that time has passed."""
         if due_s <= time.monotonic():
             return
         waiter: Any = Waiter()
@@ -40,10 +40,10 @@ class Clock:
         self._timer.start(self._ring, update=True)
 
     def _ring(self) -> None:
-        """Switch to those that are due; answers come before those that become due meanwhile."""
+        """Switch to the waiters that are due; answers precede those that become due meanwhile."""
         now_s, self._rings_s = time.monotonic(), math.inf
         while self._due and self._due[0][0] <= now_s:
-            # A greenlet that was killed while it waited is no longer there.
+            # A greenlet that was killed while it waited no longer exists.
             heapq.heappop(self._due)[2].switch(None)
         if self._due and self._due[0][0] < self._rings_s:
             self._set(self._due[0][0])

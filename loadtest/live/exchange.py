@@ -1,9 +1,9 @@
-"""Live streams over the load generator's own transport: what they send, and what comes back.
+"""Send live streams over the load generator's own transport, and read the answers.
 
-Requests are those of the client, and its code reads the answers and explains the errors. What
-differs is in between: a chunk of a script is written once, for all streams that send it. Messages
-of protobuf are joined by joining their bytes, so a request is the few fields of its stream, then
-those bytes.
+Requests are those of the client, and its code reads the answers and explains the errors. The
+difference is in between: a chunk of a script is serialized once, for all streams that send it.
+Protobuf messages are merged by concatenating their bytes, so a request consists of the few fields
+of its stream, followed by those bytes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from loadtest.transport.channel import Channel, PendingReply
 from loadtest.transport.http2 import HeaderBlock
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
-# The generated protobuf classes carry no types.
+# The generated protobuf classes have no types.
 _pb: Any = service_pb2
 
 
 class Service:
-    """A server, and the scripts as it takes them; all live users of a process share it."""
+    """A server and the scripts in its chunks; all live users of a process share it."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Service:
         self._channel = open_channel(url, timeouts)
 
     def stream(self, script: ChunkedScript) -> LiveStream:
-        """Return a new stream, which will send `script`."""
+        """Return a new stream that will send `script`."""
         return LiveStream(script, self.info, self._channel, self._timeouts)
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class ChunkedScript:
         return len(self._samples)
 
     def rest(self, begin: int, end: int) -> bytes:
-        """Return the last chunk of a stream: less than a chunk of samples, possibly none."""
+        """Return the last chunk of a stream: fewer samples than a full chunk, possibly none."""
         chunker = Chunker(self._info.chunk_samples, 0 if begin else self._info.lead_samples)
         if list(chunker.push(self._samples[begin:end])):
             raise ValueError(f"expected less than a chunk, got samples {begin} to {end}")
@@ -83,16 +83,16 @@ class ChunkedScript:
 
 
 class Answer(NamedTuple):
-    """What a chunk has added to the transcript."""
+    """The addition of a chunk to the transcript."""
 
     text: str
     tokens: tuple[int, ...]
     received_s: float
-    """On `time.monotonic()`."""
+    """Time of arrival, by `time.monotonic()`."""
 
 
 class _Envelope(NamedTuple):
-    """What surrounds the chunks of one stream."""
+    """The fields around the chunks of one stream."""
 
     block: HeaderBlock
     fields: bytes
@@ -183,13 +183,13 @@ class LiveStream:
         return self._channel.block(_METHOD, (*self._sequence.metadata, timeout))
 
     def _abandon(self, request: Any) -> None:
-        """End the stream on the server, after the answer to the chunk under way."""
+        """End the stream on the server, after the answer to the chunk in flight."""
         if self._pending is not None:
             self._sequence.stay(self._pending.wait().headers)
         self._channel.start(self._block(self._sequence.idle_s), request.SerializeToString())
 
 
 def _tensors(chunk: Chunk) -> bytes:
-    """Return the part of a request that a chunk makes."""
+    """Return the part of a request that contains a chunk."""
     contents = [chunk.audio, struct.pack("<i", chunk.length)]
     return _pb.ModelInferRequest(raw_input_contents=contents).SerializeToString()

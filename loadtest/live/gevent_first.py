@@ -1,4 +1,4 @@
-"""Import this before anything else that opens a socket: it makes the process cooperative.
+"""Make the process cooperative; import this before anything that opens a socket.
 
 Thousands of live users share one thread, so every wait must let the others run: gevent's waits
 replace those of the standard library, and gRPC uses gevent too.
@@ -11,7 +11,7 @@ import os
 from gevent import monkey
 from gevent.hub import Hub
 
-# This process starts other programs, never a copy of itself.
+# This process starts other programs, but never forks a copy of itself.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 monkey.patch_all()
 

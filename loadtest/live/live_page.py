@@ -1,4 +1,4 @@
-"""The page /live in Locust's web UI: streams, chunk latency and generator lateness over time.
+"""Serve the page /live in Locust's web UI: streams, chunk latency and generator lateness.
 
 Locust's own charts show users and percentiles of response times; they have no line for lateness,
 and their percentiles are rounded. Those of this page come from raw samples, second by second.
@@ -51,7 +51,7 @@ setInterval(async () => {
 
 
 class LivePage:
-    """Keeps figures of the last ten minutes, and serves them with the page."""
+    """Keeps the figures of the last ten minutes, and serves them with the page."""
 
     def __init__(self, web_ui: WebUI, take_recent: Callable[[], RecentSamples]) -> None:
         self._take_recent = take_recent

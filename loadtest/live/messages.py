@@ -1,4 +1,4 @@
-"""Messages between the process that holds a level and its workers, over Locust.
+"""Exchange messages between the process that holds a level and its workers, over Locust.
 
     coordinator (master, or alone)         worker (or alone)
     START with a window             ->     the live users stream, samples are recorded
@@ -41,7 +41,7 @@ START = "earshot-start"
 STOP = "earshot-stop"
 SAMPLES = "earshot-samples"
 DRAIN_S = 25.0
-"""For the last answers after the end of a window: a client waits at most 20 s for one."""
+"""Time for the last answers after the end of a window; a client waits at most 20 s for one."""
 
 
 class Worker:
@@ -54,7 +54,7 @@ class Worker:
         observe: Callable[[SampleBatch], None],
         model: str | None,
     ) -> None:
-        """`observe` gets the samples a few times a second, for charts."""
+        """Prepare the users; call `observe` with their samples a few times a second, for charts."""
         self.recorder = SampleRecorder()
         self._scripts = scripts
         self._model = model
@@ -65,7 +65,7 @@ class Worker:
         runner.register_message(START, self._on_start)
         runner.register_message(STOP, self._on_stop)
         use_real_time_priority()
-        # A full collection over everything that was imported would hold up every live user.
+        # A full collection over all imported objects would delay every live user.
         gc.collect()
         gc.freeze()
         gevent.spawn(self.recorder.tick_forever)
@@ -77,7 +77,7 @@ class Worker:
         gevent.spawn(self.recorder.report_forever, report)
 
     def new_player(self, url: str) -> StreamPlayer:
-        """Return one more player; all share a connection. Raises as `earshot.connect`."""
+        """Return another player; all share a connection. Raises as `earshot.connect`."""
         with self._connecting:
             if self._service is None:
                 self._service = Service(url, self._model, self._scripts)
@@ -107,7 +107,7 @@ class Coordinator:
         self._runner.register_message(SAMPLES, self._on_samples)
 
     def start(self, warm_up_s: float, hold_s: float = math.inf) -> None:
-        """Start the streams; what is due in `hold_s` after `warm_up_s` is recorded."""
+        """Start the streams; record what is due within `hold_s` after `warm_up_s`."""
         self._level += 1
         self._workers = self._worker_ids()
         self.collector = SampleCollector(self._level)
@@ -120,7 +120,7 @@ class Coordinator:
         return max(0.0, time.monotonic() - self._measured_from_s)
 
     def collect(self) -> LevelSamples:
-        """Wait for the last reports of all workers, and return the samples of all."""
+        """Wait for the last reports of all workers, and return all samples."""
         give_up_s = time.monotonic() + DRAIN_S
         while self.collector.unfinished(self._workers) and time.monotonic() < give_up_s:
             gevent.sleep(0.05)

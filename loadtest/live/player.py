@@ -1,10 +1,10 @@
-"""Plays scripts into the service as live streams: in real time, on an absolute clock.
+"""Play scripts into the service as live streams, in real time by an absolute clock.
 
 Open loop: chunk k of a stream is due at `start + (k + 1) * chunk`, whether or not the answer to
 chunk k - 1 has come. A chunk that has to wait for that answer is sent late, and the wait counts as
-its latency. When a script ends, the next stream begins where the last audio ended, with a fresh
-id: `n` players are `n` live streams at every moment, and streams end and begin all the time. The
-first stream of a player is cut short at a random position, so that the ends are spread.
+its latency. When a script ends, the next stream begins where the last audio ended, with a new id:
+`n` players are always `n` live streams, and streams end and begin all the time. The first stream of
+a player is cut short at a random position, so that the ends are spread.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from loadtest.live.exchange import Answer, LiveStream, Service
 from loadtest.live.samples import FELL_BEHIND_S, FinishedStream, SampleRecorder
 
 UNANSWERED_MS = 1000 * FELL_BEHIND_S
-"""Latency of a chunk that is never answered, if it did not wait longer: the longest that any stream
-waits. Its true latency has no end; without it the percentiles would improve with every loss."""
+"""Least latency of a chunk that is never answered: the longest time that any stream waits. Its true
+latency is infinite; if it were left out, the percentiles would improve with every loss."""
 PAUSE_AFTER_FAILURE_S = 1.0
 
 
@@ -92,7 +92,7 @@ class StreamPlayer:
         self._recorder.record_stream(_finished(script, answers, chunks, complete))
 
     def _wait_until(self, due_s: float) -> float:
-        """Wait until `due_s`; return the lateness in ms, NaN if the server is the cause."""
+        """Wait until `due_s`; return the lateness in ms, or NaN if the server is the cause."""
         in_time = self._answered_s <= due_s
         self._service.clock.wait_until(due_s)
         return 1000 * (time.monotonic() - due_s) if in_time else math.nan
@@ -102,7 +102,7 @@ class StreamPlayer:
             if time.monotonic() - due_s > FELL_BEHIND_S:
                 raise FellBehind(f"the text is {FELL_BEHIND_S:.0f} s behind real time")
             answer = stream.send()
-        except ServerBusy:  # refused: a stream that has not begun waits for nothing
+        except ServerBusy:  # refused: no chunk of a stream that has not begun is waiting
             raise
         except (EarshotError, FellBehind):
             waited_ms = 1000 * (time.monotonic() - due_s)

@@ -1,4 +1,4 @@
-"""Scheduling priority of the load generator and of fake services over what is measured."""
+"""Give load generator and fake services scheduling priority over the measured processes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Raw samples of a level: recorded by the workers, collected by the process that holds the level.
+"""Record raw samples of a level in the workers, and collect them in the process that holds it.
 
-Locust keeps response times in rounded bins; here every chunk is kept as it was measured. A worker
-has one `SampleRecorder`; a few times a second it sends its samples to the `SampleCollector` of the
-process that holds the level, which may be on another machine. Clocks are not compared: each process
-counts from the moment when it receives the order to start.
+Locust keeps response times in rounded bins; here every chunk is kept as measured. A worker has one
+`SampleRecorder`; a few times a second it sends its samples to the `SampleCollector` of the process
+that holds the level, which may be on another machine. Clocks are not compared: each process counts
+from the moment at which it receives the order to start.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 TICK_S = 0.02
-"""Period of the ticks, which show whether this process was held up, whatever the server did."""
+"""Period of the ticks, which show delays of this process independently of the server."""
 FELL_BEHIND_S = 10.0
-"""A stream so far behind real time is of no use to anyone and is given up."""
+"""A stream this far behind real time is useless and is given up."""
 SampleBatch = dict[str, Any]
-"""Samples of one process since its last batch: plain values and bytes, for the wire."""
+"""Samples of one process since its last batch: plain values and bytes, ready to be sent."""
 
 _CHUNK_FIELDS = 4  # user, due (s from the begin), latency (ms), lateness (ms, NaN: none)
 
@@ -37,7 +37,7 @@ class FinishedStream:
 
     script: int
     chunks: int
-    """Full chunks that were sent; the rest, if any, was shorter."""
+    """Number of full chunks that were sent; the rest, if any, was shorter."""
     complete: bool
     """`True` if the whole script was sent; else `tokens` and `text` belong to the full chunks."""
     tokens: tuple[int, ...]
@@ -51,7 +51,7 @@ class Window:
     level: int
     warm_up_s: float
     hold_s: float
-    """Infinite: until the order to stop."""
+    """Length of the window; infinite to record until the order to stop."""
 
 
 @dataclass
@@ -71,14 +71,14 @@ class LevelSamples:
     cpu_s: list[float]
     """CPU time of each worker over the window."""
     unanswered: int = 0
-    """Chunks that were never answered; `latency_ms` has the time that they waited."""
+    """Chunks that were never answered; `latency_ms` contains the time that they waited."""
     missing: list[str] = field(default_factory=list)
     """Workers that have not reported to the end."""
 
 
 @dataclass(frozen=True)
 class RecentSamples:
-    """Samples since the last look, for live displays."""
+    """Samples since the previous ones, for live displays."""
 
     streams: int
     latency_ms: NDArray[np.float32]
@@ -98,7 +98,7 @@ class SampleRecorder:
         self._clear()
 
     def start(self, window: Window) -> None:
-        """Start a window: forget earlier samples, and let the live users stream."""
+        """Start a window: discard earlier samples, and let the live users stream."""
         self._clear()
         self._level = window.level
         self._begin_s = time.monotonic() + window.warm_up_s
@@ -145,7 +145,7 @@ class SampleRecorder:
         self._tokens.append(array("i", stream.tokens).tobytes())
 
     def record_failure(self, kind: str, message: str) -> None:
-        """Record a failed stream, in the warm-up too: a refused stream is not sustained."""
+        """Record a failed stream, even during the warm-up: a refused stream is not sustained."""
         self._failures[kind] += 1
         self._messages[kind] = message
 
@@ -172,7 +172,7 @@ class SampleRecorder:
             send(self.take_batch(done))
 
     def take_batch(self, done: bool) -> SampleBatch:
-        """Return and forget the samples since the last call."""
+        """Return and clear the samples since the last call."""
         batch: SampleBatch = {
             "level": self._level,
             "done": done,
@@ -221,14 +221,14 @@ class SampleCollector:
         self._recent: list[tuple[str, NDArray[np.float32]]] = []
 
     def add(self, worker: str, batch: SampleBatch) -> None:
-        """Add a batch of `worker`; a batch of another level came too late and is dropped."""
+        """Add a batch of `worker`; a late batch of another level is dropped."""
         if batch["level"] != self._level:
             return
         self._batches.setdefault(worker, []).append(batch)
         self._recent.append((worker, chunk_rows(batch)))
 
     def take_recent(self) -> RecentSamples:
-        """Return the samples that have come in since the last call."""
+        """Return the samples received since the last call."""
         recent, self._recent = self._recent, []
         rows = np.concatenate([np.zeros((0, _CHUNK_FIELDS), np.float32), *(r for _, r in recent)])
         lateness_ms = rows[:, 3]
@@ -239,7 +239,7 @@ class SampleCollector:
         )
 
     def unfinished(self, workers: list[str]) -> list[str]:
-        """Return those of `workers` that have not reported that they are done."""
+        """Return the workers that have not reported that they are done."""
         return [name for name in workers if not self._is_done(name)]
 
     def failed_streams(self) -> int:
@@ -247,7 +247,7 @@ class SampleCollector:
         return sum(sum(batch["failures"].values()) for batch in self._all())
 
     def samples(self, workers: list[str]) -> LevelSamples:
-        """Return all samples; those of `workers` that are not done are listed as missing."""
+        """Return all samples; workers that are not done are listed as missing."""
         chunks = [np.zeros((0, _CHUNK_FIELDS + 1))]
         for number, batches in enumerate(self._batches.values()):
             rows = np.concatenate([chunk_rows(batch) for batch in batches]).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Live streams, in real time, each with the next of some recognizers."""
+"""Keep live streams open in real time, which use several recognizers in turn."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from loadtest.audio.scripts import loop_from
 from loadtest.service.connection import connect_async
 
 STREAM_S = 8.0
-"""Streams end and begin all the time."""
+"""Length of a stream; streams end and begin all the time."""
 
 
 @dataclass
 class Tally:
-    """What the streams have seen."""
+    """The results of the streams so far."""
 
     latencies_ms: list[float] = field(default_factory=list[float])
-    """Of each chunk, from when its last sample was due."""
+    """Latency of each chunk, from the time at which its last sample was due."""
     failures: list[str] = field(default_factory=list[str])
 
 
@@ -42,7 +42,7 @@ async def live_streams(
     try:
         yield tally
     finally:
-        # A user goes on for ever: one that has ended has failed in a way of its own.
+        # A user never ends by itself: if it has ended, it has failed with an unexpected error.
         tally.failures += [repr(task.exception()) for task in tasks if task.done()]
         for task in tasks:
             task.cancel()

@@ -1,18 +1,18 @@
-"""Comparison of the transcripts under load with reference transcripts of one stream alone.
+"""Compare the transcripts under load with reference transcripts of one stream alone.
 
-A server that mixes up its streams answers in time, too. Every stream that ends is compared, token
-for token and in its text, over the chunks that were sent; a script that was sent whole is compared
-to the end, and its word errors are counted.
+A server that mixes up its streams may still answer in time. So every stream that ends is compared,
+in tokens and text, over the chunks that were sent; a script that was sent completely is compared to
+the end, and its word errors are counted.
 
 In float32 the text of a stream must not depend on the other streams in the batch. In a lower
-precision it may depend on them a little (int8 activations share their scale over a batch, and the
-rounding of half precision depends on the batch's size): there a stream counts as different only if
+precision it may depend on them slightly (int8 activations share their scale over a batch, and the
+rounding of half precision depends on the batch size): a stream then counts as different only if
 more than an allowed share of its tokens differ, and more than two. The share is a quarter by
-default; random weights amplify rounding and need more. A stream that got another stream's text
-differs in nearly all of its tokens, unless both send the same recordings at nearly the same time.
-With the bundled recordings, from which scripts of 20 s share much, a share of 0.25 finds nine of
-ten such streams, and 0.8 six of ten; one is enough for a level to fail. The largest share that was
-seen is recorded, so that it shows how far the allowance was needed.
+default; random weights amplify rounding and need a larger one. A stream that got another stream's
+text differs in nearly all of its tokens, unless both send the same recordings at nearly the same
+time. With the bundled recordings, of which scripts of 20 s share a large part, a limit of 0.25
+finds nine of ten such streams, and 0.8 finds six of ten; one is enough for a level to fail. The
+largest share is recorded, which shows how much of the allowance was used.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from loadtest.options import LoadOptions
 from loadtest.result.document import default_allowed_change
 
 ALLOWED_TOKENS = 2
-"""Tokens that may differ in any case if any may: of a short stream a few are a large share."""
+"""Number of tokens that may always differ if any may, because in a short stream a few are a large
+share."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Output for a script on one stream alone, after each of its chunks, then at its end."""
+    """Output for a script on one stream alone, after each of its chunks and at its end."""
 
     tokens: list[tuple[int, ...]]
     texts: list[str]
@@ -56,7 +57,7 @@ class TranscriptCheck:
     compared: int
     different: int
     changed: int
-    """Streams with any change at all, including changes that the precision allows."""
+    """Streams with any change, including changes that the precision allows."""
     example: str
     wer: float | None
     largest_change: float = 0.0
@@ -65,7 +66,7 @@ class TranscriptCheck:
 
 
 def allowed_change(options: LoadOptions, precision: str) -> float:
-    """Return the share of a stream's tokens that may differ, by `options` or else by precision."""
+    """Return the share of a stream's tokens that may differ, from `options` or by precision."""
     if options.allowed_change is None:
         return default_allowed_change(precision)
     return options.allowed_change
@@ -105,7 +106,7 @@ class TranscriptComparer:
         )
 
     def _wer(self, streams: Sequence[FinishedStream]) -> float | None:
-        # Hundreds of streams have the same text: the errors of each text are counted once.
+        # Hundreds of streams have the same text, so the errors of each text are counted only once.
         texts = Counter(
             (transcript, stream.text)
             for stream in streams

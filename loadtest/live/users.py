@@ -1,4 +1,4 @@
-"""Locust's part of the load: the live user, its charts, and the controller of one level."""
+"""Define Locust's part of the load: the live user, its charts, and the controller of a level."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class LiveUser(User):
-    """A Locust user: one live stream at every moment between the messages START and STOP."""
+    """A Locust user: always one live stream between the messages START and STOP."""
 
     wait_time = constant(0)
     workers: ClassVar[dict[Environment, Worker]] = {}
@@ -57,14 +57,14 @@ class LiveUser(User):
 
 
 class LocustCharts:
-    """Feeds Locust's statistics; its charts show what counts as a request: the chunks."""
+    """Feeds Locust's statistics, whose charts show only requests, which are the chunks."""
 
     def __init__(self, environment: Environment) -> None:
         self._request = environment.events.request
-        self._stats: Any = environment.stats  # its hints ask for whole milliseconds
+        self._stats: Any = environment.stats  # its type hints require whole milliseconds
 
     def show(self, batch: SampleBatch) -> None:
-        """Chart the samples of a batch, and list its failures."""
+        """Add the samples of a batch to the charts, and its failures to the list."""
         rows = chunk_rows(batch)
         lateness_ms = rows[:, 3]
         finals_ms = np.frombuffer(batch["finals"], np.float32)
@@ -88,7 +88,7 @@ class LocustCharts:
 
 
 def _log_all(entry: Any, times_ms: NDArray[np.float32]) -> None:
-    """Log response times at once: `StatsEntry.log` takes 10 µs for each."""
+    """Log many response times together, as `StatsEntry.log` takes 10 µs for each."""
     if not len(times_ms):
         return
     entry.log(float(times_ms[0]), 0)
@@ -103,7 +103,7 @@ def _log_all(entry: Any, times_ms: NDArray[np.float32]) -> None:
 
 
 class LevelController:
-    """Holds one level for as long as Locust's own controls ask, and prints the verdict on it."""
+    """Holds one level for as long as Locust's controls specify, and prints the verdict on it."""
 
     def __init__(
         self, environment: Environment, options: LoadOptions, scripts: Sequence[Script]
@@ -119,15 +119,15 @@ class LevelController:
         environment.events.test_stopping.add_listener(self._on_test_stopping)
 
     def take_recent(self) -> RecentSamples:
-        """Return the samples that have come in since the last call."""
+        """Return the samples received since the last call."""
         return self._coordinator.collector.take_recent()
 
     def prepare(self) -> None:
-        """Record the reference transcripts of the server that Locust's host names.
+        """Record the reference transcripts of the server at Locust's `host`.
 
         Raises:
             EarshotError: The server cannot be reached.
-            ValueError: There is no host, or it is no address of gRPC.
+            ValueError: There is no host, or it is not a gRPC address.
         """
         if not self._environment.host:
             raise ValueError("no server: pass --host HOST:PORT (gRPC, port 8001 by default)")
@@ -150,7 +150,7 @@ class LevelController:
                 if self._environment.runner is not None:
                     gevent.spawn(self._environment.runner.stop)
                 return
-        self._coordinator.start(warm_up_s=0.0)  # for the charts; what counts starts afresh
+        self._coordinator.start(warm_up_s=0.0)  # for the charts; the measurement starts later
 
     def _on_spawning_complete(self, **_: Any) -> None:
         self._coordinator.start(self._options.warm_up_s)

@@ -1,1 +1,1 @@
-"""Offer more live streams than the server carries, and look after those that it admits."""
+"""Offer more live streams than the server can serve, and check those that it admits."""

@@ -1,4 +1,4 @@
-"""`python -m loadtest overload`: offer more than the server carries."""
+"""`python -m loadtest overload`: offer more live streams than the server can serve."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 def overload(
     users: Annotated[
-        int, typer.Option(min=1, help="Who wants a live stream: twice the capacity, say.")
+        int,
+        typer.Option(min=1, help="Users who want a live stream: for example, twice the capacity."),
     ] = 256,
     url: Url = None,
     repository: RepositoryWithoutUrl = DEFAULT_REPOSITORY,
@@ -38,18 +39,18 @@ def overload(
     ] = 0.15,
     model: Model = None,
     arrival_s: Annotated[
-        float, typer.Option(min=0, help="Time in which they arrive, one by one.")
+        float, typer.Option(min=0, help="Seconds within which they arrive, one by one.")
     ] = 20.0,
-    hold_s: Annotated[float, typer.Option(min=5, help="Time that counts, after that.")] = 60.0,
+    hold_s: Annotated[float, typer.Option(min=5, help="Seconds to measure after that.")] = 60.0,
     p99_ms: P99Ms = None,
     speech: Speech = RECORDINGS,
     output: Output = Path("build/overload.json"),
     as_json: Json = False,
 ) -> None:
-    """Offer more live streams than fit; show that those that are admitted stay in time.
+    """Offer more live streams than fit; show that the admitted ones stay in real time.
 
-    Refused users come back after some 5 s. Exit codes: 0 the admitted streams stay in time and the
-    others are refused within 100 ms (both p99), 1 otherwise, 2 usage or no server.
+    Refused users come back after about 5 s. Exit codes: 0 the admitted streams stay in real time
+    and the others are refused within 100 ms (both p99), 1 otherwise, 2 usage or no server.
     """
     import earshot
 

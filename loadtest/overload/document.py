@@ -1,4 +1,4 @@
-"""The JSON document of an overload."""
+"""The JSON document of an overload test."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Second:
-    """One second of an overload."""
+    """One second of an overload test."""
 
     live: int
-    """Streams that were admitted and open."""
+    """Admitted streams that were open."""
     refused: int
     p99_ms: float
-    """Of the chunks that were due; 0 if none was."""
+    """p99 latency of the chunks that were due; 0 if none was."""
 
 
 @dataclass(frozen=True)
 class OverloadResult(Stored):
-    """An overload and its verdict."""
+    """An overload test and its verdict."""
 
     NOUN: ClassVar[str] = "an overload"
 
@@ -32,27 +32,27 @@ class OverloadResult(Stored):
     kind: Literal["overload"]
     passes: bool
     reasons: list[str]
-    """Why it fails."""
+    """Reasons why it fails."""
     chunk_share: float | None
-    """Of the server that was started for it; `None` for a server that was there."""
+    """`--chunk-share` of the server that was started for it; `None` for a running server."""
     users: int
-    """Who wanted a live stream at the same time."""
+    """Users who wanted a live stream at the same time."""
     arrival_s: float
     hold_s: float
     live_mean: float
     """Streams open during the hold, on average."""
     chunk_latency: Latency
-    """Of the admitted streams, during the hold."""
+    """Latency of the admitted streams' chunks during the hold."""
     refusal_latency: Latency
-    """From asking to the refusal, all the time."""
+    """Time from a request to its refusal, during the whole test."""
     p99_ms: float
-    """The bound of `chunk_latency.p99_ms`."""
+    """The limit of `chunk_latency.p99_ms`."""
     refusal_p99_ms: float
-    """The bound of `refusal_latency.p99_ms`."""
+    """The limit of `refusal_latency.p99_ms`."""
     failures: dict[str, int]
     """Streams that failed after they were admitted, by kind of error."""
     transcripts_compared: int
     transcripts_different: int
     seconds: list[Second]
-    """From the first arrival."""
+    """The seconds since the first arrival."""
     conditions: Conditions

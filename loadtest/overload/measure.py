@@ -1,4 +1,4 @@
-"""Run an overload, and judge it."""
+"""Run an overload test, and decide if it passes."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def measure(options: LoadOptions, users: int, arrival_s: float) -> OverloadResul
 
 
 async def _watched(tally: Tally, work: object, began_s: float) -> list[int]:
-    """Run `work`; return how many streams were open in each second since `began_s`.
+    """Run `work`; return the number of open streams in each second since `began_s`.
 
-    A second in which this process was held up has what was seen after it.
+    If this process was delayed in a second, that second has the number seen afterwards.
     """
     live: list[int] = []
     task = asyncio.ensure_future(work)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Live users who come back when they are refused, as applications do."""
+"""Simulate live users who come back when they are refused, as applications do."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ RETRY_S = 5.0
 
 @dataclass
 class Tally:
-    """What the users have seen; times are on the monotonic clock."""
+    """The results of all users; times are monotonic."""
 
     chunks: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
-    """When each chunk of an admitted stream was due, and its latency in ms."""
+    """Time at which each chunk of an admitted stream was due, and its latency in ms."""
     refusals: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
-    """When each refused stream asked, and how long the answer took in ms."""
+    """Time at which each refused stream asked, and the latency of the answer in ms."""
     failures: Counter[str] = field(default_factory=Counter[str])
     messages: dict[str, str] = field(default_factory=dict[str, str])
     finished: list[FinishedStream] = field(default_factory=list[FinishedStream])
     live: int = 0
-    """Streams that are admitted and open now."""
+    """Admitted streams that are currently open."""
 
 
 async def user(
@@ -65,7 +65,7 @@ async def _play(
     first = info.chunk_samples - info.lead_samples
     ends = range(first, len(samples) + 1, info.chunk_samples)
     results: list[earshot.ChunkResult] = []
-    # The audio of the first chunk is there, so the server is asked at once.
+    # The audio of the first chunk is already there, so the server is asked at once.
     start_s, begin = time.monotonic() - first / SAMPLE_RATE_HZ, 0
     admitted = False
     try:
@@ -114,7 +114,7 @@ async def offer(
     hold_s: float,
     tally: Tally,
 ) -> None:
-    """Let `users` arrive one by one within `arrival_s`, and stay for `hold_s` after that."""
+    """Let `users` users arrive one by one within `arrival_s`, and stay for `hold_s` after that."""
     now_s = time.monotonic()
     until_s = now_s + arrival_s + hold_s
     async with connect_async(url, model) as client:

@@ -1,1 +1,1 @@
-"""From a measured capacity to replicas, the values of the chart, and a day simulated with them."""
+"""Derive replicas, chart values and a simulated day from a measured capacity."""

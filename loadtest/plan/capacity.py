@@ -1,7 +1,7 @@
 """Plan GPUs, or machines, for a number of streams.
 
 A unit is the hardware of the result: one GPU, or the whole machine if there was none. The
-arithmetic is a division and two additions; what matters is that the plan lists its assumptions.
+arithmetic is simple; it is important that the plan lists its assumptions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from loadtest.result.document import CapacityResult, Conditions
 from loadtest.result.files import of_kind
 
 LONG_HOLD_S = 60.0
-"""Levels of a few seconds have passed on an H200 that failed over 40 s (docs/gpu.md)."""
+"""Least hold of a usable result: on an H200, levels have passed for a few seconds but failed over
+40 s (docs/gpu.md)."""
 
 
 class NoPlan(Exception):
@@ -24,14 +25,14 @@ class NoPlan(Exception):
 
 @dataclass(frozen=True)
 class Admission:
-    """The streams that a server admits, by a measured overload."""
+    """The streams that a server admits, from a measured overload."""
 
     chunk_share: float
     streams_per_unit: float
 
 
 def admission_of(overload: OverloadResult, result: CapacityResult) -> Admission:
-    """Return what the server of `result` admits, by an overload of the same server.
+    """Return the streams that the server of `result` admits, from an overload of the same server.
 
     Raises:
         NoPlan: The overload failed, had no limit, or was of another server.
@@ -68,30 +69,30 @@ class Demand:
     headroom: float
     """Share of each unit's capacity that stays free."""
     spare: int
-    """Units that may fail while the others still serve the peak."""
+    """Number of units that may fail while the others still serve the peak."""
     price_per_hour: float | None
     """Price of one unit, in any currency."""
 
 
 @dataclass(frozen=True)
 class CapacityPlan:
-    """Units for a demand, each like the hardware of one result."""
+    """The units for a demand, each with the hardware of the result."""
 
     unit: str
     """`GPU` or `machine`."""
     streams_per_unit_measured: float
     admission: Admission | None
-    """What each admits, if that has been measured."""
+    """The streams that each unit admits, if measured."""
     headroom: float
     streams_per_unit_planned: int
     units_for_the_streams: int
     spare_units: int
     replicas: int
-    """Servers to run, one per unit, spare units included."""
+    """Servers to run, one per unit, including spare units."""
     streams_per_replica_at_peak: float | None
     cost_per_hour: float | None
     cost_per_stream_hour: float | None
-    """Cost of one stream at the peak, spare units included."""
+    """Cost of one stream for an hour at the peak, including spare units."""
     assumptions: list[str]
 
     @property
@@ -105,7 +106,7 @@ def _sustained(measured: float, admission: Admission | None) -> float:
 
 
 def newest_result(folder: Path) -> Path:
-    """Return the newest capacity result in `folder` that passed and was held for long.
+    """Return the newest capacity result in `folder` that passed and was held for long enough.
 
     Raises:
         NoPlan: There is none.
@@ -185,7 +186,7 @@ def _measured(result: CapacityResult) -> tuple[str, float]:
 
 
 def _held_s(result: CapacityResult) -> float:
-    """Return how long a level with as many streams as the result has was held."""
+    """Return the longest hold with the number of streams of the result."""
     enough = (level for level in result.levels if level.passes and level.streams >= result.streams)
     return max((level.hold_s for level in enough), default=0.0)
 
@@ -237,7 +238,7 @@ def _unit_in_words(conditions: Conditions) -> str:
 
 
 def _weaknesses(result: CapacityResult) -> list[str]:
-    """Return the reasons why the plan may have more units than are needed, or fewer."""
+    """Return the reasons why the plan may have more or fewer units than needed."""
     weak: list[str] = []
     if result.conditions.server_location == "same machine":
         weak.append(

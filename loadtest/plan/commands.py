@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Planned:
-    """The plan from one result, and a day with it if one was asked for."""
+    """The plan from one result, and a simulated day with it if requested."""
 
     path: str
     plan: CapacityPlan
@@ -101,7 +101,7 @@ def _plan(path: Path, demand: Demand, admission: Path | None, day: Path | None) 
     made = make_plan(result, demand, limit)
     simulated = None
     if day is not None:
-        from loadtest.plan.day import Day, simulate  # numpy, which other plans need not wait for
+        from loadtest.plan.day import Day, simulate  # imports numpy, which other plans do not need
 
         sustained = int(made.streams_per_unit)
         simulated = simulate(Day.from_json(day), demand.streams, sustained, scaling_of(made))

@@ -1,6 +1,6 @@
-"""Simulate a day of calls with replicas that come and go: GPUs, refusals, cost.
+"""Simulate a day of calls with a changing number of replicas: GPUs, refusals, cost.
 
-The arrivals are a Poisson process whose rate follows the hours; calls last exponentially long.
+The arrivals are a Poisson process whose rate follows the hours; call lengths are exponential.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MINUTE_S = 60.0
 
 @dataclass(frozen=True)
 class Burst:
-    """Some minutes in which more calls arrive."""
+    """A few minutes in which more calls arrive."""
 
     at_hour: float
     minutes: float
@@ -33,12 +33,12 @@ class Burst:
 
 @dataclass(frozen=True)
 class Day:
-    """How calls arrive in a day, and how long they last."""
+    """The arrivals of calls over a day, and their length."""
 
     about: str
     mean_call_s: float
     load_by_hour: list[float]
-    """Calls that arrive at the full hours, in any unit; in between, linear."""
+    """Rate of calls at the full hours, in any unit; linearly interpolated in between."""
     bursts: list[Burst]
 
     @classmethod
@@ -62,7 +62,7 @@ class Day:
         return day
 
     def calls_per_s(self, at_s: float, peak_streams: int) -> float:
-        """Return the rate of arrivals, with `peak_streams` live at the peak outside of bursts."""
+        """Return the rate of arrivals that gives `peak_streams` at the peak outside of bursts."""
         hours = [*self.load_by_hour, self.load_by_hour[0]]
         shape = float(np.interp(at_s / _HOUR_S, range(25), hours)) / max(hours)
         burst = math.prod(
@@ -82,12 +82,12 @@ class Minute:
 
     live: int
     replicas: int
-    """With a GPU: those that start and drain among them."""
+    """Replicas that occupy a unit, including those that start or drain."""
     serving: int
     busiest: int
-    """Live streams of the fullest replica."""
+    """Live streams on the fullest replica."""
     refused: int
-    """Within the minute."""
+    """Calls refused within the minute."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +98,18 @@ class SimulatedDay:
     calls: int
     refused: int
     moved: int
-    """Streams that the end of a drain has cut, so that another replica carried them on."""
+    """Streams that were cut off at the end of a drain and continued on another replica."""
 
     @property
     def replica_hours(self) -> float:
-        """Return the hours that all replicas were there."""
+        """Return the sum of the hours of all replicas."""
         return sum(minute.replicas for minute in self.minutes) / 60
 
 
 def simulate(
     day: Day, peak_streams: int, capacity: int, scaling: Scaling, seed: int = 1
 ) -> SimulatedDay:
-    """Simulate a day after one like it; a replica refuses beyond `capacity` streams."""
+    """Simulate a day that follows a similar one; a replica refuses more than `capacity` streams."""
     chance = np.random.default_rng(seed)
     fleet = _fleet_at_midnight(day, peak_streams, capacity, scaling)
     ending = 1 - math.exp(-_STEP_S / day.mean_call_s)

@@ -1,4 +1,4 @@
-"""`python -m loadtest fit`: the live streams that the memory of each type of GPU holds."""
+"""`python -m loadtest fit`: compute the live streams that fit into the memory of GPUs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fit(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compute how many live streams fit the memory of each type of GPU; speed is another matter."""
+    """Compute how many live streams fit into the memory of each type of GPU, whatever its speed."""
     with exiting_on(OSError, NoFootprint):
         footprint = footprint_of(repository, name)
     if max_batch:

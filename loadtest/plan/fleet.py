@@ -1,4 +1,4 @@
-"""Replicas that come and go with the live streams, as KEDA and Kubernetes scale them."""
+"""Simulate replicas that KEDA and Kubernetes scale with the number of live streams."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def _no_streams() -> npt.NDArray[np.int64]:
 
 @dataclass
 class Fleet:
-    """The replicas at one time, and the live streams on each."""
+    """The current replicas, and the live streams on each."""
 
     scaling: Scaling
     capacity: int
-    """Streams at which a replica refuses."""
+    """Number of streams at which a replica refuses more."""
     serving: npt.NDArray[np.int64]
-    """Live streams of each replica that takes new ones."""
+    """Live streams of each replica that accepts new ones."""
     starting: list[float] = field(default_factory=list[float])
-    """When each replica that was asked for begins to serve."""
+    """Times at which the requested replicas begin to serve."""
     draining: npt.NDArray[np.int64] = field(default_factory=_no_streams)
     drained_by_s: list[float] = field(default_factory=list[float])
     moved: int = 0
-    """Streams that a drain has cut, so that another replica carried them on."""
+    """Streams that were cut off by a drain and continued on another replica."""
     _wanted: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])
     _grown_s: float = -math.inf
     _shrunk_s: float = -math.inf
@@ -46,19 +46,19 @@ class Fleet:
 
     @property
     def replicas(self) -> int:
-        """Return the replicas that have a GPU."""
+        """Return the number of replicas that occupy a unit."""
         return len(self.serving) + len(self.starting) + len(self.draining)
 
     def end_calls(self, share: float, chance: np.random.Generator) -> None:
-        """Let each live stream end with a probability of `share`."""
+        """End each live stream with a probability of `share`."""
         self.serving -= chance.binomial(self.serving, share)
         self.draining -= chance.binomial(self.draining, share)
 
     def take(self, calls: int, chance: np.random.Generator) -> int:
-        """Place new streams as Envoy does; return how many no replica took.
+        """Place new streams as Envoy does; return how many were refused by all replicas.
 
-        Of two replicas drawn at random the one with fewer streams takes the stream. One that is
-        full refuses it, and it is tried again elsewhere.
+        Of two randomly drawn replicas, the one with fewer streams gets the stream. If it is full,
+        it refuses the stream, which is then tried elsewhere.
         """
         count = len(self.serving)
         rank = np.empty(count, np.int64)
@@ -69,21 +69,21 @@ class Fleet:
         return self._take_anywhere(refused)
 
     def _take_anywhere(self, streams: int) -> int:
-        """Place streams where there is room; return how many found none."""
+        """Place streams wherever there is room; return how many found none."""
         room = self.capacity - self.serving
         before = np.cumsum(room) - room
         self.serving += np.clip(streams - before, 0, room)
         return max(0, streams - int(room.sum()))
 
     def scale(self, now_s: float) -> None:
-        """Let replicas come and go; call this every few seconds."""
+        """Start or drain replicas as needed; call this every few seconds."""
         self._begin_to_serve(now_s)
         self._end_drains(now_s)
         there = len(self.serving) + len(self.starting)
         if not self._wanted:
             self._wanted.append((now_s, there))
         wanted = self._desired()
-        # Not fewer than were wanted at any time lately.
+        # The number never falls below the largest one wanted recently.
         while self._wanted and self._wanted[-1][1] <= wanted:
             self._wanted.pop()
         self._wanted.append((now_s, wanted))
@@ -107,7 +107,7 @@ class Fleet:
         return min(max(wanted, self.scaling.min_replicas), self.scaling.max_replicas)
 
     def _replicas_for(self, load: float) -> int:
-        """Return the replicas that Kubernetes wants for the load of so many."""
+        """Return the number of replicas that Kubernetes wants for a load of `load` replicas."""
         there = len(self.serving) + len(self.starting)
         return there if abs(load / there - 1) <= TOLERANCE else math.ceil(load - 1e-9)
 

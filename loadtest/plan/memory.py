@@ -1,7 +1,7 @@
-"""How many live streams the memory of a GPU holds, whatever its speed.
+"""Compute how many live streams fit into the memory of a GPU, whatever its speed.
 
-On `--runtime torch` the state of every stream lies in the GPU's memory, beside the weights and the
-recorded graphs of the process that has the engine, or of several with an engine each.
+With `--runtime torch` the GPU's memory holds the state of every stream, and the weights and
+recorded graphs of each process with an engine.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ GPU_BYTES = {
     "H200": 143_771 * _MIB,
     "B200": 183_359 * _MIB,
 }
-"""Memory as nvidia-smi reports it; with the driver it differs by a percent."""
+"""Memory as reported by nvidia-smi, which varies by about a percent with the driver."""
 GPU_SHARE = 0.9
-"""Share of the GPU's memory that is planned with."""
+"""Share of the GPU's memory that a plan may use."""
 BATCH_COPIES = 1.4
 """Recorded graphs take this many states per row of the largest batch. With the 0.6B
 model and batches of 512, 0.5 were measured in chunks of 160 ms, 1.0 of 560 ms, 1.4 of 1120 ms."""
 _CONTEXT_BYTES = 0.8e9
-"""CUDA context of a process, and what its libraries load."""
+"""CUDA context of a process, and memory of its libraries."""
 _DTYPE_BYTES = {"FP32": 4, "FP16": 2, "BF16": 2}
 
 
@@ -40,23 +40,23 @@ class NoFootprint(Exception):
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a recognizer takes of a GPU's memory."""
+    """The memory of a recognizer on a GPU."""
 
     state_bytes: float
-    """Of one stream."""
+    """State of one stream."""
     process_bytes: float
-    """Of an engine's process, without its recorded graphs."""
+    """Memory of an engine's process, without its recorded graphs."""
     max_batch: int
-    """Streams in one batch, at most."""
+    """Largest number of streams in one batch."""
     engines: int = 1
-    """Processes with an engine; those that share one count once."""
+    """Number of engines: processes that share one count once."""
 
 
 def footprint_of(repository: Path, name: str = "") -> Footprint:
     """Read the sizes of an export with `--runtime torch --layout fused`.
 
     Args:
-        name: that of the recognizer, if it has one.
+        name: name of the recognizer, if it has one.
 
     Raises:
         NoFootprint: there is no such model, or it takes adapters.
@@ -75,7 +75,7 @@ def footprint_of(repository: Path, name: str = "") -> Footprint:
         )
     states = manifest["dims"]["state"].values()
     state_bytes = sum(s["rows"] * s["width"] * _DTYPE_BYTES[s["dtype"]] for s in states)
-    from google.protobuf import text_format  # heavy, and for this alone
+    from google.protobuf import text_format  # a heavy import that only this function needs
     from tritonclient.grpc import model_config_pb2
 
     found: Any = model_config_pb2.ModelConfig()  # pyright: ignore
@@ -87,7 +87,7 @@ def footprint_of(repository: Path, name: str = "") -> Footprint:
 
 
 def streams_that_fit(footprint: Footprint, gpu_bytes: float) -> int:
-    """Return the slots that fit beside the engines; 0 if not even these do."""
+    """Return the number of slots that fit in addition to the engines; 0 if these do not fit."""
     graphs = BATCH_COPIES * footprint.state_bytes * footprint.max_batch
     engines_bytes = footprint.engines * (footprint.process_bytes + graphs)
     left_bytes = GPU_SHARE * gpu_bytes - engines_bytes

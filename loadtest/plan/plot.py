@@ -1,4 +1,4 @@
-"""The plot of a simulated day."""
+"""Plot a simulated day."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def plot_day(day: SimulatedDay, title: str, unit: str, capacity: int, path: Path) -> None:
     """Write a plot of streams, replicas and refusals over the hours; the suffix is the format."""
-    from matplotlib.figure import Figure  # a second that other commands need not wait
+    from matplotlib.figure import Figure  # imported here because it takes a second
 
     hours = [minute / 60 for minute in range(len(day.minutes))]
     figure = Figure(figsize=(9, 6.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""The part of the chart's values that a plan decides."""
+"""Compute the chart's values that a plan determines."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from loadtest.plan.capacity import CapacityPlan
 from loadtest.plan.scaling import FULL, TOLERANCE, Scaling
 
 _SMALLEST = 2
-"""Replicas that are always there: one of them may fail, or be replaced."""
+"""Least number of replicas, so that one may fail or be replaced."""
 
 
 def scaling_of(plan: CapacityPlan) -> Scaling:
-    """Return the scaling that keeps every replica within the streams that it is planned for."""
+    """Return the scaling that keeps every replica within its planned number of streams."""
     planned = plan.streams_per_unit_planned
     return Scaling(
         min_replicas=min(_SMALLEST, max(1, plan.replicas)),
         max_replicas=max(1, plan.replicas),
         streams_per_replica=planned,
-        # Kubernetes does nothing before the mean is above the threshold by its tolerance.
+        # Kubernetes does not act until the mean exceeds the threshold by its tolerance.
         threshold=max(1, math.floor(planned / (1 + TOLERANCE))),
         fullness=_fullness(plan.headroom),
     )
 
 
 def _fullness(headroom: float) -> float:
-    """Return the fullness with which Kubernetes acts midway between planned and refused."""
+    """Return the fullness at which Kubernetes acts midway between planned load and refusals."""
     return max(FULL, math.floor(100 * (1 - headroom / 2) / (1 + TOLERANCE)) / 100)
 
 
 def chart_values(plan: CapacityPlan, result: str) -> str:
-    """Return YAML for `helm install --values`, with where it comes from."""
+    """Return YAML for `helm install --values`, with its origin as comments."""
     scaling = scaling_of(plan)
     lines = [
         f"# Written by `python -m loadtest plan` from {result}:",

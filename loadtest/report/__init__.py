@@ -1,1 +1,1 @@
-"""Pages, tables and plans made from committed results."""
+"""Make pages and tables from results."""

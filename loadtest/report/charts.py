@@ -1,4 +1,4 @@
-"""The charts of a result: their series, marks and axes."""
+"""Build the charts of a result: their series, marks and axes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from loadtest.result.document import CapacityResult, Level
 from loadtest.service.stages import pipeline_order
 
 HEADROOM_OVER_RULE = 2.0
-"""Latencies beyond this multiple of the rule leave the chart, or the knee would look flat."""
+"""Latencies beyond this multiple of the limit are cut off, else the knee would look flat."""
 STAGE_COLOURS = ("stage-1", "stage-2", "stage-3", "stage-4", "stage-5", "stage-6")
 
 
 def latency_against_streams(result: CapacityResult) -> Chart:
     """Return a chart of the chunk latency of every level, with the rule and the result.
 
-    The lines join levels of one length only: a short hold has fewer of the rare late chunks.
+    The lines only connect levels of equal length, as a short hold has fewer of the rare late
+    chunks.
     """
     short = [level for level in result.levels if not level.final]
     levels = _one_per_count(short or result.levels)
@@ -51,7 +52,7 @@ def latency_over_time(level: Level, allowed_ms: float) -> Chart:
         x_label="seconds",
         y_label="milliseconds",
         x_range=(min(time.second_s, default=0.0), max(time.second_s, default=1.0)),
-        y_max=1.1 * worst,  # all of it: the growing lag of an overload is what it shows
+        y_max=1.1 * worst,  # not clipped, to show the growing lag of an overload
         series=[
             Series(
                 "late", "late", list(zip(time.second_s, time.lateness_p99_ms, strict=True)), True
@@ -122,7 +123,7 @@ def gpu_against_streams(result: CapacityResult) -> Chart:
 
 
 def stage_colours(levels: Sequence[Level]) -> dict[str, str]:
-    """Return a colour for each stage, in the order in which a chunk passes them."""
+    """Return a colour for each stage, in pipeline order."""
     models = sorted({stage.model for level in levels for stage in level.stages}, key=pipeline_order)
     return dict(zip(models, STAGE_COLOURS, strict=False))
 
@@ -152,7 +153,7 @@ def shape(level: Level) -> Shape:
 
 
 def _one_per_count(levels: Sequence[Level]) -> list[Level]:
-    """Return the levels by streams; of those held more than once the last."""
+    """Return the levels sorted by streams; of several holds of a level, the last one."""
     last = {level.streams: level for level in levels}
     return [last[streams] for streams in sorted(last)]
 

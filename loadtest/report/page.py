@@ -1,6 +1,6 @@
-"""`python -m loadtest report RESULT.json`: a result as one HTML page.
+"""`python -m loadtest report RESULT.json`: show a result as one HTML page.
 
-The page is self-contained: charts are inline SVG, styles are in its head, no script runs.
+The page is self-contained: charts are inline SVG, styles are in its head, and there is no script.
 """
 
 from __future__ import annotations
@@ -153,14 +153,14 @@ def _figures(result: CapacityResult, shown: Level) -> list[_Figure]:
 
 
 def _marks(result: CapacityResult) -> list[tuple[str, str]]:
-    """Return the meanings of the marks that are on the chart."""
+    """Return the meanings of the marks on the chart."""
     meanings = {"dot": "passes", "ring": "held long", "cross": "fails", "diamond": "invalid"}
     shown = {charts.shape(level) for level in result.levels}
     return [(shape, meaning) for shape, meaning in meanings.items() if shape in shown]
 
 
 def _small_figures(result: CapacityResult) -> list[_Figure]:
-    """Return the figures of which a wide page has two in a row."""
+    """Return the figures that a wide page shows in pairs."""
     if len(result.levels) < 2:
         return []
     figures: list[_Figure] = []

@@ -1,6 +1,6 @@
-"""Line charts as inline SVG; the style sheet of the page colours them, light or dark.
+"""Draw line charts as inline SVG, coloured by the page's style sheet, light or dark.
 
-A chart is drawn once for each page width, since scaled-down text cannot be read on a phone.
+A chart is drawn once for each page width, because scaled-down text is unreadable on a phone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Shape = Literal["dot", "ring", "cross", "diamond"]
 
 @dataclass(frozen=True)
 class Series:
-    """A line that the class `css` colours; `None` interrupts a line, but not an area."""
+    """A line with the colour of the class `css`; `None` interrupts a line, but not an area."""
 
     name: str
     css: str
@@ -29,7 +29,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Marker:
-    """A single point with a text that shows when the pointer rests on it."""
+    """A single point, with a text that appears under the pointer."""
 
     x: float
     y: float
@@ -145,7 +145,7 @@ class _Plot:
         if not rule.vertical:
             position = f'x="4" y="{self.y(rule.at) - 6:.1f}"'
         else:
-            # On the side of the line that has room.
+            # Placed on the side of the line that has room.
             left = self.x(rule.at) > self.width / 2
             anchor, shift = ("end", -7) if left else ("start", 7)
             position = f'x="{self.x(rule.at) + shift:.1f}" y="12" text-anchor="{anchor}"'

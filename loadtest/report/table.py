@@ -1,4 +1,4 @@
-"""`python -m loadtest table`: the README's tables, from the committed results.
+"""`python -m loadtest table`: make the README's tables from the committed results.
 
 Each table stands between two comments in the README; a test compares it with the results.
 """
@@ -25,7 +25,7 @@ def main(
         list[Path] | None, typer.Argument(help="Results. Default: those in loadtest/results.")
     ] = None,
     update: Annotated[
-        Path | None, typer.Option(help="Markdown file to put the tables into as well.")
+        Path | None, typer.Option(help="Markdown file in which to update the tables as well.")
     ] = None,
 ) -> None:
     """Print the committed results as Markdown tables."""
@@ -38,11 +38,11 @@ def main(
 
 
 def tables(paths: Sequence[Path]) -> dict[str, str]:
-    """Return the tables by name: `capacity` with a row, `baseline` with a part per result.
+    """Return the tables by name: `capacity` has a row, `baseline` a part for each result.
 
     Raises:
         OSError: A result cannot be read.
-        ValueError: A result is not JSON, or no valid document of its kind.
+        ValueError: A result is not JSON, or not a valid document of its kind.
     """
     capacities = {path: CapacityResult.from_json(path) for path in of_kind(paths, "capacity")}
     baselines = [BaselineResult.from_json(path) for path in of_kind(paths, "baseline")]
@@ -51,7 +51,7 @@ def tables(paths: Sequence[Path]) -> dict[str, str]:
 
 
 def with_tables(text: str, blocks: dict[str, str]) -> str:
-    """Return `text` with each table between its two comments.
+    """Return `text` with each table inserted between its two comments.
 
     Raises:
         ValueError: A comment is missing.

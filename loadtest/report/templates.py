@@ -1,4 +1,4 @@
-"""The Jinja templates of pages."""
+"""Load the Jinja templates of pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 def load_template(path: Path) -> Template:
-    """Load a template that escapes values, and fails on a name that it does not get."""
+    """Load a template that escapes values and fails on undefined names."""
     environment = Environment(
         loader=FileSystemLoader(path.parent),
         autoescape=True,

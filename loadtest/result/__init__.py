@@ -1,1 +1,1 @@
-"""The JSON documents that measurements write, and the facts about the machine in them."""
+"""JSON documents of measurements, and the facts about the machine in them."""

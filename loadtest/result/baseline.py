@@ -27,7 +27,7 @@ class SpeechSet:
     recordings: int
     audio_s: float
     words: int
-    """Words of the transcripts, after normalization."""
+    """Number of words in the transcripts, after normalization."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RecognizerFigures:
 
     name: str
     word_error_rate: dict[str, float]
-    """By name of the set; `all` stands for the words of all sets."""
+    """Word error rate by name of the set; `all` stands for all sets together."""
     streams_per_core: float | None
     """`None` if the CPU time of the server cannot be seen."""
     streams_per_core_is: str
@@ -71,7 +71,7 @@ class BaselineResult:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: The file is no such document.
+            ValueError: The file is not such a document.
         """
         try:
             return _DOCUMENT.validate_json(path.read_bytes())
@@ -85,7 +85,7 @@ class BaselineResult:
         return _DOCUMENT.dump_json(self, indent=2).decode()
 
     def write(self, path: Path) -> None:
-        """Write the document to `path`, whole or not at all."""
+        """Write the document to `path` atomically."""
         write_whole(path, f"{self.to_json()}\n")
 
 

@@ -19,16 +19,16 @@ from loadtest.result.invalid import reason
 SCHEMA = 1
 
 Verdict = Literal["pass", "fail", "invalid"]
-"""Verdict on a level or a search: `pass` of a search means that a count was found and sustained.
-`invalid` means that the load generator was the limit, so nothing is known about the server, or that
-the search did not end."""
+"""Verdict on a level or a search. For a search, `pass` means that a number of streams was found and
+sustained; `invalid` means that the load generator was the limit, so nothing is known about the
+server, or that the search did not end."""
 UNFINISHED = "the search did not end"
-"""Limit in the document that a search keeps up to date while it lasts; its verdict is `invalid`."""
+"""Limit in the document that a search updates while it runs; its verdict is `invalid`."""
 _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "invalid": 3}
 
 
 def exit_code(verdict: Verdict) -> int:
-    """Return 0 for pass, 1 for fail, 3 for invalid; 2 is left for mistakes of the caller."""
+    """Return 0 for pass, 1 for fail, 3 for invalid; 2 is reserved for usage errors."""
     return _EXIT_CODES[verdict]
 
 
@@ -47,7 +47,7 @@ class Latency:
 class Timeline:
     """A level second by second, one value per second in each list.
 
-    A second in which no chunk was due has 0 in place of its percentiles.
+    If no chunk was due in a second, its percentiles are 0.
     """
 
     second_s: list[float]
@@ -67,12 +67,12 @@ class StageUse:
     model: str
     mean_batch: float
     queue_ms: float
-    """Per request."""
+    """Time in the queue per request."""
     compute_ms: float
-    """Per request: input, inference and output."""
+    """Time per request for input, inference and output."""
     requests: int
     cpu_cores: float | None
-    """CPU seconds of its process per second; `None` if they cannot be seen."""
+    """CPU seconds of its processes per second; `None` if unknown."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,19 @@ class Level:
     valid: bool
     """`False` if the load generator was late, so that the level says nothing about the server."""
     reasons: list[str]
-    """Why the level fails or is invalid."""
+    """Reasons why the level fails or is invalid."""
     chunk_latency: Latency
-    """From the time when a chunk is due to its text."""
+    """Time from when a chunk is due to its text."""
     final_latency: Latency | None
-    """From the time when the last audio is due to the final text; `None` if no stream ended within
-    the hold."""
+    """Time from when the last audio is due to the final text; `None` if no stream ended within the
+    hold."""
     lateness: Latency
     """Lateness of the load generator's own sends."""
     late_share: float
     keep_up_share_min: float
-    """Audio answered per wall time, of the slowest stream."""
+    """Audio answered per elapsed time, of the slowest stream."""
     failures: dict[str, int]
-    """Streams that failed, by kind."""
+    """Number of failed streams, by kind."""
     transcripts_compared: int
     transcripts_different: int
     wer: float | None
@@ -110,13 +110,14 @@ class Level:
     server_cpu_cores: float | None
     generator_cpu_cores: float
     gpu_utilization: float | None
-    """From 0 to 1, mean over the GPUs."""
+    """Mean utilization of the GPUs, from 0 to 1."""
     gpu_memory_bytes: int | None
     unanswered_chunks: int = 0
-    """They count in the latencies with the time that they waited, at least ten seconds."""
+    """Chunks without an answer; the latencies include the time that they waited, at least ten
+    seconds."""
     largest_change: float | None = None
-    """Largest share of the tokens of a stream that differ from its reference, changes of one or two
-    tokens left out; `None` in documents that were written before it was recorded."""
+    """Largest share of the tokens of a stream that differ from its reference, ignoring changes of
+    one or two tokens; `None` in documents written before this was recorded."""
 
     @property
     def verdict(self) -> Verdict:
@@ -128,7 +129,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Rule:
-    """Limits that a level must keep to pass, and for how long."""
+    """Limits that a level must meet to pass, and for how long."""
 
     p99_ms: float
     hold_s: float
@@ -136,8 +137,8 @@ class Rule:
     late_ms: float
     late_share: float
     allowed_change: float | None = None
-    """Share of a stream's tokens that may differ from the reference; `None` in documents that were
-    written before it was recorded: the default of the precision."""
+    """Share of a stream's tokens that may differ from the reference; `None` in documents written
+    before this was recorded, for the default of the precision."""
 
 
 _EXACT = ("fp32",)
@@ -185,20 +186,20 @@ class CapacityResult:
     """The capacity, or the streams of the level; 0 if none passed."""
     streams_per_gpu: float | None
     streams_per_core: float | None
-    """Without a GPU: streams per core that the server may use. A load generator on the same machine
-    takes its share of them; each level records how much of both was used."""
+    """Streams per core that the server may use, if there is no GPU. A load generator on the same
+    machine takes its share of the cores; each level records how much both used."""
     limit: str
-    """Why not more streams were sustained."""
+    """Reason why not more streams were sustained."""
     rule: Rule
     levels: list[Level]
-    """In the order in which they were held."""
+    """Levels in the order in which they were held."""
     conditions: Conditions
     baseline: RecognizerComparison | None = None
     """Another recognizer on the same audio and cores, if one was requested."""
 
     @property
     def unfinished(self) -> bool:
-        """Return `True` if the search was ended before it had a result."""
+        """Return `True` if the search ended before it had a result."""
         return self.limit.startswith(UNFINISHED)
 
     @property
@@ -225,7 +226,7 @@ class CapacityResult:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: The file is no such document, or of another schema.
+            ValueError: The file is not such a document, or has another schema.
         """
         try:
             result = _DOCUMENT.validate_json(path.read_bytes())
@@ -238,7 +239,7 @@ class CapacityResult:
         return result
 
     def write(self, path: Path) -> None:
-        """Write the document to `path`, whole or not at all."""
+        """Write the document to `path` atomically."""
         write_whole(path, _DOCUMENT.dump_json(self, indent=2).decode() + "\n")
 
 

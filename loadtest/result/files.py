@@ -1,4 +1,4 @@
-"""JSON documents on disk, and the folder of the committed ones."""
+"""Write and find JSON documents on disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all, and make its folder if there is none."""
+    """Write `text` to `path` atomically, and create its folder if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
@@ -20,7 +20,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raise OSError unless `path` can be written: better before hours of work than after them."""
+    """Raise OSError unless `path` can be written; call this before hours of work."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: expected the path of a file")
@@ -30,7 +30,7 @@ def require_writable(path: Path) -> None:
 
 
 def of_kind(paths: Iterable[Path], kind: str) -> list[Path]:
-    """Return those of `paths` that hold a JSON document of this `kind`, sorted.
+    """Return the paths that contain a JSON document of this `kind`, sorted.
 
     Raises:
         OSError: A file cannot be read.

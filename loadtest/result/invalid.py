@@ -1,4 +1,4 @@
-"""Say in one line what is wrong with a document."""
+"""Describe the errors of a document in one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 
 def reason(error: ValidationError) -> str:
-    """Return the first thing that is wrong, and how many more there are."""
+    """Return the first error, and the number of further ones."""
     first, *more = error.errors(include_url=False, include_input=False)
     place = ".".join(map(str, first["loc"]))
     message = f"{place}: {first['msg']}" if place else first["msg"]

@@ -1,4 +1,4 @@
-"""A level in one line of text."""
+"""Describe a level in one line of text."""
 
 from __future__ import annotations
 

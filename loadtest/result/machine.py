@@ -1,4 +1,4 @@
-"""Facts about the machine, the command and the time of a measurement."""
+"""Find facts about the machine, the command and the time of a measurement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def usable_cores() -> int:
 
 
 def cpu_model() -> str:
-    """Return the kernel's name of the CPU, or the architecture if it gives none."""
+    """Return the kernel's name of the CPU, or the architecture if there is none."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

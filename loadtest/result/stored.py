@@ -1,4 +1,4 @@
-"""Dataclasses that are stored as JSON documents."""
+"""Store dataclasses as JSON documents."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from loadtest.result.invalid import reason
 
 
 class Stored:
-    """Base of the dataclass of a document; `NOUN` says in errors what it is the result of."""
+    """Base of the dataclass of a document; `NOUN` names the measurement in errors."""
 
     NOUN: ClassVar[str]
 
     def write(self, path: Path) -> None:
-        """Write the document, whole or not at all."""
+        """Write the document atomically."""
         write_whole(path, _adapter(type(self)).dump_json(self, indent=1).decode() + "\n")
 
     @classmethod
@@ -27,7 +27,7 @@ class Stored:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: It is not such a document.
+            ValueError: The file is not such a document.
         """
         try:
             return _adapter(cls).validate_json(path.read_bytes())

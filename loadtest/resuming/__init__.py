@@ -1,1 +1,1 @@
-"""Live streams that lose their server, and what that changes in their text."""
+"""Measure how the text of live streams changes when they lose their server."""

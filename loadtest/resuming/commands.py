@@ -1,4 +1,4 @@
-"""`python -m loadtest resuming`: take a server away from live streams."""
+"""`python -m loadtest resuming`: remove a server from under live streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def resuming(
     command: Annotated[
         list[str],
-        typer.Argument(help="Program that takes a server away, and its arguments, after `--`."),
+        typer.Argument(help="Program that removes a server, and its arguments, after `--`."),
     ],
     url: Annotated[
         str, typer.Option(help="Service, host:port, behind which there is more than one server.")
@@ -39,10 +39,10 @@ def resuming(
     output: Output = Path("build/resuming.json"),
     as_json: Json = False,
 ) -> None:
-    """Take a server away from live streams; show that they go on elsewhere with all their words.
+    """Remove a server from under live streams; show that they continue with all their words.
 
-    Exit codes: 0 no stream failed, at most 1 % of the words differ and next to none is missing;
-    1 otherwise, or if no stream has lost its server; 2 usage, no server, or COMMAND failed.
+    Exit codes: 0 no stream failed, at most 1 % of the words differ and almost none is missing; 1
+    otherwise, or if no stream has lost its server; 2 usage, no server, or COMMAND failed.
     """
     import earshot
 

@@ -13,7 +13,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Gap:
-    """How long the text of streams stood still that were carried on."""
+    """Time without new text of the streams that continued elsewhere."""
 
     median_ms: int
     longest_ms: int
@@ -21,7 +21,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class ResumingResult(Stored):
-    """Live streams under which a command took a server away, and the verdict."""
+    """Live streams from which a command removed a server, and the verdict."""
 
     NOUN: ClassVar[str] = "streams that lose their server"
 
@@ -29,19 +29,19 @@ class ResumingResult(Stored):
     kind: Literal["resuming"]
     passes: bool
     reasons: list[str]
-    """Why it fails."""
+    """Reasons why it fails."""
     command: list[str]
-    """What took the server away, in the middle of the streams."""
+    """Command that removed the server, in the middle of the streams."""
     streams: int
     failures: dict[str, int]
-    """Streams that failed, by kind of error."""
+    """Number of failed streams, by kind of error."""
     carried_on: int
-    """How often a stream went on at another server."""
+    """Number of times that a stream continued on another server."""
     gap: Gap | None
-    """`None` if no stream was carried on."""
+    """`None` if no stream continued elsewhere."""
     words: int
-    """Of the same streams, undisturbed."""
+    """Words of the same streams, undisturbed."""
     missing_words: int
     changed_words: int
-    """Words that are missing, different or too many."""
+    """Words that are missing, different or additional."""
     conditions: Conditions

@@ -1,4 +1,4 @@
-"""Take a server away from live streams, and compare their text with that of undisturbed ones."""
+"""Remove a server from under live streams, and compare their text with undisturbed streams."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _AT_ONCE = 8
 
 
 class CommandFailed(Exception):
-    """The command that should take a server away has failed."""
+    """The command that should remove a server failed."""
 
 
 @dataclass(frozen=True)
 class _Played:
-    """What became of all streams."""
+    """The outcome of all streams."""
 
     undisturbed: list[earshot.Transcript]
-    """Of the streams that have ended, in the same order."""
+    """Undisturbed transcripts of the streams that have ended, in the same order."""
     ended: list[Ended]
     failures: Counter[str]
     info: earshot.ServerInfo

@@ -1,6 +1,6 @@
-"""Live streams of whole recordings, in real time, over the client that applications use.
+"""Stream whole recordings in real time, with the client that applications use.
 
-Unlike the streams of the other measurements they go on at another server when they lose theirs.
+Unlike the streams of other measurements, they continue on another server if they lose theirs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import earshot
 from loadtest.audio.recordings import SAMPLE_RATE_HZ, Audio
 
 PATIENT = earshot.Timeouts(queue_s=60, chunk_s=60, finish_s=60, resume_s=120)
-"""The servers may share a machine with the streams, or have yet to start."""
+"""Long timeouts: the servers may share a machine with the streams, or still have to start."""
 
 
 @dataclass(frozen=True)

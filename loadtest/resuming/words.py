@@ -1,4 +1,4 @@
-"""The words that streams have lost, or that have changed, since they were carried on elsewhere."""
+"""Count the words that streams lose, or that change, when they continue on another server."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from earshot import Transcript
 from rapidfuzz.distance import Levenshtein
 
 CHANGED_SHARE = 0.01
-"""Words that may differ: the server that carries a stream on has not heard its beginning."""
+"""Share of words that may differ: the new server of a stream does not have its beginning."""
 SEAMS_PER_MISSING_WORD = 10
-"""One missing word is allowed in so many streams that were carried on. A chunk that were lost at
-each seam would be a word or more in each of them."""
+"""One missing word is allowed per this many streams that continued elsewhere. If a chunk were lost
+at each seam, each of them would miss a word or more."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Words:
     undisturbed: int
     missing: int
     changed: int
-    """Words that are missing, different or too many."""
+    """Words that are missing, different or additional."""
 
     def faults(self, seams: int) -> Iterator[str]:
-        """Say what is more than `seams` streams that were carried on explain."""
+        """Yield the faults that `seams` streams that continued elsewhere do not explain."""
         if self.missing > math.ceil(seams / SEAMS_PER_MISSING_WORD):
             yield (
                 f"{self.missing} words are missing: expected at most one for "
@@ -40,7 +40,7 @@ class Words:
 
 
 def compare(undisturbed: Sequence[Transcript], disturbed: Sequence[Transcript]) -> Words:
-    """Compare the words of each stream with those of the same one undisturbed."""
+    """Compare the words of each stream with those of the same stream undisturbed."""
     pairs = [(_texts(a), _texts(b)) for a, b in zip(undisturbed, disturbed, strict=True)]
     edits = [edit.tag for before, after in pairs for edit in Levenshtein.editops(before, after)]
     return Words(sum(len(before) for before, _ in pairs), edits.count("delete"), len(edits))

@@ -1,1 +1,1 @@
-"""Checks of the load test itself, against fake services with known figures."""
+"""Check the load test itself against fake services with known figures."""

@@ -1,4 +1,4 @@
-"""`python -m loadtest selftest`: checks of the load test against fake services.
+"""`python -m loadtest selftest`: check the load test against fake services.
 
 The load test must find their capacity and latency within 5 %, call a run with a stalled load
 generator invalid, and detect a server that swaps the texts of two streams.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.05
 ATTEMPTS = 3
-"""On a busy machine the load generator is late; then the measurement is repeated."""
+"""Attempts of a measurement: on a busy machine the load generator may be late."""
 SEARCH = SearchOptions(first_streams=32, long=False)
 MAX_STREAMS = 48
 OPTIONS = LoadOptions(hold_s=3.0, warm_up_s=1.5, min_stream_s=4.0)
@@ -43,7 +43,7 @@ class Check:
     found: str
     passes: bool
     valid: bool = True
-    """`False` if the load generator was late at every attempt, so that nothing was found."""
+    """`False` if the load generator was late in every attempt, so that there is no result."""
 
 
 def selftest(
@@ -74,7 +74,7 @@ def check_capacity_and_latency() -> list[Check]:
     from loadtest.selftest.fake_service import Truth
 
     truth = Truth(chunk_ms=320, service_ms=8.0, latency_ms=150.0)
-    # Few scripts: with so much latency the reference takes long to record.
+    # Few scripts, because with this much latency the reference takes long to record.
     options = replace(OPTIONS, speech=RECORDINGS / "ljspeech")
     with _measuring(truth, options) as measurement:
         small = _hold_validly(measurement, streams=4)
@@ -114,7 +114,7 @@ def check_swap() -> list[Check]:
 
 
 def _hold_validly(measurement: Measurement, streams: int) -> Level:
-    """Hold a level, again if the load generator was late, at most three times."""
+    """Hold a level; repeat it if the load generator was late, up to three times in all."""
     level = measurement.hold(streams, True)
     for _ in range(ATTEMPTS - 1):
         if level.valid:

@@ -1,9 +1,9 @@
-"""A fake service with known capacity and latency, to check the load test against.
+"""Run a fake service with known capacity and latency, to check the load test.
 
 It has the protocol of the real service. Its recognizer is one simulated processor that takes
 exactly `service_ms` for the audio of a chunk, first come first served, and `latency_ms` more to
-answer; the waits are timers, not computation, so that a busy machine does not change them. Its text
-is a hash of the audio: any two parts of the speech have different words.
+answer; it waits on timers instead of computing, so a busy machine does not change the times. Its
+text is a hash of the audio: any two parts of the speech have different words.
 
     capacity   chunk_ms / service_ms streams: with more the queue grows without end
     latency    service_ms + latency_ms, alone
@@ -52,7 +52,7 @@ class Truth:
     swap: bool = False
     """Swap the texts of two streams that are live at the same time."""
     name: str = ""
-    """Name of its only recognizer; "" for one without a name."""
+    """Name of its only recognizer; "" for an unnamed one."""
 
     @property
     def capacity(self) -> float:
@@ -92,7 +92,7 @@ class FakeRecognizer:
         return _reply(text)
 
     def _swapped(self, stream: int, text: bytes) -> bytes:
-        """Return the text; for the first two live streams the last text of the other one."""
+        """Return the text; for the first two live streams, the last text of the other one."""
         self._texts[stream] = text
         pair = list(self._texts)[:2]
         if stream not in pair or len(pair) < 2:
@@ -104,7 +104,7 @@ class FakeRecognizer:
         return _pb.ServerMetadataResponse(name="fake", version="1").SerializeToString()
 
     async def config(self, request: bytes, context: Any) -> bytes:
-        """Answer ModelConfig: there is one streaming model, and no offline one."""
+        """Answer ModelConfig: there is one streaming model and no offline one."""
         name = _pb.ModelConfigRequest.FromString(request).name
         if name != model_name(self._truth.name, "asr_streaming"):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: '{name}'")

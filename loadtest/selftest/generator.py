@@ -1,9 +1,9 @@
-"""`python -m loadtest generator`: the live streams that one core of the load generator sustains.
+"""`python -m loadtest generator`: find the live streams that one generator core sustains.
 
-The worker gets one core, a fake service that answers at once gets the others; streams are added
+The worker gets one core, and a fake service that answers at once gets the others; streams are added
 until the load generator is late and the level is invalid. For more streams a load test needs more
-`--processes`. A level that fails instead shows that the fake service was the limit, which computes
-on one core and takes more CPU time for a chunk than the generator.
+`--processes`. If a level fails instead, the fake service was the limit: it computes on one core and
+takes more CPU time per chunk than the generator.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The locustfile with a load generator that stalls for 300 ms per second, for the self-test."""
+"""Run the locustfile with a load generator that stalls for 300 ms per second, for the self-test."""
 
 from __future__ import annotations
 

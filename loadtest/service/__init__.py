@@ -1,1 +1,1 @@
-"""The server under test: its process, its metrics and its stages."""
+"""Access the server under test: its process, its metrics and its stages."""

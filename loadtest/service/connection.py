@@ -1,4 +1,4 @@
-"""Connect to the server under load, from every process of a load test alike."""
+"""Connect to the server under load, in the same way from every process of a load test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gevent import ssl as gevent_ssl
 from loadtest.transport.channel import Channel
 
 NO_RESUMING = earshot.Timeouts(resume_s=0)
-"""A load test must not hide that a server has lost its streams."""
+"""Timeouts without resuming: a load test must not hide that a server has lost its streams."""
 _TOKEN = "EARSHOT_TOKEN"
 _FILES = {
     "root_certificates": "EARSHOT_ROOT_CERTIFICATES",
@@ -58,9 +58,10 @@ def _tls_context() -> ssl.SSLContext:
 
 
 def _credentials() -> dict[str, Any]:
-    """Return the token and the contents of the files that the environment names.
+    """Return the token and the contents of the files named in the environment.
 
-    Not options: other users of the machine see these, and each worker would need them again.
+    They are not options, because other users of the machine can see these, and every worker would
+    need them.
     """
     files = {
         argument: Path(os.environ[variable]).read_bytes()

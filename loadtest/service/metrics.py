@@ -1,4 +1,4 @@
-"""One reading of Triton's metrics, and the CPU time of the server's processes."""
+"""Read Triton's metrics, and the CPU time of the server's processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Metrics:
         return [value for labels, value in self._of(metric) if "gpu_uuid" in labels]
 
     def _of(self, metric: str) -> list[tuple[dict[str, str], float]]:
-        # The parser gives every counter the suffix that OpenMetrics wants.
+        # The parser adds the suffix of OpenMetrics to every counter.
         names = (metric, f"{metric}_total")
         return [(labels, value) for name, labels, value in self.samples if name in names]
 
@@ -80,7 +80,7 @@ def processes_behind(port: int) -> list[psutil.Process]:
 def _model_of(command: list[str]) -> str:
     """Return the model that a process serves, from its command line."""
     if any(argument.endswith(".engine_process") for argument in command):
-        return command[-1]  # `python3 -m <module> <model>`: its processes share an engine
+        return command[-1]  # `python3 -m <module> <model>`: a shared engine
     if command and "triton_python_backend_stub" in os.path.basename(command[0]):
         return Path(command[1]).parent.parent.name  # <repository>/<model>/<version>/model.py
     return TRITON

@@ -1,6 +1,6 @@
-"""Use of the server while a level is held, from Triton's counters and CPU times.
+"""Measure the use of the server during a hold, from Triton's counters and CPU times.
 
-Counters are read before and after the hold; the hold has used the difference.
+Counters are read before and after the hold; the difference is the use of the hold.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loadtest.result.document import StageUse
 from loadtest.service.metrics import Metrics, cpu_s_by_model, read_metrics
 
 ENGINE_SUFFIX = "_engine"
-"""Of the name, in metrics and results, of the engine that the processes of a model share."""
+"""Suffix of the name, in metrics and results, of the engine that the processes of a model share."""
 _BATCH_SECONDS = "earshot_batch_seconds"
 _COMPUTE = tuple(
     f"nv_inference_compute_{part}_duration_us" for part in ("input", "infer", "output")
@@ -67,7 +67,7 @@ class ServerMonitor:
         self._gpu = []
 
     def sample(self) -> None:
-        """Record the utilization of the GPUs: unlike the counters, it is a value of the moment."""
+        """Record the GPU utilization, which unlike the counters is a momentary value."""
         if self.gpus:
             metrics = read_metrics(self._metrics_url)
             use = metrics.gpus("nv_gpu_utilization")
@@ -76,7 +76,7 @@ class ServerMonitor:
                 self._gpu.append((sum(use) / len(use), sum(memory)))
 
     def end(self) -> ServerUse:
-        """End the hold and return what it has used."""
+        """End the hold and return its use of the server."""
         before, after = self._before, self._read()
         seconds = after.at_s - before.at_s
         cpu_s = {name: used - before.cpu_s.get(name, 0.0) for name, used in after.cpu_s.items()}
@@ -103,7 +103,7 @@ def stages_between(
     Args:
         cpu_s: CPU seconds by model.
         seconds: time between the readings.
-        ensemble: name of the model that is no stage.
+        ensemble: name of the model that is not a stage.
     """
 
     def spent(metric: str) -> dict[str, float]:
@@ -141,5 +141,5 @@ def _engine(stage: StageUse, batches: float, seconds: float) -> StageUse:
         queue_ms=0.0,
         compute_ms=1000 * seconds / batches,
         requests=stage.requests,
-        cpu_cores=None,  # in those of the stage
+        cpu_cores=None,  # included in those of the stage
     )

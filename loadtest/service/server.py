@@ -1,4 +1,4 @@
-"""A server that is started for one measurement."""
+"""Start a server for one measurement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loadtest.options import LoadOptions
 from loadtest.service.metrics import cpu_s_by_model, read_metrics
 
 READY = re.compile(r"ready: gRPC (?P<url>\S+), metrics (?P<metrics_url>\S+),")
-"""The line of `python -m server` that names its addresses."""
+"""The line of `python -m server` with its addresses."""
 
 
 class ServerEnded(Exception):
@@ -53,8 +53,8 @@ def serving(
     """Serve `repository` on free ports, with further `flags`, for the length of the block.
 
     Args:
-        chunk_share: `--chunk-share`; without it no stream is refused for the load on the cores,
-            which is what most measurements are about.
+        chunk_share: `--chunk-share`; without it no stream is refused because of the load on the
+            cores, as most measurements need.
 
     Raises:
         ServerEnded: The server ended before it was ready; its own message is on stderr.
@@ -79,15 +79,15 @@ def serving(
 
 
 def _obey_interrupts() -> None:
-    """Let a process be interrupted that a command in the background of a script has started.
+    """Restore SIGINT in a process started by a background command of a script.
 
-    Such a command ignores SIGINT, and what it starts inherits that.
+    Such a command ignores SIGINT, and its child processes inherit that.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def free_port() -> int:
-    """Return a port on which nobody listens now."""
+    """Return a port on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -95,7 +95,7 @@ def free_port() -> int:
 
 @contextmanager
 def ensure_server(options: LoadOptions) -> Generator[LoadOptions]:
-    """Yield options with the URL of a running server: theirs, or one that serves their repository.
+    """Yield options with the URL of a server: the given one, or one that serves the repository.
 
     Raises:
         ServerEnded: The server that was started did not become ready.

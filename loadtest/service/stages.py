@@ -1,4 +1,4 @@
-"""The models of one recognizer, by stage, among all models of a server."""
+"""Select the models of one recognizer, by stage, from all models of a server."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def model_name(recognizer: str, stage: str) -> str:
 
 
 def pipeline_order(model: str) -> tuple[int, str]:
-    """Return a key that sorts Triton's models in the order in which a chunk passes them."""
+    """Return a key that sorts Triton's models in pipeline order."""
     places = [place for place, stage in enumerate(_MODELS) if model.endswith(stage)]
     return (places[0] if places else len(_MODELS)), model
 
 
 def by_stage(values: Mapping[str, float], recognizer: str) -> dict[str, float]:
-    """Select from `values` by model those of `recognizer` by stage, and that of `triton` itself."""
+    """Select the values of the models of `recognizer`, by stage, and that of `triton` itself."""
     stages = {model_name(recognizer, stage): stage for stage in _MODELS} | {TRITON: TRITON}
     return {stages[model]: value for model, value in values.items() if model in stages}

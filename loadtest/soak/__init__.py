@@ -1,1 +1,1 @@
-"""Hold a level for a long time, with streams that begin, end, vanish and stall."""
+"""Hold a level for a long time, with streams that begin, end, stall and vanish."""

@@ -1,4 +1,4 @@
-"""`python -m loadtest soak`: hold a level for a long time, and report what the server keeps."""
+"""`python -m loadtest soak`: hold a level for a long time, and report leaks of the server."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def soak(
     output: Output = Path("build/soak.json"),
     as_json: Json = False,
 ) -> None:
-    """Hold live streams that begin, end, pause, stall and vanish; show that the server keeps none.
+    """Hold live streams that begin, end, pause, stall and vanish; show that nothing leaks.
 
-    Exit codes: 0 nothing is kept and no text has changed, 1 otherwise, 2 usage or no server.
+    Exit codes: 0 the server leaks nothing and no text has changed, 1 otherwise, 2 usage or no
+    server.
     """
     import earshot
 

@@ -1,4 +1,4 @@
-"""The JSON document of a soak: what the server held at the start, under way, and at the end."""
+"""The JSON document of a soak: the server's resources at the start, during it, and at the end."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from loadtest.result.stored import Stored
 SCHEMA = 1
 MIB = 2**20
 RSS_GROWTH_BYTES, RSS_GROWTH_SHARE = 64 * MIB, 0.05
-"""Resident memory may grow by the larger of these: allocators keep what one burst needed."""
+"""Resident memory may grow by the larger of these, as allocators keep the memory of a burst."""
 FDS_GROWTH = 8
 SETTLED_SHARE = 0.2
-"""Part of the soak after which the server has warmed up, and its memory must stay flat."""
+"""Share of the soak after which the server has warmed up and its memory must stay constant."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the server holds at one moment."""
+    """The server's resources at one time."""
 
     at_s: float
-    """From the start of the soak."""
+    """Seconds since the start of the soak."""
     rss_bytes: int | None
-    """Resident memory of all its processes; `None` if they cannot be seen."""
+    """Resident memory of all its processes; `None` if they are not visible."""
     shm_bytes: int | None
-    """Shared memory between them, under /dev/shm."""
+    """Shared memory of these processes, under /dev/shm."""
     file_descriptors: int | None
     slots: int | None
     """Open streams of the stage that holds the most; `None` without the server's metrics."""
@@ -34,18 +34,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class Streams:
-    """What became of the streams, by how they were meant to end."""
+    """Numbers of streams, by their intended end."""
 
     finished: int
-    """Sent to the end, some with pauses."""
+    """Streams sent to the end, some with pauses."""
     closed: int
-    """Closed by the client before their end."""
+    """Streams closed by the client before their end."""
     stalled: int
-    """Silent for longer than the server waits, and dropped by it."""
+    """Streams that were silent for longer than the server waits, and dropped by it."""
     vanished: int
-    """Their process was killed."""
+    """Streams whose process was killed."""
     refused: int
-    """Not begun, because the server had no free slot."""
+    """Streams that did not begin, because the server had no free slot."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,18 @@ class SoakResult(Stored):
     kind: Literal["soak"]
     passes: bool
     reasons: list[str]
-    """Why it fails."""
+    """Reasons why it fails."""
     live_streams: int
     hold_s: float
     streams: Streams
     failures: dict[str, int]
-    """Streams that failed in a way that nobody caused, by kind of error."""
+    """Number of streams that failed unexpectedly, by kind of error."""
     chunk_latency: Latency
     unanswered_chunks: int
     transcripts_compared: int
     transcripts_different: int
     readings: list[Reading]
-    """The first before the streams, the last after the last of them was gone."""
+    """Readings, the first before the streams begin, the last after all of them are gone."""
     conditions: Conditions
 
     @property
@@ -85,7 +85,7 @@ def settled(readings: list[Reading], hold_s: float) -> Reading:
 
 
 def leaks(readings: list[Reading], hold_s: float) -> list[str]:
-    """Return what the server holds at the end and did not hold before."""
+    """Return the resources that the server holds at the end but did not hold before."""
     start, warm, end = readings[0], settled(readings, hold_s), readings[-1]
     reasons: list[str] = []
     if end.slots is not None and start.slots is not None and end.slots > start.slots:

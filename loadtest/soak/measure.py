@@ -1,4 +1,4 @@
-"""Run a soak: the streams in this process, those that vanish in another, and the readings."""
+"""Run a soak: streams in this process, streams that vanish in another, and readings."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def measure(options: LoadOptions, streams: int, every_s: float, say: Say) -> Soa
         processes = processes_behind(int(info.url.rpartition(":")[2])) if is_local(info.url) else []
         pinned = replace(served, model=info.name or None)
         tally, reader = Tally(), ServerReader(processes, served.metrics_url)
-        _wait_for_slots(reader, 0, SETTLE_S)  # of the references; the metric lags behind
+        _wait_for_slots(reader, 0, SETTLE_S)  # those of the references; the metric lags behind
         with _reading(reader, every_s, say) as readings:
             with Vanishing(pinned, vanishing) as vanished:
                 work = hold_streams(
@@ -96,7 +96,7 @@ def measure(options: LoadOptions, streams: int, every_s: float, say: Say) -> Soa
 
 
 def _vanishing(streams: int, info: earshot.ServerInfo) -> int:
-    """Return how many streams vanish at a time; their slots stay taken until the server's limit."""
+    """Return how many streams vanish at a time; their slots stay taken until they expire."""
     vanishing = max(1, round(streams * VANISHING_SHARE))
     generations = 2 + info.sequence_idle_ms / 1000 / LIFE_S
     needed = streams + round(vanishing * generations)
@@ -110,7 +110,7 @@ def _vanishing(streams: int, info: earshot.ServerInfo) -> int:
 
 @contextmanager
 def _reading(reader: ServerReader, every_s: float, say: Say) -> Generator[list[Reading]]:
-    """Read the server now, every so often, and at the end of the block."""
+    """Read the server now, every `every_s` seconds, and at the end of the block."""
     start_s = time.monotonic()
     readings = [reader.read(0.0)]
     stopped = threading.Event()
@@ -138,7 +138,7 @@ def _line(reading: Reading) -> str:
 
 
 def _wait_for_slots(reader: ServerReader, slots: int, limit_s: float) -> None:
-    """Wait until no more than `slots` are taken, as far as the server shows them."""
+    """Wait until at most `slots` slots are taken, if the server shows their number."""
     give_up_s = time.monotonic() + limit_s
     while (reader.slots() or 0) > slots and time.monotonic() < give_up_s:
         time.sleep(0.5)

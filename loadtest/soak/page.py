@@ -1,4 +1,4 @@
-"""The page of a soak: verdict, figures at start and end, and the server's memory over time."""
+"""Render the page of a soak: verdict, figures at start and end, and memory over time."""
 
 from __future__ import annotations
 

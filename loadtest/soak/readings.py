@@ -1,4 +1,4 @@
-"""Read what a server holds: memory, shared memory, file descriptors and slots."""
+"""Read a server's resources: memory, shared memory, file descriptors and slots."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ServerReader:
         self._metrics_url = metrics_url
 
     def read(self, at_s: float) -> Reading:
-        """Return what the server holds now."""
+        """Return the server's current resources."""
         alive = [process for process in self._processes if process.is_running()]
         if not alive:
             return Reading(at_s, None, None, None, self.slots())

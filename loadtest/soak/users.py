@@ -1,4 +1,4 @@
-"""Live users of a soak: most stream to the end, some pause, stall, or close under way."""
+"""Simulate live users of a soak: most stream to the end, some pause, stall, or close early."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from loadtest.service.connection import connect_async
 
 
 class Behaviour(Enum):
-    """How a stream goes on after its first part."""
+    """The behaviour of a stream after its first part."""
 
     FINISH = "finished"
     PAUSE = "paused"
-    """Send nothing for less than the server's limit, then go on."""
+    """Send nothing for less than the server's limit, then continue."""
     STALL = "stalled"
-    """Send nothing for longer than that: the server drops the stream."""
+    """Send nothing for longer than the limit, so that the server drops the stream."""
     CLOSE = "closed"
 
 
@@ -37,7 +37,7 @@ AFTER_FAILURE_S = 1.0
 
 @dataclass
 class Tally:
-    """What has become of the streams so far."""
+    """The results of the streams so far."""
 
     ended: Counter[str] = field(default_factory=Counter[str])
     failures: Counter[str] = field(default_factory=Counter[str])
@@ -50,7 +50,7 @@ class Tally:
 async def play_forever(
     client: earshot.AsyncClient, scripts: Sequence[Script], tally: Tally, until_s: float
 ) -> None:
-    """Play one stream after another, begun at a random phase, until `until_s` (monotonic)."""
+    """Play one stream after another, starting at a random phase, until `until_s` (monotonic)."""
     await asyncio.sleep(random.uniform(0, 1))
     chunk_s = client.info.chunk_ms / 1000
     while time.monotonic() + chunk_s < until_s:
@@ -122,7 +122,7 @@ async def _send(
 
 
 async def _stall(stream: earshot.AsyncStream, piece: object, limit_s: float, tally: Tally) -> None:
-    """Send nothing for too long; the server must say that it has dropped the stream."""
+    """Send nothing for too long; the server must report that it has dropped the stream."""
     await asyncio.sleep(STALL_OF_LIMIT * limit_s)
     try:
         await stream.send(piece)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""A process with live streams that is killed again and again, so that no stream of it ever ends.
+"""Run a process with live streams that is killed repeatedly, so that its streams never end.
 
 `python -m loadtest.soak.vanishing URL MODEL SPEECH STREAMS`; MODEL is "" for the only one.
 """
@@ -26,7 +26,7 @@ BEGUN = "begun"
 class Vanishing:
     """Starts the process, kills it after `LIFE_S`, and starts another, until it is stopped.
 
-    The last one is killed at the end of the block, when its streams have begun.
+    The last one is killed at the end of the block, after its streams have begun.
     """
 
     def __init__(self, options: LoadOptions, streams: int) -> None:
@@ -59,7 +59,7 @@ class Vanishing:
 
 
 async def _stream(client: earshot.AsyncClient, speech: Audio, begun: list[None]) -> None:
-    """Stream in real time without an end."""
+    """Stream in real time until the process is killed."""
     step = client.info.chunk_samples
     due_s, at = time.monotonic(), 0
     async with client.stream(sample_rate_hz=SAMPLE_RATE_HZ) as stream:

@@ -1,1 +1,1 @@
-"""Unary gRPC calls at a fraction of the CPU time of gRPC's own Python package."""
+"""Make unary gRPC calls at a fraction of the CPU time of gRPC's own Python package."""

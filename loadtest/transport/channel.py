@@ -1,7 +1,7 @@
-"""Unary gRPC calls over one connection of gevent's, opened again when it is lost.
+"""Make unary gRPC calls over one gevent connection, which is reopened when it is lost.
 
-Everything runs in callbacks of gevent's hub: an answer wakes the greenlet that waits for it, and
-nothing else is switched. Proxies of `http_proxy` are not used.
+Everything runs in callbacks of gevent's hub: an answer switches to the greenlet that waits for it,
+and there are no other switches. Proxies of `http_proxy` are not used.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from loadtest.transport.http2 import (
 
 _READ_BYTES = 2**18
 _RETRY_S = 1.0
-"""Callers within this time after a failed attempt to connect get its error."""
+"""Calls within this time after a failed attempt to connect fail with the same error."""
 _PAUSE_S = 0.1
-"""Time after which a server that refused a call unseen, as it had no room, is asked again."""
+"""Time after which a call is repeated that a server refused unseen for lack of room."""
 _READ, _WRITE = 1, 2
 """Events of libev."""
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -56,10 +56,10 @@ class Channel:
 
         Args:
             target: Address of the server.
-            headers: What every call has.
-            connect_s: Time to connect in.
-            silence_s: Time after which a peer that acknowledges nothing counts as gone.
-            tls: How to encrypt; `None` for not at all.
+            headers: Headers of every call.
+            connect_s: Time limit for connecting.
+            silence_s: Time after which a peer that acknowledges nothing is considered gone.
+            tls: Context for encryption; `None` for none.
         """
         self._target = target
         self._headers = headers
@@ -77,7 +77,7 @@ class Channel:
         return request_block(self._target, scheme, path, (*self._headers, *headers))
 
     def start(self, block: HeaderBlock, *message: bytes) -> PendingReply:
-        """Send a message, given in parts; this waits only for the connection."""
+        """Send a message, given in parts; wait only for the connection."""
         pending = PendingReply()
         link = self._link
         if link is None or not link.takes_calls:
@@ -89,7 +89,7 @@ class Channel:
         return pending
 
     def close(self) -> None:
-        """Close the connection; calls under way fail, and so do later ones."""
+        """Close the connection; calls in flight and later ones fail."""
         self._failure = Reply(StatusCode.UNAVAILABLE, "the channel is closed")
         self._failed_at_s = math.inf
         if self._link is not None:
@@ -97,7 +97,7 @@ class Channel:
             gevent.sleep(0)
 
     def _move(self, calls: list[UnaryCall]) -> None:
-        """Start calls that a server that goes away has not seen, on another connection."""
+        """Restart calls on another connection that a server that goes away has not processed."""
         link = self._connected()
         for call in calls:
             if link is None:
@@ -106,7 +106,7 @@ class Channel:
                 link.start(call)
 
     def _connected(self) -> _Link | None:
-        """Return a connection that takes calls, or `None` if there is no server."""
+        """Return a connection that accepts calls, or `None` if there is no server."""
         with self._connecting:
             if self._link is not None and self._link.takes_calls:
                 return self._link
@@ -150,7 +150,7 @@ class PendingReply:
         self._waiter: Any = None
 
     def wait(self) -> Reply:
-        """Return the reply when it is there."""
+        """Wait for the reply and return it."""
         if self._reply is None:
             self._waiter = Waiter()
             try:
@@ -168,10 +168,10 @@ class PendingReply:
 
 
 class _Link:
-    """One connection: a socket, and the hub's watchers of it."""
+    """One connection: a socket and the hub's watchers for it."""
 
     def __init__(self, opened: Any, move: Callable[[list[UnaryCall]], None]) -> None:
-        """`move` starts calls elsewhere, in a greenlet of its own."""
+        """Use an open socket; `move` restarts calls on another connection, in its own greenlet."""
         self._socket = opened
         self._move = move
         self._connection = Connection()
@@ -179,7 +179,7 @@ class _Link:
         self._ready = Event()
         self._closed = False
         self._why = ""
-        # Of TLS: decrypted bytes that wait, of which the watcher knows nothing.
+        # With TLS, decrypted bytes may be waiting, of which the watcher does not know.
         self._pending: Callable[[], int] = getattr(opened, "pending", lambda: 0)
         self._loop: Any = get_hub().loop
         self._readable = self._loop.io(opened.fileno(), _READ)
@@ -194,7 +194,7 @@ class _Link:
         return self._connection.takes_calls
 
     def wait_until_ready(self) -> None:
-        """Wait until the peer has said what it takes; raise OSError if it ends the connection."""
+        """Wait for the peer's settings; raise OSError if it ends the connection."""
         try:
             self._ready.wait()
         finally:
@@ -210,12 +210,12 @@ class _Link:
             self._send()
 
     def close_soon(self, why: str) -> None:
-        """Close the connection when the hub runs: only the hub may switch to those who wait."""
+        """Close the connection from the hub: only the hub may switch to waiting greenlets."""
         self._connection.takes_calls = False
         self._loop.run_callback(self._close, why)
 
     def _close(self, why: str) -> None:
-        """Close the connection; calls under way fail."""
+        """Close the connection; calls in flight fail."""
         if self._closed:
             return
         self._closed, self._why = True, why
@@ -259,7 +259,7 @@ class _Link:
             self._send()
 
     def _send(self) -> None:
-        """Send what there is, or as much as the socket takes; the rest when it takes more."""
+        """Send as much as the socket accepts; the rest follows when it accepts more."""
         while out := self._unsent or self._connection.take_bytes():
             try:
                 self._unsent = out[self._socket.send(out) :]

@@ -1,12 +1,12 @@
-"""HTTP/2 as far as unary gRPC calls need it (RFC 9113), without input or output.
+"""Implement HTTP/2 as far as unary gRPC calls need it (RFC 9113), without input or output.
 
 The load generator shares its machine with the server, and gRPC's Python package takes more CPU time
-per call than everything else in the generator; so does the package h2. What a call needs is little:
-two kinds of frames out, two in, and flow control. Two things make them cheap:
+per call than everything else in the generator; so does the package h2. A call needs only little:
+two kinds of frames out, two in, and flow control. Two measures make them cheap:
 
-- Header fields are sent as literals that nobody indexes, so that a stream encodes them once.
-- The peer is told that there is no dynamic table, so that equal blocks of header fields mean the
-  same, and each is decoded once.
+- Header fields are sent as never-indexed literals, so a stream encodes them once.
+- The peer is told that there is no dynamic table, so equal blocks of header fields mean the same,
+  and each is decoded once.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ HeaderBlock: TypeAlias = bytes
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME = struct.Struct(">IBI")
-"""Length (24 bits) and kind (8), flags, stream."""
+"""Header of a frame: length (24 bits) and kind (8), flags, stream."""
 _FRAME_BYTES = _FRAME.size
 _SETTING = struct.Struct(">HI")
 _U32 = struct.Struct(">I")
 _MESSAGE = struct.Struct(">BI")
-"""The prefix of a message of gRPC: not compressed, length."""
+"""Prefix of a gRPC message: compression flag, length."""
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 _REFUSED, _CANCEL = 7, 8
 _MOST_REFUSALS = 20
-"""Times that a call is sent again because a peer has not looked at it."""
+"""Largest number of times that a call is repeated because a peer has not processed it."""
 _LARGEST_WINDOW = 2**31 - 1
 _FIRST_WINDOW = 65_535
 _CREDIT_BYTES = 2**30
-"""Answers received before the peer is told that the connection takes more."""
+"""Bytes received before the peer gets new credit for the connection."""
 _LARGEST_CACHE = 1000
-"""Blocks of header fields to remember: answers differ in few ways, but errors may differ in all."""
+"""Number of header blocks to cache: the headers of answers differ little, but those of errors may
+all differ."""
 
 
 class _Kind(IntEnum):
@@ -55,7 +56,7 @@ class _Setting(IntEnum):
     INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 4, 5
 
 
-# As gRPC maps them (doc/http-grpc-status-mapping.md and PROTOCOL-HTTP2.md of its repository).
+# The mappings of gRPC (doc/http-grpc-status-mapping.md and PROTOCOL-HTTP2.md in its repository).
 _STATUS_OF_HTTP = {
     "400": StatusCode.INTERNAL,
     "401": StatusCode.UNAUTHENTICATED,
@@ -69,20 +70,20 @@ _STATUS_OF_HTTP = {
 _STATUS_OF_RESET = {
     _REFUSED: StatusCode.UNAVAILABLE,
     _CANCEL: StatusCode.CANCELLED,
-    11: StatusCode.RESOURCE_EXHAUSTED,  # asked to be calm
-    12: StatusCode.PERMISSION_DENIED,  # not secure enough
+    11: StatusCode.RESOURCE_EXHAUSTED,  # ENHANCE_YOUR_CALM
+    12: StatusCode.PERMISSION_DENIED,  # INADEQUATE_SECURITY
 }
 _ENCODER = hpack.Encoder()
-"""Of fields that nobody indexes, so that it has no state."""
+"""Encoder of never-indexed fields, which therefore has no state."""
 _STATUS_OF_CODE = {str(status.value[0]): status for status in StatusCode}
 
 
 class ProtocolError(Exception):
-    """The peer does not speak HTTP/2 as it should."""
+    """The peer violates the HTTP/2 protocol."""
 
 
 class Reply:
-    """The outcome of a call; one that failed can be explained like an error of gRPC."""
+    """The outcome of a call; a failure can be explained like a gRPC error."""
 
     __slots__ = ("_code", "_details", "headers", "message")
 
@@ -94,7 +95,7 @@ class Reply:
         self.message = message
         """The answer, if the call succeeded."""
         self.headers = headers
-        """What came before the answer."""
+        """Header fields that preceded the answer."""
 
     @property
     def succeeded(self) -> bool:
@@ -111,7 +112,7 @@ class Reply:
 
 
 class UnaryCall:
-    """One request, and what has come of its answer."""
+    """One request, and the received part of its answer."""
 
     __slots__ = (
         *("_message", "_received", "_unsent", "block"),
@@ -121,7 +122,7 @@ class UnaryCall:
     def __init__(
         self, block: HeaderBlock, message: Sequence[bytes], on_reply: Callable[[Reply], None]
     ) -> None:
-        """`block` is that of `request_block`; `message` comes in parts that are joined."""
+        """Prepare a call; `block` is from `request_block`, and parts of `message` are joined."""
         self.block = block
         self.on_reply = on_reply
         self.window = 0
@@ -133,13 +134,13 @@ class UnaryCall:
         self.refusals = 0
 
     def begin(self, window: int) -> None:
-        """Begin, or begin again, to send the request to a peer that takes so many bytes."""
+        """Begin to send the request, or begin again, to a peer that accepts `window` bytes."""
         self._unsent = self._message
         self.window = window
 
     @property
     def unsent(self) -> int:
-        """Return how many bytes of the request have to be sent yet."""
+        """Return the number of bytes of the request that still have to be sent."""
         return len(self._unsent)
 
     def take(self, size: int) -> memoryview:
@@ -152,7 +153,7 @@ class UnaryCall:
         self._received.append(part)
 
     def reply(self, trailers: Headers) -> Reply:
-        """Return the outcome, which the last header fields tell."""
+        """Return the outcome according to the trailers."""
         fields = dict(trailers)
         status = dict(self.first_headers or trailers).get(":status", "200")
         code = fields.get("grpc-status")
@@ -169,7 +170,7 @@ class UnaryCall:
 
 
 class Connection:
-    """The client's end of one connection: calls go in, bytes come out, and the other way round."""
+    """The client's end of one connection: it converts calls to bytes, and bytes to replies."""
 
     def __init__(self) -> None:
         settings = {
@@ -184,16 +185,16 @@ class Connection:
         self._in = b""
         self._calls: dict[int, UnaryCall] = {}
         self._waiting: deque[UnaryCall] = deque()
-        """Calls for which the peer has no stream free, or that it has not looked at."""
+        """Calls for which the peer has no free stream, or that it has not processed."""
         self._blocked: dict[int, UnaryCall] = {}
-        """Calls that are sent in part, as the peer takes no more for now."""
+        """Calls that are partly sent, because the peer accepts no more for now."""
         self._next_stream = 1
         self._most_streams = 2**31
         self._window = self._first_window = _FIRST_WINDOW
         self._largest_frame = 16_384
         self._uncredited = 0
         self._open_block: tuple[int, int, bytes] | None = None
-        """Stream, flags and begin of a block of header fields that goes on."""
+        """Stream, flags and first part of an unfinished block of header fields."""
         self._decoder = hpack.Decoder()
         self._decoder.max_allowed_table_size = self._decoder.header_table_size = 0
         self._decoded: dict[HeaderBlock, Headers] = {}
@@ -209,19 +210,19 @@ class Connection:
             _Kind.WINDOW_UPDATE: self._on_window_update,
         }
         self.is_ready = False
-        """Whether the peer has said what it takes, so that calls may start."""
+        """True once the peer has sent its settings, so that calls may start."""
         self.takes_calls = True
-        """Whether the peer still takes calls on this connection."""
+        """True while the peer accepts calls on this connection."""
         self.is_paused = False
-        """Whether the peer has refused a call unseen; none is started until `resume`."""
+        """True after the peer has refused a call unseen; no call starts until `resume`."""
 
     @property
     def calls(self) -> int:
-        """Return the number of calls under way."""
+        """Return the number of calls in flight."""
         return len(self._calls) + len(self._waiting)
 
     def start(self, call: UnaryCall) -> None:
-        """Start a call, at once or when the peer takes it; `take_bytes` has what is to be sent."""
+        """Start a call, at once or when the peer accepts it; see `take_bytes`."""
         if not self._has_room:
             self._waiting.append(call)
             return
@@ -240,7 +241,7 @@ class Connection:
         self._start_waiting()
 
     def take_orphans(self) -> list[UnaryCall]:
-        """Return and forget the calls that are for another connection, as the peer goes away."""
+        """Return and remove the calls that need another connection because the peer goes away."""
         if self.takes_calls:
             return []
         orphans = list(self._waiting)
@@ -248,16 +249,16 @@ class Connection:
         return orphans
 
     def take_bytes(self) -> bytes:
-        """Return and forget what is to be sent."""
+        """Return and remove the bytes to send."""
         taken = b"".join(self._out)
         self._out.clear()
         return taken
 
     def receive(self, data: bytes) -> list[tuple[UnaryCall, Reply]]:
-        """Take in bytes of the peer; return the calls that they end.
+        """Process bytes from the peer; return the calls that they end.
 
         Raises:
-            ProtocolError: The peer does not speak HTTP/2. The connection is of no use any more.
+            ProtocolError: The peer violates the protocol, and the connection is no longer usable.
         """
         self._in = data = self._in + data if self._in else data
         position, end = 0, len(data)
@@ -280,7 +281,7 @@ class Connection:
         return done
 
     def fail(self, code: StatusCode, details: str) -> list[tuple[UnaryCall, Reply]]:
-        """End all calls; return them, and those that had ended before a broken frame."""
+        """End all calls; return them, and those that ended before a broken frame."""
         self.takes_calls = False
         done, self._done = self._done, []
         done += [(call, Reply(code, details)) for call in (*self._calls.values(), *self._waiting)]
@@ -294,7 +295,7 @@ class Connection:
         self._out.append(payload)
 
     def _send(self, stream: int, call: UnaryCall) -> None:
-        """Send as much of a request as the peer takes."""
+        """Send as much of a request as the peer accepts."""
         while call.unsent:
             size = min(call.unsent, self._largest_frame, self._window, call.window)
             if size <= 0:
@@ -381,13 +382,14 @@ class Connection:
         code = _STATUS_OF_RESET.get(error, StatusCode.INTERNAL)
         reply = Reply(code, f"Received RST_STREAM with error code {error}")
         if error == _REFUSED and self._keep(stream):
-            # A server may count a call as open longer than we do, and refuse one more until then.
+            # A server may count a call as open for longer than we do, and refuse another one until
+            # then.
             self.is_paused = True
         else:
             self._end(stream, reply)
 
     def _keep(self, stream: int) -> bool:
-        """Keep a call to send it again; return whether there is one, not sent too often."""
+        """Keep a call in order to repeat it; return whether one was kept."""
         call = self._calls.get(stream)
         if call is None or call.refusals >= _MOST_REFUSALS:
             return False
@@ -418,7 +420,7 @@ class Connection:
             self._frame(_Kind.PING, _ACK, 0, payload)
 
     def _on_go_away(self, flags: int, stream: int, payload: bytes) -> None:
-        """Take no more calls; another connection has to take those that the peer has not seen."""
+        """Accept no more calls; those that the peer has not processed need another connection."""
         last, error = struct.unpack_from(">II", payload)
         self.takes_calls = False
         details = f"Received GOAWAY with error code {error}: {payload[8:].decode(errors='replace')}"
@@ -446,7 +448,7 @@ def request_block(
 
 @cache
 def _fixed_block(authority: str, scheme: str, path: str) -> HeaderBlock:
-    """Return the header fields that all calls of a method have."""
+    """Return the header fields that all calls of a method share."""
     return _encode(
         [
             (":method", "POST"),
@@ -460,7 +462,7 @@ def _fixed_block(authority: str, scheme: str, path: str) -> HeaderBlock:
 
 
 def _encode(headers: Iterable[tuple[str, str]]) -> HeaderBlock:
-    # A Huffman code would save a few bytes, and cost more time than they do.
+    # A Huffman code would save a few bytes, but cost more time than they do.
     fields = [hpack.NeverIndexedHeaderTuple(*header) for header in headers]
     return _ENCODER.encode(fields, huffman=False)
 
