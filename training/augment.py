@@ -1,4 +1,4 @@
-"""Augment log-mel frames, which takes a fraction of the time that samples would take.
+"""Augment log-mel frames, in a fraction of the time that augmenting samples would take.
 
 Every function takes and returns float32 frames (frames, mel bins) of log power; none changes its
 input. `augment` draws and combines them.
@@ -34,7 +34,7 @@ def shift_formants(frames: LogMel, factor: float) -> LogMel:
 
 
 def _resample(rows: LogMel, positions: npt.NDArray[np.float32]) -> LogMel:
-    """Return rows at fractional positions, linearly interpolated."""
+    """Return the rows at fractional positions, linearly interpolated."""
     below = positions.astype(np.int64)
     above = np.minimum(below + 1, len(rows) - 1)
     share = (positions - below).astype(np.float32)[:, None]
@@ -64,7 +64,7 @@ def limit_band(frames: LogMel, low_hz: float, high_hz: float, floor: float) -> L
 
 
 class Colour(NamedTuple):
-    """Mean and deviation of every mel bin, from microphone, room and voice; each (mel bins,)."""
+    """Mean and deviation of each mel bin, due to microphone, room and voice; each (mel bins,)."""
 
     mean: LogMel
     deviation: LogMel
@@ -78,7 +78,7 @@ def colour_of(frames: LogMel) -> Colour:
 def match_colour(frames: LogMel, colour: Colour, share: float) -> LogMel:
     """Move the colour of the utterance to another's, completely if `share` is 1.
 
-    After adaptive instance normalization (Huang and Belongie 2017), on mel bins for channels.
+    This is adaptive instance normalization (Huang and Belongie 2017) with mel bins as channels.
     """
     own = colour_of(frames)
     mean = own.mean + share * (colour.mean - own.mean)
@@ -115,7 +115,7 @@ def mask_blocks(frames: LogMel, rng: np.random.Generator) -> LogMel:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Noises to add to utterances, and colours of real recordings to move them to."""
+    """Noises to add to utterances, and colours of real recordings to give them."""
 
     noises: Sequence[LogMel] = ()
     colours: Sequence[Colour] = ()
@@ -150,7 +150,7 @@ class Augmentation:
     rng: np.random.Generator
 
     def apply(self, frames: LogMel) -> LogMel:
-        """Return the frames or a variant of them."""
+        """Return the frames, or a variant of them."""
         if self.rng.random() >= self.share:
             return frames
         return augment(frames, self.around, self.rng)

@@ -1,7 +1,7 @@
 """Average the weights of two checkpoints, the second of which was trained from the first.
 
-Between the two, errors of both are smaller than at either end, if training did not go far (Wortsman
-et al. 2022, arXiv 2109.01903).
+If the second training was short, a point between the two often has fewer errors than either
+(Wortsman et al. 2022, arXiv 2109.01903).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def average(first: Path, second: Path, share: float, output: Path) -> None:
     """Write `1 - share` of the weights of `first` plus `share` of those of `second` to `output`.
 
     Raises:
-        ValueError: the checkpoints have other weights, or differ in their shapes.
+        ValueError: the weights of the checkpoints differ in names or shapes.
     """
     model, other = (
         NemotronAsrStreamingForRNNT.from_pretrained(folder, dtype=torch.float32)

@@ -1,9 +1,9 @@
-"""Draw utterances from the shards and form batches.
+"""Draw utterances from the shards, and form batches.
 
-Utterances are drawn with replacement, each in proportion to its length, real ones with the
-probability of the phase. A draw of a few hundred is sorted by length and cut into batches of about
-equal audio, so that little of a batch is padding; the batches are then shuffled. The result depends
-only on the seed of the round.
+Utterances are drawn with replacement, with a probability proportional to their length; the phase
+sets the share of real ones. A draw of a few hundred is sorted by length and cut into batches with
+about the same amount of audio and little padding, which are then shuffled. The result depends only
+on the seed of the round.
 """
 
 import random
@@ -26,7 +26,7 @@ from training.schedule import Phase
 UTTERANCES_PER_ROUND = 768
 MIN_SECONDS = 0.4
 MAX_WORD_RATE_HZ = 6.5
-"""Transcripts with more words per second belong to clipped audio."""
+"""Utterances with more words per second than this have truncated audio."""
 MIN_COLOUR_SECONDS = 2.0
 """The colour of shorter utterances depends more on their vowels than on their microphone."""
 DIGITS_SHARE = 0.04
@@ -35,7 +35,7 @@ DIGITS_SHARE = 0.04
 
 @dataclass(frozen=True)
 class Pool:
-    """Utterances to draw from, by source, and sounds to vary them with."""
+    """Utterances to draw from, by source, and sounds for their augmentation."""
 
     real: list[Utterance]
     digits: list[Utterance]
@@ -44,7 +44,7 @@ class Pool:
 
 
 def load_pool(features: Path) -> Pool:
-    """Read the shards that exist now; synthetic ones may still be in progress."""
+    """Read the existing shards; synthetic ones may still be in progress."""
     real: list[Utterance] = []
     digits: list[Utterance] = []
     for index in sorted(features.glob("real-*.tsv")):
@@ -94,7 +94,7 @@ def draw_round(pool: Pool, phase: Phase, seed: int) -> list[list[Utterance]]:
 
 
 def _draw(utterances: Sequence[Utterance], count: int, rng: random.Random) -> list[Utterance]:
-    """Draw with replacement, each in proportion to its length; return none from an empty list."""
+    """Draw with replacement, weighted by length; return none from an empty list."""
     if not utterances:
         return []
     return rng.choices(
@@ -107,7 +107,7 @@ def _shorter(utterances: Sequence[Utterance], max_seconds: float) -> list[Uttera
 
 
 def _cut(utterances: Sequence[Utterance], batch_seconds: float) -> Iterator[list[Utterance]]:
-    """Cut into runs whose padded length is below the limit (at least one utterance)."""
+    """Cut into runs whose padded length is below the limit, of at least one utterance."""
     batch: list[Utterance] = []
     for utterance in utterances:
         if batch and (len(batch) + 1) * utterance.seconds > batch_seconds:

@@ -1,7 +1,7 @@
-"""Command line of the demo model: `python -m training` makes a checkpoint from recordings.
+"""Define the command line: `python -m training` trains the demo model from recordings.
 
 The commands `prepare`, `train`, `evaluate` and `plot` run single steps; `adapt` makes a custom
-model from a checkpoint and a customer's recordings. All of them may be killed and called again.
+model from a checkpoint and a customer's recordings. All of them may be killed and restarted.
 """
 
 import os
@@ -34,8 +34,10 @@ GPU_RESULTS = GPU_FOLDER / "results"
 
 Speech = Annotated[Path, typer.Option("--speech", help="Recordings, laid out as the README says.")]
 Work = Annotated[Path, typer.Option("--work-dir", help="Features, state and log of the run.")]
-Shards = Annotated[int, typer.Option("--synthetic-shards", help="Of 200 spoken sentences each.")]
-Jobs = Annotated[int, typer.Option("--jobs", help="Processes that make features.")]
+Shards = Annotated[
+    int, typer.Option("--synthetic-shards", help="Shards of 200 spoken sentences each.")
+]
+Jobs = Annotated[int, typer.Option("--jobs", help="Processes that compute features.")]
 ExtraHours = Annotated[
     float, typer.Option("--extra-hours", help="Audio to train on after the schedule has ended.")
 ]
@@ -107,9 +109,9 @@ def evaluate(
 
 @app.command()
 def plot(work_dir: Work = DEFAULT_WORK) -> None:
-    """Draw the newest run beside its checkpoint, and what each step gave beside the committed one.
+    """Plot the newest run beside its checkpoint, and each step's gain beside the committed one.
 
-    A run's losses are drawn only where there is a run.
+    Losses are plotted only if there is a run.
     """
     from training.plot import plot_history, plot_log
     from training.workplace import Workplace
@@ -137,10 +139,10 @@ def average(
     trained: Annotated[Path, typer.Argument(help="One that was trained from it.")],
     output: Annotated[Path, typer.Option(help="New folder for the average.")],
     share: Annotated[
-        float, typer.Option(help="Of the second one's weights.", min=0.0, max=1.0)
+        float, typer.Option(help="Share of the second one's weights.", min=0.0, max=1.0)
     ] = 0.25,
 ) -> None:
-    """Average the weights of two checkpoints: after a short cycle, often better than both."""
+    """Average the weights of two checkpoints, often better than both after a short cycle."""
     from training.average import average as run
 
     run(checkpoint, trained, share, output)
@@ -156,16 +158,18 @@ def adapt(
         typer.Option(help="Folder with a manifest to measure base and result on; repeatable."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Train all weights, no adapter.")] = False,
-    rank: Annotated[int, typer.Option(help="Of the adapter.", min=1)] = DEFAULT_RANK,
+    rank: Annotated[int, typer.Option(help="Rank of the adapter.", min=1)] = DEFAULT_RANK,
     passes: Annotated[
-        float, typer.Option(help="Times that each recording is heard.", min=0.0)
+        float, typer.Option(help="Mean number of times that each recording is used.", min=0.0)
     ] = DEFAULT_PASSES,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help=f"Highest; by default {ADAPTER_RATE:g}, with --full {FULL_RATE:g}."),
+        typer.Option(
+            help=f"Peak learning rate; by default {ADAPTER_RATE:g}, with --full {FULL_RATE:g}."
+        ),
     ] = None,
 ) -> None:
-    """Adapt a checkpoint to recordings; publish it only if it gets fewer words wrong."""
+    """Adapt a checkpoint to recordings; publish it only if it has fewer word errors."""
     import signal
     import threading
 
@@ -269,7 +273,7 @@ def head(
 
 @app.command("head-text")
 def head_text(
-    checkpoint: Annotated[Path, typer.Argument(help="Whose transcripts to use.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint whose transcripts to use.")],
     data: Annotated[Path, typer.Option(help="Folder with manifest.tsv and recordings.")],
     label: Annotated[list[str], typer.Option(help="Column of the manifest; repeatable.")],
     test: Annotated[
@@ -279,7 +283,7 @@ def head_text(
         int, typer.Option(help="Frames of 80 ms that the encoder sees ahead.")
     ] = DEFAULT_LOOKAHEAD,
 ) -> None:
-    """Measure what labels by transcripts get right, to stand beside heads."""
+    """Measure the accuracy of labelling by transcripts, to compare heads with."""
     from training.adapt.errors import AdaptError
     from training.head.text import score_texts
 
@@ -301,11 +305,11 @@ def head_text(
 def gpu_bundle(
     speech: Speech = Path("../shared/speech"),
     start: Annotated[Path, typer.Option(help="Checkpoint to start from.")] = CHECKPOINT,
-    folder: Annotated[Path, typer.Option(help="Where the pieces go.")] = GPU_FOLDER,
-    piece_mib: Annotated[float, typer.Option(help="Size of a piece, at most.")] = 36.0,
+    folder: Annotated[Path, typer.Option(help="Folder for the pieces.")] = GPU_FOLDER,
+    piece_mib: Annotated[float, typer.Option(help="Largest size of a piece.")] = 36.0,
     jobs: Jobs = 2,
 ) -> None:
-    """Packs what a GPU machine without network needs, in pieces to carry."""
+    """Pack everything that a GPU machine without network needs, in pieces to copy there."""
     from training.gpu.bundle import write_bundle
 
     for piece in write_bundle(speech, start, folder, piece_mib, jobs):
@@ -314,13 +318,13 @@ def gpu_bundle(
 
 @app.command("gpu-prepare")
 def gpu_prepare(
-    folder: Annotated[Path, typer.Option(help="The carried pieces.")] = GPU_FOLDER,
+    folder: Annotated[Path, typer.Option(help="Folder of the copied pieces.")] = GPU_FOLDER,
     work_dir: Work = GPU_WORK,
     jobs: Jobs = 14,
-    hours: Annotated[float, typer.Option(help="Synthetic speech to make.")] = 40.0,
-    minutes: Annotated[float, typer.Option(help="Begin no shard after so long.")] = 10.0,
+    hours: Annotated[float, typer.Option(help="Hours of synthetic speech to make.")] = 40.0,
+    minutes: Annotated[float, typer.Option(help="Minutes after which no shard is begun.")] = 10.0,
 ) -> None:
-    """Unpacks the pieces, decodes the recordings, synthesizes speech; on the GPU machine."""
+    """On the GPU machine, unpack the pieces, decode the recordings and synthesize speech."""
     from training.gpu.environment import hide_optional_packages
 
     hide_optional_packages()
@@ -339,19 +343,23 @@ def gpu_prepare(
 def gpu_train(
     work_dir: Work = GPU_WORK,
     results: Annotated[
-        Path, typer.Option(help="Where the pieces of the weights go.")
+        Path, typer.Option(help="Folder for the pieces of the weights.")
     ] = GPU_RESULTS,
-    start: Annotated[Path | None, typer.Option(help="Checkpoint; else the carried one.")] = None,
-    minutes: Annotated[float, typer.Option(help="Time for the updates and the end.")] = 4.0,
-    batch_seconds: Annotated[float, typer.Option(help="Sound in a batch.")] = 1200.0,
-    peak_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    capacity_hours: Annotated[float, typer.Option(help="Sound on the device.")] = 200.0,
+    start: Annotated[
+        Path | None, typer.Option(help="Start checkpoint; by default the bundled one.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Minutes for the updates and the end.")] = 4.0,
+    batch_seconds: Annotated[float, typer.Option(help="Seconds of audio in a batch.")] = 1200.0,
+    peak_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    capacity_hours: Annotated[
+        float, typer.Option(help="Hours of audio that fit on the device.")
+    ] = 200.0,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     kernel: Annotated[bool, typer.Option(help="Try our own kernel for the lattice.")] = True,
     smoke: Annotated[bool, typer.Option("--smoke", help="Time the parts of a step.")] = False,
     smoke_steps: Annotated[int, typer.Option(help="Whole steps per batch size.")] = 20,
 ) -> None:
-    """Trains on the GPU for so many minutes, from a checkpoint to pieces of another."""
+    """Train on the GPU for a given time, from one checkpoint to the pieces of another."""
     from training.gpu.environment import hide_optional_packages
 
     hide_optional_packages()
@@ -383,12 +391,14 @@ def gpu_train(
 @app.command("gpu-unpack")
 def gpu_unpack(
     folder: Annotated[Path, typer.Argument(help="Folder with the pieces that came back.")],
-    target: Annotated[Path, typer.Option(help="Where the checkpoint goes.")] = GPU_FOLDER
+    target: Annotated[Path, typer.Option(help="Folder for the checkpoint.")] = GPU_FOLDER
     / "trained",
     speech: Speech = Path("../shared/speech"),
-    publish_it: Annotated[bool, typer.Option("--publish", help="Copy it over ours.")] = False,
+    publish_it: Annotated[
+        bool, typer.Option("--publish", help="Copy it over the committed one.")
+    ] = False,
 ) -> None:
-    """Joins the pieces of trained weights, evaluates them and, if asked, publishes them."""
+    """Join the pieces of trained weights, evaluate them and, if requested, publish them."""
     import shutil
 
     from training.gpu.pieces import unpack_pieces

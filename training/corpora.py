@@ -1,9 +1,9 @@
 """Read the real recordings, hold out speakers, and compute features.
 
-The speech folder holds `train/<corpus>/manifest.tsv` (columns file, seconds, speaker, transcript),
-`train/text/sentences.txt`, `test/<set>/manifest.tsv` and `noise/` with sound files. Any folder of
-that layout works. Recordings are known by the names of their files without the suffix: corpora of
-speech are often copied in another format.
+The speech folder contains `train/<corpus>/manifest.tsv` (columns file, seconds, speaker,
+transcript), `train/text/sentences.txt`, `test/<set>/manifest.tsv` and `noise/` with audio files.
+Any folder of that layout works. Recordings are identified by their file names without the suffix,
+because corpora are often copied in another format.
 """
 
 import logging
@@ -30,11 +30,12 @@ SPEAKERS_PER_HELD_OUT = 9
 MIN_SPEAKERS_TO_HOLD_OUT = 10
 SOUND_SUFFIXES = {".ogg", ".wav", ".flac", ".mp3"}
 JOINED_SECONDS = 4.0
-"""Recordings of single words are strung together to about this length: alone they lack context."""
+"""Recordings of single words are concatenated to about this length, because alone they lack
+context."""
 WORD_SECONDS = 1.5
 SAME_SPEED = (1.0, 1.0)
 SPEED_VARIANTS = {"slower": (0.85, 0.95), "faster": (1.05, 1.18)}
-"""Copies to train on: pitch and formants move with the speed, so each speaker becomes three."""
+"""Copies to train on: pitch and formants change with the speed, so each speaker becomes three."""
 
 
 def corpora(speech: Path) -> list[str]:
@@ -43,7 +44,7 @@ def corpora(speech: Path) -> list[str]:
 
 
 def read_corpus(speech: Path, corpus: str) -> list[Recording]:
-    """Return what may be trained on: no speaker with a recording in a test set."""
+    """Return the recordings to train on: those of speakers without a recording in a test set."""
     recordings = read_manifest(speech / "train" / corpus)
     tested = _names(speech / "test")
     speakers = {each.speaker for each in recordings if each.path.stem in tested}
@@ -55,9 +56,9 @@ def read_corpus(speech: Path, corpus: str) -> list[Recording]:
 
 
 def read_tested(folder: Path) -> list[Recording]:
-    """Return the recordings of a test set that lie in no training corpus.
+    """Return the recordings of a test set that are in no training corpus.
 
-    Committed weights may have been trained on what `read_corpus` leaves out since.
+    The committed weights may have been trained on recordings that `read_corpus` leaves out by now.
     """
     trained = _names(folder.parents[1] / "train")
     recordings = read_manifest(folder)
@@ -73,7 +74,7 @@ def read_tested(folder: Path) -> list[Recording]:
 
 
 def _names(folders: Path) -> set[str]:
-    """Return the names in all manifests of the folders there."""
+    """Return the names in the manifests of all folders in `folders`."""
     manifests = folders.glob("*/manifest.tsv")
     return {each.path.stem for path in manifests for each in read_manifest(path.parent)}
 
@@ -99,7 +100,7 @@ def prepare_corpus(speech: Path, features: Path, corpus: str) -> None:
 
 
 def is_held_out(corpus: str, speaker: str) -> bool:
-    """Select one speaker in nine by a hash of the name, whatever the order of speakers."""
+    """Select one speaker in nine by a hash of the name, independent of the order of speakers."""
     return zlib.crc32(f"{corpus}/{speaker}".encode()) % SPEAKERS_PER_HELD_OUT == 0
 
 
@@ -113,7 +114,7 @@ def prepare_noise(speech: Path, features: Path) -> None:
 
 
 def _is_readable(path: Path) -> bool:
-    """False for the odd Ogg Opus clip that libsndfile takes for malformed."""
+    """Return False for the few Ogg Opus clips that libsndfile considers malformed."""
     try:
         soundfile.read(path)
     except soundfile.LibsndfileError as error:
@@ -129,9 +130,9 @@ def _log_mels(spoken: Iterator[tuple[Samples, str]]) -> Iterator[tuple[Frames, s
 def join_words(
     recordings: list[Recording], speeds: tuple[float, float]
 ) -> Iterator[tuple[Samples, str]]:
-    """Return samples of each recording, played at a speed in the given range.
+    """Yield samples and text of each recording, played at a speed in the given range.
 
-    A speaker's one-word recordings are joined, in mixed order.
+    One-word recordings of a speaker are joined, in random order.
     """
     held: list[Samples] = []
     words: list[str] = []
@@ -139,7 +140,7 @@ def join_words(
     for recording in sorted(
         recordings, key=lambda r: (r.speaker, zlib.crc32(r.path.name.encode()))
     ):
-        # By name: all of a corpus may be made again and come out the same.
+        # Derived from the name, so that a corpus is always processed in the same way.
         share = zlib.crc32(f"speed of {recording.path.name}".encode()) / 2**32
         samples = read_audio(recording.path, speeds[0] + share * (speeds[1] - speeds[0]))
         single = len(samples) < WORD_SECONDS * 16_000 and " " not in recording.text

@@ -53,7 +53,7 @@ def transcribe_by_ctc(
     utterances: Sequence[Utterance],
     lookahead: int,
 ) -> list[str]:
-    """Return texts by CTC over the joint network, which show the encoder without predictor."""
+    """Return texts by CTC over the joint network, which shows the encoder without the predictor."""
     texts: list[str] = []
     for utterance in utterances:
         batch = collate([utterance], tokenizer)
@@ -64,5 +64,5 @@ def transcribe_by_ctc(
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Return errors per reference word; both sides are in lower case without punctuation."""
+    """Return the errors per reference word; both sides must be normalized."""
     return jiwer.wer(list(map(normalize, references)), list(map(normalize, hypotheses)))

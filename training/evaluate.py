@@ -1,7 +1,7 @@
 """Compute the word error rate of a checkpoint on the test sets, with `transformers`.
 
-Texts are compared in lower case without punctuation (`text.normalize`), with numbers in words. Only
-the model card quotes these figures; no choice is based on them.
+Texts are compared in lower case without punctuation (`text.normalize`), with numbers in words.
+These figures are only quoted in the model card; no choice is based on them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ class Score:
 
 
 def evaluate(checkpoint: Path, test_sets: Path, lookahead: int) -> Iterator[Score]:
-    """Evaluate every folder under `test_sets` that has a manifest, without what is trained on."""
+    """Evaluate every folder under `test_sets` with a manifest, without recordings to train on."""
     model = NemotronAsrStreamingForRNNT.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoProcessor.from_pretrained(checkpoint).tokenizer
     for manifest in sorted(test_sets.glob("*/manifest.tsv")):
@@ -52,7 +52,7 @@ def score(
     spoken: Sequence[Utterance],
     lookahead: int,
 ) -> Score:
-    """Transcribe utterances and compare the texts with theirs."""
+    """Transcribe utterances, and compare the texts with their transcripts."""
     references = [utterance.text for utterance in spoken]
     texts = transcribe(model, tokenizer, spoken, lookahead)
     return Score(

@@ -1,9 +1,9 @@
-"""The encoder's forward pass in training: `transformers`' weights and numbers, less CPU time.
+"""Run the encoder in training, with the weights and results of `transformers` in less CPU time.
 
-What it leaves out is work that training does not need: positions projected once per utterance of
-the batch though they are the same for all, transposes around the 1x1 convolutions (here they are
-matrix products), caches. Dropout falls on the residual branches alone, where it costs next to
-nothing. A test holds it to `model.encoder(...)`.
+It omits work that training does not need: projecting positions for each utterance of a batch
+although they are the same for all, transposes around the 1x1 convolutions (here they are matrix
+products), and caches. Dropout is applied only to the residual branches, where it costs almost
+nothing. A test compares it with `model.encoder(...)`.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ from transformers.models.nemotron_asr_streaming.modeling_nemotron_asr_streaming 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Drops a share of values, as its own generator draws: replicas on threads stay repeatable."""
+    """Drops values with its own random generator, so that threaded replicas are reproducible."""
 
     share: float
     generator: torch.Generator
@@ -81,9 +81,9 @@ def subsample_by_products(
 ) -> Tensor:
     """Return `module(mel, mask)` of mel (B, frames, bins), counts (B,), by matrix products.
 
-    On a GPU, cuDNN plans every convolution anew for every shape of a batch, which takes far longer
-    than the convolution; without cuDNN, torch works through the batch one utterance at a time.
-    Matrix products and depthwise convolutions have neither problem.
+    On a GPU, cuDNN plans every convolution for every new batch shape, which takes far longer than
+    the convolution; without cuDNN, torch processes the batch one utterance at a time. Matrix
+    products and depthwise convolutions have neither problem.
     """
     stem = module.conv_in
     padded = functional.pad(mel, (*stem.freq_pad, *stem.time_pad))
@@ -111,16 +111,16 @@ def _without_padding(hidden: Tensor, counts: Tensor) -> Tensor:
 
 
 def encoder_frame_counts(mel_counts: Tensor) -> Tensor:
-    """Return the frames after three causal convolutions of stride 2."""
+    """Return the number of frames after three causal convolutions of stride 2."""
     for _ in range(3):
         mel_counts = mel_counts // 2 + 1
     return mel_counts
 
 
 def visible_frames(length: int, counts: Tensor, lookahead: int, left_context: int) -> Tensor:
-    """Return the mask of keys, (B, 1, T, T): the query's chunk, the left context, no padding.
+    """Return the mask of visible keys, (B, 1, T, T): the query's chunk and left context.
 
-    Queries that are padding attend to padding, so that no row is empty.
+    Padding queries attend to padding, so that no row is empty.
     """
     chunk_frames = lookahead + 1
     frame = torch.arange(length, device=counts.device)
@@ -157,7 +157,7 @@ def _attention(
 def _align_distances(scores: Tensor) -> Tensor:
     """(B, H, T, 2T - 1) over distances T-1 .. -(T-1) -> (B, H, T, T) over keys.
 
-    Query i finds key j at T-1 - i + j: a view whose rows begin one column further left each.
+    For query i, key j is at T-1 - i + j: a view in which each row begins one column further left.
     """
     batch, heads, length, _ = scores.shape
     strides = scores.stride()
@@ -172,7 +172,7 @@ def _convolution(module: NemotronAsrStreamingEncoderConvolutionModule, hidden: T
     gated = functional.glu(_pointwise(module.pointwise_conv1, hidden), dim=-1)
     depthwise = module.depthwise_conv
     padded = functional.pad(gated, (0, 0, depthwise.left_pad, 0))
-    # A (B, T, C) tensor is an image of height 1 in channels-last order: no copy.
+    # A (B, T, C) tensor is an image of height 1 in channels-last order, so this makes no copy.
     image = padded.transpose(1, 2).unsqueeze(2)
     mixed = functional.conv2d(
         image, depthwise.weight.unsqueeze(2), depthwise.bias, groups=depthwise.groups

@@ -1,9 +1,9 @@
-"""Keep log-mel features on disk, computed once with the checkpoint's extractor.
+"""Store log-mel features on disk, computed once with the checkpoint's extractor.
 
-One shard is `<name>.npy`, the frames of its utterances one after the other as float16 (frames, mel
-bins), and `<name>.tsv`, one line per utterance: frame count and transcript. The `.tsv` is
-written last and atomically: a shard exists when its `.tsv` does. Utterances keep exactly their
-valid frames, floor(samples / hop).
+A shard is `<name>.npy`, the concatenated frames of its utterances as float16 (frames, mel bins),
+and `<name>.tsv`, with one line per utterance: frame count and transcript. The `.tsv` is written
+last and atomically: a shard exists if its `.tsv` does. Utterances have exactly their valid frames,
+floor(samples / hop).
 """
 
 import csv
@@ -46,7 +46,7 @@ class Utterance:
 
 @cache
 def extractor() -> NemotronAsrStreamingFeatureExtractor:
-    """Return the extractor: 80 mel bins, otherwise the settings of published checkpoints."""
+    """Return the extractor: 80 mel bins, and otherwise the settings of published checkpoints."""
     return NemotronAsrStreamingFeatureExtractor(feature_size=MEL_BINS)
 
 
@@ -66,7 +66,7 @@ def read_audio(path: Path, speed: float = 1.0) -> Samples:
 
 
 def write_shard(folder: Path, name: str, utterances: Iterable[tuple[Frames, str]]) -> None:
-    """Write one shard; if the process is killed, `read_shard` finds no part of it."""
+    """Write one shard atomically: if the process is killed, `read_shard` finds no part of it."""
     kept = [(frames, text) for frames, text in utterances if len(frames)]
     if not kept:
         raise ValueError(f"shard {name}: no utterance with a frame in it")
@@ -79,10 +79,10 @@ def write_shard(folder: Path, name: str, utterances: Iterable[tuple[Frames, str]
 
 @cache
 def read_shard(index: Path) -> list[Utterance]:
-    """Read all utterances of the shard whose `.tsv` is given into memory.
+    """Read all utterances of a shard, given its `.tsv`, into memory.
 
-    Training draws utterances in random order: with memory maps larger than the page cache, it
-    waits for the disk more than it computes.
+    Training draws utterances in random order, so with memory maps larger than the page cache it
+    would mostly wait for the disk.
     """
     frames: Frames = np.load(index.with_suffix(".npy"))
     utterances: list[Utterance] = []

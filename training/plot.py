@@ -1,15 +1,15 @@
-"""Draw a training run: losses and held-out word error rates, or what each step gave."""
+"""Plot a training run (losses and held-out word error rates), or the gain of each step."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 MOST_PERCENT = 110
-"""Upper end of the axis: an untrained transducer has word error rates far above 100 percent."""
+"""Upper end of the axis, because an untrained transducer has word error rates far above 100 %."""
 
 
 def plot_log(log: Path, picture: Path) -> None:
-    """Draw `log` (JSON lines of a run) as `picture`, whose suffix determines the format."""
+    """Plot `log` (JSON lines of a run) as `picture`, whose suffix determines the format."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,7 +40,7 @@ def plot_log(log: Path, picture: Path) -> None:
 
 
 def plot_history(history: Path, picture: Path) -> None:
-    """Draw the word error rates of `history.json` on the test sets over hours of audio.
+    """Plot the word error rates of `history.json` on the test sets over hours of audio.
 
     PocketSphinx's rates on the same sets are dashed lines.
     """

@@ -24,7 +24,7 @@ from training.workplace import Workplace
 def prepare(
     speech: Path, place: Workplace, synthetic_shards: int, jobs: int, committed: Path | None
 ) -> None:
-    """Make the parts that the work folder lacks, also after a run that was killed."""
+    """Make the missing parts of the work folder, even after a run that was killed."""
     names = corpora(speech)
     if not names:
         raise SystemExit(

@@ -1,4 +1,4 @@
-"""Schedule training by hours of audio, so that pauses have no effect."""
+"""Schedule training by hours of audio, so that interruptions have no effect."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Objective = Literal["ctc", "transducer"]
-"""CTC alone, or the transducer with CTC beside it."""
+"""CTC alone, or the transducer with CTC as auxiliary loss."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ _EASY: Any = {
     "augmented_share": 0.0,
     "lookahead_weights": {13: 1, 6: 1},
 }
-"""First alignments are learnt sooner from clean synthetic speech, and with lookahead."""
+"""The first alignments are learnt sooner from clean synthetic speech and with lookahead."""
 
 PHASES = (
     Phase("warm-up", 0.3, 7e-4, max_seconds=1.3, **_EASY),
@@ -64,7 +64,7 @@ class Moment:
 
 
 def moment(audio_hours: float, phases: tuple[Phase, ...] = PHASES) -> Moment | None:
-    """Return the moment after so many hours of audio; None when training is over."""
+    """Return the moment after `audio_hours`; None if training is over."""
     rate_before, begin = 0.0, 0.0
     for phase in phases:
         if audio_hours < begin + phase.audio_hours:
@@ -83,10 +83,10 @@ def total_hours(phases: tuple[Phase, ...]) -> float:
 
 
 def again(audio_hours: float) -> tuple[Phase, ...]:
-    """Return a cycle after the schedule, in which the learning rate rises again and falls.
+    """Return a cycle after the schedule, in which the learning rate rises and falls again.
 
-    Every real recording has been used several times by then: variants and dropout keep the model
-    from memorizing them, and synthetic speech has words that no recording has.
+    By then every real recording has been used several times: augmentation and dropout keep the
+    model from memorizing them, and synthetic speech adds words that no recording has.
     """
     if audio_hours <= 0:
         return ()

@@ -1,8 +1,8 @@
 """Synthesize speech with free engines, each sentence with its own voice settings.
 
 Two engines are neural (neural_voices.py). The others are Debian packages: `flite`, `festival` with
-festvox-kallpc16k, festvox-kdlpc16k and festvox-us-slt-hts, and `espeak-ng`. A shard is a function
-of its number alone, so that shards can be made in any order, by several processes, and repeated.
+festvox-kallpc16k, festvox-kdlpc16k and festvox-us-slt-hts, and `espeak-ng`. A shard depends only on
+its number, so shards can be made in any order, by several processes, and repeatedly.
 """
 
 import random
@@ -19,7 +19,7 @@ UTTERANCES_PER_SHARD = 200
 WORDS_SHARDS = 45
 SHORT_SENTENCE_WORDS = 9
 SHORT_SHARDS = 30
-"""The first shards hold short sentences only, from which alignments are learnt first."""
+"""The first shards contain only short sentences, from which alignments are learnt first."""
 
 ENGINE_SHARE = {"hibari": 0.5, "joe": 0.08, "flite": 0.2, "festival": 0.08, "espeak": 0.14}
 
@@ -35,15 +35,15 @@ def words_shard_name(number: int) -> str:
 
 
 def make_shard(folder: Path, number: int, sentences: Sequence[str]) -> None:
-    """Synthesize and write shard `number`, with its part of all `sentences`."""
+    """Synthesize and write shard `number`, with its share of all `sentences`."""
     _speak(folder, shard_name(number), _sentences_of(number, sentences), random.Random(number))
 
 
 def make_words_shard(folder: Path, number: int, sentences: Sequence[str]) -> None:
     """Synthesize and write a shard of one to three words at a time, cut from sentences.
 
-    So few words can hardly be aligned wrongly, so that a new model learns from them first how a
-    piece of text sounds.
+    Such short texts can hardly be misaligned, so a new model first learns from them how a piece of
+    text sounds.
     """
     rng = random.Random(f"words {number}")
     spoken = [_few_words(rng.choice(sentences), rng) for _ in range(UTTERANCES_PER_SHARD)]

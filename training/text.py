@@ -1,8 +1,8 @@
 """Normalize text, read the sentence list, and train the BPE tokenizer.
 
-Transcripts of several corpora meet here and must come out in one alphabet, because the tokenizer
-knows only that one. The tokenizer is a `ParakeetTokenizer`, the class that published checkpoints
-of this architecture use, so that `AutoProcessor` loads the demo checkpoint as it loads theirs.
+Transcripts of several corpora must be converted to one alphabet, the only one that the tokenizer
+supports. The tokenizer is a `ParakeetTokenizer`, the class of published checkpoints of this
+architecture, so that `AutoProcessor` loads the demo checkpoint like them.
 """
 
 import re
@@ -34,7 +34,7 @@ def read_sentences(path: Path) -> list[str]:
 
 
 def text_of(tokenizer: ParakeetTokenizer, ids: list[int]) -> str:
-    """Return the text of a transducer's ids, without blanks and padding, with repetitions."""
+    """Return the text of a transducer's ids, without blanks and padding but with repetitions."""
     text = tokenizer.decode(ids, skip_special_tokens=True, group_tokens=False)
     assert isinstance(text, str)
     return text.strip()

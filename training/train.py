@@ -1,9 +1,9 @@
-"""Train with two replicas on two threads, resumable, with a log in JSON lines.
+"""Train with two replicas on two threads, resumably, with a log in JSON lines.
 
-Threads inside an operation wait for each other at its end, hundreds of times per step, and wait
-long when another process holds a core. Replicas that share their weights and meet once per step do
-not: each thread runs its own batch. Everything random follows from the seed and the step,
-everything scheduled from the audio trained on.
+Threads within an operation wait for each other at its end, hundreds of times per step, and for long
+if another process uses a core. Replicas that share their weights synchronize only once per step:
+each thread runs its own batch. Randomness depends only on the seed and the step, and the schedule
+only on the audio trained on.
 """
 
 import copy
@@ -41,22 +41,22 @@ LOOK_EVERY_HOURS = 10.0
 LOOK_UTTERANCES = 50
 SAVE_EVERY_SECONDS = 300.0
 RATE_RAMP_STEPS = 100
-"""Steps in which the learning rate rises after a start without optimizer state."""
+"""Steps over which the learning rate rises after a start without optimizer state."""
 MATMUL_PRECISION = "medium"
-"""Products in bfloat16 with float32 sums where the CPU has such units (AMX): half the CPU time."""
+"""Products in bfloat16 with float32 sums if the CPU supports them (AMX): half the CPU time."""
 MAX_GRADIENT_NORM = 2.0
 AVERAGE_DECAY = 0.995
 
 
 @dataclass
 class Progress:
-    """Progress that a resumed run needs besides weights; it continues with the next round."""
+    """Progress that a resumed run needs besides weights; the run continues with the next round."""
 
     steps: int = 0
     audio_hours: float = 0.0
     """Position in the schedule."""
     earlier_hours: float = 0.0
-    """Audio of earlier cycles that the weights were trained on."""
+    """Audio of earlier cycles on which the weights were trained."""
     rounds: int = 0
     steps_of_optimizer: int = 0
     seconds: float = 0.0
@@ -91,7 +91,7 @@ class Trainer:
         return replica
 
     def save(self, path: Path) -> None:
-        """Write the whole state so that a kill leaves either the old file or the new one."""
+        """Write the whole state atomically: a kill leaves either the old file or the new one."""
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -181,7 +181,7 @@ class StepReport:
 
 
 def _mean_of(values: Iterable[torch.Tensor | None]) -> float:
-    """Return the mean over the replicas; NaN if the phase has no such loss."""
+    """Return the mean over the replicas, or NaN if the phase does not have this loss."""
     return float(np.mean([float("nan") if value is None else value.item() for value in values]))
 
 
@@ -216,8 +216,8 @@ def train(place: Workplace, phases: tuple[Phase, ...], start: Path | None) -> No
 def open_trainer(place: Workplace, start: Path | None) -> Trainer:
     """Load the work folder's state if there is one, else the checkpoint `start`, else new weights.
 
-    A checkpoint that was trained on more audio than the schedule has is at its end, ready for a
-    further cycle.
+    A checkpoint trained on more audio than the schedule has is at the end of it, ready for another
+    cycle.
     """
     if place.state.exists() or start is None:
         trainer = Trainer(create_model(SEED))
@@ -233,7 +233,7 @@ def open_trainer(place: Workplace, start: Path | None) -> Trainer:
 
 @dataclass
 class Run:
-    """One process's part of the training: steps, log lines, looks at held-out speech, saves."""
+    """One process of the training: steps, log lines, evaluation on held-out speech, saves."""
 
     place: Workplace
     trainer: Trainer
@@ -243,7 +243,7 @@ class Run:
     threads: ThreadPoolExecutor
 
     def until_done(self) -> None:
-        """Train to the end of the schedule or to a stop, then save and evaluate."""
+        """Train to the end of the schedule or until stopped, then save and evaluate."""
         self.saved_at = self.stepped_at = time.monotonic()
         self.reports: list[StepReport] = []
         while not self.stop.is_set() and self._round():

@@ -1,7 +1,7 @@
 """Draw the voice settings of a sentence, so that few voices become many speakers.
 
-Playing a voice faster or slower moves its formants, as a shorter or longer vocal tract would;
-where an engine lets its pitch be set, that is drawn to fit: long vocal tracts have low voices.
+Playing a voice faster or slower moves its formants, as a shorter or longer vocal tract would. If
+the pitch of an engine can be set, it is drawn to match: long vocal tracts have low voices.
 """
 
 import random
@@ -20,7 +20,7 @@ ESPEAK_VARIANTS = (
 
 @dataclass(frozen=True)
 class VoiceSettings:
-    """Voice of one sentence: lengthened by `stretch`, f0 times `pitch`, played at `speed`."""
+    """Voice of one sentence, lengthened by `stretch`, with f0 times `pitch`, played at `speed`."""
 
     voice: str
     stretch: float
@@ -42,7 +42,7 @@ def draw_voice_settings(engine: str, rng: random.Random) -> VoiceSettings:
 
 
 def _draw_speaker(rng: random.Random) -> VoiceSettings:
-    """Draw a speaker from bass to child, for a woman's voice (f0 about 200 Hz)."""
+    """Draw a speaker, from bass to child, for an engine with a woman's voice (f0 about 200 Hz)."""
     speed = rng.uniform(0.82, 1.17)
     final_pitch = 0.55 + 2.0 * (speed - 0.82) + rng.uniform(-0.1, 0.15)
     return VoiceSettings("heart", rng.uniform(0.75, 1.1) * speed, final_pitch / speed, speed)

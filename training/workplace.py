@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Workplace:
-    """Paths inside the work folder, which lies outside the repository: it grows to gigabytes."""
+    """Paths in the work folder, which is outside the repository because it grows to gigabytes."""
 
     folder: Path
 

@@ -1,1 +1,1 @@
-"""Adapt a checkpoint to the recordings of one customer, with a low-rank adapter or completely."""
+"""Adapt a checkpoint to one customer's recordings, with a low-rank adapter or completely."""

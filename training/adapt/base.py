@@ -1,8 +1,8 @@
-"""Load the checkpoint that is adapted, and join low-rank adapters to it.
+"""Load the base checkpoint, and insert low-rank adapters into it.
 
-The adapter changes matrices alone: the projections of attention and feed-forward layers of the
-encoder, the projections of encoder and predictor into the joint network, and its head. A graph that
-serves many customers can therefore hold the base once, and two thin matrices per projection and
+The adapter changes only matrices: the projections of attention and feed-forward layers of the
+encoder, the projections of encoder and predictor into the joint network, and its head. So a graph
+that serves many customers can hold the base once, and two thin matrices per projection and
 customer.
 """
 
@@ -50,10 +50,10 @@ class Base:
 
 
 def load_base(checkpoint: Path) -> Base:
-    """Load a checkpoint whose features and architecture this trainer knows.
+    """Load a checkpoint whose features and architecture this trainer supports.
 
     Raises:
-        CannotAdapt: it is missing, incomplete, or of another kind.
+        CannotAdapt: it is missing, incomplete, or not supported.
     """
     if not (checkpoint / "model.safetensors").is_file():
         raise CannotAdapt(
@@ -78,7 +78,7 @@ def load_base(checkpoint: Path) -> Base:
 
 
 def add_adapter(model: NemotronAsrStreamingForRNNT, rank: int, base: Path) -> PeftModel:
-    """Insert an adapter without effect beside the projections of `model`, which it freezes."""
+    """Freeze `model`, and insert an adapter without effect into its projections."""
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,

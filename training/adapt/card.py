@@ -16,7 +16,7 @@ Comparison = tuple[Score, Score]
 
 @dataclass(frozen=True)
 class Outcome:
-    """An adaptation that has been measured; the first comparison is that of held-out recordings."""
+    """A measured adaptation; its first comparison is that of the held-out recordings."""
 
     settings: Settings
     parts: Split
@@ -26,7 +26,7 @@ class Outcome:
 
 
 def write_card(outcome: Outcome, folder: Path) -> None:
-    """Write `README.md` and `adaptation.json`, the latter also beside the adapter."""
+    """Write `README.md` and `adaptation.json`, and a copy of the latter beside the adapter."""
     (folder / "README.md").write_text(_card(outcome))
     figures = json.dumps(_figures(outcome), indent=2) + "\n"
     (folder / RECORD).write_text(figures)

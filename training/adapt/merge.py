@@ -18,8 +18,8 @@ def merge(checkpoint: Path, adapter: Path, output: Path) -> None:
     """Write `checkpoint` with `adapter` merged into its weights as a checkpoint of its own.
 
     Raises:
-        CannotAdapt: the adapter was trained on other weights, `adapter` is no adapter, or the
-            output exists.
+        CannotAdapt: `adapter` is not an adapter, it was trained on other weights, or the output
+            exists.
     """
     if output.exists():
         raise CannotAdapt(f"{output} exists: expected a new folder (--output)")

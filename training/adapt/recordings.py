@@ -1,7 +1,7 @@
 """Read a customer's recordings, hold some out, and compute features of both parts.
 
-The folder holds `manifest.tsv` (columns file, transcript and, if known, speaker) and the sound
-files that it names.
+The folder contains `manifest.tsv` (columns file, transcript and, if known, speaker) and the audio
+files that it lists.
 """
 
 import csv
@@ -34,7 +34,7 @@ from training.features import (
 
 REQUIRED_COLUMNS = ("file", "transcript")
 MAX_SECONDS = 60.0
-"""Longest recording to train on: a lattice of the transducer grows with frames times tokens."""
+"""Longest recording to train on; the transducer's lattice grows with frames times tokens."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,15 @@ class Split:
     trained: list[Recording]
     held_out: list[Recording]
     by_speaker: bool
-    """Whether no speaker is in both parts, or, with few named speakers, no sentence."""
+    """True if the parts have no speaker in common; else, with few named speakers, no sentence."""
 
 
 def read_recordings(folder: Path) -> list[Recording]:
     """Read the manifest of `folder`.
 
     Raises:
-        CannotAdapt: it is missing or malformed, or names files or words that are not there.
+        CannotAdapt: it is missing or malformed, a listed file is missing, or a transcript has no
+            words.
     """
     manifest = folder / "manifest.tsv"
     check_manifest(manifest, REQUIRED_COLUMNS)
@@ -67,7 +68,7 @@ def read_recordings(folder: Path) -> list[Recording]:
 
 
 def check_manifest(manifest: Path, columns: Sequence[str]) -> None:
-    """Refuse a manifest that lacks one of `columns`, or has lines of other lengths.
+    """Refuse a manifest that lacks one of `columns`, or has lines with other numbers of columns.
 
     Raises:
         CannotAdapt: it is missing or malformed.
@@ -96,7 +97,7 @@ def check_manifest(manifest: Path, columns: Sequence[str]) -> None:
 
 
 def require_files(manifest: Path, recordings: Sequence[Recording]) -> None:
-    """Refuse a manifest that names files that are not there; raise CannotAdapt."""
+    """Refuse a manifest that lists missing files; raise CannotAdapt."""
     missing = [str(r.path) for r in recordings if not r.path.is_file()]
     if missing:
         raise CannotAdapt(
@@ -115,11 +116,11 @@ def _some(names: list[str]) -> str:
 def split(recordings: list[Recording]) -> Split:
     """Hold out one speaker in nine or, with fewer than ten of them, one sentence in nine.
 
-    Recordings of a held-out sentence are all held out. The choice depends on names alone, so that a
-    resumed run makes the same.
+    All recordings of a held-out sentence are held out. The choice depends only on names, so a
+    resumed run makes the same one.
 
     Raises:
-        CannotAdapt: there are not two speakers or sentences to divide.
+        CannotAdapt: there are fewer than two speakers or sentences.
     """
     by_speaker = len({r.speaker for r in recordings}) >= MIN_SPEAKERS_TO_HOLD_OUT
 
@@ -139,16 +140,16 @@ def split(recordings: list[Recording]) -> Split:
 
 @dataclass(frozen=True)
 class Speech:
-    """Features of a split: what training draws from, and utterances to measure on."""
+    """Features of a split: a pool to train on, and utterances to measure on."""
 
     pool: Pool
     held_out: list[Utterance]
     trained_hours: float
-    """Length of the recordings in `pool`, without their variants in speed."""
+    """Length of the recordings in `pool`, without their speed variants."""
 
 
 def prepare(parts: Split, features: Path, on_recording: Callable[[], None]) -> Speech:
-    """Compute features once, at three speeds for training; a later call reads them."""
+    """Compute the features, at three speeds for training; later calls read them from disk."""
     speeds = {"": SAME_SPEED} | {f"-{name}": range_ for name, range_ in SPEED_VARIANTS.items()}
     shards = {f"real{suffix}": (parts.trained, range_) for suffix, range_ in speeds.items()}
     shards["dev"] = (parts.held_out, SAME_SPEED)
@@ -174,7 +175,7 @@ def prepare(parts: Split, features: Path, on_recording: Callable[[], None]) -> S
 
 
 def recordings_to_read(parts: Split) -> int:
-    """Return how often `prepare` reports a recording when it starts anew."""
+    """Return the number of recordings that `prepare` reports when it starts from scratch."""
     return len(parts.trained) * (1 + len(SPEED_VARIANTS)) + len(parts.held_out)
 
 

@@ -1,4 +1,4 @@
-"""Adapt a checkpoint: measure, train, measure again, and publish only what is better."""
+"""Adapt a checkpoint: measure, train, measure again, and publish only an improvement."""
 
 import copy
 import json
@@ -43,7 +43,7 @@ def adapt(settings: Settings, console: Console, stop: threading.Event) -> Outcom
     """Adapt `settings.checkpoint` to `settings.data`, and write `settings.output`.
 
     Raises:
-        CannotAdapt: checkpoint, recordings or folders do not fit; nothing has been written.
+        CannotAdapt: checkpoint, recordings or folders are unsuitable; nothing has been written.
         NotBetter: the word error rate on held-out recordings did not fall.
         Stopped: `stop` was set.
     """
@@ -101,7 +101,7 @@ def _prepare(parts: Split, features: Path, bar: Progress) -> Speech:
 
 @dataclass
 class Training:
-    """The trainer of one adaptation, with its data and its place on disk."""
+    """The trainer of one adaptation, with its data and its folder."""
 
     trainer: Trainer
     adapted: PeftModel | None
@@ -113,7 +113,7 @@ class Training:
 
     @classmethod
     def open(cls, settings: Settings, base: Base, speech: Speech) -> "Training":
-        """Start anew, or from the state in the work folder."""
+        """Start from scratch, or from the state in the work folder."""
         model = copy.deepcopy(base.model)
         adapted = None
         if not settings.full:
@@ -132,7 +132,7 @@ class Training:
 
     @property
     def hours(self) -> float:
-        """Return the hours of audio to hear altogether."""
+        """Return the total hours of audio to train on."""
         return sum(phase.audio_hours for phase in self.phases)
 
     def until_done(self, bar: Progress, stop: threading.Event) -> None:
@@ -178,7 +178,7 @@ class Training:
 
 
 def phases(settings: Settings, speech: Speech) -> tuple[Phase, ...]:
-    """Return the schedule: the learning rate rises for a tenth of the audio, and then falls."""
+    """Return the schedule: the learning rate rises over a tenth of the audio, and then falls."""
     hours = settings.passes * speech.trained_hours
 
     def phase(name: str, share: float, rate: float) -> Phase:
@@ -201,7 +201,7 @@ def phases(settings: Settings, speech: Speech) -> tuple[Phase, ...]:
 
 
 def write_candidate(settings: Settings, base: Base, training: Training) -> None:
-    """Write the averaged weights as a checkpoint, with the adapter alone beside them."""
+    """Write the averaged weights as a checkpoint, and the adapter alone beside them."""
     model = training.trainer.model
     model.load_state_dict(training.trainer.average.state_dict())
     model.eval()
@@ -215,7 +215,7 @@ def write_candidate(settings: Settings, base: Base, training: Training) -> None:
 
 def _write_adapter(adapted: PeftModel, folder: Path) -> None:
     adapted.save_pretrained(str(folder))
-    (folder / "README.md").unlink()  # peft's template; the card lies beside the checkpoint
+    (folder / "README.md").unlink()  # peft's template; the card is beside the checkpoint
     for file in folder.iterdir():
         file.chmod(0o644)
 
@@ -223,7 +223,7 @@ def _write_adapter(adapted: PeftModel, folder: Path) -> None:
 def _measure(
     settings: Settings, base: Base, held_out: list[Utterance]
 ) -> tuple[Score, list[Comparison]]:
-    """Measure what has been written, not what is in memory, on held-out and on test sets."""
+    """Measure the written checkpoint, not the one in memory, on held-out and on test sets."""
     result = load_base(settings.candidate)
 
     def scores(model: Base, name: str, spoken: list[Utterance]) -> Score:

@@ -1,4 +1,4 @@
-"""Options of an adaptation, one frozen value from the command line to the code that reads it."""
+"""The options of an adaptation, passed as one frozen value from the command line."""
 
 import hashlib
 import json
@@ -12,29 +12,29 @@ ADAPTER = "adapter"
 DEFAULT_PASSES = 6.0
 DEFAULT_RANK = 16
 ADAPTER_RATE, FULL_RATE = 2e-3, 3e-4
-"""Highest learning rates; an adapter starts without effect and bears larger steps."""
+"""Peak learning rates; an adapter starts without effect and tolerates larger steps."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Base, recordings and the way to train; the same settings continue the same run."""
+    """Base, recordings and training options; the same settings continue the same run."""
 
     checkpoint: Path
     data: Path
     output: Path
     tests: tuple[Path, ...] = ()
-    """Sets that base and result are measured on; no choice depends on them."""
+    """Sets on which base and result are measured; no choice depends on them."""
     full: bool = False
-    """Train every weight in place of an adapter."""
+    """True to train all weights instead of an adapter."""
     rank: int = DEFAULT_RANK
     passes: float = DEFAULT_PASSES
-    """Times that each recording is heard, on average."""
+    """Mean number of times that each recording is used."""
     learning_rate: float | None = None
-    """Highest learning rate; None takes the default for an adapter or for all weights."""
+    """Peak learning rate; None for the default for an adapter or for all weights."""
 
     @property
     def peak_rate(self) -> float:
-        """Return the highest learning rate."""
+        """Return the peak learning rate."""
         return self.learning_rate or (FULL_RATE if self.full else ADAPTER_RATE)
 
     @property
@@ -51,7 +51,7 @@ class Settings:
         """Reserve the work folder for these settings.
 
         Raises:
-            CannotAdapt: the output exists, or the work folder belongs to a run of other settings.
+            CannotAdapt: the output exists, or the work folder belongs to a run with other settings.
         """
         if self.output.exists():
             raise CannotAdapt(

@@ -1,1 +1,1 @@
-"""Training of the demo model on a GPU machine without network, within minutes."""
+"""Train the demo model on a GPU machine without network, within minutes."""

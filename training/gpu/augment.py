@@ -1,8 +1,8 @@
-"""Augmentation of a whole batch of log-mel frames on its device.
+"""Augment a whole batch of log-mel frames on its device.
 
-What is varied is drawn on the CPU, per utterance (`draw_variation`): the shapes that follow are
-known without waiting for the device. `vary` applies it. The same operations as in `augment.py` of
-the training on the CPU, drawn wider: here every recording returns a hundred times.
+The variations are drawn on the CPU, per utterance (`draw_variation`), so the resulting shapes are
+known without waiting for the device; `vary` applies them. The operations are those of `augment.py`
+of the training on the CPU, with wider ranges, because here every recording is used a hundred times.
 """
 
 import math
@@ -28,7 +28,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Variation:
-    """Variation of each utterance of a batch, arrays of (B,) or (B, n), on the CPU.
+    """The variation of each utterance of a batch, as arrays (B,) or (B, n) on the CPU.
 
     The attributes of bands and gaps are in mel bins and in frames; `colour_share` is 0 for
     utterances that keep their own colour, `band_low` and `band_high` are 0 and 80 for those that
@@ -45,7 +45,7 @@ class Variation:
     mask_gaps: Floats
 
     def table(self) -> npt.NDArray[np.float32]:
-        """All numbers as one array (B, columns), for one transfer."""
+        """Return all numbers as one array (B, columns), for a single transfer."""
         columns = (
             self.frame_counts[:, None],
             self.formants[:, None],
@@ -60,7 +60,7 @@ class Variation:
 
 
 def draw_variation(counts: Counts, share: float, rng: np.random.Generator) -> Variation:
-    """Draw what happens to utterances of `counts` frames; 1 - `share` of them stay as they are."""
+    """Draw variations for utterances of `counts` frames; a share of 1 - `share` stays unchanged."""
     size = len(counts)
     varied = rng.random(size) < share
 
@@ -143,7 +143,7 @@ def _interpolate(mel: Tensor, position: Tensor, last: Tensor | None, axis: int) 
 
 
 def colours_of(mel: Tensor, valid: Tensor) -> Tensor:
-    """Mean and deviation of each mel bin over the valid frames, (B, 2, bins)."""
+    """Return mean and deviation of each mel bin over the valid frames, (B, 2, bins)."""
     count = valid.sum(1).clamp(min=1)
     mean = (mel * valid).sum(1) / count
     variance = ((mel - mean[:, None]).square() * valid).sum(1) / count
@@ -151,7 +151,7 @@ def colours_of(mel: Tensor, valid: Tensor) -> Tensor:
 
 
 def match_colours(mel: Tensor, valid: Tensor, colours: Tensor, share: Tensor) -> Tensor:
-    """Move each utterance's colour towards another's: all the way where `share` is 1."""
+    """Move each utterance's colour towards another's, completely where `share` is 1."""
     own = colours_of(mel, valid)
     own_mean, share = own[:, 0], share[:, None]
     mean = own_mean + share * (colours[:, 0] - own_mean)
@@ -160,7 +160,7 @@ def match_colours(mel: Tensor, valid: Tensor, colours: Tensor, share: Tensor) ->
 
 
 def limit_bands(mel: Tensor, low: Tensor, high: Tensor, floor: Tensor) -> Tensor:
-    """Lower what lies outside the bins `low` to `high` to `floor`."""
+    """Lower values outside the bins `low` to `high` to `floor`."""
     bins = torch.arange(MEL_BINS, device=mel.device)
     outside = (bins < low[:, None]) | (bins >= high[:, None])
     ceiling = torch.where(outside, floor[:, None], math.inf)
@@ -175,7 +175,7 @@ def mask_blocks(mel: Tensor, valid: Tensor, bands: Tensor, gaps: Tensor) -> Tens
 
 
 def _inside(intervals: Tensor, length: int) -> Tensor:
-    """Tell which of 0..length - 1 lie in one of the intervals (B, n x 2), as (B, length)."""
+    """Return a mask (B, length) of the positions in any of the intervals (B, n x 2)."""
     begin, end = intervals.unflatten(1, (-1, 2)).unbind(-1)
     position = torch.arange(length, device=intervals.device)
     return ((position >= begin[..., None]) & (position < end[..., None])).any(1)

@@ -1,8 +1,8 @@
-"""Everything that training on a GPU machine needs and the repository lacks, in pieces to carry.
+"""Bundle everything that training on a GPU machine needs but the repository lacks, in pieces.
 
-The pieces hold the recordings and sentences of `--speech` in their own layout (of the test sets
-only the manifests, which say what not to train on), the `hibari` voice as a package folder, and the
-checkpoint that training starts from.
+The pieces contain the recordings and sentences of `--speech` in their layout (of the test sets only
+the manifests, which list speakers not to train on), the `hibari` voice as a package folder, and the
+start checkpoint.
 """
 
 import importlib.util
@@ -21,20 +21,20 @@ from training.gpu.pieces import write_pieces
 
 NAME = "training.tar.xz"
 OPUS_COMPRESSION = 0.945
-"""Of libsndfile's scale: 20 kbit/s."""
+"""Compression on libsndfile's scale: 20 kbit/s."""
 BRITISH = ("*_gb*", "__pycache__")
 
 
 def write_bundle(
     speech: Path, start: Path, folder: Path, piece_mib: float, jobs: int
 ) -> list[Path]:
-    """Write the pieces into `folder`; a second call encodes only what is new.
+    """Write the pieces into `folder`; another call encodes only new files.
 
     Args:
         speech: Recordings, laid out as the README says.
-        start: The checkpoint that training starts from.
-        folder: Where the pieces go.
-        piece_mib: Size of a piece, at most.
+        start: The checkpoint to start from.
+        folder: Folder for the pieces.
+        piece_mib: Largest size of a piece.
         jobs: Processes that encode.
     """
     copy = folder / "speech"
@@ -66,9 +66,9 @@ def _sounds(speech: Path) -> Iterator[Path]:
 
 
 def encode_smaller(source: Path, target: Path) -> None:
-    """Write `source` as Opus at 16 kHz under its own name, or copy it where that is no larger.
+    """Write `source` as Opus at 16 kHz under its own name, or copy it if that is not larger.
 
-    What reads a sound file looks at its content, not at its name.
+    Readers detect the format of an audio file from its content, not from its name.
     """
     if target.exists():
         return
@@ -93,7 +93,7 @@ def encode_smaller(source: Path, target: Path) -> None:
 
 
 def _copy_hibari(target: Path) -> None:
-    """Copy the voice's package without what British speech needs."""
+    """Copy the voice's package without the files for British speech."""
     found = importlib.util.find_spec("hibari")
     if found is None or not found.submodule_search_locations:
         raise SystemExit("hibari-tts is not installed: pip install -e '.[training]'")

@@ -1,4 +1,4 @@
-"""Greedy transcripts of whole batches on the device, and their word errors."""
+"""Transcribe whole batches greedily on the device, and count word errors."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ SYMBOLS_PER_FRAME = 3
 def ctc_ids(
     model: NemotronAsrStreamingForRNNT, encoded: Tensor, counts: list[int]
 ) -> list[list[int]]:
-    """Ids by the CTC reading of the joint network, without repetitions and blanks."""
+    """Return the ids by CTC over the joint network, without repetitions and blanks."""
     blank = model.config.blank_token_id
     best = joint_logits(model, encoded).argmax(-1).tolist()
     found: list[list[int]] = []
@@ -28,7 +28,7 @@ def ctc_ids(
 def transducer_ids(
     model: NemotronAsrStreamingForRNNT, encoded: Tensor, counts: Tensor
 ) -> list[list[int]]:
-    """Ids of the transducer, the likeliest at each step, three per frame at most."""
+    """Return the ids of the transducer, the likeliest at each step, at most three per frame."""
     blank, decoder = model.config.blank_token_id, model.decoder
     token = torch.full((len(encoded), 1), blank, device=encoded.device)
     output, (hidden, cell) = decoder.lstm(decoder.embedding(token))
@@ -50,7 +50,7 @@ def transducer_ids(
 
 
 def word_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Fewest insertions, deletions and substitutions of words."""
+    """Return the smallest number of insertions, deletions and substitutions of words."""
     costs = list(range(len(hypothesis) + 1))
     for i, word in enumerate(reference, 1):
         diagonal, costs[0] = costs[0], i

@@ -1,4 +1,4 @@
-"""Preparation of a GPU machine's environment before the first import of transformers."""
+"""Prepare a GPU machine's environment before the first import of transformers."""
 
 import importlib.util
 import sys
@@ -7,9 +7,9 @@ OPTIONAL_PACKAGES = ("sklearn", "scipy", "librosa", "torchvision", "pandas", "cu
 
 
 def hide_optional_packages() -> None:
-    """Let nothing import optional packages that were built for another numpy than the carried one.
+    """Block imports of optional packages that were built for another numpy than the bundled one.
 
-    transformers imports them where it finds them; training uses none of them.
+    transformers imports them if they are installed, but training uses none of them.
     """
     for name in OPTIONAL_PACKAGES:
         if name not in sys.modules and importlib.util.find_spec(name) is not None:

@@ -1,9 +1,9 @@
-"""Log-mel features of a whole batch on its device, at any playing speed.
+"""Compute log-mel features of a whole batch on its device, at any playback speed.
 
-A recording played `s` times as fast has at frequency f what the recording has at f / s. So the
-speed needs no resampling: the window and the hop are `s` times as long, and the Fourier transform
-is taken at frequencies divided by `s`. The transform is a matrix product: it runs at any shape
-without a plan of its own. At speed 1 the result is that of the checkpoint's extractor.
+A recording played `s` times as fast has at frequency f the content of the original at f / s. So a
+change of speed needs no resampling: the window and the hop are `s` times as long, and the Fourier
+transform is evaluated at frequencies divided by `s`. The transform is a matrix product, which needs
+no plan for each shape. At speed 1 the result is that of the checkpoint's extractor.
 """
 
 import math
@@ -25,9 +25,9 @@ def log_mel_batch(sound: Tensor, counts: Tensor, hop: int = HOP_SAMPLES) -> tupl
     """Return log-mel frames (B, F, bins), zero past their counts, and the counts (B,).
 
     Args:
-        sound: Samples (B, S) at 16 kHz, of any value past their counts.
+        sound: Samples (B, S) at 16 kHz; values past the counts are ignored.
         counts: Valid samples of each row (B,).
-        hop: Samples from frame to frame; other than 160 plays `hop / 160` times as fast.
+        hop: Samples from frame to frame; a value other than 160 plays `hop / 160` times as fast.
     """
     with torch.autocast(sound.device.type, enabled=False):
         kernel = _transform(hop, sound.device)
@@ -48,7 +48,7 @@ def log_mel_batch(sound: Tensor, counts: Tensor, hop: int = HOP_SAMPLES) -> tupl
 
 @cache
 def _transform(hop: int, device: torch.device) -> Tensor:
-    """Windowed cosines and sines, (window, 2 x BINS)."""
+    """Return windowed cosines and sines, (window, 2 x BINS)."""
     speed = hop / HOP_SAMPLES
     window = 2 * round(WINDOW_SAMPLES * speed / 2)
     sample = torch.arange(window, dtype=torch.float64)[:, None]

@@ -1,9 +1,9 @@
-"""The transducer loss on a GPU: one kernel launch for both sweeps through the lattice.
+"""Compute the transducer loss on a GPU, with one kernel launch for both sweeps of the lattice.
 
-The sweeps of `losses.py` take two operations per anti-diagonal, thousands of launches. Here a block
-of threads sweeps one utterance: each thread owns a label position, the diagonals pass through
-shared memory. The kernel is compiled by the machine's NVRTC when training begins; whether it
-agrees with `lattice_loss` is checked before it is used.
+The sweeps of `losses.py` take two operations per anti-diagonal, that is thousands of launches. Here
+a block of threads sweeps one utterance: each thread owns a label position, and the diagonals pass
+through shared memory. The kernel is compiled by the machine's NVRTC when training begins, and is
+used only if it agrees with `lattice_loss`.
 """
 
 import time
@@ -160,12 +160,12 @@ def _threads(width: int) -> int:
 def kernel_lattice_loss(
     blanks: Tensor, emits: Tensor, frame_counts: Tensor, label_counts: Tensor
 ) -> Tensor:
-    """`lattice_loss` by the kernel; the counts are int64 on the device of the edges."""
+    """Compute `lattice_loss` with the kernel; the counts are int64 on the device of the edges."""
     return _KernelLattice.apply(blanks, emits, frame_counts, label_counts)  # type: ignore[no-any-return]
 
 
 class _Edges(torch.autograd.Function):
-    """Log P(blank) and log P(next label) of logits, with one tensor of their size in backward."""
+    """Log P(blank) and log P(next label) of logits; backward uses only one tensor of their size."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, blank: int) -> tuple[Tensor, Tensor]:
@@ -189,12 +189,12 @@ class _Edges(torch.autograd.Function):
 
 
 def edges_of(logits: Tensor, labels: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """Log P(blank) (B, T, U + 1) and log P(next label) (B, T, U) of logits (B, T, U + 1, V)."""
+    """Return log P(blank) (B, T, U + 1), log P(next label) (B, T, U) of logits (B, T, U + 1, V)."""
     return _Edges.apply(logits, labels, blank)  # type: ignore[no-any-return]
 
 
 def by_edges(lattice: LatticeLoss) -> TransducerLoss:
-    """Return the transducer loss of logits with this sweep through the lattice."""
+    """Return a transducer loss of logits that uses this sweep of the lattice."""
 
     def loss(logits: Tensor, labels: Tensor, frames: Tensor, counts: Tensor, blank: int) -> Tensor:
         blanks, emits = edges_of(logits, labels, blank)
@@ -206,10 +206,10 @@ def by_edges(lattice: LatticeLoss) -> TransducerLoss:
 def torchaudio_loss(
     logits: Tensor, labels: Tensor, frames: Tensor, counts: Tensor, blank: int
 ) -> Tensor:
-    """Return the loss by torchaudio, which takes 32-bit numbers only."""
+    """Return the loss by torchaudio, which accepts only 32-bit numbers."""
     from torchaudio.functional import rnnt_loss  # pyright: ignore[reportMissingImports]
 
-    # It refuses padding that no utterance of the batch needs.
+    # torchaudio refuses padding that no utterance of the batch needs.
     longest, most = int(frames.max()), int(counts.max())
     needed = logits[:, :longest, : most + 1].float().contiguous()
     return rnnt_loss(  # type: ignore[no-any-return]
@@ -233,7 +233,7 @@ class Sample:
 
     @staticmethod
     def draw(device: torch.device, batch: int = 5, frames: int = 37, labels: int = 41) -> "Sample":
-        """Draw a sample with padding; one utterance fills the labels, one has none."""
+        """Draw a sample with padding; one utterance uses all labels, and one has none."""
         random = torch.Generator().manual_seed(1)
         frame_counts = torch.randint(1, frames - 1, (batch,), generator=random)
         label_counts = torch.randint(0, labels + 1, (batch,), generator=random)
@@ -257,12 +257,12 @@ class Sample:
 def choose_transducer_loss(
     device: torch.device, log: Callable[[str], None], kernel: bool = True
 ) -> TransducerLoss:
-    """Return the first loss that agrees with `transducer_loss` on a sample, the fastest first.
+    """Return the fastest loss that agrees with `transducer_loss` on a sample.
 
     Args:
-        device: Where the loss is to run.
-        log: Takes a line that says what is used and what is not.
-        kernel: Whether our own kernel may be tried.
+        device: Device on which the loss runs.
+        log: Called with lines about the losses that are and are not used.
+        kernel: True to try our own kernel.
     """
     reference: TransducerLoss = transducer_loss
     candidates: dict[str, TransducerLoss] = {}
@@ -274,7 +274,7 @@ def choose_transducer_loss(
         try:
             _check(Sample.draw(device).value_and_gradient(candidate), expected)
             log(f"transducer loss: {name}, {_time(candidate, device):.2f} ms for 32 x 8 s")
-        except Exception as error:  # Whatever is wrong with a fast one, the slow one remains.
+        except Exception as error:  # Whatever fails in a fast loss, the slow one remains.
             log(f"transducer loss: {name} is not used: {type(error).__name__}: {error}"[:500])
             continue
         return candidate

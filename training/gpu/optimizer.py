@@ -1,4 +1,4 @@
-"""AdamW, its averaged weights and its gradient norm on a few flat tensors instead of hundreds."""
+"""Run AdamW with averaged weights and gradient norm on few flat tensors instead of hundreds."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class FlatWeights:
     """The parameters of a module as views into one tensor of matrices and one of vectors."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Move the parameters into the flat tensors; the module goes on as before."""
+        """Move the parameters into the flat tensors; the module works as before."""
         self.weights: list[Tensor] = []
         self.gradients: list[Tensor] = []
         parameters = list(module.parameters())
@@ -33,10 +33,10 @@ class FlatWeights:
 
 
 class Optimizer:
-    """Updates a model and the average of its weights, without ever waiting for the device."""
+    """Updates a model and the average of its weights without waiting for the device."""
 
     def __init__(self, model: nn.Module, average: nn.Module) -> None:
-        """Take over the weights of both."""
+        """Replace the weights of both by views of flat tensors."""
         self.flat, self.averaged = FlatWeights(model), FlatWeights(average)
         leaves = [nn.Parameter(weights) for weights in self.flat.weights]
         for leaf, gradient in zip(leaves, self.flat.gradients, strict=True):
@@ -54,7 +54,7 @@ class Optimizer:
         self.steps = 0
 
     def step(self, rate: float) -> Tensor:
-        """Update with the gradients that have gathered and clear them; return their norm.
+        """Update with the accumulated gradients and clear them; return their norm.
 
         Gradients that are not finite count as zero.
         """
@@ -68,7 +68,7 @@ class Optimizer:
             group["lr"] = rate
         self.adam.step()
         self.steps += 1
-        # Few steps have no average worth keeping.
+        # After only a few steps, an average is not worth keeping.
         decay = min(AVERAGE_DECAY, (1 + self.steps) / (10 + self.steps))
         for averaged, weights in zip(self.averaged.weights, self.flat.weights, strict=True):
             averaged.lerp_(weights, 1 - decay)

@@ -1,4 +1,4 @@
-"""Archives in numbered pieces: what a transfer with a size limit takes."""
+"""Split archives into numbered pieces, for transfers with a size limit."""
 
 import hashlib
 import os
@@ -10,13 +10,13 @@ SUMS = "SHA256SUMS"
 
 
 def write_pieces(tree: Path, folder: Path, name: str, piece_mib: float, *tar: str) -> list[Path]:
-    """Pack a folder as `folder/name.NN` with a list of checksums; replaces earlier pieces.
+    """Pack a folder as `folder/name.NN` with a list of checksums, replacing earlier pieces.
 
     Args:
-        tree: What to pack.
-        folder: Where the pieces go.
+        tree: Folder to pack.
+        folder: Folder for the pieces.
         name: Name of the archive, without the number.
-        piece_mib: Size of a piece, at most.
+        piece_mib: Largest size of a piece.
         *tar: Further options of tar, for instance a compressor.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def unpack_pieces(folder: Path, name: str, target: Path, *tar: str) -> None:
     """Check the pieces of `name` against their checksums and unpack them.
 
     Raises:
-        ValueError: If a piece is missing or damaged.
+        ValueError: A piece is missing or damaged.
     """
     joined = target / f"{name}.joined"
     target.mkdir(parents=True, exist_ok=True)

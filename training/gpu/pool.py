@@ -1,7 +1,7 @@
-"""All utterances on the device, and the batches that are drawn from them.
+"""Keep all utterances on the device, and draw batches from them.
 
-Sound lies in one buffer of 16-bit samples; shards are added while training runs. What makes up a
-batch is decided on the CPU, so that every shape is known without waiting for the device.
+The audio is in one buffer of 16-bit samples; shards are added while training runs. The composition
+of a batch is decided on the CPU, so that every shape is known without waiting for the device.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,12 +27,13 @@ CORPUS_FACTORS = {
     "librispeech_train_clean": 0.8,
     "librispeech_dev_clean": 1.2,
 }
-"""Factor of each corpus in the draw: many voices weigh more than many hours."""
+"""Factor of each corpus in the draw, because many voices are worth more than many hours."""
 SLOWEST_HOP, FASTEST_HOP = 136, 188
 NORMAL_SPEED_SHARE = 0.3
 MAX_SECONDS = 25.0
 MAX_CELLS = 5_000_000
-"""Of a batch's transducer lattice, padding included: about 20 GB with all that is derived."""
+"""Largest number of cells of a batch's transducer lattice, including padding: about 20 GB with all
+derived tensors."""
 ROUND_UTTERANCES = 6000
 
 Tokenize = Callable[[list[str]], list[list[int]]]
@@ -40,7 +41,7 @@ Tokenize = Callable[[list[str]], list[list[int]]]
 
 @dataclass(frozen=True)
 class Mixture:
-    """Composition of the batches; the two shares are probabilities per utterance."""
+    """The composition of batches; both shares are probabilities per utterance."""
 
     real_share: float
     augmented_share: float
@@ -65,9 +66,9 @@ class Pool:
     """Utterances by kind: real, synthetic, held out.
 
     Attributes:
-        device: Where the sound lies.
-        capacity: Samples that it can hold.
-        tokenize: Gives the labels of texts.
+        device: Device of the audio.
+        capacity: Number of samples that fit.
+        tokenize: Returns the labels of texts.
     """
 
     device: torch.device
@@ -89,7 +90,7 @@ class Pool:
         self._seen: set[str] = set()
 
     def add_shards(self, folder: Path, limit: int = 1000) -> int:
-        """Take up shards that have appeared, `limit` at most; return how many it took."""
+        """Add at most `limit` shards that have appeared; return their number."""
         found = [path for path in sorted(folder.glob("*.tsv")) if path.stem not in self._seen]
         # Recordings come first.
         found.sort(key=lambda path: path.stem.startswith("tts-"))
@@ -99,7 +100,7 @@ class Pool:
         return len(found[:limit])
 
     def add(self, name: str, shard: SoundShard) -> None:
-        """Take up one shard, whose name tells what it is."""
+        """Add one shard, whose name determines its kind."""
         size = len(shard.samples)
         if self.used + size > self.capacity:
             return
@@ -129,7 +130,7 @@ class Pool:
             self._add_colours(np.array([i for i, w in zip(members, weights, strict=True) if w]))
 
     def _weights(self, name: str, shard: SoundShard) -> Floats:
-        """Chance of each utterance: its seconds times its corpus' factor; 0 for unusable ones."""
+        """Return each utterance's weight: seconds times the corpus' factor, or 0 if unusable."""
         kind, _, corpus = name.partition("-")
         seconds = shard.counts / SAMPLE_RATE_HZ
         words = np.array([len(text.split()) for text in shard.texts])
@@ -148,7 +149,7 @@ class Pool:
                 self.colours = torch.cat([self.colours, found])
 
     def samples(self, members: Counts) -> tuple[Tensor, Tensor]:
-        """Sound (B, S) of utterances, with whatever follows past their counts (B,)."""
+        """Return audio (B, S) of utterances, with arbitrary values past their counts (B,)."""
         first = torch.from_numpy(self.first[members]).to(self.device)
         counts = torch.from_numpy(self.counts[members]).to(self.device)
         return self._read(first, int(self.counts[members].max())), counts
@@ -158,7 +159,7 @@ class Pool:
         return self.sound[position.clamp_(max=self.capacity - 1)].float() / 32768
 
     def hours(self) -> tuple[float, float]:
-        """Hours of real and of synthetic speech to train on."""
+        """Return the hours of real and of synthetic speech to train on."""
         per_hour = 3600 * SAMPLE_RATE_HZ
         return (
             float(self.counts[self.real_weights > 0].sum() / per_hour),
@@ -185,7 +186,7 @@ class Pool:
         return batches
 
     def _cut(self, drawn: Counts, batch_seconds: float) -> Iterator[Counts]:
-        """Cut where the padded sound or the padded lattice would exceed its limit."""
+        """Cut before the padded audio or the padded lattice would exceed its limit."""
         begin, most_labels = 0, 0
         for i, member in enumerate(drawn):
             seconds = self.counts[member] / SAMPLE_RATE_HZ
@@ -198,14 +199,14 @@ class Pool:
         yield drawn[begin:]
 
     def batch(self, members: Counts, augmented_share: float, rng: np.random.Generator) -> Batch:
-        """Build one batch on the device; a share of 0 gives the recordings as they are."""
+        """Build one batch on the device; a share of 0 leaves the recordings unchanged."""
         counts = self.counts[members]
         hop = HOP_SAMPLES
         if rng.random() < augmented_share * (1 - NORMAL_SPEED_SHARE):
             hop = int(rng.integers(SLOWEST_HOP, FASTEST_HOP + 1))
         variation = draw_variation(counts // hop, augmented_share, rng)
         longest = int(variation.frame_counts.max())
-        # So many that the encoder's frames are a multiple of 8.
+        # Rounded up so that the number of encoder frames is a multiple of 8.
         frames = -(-(longest + 8) // 64) * 64 - 8
         sources, levels = self._draw_surroundings(members, augmented_share, rng)
         labels, label_counts = self._pad_labels(members)
@@ -231,11 +232,11 @@ class Pool:
     def _draw_surroundings(
         self, members: Counts, share: float, rng: np.random.Generator
     ) -> tuple[Counts, npt.NDArray[np.float32]]:
-        """Where sound, noise and colour of each utterance lie; level and noise level in dB."""
+        """Draw the positions of audio, noise and colour of each utterance, and its levels in dB."""
         size, longest = len(members), int(self.counts[members].max())
         varied = rng.random(size) < share
         noise_first = self.noise[0] + rng.integers(0, max(1, self.noise[1] - longest), size)
-        # Now and then other speech takes the place of noise.
+        # Sometimes other speech replaces the noise.
         speech = rng.integers(0, max(1, self.used - longest), size)
         babble = (rng.random(size) < 0.25) | (self.noise[1] == 0)
         noisy = varied & (rng.random(size) < 0.45)
@@ -279,12 +280,12 @@ class Pool:
 
 
 def _no_colours(mel: Tensor) -> Tensor:
-    """Stand in where no colour is known: silence without contrast, as `match_colours` takes it."""
+    """Return a substitute if no colour is known: silence without contrast, for `match_colours`."""
     return torch.zeros(len(mel), 2, mel.shape[2], device=mel.device)
 
 
 def _draw(weights: Floats, size: int, rng: np.random.Generator) -> Counts:
-    """Draw with replacement, by weight; none of none."""
+    """Draw with replacement by weight; return none if there are none."""
     if size == 0 or not weights.any():
         return np.zeros(0, np.int64)
     sums = np.cumsum(weights)

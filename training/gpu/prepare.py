@@ -1,7 +1,7 @@
-"""Recordings decoded and sentences spoken, by many processes, while other things run.
+"""Decode recordings and synthesize sentences in many processes, while training runs.
 
-Shards appear one by one and are complete as soon as they can be seen: training reads those that
-are there. Synthesis goes on until its hours are made or its time is over.
+Shards appear one by one and are complete as soon as they are visible: training reads the existing
+ones. Synthesis continues until the requested hours are made or its time is over.
 """
 
 import multiprocessing
@@ -36,13 +36,13 @@ NOISE = "noise"
 
 
 def prepare_sound(speech: Path, folder: Path, jobs: int, hours: float, minutes: float) -> None:
-    """Decode all recordings and synthesize, in `jobs` processes.
+    """Decode all recordings and synthesize speech, in `jobs` processes.
 
     Args:
-        speech: The carried recordings, laid out as the README says.
-        folder: Where the shards go; shards that are there already stay.
+        speech: The bundled recordings, laid out as the README says.
+        folder: Folder for the shards; existing shards are kept.
         jobs: Processes to run.
-        hours: Synthetic speech to make in this call, in all.
+        hours: Total hours of synthetic speech to make in this call.
         minutes: Time after which no further shard is begun.
     """
     limits = (hours, time.monotonic() + 60 * minutes)
@@ -74,7 +74,7 @@ def _work(
     limits: tuple[float, float],
     made: Any,
 ) -> None:
-    """Do one process's part: its recordings first, then every `turn[1]`-th shard of speech."""
+    """Do one process's share: its recordings first, then every `turn[1]`-th shard of speech."""
     began = time.monotonic()
     for corpus in recorded:
         _decode(speech, folder, corpus)
@@ -109,7 +109,7 @@ def _noises(folder: Path) -> Iterator[tuple[Pcm, str]]:
         if path.suffix in SOUND_SUFFIXES:
             try:
                 samples = read_audio(path)
-            except soundfile.LibsndfileError:  # One clip less is no reason to stop.
+            except soundfile.LibsndfileError:  # An unreadable clip is no reason to stop.
                 continue
             yield to_pcm(samples), ""
 
@@ -132,7 +132,7 @@ def _speak_shards(
 
 
 def _speak(number: int, sentences: Sequence[str]) -> Iterator[tuple[Pcm, str]]:
-    """Speak the sentences of one shard, each in voice settings of its own."""
+    """Speak the sentences of one shard, each with its own voice settings."""
     rng = random.Random(f"shard {number}")
     noise = np.random.default_rng(number)
     voice, dsp = load_hibari()
@@ -151,7 +151,7 @@ def _speak(number: int, sentences: Sequence[str]) -> Iterator[tuple[Pcm, str]]:
 
 
 def sentences_of(number: int, sentences: Sequence[str]) -> list[str]:
-    """Return the sentences of a shard: each pass through all of them has an order of its own."""
+    """Return the sentences of a shard; each pass through all sentences has its own order."""
     shards = max(1, len(sentences) // SENTENCES_PER_SHARD)
     order = list(range(len(sentences)))
     random.Random(number // shards).shuffle(order)
@@ -163,9 +163,9 @@ _loaded: list[Any] = []
 
 
 def load_hibari() -> tuple[Any, Any]:
-    """Return the voice and its signal processing, with torch's Fourier transforms in it.
+    """Return the voice and its signal processing, patched to use torch's Fourier transforms.
 
-    The machine's scipy may want another numpy than the carried one.
+    The machine's scipy may need another numpy than the bundled one.
     """
     if not _loaded:
         hide_optional_packages()
@@ -186,5 +186,5 @@ def load_hibari() -> tuple[Any, Any]:
 
 
 def add_site(folder: Path) -> None:
-    """Let the carried packages be found, behind what is installed."""
+    """Make the bundled packages importable, after the installed ones."""
     sys.path.append(str(folder))

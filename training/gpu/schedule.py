@@ -1,4 +1,4 @@
-"""Learning rate and mixture of the training, by the share of its wall-clock time that is over."""
+"""Schedule learning rate and mixture by the elapsed share of the training time."""
 
 import math
 
@@ -6,12 +6,12 @@ from training.gpu.pool import Mixture
 
 WARM_UP_SHARE = 0.03
 LAST_PART = 0.7
-"""From here on mostly real speech, less varied."""
+"""Share of the time after which most speech is real and less augmented."""
 FINAL_RATE = 1e-5
 
 
 def learning_rate(share: float, peak: float) -> float:
-    """Rise in a straight line, then fall along a cosine to the final rate."""
+    """Return the learning rate: a linear rise, then a cosine decay to the final rate."""
     if share < WARM_UP_SHARE:
         return peak * max(share / WARM_UP_SHARE, 0.01)
     fallen = min(1.0, (share - WARM_UP_SHARE) / (1 - WARM_UP_SHARE))
@@ -19,7 +19,7 @@ def learning_rate(share: float, peak: float) -> float:
 
 
 def mixture(share: float, batch_seconds: float) -> Mixture:
-    """Half real speech first, so that words are learnt that no recording has."""
+    """Return the mixture: half real speech at first, to learn words that no recording has."""
     if share < LAST_PART:
         return Mixture(0.55, 0.95, batch_seconds)
     return Mixture(0.85, 0.9, batch_seconds)

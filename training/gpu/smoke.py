@@ -1,4 +1,4 @@
-"""Milliseconds of a step by part, on invented sound of real lengths."""
+"""Measure the milliseconds of a step by part, on random audio of realistic lengths."""
 
 import time
 from collections.abc import Callable
@@ -19,11 +19,11 @@ MIXTURE = Mixture(0.5, 0.95, 0.0)
 
 
 def smoke(settings: Settings, sizes: tuple[float, ...], steps: int) -> None:
-    """Print a table: the time of each part with waiting after it, and of whole steps without.
+    """Print the time of each part, with waiting after it, and of whole steps without waiting.
 
     Args:
         settings: As for training; only the start checkpoint is read.
-        sizes: Seconds of sound in a batch.
+        sizes: Seconds of audio in a batch.
         steps: Steps to run per size.
     """
     set_up(settings.device)
@@ -43,7 +43,7 @@ def smoke(settings: Settings, sizes: tuple[float, ...], steps: int) -> None:
 
 
 def add_invented(run: Run) -> None:
-    """Fill the pool with noise of the lengths and label rates of read speech."""
+    """Fill the pool with noise that has the lengths and label rates of read speech."""
     rng = np.random.default_rng(0)
     for name in ("real-invented", "tts-00000", "noise"):
         counts = np.sort((rng.gamma(4.0, 2.0, 400).clip(1.5, 20) * 16_000).astype(np.int64))
@@ -53,7 +53,7 @@ def add_invented(run: Run) -> None:
 
 
 def timed_step(run: Run, members: Counts, parts: dict[str, float]) -> None:
-    """Take one step, waiting for the device after each part."""
+    """Run one step, waiting for the device after each part."""
 
     def timed(name: str, work: Callable[[], object]) -> object:
         wait(run)
@@ -77,7 +77,7 @@ def timed_step(run: Run, members: Counts, parts: dict[str, float]) -> None:
 
 
 def whole(run: Run, batches: list[Counts], size: float) -> None:
-    """Time steps as training takes them."""
+    """Time steps as in training."""
     wait(run)
     began, audio = time.monotonic(), 0.0
     for members in batches:
@@ -98,7 +98,7 @@ def whole(run: Run, batches: list[Counts], size: float) -> None:
 
 
 def profile(run: Run, batches: list[Counts]) -> None:
-    """Print the kernels that take most time."""
+    """Print the kernels that take the most time."""
     if run.settings.device.type != "cuda":
         return
     from torch.profiler import ProfilerActivity
@@ -112,7 +112,7 @@ def profile(run: Run, batches: list[Counts]) -> None:
         print(
             averages.table(sort_by="self_cuda_time_total", row_limit=25, max_name_column_width=70)
         )
-    except Exception as error:  # The table is a help, no more.
+    except Exception as error:  # The table is optional.
         run.print(f"no profile: {error}")
 
 

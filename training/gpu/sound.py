@@ -1,7 +1,7 @@
-"""Shards of sound: 16-bit samples at 16 kHz of many utterances behind each other, with an index.
+"""Store shards of audio: concatenated 16-bit samples of utterances at 16 kHz, with an index.
 
-One shard is `<name>.npy` and `<name>.tsv`, one line per utterance: sample count and transcript.
-The `.tsv` is written last and atomically: a shard exists when its `.tsv` does.
+A shard is `<name>.npy` and `<name>.tsv`, with one line per utterance: sample count and transcript.
+The `.tsv` is written last and atomically: a shard exists if its `.tsv` does.
 """
 
 import os
@@ -19,7 +19,7 @@ Pcm = npt.NDArray[np.int16]
 
 @dataclass(frozen=True)
 class SoundShard:
-    """All samples of a shard; sample count and text of each utterance, in their order."""
+    """All samples of a shard, with the sample count and text of each utterance, in order."""
 
     samples: Pcm
     counts: npt.NDArray[np.int64]
@@ -27,12 +27,12 @@ class SoundShard:
 
 
 def to_pcm(samples: Samples) -> Pcm:
-    """Return 16-bit samples; what exceeds the range is clipped."""
+    """Return 16-bit samples; values beyond the range are clipped."""
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def write_sound(folder: Path, name: str, utterances: Iterable[tuple[Pcm, str]]) -> None:
-    """Write one shard; a killed writer leaves nothing that `read_sound` would see."""
+    """Write one shard atomically: if the process is killed, `read_sound` finds no part of it."""
     kept = [(samples, text) for samples, text in utterances if len(samples)]
     if not kept:
         raise ValueError(f"shard {name}: no utterance with a sample in it")
@@ -44,7 +44,7 @@ def write_sound(folder: Path, name: str, utterances: Iterable[tuple[Pcm, str]]) 
 
 
 def read_sound(index: Path) -> SoundShard:
-    """Read the shard whose `.tsv` is given."""
+    """Read a shard, given its `.tsv`."""
     rows = [line.split("\t") for line in index.read_text().splitlines()]
     return SoundShard(
         np.load(index.with_suffix(".npy"), mmap_mode="r"),

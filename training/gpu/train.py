@@ -1,7 +1,7 @@
-"""Training on one GPU for a given time: from a checkpoint to a better one.
+"""Train on one GPU for a given time, from one checkpoint to a better one.
 
-Nothing in a step waits for the device: what a step does is decided on the CPU, sound, features,
-variation, losses and the update run on the device, and figures are read every ten seconds.
+Nothing in a step waits for the device: all decisions are made on the CPU; audio, features,
+augmentation, losses and the update run on the device, and figures are read every ten seconds.
 """
 
 import copy
@@ -43,7 +43,7 @@ INGEST_SECONDS = 15.0
 SHARDS_AT_ONCE = 40
 LOOK_UTTERANCES = 64
 LAST_SECONDS = 8.0
-"""Kept for the last look and the last checkpoint."""
+"""Time reserved for the last evaluation and the last checkpoint."""
 DROPOUT = 0.1
 LOOKAHEAD_WEIGHTS = {13: 2, 6: 4, 3: 2, 1: 1, 0: 1}
 
@@ -53,17 +53,17 @@ class Settings:
     """Settings of a run.
 
     Attributes:
-        sound: Shards of sound, which may still grow.
-        start: The checkpoint to go on from.
+        sound: Folder of audio shards, to which more may be added.
+        start: The checkpoint to start from.
         run: Folder for log and checkpoint.
         results: Folder for the pieces of the checkpoint and a copy of the log.
         minutes: Time from the first update to the end.
-        batch_seconds: Sound in a batch, padding included.
-        peak_rate: Highest learning rate.
-        capacity_hours: Sound that the buffer on the device holds.
-        device: Where all of it runs.
-        kernel: Whether our own kernel for the lattice may be tried.
-        invented: The caller brings the sound.
+        batch_seconds: Audio in a batch, including padding.
+        peak_rate: Peak learning rate.
+        capacity_hours: Audio that fits into the buffer on the device.
+        device: Device of the training.
+        kernel: True to try our own kernel for the lattice.
+        invented: True if the caller provides the audio.
     """
 
     sound: Path
@@ -87,19 +87,19 @@ class Step:
     transducer: TransducerLoss
 
     def losses(self, batch: Batch, lookahead: int) -> tuple[Tensor, Tensor]:
-        """CTC and transducer loss per label."""
+        """Return CTC and transducer loss per label."""
         encoded = self.encode(batch, lookahead)
         total = max(1, sum(batch.label_lengths))
         return self.ctc(encoded, batch) / total, self.lattice(encoded, batch) / total
 
     def encode(self, batch: Batch, lookahead: int) -> Tensor:
-        """Projected encoder frames."""
+        """Return the projected encoder frames."""
         dropout = partial(functional.dropout, p=DROPOUT) if self.model.training else None
         with self.autocast(batch):
             return encode(self.model, batch.mel, batch.mel_counts, lookahead, dropout)[0]
 
     def ctc(self, encoded: Tensor, batch: Batch) -> Tensor:
-        """Sum of the CTC losses."""
+        """Return the sum of the CTC losses."""
         with self.autocast(batch):
             logits = joint_logits(self.model, encoded)
         losses = functional.ctc_loss(
@@ -114,7 +114,7 @@ class Step:
         return losses.sum()
 
     def lattice(self, encoded: Tensor, batch: Batch) -> Tensor:
-        """Sum of the transducer losses."""
+        """Return the sum of the transducer losses."""
         blank = self.model.config.blank_token_id
         with self.autocast(batch):
             history = functional.pad(batch.labels, (1, 0), value=blank)
@@ -126,7 +126,7 @@ class Step:
         return self.transducer(logits, batch.labels, frames, batch.label_counts, blank).sum()
 
     def autocast(self, batch: Batch) -> torch.autocast:
-        """Matrix products in bfloat16."""
+        """Return a context with matrix products in bfloat16."""
         return torch.autocast(batch.mel.device.type, torch.bfloat16)
 
 
@@ -144,7 +144,7 @@ class Run:
     """One call of `gpu-train`."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load the checkpoint and the sound that is there."""
+        """Load the checkpoint and the existing audio."""
         self.settings = settings
         settings.run.mkdir(parents=True, exist_ok=True)
         settings.results.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ class Run:
         print(f"[{time.monotonic() - self.began:6.1f}] {line}", flush=True)
 
     def wait_for_sound(self) -> None:
-        """Take up what is there; wait for the first recordings if nothing is."""
+        """Add the existing shards; wait for the first recordings if there are none."""
         self.pool.add_shards(self.settings.sound)
         while not self.pool.real_weights.any() and not self.settings.invented:
             self.print("waiting for the first recordings")
@@ -181,7 +181,7 @@ class Run:
             self.pool.add_shards(self.settings.sound)
 
     def until_done(self) -> None:
-        """Train until the time is over or SIGTERM comes; either leaves a checkpoint."""
+        """Train until the time is over or SIGTERM arrives; both leave a checkpoint."""
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopped", True))
         self.first_step = self.looked = self.ingested = time.monotonic()
         self.figures = Figures(self.first_step)
@@ -196,16 +196,16 @@ class Run:
             self.print("done")
 
     def share(self) -> float:
-        """Share of the time that is over."""
+        """Return the elapsed share of the time."""
         whole = 60 * self.settings.minutes - LAST_SECONDS
         return (time.monotonic() - self.first_step) / max(whole, 1.0)
 
     def over(self) -> bool:
-        """Tell whether the time is over."""
+        """Return whether the time is over."""
         return self.stopped or self.share() >= 1
 
     def round(self) -> None:
-        """Draw some hundred batches and train on them until one of the clocks asks for more."""
+        """Train on some hundred new batches, until the time is over or the pool has grown."""
         for members in self.pool.draw(mixture(self.share(), self.batch_seconds), self.rng):
             if self.over():
                 return
@@ -221,7 +221,7 @@ class Run:
                 return
 
     def step(self, members: Counts) -> None:
-        """One update."""
+        """Make one update."""
         share = self.share()
         augmented = mixture(share, self.batch_seconds).augmented_share
         batch = self.pool.batch(members, augmented, self.rng)
@@ -237,7 +237,7 @@ class Run:
         self.figures.losses.append(torch.stack([ctc.detach(), transducer.detach(), norm]))
 
     def attend(self) -> bool:
-        """Do what is due besides training; True when the pool has grown."""
+        """Do whatever is due besides training; return True if the pool has grown."""
         now = time.monotonic()
         if now - self.figures.began > LOG_SECONDS:
             self.write_figures()
@@ -299,7 +299,7 @@ class Run:
 
     @torch.no_grad()
     def _transcribe(self, members: Counts) -> tuple[int, int, int, str]:
-        """Word errors by CTC and by the transducer, words, and one transcript."""
+        """Return word errors by CTC and by the transducer, word count, and one transcript."""
         batch = self.pool.batch(members, 0.0, np.random.default_rng(0))
         step = Step(self.average, self.step_of.transducer)
         encoded = step.encode(batch, DEFAULT_LOOKAHEAD).float()
@@ -341,7 +341,7 @@ class Run:
 
 
 def open_pool(settings: Settings, tokenizer: ParakeetTokenizer) -> Pool:
-    """Return an empty pool of the size that is asked for."""
+    """Return an empty pool of the requested size."""
 
     def tokenize(texts: list[str]) -> list[list[int]]:
         return tokenizer(texts)["input_ids"]  # type: ignore[no-any-return]
@@ -351,18 +351,18 @@ def open_pool(settings: Settings, tokenizer: ParakeetTokenizer) -> Pool:
 
 
 def train_on_gpu(settings: Settings) -> None:
-    """Train and leave checkpoint, log and pieces."""
+    """Train; write checkpoint, log and pieces."""
     set_up(settings.device)
     Run(settings).until_done()
 
 
 def set_up(device: torch.device) -> None:
-    """Set what holds for the whole process."""
+    """Set the options of torch for the whole process."""
     torch.set_float32_matmul_precision("highest")
     torch.manual_seed(1)
     if device.type == "cuda":
         torch.cuda.init()
-        # It plans each convolution anew for each shape, and each batch has a shape of its own.
+        # cuDNN plans each convolution for every new shape, and almost every batch has a new one.
         torch.backends.cudnn.enabled = False
 
 

@@ -1,1 +1,1 @@
-"""Train heads: small classifiers on the frames of an encoder, which stays as it is."""
+"""Train heads: small classifiers on the frames of a frozen encoder."""

@@ -13,15 +13,15 @@ RECORD, PICTURE = "figures.json", "confusion.svg"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Heads that have been measured."""
+    """Heads and their measured scores."""
 
     settings: Settings
     base_sha256: str
     trained: int
-    """Recordings that were trained on."""
+    """Number of recordings that were trained on."""
     held_out: list[HeadScore]
     by_speaker: bool
-    """Whether no speaker is in both parts, or, with few named speakers, no sentence."""
+    """True if the parts have no speaker in common; else, with few named speakers, no sentence."""
     tests: dict[str, list[HeadScore]]
     """Scores of each test folder, by its name."""
 

@@ -1,7 +1,7 @@
-"""Read labelled recordings: one head for each column of labels, and which value each has.
+"""Read labelled recordings, with one head for each column of labels.
 
-A column whose cells hold several values, separated by `|`, becomes one head for each value, with
-the labels `no` and `yes`: the values do not exclude each other.
+A column whose cells contain several values, separated by `|`, becomes one head for each value, with
+the labels `no` and `yes`, because its values do not exclude each other.
 """
 
 import csv
@@ -23,13 +23,13 @@ NO_YES = ("no", "yes")
 
 @dataclass(frozen=True)
 class Question:
-    """What one head tells: its name, and the labels that it chooses from."""
+    """The task of one head: its name, and the labels that it chooses from."""
 
     name: str
     labels: tuple[str, ...]
     column: str
     value: str | None = None
-    """The value that a head of several values asks for; None if the labels are the values."""
+    """The value that a yes/no head detects; None if the labels are the values of the column."""
 
     def answer(self, cell: str) -> int:
         """Return the index of the label of a cell of the column, or -1 for an unknown value."""
@@ -65,7 +65,7 @@ def read_examples(folder: Path, columns: Sequence[str]) -> Examples:
     """Read the manifest of `folder`: columns file, those in `columns`, and transcript and speaker.
 
     Raises:
-        CannotAdapt: it is missing or malformed, or names files that are not there.
+        CannotAdapt: it is missing or malformed, or a listed file is missing.
     """
     manifest = folder / "manifest.tsv"
     check_manifest(manifest, ("file", *columns))
@@ -75,7 +75,8 @@ def read_examples(folder: Path, columns: Sequence[str]) -> Examples:
         Recording(
             folder / row["file"],
             row.get("speaker") or "",
-            # The split goes by sentences where no speakers are named, else by files.
+            # Without named speakers, recordings are split by sentence or, without transcripts, by
+            # file.
             normalize(row.get("transcript") or "") or row["file"],
         )
         for row in rows
@@ -85,10 +86,10 @@ def read_examples(folder: Path, columns: Sequence[str]) -> Examples:
 
 
 def questions_of(examples: Examples, columns: Sequence[str]) -> list[Question]:
-    """Return the heads that the values of the columns call for.
+    """Return the heads for the values of the columns.
 
     Raises:
-        CannotAdapt: a column has a single value, so that there is nothing to tell apart.
+        CannotAdapt: a column has only one value, so there is nothing to distinguish.
     """
     return [question for column in columns for question in _questions(examples, column)]
 
@@ -110,6 +111,6 @@ def _values(cell: str) -> set[str]:
 
 
 def split_examples(examples: Examples) -> tuple[Examples, Examples, Split]:
-    """Divide as an adaptation does: what is trained on, what is held out, and how it was chosen."""
+    """Split as an adaptation does; return the training part, the held-out part, and the split."""
     parts = split(examples.recordings)
     return examples.part(parts.trained), examples.part(parts.held_out), parts

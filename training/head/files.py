@@ -1,4 +1,4 @@
-"""Write a head's files, which `python -m export.heads` reads: weights, and what they mean."""
+"""Write the files of heads that `python -m export.heads` reads: weights and their description."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def write_heads(
     """Write `heads.safetensors` and `head.json` into `folder`."""
     folder.mkdir(parents=True)
     save_file(heads.tensors([question.name for question in questions]), folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors writes it for its owner alone
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable for its owner only
     description = {
         "format": FORMAT,
         "base": str(base),

@@ -13,9 +13,9 @@ BATCH_SIZE = 32
 PEAK_RATE = 3e-3
 WEIGHT_DECAY = 0.05
 MASKED_SHARE = 0.15
-"""Share of the frames that a step does not see, so that no head depends on single frames."""
+"""Share of the frames that are masked in a step, so that no head depends on single frames."""
 UNKNOWN = -1
-"""Answer of a recording of another set, whose label no recording of `--data` has."""
+"""Answer for a recording of a test set with a label that no recording of `--data` has."""
 
 
 def fit(
@@ -48,7 +48,7 @@ def fit(
 
 
 def steps_of(recordings: int, passes: int) -> int:
-    """Return the number of steps of a training."""
+    """Return the number of training steps."""
     return passes * -(-recordings // BATCH_SIZE)
 
 

@@ -1,10 +1,10 @@
-"""Compute the encoder's frames of recordings once, and keep them for later trainings of heads.
+"""Compute the encoder's frames of recordings once, and store them for later training of heads.
 
-They are what the stage `encoder` of the service sends on for every chunk: projected for the joint
-network, with the lookahead of the chunks that are served.
+They are the output of the service's stage `encoder`: projected for the joint network, with the
+lookahead of the served chunks.
 
-Variants of recordings sound as if another one's microphone had taken them. Where labels go with
-where recordings come from, heads would otherwise learn the microphones.
+Variants of recordings sound as if recorded with the microphone of another one. If labels correlate
+with the source of the recordings, heads would otherwise learn the microphones.
 """
 
 import hashlib
@@ -29,19 +29,19 @@ from training.features import Recording, log_mel, read_audio
 
 BATCH_SIZE = 8
 NARROW_SHARE = 0.3
-"""Share of the variants whose highest frequencies, as over a telephone, are missing."""
+"""Share of the variants that lack the highest frequencies, as over a telephone."""
 
 
 @dataclass(frozen=True)
 class EncodedRecordings:
-    """Frames of all recordings, one after the other, float16 [frames, width], and their counts."""
+    """Concatenated frames of all recordings, float16 [frames, width], and their counts."""
 
     frames: Tensor
     counts: Tensor
     """int64 [recordings]"""
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the frames of some recordings, float32 [B, T, width] with zeros, and counts."""
+        """Return the padded frames of some recordings, float32 [B, T, width], and their counts."""
         chosen = [self.of(index).float() for index in indices]
         return pad_sequence(chosen, batch_first=True), self.counts[list(indices)]
 
@@ -60,13 +60,13 @@ def encoded_recordings(
     on_recording: Callable[[], None],
     variant: int = 0,
 ) -> EncodedRecordings:
-    """Return the encoder's frames of `recordings`, from `folder` if they have been computed.
+    """Return the encoder's frames of `recordings`, from `folder` if they are stored there.
 
     Args:
-        variant: 0 for the recordings as they are; of each other number they sound different.
+        variant: 0 for the original recordings; other numbers give different variants.
 
     Raises:
-        CannotAdapt: a file is no sound.
+        CannotAdapt: a file is not readable as audio.
     """
     names = "\n".join(str(recording.path.resolve()) for recording in recordings)
     key = hashlib.sha256(f"{base_sha256} {lookahead} {variant}\n{names}".encode()).hexdigest()
@@ -99,7 +99,7 @@ def _encode(
 
 
 def _variants(recordings: Sequence[Recording], variant: int) -> Iterator[LogMel]:
-    """Yield each recording with the colour of another, at another level, some in a narrow band."""
+    """Yield each recording with the colour of another one, at another level, some band-limited."""
     rng = np.random.default_rng(variant)
     for recording in recordings:
         other = _log_mel(recordings[int(rng.integers(len(recordings)))])

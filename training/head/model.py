@@ -1,10 +1,9 @@
 """The heads' network: attention over time, then one linear layer for each head.
 
-Each head has a few queries. A query gives every frame a score, the weight of a frame is the
-exponential of its score, and the query's result is the weighted mean of the frames. Scores are
-bounded, so that sums of weights and of weighted frames over hours stay within float32. That is why
-a stream needs only these two sums, which start at zero, and why the value after its last chunk is
-that of the whole recording.
+Each head has a few queries. A query scores every frame, the weight of a frame is the exponential of
+its score, and the result of the query is the weighted mean of the frames. Scores are bounded, so
+sums of weights and of weighted frames over hours stay within float32. So a stream needs only these
+two sums, which start at zero, and its result after the last chunk is that of the whole recording.
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 SCORE_BOUND = 15.0
 SMALLEST_SUM = 1e-12
-"""Less than the weight of any frame: without frames, the mean is zero."""
+"""Smaller than the weight of any frame; it makes the mean zero if there are no frames."""
 DROPOUT = 0.3
 
 
@@ -37,12 +36,12 @@ class Heads(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def normalize_by(self, frames: Tensor) -> None:
-        """Take mean and deviation of `frames` [N, D] as those of all frames."""
+        """Set the normalization to the mean and deviation of `frames` [N, D]."""
         self.mean.copy_(frames.mean(dim=0))
         self.deviation.copy_(frames.std(dim=0) + 1e-3)
 
     def forward(self, frames: Tensor, counts: Tensor, seen: Tensor | None = None) -> list[Tensor]:
-        """Return the logits of each head; of the frames, `seen` bool [B, T] leaves some out."""
+        """Return the logits of each head, from the frames for which `seen` bool [B, T] is true."""
         frames = (frames - self.mean) / self.deviation
         scores = SCORE_BOUND * torch.tanh(self.scores(frames) / SCORE_BOUND)
         valid = torch.arange(frames.shape[1]) < counts[:, None]
@@ -58,9 +57,9 @@ class Heads(nn.Module):
     def tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the weights of each head by name, for frames that are not normalized.
 
-        `NAME.query` [Q, D], `NAME.query_bias` [Q], `NAME.weight` [labels, Q, D] and `NAME.bias`
-        [labels]: the mean of normalized frames is the normalized mean, so that the normalization
-        is a part of the weights.
+        These are `NAME.query` [Q, D], `NAME.query_bias` [Q], `NAME.weight` [labels, Q, D] and
+        `NAME.bias` [labels]. The mean of normalized frames is the normalized mean, so the
+        normalization can be folded into the weights.
         """
         query = self.scores.weight / self.deviation
         query_bias = self.scores.bias - query @ self.mean

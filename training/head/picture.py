@@ -1,4 +1,4 @@
-"""Draw the confusion matrices of heads."""
+"""Plot the confusion matrices of heads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ from training.head.score import HeadScore
 
 INCHES_PER_LABEL = 0.32
 NONE = "(none)"
-"""Shown in place of an empty label."""
+"""Shown instead of an empty label."""
 
 
 def draw_confusion(scores: Sequence[HeadScore], picture: Path) -> None:
-    """Draw one matrix for each head, right labels downwards, as `picture` (suffix: its format)."""
+    """Plot one matrix per head, with right labels as rows, in the format of `picture`'s suffix."""
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.fonttype"] = "none"  # text as text: a tenth of the size
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text instead of outlines: a tenth of the size
     from matplotlib import pyplot
 
     sizes = [1.5 + INCHES_PER_LABEL * len(score.question.labels) for score in scores]

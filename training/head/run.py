@@ -1,4 +1,4 @@
-"""Train heads on a frozen encoder: encode once, fit, measure, publish what tells something."""
+"""Train heads on a frozen encoder: encode once, fit, measure, and publish useful heads."""
 
 import shutil
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ def train_heads(settings: Settings, console: Console) -> Outcome:
     """Train heads for the columns `settings.labels`, and write `settings.output`.
 
     Raises:
-        CannotAdapt: checkpoint, recordings or folders do not fit; nothing has been written.
-        NotBetter: a head gets no more held-out recordings right than one label for all.
+        CannotAdapt: checkpoint, recordings or folders are unsuitable; nothing has been written.
+        NotBetter: a head is no better on held-out recordings than the same label for all.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -68,7 +68,7 @@ def train_heads(settings: Settings, console: Console) -> Outcome:
 
 @dataclass(frozen=True)
 class _Encoder:
-    """The frozen encoder, and the place of its frames."""
+    """The frozen encoder, and the folder of its frames."""
 
     base: Base
     base_sha256: str
@@ -95,7 +95,7 @@ class _Encoder:
 def _to_train_on(
     encoder: _Encoder, trained: Examples, questions: Sequence[Question]
 ) -> tuple[EncodedRecordings, Tensor]:
-    """Return recordings and variants, and the right labels of them all."""
+    """Return recordings and variants, and the right labels of all of them."""
     variants = range(encoder.settings.variants + 1)
     speech = [encoder.encode(trained, variant) for variant in variants]
     answers = trained.answers(questions)
@@ -124,7 +124,7 @@ def _fit(
 
 @dataclass(frozen=True)
 class _Measure:
-    """Trained heads, and what they are measured against."""
+    """Trained heads, and the baseline to compare them with."""
 
     heads: Heads
     questions: Sequence[Question]
@@ -148,7 +148,7 @@ def _write(outcome: Outcome, heads: Heads, questions: Sequence[Question]) -> Non
 
 
 def _require_better(outcome: Outcome) -> None:
-    """Raise NotBetter if a head is of no use."""
+    """Raise NotBetter if a head is useless."""
     useless = [s for s in outcome.held_out if s.accuracy <= s.majority_accuracy]
     if useless:
         listed = ", ".join(

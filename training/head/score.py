@@ -1,4 +1,4 @@
-"""Measure heads: the share of recordings with the right label, beside that of one label for all."""
+"""Measure the accuracy of heads, compared with that of the most frequent label for all."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ class HeadScore:
 
     question: Question
     counts: tuple[tuple[int, ...], ...]
-    """Recordings by right label (rows) and the head's label (columns)."""
+    """Number of recordings by right label (rows) and label of the head (columns)."""
     unknown: int
-    """Recordings whose right label none of `--data` has; they count as wrong."""
+    """Number of recordings whose right label does not occur in `--data`; they count as wrong."""
     majority: int
-    """Recordings that have the most frequent label of the training part."""
+    """Number of recordings that have the most frequent label of the training part."""
 
     @property
     def recordings(self) -> int:
@@ -38,7 +38,7 @@ class HeadScore:
 
     @property
     def majority_accuracy(self) -> float:
-        """Return the share that the most frequent label of the training part would get right."""
+        """Return the accuracy of the most frequent label of the training part."""
         return self.majority / self.recordings
 
 

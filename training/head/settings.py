@@ -1,4 +1,4 @@
-"""Options of a training of heads, one frozen value from the command line to the code."""
+"""The options for training heads, passed as one frozen value from the command line."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,33 +6,33 @@ from pathlib import Path
 from training.adapt.errors import CannotAdapt
 
 DEFAULT_LOOKAHEAD = 6
-"""Encoder frames of 80 ms: the lookahead of chunks of 560 ms, which are served by default."""
+"""Lookahead in encoder frames of 80 ms: that of chunks of 560 ms, the default of the service."""
 DEFAULT_QUERIES = 4
 DEFAULT_PASSES = 60
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Checkpoint, recordings, and the questions that are asked of them."""
+    """Checkpoint, recordings, and the labels to learn."""
 
     checkpoint: Path
     data: Path
     output: Path
     labels: tuple[str, ...]
-    """Columns of the manifest, one head each; a column with several values at once, several."""
+    """Columns of the manifest, with one head each, or several for a column with combined values."""
     tests: tuple[Path, ...] = ()
-    """Sets that the result is measured on; no choice depends on them."""
+    """Sets on which the result is measured; no choice depends on them."""
     lookahead: int = DEFAULT_LOOKAHEAD
     queries: int = DEFAULT_QUERIES
-    """Places of an utterance that each head attends to."""
+    """Number of queries of each head, that is, places of an utterance to attend to."""
     passes: int = DEFAULT_PASSES
-    """Times that each recording is used."""
+    """Number of times that each recording is used."""
     variants: int = 0
-    """Copies of each recording to train on, which sound as from other microphones."""
+    """Copies of each recording to train on, which sound as if from other microphones."""
 
     @property
     def work(self) -> Path:
-        """Return the folder of cached frames and of a refused result, beside the output."""
+        """Return the folder of cached frames and of a rejected result, beside the output."""
         return self.output.with_name(f"{self.output.name}.work")
 
     @property
@@ -41,7 +41,7 @@ class Settings:
         return self.work / "candidate"
 
     def check(self) -> None:
-        """Refuse to write over a result.
+        """Refuse to overwrite a result.
 
         Raises:
             CannotAdapt: the output exists, or a column or the name of a test set is given twice.

@@ -1,8 +1,8 @@
-"""Label recordings by their transcripts: what heads on the encoder's frames have to beat.
+"""Label recordings by their transcripts, a baseline for heads on the encoder's frames.
 
-Two ways, both on a transcript: search for the words of each label, and a linear classifier on the
-words and pairs of words that occur, trained on the transcripts of the recordings that heads are
-trained on.
+There are two methods: a search for the words of each label, and a linear classifier on the words
+and pairs of words that occur, trained on the transcripts of the recordings that heads are trained
+on.
 """
 
 from collections import Counter
@@ -24,14 +24,14 @@ from training.head.examples import Examples, Question, questions_of, read_exampl
 from training.head.score import HeadScore, majority_labels, score_labels
 
 FEWEST_TIMES = 2
-"""A word that occurs in fewer transcripts says nothing about others."""
+"""Words that occur in fewer transcripts are ignored."""
 STEPS = 300
 RATE, WEIGHT_DECAY = 0.02, 0.1
 
 
 @dataclass(frozen=True)
 class TextScores:
-    """Scores on one set, by the two ways."""
+    """Scores of both methods on one set."""
 
     name: str
     keywords: list[HeadScore]
@@ -46,10 +46,10 @@ def score_texts(
     lookahead: int,
     console: Console,
 ) -> list[TextScores]:
-    """Transcribe with `checkpoint`, label the texts, and measure as heads are measured.
+    """Transcribe with `checkpoint`, label the texts, and score them like heads.
 
     Raises:
-        CannotAdapt: checkpoint or recordings do not fit.
+        CannotAdapt: checkpoint or recordings are unsuitable.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def _transcribe(
 def by_keywords(questions: Sequence[Question], majority: Sequence[int], text: str) -> list[int]:
     """Return for each head the longest label whose words occur in `text`.
 
-    Without any, it is the empty label or, where there is none, the most frequent one.
+    If there is none, it is the empty label or, without an empty label, the most frequent one.
     """
     given: list[int] = []
     for question, most in zip(questions, majority, strict=True):
