@@ -22,7 +22,8 @@ RECORDINGS ?= recordings
 DATA ?=
 LABELS ?=
 OUTPUT ?=
-# On a GPU machine (deploy/README.md). Both containers are of this tag: a plan loads in no other.
+# For GPU machines (deploy/README.md). Both containers have this tag: a plan loads only in the
+# TensorRT version that built it.
 NVIDIA_TAG ?= 26.11-py3
 GPU_PRECISION ?= fp16
 
@@ -39,11 +40,11 @@ KNOBS := $(REPOSITORY)/.knobs
 EXPORTED := $(REPOSITORY)/.exported
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
 
-# Compute capabilities of the GPUs that `make engines` builds for; it needs none of them.
+# Compute capabilities of the GPUs that `make engines` builds for; none of them has to be present.
 GPUS ?= sm80,sm86,sm89,sm120
 ENGINES := build/engines
 
-# Engines of other knobs are other engines.
+# Each combination of these knobs has engines of its own, in a folder of its own.
 GPU_STREAMS := $(or $(MAX_STREAMS),1024)
 GPU_MODE := $(or $(MODE),streaming)
 GPU_MODELS := $(notdir $(CHECKPOINT))-$(GPU_MODE)-$(CHUNK_MS)ms-$(GPU_PRECISION)-$(GPU_STREAMS)
@@ -63,10 +64,10 @@ help: ## Print this help
 	@echo
 	@echo "Knobs (make TARGET KNOB=value): CHECKPOINT MODE CHUNK_MS PRECISION REPOSITORY GRPC_PORT METRICS_PORT"
 	@echo "  MODEL_CONTROL CHUNK_SHARE NAME PYTHON SPEECH RECORDINGS"
-	@echo "of the adaptation and of heads: CHECKPOINT DATA OUTPUT; of heads: LABELS"
-	@echo "of the load test: URL MODEL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES"
-	@echo "of the baseline: URL MODEL RECORDINGS SETS OUTPUT; of the overhead: MODEL"
-	@echo "on a GPU machine: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312 OTLP_URL; of engines: GPUS"
+	@echo "adapt, head: CHECKPOINT DATA OUTPUT; head: LABELS"
+	@echo "load tests: URL MODEL STREAMS MAX_STREAMS HOLD_S P99_MS PROCESSES"
+	@echo "baseline: URL MODEL RECORDINGS SETS OUTPUT; overhead: MODEL"
+	@echo "gpu-*: GPU_PRECISION MAX_STREAMS PROCESSES NVIDIA_TAG GPU_PYTHON GPU_REPORT PYTHON312 OTLP_URL; engines: GPUS"
 
 env: $(READY) ## Set up .venv with everything that runs here (CPU)
 
@@ -81,12 +82,12 @@ $(READY): pyproject.toml constraints.txt client/pyproject.toml
 demo: $(READY) $(EXPORTED) ## Serve the demo model, transcribe real speech, count streams per core
 	@$(BIN)/python demo.py --repository $(REPOSITORY)
 
-export: $(READY) $(KNOBS) ## Export CHECKPOINT into REPOSITORY, proved equal to the original
+export: $(READY) $(KNOBS) ## Export CHECKPOINT into REPOSITORY and check its output against the original
 	$(BIN)/python -m export $(CHECKPOINT) --chunk-ms $(CHUNK_MS) --precision $(PRECISION) \
 	  $(if $(MODE),--mode $(MODE)) $(if $(NAME),--name $(NAME)) --repository $(REPOSITORY)
 	@touch $(EXPORTED)
 
-# Another checkpoint, mode, chunk, precision or name than last time is another export.
+# Export again if the checkpoint, mode, chunk, precision or name has changed since the last export.
 $(KNOBS): FORCE
 	@mkdir -p $(@D)
 	@echo "$(CHECKPOINT) $(MODE) $(CHUNK_MS) $(PRECISION) $(NAME)" | cmp -s - $@ || \
@@ -100,7 +101,7 @@ serve: $(READY) $(EXPORTED) ## Serve REPOSITORY on 127.0.0.1:GRPC_PORT until Ctr
 	  --metrics-port $(METRICS_PORT) \
 	  $(if $(MODEL_CONTROL),--model-control) $(if $(CHUNK_SHARE),--chunk-share $(CHUNK_SHARE))
 
-live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY and load it, timed
+live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY and load it; print the time taken
 	@test -n "$(NAME)" || { echo "make live NAME=clinic_v2 CHECKPOINT=... REPOSITORY=..." >&2; exit 2; }
 	@began=$$(date +%s) && \
 	$(BIN)/python -m export $(CHECKPOINT) --name $(NAME) --chunk-ms $(CHUNK_MS) \
@@ -109,46 +110,47 @@ live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY
 	$(BIN)/earshot transcribe --model $(NAME) --url localhost:$(GRPC_PORT) recordings/jfk/jfk.flac && \
 	echo "$$(( $$(date +%s) - began )) s from the checkpoint to the first transcript"
 
-# More workers than two cores: many tests wait for timers, or for what another worker makes for all.
+# More than a machine of two cores has: many tests wait for timers, or for files that one worker
+# makes for all.
 TEST_WORKERS ?= 4
 
 test: $(READY) ## Unit tests, and tests against a real Triton
 	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS)
 
-parity: $(READY) ## Every recording (EARSHOT_SPEECH), every chunk, through Triton, against transformers
+parity: $(READY) ## Compare Triton with transformers on every recording (of EARSHOT_SPEECH), at every chunk length
 	$(BIN)/python -m pytest -m slow
 
-test-all: $(READY) ## Both suites
+test-all: $(READY) ## Tests of `make test` and of `make parity`
 	$(BIN)/python -m pytest -m '' --numprocesses $(TEST_WORKERS)
 
-demo-model: $(READY) ## Train the demo model from recordings (hours; may be stopped and called again)
+demo-model: $(READY) ## Train the demo model from recordings (takes hours; resumes where it was stopped)
 	$(BIN)/python -m training --speech $(SPEECH) --fresh
 
-adapt: $(READY) ## Adapt CHECKPOINT to the recordings in DATA; a custom model in OUTPUT
+adapt: $(READY) ## Adapt CHECKPOINT to the recordings in DATA; writes a custom model to OUTPUT
 	@test -n "$(DATA)" -a -n "$(OUTPUT)" || { echo "make adapt DATA=recordings-of-yours OUTPUT=build/clinic" >&2; exit 2; }
 	$(BIN)/python -m training adapt $(CHECKPOINT) --data $(DATA) --output $(OUTPUT)
 
-head: $(READY) ## Train classifiers on CHECKPOINT's encoder, for the columns LABELS of DATA; in OUTPUT
+head: $(READY) ## Train classifiers on CHECKPOINT's encoder for the columns LABELS of DATA; writes them to OUTPUT
 	@test -n "$(DATA)" -a -n "$(LABELS)" -a -n "$(OUTPUT)" || \
 	  { echo 'make head DATA=recordings-of-yours LABELS="column column" OUTPUT=build/orders' >&2; exit 2; }
 	$(BIN)/python -m training head $(CHECKPOINT) --data $(DATA) $(addprefix --label ,$(LABELS)) \
 	  --output $(OUTPUT)
 
-overhead: $(READY) $(EXPORTED) ## Streams per core: the whole service against a bare ONNX Runtime loop
+overhead: $(READY) $(EXPORTED) ## Compare the streams per core of the whole service and of a bare ONNX Runtime loop
 	$(BIN)/python -m loadtest overhead --repository $(REPOSITORY) $(ONE_MODEL)
 
-# Which recognizer is measured: by default the one that NAME exports.
+# The recognizer that is measured; by default the one that NAME exports.
 ONE_MODEL = $(if $(MODEL),--model $(MODEL))
 
-offline: $(READY) ## Whole files: audio seconds per second and core, beside transformers itself
+offline: $(READY) ## Measure audio seconds per second and core on whole files, and compare with transformers
 	@$(MAKE) --no-print-directory MODE=offline REPOSITORY=$(OFFLINE) $(OFFLINE)/.exported
 	$(BIN)/python -m loadtest offline --checkpoint $(CHECKPOINT) --repository $(OFFLINE)
 
-# Without URL they start a server of their own on REPOSITORY.
+# Without URL, the load tests start a server of their own on REPOSITORY.
 LOAD = $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL) --hold-s $(HOLD_S) \
   $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(PROCESSES),--processes $(PROCESSES))
 
-capacity: $(READY) $(if $(URL),,$(EXPORTED)) ## Find how many live streams the server at URL sustains
+capacity: $(READY) $(if $(URL),,$(EXPORTED)) ## Find the number of live streams that the server at URL sustains
 	$(BIN)/python -m loadtest capacity $(LOAD) $(if $(MAX_STREAMS),--max-streams $(MAX_STREAMS))
 
 loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails if they are not sustained
@@ -157,14 +159,14 @@ loadtest: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for HOLD_S; fails i
 fuzz: $(READY) ## 10,000 malformed requests to every model, while live streams check their text
 	$(BIN)/python -m pytest -m slow tests/service/test_fuzz.py -s
 
-platform: $(READY) ## Play 60 live streams through Envoy while replicas come, drain and die
+platform: $(READY) ## Play 60 live streams through Envoy while replicas start, drain and die
 	$(BIN)/python -m pytest -m slow tests/deploy/test_text_behind_envoy.py -s
 
-soak: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for an hour, with streams that stall and vanish
+soak: $(READY) $(if $(URL),,$(EXPORTED)) ## Hold STREAMS for an hour, including streams that stall or end without notice
 	$(BIN)/python -m loadtest soak --streams $(STREAMS) \
 	  $(if $(URL),--url $(URL),--repository $(REPOSITORY)) $(ONE_MODEL)
 
-overload: $(READY) $(EXPORTED) ## Offer more than the cores carry; those who are admitted stay in time
+overload: $(READY) $(EXPORTED) ## Offer more streams than the cores sustain; checks that admitted ones stay in real time
 	$(BIN)/python -m loadtest overload --users 360 --repository $(REPOSITORY)
 
 faults: $(READY) $(EXPORTED) ## Kill, freeze and drain a server under live streams
@@ -185,7 +187,7 @@ engines: $(READY) ## Build TensorRT engines of CHECKPOINT for GPUS, without a GP
 	done
 	@$(BIN)/python -m export.tensorrt.table $(ENGINES)/* --record $(ENGINES).json
 
-gpu-build: ## GPU machine: the two images, TensorRT and Triton of NVIDIA_TAG
+gpu-build: ## GPU machine: build the two images, on TensorRT and Triton of NVIDIA_TAG
 	$(COMPOSE) build
 
 gpu-up: gpu-build ## GPU machine: build the engines of CHECKPOINT if there are none, serve them
@@ -193,33 +195,33 @@ gpu-up: gpu-build ## GPU machine: build the engines of CHECKPOINT if there are n
 	  || $(COMPOSE) run --rm engines
 	$(COMPOSE) up --detach --wait triton
 
-gpu-verify: ## GPU machine: engines against ONNX, stage by stage, and against transformers
+gpu-verify: ## GPU machine: compare the engines with ONNX, stage by stage, and with transformers
 	$(COMPOSE) run --rm engines export.tensorrt.verify $(CHECKPOINT) --repository /models/$(GPU_MODELS)
 
-gpu-capacity: $(READY) ## GPU machine: how many live streams `make gpu-up` sustains
+gpu-capacity: $(READY) ## GPU machine: find the number of live streams that `make gpu-up` sustains
 	$(BIN)/python -m loadtest capacity --url 127.0.0.1:$(GRPC_PORT) \
 	  $(if $(PROCESSES),--processes $(PROCESSES))
 
 gpu-down: ## GPU machine: stop serving; the engines stay
 	$(COMPOSE) down
 
-gpu-bundle: $(READY) ## Pack what a GPU machine without network lacks (PYTHON312=prefix)
+gpu-bundle: $(READY) ## Bundle the packages that a GPU machine without network lacks (PYTHON312=prefix)
 	$(BIN)/python -m loadtest gpu-bundle --python $(PYTHON312)
 
-gpu-report: ## On a GPU machine: tokens, engine times, capacity, files; call again to go on
+gpu-report: ## GPU machine: measure tokens, engine times, capacity and files; run again to resume
 	$(GPU_PYTHON) -m loadtest gpu-report $(GPU_REPORT)
 
-lint: $(READY) ## ruff: format and rules
+lint: $(READY) ## Check format and rules with ruff
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(READY) ## pyright: strict, of the tests standard
+types: $(READY) ## Check types with pyright: strict, and standard for the tests
 	$(BIN)/pyright
 	$(BIN)/pyright --project tests
 
-# Committed configs stay. Others go with their models: Triton would look for those.
+# Committed configs stay. Others are removed with their models: Triton expects a model for each config.
 COMMITTED := $(addprefix model_repository/,asr_streaming decoder encoder feature_extractor)
 
-clean: ## Remove what was exported; the environment stays
+clean: ## Remove exported models; the environment stays
 	rm -rf $(filter-out $(COMMITTED),$(patsubst %/1,%,$(wildcard $(REPOSITORY)/*/1)))
 	rm -rf $(REPOSITORY)/*/1 $(KNOBS) $(EXPORTED)

@@ -1,6 +1,6 @@
-"""`make demo`: real speech through the whole service, then the live streams that a core sustains.
+"""Start `make demo`, which is in `loadtest/demo.py`.
 
-It is in `loadtest/demo.py`.
+It transcribes real speech with the whole service, and then measures the live streams per core.
 """
 
 from interruptible import run

@@ -1,6 +1,6 @@
-"""Run a command so that Ctrl-C ends it with one line and exit code 130, from its first import on.
+"""Run a command that Ctrl-C ends with one line and exit code 130, even during its imports.
 
-The file that a user starts imports nothing but this, for what it would import takes seconds:
+The file that a user starts imports only this module, because the imports of a command take seconds:
 
     if __name__ == "__main__":
         run("loadtest.cli:app")
@@ -38,14 +38,14 @@ def run(command: str) -> None:
 
 
 def _on_ctrl_c(handler: Callable[[int, FrameType | None], NoReturn]) -> None:
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a job in the background
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored in a background job
         signal.signal(signal.SIGINT, handler)
 
 
 class _Interrupt:
-    """Handles Ctrl-C, so that imports neither lose a KeyboardInterrupt nor print it.
+    """Handles Ctrl-C so that imports neither lose a KeyboardInterrupt nor print it.
 
-    Commands import what is heavy where they use it, and may have to clean up by then.
+    Commands import large packages where they use them, and by then may have something to clean up.
     """
 
     def __init__(self) -> None:
@@ -64,9 +64,10 @@ class _Interrupt:
         raise KeyboardInterrupt
 
     def is_cause_of(self, end: BaseException) -> bool:
-        """Tell whether this comes of Ctrl-C.
+        """Return whether Ctrl-C is the cause of an exception.
 
-        Typer makes it an exit code, and extension modules that import others an ImportError.
+        Typer turns a KeyboardInterrupt into an exit code, and extension modules that import others
+        turn it into an ImportError.
         """
         if isinstance(end, SystemExit):
             return end.code == _EXIT_CODE
@@ -74,7 +75,7 @@ class _Interrupt:
 
     @staticmethod
     def _repeat(ignored: sys.UnraisableHookArgs) -> None:
-        """Interrupt again if it came in a callback, where Python prints and ignores it.
+        """Interrupt again if Ctrl-C came in a callback, where Python prints and ignores exceptions.
 
         The import system has such callbacks.
         """
@@ -86,6 +87,6 @@ class _Interrupt:
     def _print(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        """Print an exception, but not what extension modules print of an interrupted import."""
+        """Print an exception, except an ImportError that Ctrl-C caused in an extension module."""
         if not self.is_cause_of(error):
             sys.__excepthook__(kind, error, trace)

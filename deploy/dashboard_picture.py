@@ -1,4 +1,4 @@
-"""Draw the panels of the Grafana dashboard from a Prometheus, for documents and without Grafana.
+"""Draw the panels of the Grafana dashboard from Prometheus data, for documents, without Grafana.
 
 `python deploy/dashboard_picture.py http://localhost:9090 docs/dashboard.svg --minutes 5`
 """
@@ -30,15 +30,15 @@ Line: TypeAlias = tuple[str, list[float], list[float]]
 def main(
     prometheus: Annotated[str, typer.Argument(help="URL of the Prometheus.")],
     output: Annotated[Path, typer.Argument(help="Picture to write (.svg, .png).")],
-    minutes: Annotated[float, typer.Option(min=0.1, help="How far back it goes.")] = 60.0,
-    rate_s: Annotated[int, typer.Option(min=1, help="Window of rates; Grafana chooses it.")] = 60,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes to draw, up to now.")] = 60.0,
+    rate_s: Annotated[int, typer.Option(min=1, help="Value of $__rate_interval.")] = 60,
 ) -> None:
     """Draw every panel of the dashboard that has data."""
     draw(prometheus, output, minutes, rate_s)
 
 
 def draw(prometheus: str, output: Path, minutes: float, rate_s: int) -> list[str]:
-    """Draw the last `minutes` of every panel that has data to one picture; return their titles."""
+    """Draw the last `minutes` of every panel with data into one picture; return the titles."""
     panels: list[Panel] = json.loads(DASHBOARD.read_text())["panels"]
     source = _Source(prometheus, minutes, rate_s)
     found = [(panel, lines) for panel in panels if (lines := list(source.lines(panel)))]
@@ -114,7 +114,7 @@ def _draw_table(axes: Any, panel: Panel, lines: list[Line]) -> None:
 
 
 def _draw_heat_map(axes: Any, panel: Panel, lines: list[Line]) -> None:
-    """Draw how many observations fall between two bounds, over time."""
+    """Draw the number of observations in each bucket of a histogram, over time."""
     bounds = sorted(lines, key=lambda line: float(line[0]))
     minutes = max((line[1] for line in bounds), key=len)
     cumulative = [_aligned(line, minutes) for line in bounds]

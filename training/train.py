@@ -204,7 +204,7 @@ def train(place: Workplace, phases: tuple[Phase, ...], start: Path | None) -> No
     if moment(trainer.progress.audio_hours, phases) is None:
         raise SystemExit(
             f"the schedule has ended, at {trainer.progress.audio_hours:.1f} hours of audio: "
-            "--extra-hours goes on, --fresh (and no state in the work folder) starts anew"
+            "--extra-hours continues it, --fresh (without state in the work folder) starts anew"
         )
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Set up an environment on a GPU machine without network from the pieces of `make gpu-bundle`.
+# Set up an environment on a GPU machine without network, from the pieces that `make gpu-bundle` wrote.
 #
 #   loadtest/gpu/env.sh BUNDLE ENV [TORCH_PYTHON]
 #
 # BUNDLE        folder with bundle.tar.xz.NN and SHA256SUMS; may be filled over several transfers
-# ENV           where to; ENV/bin/python3 then has the carried packages and, behind them, torch
+# ENV           folder to create; ENV/bin/python3 then has the bundled packages and, after them, torch
 # TORCH_PYTHON  the Python that has torch (default: python3), version 3.12 like the bundle
 set -euo pipefail
 bundle=$1 env=$2 torch_python=${3:-python3}
@@ -13,20 +13,20 @@ found=$("$torch_python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [[ $found == 3.12 ]] || { echo "error: $torch_python is Python $found, expected 3.12" >&2; exit 2; }
 "$torch_python" -c 'import torch' || { echo "error: $torch_python has no torch" >&2; exit 2; }
 (cd "$bundle" && sha256sum --quiet -c SHA256SUMS) ||
-  { echo "error: pieces are missing or damaged in $bundle; carry them again" >&2; exit 2; }
+  { echo "error: pieces are missing or damaged in $bundle; copy them again" >&2; exit 2; }
 
 mkdir -p "$env"
 env=$(cd "$env" && pwd)
 cat "$bundle"/bundle.tar.xz.[0-9][0-9] | tar -xJ -C "$env"
 
-# The stub embeds Python from a shared library: the carried Python has one.
+# The stub loads Python as a shared library, which the bundled Python has.
 export LD_LIBRARY_PATH="$env/python/lib"
 "$env/python/bin/python3" -m venv --without-pip "$env/venv"
 packages="$env/venv/lib/python3.12/site-packages"
-# In this order: what was carried hides what the machine has (numpy 1 before its numpy 2).
+# In this order, bundled packages take precedence over the machine's (numpy 1 over its numpy 2).
 echo "$env/site" >"$packages/1_carried.pth"
 echo "$(pwd)/client/src" >>"$packages/1_carried.pth"
-# Of the machine's packages only torch, ONNX and what those need: others are built for its numpy.
+# Of the machine's packages, use only torch, ONNX and their dependencies: others are built for its numpy.
 "$torch_python" - "$env/machine" <<'END'
 import sys
 from pathlib import Path

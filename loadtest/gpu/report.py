@@ -174,7 +174,7 @@ def print_outcome(outcome: Outcome) -> None:
     if outcome.unfinished:
         _console.print(f"did not end: {', '.join(outcome.unfinished)}", highlight=False)
     if outcome.left:
-        _console.print(f"left: {', '.join(outcome.left)}; call again to go on", highlight=False)
+        _console.print(f"left: {', '.join(outcome.left)}; run again to resume", highlight=False)
 
 
 def _check_environment(path: Path, deadline_s: float) -> None:

@@ -277,7 +277,7 @@ REFUSED = {
     "scaling.threshold=900": "expected a threshold of at most streamsPerReplica",
     "monitoring.enabled=false": "scaling.enabled needs monitoring.enabled",
     "envoy.tls.clientCertificates=true": "needs envoy.tls.secret",
-    "envoy.keysSecret=keys": "keys travel in the clear",
+    "envoy.keysSecret=keys": "keys are sent in plain text",
     "canary.replicas=1": "canary.replicas needs canary.tag or canary.path",
     "tracing.url=collector:4318": "tracing.url",
     "tracing.url=http://collector/v1/traces,tracing.cidr=203.0.113.7/99": "tracing.cidr",

@@ -19,14 +19,14 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
 {{- end }}
 
-{{/* What no container of this chart needs. */}}
+{{/* Security context: no container of this chart needs these privileges. */}}
 {{- define "earshot.confined" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: { drop: [ALL] }
 {{- end }}
 
-{{/* Nodes with the GPU of the values, and leave to run on them. */}}
+{{/* Selector of the nodes with the GPU of the values, and the toleration of their taint. */}}
 {{- define "earshot.gpuNodes" -}}
 {{- if .Values.gpu.enabled -}}
 {{- with .Values.gpu.product -}}
@@ -36,7 +36,7 @@ tolerations: [{ key: nvidia.com/gpu, operator: Exists, effect: NoSchedule }]
 {{- end }}
 {{- end }}
 
-{{/* Resources of a container that uses one GPU, if there are any. */}}
+{{/* Resources of a container that uses one GPU, if gpu.enabled. */}}
 {{- define "earshot.resources" -}}
 requests: {{- toYaml .Values.server.resources.requests | nindent 2 }}
 limits:

@@ -50,7 +50,7 @@ def test_the_script_refuses_a_damaged_piece(tmp_path: Path) -> None:
     command = ["loadtest/gpu/env.sh", str(tmp_path), str(tmp_path / "env"), str(python)]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "carry them again" in refused.stderr
+    assert "copy them again" in refused.stderr
 
 
 def test_the_script_refuses_another_python(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ ResumeS = Annotated[
     float,
     typer.Option(
         min=0,
-        help="How long a live stream tries to go on when its server is lost, at that server or "
-        "another one of --url; 0: not at all.",
+        help="Seconds for which a live stream tries to resume after its server is lost, at that "
+        "server or another one of --url; 0: not at all.",
     ),
 ]
 
