@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from typer.testing import CliRunner
 
 from loadtest.audio.recordings import LabelledRecording, Samples, find_recordings
+from loadtest.cli import app
 from loadtest.compare import comparison as module
 from loadtest.compare.comparison import (
     StreamsPerCore,
@@ -211,3 +214,32 @@ def test_the_document_survives_the_disk(tmp_path: Path) -> None:
 
 def document(comparison: RecognizerComparison) -> BaselineResult:
     return BaselineResult(1, "baseline", comparison, "AMD EPYC", 2, {"a": "1"}, "c", "2026")
+
+
+def drawn(result: BaselineResult, folder: Path) -> tuple[int, str, Path]:
+    """Return exit code and message of `baseline-plot`, and the path of its picture."""
+    result.write(folder / "baseline.json")
+    picture = folder / "docs" / "baseline.svg"
+    command = ["baseline-plot", str(folder / "baseline.json"), "--output", str(picture)]
+    done = CliRunner().invoke(app, command)
+    return done.exit_code, done.stderr, picture
+
+
+def test_the_picture_shows_every_recognizer_in_every_set(tmp_path: Path) -> None:
+    exit_code, errors, picture = drawn(document(comparison()), tmp_path)
+    assert exit_code == 0, errors
+    # Text is drawn as paths, each with the text in a comment before it.
+    words = picture.read_text()
+    for each in comparison().sets:
+        assert f"<!-- {each.name}" in words
+    for name, percent in (("Earshot: demo", "84.0 %"), ("PocketSphinx 5.1.1", "59.0 %")):
+        assert words.count(f"<!-- {name}") == len(comparison().sets)
+        assert f"<!-- {percent}" in words
+
+
+def test_without_streams_per_core_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    unseen = [replace(each, streams_per_core=None) for each in comparison().recognizers]
+    shown = document(replace(comparison(), recognizers=unseen))
+    exit_code, errors, picture = drawn(shown, tmp_path)
+    assert (exit_code, picture.exists()) == (2, False)
+    assert "no recognizer of this result has streams per core" in errors
