@@ -15,6 +15,7 @@ from loadtest.compare import (
     hop,
     offline,
     overhead,
+    plot,
     traces,
 )
 from loadtest.endpointing.commands import endpointing
@@ -51,6 +52,7 @@ app.command("table")(table.main)
 app.command()(plan)
 app.command()(fit)
 app.command("baseline")(baseline.main)
+app.command("baseline-plot")(plot.main)
 app.command("agreement")(agreement.main)
 app.command()(endpointing)
 app.command()(heads.heads)

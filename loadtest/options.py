@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +67,13 @@ Output = Annotated[Path, typer.Option(help="JSON file to write the result to.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 console = Console(stderr=True)
+
+
+class OtherRecognizer(StrEnum):
+    """A recognizer to compare with (`loadtest/compare/recognizers.py`)."""
+
+    POCKETSPHINX = "pocketsphinx"
+    WHISPER = "whisper"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ LogMel = npt.NDArray[np.float32]
 LOG_FLOOR = math.log(2**-24)
 """Value of digital silence in the extractor's output."""
 NEPERS_PER_DB = math.log(10) / 10
+TAIL_SHIFTS = (1, 2, 4, 8, 16, 32, 64)
+"""Shifts in frames. Each adds a decayed copy of the sum so far, which makes 128 decayed copies in
+all."""
 
 
 def change_tempo(frames: LogMel, factor: float) -> LogMel:
@@ -52,6 +55,25 @@ def mix_noise(frames: LogMel, noise: LogMel, snr_db: float) -> LogMel:
     ratio = np.exp(frames).mean() / max(float(np.exp(noise).mean()), 2**-24)
     gain = math.log(max(float(ratio), 1e-9)) - snr_db * NEPERS_PER_DB
     return np.logaddexp(frames, noise + np.float32(gain))
+
+
+def reverberate(frames: LogMel, decay_s: float, direct_db: float) -> LogMel:
+    """Add the reverberation of a room as power, because its phases are practically random.
+
+    Args:
+        frames: Log-mel frames of speech close to the microphone.
+        decay_s: Time in which the reverberation falls by 60 dB, in the lowest mel bin. In the
+            highest it is half as long, because walls and air absorb high frequencies.
+        direct_db: Power of the direct sound, relative to that of the reverberation.
+    """
+    decays_s = np.linspace(decay_s, decay_s / 2, MEL_BINS, dtype=np.float32)
+    kept = np.exp(-math.log(1e6) / (decays_s * FRAMES_PER_SECOND))
+    direct = np.exp(frames)
+    tail = np.zeros_like(direct)
+    tail[1:] = (1 - kept) * np.float32(10 ** (-direct_db / 10)) * direct[:-1]
+    for shift in TAIL_SHIFTS:
+        tail[shift:] += kept**shift * tail[:-shift]
+    return np.log(direct + tail)
 
 
 def limit_band(frames: LogMel, low_hz: float, high_hz: float, floor: float) -> LogMel:
@@ -129,6 +151,8 @@ def augment(frames: LogMel, around: Surroundings, rng: np.random.Generator) -> L
     if around.colours and rng.random() < 0.5:
         colour = around.colours[int(rng.integers(len(around.colours)))]
         frames = match_colour(frames, colour, rng.uniform(0.3, 1.0))
+    if rng.random() < 0.25:
+        frames = reverberate(frames, rng.uniform(0.2, 0.9), rng.uniform(-3, 12))
     frames = change_level(frames, rng.uniform(-12, 6))
     if around.noises and rng.random() < 0.3:
         noise = around.noises[int(rng.integers(len(around.noises)))]

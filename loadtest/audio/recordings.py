@@ -26,6 +26,8 @@ _soxr: Any = soxr
 
 Audio = NDArray[np.float32]
 """Samples [N] at 16 kHz, mono, from -1 to 1."""
+Samples = NDArray[np.int16]
+"""Samples [N] at 16 kHz, mono."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,18 @@ class LabelledRecording:
     path: Path
     transcript: str
 
-    def read(self) -> NDArray[np.int16]:
-        """Return the samples [N] at 16 kHz, mono, resampled as the client would."""
-        samples, rate_hz = soundfile.read(self.path, dtype="float32", always_2d=True)
-        mono = samples.mean(axis=1)
-        if rate_hz != SAMPLE_RATE_HZ:
-            mono = _soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, "HQ")
-        return np.rint(np.clip(mono, -1, 1) * INT16_PEAK).astype(np.int16)
+    def read(self) -> Samples:
+        """Return the samples, as `read_samples`."""
+        return read_samples(self.path)
+
+
+def read_samples(path: Path) -> Samples:
+    """Return the samples of an audio file, resampled as the client would."""
+    samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = samples.mean(axis=1)
+    if rate_hz != SAMPLE_RATE_HZ:
+        mono = _soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, "HQ")
+    return np.rint(np.clip(mono, -1, 1) * INT16_PEAK).astype(np.int16)
 
 
 def load_clips(folder: Path) -> list[Clip]:

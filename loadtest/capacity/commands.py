@@ -13,7 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,7 @@ from loadtest.options import (
     MasterPort,
     MetricsUrl,
     Model,
+    OtherRecognizer,
     Output,
     P99Ms,
     Processes,
@@ -89,8 +90,8 @@ def capacity(
     master_port: MasterPort = None,
     speech: Speech = RECORDINGS,
     baseline: Annotated[
-        Literal["pocketsphinx"] | None,
-        typer.Option(help="A traditional recognizer to compare with, on the same recordings."),
+        list[OtherRecognizer] | None,
+        typer.Option(help="A recognizer to compare with, on the same recordings; may be repeated."),
     ] = None,
     output: Output = Path("build/capacity.json"),
     as_json: Json = False,
@@ -111,7 +112,7 @@ def capacity(
         require_writable(output)
     budget = _budget(options, budget_s)
     if baseline:
-        _require_baseline(options)
+        _require_baseline(options, baseline)
     with _measuring(with_server(options, url, repository, metrics_url)) as measurement:
         most = min(max_streams or sys.maxsize, measurement.info.max_streams)
         hold = _saving(measurement, output)
@@ -122,7 +123,7 @@ def capacity(
         if baseline:
             from loadtest.compare.comparison import with_baseline
 
-            result = with_baseline(result, measurement.options)
+            result = with_baseline(result, measurement.options, baseline)
             result.write(output)
     _finish(result, output, as_json)
 
@@ -209,14 +210,14 @@ def _metrics_of(url: str) -> str:
     return f"http://{host}:8002/metrics"
 
 
-def _require_baseline(options: LoadOptions) -> None:
+def _require_baseline(options: LoadOptions, others: list[OtherRecognizer]) -> None:
     """End the command before the search if the baseline cannot run."""
     import loadtest.live.gevent_first  # isort: skip  # noqa: F401  # pyright: ignore
     from loadtest.audio.recordings import find_recordings
-    from loadtest.compare.pocketsphinx import NotInstalled, require_installed
+    from loadtest.compare.recognizers import NotInstalled, require_installed
 
     with exiting_on(NotInstalled, OSError, ValueError):
-        require_installed()
+        require_installed(others)
         find_recordings(options.speech)
 
 
@@ -228,9 +229,11 @@ def _measuring(options: LoadOptions) -> Generator[Measurement]:
     from loadtest.capacity.display import Display
     from loadtest.capacity.measure import Unsuitable, measuring
     from loadtest.capacity.runner import LoadRunnerFailed
+    from loadtest.compare.decode import DecodingFailed
     from loadtest.service.server import ServerEnded
 
-    mistakes = (earshot.EarshotError, LoadRunnerFailed, ServerEnded, Unsuitable)
+    failed = (DecodingFailed, LoadRunnerFailed, ServerEnded)
+    mistakes = (earshot.EarshotError, Unsuitable, *failed)
     with (
         exiting_on(*mistakes, OSError, ValueError),
         measuring(options, Display()) as measurement,

@@ -1,9 +1,9 @@
-"""`python -m loadtest baseline`: compare Earshot with a traditional pipeline on equal terms.
+"""`python -m loadtest baseline`: compare Earshot with other recognizers on equal terms.
 
-Both recognizers get the same 16 kHz samples. Streams per core are computed from CPU time, without a
-deadline: PocketSphinx decodes on one thread as fast as possible; the CPU time of the server's
-processes is read while streams saturate it. `loadtest capacity` finds the streams that are
-sustained in real time.
+All recognizers get the same 16 kHz samples. Streams per core are computed from CPU time, without a
+deadline: the others decode on one core as fast as possible; the CPU time of the server's processes
+is read while streams saturate it. `loadtest capacity` finds the streams that are sustained in real
+time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare word error rate and streams per core with those of PocketSphinx."""
+    """Compare word error rate and streams per core with those of PocketSphinx and Whisper."""
     options = LoadOptions(
         url=url or "", repository=None if url else repository, model=model, speech=recordings
     )
@@ -67,12 +67,14 @@ def _measure(options: LoadOptions, sets: list[str] | None) -> BaselineResult:
 
     from loadtest.audio.recordings import find_recordings
     from loadtest.compare.comparison import measure
-    from loadtest.compare.pocketsphinx import NotInstalled
+    from loadtest.compare.decode import DecodingFailed
+    from loadtest.compare.recognizers import NotInstalled
     from loadtest.compare.saturate import StreamsFailed
     from loadtest.service.server import ServerEnded
 
-    mistakes = (FileNotFoundError, ValueError, NotInstalled, ServerEnded, StreamsFailed)
-    with exiting_on(*mistakes, earshot.EarshotError):
+    missing = (FileNotFoundError, ValueError, NotInstalled)
+    failed = (DecodingFailed, ServerEnded, StreamsFailed, earshot.EarshotError)
+    with exiting_on(*missing, *failed):
         return measure(find_recordings(options.speech, sets), options)
 
 
@@ -80,9 +82,11 @@ def comparison_table(comparison: RecognizerComparison) -> Table:
     """Return a table with a row for each set and a column for each recognizer."""
     table = Table(title="Word error rate, and streams per core")
     for title in ("recordings", "files", "audio"):
-        table.add_column(title, justify="left" if title == "recordings" else "right")
+        justify = "left" if title == "recordings" else "right"
+        table.add_column(title, justify=justify, overflow="fold")
     for recognizer in comparison.recognizers:
-        table.add_column(recognizer.name.replace(", ", "\n").replace(": ", "\n"), justify="right")
+        name = recognizer.name.replace(", ", "\n").replace(": ", "\n")
+        table.add_column(name, justify="right", overflow="fold")
     rates = [recognizer.word_error_rate for recognizer in comparison.recognizers]
     for each in comparison.sets:
         cells = (f"{rate[each.name]:.1%}" for rate in rates)

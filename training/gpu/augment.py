@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from training.augment import LOG_FLOOR, mel_bin
+from training.augment import LOG_FLOOR, TAIL_SHIFTS, mel_bin
 from training.features import FRAMES_PER_SECOND, MEL_BINS
 
 MAX_BANDS = 3
@@ -31,13 +32,16 @@ class Variation:
     """The variation of each utterance of a batch, as arrays (B,) or (B, n) on the CPU.
 
     The attributes of bands and gaps are in mel bins and in frames; `colour_share` is 0 for
-    utterances that keep their own colour, `band_low` and `band_high` are 0 and 80 for those that
+    utterances that keep their own colour, `reverberation` (its power relative to that of the direct
+    sound) for those without a room, `band_low` and `band_high` are 0 and 80 for those that
     keep their band.
     """
 
     frame_counts: Counts
     formants: Floats
     colour_share: Floats
+    decay_s: Floats
+    reverberation: Floats
     band_low: Floats
     band_high: Floats
     band_floor: Floats
@@ -50,6 +54,8 @@ class Variation:
             self.frame_counts[:, None],
             self.formants[:, None],
             self.colour_share[:, None],
+            self.decay_s[:, None],
+            self.reverberation[:, None],
             self.band_low[:, None],
             self.band_high[:, None],
             self.band_floor[:, None],
@@ -86,6 +92,8 @@ def draw_variation(counts: Counts, share: float, rng: np.random.Generator) -> Va
         frame_counts,
         np.where(chosen(0.6), rng.uniform(0.9, 1.1, size), 1.0),
         np.where(chosen(0.5), rng.uniform(0.3, 1.0, size), 0.0),
+        rng.uniform(0.2, 0.9, size),
+        np.where(chosen(0.3), 10 ** rng.uniform(-1.2, 0.3, size), 0.0),
         np.where(limited, low, 0),
         np.where(limited, high, MEL_BINS),
         rng.uniform(LOG_FLOOR, LOG_FLOOR + 3, size),
@@ -111,8 +119,9 @@ def vary(
     valid = (position < new_counts[:, None])[..., None]
     mel = warp(mel, counts, new_counts, table[:, 1], frames)
     mel = match_colours(mel, valid, colours, table[:, 2])
-    mel = limit_bands(mel, table[:, 3], table[:, 4], table[:, 5])
-    mel = mask_blocks(mel, valid, table[:, 6 : 6 + 2 * MAX_BANDS], table[:, 6 + 2 * MAX_BANDS :])
+    mel = reverberate(mel, table[:, 3], table[:, 4])
+    mel = limit_bands(mel, table[:, 5], table[:, 6], table[:, 7])
+    mel = mask_blocks(mel, valid, table[:, 8 : 8 + 2 * MAX_BANDS], table[:, 8 + 2 * MAX_BANDS :])
     return mel * valid, new_counts
 
 
@@ -157,6 +166,22 @@ def match_colours(mel: Tensor, valid: Tensor, colours: Tensor, share: Tensor) ->
     mean = own_mean + share * (colours[:, 0] - own_mean)
     ratio = (colours[:, 1] / own[:, 1].clamp(min=0.1)).clamp(0.5, 2.0) ** share
     return ((mel - own_mean[:, None]) * ratio[:, None] + mean[:, None]).clamp(min=LOG_FLOOR)
+
+
+def reverberate(mel: Tensor, decay_s: Tensor, reverberation: Tensor) -> Tensor:
+    """Add the reverberation of a room to each utterance, as `augment.reverberate` does to one."""
+    relative = torch.linspace(1, 0.5, MEL_BINS, device=mel.device)
+    kept = torch.exp(-math.log(1e6) / (decay_s[:, None, None] * relative * FRAMES_PER_SECOND))
+    direct = mel.exp()
+    tail = (1 - kept) * reverberation[:, None, None] * _later(direct, 1)
+    for shift in TAIL_SHIFTS:
+        tail = tail + kept**shift * _later(tail, shift)
+    return (direct + tail).log()
+
+
+def _later(frames: Tensor, shift: int) -> Tensor:
+    """Shift (B, F, bins) by `shift` frames, with zeros before them."""
+    return functional.pad(frames, (0, 0, shift, 0))[:, : frames.shape[1]]
 
 
 def limit_bands(mel: Tensor, low: Tensor, high: Tensor, floor: Tensor) -> Tensor:
