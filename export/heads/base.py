@@ -17,6 +17,9 @@ from export.spec import STREAMING, served_name
 from export.stages.layout import StateLayout
 from export.streaming.spec import StreamingSpec
 
+RUNTIMES = ("onnxruntime", "torch")
+"""Runtimes of recognizers that heads can be added to."""
+
 
 @dataclass(frozen=True)
 class InstalledBase:
@@ -35,10 +38,11 @@ def installed_base(repository: Path, name: str, checkpoint: Checkpoint) -> Insta
     """
     folder = repository / served_name(name, STREAMING)
     manifest = read_base(repository, folder.name, checkpoint)
-    if manifest["runtime"] != "onnxruntime" or manifest["layout"] != "stages":
+    if manifest["runtime"] not in RUNTIMES or manifest["layout"] != "stages":
         raise UnsupportedOption(
             f"{folder.name} is for {manifest['runtime']} in the layout {manifest['layout']}; heads "
-            "are for onnxruntime and need the layout stages, whose encoder is a model of its own"
+            f"are for {' and '.join(RUNTIMES)}, in the layout stages, whose encoder is a separate "
+            "model"
         )
     config = (folder / "config.pbtxt").read_text("utf-8")
     parameters = read_parameters(config)

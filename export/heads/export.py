@@ -10,6 +10,7 @@ from pathlib import Path
 from export.checkpoint import Checkpoint
 from export.errors import UnsupportedOption
 from export.formats.onnx_file import export_onnx
+from export.formats.torch_file import export_torch
 from export.heads.base import InstalledBase, installed_base
 from export.heads.config import config_files
 from export.heads.files import Head, HeadFiles, joined, read_heads
@@ -21,6 +22,9 @@ from export.options import UNNAMED, Report, check_name
 from export.recordings import load_recordings
 from export.shared import require_free, require_trained_on
 from export.stages.heads import Heads
+
+HEADS_PRECISION = "fp32"
+"""Heads are small, and their sums grow with the stream."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,23 @@ def export_heads(options: HeadOptions, checkpoint: Checkpoint, report: Report) -
     spec = _spec(options, base, heads, stage)
     with replacing(options.repository) as new:
         folder = new.add(spec.models)
-        report(f"{len(heads)} heads to ONNX")
-        export_onnx([stage], spec.stage, folder / spec.stage.name / "1" / "model.onnx")
+        _write_engine(folder / spec.stage.name / "1", stage, spec, report)
         write_configs(folder, config_files(spec))
         report("comparing with transformers on real speech")
         utterances = [recording.samples for recording in load_recordings()]
         parity = check_heads(checkpoint, heads, folder, options.repository, spec, utterances)
         write_manifest(folder, checkpoint, spec, parity, time.monotonic() - began)
     return parity
+
+
+def _write_engine(folder: Path, stage: Heads, spec: HeadsSpec, report: Report) -> None:
+    heads = len(spec.labels)
+    if spec.runtime == "torch":
+        report(f"{heads} heads to a program of torch.export")
+        export_torch([stage], spec.stage, folder, HEADS_PRECISION)
+    else:
+        report(f"{heads} heads to ONNX")
+        export_onnx([stage], spec.stage, folder / "model.onnx")
 
 
 def _spec(

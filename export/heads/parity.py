@@ -15,11 +15,12 @@ from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint
 from export.errors import ParityFailed
 from export.formats.onnx_stage import OnnxStage
+from export.formats.pooled_stage import open_torch_stage
 from export.heads.files import Head
 from export.heads.spec import HeadsSpec
 from export.parity import TOKEN_DIFFERENCE
 from export.stages.heads import HeadWeights
-from export.streaming.chain import Chain
+from export.streaming.chain import Chain, RunningStage
 from export.streaming.reference import encode
 
 Frames = NDArray[np.float32]
@@ -68,13 +69,19 @@ def check_heads(
     """
     frames = spec.base.frames
     references = encode(checkpoint, utterances, lookahead=frames - 1)
-    chain = Chain(repository, spec.base, len(utterances))
+    open_stage = open_torch_stage if spec.runtime == "torch" else OnnxStage
+    chain = Chain(repository, spec.base, len(utterances), open_stage)
     served = chain.encode([reference.mel for reference in references])
     expected = [_expected(heads, reference.encoded, frames) for reference in references]
     exact = [_cut(reference.encoded, frames) for reference in references]
-    stage = _compare(expected, _labelled(folder, spec, exact), STAGE_TOLERANCE)
+    model = folder / spec.stage.name / "1" / "model.onnx"
+
+    def labelled(chunks: Sequence[Sequence[Frames]]) -> list[Labelled]:
+        return _labelled(open_stage(model, spec.stage, len(chunks)), spec, chunks)
+
+    stage = _compare(expected, labelled(exact), STAGE_TOLERANCE)
     chunks = [_cut(encoded, frames) for encoded in served]
-    behind = _compare(expected, _labelled(folder, spec, chunks), CHAIN_TOLERANCE)
+    behind = _compare(expected, labelled(chunks), CHAIN_TOLERANCE)
     parity = HeadParity(
         audio_seconds=round(sum(map(len, utterances)) / SAMPLE_RATE_HZ, 2),
         utterances=len(utterances),
@@ -126,9 +133,10 @@ Labelled = list[tuple[NDArray[np.int32], NDArray[np.float32]]]
 """Label and probability of each head, after each chunk of an utterance."""
 
 
-def _labelled(folder: Path, spec: HeadsSpec, chunks: Sequence[Sequence[Frames]]) -> list[Labelled]:
+def _labelled(
+    stage: RunningStage, spec: HeadsSpec, chunks: Sequence[Sequence[Frames]]
+) -> list[Labelled]:
     """Return the stage's outputs for the valid frames of every chunk, in one batch."""
-    stage = OnnxStage(folder / spec.stage.name / "1" / "model.onnx", spec.stage, len(chunks))
     results: list[Labelled] = [[] for _ in chunks]
     for step in range(max(map(len, chunks))):
         slots = [slot for slot, own in enumerate(chunks) if step < len(own)]

@@ -108,7 +108,7 @@ def test_two_threads_on_one_stream(client: earshot.Client, server: FakeRecognize
         with server.holding():
             slow.start()
             wait_for(lambda: bool(server.chunks()))
-            with pytest.raises(earshot.StreamInUse, match="send from one place"):
+            with pytest.raises(earshot.StreamInUse, match="send from one of them"):
                 stream.send(SECOND[:10])
         slow.join()
         assert stream.finish().duration_s > 0  # the stream of the first thread goes on

@@ -18,10 +18,14 @@ from typer.testing import CliRunner
 
 from export.audio import LEAD_SAMPLES, SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint, load_checkpoint
+from export.heads.base import RUNTIMES
 from export.heads.export import HeadOptions, export_heads
 from export.heads.files import read_heads
 from export.heads.parity import probabilities
+from export.install import replacing
+from export.options import ExportOptions, Serving
 from export.recordings import load_recordings
+from export.streaming.export import export_streaming
 from export.streaming.reference import ReferenceResult, transcribe
 from server.launch import Triton, running
 from tests.support.fake_recognizer import PATIENT
@@ -61,10 +65,25 @@ def utterances(checkpoint: Checkpoint) -> list[Utterance]:
     return [Utterance(*pair) for pair in zip(speech, references, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def repository(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=RUNTIMES)
+def repository(
+    request: pytest.FixtureRequest,
+    exported: Exported,
+    checkpoint: Checkpoint,
+    random_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A repository of the base alone, which may be added to."""
-    return shutil.copytree(exported(CHUNK_MS), tmp_path_factory.mktemp("heads") / "models")
+    folder = tmp_path_factory.mktemp("heads") / "models"
+    if request.param == "onnxruntime":
+        return shutil.copytree(exported(CHUNK_MS), folder)
+    serving = Serving(max_streams=16, max_batch_size=8)
+    options = ExportOptions(
+        str(random_checkpoint), folder, chunk_ms=CHUNK_MS, runtime=request.param, serving=serving
+    )
+    with replacing(folder) as new:
+        export_streaming(checkpoint, options, new, lambda step: None)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Adapt
     folder = tmp_path_factory.mktemp("adapted")
     data = write_recordings(folder / "recordings", WORDS)
     settings = Settings(
-        checkpoint, data, folder / "clinic", (data,), rank=2, passes=40, learning_rate=3.0
+        checkpoint, data, folder / "clinic", (data,), rank=2, passes=40, learning_rate=0.5
     )
     with pytest.raises(Stopped, match="the same command"):
         adapt(settings, Console(quiet=True), StopAfter(4))

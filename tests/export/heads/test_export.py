@@ -202,4 +202,8 @@ def test_what_is_no_head_or_no_base_is_refused(
         export_heads(options, checkpoint, silent)
     with pytest.raises(UnsupportedOption, match="which stays as it is"):
         options_for(repository, heads, random_checkpoint, name="")
+    manifest = repository / "asr_streaming/1/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"layout": "stages"', '"layout": "fused"'))
+    with pytest.raises(UnsupportedOption, match="in the layout stages"):
+        export_heads(options_for(repository, heads, random_checkpoint), checkpoint, silent)
     assert len(HEADS) == len(read_heads(heads).heads)
