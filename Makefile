@@ -112,7 +112,7 @@ live: $(READY) ## Export CHECKPOINT as NAME into the running server's REPOSITORY
 
 # More than a machine of two cores has: many tests wait for timers, or for files that one worker
 # makes for all.
-TEST_WORKERS ?= 4
+TEST_WORKERS ?= 6
 
 test: $(READY) ## Unit tests, and tests against a real Triton
 	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS)
