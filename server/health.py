@@ -33,3 +33,7 @@ def check_health(grpc_port: int) -> None:
                 raise Unhealthy(failure)
         except InferenceServerException as error:
             raise Unhealthy(f"no answer: {error}") from error
+
+
+if __name__ == "__main__":  # the health check of 0.1.0, which must not succeed by doing nothing
+    raise SystemExit("use: python -m server health --grpc-port PORT")

@@ -195,3 +195,10 @@ def _stage(server: Started, instance: str) -> int:
 def _health(server: Started) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "server", "health", "--grpc-port", server.url.split(":")[1]]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_health_check_of_the_first_release_does_not_succeed_by_doing_nothing() -> None:
+    command = [sys.executable, "-m", "server.health", "--url", "localhost:8001"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "python -m server health" in done.stderr
