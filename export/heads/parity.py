@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,7 @@ from torch import Tensor
 from export.audio import SAMPLE_RATE_HZ
 from export.checkpoint import Checkpoint
 from export.errors import ParityFailed
-from export.formats.onnx_stage import OnnxStage
-from export.formats.pooled_stage import open_torch_stage
+from export.formats.open_stage import open_stage
 from export.heads.files import Head
 from export.heads.spec import HeadsSpec
 from export.parity import TOKEN_DIFFERENCE
@@ -69,15 +69,14 @@ def check_heads(
     """
     frames = spec.base.frames
     references = encode(checkpoint, utterances, lookahead=frames - 1)
-    open_stage = open_torch_stage if spec.runtime == "torch" else OnnxStage
-    chain = Chain(repository, spec.base, len(utterances), open_stage)
+    chain = Chain(repository, spec.base, len(utterances), partial(open_stage, spec.runtime))
     served = chain.encode([reference.mel for reference in references])
     expected = [_expected(heads, reference.encoded, frames) for reference in references]
     exact = [_cut(reference.encoded, frames) for reference in references]
     model = folder / spec.stage.name / "1" / "model.onnx"
 
     def labelled(chunks: Sequence[Sequence[Frames]]) -> list[Labelled]:
-        return _labelled(open_stage(model, spec.stage, len(chunks)), spec, chunks)
+        return _labelled(open_stage(spec.runtime, model, spec.stage, len(chunks)), spec, chunks)
 
     stage = _compare(expected, labelled(exact), STAGE_TOLERANCE)
     chunks = [_cut(encoded, frames) for encoded in served]

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.checkpoint import Checkpoint
-from export.formats.onnx_stage import OnnxStage
+from export.formats.open_stage import open_stage
 from export.formats.packed_adapters import PackedAdapters, Parts
-from export.formats.pooled_stage import open_torch_stage
 from export.parity import Comparison, Parity, evaluate
 from export.streaming.chain import Chain
 from export.streaming.reference import transcribe
@@ -45,10 +44,8 @@ def check_adapters(
     ]
     speech = [samples for _ in merged for samples in utterances]
     packed = PackedAdapters.of_each(adapters, len(utterances))
-    stage = open_torch_stage if spec.runtime == "torch" else OnnxStage
-    together, alone = (
-        Chain(folder, spec, len(speech), partial(stage, adapters=packed)) for _ in range(2)
-    )
+    open_adapted = partial(open_stage, spec.runtime, adapters=packed)
+    together, alone = (Chain(folder, spec, len(speech), open_adapted) for _ in range(2))
     comparison = Comparison(
         references=references,
         together=together.transcribe(speech),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from export.checkpoint import Checkpoint
 from export.formats.onnx_file import export_onnx, quantize_encoder
-from export.formats.onnx_stage import OnnxStage
+from export.formats.open_stage import open_stage
 from export.formats.packed_adapters import no_adapter
-from export.formats.pooled_stage import open_torch_stage
 from export.formats.torch_file import export_torch
 from export.install import Replacement, write_configs, write_tokenizer
 from export.manifest import write_manifest
@@ -121,8 +121,8 @@ def _half(
 def _compare(checkpoint: Checkpoint, folder: Path, spec: StreamingSpec, report: Report) -> Parity:
     report("comparing with transformers on real speech")
     utterances = [recording.samples for recording in load_recordings()]
-    open_stage = open_torch_stage if spec.runtime == "torch" else OnnxStage
-    parity = check_parity(checkpoint, folder, spec, utterances, open_stage)
+    opened = partial(open_stage, spec.runtime)
+    parity = check_parity(checkpoint, folder, spec, utterances, opened)
     if spec.serving.adapters:
         report("comparing streams without an adapter beside those that have one")
         check_adapters([checkpoint], [no_adapter(spec.engines)], folder, spec, utterances)
