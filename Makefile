@@ -74,7 +74,7 @@ env: $(READY) ## Set up .venv with everything that runs here (CPU)
 $(READY): pyproject.toml constraints.txt client/pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 12) or sys.exit( \
 	  f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make $(MAKECMDGOALS) PYTHON=python3.11")'
-	@echo "setting up $(VENV) (about 1.9 GB, once)"
+	@echo "setting up $(VENV) (about 2.4 GB, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --editable '.[export,tensorrt-rtx,server,loadtest,baseline,training,dev]' --editable './client[av,otel]'
 	@touch $@
